@@ -1,0 +1,117 @@
+"""Every error that Durus raises on purpose.
+
+All of them are a DurusError.  Where applications have caught a built-in exception for the same
+event, that built-in one is a base too.  Messages say what was found, where, and what to do.
+"""
+
+from collections.abc import Iterable
+
+from durus.oid import format_oid
+
+
+class DurusError(Exception):
+    """Base of all errors of this package."""
+
+
+class DurusWarning(UserWarning):
+    """Something that is worth knowing and lets the work go on."""
+
+
+class DurusKeyError(KeyError, DurusError):
+    """There is no record with the oid `args[0]` (bytes) in the storage."""
+
+    def __str__(self) -> str:
+        if len(self.args) == 1 and isinstance(self.args[0], bytes) and len(self.args[0]) == 8:
+            return f"no object has the oid {format_oid(self.args[0])}"
+        return " ".join(str(argument) for argument in self.args)
+
+
+class ConflictError(DurusError):
+    """This transaction used data that others changed; abort() and start it again. [TXN-14]
+
+    `oids` are the objects concerned, a list of 8-byte oids.
+    """
+
+    def __init__(self, oids: Iterable[bytes] | None = None) -> None:
+        self.oids = list(oids or ())
+        super().__init__(self.oids)
+
+    def __str__(self) -> str:
+        shown = ", ".join(format_oid(oid) for oid in self.oids[:10])
+        more = f" and {len(self.oids) - 10} more" if len(self.oids) > 10 else ""
+        return (
+            f"changed by another client, or removed by a pack: oid {shown}{more}; "
+            "call abort() and start the transaction again"
+        )
+
+
+class WriteConflictError(ConflictError):
+    """commit() found changes of others to what this transaction used; nothing was stored."""
+
+
+class ReadConflictError(ConflictError):
+    """A load would have shown a state that does not fit what this transaction has read."""
+
+
+class ProtocolError(DurusError):
+    """The other side of a connection sent what the protocol does not have."""
+
+
+class TransactionError(DurusError):
+    """The call does not fit the state that the transaction is in."""
+
+
+class ForeignReferenceError(DurusError, ValueError):
+    """A stored object of one connection refers to an object of another one."""
+
+
+class UnstorableError(DurusError, TypeError):
+    """The state of an object can't be pickled; nothing of the transaction was written."""
+
+
+class RecordError(DurusError, ValueError):
+    """The bytes of an object record do not say what a record must say."""
+
+
+class StateError(DurusError):
+    """The state in a record can't be given to its object."""
+
+
+class ClassNotFoundError(StateError, ImportError):
+    """The class that a record or a reference names can't be imported."""
+
+
+class FileError(DurusError, OSError):
+    """The operating system refused something; `operation` and `filename` tell what and where."""
+
+    operation: str | None = None
+
+
+class LockedError(FileError):
+    """Another process, or another FileStorage of this one, has the file open for writing."""
+
+
+class ReadonlyError(DurusError):
+    """The storage was opened with readonly=True and was asked to change something."""
+
+
+class ClosedError(DurusError):
+    """The storage was closed, or gave up its file after a failure, and must be opened again."""
+
+
+class FormatError(DurusError, ValueError):
+    """The file is not of a kind that this storage reads."""
+
+
+class DamageError(FormatError):
+    """The file is of the right kind, but the bytes at `offset` can't be right."""
+
+    def __init__(self, path: str, offset: int, problem: str, advice: str) -> None:
+        super().__init__(f"{path}: at byte {offset}: {problem}; {advice}")
+        self.path = path
+        self.offset = offset
+        self.problem = problem
+
+
+class UnsoundTailError(DamageError):
+    """The file ends in a transaction that was not written whole; repair=True cuts it off."""

@@ -1,0 +1,226 @@
+"""The one place that touches the operating system's files.
+
+FileStorage works on a FileSystem and the Files that it opens; OperatingSystem is the real one,
+and a simulator can stand in for it.  A File is only ever appended to and cut, never overwritten.
+Everything here that fails raises a FileError that names the operation and the file.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+from collections.abc import Iterator
+from typing import Literal, Protocol
+
+from durus.error import FileError, LockedError
+
+Mode = Literal["read", "write", "new"]
+"""How to open: read only; to append, made if it is not there; to append, emptied first."""
+
+
+class File(Protocol):
+    """An open file.  Offsets and sizes are in bytes."""
+
+    path: str
+
+    def size(self) -> int:
+        """Return the present length of the file."""
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Return `size` bytes from `offset`, fewer only where the file ends."""
+
+    def append(self, data: bytes) -> None:
+        """Write all of `data` behind the end; on an error part of it may be there."""
+
+    def truncate(self, size: int) -> None:
+        """Cut the file to `size` bytes."""
+
+    def sync(self) -> None:
+        """Return when all that was written is on stable storage."""
+
+    def lock(self) -> None:
+        """Take the exclusive lock, at once; LockedError where another holds it."""
+
+    def has_its_name(self) -> bool:
+        """Tell if the path still leads to this file, not to one that replaced it."""
+
+    def copy_permissions(self, other: "File") -> None:
+        """Take over the mode and, where it is allowed, the owner of an other file."""
+
+    def close(self) -> None:
+        """Close the file and give up its lock; further calls do nothing."""
+
+
+class FileSystem(Protocol):
+    """The operations on names that FileStorage needs."""
+
+    def open(self, path: str, mode: Mode) -> File: ...
+
+    def exists(self, path: str) -> bool: ...
+
+    def link(self, source: str, name: str) -> bool:
+        """Make `name` a second name of the file; False where the file system has no such thing."""
+
+    def replace(self, source: str, name: str) -> None:
+        """Give the file `source` the name `name`, atomically, in place of what had it."""
+
+    def remove(self, path: str) -> None: ...
+
+    def sync_directory(self, path: str) -> None:
+        """Return when the entry of this file in its directory is on stable storage."""
+
+
+@contextlib.contextmanager
+def _naming(operation: str, path: str, kind: type[FileError] = FileError) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        named = kind(error.errno, f"cannot {operation}: {error.strerror or error}", path)
+        named.operation = operation
+        raise named from error
+
+
+class OperatingSystemFile:
+    """A File of the operating system, by its descriptor."""
+
+    def __init__(self, path: str, mode: Mode) -> None:
+        flags = {
+            "read": os.O_RDONLY,
+            "write": os.O_RDWR | os.O_CREAT,
+            "new": os.O_RDWR | os.O_CREAT | os.O_TRUNC,
+        }[mode]
+        self.path = path
+        self._fd = -1
+        with _naming("open the file", path):
+            self._fd = os.open(path, flags | os.O_CLOEXEC, 0o666)
+        try:
+            with _naming("open the file", path):
+                if not stat.S_ISREG(os.fstat(self._fd).st_mode):
+                    raise OSError(errno.EINVAL, "it is not a regular file")
+        except FileError:
+            self.close()
+            raise
+
+    def size(self) -> int:
+        with _naming("tell the size of the file", self.path):
+            return os.fstat(self._fd).st_size
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        with _naming(f"read at byte {offset}", self.path):
+            data = os.pread(self._fd, size, offset)
+            while len(data) < size:
+                more = os.pread(self._fd, size - len(data), offset + len(data))
+                if not more:
+                    break
+                data += more
+            return data
+
+    def append(self, data: bytes) -> None:
+        with _naming("append to the file", self.path):
+            offset = os.fstat(self._fd).st_size
+            rest = memoryview(data)
+            while rest:
+                written = os.pwrite(self._fd, rest, offset)
+                offset += written
+                rest = rest[written:]
+
+    def truncate(self, size: int) -> None:
+        with _naming(f"cut the file to {size} bytes", self.path):
+            os.ftruncate(self._fd, size)
+
+    def sync(self) -> None:
+        with _naming("sync the file to its disk", self.path):
+            _full_sync(self._fd)
+
+    def lock(self) -> None:
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = _lock_holder(self._fd)
+            by = f"process {holder}" if holder else "another process"
+            if holder == os.getpid():
+                by = "this process already"
+            message = f"the file is in use by {by}; close it there, or open it with readonly=True"
+            raise LockedError(error.errno, message, self.path) from None
+        except OSError as error:
+            raise FileError(error.errno, f"cannot lock the file: {error.strerror}", self.path) from error
+
+    def has_its_name(self) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self._fd), os.stat(self.path))
+        except FileNotFoundError:
+            return False
+
+    def copy_permissions(self, other: File) -> None:
+        with _naming("set the permissions of the file", self.path):
+            model = os.stat(other.path)
+            os.fchmod(self._fd, stat.S_IMODE(model.st_mode))
+            with contextlib.suppress(PermissionError):  # only root may give a file away
+                os.fchown(self._fd, model.st_uid, model.st_gid)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class OperatingSystem:
+    """The FileSystem of the operating system."""
+
+    def open(self, path: str, mode: Mode) -> File:
+        return OperatingSystemFile(path, mode)
+
+    def exists(self, path: str) -> bool:
+        return os.path.lexists(path)
+
+    def link(self, source: str, name: str) -> bool:
+        with _naming(f"give the name {name} to the file", source):
+            try:
+                os.link(source, name)
+            except OSError as error:
+                if error.errno in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+                    return False
+                raise
+        return True
+
+    def replace(self, source: str, name: str) -> None:
+        with _naming(f"rename {source} to this name", name):
+            os.replace(source, name)
+
+    def remove(self, path: str) -> None:
+        with _naming("remove the file", path):
+            os.unlink(path)
+
+    def sync_directory(self, path: str) -> None:
+        directory = os.path.dirname(os.path.abspath(path))
+        with _naming("sync the directory to its disk", directory):
+            fd = os.open(directory, os.O_RDONLY)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
+
+def _full_sync(fd: int) -> None:
+    """On macOS fsync leaves the data in the drive's cache; F_FULLFSYNC does not."""
+    full = getattr(fcntl, "F_FULLFSYNC", None)
+    if full is None:
+        os.fsync(fd)
+    else:
+        fcntl.fcntl(fd, full)
+
+
+def _lock_holder(fd: int) -> int | None:
+    """Return the id of the process that has this file locked, where Linux tells it."""
+    status = os.fstat(fd)
+    wanted = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    try:
+        with open("/proc/locks", encoding="ascii") as locks:
+            for line in locks:
+                fields = line.split()
+                if fields[1] == "FLOCK" and fields[5] == wanted:
+                    return int(fields[4])
+    except (OSError, ValueError, IndexError):
+        return None
+    return None

@@ -1,0 +1,20 @@
+"""Object ids: 64-bit unsigned numbers, held as 8 bytes, big-endian. Statements REC-1 to REC-3."""
+
+ROOT_OID = bytes(8)
+FIRST_RESERVED_OID = b"\xff" * 7 + b"\x00"
+"""The 256 highest oids never belong to an object of an application. [REC-3]"""
+
+
+def oid_from_int(number: int) -> bytes:
+    """Return the oid with this number; OverflowError if it does not fit in 64 bits."""
+    return number.to_bytes(8, "big")
+
+
+def oid_to_int(oid: bytes) -> int:
+    """Return the number of an oid."""
+    return int.from_bytes(oid, "big")
+
+
+def format_oid(oid: bytes) -> str:
+    """Return an oid as people read it: its number in decimal."""
+    return str(int.from_bytes(oid, "big"))

@@ -1,0 +1,220 @@
+"""Objects that a Connection loads, tracks and stores. spec/object-model.md, statements OBJ-1 to OBJ-29.
+
+PersistentBase sees every attribute access and tells the connection; PersistentObject adds the state
+of an object and its three statuses; Persistent is what most applications subclass.
+
+An attribute whose name starts with `_p_` belongs to this module.  It is set with set_slot(), below,
+since a subclass may have a __setattr__ of its own (a frozen dataclass has).
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, Protocol, TypeVar, cast
+
+Status = Literal[-1, 0, 1]
+
+UNSAVED: Literal[1] = 1
+"""New, or changed since the last commit."""
+SAVED: Literal[0] = 0
+"""As its record says."""
+GHOST: Literal[-1] = -1
+"""Not loaded: it has an oid and a class, and no state."""
+
+_UNTRACKED = frozenset({"__class__", "__repr__", "__setstate__"})
+
+set_slot = object.__setattr__
+get_slot = object.__getattribute__
+
+State = Any  # whatever __getstate__ of an application's class returns
+
+
+class ConnectionBase:
+    """What an object needs of the connection that it belongs to."""
+
+    transaction_serial: int
+    """The number of the transaction under way, which goes up by one with each commit or abort."""
+
+    def load_state(self, obj: "PersistentBase") -> None:
+        """Fill a ghost with the state in its record."""
+        raise NotImplementedError
+
+    def note_access(self, obj: "PersistentBase") -> None:
+        """Take the object into the read set of the transaction, the first time that it is used in it."""
+        raise NotImplementedError
+
+    def note_change(self, obj: "PersistentBase") -> None:
+        """Take the object into the set that the next commit stores."""
+        raise NotImplementedError
+
+
+class PersistentBase:
+    """Calls the connection when an attribute is read or written. [OBJ-5] to [OBJ-9]"""
+
+    __slots__ = ("_p_connection", "_p_oid", "_p_serial", "_p_status")
+
+    _p_oid: bytes | None
+    _p_connection: ConnectionBase | None
+    _p_status: Status
+    _p_serial: int
+
+    def __new__(cls, *args: object, **kwargs: object) -> "PersistentBase":
+        self = object.__new__(cls)
+        set_slot(self, "_p_oid", None)
+        set_slot(self, "_p_connection", None)
+        set_slot(self, "_p_status", UNSAVED)
+        set_slot(self, "_p_serial", 0)
+        return self
+
+    def __getattribute__(self, name: str) -> Any:
+        if not name.startswith("_p_") and name not in _UNTRACKED:
+            connection = get_slot(self, "_p_connection")
+            if connection is not None and (
+                get_slot(self, "_p_serial") != connection.transaction_serial or get_slot(self, "_p_status") == GHOST
+            ):
+                _use(self, connection)
+        return get_slot(self, name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not name.startswith("_p_") and get_slot(self, "_p_connection") is not None:
+            get_slot(self, "_p_note_change")()
+        set_slot(self, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        if not name.startswith("_p_") and get_slot(self, "_p_connection") is not None:
+            get_slot(self, "_p_note_change")()
+        object.__delattr__(self, name)
+
+    def _p_note_change(self) -> None:
+        """Note that the state was changed, so that the next commit stores it. [OBJ-8]
+
+        Call it when a container that is not persistent, but part of the state, was changed.
+        """
+        connection = get_slot(self, "_p_connection")
+        if connection is None:
+            return
+        if get_slot(self, "_p_serial") != connection.transaction_serial or get_slot(self, "_p_status") == GHOST:
+            _use(self, connection)
+        if get_slot(self, "_p_status") == SAVED:
+            connection.note_change(self)
+            set_slot(self, "_p_status", UNSAVED)
+
+
+def _use(obj: PersistentBase, connection: ConnectionBase) -> None:
+    if get_slot(obj, "_p_status") == GHOST:
+        connection.load_state(obj)
+    connection.note_access(obj)
+
+
+class PersistentObject(PersistentBase):
+    """A persistent object whose attributes may all be slots. [OBJ-10] to [OBJ-16]"""
+
+    __slots__ = ("__weakref__",)
+
+    def __getstate__(self) -> State:
+        """Return the state to store: a dict of the attributes in __dict__ and in slots. [OBJ-11]"""
+        attributes = get_slot_or_none(self, "__dict__")
+        slots = {name: get_slot(self, name) for name in self._p_gen_data_slots()}
+        if attributes is None or not slots:
+            return slots if attributes is None else attributes
+        return {**attributes, **slots}
+
+    def __setstate__(self, state: State) -> None:
+        """Take over a state as __getstate__ returns it; attributes that are not in it are removed. [OBJ-12]"""
+        self._p_clear_state()
+        if state is None:
+            return
+        attributes = get_slot_or_none(self, "__dict__")
+        slots = set(_data_slots(type(self)))
+        for name, value in state.items():
+            if attributes is not None and name not in slots:
+                attributes[name] = value
+            else:
+                set_slot(self, name, value)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._p_format_oid()}>"
+
+    def _p_gen_data_slots(self) -> Iterator[str]:
+        """Yield the names of the slots that hold a value of the state."""
+        for name in _data_slots(type(self)):
+            try:
+                get_slot(self, name)
+            except AttributeError:
+                continue
+            yield name
+
+    def _p_clear_state(self) -> None:
+        """Remove all attributes that are part of the state."""
+        attributes = get_slot_or_none(self, "__dict__")
+        if attributes is not None:
+            attributes.clear()
+        for name in list(self._p_gen_data_slots()):
+            object.__delattr__(self, name)
+
+    def _p_load_state(self) -> None:
+        """Load the state, if this is a ghost."""
+        if self._p_is_ghost() and self._p_connection is not None:
+            self._p_connection.load_state(self)
+
+    def _p_format_oid(self) -> str:
+        """Return the oid in decimal, or `@` and the address in memory while there is none."""
+        oid = self._p_oid
+        return f"@{id(self):x}" if oid is None else str(int.from_bytes(oid, "big"))
+
+    def _p_set_status_ghost(self) -> None:
+        """Drop the state; the next use loads it."""
+        self._p_clear_state()
+        set_slot(self, "_p_status", GHOST)
+
+    def _p_set_status_saved(self) -> None:
+        set_slot(self, "_p_status", SAVED)
+
+    def _p_set_status_unsaved(self) -> None:
+        """Drop the state that is marked as saved, or load that of a ghost, so that a commit stores it."""
+        self._p_note_change()
+
+    def _p_is_ghost(self) -> bool:
+        return self._p_status == GHOST
+
+    def _p_is_unsaved(self) -> bool:
+        return self._p_status == UNSAVED
+
+    def _p_is_saved(self) -> bool:
+        return self._p_status == SAVED
+
+
+class Persistent(PersistentObject):
+    """The base class for persistent classes of applications: attributes are stored and tracked."""
+
+
+_T = TypeVar("_T")
+
+
+class ComputedAttribute(PersistentObject):
+    """A value that every client computes for itself, until some client calls invalidate(). [OBJ-25]
+
+    The value is not stored.  invalidate() is a change, so its commit makes others compute again.
+    """
+
+    __slots__ = ("value",)
+
+    value: object
+
+    def __getstate__(self) -> None:
+        return None
+
+    def _p_load_state(self) -> None:
+        super()._p_load_state()
+
+    def invalidate(self) -> None:
+        """Forget the value, here and, from the commit on, in all other clients."""
+        self._p_note_change()
+        self._p_clear_state()
+
+    def get(self, compute: Callable[[], _T]) -> _T:
+        """Return the value, calling compute() for it if there is none."""
+        try:
+            return cast("_T", self.value)
+        except AttributeError:
+            value = compute()
+            set_slot(self, "value", value)
+            return value

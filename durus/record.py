@@ -1,0 +1,78 @@
+"""Object record <-> bytes. Statements REC-4 to REC-9.
+
+A record is one object as it is stored: its oid, its data (class and state) and the oids that
+the state refers to.  What the data means is the business of serialize.py.
+"""
+
+import re
+import struct
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from durus.error import RecordError
+from durus.oid import format_oid
+
+_HEAD = struct.Struct(">8sI")
+HEAD_SIZE = _HEAD.size
+
+
+def pack_record(oid: bytes, data: bytes, refs: bytes) -> bytes:
+    """Return the record of `oid`: `data` is class and state, `refs` the oids referred to, joined."""
+    return _HEAD.pack(oid, len(data)) + data + refs
+
+
+def unpack_record(record: bytes) -> tuple[bytes, bytes, bytes]:
+    """Return (oid, data, refs) of a record. [REC-4] RecordError if its lengths do not fit."""
+    if len(record) < HEAD_SIZE:
+        raise RecordError(f"a record of {len(record)} bytes is shorter than its {HEAD_SIZE}-byte head")
+    oid, data_size = _HEAD.unpack_from(record)
+    refs_start = HEAD_SIZE + data_size
+    if refs_start > len(record):
+        raise RecordError(
+            f"the record of oid {format_oid(oid)} is {len(record)} bytes long, but claims {data_size} of data"
+        )
+    if (len(record) - refs_start) % 8:
+        raise RecordError(f"the record of oid {format_oid(oid)} ends in a reference that is not 8 bytes long")
+    return oid, record[HEAD_SIZE:refs_start], record[refs_start:]
+
+
+def split_oids(refs: bytes) -> list[bytes]:
+    """Return the oids in `refs`, each 8 bytes."""
+    if len(refs) % 8:
+        raise RecordError(f"{len(refs)} bytes of references are not a multiple of 8")
+    return [refs[start : start + 8] for start in range(0, len(refs), 8)]
+
+
+def join_refs(oid: bytes, refs: Iterable[bytes]) -> bytes:
+    """Return refs as a record of `oid` holds them: sorted, once each, never its own oid. [REC-7]"""
+    return b"".join(sorted(set(refs) - {oid}))
+
+
+_GLOBAL_FORM = re.compile(rb"\x80.c([^\n]+)\n([^\n]+)\n(q.|r....|\x94)?\.", re.DOTALL)
+
+
+class ClassPickle(NamedTuple):
+    """A class pickle in GLOBAL form: what it names, and where the state behind it starts."""
+
+    module: str
+    name: str
+    end: int
+    has_memo: bool
+
+
+def parse_class_pickle(data: bytes) -> ClassPickle | None:
+    """Return what the class pickle at the start of `data` says, None if not in GLOBAL form. [REC-10]"""
+    match = _GLOBAL_FORM.match(data)
+    if match is None:
+        return None
+    module, name, memo = match.groups()
+    try:
+        return ClassPickle(module.decode(), name.decode(), match.end(), memo is not None)
+    except UnicodeDecodeError:
+        return None
+
+
+def extract_class_name(record: bytes) -> str:
+    """Return the name of the record's class without its module, '?' where it can't be told."""
+    found = parse_class_pickle(unpack_record(record)[1])
+    return found.name if found else "?"

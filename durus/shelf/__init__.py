@@ -1,0 +1,1 @@
+"""The SHELF-1 file: layout, reading, writing, offset map, seals, recovery. spec/shelf.md."""

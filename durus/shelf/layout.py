@@ -1,0 +1,107 @@
+"""What stands where in a SHELF-1 file, entries and seals included. Statements SHELF-1 to SHELF-19.
+
+Bytes in, values out; nothing here reads or writes a file.
+"""
+
+import re
+import struct
+from typing import NamedTuple
+from zlib import crc32
+
+from durus.record import pack_record
+
+MAGIC = b"SHELF-1\n"
+U64 = struct.Struct(">Q")
+BASE_START = len(MAGIC)
+
+ENTRY_HEAD = struct.Struct(">Q8s8sI")
+"""The first bytes of an object entry: its length, its oid, then the record's oid and data length."""
+
+SMALLEST_ENTRY = ENTRY_HEAD.size - U64.size
+"""The length that the smallest object entry declares: an oid and a record that has no data."""
+
+SEAL_OID = b"\xff" * 8
+
+_SEAL_CLASS = b"\x80\x02cdurus.persistent\nPersistent\n."
+_SEAL_STATE = b"\x80\x02}X\x04\x00\x00\x00sealX\x35\x00\x00\x00"
+_SEAL_END = b"s."
+_TEXT_SIZE = 53
+_CHECKSUM_SIZE = 8
+_SEAL_DATA_SIZE = len(_SEAL_CLASS) + len(_SEAL_STATE) + _TEXT_SIZE + len(_SEAL_END)
+_SEAL_START = ENTRY_HEAD.pack(8 + 12 + _SEAL_DATA_SIZE, SEAL_OID, SEAL_OID, _SEAL_DATA_SIZE) + (
+    _SEAL_CLASS + _SEAL_STATE
+)
+SEAL_SIZE = len(_SEAL_START) + _TEXT_SIZE + len(_SEAL_END)
+"""The bytes of a whole seal entry."""
+
+_SEAL = re.compile(
+    re.escape(_SEAL_START)
+    + rb"([0-9a-f]{16}) (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z) ([0-9a-f]{8})"
+    + re.escape(_SEAL_END)
+)
+
+
+class Seal(NamedTuple):
+    """What a seal says. [SHELF-14]"""
+
+    offset: int
+    """Where in its file the seal entry starts."""
+    time: str
+    """When its writer made it, by its clock, as `2026-11-23T19:11:01.123456Z`."""
+    checksum: int
+    """The crc32 of everything behind the seal before it, up to these digits, seeded with that seal's."""
+
+
+def pack_entry(oid: bytes, record: bytes) -> bytes:
+    """Return the object entry that holds a record. [SHELF-5]"""
+    return U64.pack(8 + len(record)) + oid + record
+
+
+def pack_seal(offset: int, time: str, covered: int) -> tuple[bytes, int]:
+    """Return the seal entry for this offset, and its checksum.
+
+    `covered` is the running checksum up to the start of the seal entry. [SHELF-15]
+    """
+    body = _SEAL_START + f"{offset:016x} {time} ".encode("ascii")
+    checksum = crc32(body, covered)
+    return body + f"{checksum:08x}".encode("ascii") + _SEAL_END, checksum
+
+
+def parse_seal(entry: bytes, start: int = 0) -> Seal | None:
+    """Return what the seal entry at entry[start:] says, None if it is not of a seal's layout."""
+    match = _SEAL.match(entry, start)
+    if match is None:
+        return None
+    offset, time, checksum = match.groups()
+    return Seal(int(offset, 16), time.decode("ascii"), int(checksum, 16))
+
+
+SEAL_COVERED_SIZE = SEAL_SIZE - _CHECKSUM_SIZE - len(_SEAL_END)
+"""How many bytes of a seal entry its own checksum covers: all that stand before its digits."""
+
+
+def pack_transaction(entries: list[bytes], offset: int, time: str, checksum: int) -> tuple[bytes, int]:
+    """Return a sealed transaction for this file offset, and the checksum of its seal. [SHELF-12]
+
+    `checksum` is the one of the seal before it.
+    """
+    body = b"".join(entries)
+    head = U64.pack(len(body) + SEAL_SIZE)
+    covered = crc32(body, crc32(head, checksum))
+    seal, sealed = pack_seal(offset + len(head) + len(body), time, covered)
+    return head + body + seal, sealed
+
+
+def find_seals(data: bytes, offset: int) -> list[int]:
+    """Return the file offsets behind all seals in `data` that stand in their own place. [SHELF-25]
+
+    `offset` is where in the file `data` starts.
+    """
+    ends = []
+    position = data.find(_SEAL_START)
+    while position >= 0:
+        seal = parse_seal(data, position)
+        if seal is not None and seal.offset == offset + position:
+            ends.append(offset + position + SEAL_SIZE)
+        position = data.find(_SEAL_START, position + 1)
+    return ends

@@ -1,0 +1,145 @@
+"""Reading transactions one behind the other, with their checksums. Statements SHELF-4, SHELF-5, SHELF-11 to SHELF-19.
+
+Everything that decides whether the bytes of a transaction are sound lives here; what to do about
+one that is not is the business of recover.py.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+from zlib import crc32
+
+from durus.file import File
+from durus.oid import FIRST_RESERVED_OID, format_oid
+from durus.shelf.layout import (
+    ENTRY_HEAD,
+    SEAL_COVERED_SIZE,
+    SEAL_OID,
+    SEAL_SIZE,
+    SMALLEST_ENTRY,
+    U64,
+    Seal,
+    parse_seal,
+)
+
+CHUNK_SIZE = 1 << 20
+
+
+class Transaction(NamedTuple):
+    """A sound transaction of a file."""
+
+    offset: int
+    end: int
+    entries: list[tuple[bytes, int]]
+    """(oid, file offset of the entry) of each object in it, in their order."""
+    seal: Seal | None
+    checksum: int
+    """The running checksum at its end."""
+
+
+class Unsound(Exception):
+    """The transaction at `offset` is not whole and sound; it would end at `end`."""
+
+    def __init__(self, offset: int, end: int, problem: str, place: int, only_a_seal: bool = False) -> None:
+        super().__init__(problem)
+        self.offset = offset
+        self.end = end
+        self.problem = problem
+        self.place = place
+        self.only_a_seal = only_a_seal
+
+
+class ForwardReader:
+    """Reads a file forward from `position` in large chunks, and keeps the running checksum."""
+
+    def __init__(self, file: File, position: int, end: int, checksum: int) -> None:
+        self.position = position
+        self.checksum = checksum
+        self._file = file
+        self._end = end
+        self._buffer = b""
+        self._start = 0
+
+    def peek(self, size: int) -> bytes:
+        """Return the next `size` bytes, fewer only at the end, without going on."""
+        if self._start + size > len(self._buffer):
+            rest = self._buffer[self._start :]
+            wanted = min(max(size, CHUNK_SIZE), self._end - self.position) - len(rest)
+            if wanted > 0:
+                rest += self._file.read_at(self.position + len(rest), wanted)
+            self._buffer = rest
+            self._start = 0
+        return self._buffer[self._start : self._start + size]
+
+    def advance(self, size: int) -> None:
+        """Go on by `size` bytes, which must be there, and take them into the checksum."""
+        while size > 0:
+            step = min(size, len(self._buffer) - self._start)
+            if step == 0:
+                if not self.peek(1):
+                    raise EOFError(f"the file became shorter than {self._end} bytes while it was read")
+                continue
+            piece = memoryview(self._buffer)[self._start : self._start + step]
+            self.checksum = crc32(piece, self.checksum)
+            self._start += step
+            self.position += step
+            size -= step
+
+
+def scan_transactions(file: File, offset: int, end: int, checksum: int) -> Iterator[Transaction]:
+    """Yield the transactions from `offset` up to the byte `end`; Unsound at the first that is not sound.
+
+    `checksum` is the running checksum at `offset`.
+    """
+    reader = ForwardReader(file, offset, end, checksum)
+    while reader.position < end:
+        yield _scan_transaction(reader, end)
+
+
+def _scan_transaction(reader: ForwardReader, file_end: int) -> Transaction:
+    offset = reader.position
+    head = reader.peek(U64.size)
+    if len(head) < U64.size:
+        problem = f"the length of a transaction is cut after {len(head)} of its 8 bytes"
+        raise Unsound(offset, offset + U64.size, problem, offset)
+    end = offset + U64.size + U64.unpack(head)[0]
+    if end > file_end:
+        problem = f"a transaction would end at byte {end}, {end - file_end} behind the end of the file"
+        raise Unsound(offset, end, problem, offset)
+    reader.advance(U64.size)
+    entries, seal = scan_entries(reader, offset, end)
+    return Transaction(offset, end, entries, seal, reader.checksum)
+
+
+def scan_entries(reader: ForwardReader, offset: int, end: int) -> tuple[list[tuple[bytes, int]], Seal | None]:
+    """Return the entries from the reader's position to `end`, of the transaction that starts at `offset`."""
+    entries: list[tuple[bytes, int]] = []
+    first = reader.position
+    unpack = ENTRY_HEAD.unpack
+    while (place := reader.position) < end:
+        if end - place < ENTRY_HEAD.size:
+            raise Unsound(offset, end, f"{end - place} bytes are too few for an object entry", place)
+        length, oid, record_oid, data_size = unpack(reader.peek(ENTRY_HEAD.size))
+        refs_size = length - SMALLEST_ENTRY - data_size
+        if oid != record_oid or refs_size < 0 or refs_size % 8 or place + U64.size + length > end:
+            problem = f"an object entry (oid {format_oid(oid)}) does not fit its transaction or its record"
+            raise Unsound(offset, end, problem, place)
+        if oid == SEAL_OID:
+            return entries, _check_seal(reader, offset, end, only_a_seal=place == first)
+        if oid < FIRST_RESERVED_OID:
+            entries.append((oid, place))
+        reader.advance(U64.size + length)
+    return entries, None
+
+
+def _check_seal(reader: ForwardReader, offset: int, end: int, only_a_seal: bool) -> Seal:
+    place = reader.position
+    seal = parse_seal(reader.peek(SEAL_SIZE))
+    if seal is None or seal.offset != place or place + SEAL_SIZE != end:
+        raise Unsound(offset, end, "what stands in a seal's place is not the seal of this place", place)
+    reader.advance(SEAL_COVERED_SIZE)
+    if reader.checksum != seal.checksum:
+        problem = f"the checksum is {reader.checksum:08x}, but the seal of {seal.time} says {seal.checksum:08x}"
+        raise Unsound(offset, end, problem, offset, only_a_seal)
+    reader.advance(SEAL_SIZE - SEAL_COVERED_SIZE)
+    reader.checksum = seal.checksum
+    return seal

@@ -1,0 +1,143 @@
+"""An open SHELF-1 file: its records by oid, and appending to it. Statements SHELF-1 to SHELF-23."""
+
+from collections.abc import Iterator, Sequence
+from zlib import crc32
+
+from durus.error import DamageError, FormatError, UnsoundTailError
+from durus.file import File
+from durus.oid import format_oid
+from durus.shelf import recover
+from durus.shelf.layout import (
+    BASE_START,
+    ENTRY_HEAD,
+    MAGIC,
+    SMALLEST_ENTRY,
+    U64,
+    pack_entry,
+    pack_transaction,
+)
+from durus.shelf.offset_map import OffsetMap, build_offset_map
+from durus.shelf.scan import CHUNK_SIZE, Transaction, Unsound, scan_transactions
+
+EMPTY_FILE = MAGIC + U64.pack(0) + b"".join(build_offset_map([], 0))
+"""The bytes of a file without any object. [SHELF-3]"""
+
+_FIRST_READ = 4096
+_DAMAGED = "restore the file from a backup; `durus check` lists all damage"
+
+
+class Shelf:
+    """A SHELF-1 file that was read up to the end of its last sound transaction.
+
+    `base_checksum` is the checksum of all up to the end of the offset map, for who knows it already.
+    `tail` is the error that tells of the bytes behind it, None where there are none.
+    """
+
+    def __init__(self, file: File, base_checksum: int | None = None) -> None:
+        self.file = file
+        self.index: dict[bytes, int] = {}
+        """The file offset of the newest entry of each oid that has one behind the offset map."""
+        self.tail: UnsoundTailError | None = None
+        self.map = _open_base(file)
+        self.end = self.map.end
+        self.checksum = checksum_of(file, self.map.end) if base_checksum is None else base_checksum
+        self.is_sealed = False
+        last: Transaction | None = None
+        try:
+            for last in scan_transactions(file, self.end, file.size(), self.checksum):
+                self.index.update(last.entries)
+                self.end, self.checksum, self.is_sealed = last.end, last.checksum, last.seal is not None
+        except Unsound as unsound:
+            error = recover.explain(file, unsound, last)
+            if not isinstance(error, UnsoundTailError):
+                raise error from None
+            self.tail = error
+
+    def position(self, oid: bytes) -> int | None:
+        """Return the file offset of the current entry of `oid`, None if there is none. [SHELF-11]"""
+        offset = self.index.get(oid)
+        return self.map.position(oid) if offset is None else offset
+
+    def read(self, oid: bytes) -> bytes | None:
+        """Return the current record of `oid`, None if there is none."""
+        offset = self.position(oid)
+        return None if offset is None else self.read_entry(oid, offset)
+
+    def read_entry(self, oid: bytes, offset: int) -> bytes:
+        """Return the record in the entry at `offset`, which must be of `oid`; DamageError if it is not."""
+        data = self.file.read_at(offset, _FIRST_READ)
+        if len(data) >= ENTRY_HEAD.size:
+            length, entry_oid, record_oid, data_size = ENTRY_HEAD.unpack_from(data)
+            refs_size = length - SMALLEST_ENTRY - data_size
+            size = U64.size + length
+            if entry_oid == record_oid == oid and refs_size >= 0 and refs_size % 8 == 0 and offset + size <= self.end:
+                if size > len(data):
+                    data += self.file.read_at(offset + len(data), size - len(data))
+                return data[16:size]
+        raise DamageError(self.file.path, offset, f"no sound entry of oid {format_oid(oid)} stands here", _DAMAGED)
+
+    def positions(self) -> Iterator[tuple[bytes, int]]:
+        """Yield (oid, file offset) for all current entries, in the order of the file."""
+        packed = [(offset, oid) for oid, offset in self.map.positions() if oid not in self.index]
+        packed.sort()
+        for offset, oid in packed:
+            yield oid, offset
+        for offset, oid in sorted((offset, oid) for oid, offset in self.index.items()):
+            yield oid, offset
+
+    def prepare(self, records: Sequence[tuple[bytes, bytes]], time: str) -> "PreparedTransaction":
+        """Return the transaction that holds these (oid, record) pairs at the end of this file. [SHELF-12]
+
+        Where the bytes before it have no seal yet it brings one that covers them. [SHELF-17]
+        """
+        cover, checksum = b"", self.checksum
+        if not self.is_sealed:
+            cover, checksum = pack_transaction([], self.end, time, checksum)
+        entries = [pack_entry(oid, record) for oid, record in records]
+        start = self.end + len(cover)
+        data, checksum = pack_transaction(entries, start, time, checksum)
+        positions = []
+        place = start + U64.size
+        for (oid, _), entry in zip(records, entries, strict=True):
+            positions.append((oid, place))
+            place += len(entry)
+        return PreparedTransaction(cover, data, positions, checksum)
+
+    def accept(self, prepared: "PreparedTransaction") -> None:
+        """Take a transaction into account that was written behind the end."""
+        self.index.update(prepared.positions)
+        self.end += len(prepared.cover) + len(prepared.data)
+        self.checksum = prepared.checksum
+        self.is_sealed = True
+
+
+class PreparedTransaction:
+    """The bytes of a transaction, and what holds once they are in the file."""
+
+    def __init__(self, cover: bytes, data: bytes, positions: list[tuple[bytes, int]], checksum: int) -> None:
+        self.cover = cover
+        self.data = data
+        self.positions = positions
+        self.checksum = checksum
+
+
+def _open_base(file: File) -> OffsetMap:
+    head = file.read_at(0, BASE_START + U64.size)
+    if head[:BASE_START] != MAGIC[: len(head)]:
+        raise FormatError(f"{file.path}: this is not a Durus file: it starts with {head[:8]!r}, not with {MAGIC!r}")
+    if len(head) < BASE_START + U64.size:
+        raise DamageError(file.path, len(head), "the file ends inside its header", _DAMAGED)
+    (length,) = U64.unpack_from(head, BASE_START)
+    start = len(head) + length
+    if start > file.size():
+        problem = f"the first transaction claims to end at byte {start}, behind the end of the file"
+        raise DamageError(file.path, BASE_START, problem, _DAMAGED)
+    return OffsetMap(file, start)
+
+
+def checksum_of(file: File, end: int) -> int:
+    """Return the crc32 of the first `end` bytes of a file."""
+    checksum = 0
+    for offset in range(0, end, CHUNK_SIZE):
+        checksum = crc32(file.read_at(offset, min(CHUNK_SIZE, end - offset)), checksum)
+    return checksum

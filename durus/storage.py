@@ -1,0 +1,189 @@
+"""What a Connection needs of a storage, and tools that work on any. spec/transactions.md.
+
+A storage keeps records by oid and replaces or adds a set of them in one step.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+
+from durus.error import DurusKeyError, RecordError, TransactionError, WriteConflictError
+from durus.oid import FIRST_RESERVED_OID, ROOT_OID, format_oid, oid_from_int
+from durus.progress import Progress
+from durus.record import extract_class_name, split_oids, unpack_record
+
+InvalidationHandler = Callable[[list[bytes]], None]
+"""Takes the oids that others changed; raises a ConflictError if the commit must not go on."""
+
+
+class Storage:
+    """Base class of storages.  A subclass has all methods that raise NotImplementedError here."""
+
+    def load(self, oid: bytes) -> bytes:
+        """Return the current record of `oid`.
+
+        DurusKeyError if there is none; ReadConflictError if it changed since the last sync().
+        """
+        raise NotImplementedError
+
+    def begin(self) -> None:
+        """Begin a commit; what an unfinished one has stored is forgotten."""
+        raise NotImplementedError
+
+    def store(self, oid: bytes, record: bytes) -> None:
+        """Take a record into the commit."""
+        raise NotImplementedError
+
+    def end(self, handle_invalidations: InvalidationHandler | None = None) -> None:
+        """Conclude the commit: when this returns, all its records are stored; if it raises, none is. [TXN-9]
+
+        Where others changed oids since the last sync(), handle_invalidations(oids) is called first.
+        """
+        raise NotImplementedError
+
+    def sync(self) -> list[bytes]:
+        """Return the oids that others changed, or a pack removed, since the last sync() or end()."""
+        raise NotImplementedError
+
+    def new_oid(self) -> bytes:
+        """Return an oid that no object has and that was not handed out before; the first is ROOT_OID."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Give up what the storage holds open; further calls of close() do nothing."""
+
+    def get_packer(self) -> Iterator[Progress]:
+        """Return an iterator that packs in steps, between which the storage can be used as ever.
+
+        Closing it before its end leaves the storage unpacked.  It is empty where the storage can't.
+        """
+        return iter(())
+
+    def pack(self) -> None:
+        """Remove the records that the root does not reach."""
+        for _ in self.get_packer():
+            pass
+
+    def bulk_load(self, oids: Iterable[bytes]) -> Iterator[bytes]:
+        """Yield the records of `oids`, in their order; errors as load() has them."""
+        for oid in oids:
+            yield self.load(oid)
+
+    def gen_oid_record(self, start_oid: bytes | None = None, batch_size: int = 100) -> Iterator[tuple[bytes, bytes]]:
+        """Yield (oid, record) for all that can be reached from `start_oid`, breadth first.
+
+        With None a storage may yield all that it has, reachable or not; this one starts at the root.
+        `batch_size` is how many records are asked for at a time.
+        """
+        pending = deque([ROOT_OID if start_oid is None else start_oid])
+        seen = set(pending)
+        while pending:
+            batch = [pending.popleft() for _ in range(min(batch_size, len(pending)))]
+            for oid, record in zip(batch, self.bulk_load(batch), strict=True):
+                yield oid, record
+                for ref in split_oids(unpack_record(record)[2]):
+                    if ref not in seen:
+                        seen.add(ref)
+                        pending.append(ref)
+
+
+class MemoryStorage(Storage):
+    """A storage for one connection that keeps its records in memory, and no longer than itself."""
+
+    def __init__(self) -> None:
+        self._records: dict[bytes, bytes] = {}
+        self._pending: dict[bytes, bytes] | None = None
+        self._removed: list[bytes] = []
+        self._next_oid = 0
+
+    def load(self, oid: bytes) -> bytes:
+        try:
+            return self._records[oid]
+        except KeyError:
+            raise DurusKeyError(oid) from None
+
+    def begin(self) -> None:
+        self._pending = {}
+
+    def store(self, oid: bytes, record: bytes) -> None:
+        if self._pending is None:
+            raise TransactionError("store() was called outside of begin() and end()")
+        check_record(oid, record)
+        self._pending[oid] = record
+
+    def end(self, handle_invalidations: InvalidationHandler | None = None) -> None:
+        if self._pending is None:
+            raise TransactionError("end() was called without begin()")
+        pending, self._pending = self._pending, None
+        check_references(pending, self._records.__contains__)
+        self._records.update(pending)
+
+    def sync(self) -> list[bytes]:
+        removed, self._removed = self._removed, []
+        return removed
+
+    def new_oid(self) -> bytes:
+        self._next_oid += 1
+        return oid_from_int(self._next_oid - 1)
+
+    def get_packer(self) -> Iterator[Progress]:
+        live = {oid for oid, _ in Storage.gen_oid_record(self)} if ROOT_OID in self._records else set()
+        self._removed.extend(oid for oid in self._records if oid not in live)
+        self._records = {oid: record for oid, record in self._records.items() if oid in live}
+        yield Progress("copy", len(live), len(live))
+
+    def gen_oid_record(self, start_oid: bytes | None = None, batch_size: int = 100) -> Iterator[tuple[bytes, bytes]]:
+        """Yield (oid, record) for every record, or for those reached from `start_oid`."""
+        if start_oid is None:
+            return iter(list(self._records.items()))
+        return super().gen_oid_record(start_oid, batch_size)
+
+
+def check_record(oid: bytes, record: bytes) -> None:
+    """Raise RecordError unless `record` is a sound record of `oid`. [REC-4] [REC-8]"""
+    record_oid = unpack_record(record)[0]
+    if len(oid) != 8 or record_oid != oid or oid >= FIRST_RESERVED_OID:
+        raise RecordError(f"a record of oid {format_oid(record_oid)} can't be stored as oid {format_oid(oid)}")
+
+
+def check_references(records: dict[bytes, bytes], exists: Callable[[bytes], bool]) -> None:
+    """Raise WriteConflictError if a record refers to what is neither among them nor exists. [TXN-10]"""
+    missing = {
+        ref
+        for record in records.values()
+        for ref in split_oids(unpack_record(record)[2])
+        if ref not in records and not exists(ref)
+    }
+    if missing:
+        raise WriteConflictError(sorted(missing))
+
+
+def gen_referring_oid_record(storage: Storage, referred_oid: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield (oid, record) for every record that refers to `referred_oid`."""
+    for oid, record in storage.gen_oid_record():
+        if referred_oid in split_oids(unpack_record(record)[2]):
+            yield oid, record
+
+
+def gen_oid_class(storage: Storage, *classes: str) -> Iterator[tuple[bytes, str]]:
+    """Yield (oid, class name) for every record, or for those whose class has one of the names given."""
+    for oid, record in storage.gen_oid_record():
+        name = extract_class_name(record)
+        if not classes or name in classes:
+            yield oid, name
+
+
+def get_census(storage: Storage) -> dict[str, int]:
+    """Return how many records there are of each class name."""
+    counts: dict[str, int] = {}
+    for _, name in gen_oid_class(storage):
+        counts[name] = counts.get(name, 0) + 1
+    return counts
+
+
+def get_reference_index(storage: Storage) -> dict[bytes, list[bytes]]:
+    """Return, for each oid that is referred to, the oids of the records that refer to it."""
+    index: dict[bytes, list[bytes]] = {}
+    for oid, record in storage.gen_oid_record():
+        for ref in split_oids(unpack_record(record)[2]):
+            index.setdefault(ref, []).append(oid)
+    return index

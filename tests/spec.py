@@ -1,0 +1,305 @@
+"""What spec/*.md holds, as data: statements, and examples that can be run.
+
+A document is read once, line by line, into prose and fenced blocks; everything here works on that.
+Faults of the index are returned as a list of messages, so that one run shows all of them.  A block that
+can't be read raises SpecError.  Messages start with `document:line:`.
+"""
+
+import ast
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+SPEC = ROOT / "spec"
+VECTORS = SPEC / "vectors"
+
+PREFIXES = {
+    "object-model.md": "OBJ",
+    "record.md": "REC",
+    "shelf.md": "SHELF",
+    "transactions.md": "TXN",
+    "wire.md": "WIRE",
+}
+KINDS = ("record", "shelf", "steps")
+VECTOR_KINDS = ("record", "shelf")
+
+
+class SpecError(ValueError):
+    """A document has a block that can't be read."""
+
+
+@dataclass(frozen=True)
+class Document:
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Statement:
+    id: str
+    document: str
+    line: int
+
+    @property
+    def place(self) -> str:
+        return f"{self.document}:{self.line}"
+
+    @property
+    def prefix(self) -> str:
+        return self.id.rpartition("-")[0]
+
+    @property
+    def number(self) -> int:
+        return int(self.id.rpartition("-")[2])
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One id in one `pytest.mark.spec(...)`."""
+
+    id: str
+    path: str
+    line: int
+
+
+@dataclass(frozen=True)
+class Example:
+    """A fenced block that is run. `line` is the line of its opening fence."""
+
+    kind: str
+    name: str
+    document: str
+    line: int
+    body: str
+
+
+def documents() -> list[Document]:
+    return [Document(path.name, path.read_text(encoding="utf-8")) for path in sorted(SPEC.glob("*.md"))]
+
+
+# Documents
+
+
+@dataclass(frozen=True)
+class _Block:
+    info: str
+    line: int
+    body: str
+
+
+_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})\s*([^`]*?)\s*$")
+
+
+def _split(document: Document) -> tuple[list[tuple[int, str]], list[_Block]]:
+    """Return the lines of prose with their numbers, and the fenced blocks."""
+    prose: list[tuple[int, str]] = []
+    blocks: list[_Block] = []
+    lines = iter(enumerate(document.text.splitlines(), start=1))
+    for number, line in lines:
+        opening = _FENCE.match(line)
+        if not opening:
+            prose.append((number, line))
+            continue
+        fence, info = opening.groups()
+        body = []
+        for _, inside in lines:
+            closing = _FENCE.match(inside)
+            if closing and closing[1].startswith(fence) and not closing[2]:
+                break
+            body.append(inside)
+        else:
+            raise SpecError(f"{document.name}:{number}: this fenced block is never closed")
+        blocks.append(_Block(info, number, "\n".join(body)))
+    return prose, blocks
+
+
+# Statements and the tests that name them
+
+_STATEMENT = re.compile(r"\*\*\[([A-Z]+-[1-9][0-9]*)\]\*\*")
+_MISPLACED = re.compile(r"\*\*\s*\[")
+_CODE = re.compile(r"`[^`]*`")
+
+
+def statements(document: Document) -> list[Statement]:
+    """Return the statements of a document in its order. SpecError for one that is not well formed."""
+    found = []
+    for number, line in _split(document)[0]:
+        statement = _STATEMENT.match(line)
+        if statement:
+            found.append(Statement(statement[1], document.name, number))
+        if _MISPLACED.search(_CODE.sub("", line), statement.end() if statement else 0):
+            raise SpecError(
+                f"{document.name}:{number}: a statement starts its line with **[PREFIX-NUMBER]**: {line!r}"
+            )
+    return found
+
+
+def numbering_faults(found: Iterable[Statement]) -> list[str]:
+    """Return what is wrong with the ids: another document's prefix, used twice, not ascending."""
+    faults = []
+    seen: dict[str, Statement] = {}
+    highest: dict[str, int] = {}
+    for statement in found:
+        own_prefix = PREFIXES.get(statement.document)
+        if statement.id in seen:
+            faults.append(f"{statement.place}: {statement.id} stands at {seen[statement.id].place} already")
+        elif own_prefix is None:
+            faults.append(f"{statement.place}: {statement.id} stands in a document that has no prefix")
+        elif statement.prefix != own_prefix:
+            faults.append(f"{statement.place}: {statement.id} has not this document's prefix, {own_prefix}")
+        elif statement.number < highest.get(statement.prefix, 0):
+            faults.append(f"{statement.place}: {statement.id} stands behind a higher number")
+        seen.setdefault(statement.id, statement)
+        highest[statement.prefix] = max(statement.number, highest.get(statement.prefix, 0))
+    return faults
+
+
+def marks(path: str, source: str) -> list[Mark]:
+    """Return every id that a `pytest.mark.spec(...)` in the source names. SpecError if one is no literal."""
+    found = []
+    for node in ast.walk(ast.parse(source, path)):
+        match node:
+            case ast.Call(func=ast.Attribute(attr="spec", value=ast.Attribute(attr="mark"))):
+                for argument in node.args:
+                    match argument:
+                        case ast.Constant(value=str(id)):
+                            found.append(Mark(id, path, argument.lineno))
+                        case _:
+                            raise SpecError(f"{path}:{argument.lineno}: a spec mark takes literal strings")
+    return found
+
+
+def marks_in_tests() -> list[Mark]:
+    """Return the marks of all tests, whichever of them run."""
+    return [
+        mark
+        for path in sorted((ROOT / "tests").rglob("test_*.py"))
+        for mark in marks(str(path.relative_to(ROOT)), path.read_text(encoding="utf-8"))
+    ]
+
+
+def untested_faults(found: Iterable[Statement], named: Iterable[Mark]) -> list[str]:
+    """Return the statements that no test names."""
+    tested = {mark.id for mark in named}
+    return [f"{each.place}: {each.id} has no test" for each in found if each.id not in tested]
+
+
+def unknown_faults(found: Iterable[Statement], named: Iterable[Mark]) -> list[str]:
+    """Return the marks that name no statement."""
+    known = {statement.id for statement in found}
+    return [f"{each.path}:{each.line}: there is no {each.id}" for each in named if each.id not in known]
+
+
+# Examples
+
+
+def examples(document: Document) -> list[Example]:
+    """Return the document's examples: the blocks with an info string of two words, KIND and NAME."""
+    found = []
+    for block in _split(document)[1]:
+        words = block.info.split()
+        if len(words) < 2 and block.info not in KINDS:
+            continue
+        if len(words) != 2 or words[0] not in KINDS:
+            raise SpecError(
+                f"{document.name}:{block.line}: an example is {' or '.join(KINDS)} and a name of one word, "
+                f"not {block.info!r}"
+            )
+        found.append(Example(words[0], words[1], document.name, block.line, block.body))
+    return found
+
+
+def all_examples() -> list[Example]:
+    return [example for document in documents() for example in examples(document)]
+
+
+def duplicate_faults(found: Iterable[Example]) -> list[str]:
+    """Return the examples whose name another one has already, in whatever document."""
+    faults = []
+    seen: dict[str, Example] = {}
+    for example in found:
+        first = seen.setdefault(example.name, example)
+        if first is not example:
+            faults.append(
+                f"{example.document}:{example.line}: example {example.name} "
+                f"stands at {first.document}:{first.line} already"
+            )
+    return faults
+
+
+def bytes_and_expected(example: Example) -> tuple[bytes, Any]:
+    """Return the two halves of a `record` or `shelf` example: its bytes, and what a reader finds in them."""
+    place = f"{example.document}:{example.line}"
+    lines = example.body.splitlines()
+    if "---" not in lines:
+        raise SpecError(f"{place}: example {example.name} has no line --- between its bytes and its JSON")
+    divider = lines.index("---")
+    data = parse_hex("\n".join(lines[:divider]), example.document, example.line + 1)
+    try:
+        return data, json.loads("\n".join(lines[divider + 1 :]))
+    except json.JSONDecodeError as error:
+        line = example.line + 1 + divider + error.lineno
+        raise SpecError(f"{example.document}:{line}: not JSON: {error.msg}") from error
+
+
+_TOKEN = re.compile(
+    r"""  \s+ | \#.*
+        | "(?P<text>[ !\x23-\x7e]*)"
+        | (?P<count>[0-9]+) \s* \* \s* (?P<byte>[0-9A-Fa-f]{2}) (?![^\s\#])
+        | (?P<hex>(?:[0-9A-Fa-f]{2})+) (?![^\s\#])
+    """,
+    re.VERBOSE,
+)
+
+
+def parse_hex(text: str, document: str, first_line: int) -> bytes:
+    """Return the bytes that `text` writes; `document` and `first_line` are for messages.
+
+    Hex digits in pairs, `"text"` for ASCII, `N * XX` for a byte N times; `#` starts a comment.
+    """
+    data = bytearray()
+    for number, line in enumerate(text.splitlines(), start=first_line):
+        position = 0
+        while position < len(line):
+            token = _TOKEN.match(line, position)
+            if not token:
+                raise SpecError(f"{document}:{number}: not bytes in hex: {line[position:]!r}")
+            if token["hex"]:
+                data += bytes.fromhex(token["hex"])
+            elif token["count"]:
+                data += int(token["count"]) * bytes.fromhex(token["byte"])
+            elif token["text"]:
+                data += token["text"].encode("ascii")
+            position = token.end()
+    return bytes(data)
+
+
+def steps(example: Example) -> Iterator[tuple[int, str]]:
+    """Yield (line number, step) for each line of a `steps` example that is not empty or a comment."""
+    for number, line in enumerate(example.body.splitlines(), start=example.line + 1):
+        step = re.sub(r"(^|\s)#.*", "", line).strip()
+        if step:
+            yield number, step
+
+
+# Vectors
+
+
+def vectors(document: Document) -> str | None:
+    """Return the JSON text of a document's vectors, None if it has no example of bytes."""
+    entries = []
+    for example in examples(document):
+        if example.kind in VECTOR_KINDS:
+            data, expected = bytes_and_expected(example)
+            entries.append({"name": example.name, "hex": data.hex(), "expected": expected})
+    return json.dumps(entries, indent=2) + "\n" if entries else None
+
+
+def all_vectors() -> dict[str, str]:
+    """Return file name -> text of every file that belongs in spec/vectors."""
+    texts = {document.name.removesuffix(".md") + ".json": vectors(document) for document in documents()}
+    return {name: text for name, text in texts.items() if text is not None}
