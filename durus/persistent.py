@@ -8,7 +8,8 @@ since a subclass may have a __setattr__ of its own (a frozen dataclass has).
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, Protocol, TypeVar, cast
+from typing import Any, Literal, Self, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 Status = Literal[-1, 0, 1]
 
@@ -56,7 +57,9 @@ class PersistentBase:
     _p_status: Status
     _p_serial: int
 
-    def __new__(cls, *args: object, **kwargs: object) -> "PersistentBase":
+    def __new__(cls, *args: object, **kwargs: object) -> Self:
+        if (args or kwargs) and cls.__init__ is object.__init__:
+            raise TypeError(f"{cls.__name__}() takes no arguments")
         self = object.__new__(cls)
         set_slot(self, "_p_oid", None)
         set_slot(self, "_p_connection", None)
@@ -111,7 +114,7 @@ class PersistentObject(PersistentBase):
 
     def __getstate__(self) -> State:
         """Return the state to store: a dict of the attributes in __dict__ and in slots. [OBJ-11]"""
-        attributes = get_slot_or_none(self, "__dict__")
+        attributes = _attributes(self)
         slots = {name: get_slot(self, name) for name in self._p_gen_data_slots()}
         if attributes is None or not slots:
             return slots if attributes is None else attributes
@@ -119,16 +122,18 @@ class PersistentObject(PersistentBase):
 
     def __setstate__(self, state: State) -> None:
         """Take over a state as __getstate__ returns it; attributes that are not in it are removed. [OBJ-12]"""
+        attributes = _attributes(self)
+        values = {} if state is None else dict(state) if state is attributes else state
         self._p_clear_state()
-        if state is None:
+        slots = _data_slots(type(self))
+        if attributes is not None and not slots:
+            attributes.update(values)
             return
-        attributes = get_slot_or_none(self, "__dict__")
-        slots = set(_data_slots(type(self)))
-        for name, value in state.items():
-            if attributes is not None and name not in slots:
-                attributes[name] = value
-            else:
+        for name, value in values.items():
+            if attributes is None or name in slots:
                 set_slot(self, name, value)
+            else:
+                attributes[name] = value
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._p_format_oid()}>"
@@ -144,7 +149,7 @@ class PersistentObject(PersistentBase):
 
     def _p_clear_state(self) -> None:
         """Remove all attributes that are part of the state."""
-        attributes = get_slot_or_none(self, "__dict__")
+        attributes = _attributes(self)
         if attributes is not None:
             attributes.clear()
         for name in list(self._p_gen_data_slots()):
@@ -169,7 +174,7 @@ class PersistentObject(PersistentBase):
         set_slot(self, "_p_status", SAVED)
 
     def _p_set_status_unsaved(self) -> None:
-        """Drop the state that is marked as saved, or load that of a ghost, so that a commit stores it."""
+        """Mark the object as changed: the same as _p_note_change()."""
         self._p_note_change()
 
     def _p_is_ghost(self) -> bool:
@@ -180,6 +185,31 @@ class PersistentObject(PersistentBase):
 
     def _p_is_saved(self) -> bool:
         return self._p_status == SAVED
+
+
+_slots_of_class: WeakKeyDictionary[type, tuple[str, ...]] = WeakKeyDictionary()
+
+
+def _data_slots(cls: type) -> tuple[str, ...]:
+    """Return the names of all slots of a class that can hold a part of the state. [OBJ-11]"""
+    found = _slots_of_class.get(cls)
+    if found is None:
+        names = []
+        for owner in cls.__mro__:
+            slots = owner.__dict__.get("__slots__", ())
+            for name in (slots,) if isinstance(slots, str) else slots:
+                if not name.startswith("_p_") and name not in ("__dict__", "__weakref__"):
+                    is_private = name.startswith("__") and not name.endswith("__")
+                    names.append(f"_{owner.__name__.lstrip('_')}{name}" if is_private else name)
+        found = _slots_of_class[cls] = tuple(names)
+    return found
+
+
+def _attributes(obj: PersistentObject) -> dict[str, Any] | None:
+    try:
+        return cast("dict[str, Any]", get_slot(obj, "__dict__"))
+    except AttributeError:
+        return None
 
 
 class Persistent(PersistentObject):
@@ -201,9 +231,6 @@ class ComputedAttribute(PersistentObject):
 
     def __getstate__(self) -> None:
         return None
-
-    def _p_load_state(self) -> None:
-        super()._p_load_state()
 
     def invalidate(self) -> None:
         """Forget the value, here and, from the commit on, in all other clients."""

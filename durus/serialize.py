@@ -1,0 +1,362 @@
+"""Object state <-> the data and refs of a record. Statements REC-10 to REC-19.
+
+The reader makes ghosts and fills them, the writer turns changed objects, and the new ones that
+they reach, into records.  Neither knows storages or transactions.
+"""
+
+import io
+import pickle
+import sys
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NoReturn
+from weakref import WeakKeyDictionary
+
+from durus.cache import Cache
+from durus.error import (
+    ClassNotFoundError,
+    DurusError,
+    ForeignReferenceError,
+    RecordError,
+    StateError,
+    UnstorableError,
+)
+from durus.oid import format_oid
+from durus.persistent import GHOST, SAVED, UNSAVED, ConnectionBase, PersistentBase, PersistentObject, set_slot
+from durus.record import extract_class_name, join_refs, pack_record, parse_class_pickle, split_oids, unpack_record
+
+PICKLE_PROTOCOL = 4
+"""The highest that every Python that Durus 4.3 runs on can read. [REC-11]"""
+
+_ZLIB_START = b"x"
+_COMPRESS_FROM = 512
+"""Shorter states gain little from compression, and it takes longer than all else in a commit."""
+
+
+class MissingObject(PersistentObject):
+    """Stands for an object whose class can't be imported; each missing class is a subclass of it.
+
+    It keeps its place and its oid in what refers to it; it can't be loaded. [OBJ-27]
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, *args: object, **kwargs: object) -> NoReturn:
+        raise ClassNotFoundError(f"the class {cls.__qualname__!r} of the module {cls.__module__!r} is not there")
+
+
+class ObjectReader:
+    """Makes ghosts and loads their states for one connection."""
+
+    def __init__(self, connection: ConnectionBase, cache: Cache, get: Callable[[bytes], PersistentObject | None]):
+        self._connection = connection
+        self._cache = cache
+        self._get = get
+        self._missing: dict[tuple[str, str], type[MissingObject]] = {}
+        self.load_count = 0
+
+    def ghost_of_record(self, oid: bytes, data: bytes) -> PersistentObject:
+        """Return the object of `oid`: the one in memory, or a new ghost of the class that `data` names."""
+        return self._cache.get(oid) or self._new_ghost(oid, self._split(oid, data)[0])
+
+    def class_of_record(self, oid: bytes, data: bytes) -> type[PersistentObject]:
+        """Return the class that `data` names, a subclass of MissingObject if it can't be imported."""
+        return self._split(oid, data)[0]
+
+    def load_state(self, obj: PersistentObject, data: bytes) -> None:
+        """Give a ghost the state in `data`. StateError where that does not go; it stays a ghost then."""
+        oid = _oid_of(obj)
+        cls, state_pickle = self._split(oid, data)
+        if issubclass(cls, MissingObject):
+            raise ClassNotFoundError(
+                f"oid {format_oid(oid)}: its class {cls.__qualname__!r} can't be imported from the module "
+                f"{cls.__module__!r}; make the class available under that name, then load it again",
+                name=cls.__module__,
+            )
+        try:
+            state = self._unpickle(state_pickle)
+            self._set_state(obj, state)
+        except ClassNotFoundError as error:
+            raise ClassNotFoundError(f"oid {format_oid(oid)} ({_name(cls)}): {error}", name=error.name) from error
+        except DurusError:
+            raise
+        except Exception as error:
+            raise StateError(
+                f"oid {format_oid(oid)} ({_name(cls)}): its state can't be loaded: {type(error).__name__}: {error}"
+            ) from error
+        self.load_count += 1
+
+    def find_class(self, module: str, name: str, find: Callable[[str, str], Any]) -> Any:
+        """Return what `find` does, or a class that stands for a missing one."""
+        try:
+            return find(module, name)
+        except (ImportError, AttributeError):
+            missing = self._missing.get((module, name))
+            if missing is None:
+                namespace = {"__slots__": (), "__module__": module, "__qualname__": name}
+                missing = type(name.rpartition(".")[2], (MissingObject,), namespace)
+                self._missing[module, name] = missing
+            return missing
+
+    def has_missing_classes(self) -> bool:
+        """Tell if any class that was looked for could not be imported."""
+        return bool(self._missing)
+
+    def get_referenced(self, reference: object) -> PersistentObject:
+        """Return the object, a ghost if need be, that a reference in a state pickle means. [REC-14]"""
+        if not (isinstance(reference, tuple) and len(reference) == 2):
+            raise RecordError(f"a reference must be a pair of oid and class, not {reference!r}")
+        oid, cls = reference
+        if not (isinstance(oid, bytes) and len(oid) == 8 and isinstance(cls, type)):
+            raise RecordError(f"a reference must be a pair of 8-byte oid and class, not {reference!r}")
+        obj = self._cache.get(oid)
+        if obj is None and issubclass(cls, MissingObject):
+            # The class may have moved since the reference was stored; the record knows.
+            obj = self._get(oid)
+        return self._new_ghost(oid, cls) if obj is None else obj
+
+    def _new_ghost(self, oid: bytes, cls: type) -> PersistentObject:
+        if not issubclass(cls, PersistentObject):
+            raise StateError(f"oid {format_oid(oid)}: its class {_name(cls)} is not a subclass of PersistentObject")
+        ghost = PersistentBase.__new__(cls)
+        set_slot(ghost, "_p_oid", oid)
+        set_slot(ghost, "_p_connection", self._connection)
+        set_slot(ghost, "_p_status", GHOST)
+        self._cache.add(oid, ghost)
+        return ghost
+
+    def _set_state(self, obj: PersistentObject, state: object) -> None:
+        """Call __setstate__ while the object belongs to no connection, so that it notes no change."""
+        set_slot(obj, "_p_connection", None)
+        set_slot(obj, "_p_status", UNSAVED)
+        try:
+            obj.__setstate__(state)
+        except BaseException:
+            PersistentObject._p_clear_state(obj)
+            set_slot(obj, "_p_status", GHOST)
+            raise
+        finally:
+            set_slot(obj, "_p_connection", self._connection)
+        set_slot(obj, "_p_status", SAVED)
+
+    def _split(self, oid: bytes, data: bytes) -> tuple[type[PersistentObject], bytes]:
+        """Return the class that `data` names, and bytes whose last pickle is the state. [REC-12]"""
+        known = parse_class_pickle(data)
+        try:
+            if known is not None:
+                cls, end, keep = self._unpickle(data[: known.end]), known.end, known.has_memo
+            else:
+                file = io.BytesIO(data)
+                cls, end, keep = _Unpickler(file, self).load(), 0, True
+                end = file.tell()
+        except DurusError:
+            raise
+        except Exception as error:
+            raise RecordError(f"oid {format_oid(oid)}: its class can't be read: {error}") from error
+        if not isinstance(cls, type):
+            raise RecordError(f"oid {format_oid(oid)}: its record names {cls!r} where a class must stand")
+        state = decompress_state(data[end:])
+        return cls, data[:end] + state if keep else state
+
+    def _unpickle(self, pickles: bytes) -> Any:
+        """Return the value of the last of some pickles that share one memo."""
+        file = io.BytesIO(pickles)
+        unpickler = _Unpickler(file, self)
+        value = unpickler.load()
+        while file.tell() < len(pickles):
+            value = unpickler.load()
+        return value
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, file: io.BytesIO, reader: ObjectReader) -> None:
+        super().__init__(file)
+        self.persistent_load = reader.get_referenced  # type: ignore[method-assign]  # saves a call per reference
+        self._reader = reader
+
+    def find_class(self, module: str, name: str) -> Any:
+        return self._reader.find_class(module, name, super().find_class)
+
+
+class ObjectWriter:
+    """Turns the changed objects of one connection, and the new ones that they reach, into records."""
+
+    def __init__(self, connection: ConnectionBase, new_oid: Callable[[], bytes], has_missing_classes: bool) -> None:
+        self._connection = connection
+        self._new_oid = new_oid
+        self._pickler = _PurePickler if has_missing_classes else _Pickler
+        self._pending: deque[tuple[PersistentObject, bytes]] = deque()
+        self._refs: set[bytes] = set()
+        self._current: PersistentObject | None = None
+        self.new_objects: dict[int, tuple[bytes, PersistentObject]] = {}
+        """By id(): the new objects that were found, each with the oid that it is to have."""
+        self.parents: dict[int, PersistentObject] = {}
+        """By id(): the object through which a new object was found."""
+
+    def records(self, objects: Iterable[tuple[PersistentObject, bytes]]) -> Iterator[tuple[PersistentObject, bytes, bytes]]:
+        """Yield (object, oid, record) for the (object, oid) pairs given and all new objects reached. [TXN-8]
+
+        UnstorableError if a state can't be pickled, ForeignReferenceError for an object of another connection.
+        """
+        self._pending.extend(objects)
+        while self._pending:
+            obj, oid = self._pending.popleft()
+            yield obj, oid, self._record(obj, oid)
+
+    def _record(self, obj: PersistentObject, oid: bytes) -> bytes:
+        self._current = obj
+        self._refs = set()
+        try:
+            data = class_pickle(type(obj)) + compress_state(self.pickle(obj.__getstate__()))
+        except DurusError:
+            raise
+        except Exception as error:
+            raise UnstorableError(f"{type(error).__name__}: {error}", obj) from error
+        return pack_record(oid, data, join_refs(oid, self._refs))
+
+    def pickle(self, value: object) -> bytes:
+        """Return the pickle of a value, with references in place of persistent objects."""
+        file = io.BytesIO()
+        self._pickler(file, self).dump(value)
+        return file.getvalue()
+
+    def reference(self, obj: PersistentBase) -> tuple[bytes, type]:
+        """Return what stands for a persistent object in a state pickle. [REC-14]"""
+        if not isinstance(obj, PersistentObject):
+            raise UnstorableError(f"{type(obj).__name__} is not a subclass of PersistentObject")
+        connection = obj._p_connection
+        if connection is None:
+            known = self.new_objects.get(id(obj))
+            oid = known[0] if known else self._take_in(obj)
+        elif connection is not self._connection:
+            raise ForeignReferenceError(
+                f"{self._current!r} refers to {obj!r}, which belongs to another connection; "
+                "store a copy of it, or its oid, instead"
+            )
+        else:
+            oid = _oid_of(obj)
+        self._refs.add(oid)
+        return oid, type(obj)
+
+    def _take_in(self, obj: PersistentObject) -> bytes:
+        oid = self._new_oid()
+        self.new_objects[id(obj)] = (oid, obj)
+        if self._current is not None:
+            self.parents[id(obj)] = self._current
+        self._pending.append((obj, oid))
+        return oid
+
+
+class _Pickler(pickle.Pickler):
+    def __init__(self, file: io.BytesIO, writer: ObjectWriter) -> None:
+        super().__init__(file, PICKLE_PROTOCOL)
+        self._reference = writer.reference
+
+    def persistent_id(self, obj: object) -> tuple[bytes, type] | None:
+        return self._reference(obj) if issubclass(type(obj), PersistentBase) else None  # type: ignore[arg-type]  # mypy does not narrow by issubclass(type())
+
+
+class _PurePickler(pickle._Pickler):
+    """Also writes references to classes that can't be imported; used only when there are such."""
+
+    def __init__(self, file: io.BytesIO, writer: ObjectWriter) -> None:
+        super().__init__(file, PICKLE_PROTOCOL)
+        self._reference = writer.reference
+
+    def persistent_id(self, obj: object) -> tuple[bytes, type] | None:
+        return self._reference(obj) if issubclass(type(obj), PersistentBase) else None  # type: ignore[arg-type]  # as above
+
+    def save_global(self, obj: Any, name: str | None = None) -> None:
+        if isinstance(obj, type) and issubclass(obj, MissingObject) and obj is not MissingObject:
+            self.write(pickle.GLOBAL + _global_names(obj))
+            self.memoize(obj)
+        else:
+            super().save_global(obj, name)
+
+
+_class_pickles: WeakKeyDictionary[type, bytes] = WeakKeyDictionary()
+
+
+def class_pickle(cls: type) -> bytes:
+    """Return the pickle of a class in GLOBAL form without memo. [REC-10]
+
+    UnstorableError if the class can't be found again under its name.
+    """
+    found = _class_pickles.get(cls)
+    if found is None:
+        _check_importable(cls)
+        found = pickle.PROTO + bytes([PICKLE_PROTOCOL]) + pickle.GLOBAL + _global_names(cls) + pickle.STOP
+        _class_pickles[cls] = found
+    return found
+
+
+def compress_state(state: bytes) -> bytes:
+    """Return a state pickle as it is stored: as a zlib stream where that is notably shorter. [REC-13]"""
+    if len(state) < _COMPRESS_FROM:
+        return state
+    compressed = zlib.compress(state, 1)
+    return compressed if len(compressed) < len(state) * 3 // 4 else state
+
+
+def decompress_state(stored: bytes) -> bytes:
+    """Return the state pickle from its stored form. [REC-13]"""
+    if stored[:1] == _ZLIB_START:
+        try:
+            return zlib.decompress(stored)
+        except zlib.error:
+            return stored
+    return stored
+
+
+def state_text(data: bytes) -> bytes:
+    """Return the class pickle and the state pickle of `data`, decompressed, one behind the other."""
+    known = parse_class_pickle(data)
+    if known is not None:
+        end = known.end
+    else:
+        file = io.BytesIO(data)
+        pickle.Unpickler(file).load()
+        end = file.tell()
+    return data[:end] + decompress_state(data[end:])
+
+
+def _global_names(cls: type) -> bytes:
+    return f"{cls.__module__}\n{cls.__qualname__}\n".encode()
+
+
+def _check_importable(cls: type) -> None:
+    found: object = sys.modules.get(cls.__module__)
+    for name in cls.__qualname__.split("."):
+        found = getattr(found, name, None)
+    if found is not cls:
+        raise UnstorableError(
+            f"the class {cls.__qualname__} is not found under that name in the module {cls.__module__}; "
+            "define it at the top level of a module"
+        )
+
+
+def _oid_of(obj: PersistentObject) -> bytes:
+    oid = obj._p_oid
+    if oid is None:
+        raise StateError(f"{obj!r} belongs to a connection, but has no oid")
+    return oid
+
+
+def _name(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+__all__ = [
+    "MissingObject",
+    "ObjectReader",
+    "ObjectWriter",
+    "class_pickle",
+    "compress_state",
+    "decompress_state",
+    "extract_class_name",
+    "pack_record",
+    "split_oids",
+    "state_text",
+    "unpack_record",
+]
