@@ -1,0 +1,271 @@
+"""Transactions over a storage: read set, commit, abort, conflicts. Statements TXN-1 to TXN-19."""
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+
+from durus.cache import Cache
+from durus.error import DurusKeyError, ReadConflictError, StateError, TransactionError, WriteConflictError
+from durus.file_storage import FileStorage
+from durus.oid import ROOT_OID, format_oid, oid_from_int
+from durus.persistent import SAVED, ConnectionBase, PersistentBase, PersistentObject, set_slot
+from durus.persistent_dict import PersistentDict
+from durus.record import unpack_record
+from durus.serialize import ObjectReader, ObjectWriter, state_text
+from durus.storage import Storage
+
+
+class Connection(ConnectionBase):
+    """The objects of a storage, in transactions that run from one commit() or abort() to the next.
+
+    `storage` is a Storage, or the path of a file for a FileStorage; `cache_size` is how many objects
+    may stay loaded beyond a transaction; `root_class` is the class of a new root, PersistentDict if None.
+    A connection and its objects may be used by one thread at a time.
+    """
+
+    def __init__(
+        self,
+        storage: Storage | str | os.PathLike[str],
+        cache_size: int = 100000,
+        root_class: type[PersistentObject] | None = None,
+    ) -> None:
+        self.storage = storage if isinstance(storage, Storage) else FileStorage(storage)
+        self.cache = Cache(cache_size)
+        self.changed: dict[bytes, PersistentObject] = {}
+        """The stored objects that were changed in this transaction, by oid."""
+        self.invalid_oids: set[bytes] = set()
+        """Oids that others changed, and whose states here could not be dropped for a conflict."""
+        self.transaction_serial = 1
+        self._accessed: set[bytes] = set()
+        self._spare_oids: list[bytes] = []
+        self._in_transaction = False
+        self._reader = ObjectReader(self, self.cache, self.get)
+        self.root: PersistentObject = self.get(ROOT_OID) or self._create_root(root_class or PersistentDict)
+        if root_class is not None and type(self.root) is not root_class:
+            raise StateError(f"the root is a {type(self.root).__name__}, not a {root_class.__name__}")
+
+    def get_root(self) -> PersistentDict[object, object]:
+        """Return the root object: the one with oid 0, from which all that is stored is reached."""
+        return self.root  # type: ignore[return-value]  # root_class is the application's own choice
+
+    def get_storage(self) -> Storage:
+        return self.storage
+
+    def get_cache(self) -> Cache:
+        return self.cache
+
+    def get_cache_count(self) -> int:
+        """Return how many objects are in memory, ghosts among them."""
+        return self.cache.get_count()
+
+    def get_cache_size(self) -> int:
+        """Return how many objects may stay loaded beyond a transaction."""
+        return self.cache.get_size()
+
+    def set_cache_size(self, size: int) -> None:
+        """Set how many objects may stay loaded beyond a transaction."""
+        self.cache.set_size(size)
+
+    def shrink_cache(self) -> None:
+        """Make ghosts of the least recently used objects beyond the cache size."""
+        self.cache.shrink(self.transaction_serial)
+
+    def get_load_count(self) -> int:
+        """Return how many states this connection has loaded."""
+        return self._reader.load_count
+
+    def get_transaction_serial(self) -> int:
+        """Return the number of the transaction under way."""
+        return self.transaction_serial
+
+    def get_stored_pickle(self, oid: bytes) -> bytes:
+        """Return the data of the current record of `oid`; DurusKeyError if there is none."""
+        return unpack_record(self._load(oid))[1]
+
+    def get(self, oid: bytes | int) -> PersistentObject | None:
+        """Return the object of `oid`, None if there is none. It does not count as an access."""
+        if isinstance(oid, int):
+            oid = oid_from_int(oid)
+        obj = self.cache.get(oid)
+        if obj is None:
+            try:
+                data = self.get_stored_pickle(oid)
+            except DurusKeyError:
+                return None
+            obj = self._reader.ghost_of_record(oid, data)
+        return obj
+
+    __getitem__ = get
+
+    def get_crawler(self, start_oid: bytes = ROOT_OID, batch_size: int = 100) -> Iterator[PersistentObject]:
+        """Yield all objects reached from `start_oid`, loaded, fetched `batch_size` at a time."""
+        for oid, record in self.storage.gen_oid_record(start_oid, batch_size):
+            data = unpack_record(record)[1]
+            obj = self._reader.ghost_of_record(oid, data)
+            if obj._p_is_ghost():
+                self._reader.load_state(obj, data)
+                self.cache.note_use(oid, obj)
+            yield obj
+
+    # What objects call
+
+    def load_state(self, obj: PersistentBase) -> None:
+        """Load the state of a ghost. ReadConflictError if it would not fit what was read before."""
+        oid = obj._p_oid
+        if oid is None or not isinstance(obj, PersistentObject):
+            raise StateError(f"{obj!r} is not an object of this connection")
+        if oid in self.invalid_oids:
+            raise ReadConflictError([oid])
+        try:
+            data = self.get_stored_pickle(oid)
+        except DurusKeyError:
+            raise ReadConflictError([oid]) from None
+        self._reader.load_state(obj, data)
+        self.cache.note_use(oid, obj)
+
+    def note_access(self, obj: PersistentBase) -> None:
+        oid = obj._p_oid
+        if oid is not None and isinstance(obj, PersistentObject):
+            set_slot(obj, "_p_serial", self.transaction_serial)
+            self._accessed.add(oid)
+            self.cache.note_use(oid, obj)
+
+    def note_change(self, obj: PersistentBase) -> None:
+        oid = obj._p_oid
+        if oid is not None and isinstance(obj, PersistentObject):
+            self.changed[oid] = obj
+
+    # Transactions
+
+    def commit(self) -> None:
+        """Store all changes of this transaction in one step, and begin the next one.
+
+        WriteConflictError if others changed what it used. If it raises, nothing was stored and the
+        transaction stays open: mend what the error names, or call abort().
+        """
+        if self.changed:
+            self._store(list(self.changed.items()))
+        self._begin_next()
+
+    def abort(self) -> None:
+        """Forget all changes of this transaction, and begin the next one."""
+        for oid in list(self.changed):
+            self.cache.make_ghost(oid)
+        self._begin_next()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[PersistentDict[object, object]]:
+        """Run a block as one transaction on the root: commit at its end, abort if it raises.
+
+        TransactionError if there are changes that were not committed before.
+        """
+        if self.changed or self._in_transaction:
+            raise TransactionError("a transaction is open already; commit() or abort() it first")
+        self.abort()
+        self._in_transaction = True
+        try:
+            yield self.get_root()
+            self.commit()
+        except BaseException:
+            self.abort()
+            raise
+        finally:
+            self._in_transaction = False
+
+    def pack(self) -> None:
+        """Abort this transaction, then remove from the storage what the root does not reach."""
+        self.abort()
+        self.storage.pack()
+        self.abort()
+
+    def close(self) -> None:
+        """Close the storage; changes that were not committed are lost."""
+        self.storage.close()
+
+    def __enter__(self) -> "Connection":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _create_root(self, root_class: type[PersistentObject]) -> PersistentObject:
+        root = root_class()
+        oid = self.storage.new_oid()
+        if oid != ROOT_OID:
+            raise StateError(f"the storage has no root object, and its first free oid is {format_oid(oid)}, not 0")
+        set_slot(root, "_p_oid", oid)
+        set_slot(root, "_p_connection", self)
+        set_slot(root, "_p_serial", self.transaction_serial)
+        self.cache.add(oid, root)
+        self._store([(oid, root)])
+        return root
+
+    def _store(self, changed: Iterable[tuple[bytes, PersistentObject]]) -> None:
+        writer = ObjectWriter(self, self._new_oid, self._reader.has_missing_classes())
+        try:
+            records = list(writer.records((obj, oid) for oid, obj in changed))
+            if not self.invalid_oids.isdisjoint(self._accessed):
+                raise WriteConflictError(sorted(self.invalid_oids & self._accessed))
+            self.storage.begin()
+            for _, oid, record in records:
+                self.storage.store(oid, record)
+            self.storage.end(self._handle_invalidations)
+        except BaseException:
+            self._spare_oids.extend(oid for oid, _ in writer.new_objects.values())
+            raise
+        for oid, obj in writer.new_objects.values():
+            set_slot(obj, "_p_oid", oid)
+            set_slot(obj, "_p_connection", self)
+            self.cache.add(oid, obj)
+        for obj, oid, _ in records:
+            set_slot(obj, "_p_status", SAVED)
+            self.cache.note_use(oid, obj)
+
+    def _begin_next(self) -> None:
+        self.changed.clear()
+        self._accessed.clear()
+        self.transaction_serial += 1
+        invalid, self.invalid_oids = self.invalid_oids | set(self.storage.sync()), set()
+        for oid in invalid:
+            self.cache.make_ghost(oid)
+        self.shrink_cache()
+
+    def _new_oid(self) -> bytes:
+        return self._spare_oids.pop() if self._spare_oids else self.storage.new_oid()
+
+    def _load(self, oid: bytes) -> bytes:
+        try:
+            return self.storage.load(oid)
+        except ReadConflictError:
+            self._handle_invalidations(self.storage.sync(), oid)
+            return self.storage.load(oid)
+
+    def _handle_invalidations(self, oids: list[bytes], read_oid: bytes | None = None) -> None:
+        """Drop the states that others changed; a conflict if this transaction has used one of them."""
+        self.invalid_oids.update(oids)
+        conflicts = self.invalid_oids & self._accessed
+        if conflicts:
+            raise WriteConflictError(sorted(conflicts)) if read_oid is None else ReadConflictError([read_oid])
+        for oid in self.invalid_oids:
+            self.cache.make_ghost(oid)
+        self.invalid_oids = set()
+
+
+def gen_every_instance(connection: Connection, *classes: type) -> Iterator[PersistentObject]:
+    """Yield every stored object of these classes and their subclasses; reads all records."""
+    for oid, record in connection.storage.gen_oid_record():
+        if issubclass(connection._reader.class_of_record(oid, unpack_record(record)[1]), classes):
+            obj = connection.get(oid)
+            if obj is not None:
+                yield obj
+
+
+def touch_every_reference(connection: Connection, *words: str) -> None:
+    """Mark as changed every object in whose record, classes of references included, a word occurs."""
+    wanted = [word.encode() for word in words]
+    for oid, record in connection.storage.gen_oid_record():
+        text = state_text(unpack_record(record)[1])
+        if any(word in text for word in wanted):
+            obj = connection.get(oid)
+            if obj is not None:
+                obj._p_note_change()

@@ -1,0 +1,110 @@
+"""PersistentDict: a dict whose changes its connection notes."""
+
+from collections.abc import Iterator, MutableMapping
+from typing import Any, TypeVar, cast
+
+from durus.persistent import PersistentObject
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class PersistentDict(PersistentObject, MutableMapping[K, V]):
+    """A persistent mapping; it is stored with the dict in its attribute `data`."""
+
+    __slots__ = ("data",)
+    __hash__ = None  # type: ignore[assignment]  # mutable, like dict
+
+    data: dict[K, V]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.data = dict(*args, **kwargs)
+
+    def __getitem__(self, key: K) -> V:
+        return self.data[key]
+
+    def __setitem__(self, key: K, item: V) -> None:
+        self._p_note_change()
+        self.data[key] = item
+
+    def __delitem__(self, key: K) -> None:
+        if key in self.data:
+            self._p_note_change()
+        del self.data[key]
+
+    def __iter__(self) -> Iterator[K]:
+        return iter(self.data)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.data
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, PersistentDict):
+            other = other.data
+        return self.data == other if isinstance(other, dict) else NotImplemented
+
+    def __copy__(self) -> "PersistentDict[K, V]":
+        result = type(self).__new__(type(self))
+        result.data = self.data.copy()
+        return result
+
+    def copy(self) -> "PersistentDict[K, V]":
+        """Return a new PersistentDict with the same items."""
+        return self.__copy__()
+
+    def keys(self) -> list[K]:  # type: ignore[override]  # a list, as applications of Durus expect
+        return list(self.data)
+
+    def values(self) -> list[V]:  # type: ignore[override]  # as keys()
+        return list(self.data.values())
+
+    def items(self) -> list[tuple[K, V]]:  # type: ignore[override]  # as keys()
+        return list(self.data.items())
+
+    def iterkeys(self) -> Iterator[K]:
+        return iter(self.data)
+
+    def itervalues(self) -> Iterator[V]:
+        return iter(self.data.values())
+
+    def iteritems(self) -> Iterator[tuple[K, V]]:
+        return iter(self.data.items())
+
+    def has_key(self, key: K) -> bool:
+        return key in self.data
+
+    def get(self, key: K, failobj: Any = None) -> Any:
+        return self.data.get(key, failobj)
+
+    def clear(self) -> None:
+        if self.data:
+            self._p_note_change()
+            self.data.clear()
+
+    def update(self, *others: Any, **kwargs: Any) -> None:
+        for other in others:
+            new = dict(other.data if isinstance(other, PersistentDict) else other)
+            if new:
+                self._p_note_change()
+                self.data.update(new)
+        if kwargs:
+            self._p_note_change()
+            cast("dict[Any, V]", self.data).update(kwargs)
+
+    def setdefault(self, key: K, failobj: Any = None) -> Any:
+        if key not in self.data:
+            self._p_note_change()
+        return self.data.setdefault(key, failobj)
+
+    def pop(self, key: K, *args: Any) -> Any:
+        if key in self.data:
+            self._p_note_change()
+        return self.data.pop(key, *args)
+
+    def popitem(self) -> tuple[K, V]:
+        if self.data:
+            self._p_note_change()
+        return self.data.popitem()
