@@ -37,9 +37,18 @@ def main() -> int:
 
 
 def _interact(connection: Connection) -> None:
-    names = {"connection": connection, "root": connection.get_root(), "get": connection.get, "os": os, "sys": sys}
-    code.interact("connection, root and get are there; connection.commit() stores, connection.abort() reverts",
-                  local=names, exitmsg="")
+    names = {
+        "connection": connection,
+        "root": connection.get_root(),
+        "get": connection.get,
+        "os": os,
+        "sys": sys,
+    }
+    code.interact(
+        "connection, root and get are there; connection.commit() stores, connection.abort() reverts",
+        local=names,
+        exitmsg="",
+    )
 
 
 if __name__ == "__main__":

@@ -329,7 +329,7 @@ class FileStorage(Storage):
             )
 
 
-def TempFileStorage() -> FileStorage:  # noqa: N802 (the name that applications import)
+def TempFileStorage() -> FileStorage:
     """Return a FileStorage on a temporary file, which is gone when it is closed."""
     return FileStorage()
 
@@ -347,4 +347,3 @@ def _closing_on_error(file: File) -> Iterator[None]:
     except BaseException:
         file.close()
         raise
-

@@ -123,7 +123,7 @@ class PersistentObject(PersistentBase):
     def __setstate__(self, state: State) -> None:
         """Take over a state as __getstate__ returns it; attributes that are not in it are removed. [OBJ-12]"""
         attributes = _attributes(self)
-        values = {} if state is None else dict(state) if state is attributes else state
+        values = {} if state is None else dict(attributes or {}) if state is attributes else state
         self._p_clear_state()
         slots = _data_slots(type(self))
         if attributes is not None and not slots:

@@ -67,7 +67,7 @@ class PersistentList(PersistentObject, MutableSequence[T]):
     def __radd__(self, other: Iterable[T]) -> "PersistentList[T]":
         return self._new(list(other) + self.data)
 
-    def __iadd__(self, other: Iterable[T]) -> "PersistentList[T]":  # type: ignore[override, misc]  # as list has it
+    def __iadd__(self, other: Iterable[T]) -> "PersistentList[T]":
         self.extend(other)
         return self
 
@@ -82,7 +82,7 @@ class PersistentList(PersistentObject, MutableSequence[T]):
         return self
 
     def __eq__(self, other: object) -> bool:
-        return self.data == _plain(other)
+        return bool(self.data == _plain(other))
 
     def __lt__(self, other: Any) -> bool:
         return bool(self.data < _plain(other))

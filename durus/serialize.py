@@ -24,7 +24,14 @@ from durus.error import (
 )
 from durus.oid import format_oid
 from durus.persistent import GHOST, SAVED, UNSAVED, ConnectionBase, PersistentBase, PersistentObject, set_slot
-from durus.record import extract_class_name, join_refs, pack_record, parse_class_pickle, split_oids, unpack_record
+from durus.record import (
+    extract_class_name,
+    join_refs,
+    pack_record,
+    parse_class_pickle,
+    split_oids,
+    unpack_record,
+)
 
 PICKLE_PROTOCOL = 4
 """The highest that every Python that Durus 4.3 runs on can read. [REC-11]"""
@@ -194,7 +201,9 @@ class ObjectWriter:
         self.parents: dict[int, PersistentObject] = {}
         """By id(): the object through which a new object was found."""
 
-    def records(self, objects: Iterable[tuple[PersistentObject, bytes]]) -> Iterator[tuple[PersistentObject, bytes, bytes]]:
+    def records(
+        self, objects: Iterable[tuple[PersistentObject, bytes]]
+    ) -> Iterator[tuple[PersistentObject, bytes, bytes]]:
         """Yield (object, oid, record) for the (object, oid) pairs given and all new objects reached. [TXN-8]
 
         UnstorableError if a state can't be pickled, ForeignReferenceError for an object of another connection.
@@ -269,10 +278,10 @@ class _PurePickler(pickle._Pickler):
 
     def save_global(self, obj: Any, name: str | None = None) -> None:
         if isinstance(obj, type) and issubclass(obj, MissingObject) and obj is not MissingObject:
-            self.write(pickle.GLOBAL + _global_names(obj))
-            self.memoize(obj)
+            self.write(pickle.GLOBAL + _global_names(obj))  # type: ignore[attr-defined]  # not in the stubs
+            self.memoize(obj)  # type: ignore[attr-defined]  # not in the stubs
         else:
-            super().save_global(obj, name)
+            super().save_global(obj, name)  # type: ignore[misc]  # not in the stubs
 
 
 _class_pickles: WeakKeyDictionary[type, bytes] = WeakKeyDictionary()

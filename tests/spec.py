@@ -132,9 +132,7 @@ def statements(document: Document) -> list[Statement]:
         if statement:
             found.append(Statement(statement[1], document.name, number))
         if _MISPLACED.search(_CODE.sub("", line), statement.end() if statement else 0):
-            raise SpecError(
-                f"{document.name}:{number}: a statement starts its line with **[PREFIX-NUMBER]**: {line!r}"
-            )
+            raise SpecError(f"{document.name}:{number}: a statement starts its line with **[PREFIX-NUMBER]**: {line!r}")
     return found
 
 

@@ -8,8 +8,6 @@ import struct
 from typing import NamedTuple
 from zlib import crc32
 
-from durus.record import pack_record
-
 MAGIC = b"SHELF-1\n"
 U64 = struct.Struct(">Q")
 BASE_START = len(MAGIC)

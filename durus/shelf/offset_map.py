@@ -58,9 +58,7 @@ class OffsetMap:
         """Yield (oid, file offset of its entry) for all objects of the packed part, in order of oid."""
         for first in range(0, self.count, _WORDS_AT_ONCE):
             number = min(_WORDS_AT_ONCE, self.count - first)
-            words = self._file.read_at(
-                self._words_start + first * self.word_size, number * self.word_size
-            )
+            words = self._file.read_at(self._words_start + first * self.word_size, number * self.word_size)
             for i in range(number):
                 word = int.from_bytes(words[i * self.word_size : (i + 1) * self.word_size], "big")
                 if word < self.start:
@@ -96,4 +94,3 @@ def build_offset_map(offsets: Sequence[int], start: int) -> Iterator[bytes]:
             yield bytes(piece)
             piece.clear()
     yield bytes(piece) + (start + next_hole).to_bytes(word_size, "big")
-

@@ -155,7 +155,10 @@ class ShelfPacker:
                 yield Progress("follow", self._followed_to - self._snapshot_end, None)
         except Unsound as unsound:
             raise DamageError(
-                shelf.file.path, unsound.place, unsound.problem, "the file is not packed; look at it with `durus check`"
+                shelf.file.path,
+                unsound.place,
+                unsound.problem,
+                "the file is not packed; look at it with `durus check`",
             ) from None
 
     def _bring_back(self, records: dict[bytes, bytes]) -> None:
@@ -197,4 +200,3 @@ class ShelfPacker:
 
     def _highest_live(self) -> int:
         return self._live.rfind(b"\x01") + 1
-

@@ -1,0 +1,102 @@
+"""Cut and damaged files show an earlier commit, or an error that names the damage."""
+
+import warnings
+from pathlib import Path
+
+import pytest
+
+from durus.connection import Connection
+from durus.error import DamageError, DurusError, FileError, FormatError, LockedError, ReadonlyError, UnsoundTailError
+from durus.file_storage import FileStorage
+
+
+def make_file(path: Path) -> list[tuple[int, object]]:
+    """Make a file of a packed part and four commits; return (length, value of root["n"]) after each."""
+    history: list[tuple[int, object]] = []
+    with Connection(FileStorage(path, clock=lambda: "2026-01-02T03:04:05.000006Z")) as connection:
+        root = connection.get_root()
+        root["n"] = -1
+        connection.commit()
+        connection.pack()
+        for n in range(4):
+            root["n"] = n
+            connection.commit()
+            history.append((path.stat().st_size, n))
+    return history
+
+
+def value_in(path: Path, **options: bool) -> object:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Connection(FileStorage(path, **options)) as connection:  # type: ignore[arg-type]  # readonly, repair
+            return connection.get_root()["n"]
+
+
+def test_file_cut_at_every_byte_of_its_last_three_transactions(tmp_path: Path) -> None:
+    history = make_file(tmp_path / "whole")
+    whole = (tmp_path / "whole").read_bytes()
+    for size in range(history[0][0], len(whole)):
+        path = tmp_path / "cut"
+        path.write_bytes(whole[:size])
+        expected = max((end, n) for end, n in history if end <= size)
+        if expected[0] != size:
+            with pytest.raises(UnsoundTailError):
+                FileStorage(path)
+            assert value_in(path, readonly=True) == expected[1]
+        assert value_in(path, repair=True) == expected[1]
+        assert path.stat().st_size == expected[0]
+        for kept in tmp_path.glob("cut.cut-*"):
+            assert whole[:size] == path.read_bytes() + kept.read_bytes()
+            kept.unlink()
+
+
+def test_every_flipped_bit_is_noticed_and_no_wrong_state_is_shown(tmp_path: Path) -> None:
+    history = make_file(tmp_path / "whole")
+    whole = (tmp_path / "whole").read_bytes()
+    last_start = history[-2][0]
+    path = tmp_path / "flipped"
+    for bit in range(len(whole) * 8):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        with pytest.raises(FormatError) as caught:
+            FileStorage(path)
+        if isinstance(caught.value, UnsoundTailError):
+            assert bit // 8 >= last_start
+            assert value_in(path, repair=True) == history[-2][1]
+            for kept in tmp_path.glob("flipped.cut-*"):
+                kept.unlink()
+        else:
+            with pytest.raises(FormatError):
+                FileStorage(path, repair=True)
+            assert path.read_bytes() == damaged
+
+
+def test_what_is_not_a_usable_file_is_named(tmp_path: Path) -> None:
+    text = tmp_path / "text"
+    text.write_text("hello, this is no database at all\n")
+    with pytest.raises(FormatError, match=str(text)):
+        FileStorage(text)
+    with pytest.raises(FileError, match=str(tmp_path)):
+        FileStorage(tmp_path)
+    (tmp_path / "short").write_bytes(b"SHELF-1\n\x00\x00\x01")
+    with pytest.raises(DamageError):
+        FileStorage(tmp_path / "short")
+    (tmp_path / "empty").touch()
+    FileStorage(tmp_path / "empty").close()
+    with pytest.raises(FileError):
+        FileStorage(tmp_path / "absent", readonly=True)
+
+
+def test_second_writer_is_refused_and_a_reader_is_not(tmp_path: Path) -> None:
+    make_file(tmp_path / "f")
+    with Connection(tmp_path / "f"):
+        with pytest.raises(LockedError, match="in use"):
+            FileStorage(tmp_path / "f")
+        assert value_in(tmp_path / "f", readonly=True) == 3
+        reader = FileStorage(tmp_path / "f", readonly=True)
+        with pytest.raises(ReadonlyError):
+            reader.begin()
+        reader.close()
+        with pytest.raises(DurusError):
+            reader.load(bytes(8))
