@@ -40,7 +40,8 @@ class Connection(ConnectionBase):
         self._spare_oids: list[bytes] = []
         self._in_transaction = False
         self._reader = ObjectReader(self, self.cache, self.get)
-        self.root: PersistentObject = self.get(ROOT_OID) or self._create_root(root_class or PersistentDict)
+        root = self.get(ROOT_OID)
+        self.root: PersistentObject = self._create_root(root_class or PersistentDict) if root is None else root
         if root_class is not None and type(self.root) is not root_class:
             raise StateError(f"the root is a {type(self.root).__name__}, not a {root_class.__name__}")
 

@@ -65,7 +65,8 @@ class ObjectReader:
 
     def ghost_of_record(self, oid: bytes, data: bytes) -> PersistentObject:
         """Return the object of `oid`: the one in memory, or a new ghost of the class that `data` names."""
-        return self._cache.get(oid) or self._new_ghost(oid, self._split(oid, data)[0])
+        obj = self._cache.get(oid)
+        return self._new_ghost(oid, self._split(oid, data)[0]) if obj is None else obj
 
     def class_of_record(self, oid: bytes, data: bytes) -> type[PersistentObject]:
         """Return the class that `data` names, a subclass of MissingObject if it can't be imported."""

@@ -1,0 +1,163 @@
+"""Storages: what they refuse, what a failing file system does, and the tools over them."""
+
+import sys
+import types
+import warnings
+from pathlib import Path
+
+import pytest
+
+from durus.connection import Connection
+from durus.error import (
+    ClassNotFoundError,
+    ClosedError,
+    DurusKeyError,
+    FileError,
+    RecordError,
+    TransactionError,
+    WriteConflictError,
+)
+from durus.file import File, Mode, OperatingSystem, OperatingSystemFile
+from durus.file_storage import FileStorage, TempFileStorage
+from durus.persistent import Persistent
+from durus.record import pack_record
+from durus.serialize import class_pickle
+from durus.storage import MemoryStorage, Storage, gen_referring_oid_record, get_reference_index
+from durus.utils import int8_to_str, str_to_int8
+
+
+class FullDisk(OperatingSystem):
+    """A file system that can be told to fail at the next append or sync."""
+
+    fails: str | None = None
+
+    def open(self, path: str, mode: Mode) -> File:
+        disk = self
+
+        class FailingFile(OperatingSystemFile):
+            def append(self, data: bytes) -> None:
+                super().append(data[: len(data) // 2] if disk.fails == "append" else data)
+                if disk.fails == "append":
+                    raise FileError(28, "no space left", self.path)
+
+            def sync(self) -> None:
+                if disk.fails == "sync":
+                    raise FileError(5, "input/output error", self.path)
+                super().sync()
+
+        return FailingFile(path, mode)
+
+
+def test_full_disk_leaves_the_transaction_open_and_nothing_in_the_file(tmp_path: Path) -> None:
+    disk = FullDisk()
+    with Connection(FileStorage(tmp_path / "f", file_system=disk)) as connection:
+        size = (tmp_path / "f").stat().st_size
+        connection.get_root()["a"] = 1
+        disk.fails = "append"
+        with pytest.raises(FileError, match="no space left"):
+            connection.commit()
+        assert (tmp_path / "f").stat().st_size == size
+        disk.fails = None
+        connection.commit()
+    with Connection(tmp_path / "f") as connection:
+        assert connection.get_root()["a"] == 1
+
+
+def test_after_a_failed_sync_no_commit_is_taken_until_reopened(tmp_path: Path) -> None:
+    disk = FullDisk()
+    with Connection(FileStorage(tmp_path / "f", file_system=disk)) as connection:
+        connection.get_root()["a"] = 1
+        disk.fails = "sync"
+        with pytest.raises(FileError):
+            connection.commit()
+        disk.fails = None
+        with pytest.raises(ClosedError, match="open it again"):
+            connection.commit()
+    with Connection(tmp_path / "f") as connection:
+        assert "a" not in connection.get_root()
+
+
+def test_a_temporary_file_is_gone_when_it_is_closed() -> None:
+    storage = TempFileStorage()
+    path = Path(storage.get_filename())
+    Connection(storage)
+    assert path.exists()
+    storage.close()
+    assert not path.exists()
+    with pytest.raises(ClosedError):
+        storage.load(bytes(8))
+
+
+@pytest.mark.parametrize("make", [MemoryStorage, TempFileStorage])
+def test_commits_of_malformed_records_and_dangling_references_are_refused(make: type[Storage]) -> None:
+    storage = make()
+    root, other = bytes(8), int8_to_str(1)
+    with pytest.raises(TransactionError):
+        storage.store(root, b"")
+    with pytest.raises(TransactionError):
+        storage.end()
+    storage.begin()
+    for bad in (b"", pack_record(other, b"", b""), pack_record(root, b"", b"123"), root + b"\0\0\0\5abc"):
+        with pytest.raises(RecordError):
+            storage.store(root, bad)
+    storage.store(root, pack_record(root, b"data", other))
+    with pytest.raises(WriteConflictError) as caught:
+        storage.end()
+    assert caught.value.oids == [other]
+    with pytest.raises(DurusKeyError, match="no object has the oid 0"):
+        storage.load(root)
+    assert str_to_int8(storage.new_oid()) == 0
+    storage.begin()
+    storage.end()
+    storage.close()
+
+
+def test_reference_tools() -> None:
+    connection = Connection(MemoryStorage())
+    connection.get_root()["a"] = Persistent()
+    connection.commit()
+    index = get_reference_index(connection.storage)
+    assert index == {int8_to_str(1): [int8_to_str(0)]}
+    assert [oid for oid, _ in gen_referring_oid_record(connection.storage, int8_to_str(1))] == [int8_to_str(0)]
+
+
+def test_object_of_a_missing_class_names_it_and_survives_changes_around_it(tmp_path: Path) -> None:
+    module = types.ModuleType("module_that_comes_and_goes")
+    gone = type("Gone", (Persistent,), {"__module__": module.__name__})
+    vars(module)["Gone"] = gone
+    sys.modules[module.__name__] = module
+    try:
+        with Connection(tmp_path / "f") as connection:
+            connection.get_root()["gone"] = gone()
+            connection.commit()
+        del sys.modules[module.__name__]
+        with Connection(tmp_path / "f") as connection:
+            root = connection.get_root()
+            missing = root["gone"]
+            with pytest.raises(ClassNotFoundError, match=r"oid 1.*Gone.*module_that_comes_and_goes"):
+                missing.anything  # type: ignore[attr-defined]  # noqa: B018  # reading is the point
+            root["other"] = missing
+            connection.commit()
+            connection.pack()
+        sys.modules[module.__name__] = module
+        with Connection(tmp_path / "f") as connection:
+            assert type(connection.get_root()["other"]) is gone
+    finally:
+        sys.modules.pop(module.__name__, None)
+
+
+def test_class_pickle_is_the_global_form() -> None:
+    assert class_pickle(Persistent) == b"\x80\x04cdurus.persistent\nPersistent\n."
+
+
+def test_file_system_without_links_packs_all_the_same(tmp_path: Path) -> None:
+    class Linkless(OperatingSystem):
+        def link(self, source: str, name: str) -> bool:
+            return False
+
+    with Connection(FileStorage(tmp_path / "f", file_system=Linkless())) as connection, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        connection.pack()
+        connection.get_root()["a"] = 1
+        connection.commit()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["f"]
