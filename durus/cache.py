@@ -1,6 +1,6 @@
 """The objects of one connection: one for each oid, and which of them keep their state in memory.
 
-Statements OBJ-20 to OBJ-24.
+Statements OBJ-20 to OBJ-23.
 """
 
 from collections import OrderedDict

@@ -1,4 +1,4 @@
-"""Transactions over a storage: read set, commit, abort, conflicts. Statements TXN-1 to TXN-19."""
+"""Transactions over a storage: read set, commit, abort, conflicts. Statements TXN-1 to TXN-18."""
 
 import contextlib
 import os
@@ -41,7 +41,9 @@ class Connection(ConnectionBase):
         self._in_transaction = False
         self._reader = ObjectReader(self, self.cache, self.get)
         root = self.get(ROOT_OID)
-        self.root: PersistentObject = self._create_root(root_class or PersistentDict) if root is None else root
+        self.root: PersistentObject = self._new_root(root_class or PersistentDict) if root is None else root
+        if root is None:
+            self._store([(ROOT_OID, self.root)])
         if root_class is not None and type(self.root) is not root_class:
             raise StateError(f"the root is a {type(self.root).__name__}, not a {root_class.__name__}")
 
@@ -189,7 +191,7 @@ class Connection(ConnectionBase):
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _create_root(self, root_class: type[PersistentObject]) -> PersistentObject:
+    def _new_root(self, root_class: type[PersistentObject]) -> PersistentObject:
         root = root_class()
         oid = self.storage.new_oid()
         if oid != ROOT_OID:
@@ -198,11 +200,10 @@ class Connection(ConnectionBase):
         set_slot(root, "_p_connection", self)
         set_slot(root, "_p_serial", self.transaction_serial)
         self.cache.add(oid, root)
-        self._store([(oid, root)])
         return root
 
     def _store(self, changed: Iterable[tuple[bytes, PersistentObject]]) -> None:
-        writer = ObjectWriter(self, self._new_oid, self._reader.has_missing_classes())
+        writer = ObjectWriter(self, self.root, self._new_oid, self._reader.has_missing_classes())
         try:
             records = list(writer.records((obj, oid) for oid, obj in changed))
             if not self.invalid_oids.isdisjoint(self._accessed):

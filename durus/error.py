@@ -27,7 +27,7 @@ class DurusKeyError(KeyError, DurusError):
 
 
 class ConflictError(DurusError):
-    """This transaction used data that others changed; abort() and start it again. [TXN-14]
+    """This transaction used data that others changed; abort() and start it again. [TXN-13] to [TXN-15]
 
     `oids` are the objects concerned, a list of 8-byte oids.
     """

@@ -1,4 +1,4 @@
-"""Objects that a Connection loads, tracks and stores. spec/object-model.md, statements OBJ-1 to OBJ-29.
+"""Objects that a Connection loads, tracks and stores. spec/object-model.md, statements OBJ-1 to OBJ-15.
 
 PersistentBase sees every attribute access and tells the connection; PersistentObject adds the state
 of an object and its three statuses; Persistent is what most applications subclass.
@@ -108,7 +108,7 @@ def _use(obj: PersistentBase, connection: ConnectionBase) -> None:
 
 
 class PersistentObject(PersistentBase):
-    """A persistent object whose attributes may all be slots. [OBJ-10] to [OBJ-16]"""
+    """A persistent object whose attributes may all be slots. [OBJ-10] to [OBJ-12]"""
 
     __slots__ = ("__weakref__",)
 

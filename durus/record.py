@@ -1,4 +1,4 @@
-"""Object record <-> bytes. Statements REC-4 to REC-9.
+"""Object record <-> bytes. Statements REC-4 to REC-10.
 
 A record is one object as it is stored: its oid, its data (class and state) and the oids that
 the state refers to.  What the data means is the business of serialize.py.

@@ -1,4 +1,4 @@
-"""Object state <-> the data and refs of a record. Statements REC-10 to REC-19.
+"""Object state <-> the data and refs of a record. Statements REC-10 to REC-17.
 
 The reader makes ghosts and fills them, the writer turns changed objects, and the new ones that
 they reach, into records.  Neither knows storages or transactions.
@@ -22,6 +22,7 @@ from durus.error import (
     StateError,
     UnstorableError,
 )
+from durus.explain import unstorable
 from durus.oid import format_oid
 from durus.persistent import GHOST, SAVED, UNSAVED, ConnectionBase, PersistentBase, PersistentObject, set_slot
 from durus.record import (
@@ -190,8 +191,15 @@ class _Unpickler(pickle.Unpickler):
 class ObjectWriter:
     """Turns the changed objects of one connection, and the new ones that they reach, into records."""
 
-    def __init__(self, connection: ConnectionBase, new_oid: Callable[[], bytes], has_missing_classes: bool) -> None:
+    def __init__(
+        self,
+        connection: ConnectionBase,
+        root: PersistentObject,
+        new_oid: Callable[[], bytes],
+        has_missing_classes: bool,
+    ) -> None:
         self._connection = connection
+        self._root = root
         self._new_oid = new_oid
         self._pickler = _PurePickler if has_missing_classes else _Pickler
         self._pending: deque[tuple[PersistentObject, bytes]] = deque()
@@ -199,8 +207,6 @@ class ObjectWriter:
         self._current: PersistentObject | None = None
         self.new_objects: dict[int, tuple[bytes, PersistentObject]] = {}
         """By id(): the new objects that were found, each with the oid that it is to have."""
-        self.parents: dict[int, PersistentObject] = {}
-        """By id(): the object through which a new object was found."""
 
     def records(
         self, objects: Iterable[tuple[PersistentObject, bytes]]
@@ -222,7 +228,7 @@ class ObjectWriter:
         except DurusError:
             raise
         except Exception as error:
-            raise UnstorableError(f"{type(error).__name__}: {error}", obj) from error
+            raise UnstorableError(unstorable(obj, self._root, self.pickle, error)) from error
         return pack_record(oid, data, join_refs(oid, self._refs))
 
     def pickle(self, value: object) -> bytes:
@@ -252,8 +258,6 @@ class ObjectWriter:
     def _take_in(self, obj: PersistentObject) -> bytes:
         oid = self._new_oid()
         self.new_objects[id(obj)] = (oid, obj)
-        if self._current is not None:
-            self.parents[id(obj)] = self._current
         self._pending.append((obj, oid))
         return oid
 
@@ -291,7 +295,7 @@ _class_pickles: WeakKeyDictionary[type, bytes] = WeakKeyDictionary()
 def class_pickle(cls: type) -> bytes:
     """Return the pickle of a class in GLOBAL form without memo. [REC-10]
 
-    UnstorableError if the class can't be found again under its name.
+    pickle.PicklingError if the class can't be found again under its name.
     """
     found = _class_pickles.get(cls)
     if found is None:
@@ -340,7 +344,7 @@ def _check_importable(cls: type) -> None:
     for name in cls.__qualname__.split("."):
         found = getattr(found, name, None)
     if found is not cls:
-        raise UnstorableError(
+        raise pickle.PicklingError(
             f"the class {cls.__qualname__} is not found under that name in the module {cls.__module__}; "
             "define it at the top level of a module"
         )

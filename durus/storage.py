@@ -139,7 +139,7 @@ class MemoryStorage(Storage):
 
 
 def check_record(oid: bytes, record: bytes) -> None:
-    """Raise RecordError unless `record` is a sound record of `oid`. [REC-4] [REC-8]"""
+    """Raise RecordError unless `record` is a sound record of `oid`. [REC-5] [REC-6]"""
     record_oid = unpack_record(record)[0]
     if len(oid) != 8 or record_oid != oid or oid >= FIRST_RESERVED_OID:
         raise RecordError(f"a record of oid {format_oid(record_oid)} can't be stored as oid {format_oid(oid)}")

@@ -1,7 +1,102 @@
 """How each kind of example in spec/ is run."""
 
+import warnings
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
-from tests.spec import Example
+from durus.cache import Cache
+from durus.error import DamageError, FormatError, RecordError, UnsoundTailError
+from durus.file import OperatingSystem
+from durus.oid import format_oid, oid_to_int
+from durus.persistent import ConnectionBase, PersistentObject
+from durus.record import unpack_record
+from durus.serialize import ObjectReader
+from durus.shelf.scan import scan_transactions
+from durus.shelf.shelf import Shelf, checksum_of
+from tests.spec import Example, bytes_and_expected, steps
+from tests.spec_steps import StepRunner
 
-RUNNERS: dict[str, Callable[[Example], None]] = {}
+
+def _class_path(cls: type) -> str:
+    return f"{cls.__module__} {cls.__qualname__}"
+
+
+def _plain(value: object) -> object:
+    """Return a state as the JSON of an example has it."""
+    if isinstance(value, PersistentObject):
+        return {"oid": format_oid(value._p_oid or b""), "class": _class_path(type(value))}
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value
+
+
+def run_record(example: Example) -> None:
+    record, expected = bytes_and_expected(example)
+    try:
+        oid, data, refs = unpack_record(record)
+    except RecordError:
+        assert expected == {"error": "malformed"}
+        return
+    reader = ObjectReader(ConnectionBase(), Cache(10), lambda oid: None)
+    obj = reader.ghost_of_record(oid, data)
+    reader.load_state(obj, data)
+    found = {
+        "oid": format_oid(oid),
+        "class": _class_path(type(obj)),
+        "state": _plain(PersistentObject.__getstate__(_unattached(obj))),
+        "refs": [str(oid_to_int(refs[i : i + 8])) for i in range(0, len(refs), 8)],
+    }
+    assert found == expected
+
+
+def _unattached(obj: PersistentObject) -> PersistentObject:
+    object.__setattr__(obj, "_p_connection", None)
+    return obj
+
+
+def run_shelf(example: Example) -> None:
+    data, expected = bytes_and_expected(example)
+    with TemporaryDirectory() as directory:
+        path = Path(directory, "example.durus")
+        path.write_bytes(data)
+        file = OperatingSystem().open(str(path), "read")
+        try:
+            found = _read_shelf(Shelf(file), file)
+        except DamageError as error:
+            found = {"error": "damage", "offset": error.offset}
+        except FormatError:
+            found = {"error": "format"}
+        finally:
+            file.close()
+    assert found == expected
+
+
+def _read_shelf(shelf: Shelf, file: Any) -> dict[str, object]:
+    if isinstance(shelf.tail, UnsoundTailError):
+        return {"error": "tail", "offset": shelf.tail.offset}
+    start = shelf.map.end
+    checksum = checksum_of(file, start)
+    return {
+        "objects": {
+            format_oid(oid): unpack_record(shelf.read_entry(oid, offset))[1].decode("ascii")
+            for oid, offset in sorted(shelf.positions())
+        },
+        "transactions": len(list(scan_transactions(file, start, shelf.end, checksum))),
+        "sealed": shelf.is_sealed,
+        "free": list(shelf.map.holes()),
+    }
+
+
+def run_steps(example: Example) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        runner = StepRunner()
+        for line, step in steps(example):
+            runner.run(step, f"{example.document}:{line}")
+
+
+RUNNERS: dict[str, Callable[[Example], None]] = {"record": run_record, "shelf": run_shelf, "steps": run_steps}

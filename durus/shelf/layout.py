@@ -1,4 +1,4 @@
-"""What stands where in a SHELF-1 file, entries and seals included. Statements SHELF-1 to SHELF-19.
+"""What stands where in a SHELF-1 file, entries and seals included. Statements SHELF-1 to SHELF-15.
 
 Bytes in, values out; nothing here reads or writes a file.
 """
@@ -40,7 +40,7 @@ _SEAL = re.compile(
 
 
 class Seal(NamedTuple):
-    """What a seal says. [SHELF-14]"""
+    """What a seal says. [SHELF-13]"""
 
     offset: int
     """Where in its file the seal entry starts."""

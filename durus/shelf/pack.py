@@ -1,4 +1,4 @@
-"""Writing the packed copy of a shelf, step by step, while commits go on. Statements SHELF-30 to SHELF-39.
+"""Writing the packed copy of a shelf, step by step, while commits go on. Statements SHELF-30 to SHELF-38.
 
 Three passes, each in small steps: mark what the root reaches, copy that in the order of the file
 into the first transaction of the new one, then follow with the transactions that were committed

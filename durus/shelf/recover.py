@@ -1,7 +1,7 @@
 """Where a file's sound part ends, and what may be cut off behind it.
 
 Everything that decides whether damage is an unfinished end or a loss lives here; nothing here
-writes. Statements SHELF-20 to SHELF-29.
+writes. Statements SHELF-24 to SHELF-27.
 """
 
 from durus.error import DamageError, UnsoundTailError

@@ -1,4 +1,4 @@
-"""Reading transactions one behind the other, with their checksums. Statements SHELF-4, SHELF-5, SHELF-11 to SHELF-19.
+"""Reading transactions one behind the other, with their checksums. Statements SHELF-4, SHELF-5, SHELF-14 to SHELF-16, SHELF-23.
 
 Everything that decides whether the bytes of a transaction are sound lives here; what to do about
 one that is not is the business of recover.py.

@@ -1,13 +1,24 @@
 """Transactions of one connection, over a storage that plays the part of other clients."""
 
+import abc
 import copy
+import dataclasses
+import gc
 import pickle
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import pytest
 
 from durus.connection import Connection, gen_every_instance, touch_every_reference
-from durus.error import ForeignReferenceError, ReadConflictError, TransactionError, UnstorableError, WriteConflictError
+from durus.error import (
+    ForeignReferenceError,
+    ReadConflictError,
+    StateError,
+    TransactionError,
+    UnstorableError,
+    WriteConflictError,
+)
 from durus.file_storage import FileStorage
 from durus.persistent import GHOST, ComputedAttribute, Persistent, PersistentObject
 from durus.persistent_dict import PersistentDict
@@ -31,6 +42,28 @@ class Point(PersistentObject):
 
     def hidden(self) -> int:
         return self.__hidden
+
+
+class Plain:
+    pass
+
+
+class Counted(Persistent):
+    """Has a state of its own form, and may refuse it."""
+
+    refuses = False
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    def __getstate__(self) -> int:
+        return self.n
+
+    def __setstate__(self, state: int) -> None:
+        if Counted.refuses:
+            raise ValueError("not today")
+        self.n = state
+        self.doubled = 2 * self.n
 
 
 class InvalidatingStorage(MemoryStorage):
@@ -59,6 +92,7 @@ def reopened(path: Path) -> Connection:
     return Connection(str(path))
 
 
+@pytest.mark.spec("OBJ-1", "OBJ-2", "OBJ-5", "OBJ-11", "TXN-5")
 def test_committed_objects_are_there_after_reopening(tmp_path: Path) -> None:
     path = tmp_path / "people.durus"
     with Connection(path) as connection:
@@ -78,6 +112,7 @@ def test_committed_objects_are_there_after_reopening(tmp_path: Path) -> None:
         assert (point.x, point.hidden()) == (3, 4)
 
 
+@pytest.mark.spec("TXN-1", "TXN-4", "OBJ-3", "OBJ-4")
 def test_abort_brings_back_the_committed_state() -> None:
     connection = Connection(MemoryStorage())
     root = connection.get_root()
@@ -90,6 +125,7 @@ def test_abort_brings_back_the_committed_state() -> None:
     assert root._p_is_saved()
 
 
+@pytest.mark.spec("TXN-17")
 def test_transaction_block_commits_at_its_end_and_aborts_on_an_exception() -> None:
     connection = Connection(MemoryStorage())
     with connection.transaction() as root:
@@ -102,6 +138,7 @@ def test_transaction_block_commits_at_its_end_and_aborts_on_an_exception() -> No
         pass
 
 
+@pytest.mark.spec("TXN-12", "TXN-13", "TXN-15")
 def test_commit_fails_if_what_was_read_was_changed_by_another() -> None:
     storage = InvalidatingStorage()
     connection = Connection(storage)
@@ -123,6 +160,7 @@ def test_commit_fails_if_what_was_read_was_changed_by_another() -> None:
     connection.commit()
 
 
+@pytest.mark.spec("TXN-14", "TXN-15")
 def test_load_conflicts_only_if_what_was_read_is_out_of_date() -> None:
     storage = InvalidatingStorage()
     connection = Connection(storage, cache_size=1)
@@ -145,6 +183,7 @@ def test_load_conflicts_only_if_what_was_read_is_out_of_date() -> None:
     assert second.name == "2"
 
 
+@pytest.mark.spec("TXN-6", "TXN-8")
 def test_what_cannot_be_pickled_leaves_nothing_behind() -> None:
     connection = Connection(MemoryStorage())
     person = Person("x")
@@ -159,6 +198,7 @@ def test_what_cannot_be_pickled_leaves_nothing_behind() -> None:
     assert get_census(connection.storage) == {"PersistentDict": 1, "Person": 1}
 
 
+@pytest.mark.spec("TXN-11")
 def test_reference_into_another_connection_is_refused_by_name() -> None:
     one, other = Connection(MemoryStorage()), Connection(MemoryStorage())
     one.get_root()["x"] = other.get_root()
@@ -166,6 +206,7 @@ def test_reference_into_another_connection_is_refused_by_name() -> None:
         one.commit()
 
 
+@pytest.mark.spec("OBJ-21", "OBJ-23")
 def test_cache_keeps_its_target_size_between_transactions() -> None:
     connection = Connection(MemoryStorage(), cache_size=10)
     people = [Person(str(i)) for i in range(50)]
@@ -179,6 +220,7 @@ def test_cache_keeps_its_target_size_between_transactions() -> None:
     assert connection.cache.get_loaded_count() == 10
 
 
+@pytest.mark.spec("OBJ-14")
 def test_copies_and_plain_pickles_are_new_objects() -> None:
     connection = Connection(MemoryStorage())
     root = connection.get_root()
@@ -191,6 +233,7 @@ def test_copies_and_plain_pickles_are_new_objects() -> None:
         assert person.name == "Ann"
 
 
+@pytest.mark.spec("TXN-10", "TXN-16")
 def test_pack_removes_garbage_and_a_later_touch_of_it_is_a_conflict(tmp_path: Path) -> None:
     connection = Connection(tmp_path / "f")
     root = connection.get_root()
@@ -209,6 +252,7 @@ def test_pack_removes_garbage_and_a_later_touch_of_it_is_a_conflict(tmp_path: Pa
     connection.close()
 
 
+@pytest.mark.spec("SHELF-30", "SHELF-35")
 def test_commits_between_the_steps_of_a_pack_are_kept(tmp_path: Path) -> None:
     storage = FileStorage(tmp_path / "f")
     connection = Connection(storage)
@@ -234,6 +278,7 @@ def test_commits_between_the_steps_of_a_pack_are_kept(tmp_path: Path) -> None:
         assert len(list(gen_every_instance(connection, Person))) == 250 + step + 1
 
 
+@pytest.mark.spec("OBJ-25")
 def test_crawler_touching_and_computed_attribute() -> None:
     connection = Connection(MemoryStorage())
     root = connection.get_root()
@@ -249,3 +294,201 @@ def test_crawler_touching_and_computed_attribute() -> None:
     connection.commit()
     touch_every_reference(connection, "ComputedAttribute")
     assert set(connection.changed) == {root._p_oid, computed._p_oid}
+
+
+@pytest.mark.spec("OBJ-16")
+def test_error_for_an_unstorable_object_names_it_and_its_part_and_the_way_to_it() -> None:
+    connection = Connection(MemoryStorage())
+    person, plain = Person("x"), Plain()
+    plain.call = lambda: None  # type: ignore[attr-defined]  # any attribute will do
+    person.data = {"k": [1, (plain,)]}
+    connection.get_root()["people"] = PersistentList([0, {"a": person}])
+    with pytest.raises(UnstorableError) as caught:
+        connection.commit()
+    message = str(caught.value)
+    assert message.startswith("<Person @")
+    assert ".data['k'][1][0].call" in message
+    assert "root['people'][1]['a']" in message
+
+
+@pytest.mark.spec("OBJ-16")
+def test_object_of_a_class_that_is_not_importable_is_unstorable() -> None:
+    class Local(Persistent):
+        pass
+
+    connection = Connection(MemoryStorage())
+    connection.get_root()["x"] = Local()
+    with pytest.raises(UnstorableError, match="Local"):
+        connection.commit()
+
+
+@pytest.mark.spec("OBJ-10", "OBJ-13", "OBJ-15")
+def test_a_class_may_have_a_state_of_its_own_form() -> None:
+    connection = Connection(MemoryStorage())
+    counted = Counted(4)
+    connection.get_root()["x"] = counted
+    connection.commit()
+    counted._p_set_status_ghost()
+    Counted.refuses = True
+    with pytest.raises(StateError, match=r"oid 1 .*Counted.*not today"):
+        counted.n  # noqa: B018 (reading is the point)
+    assert counted._p_is_ghost()
+    Counted.refuses = False
+    assert counted.doubled == 8
+    assert counted._p_is_saved()
+    assert not connection.changed
+
+
+@pytest.mark.spec("OBJ-6", "TXN-3")
+def test_what_is_no_access_loads_nothing_and_conflicts_with_nothing() -> None:
+    storage = InvalidatingStorage()
+    connection = Connection(storage)
+    person = Person("x")
+    connection.get_root()["x"] = person
+    connection.commit()
+    person._p_set_status_ghost()
+    assert isinstance(person, Person)
+    assert repr(person) == "<Person 1>"
+    assert person.__class__ is Person
+    assert connection.get(1) is connection[person._p_oid or b""] is person
+    assert person._p_is_ghost()
+    connection.get_root()["y"] = 1
+    storage.invalid = [person._p_oid or b""]
+    connection.commit()
+
+
+@pytest.mark.spec("OBJ-7", "OBJ-8", "OBJ-9", "TXN-2")
+def test_writes_deletions_and_noted_changes_are_stored() -> None:
+    connection = Connection(MemoryStorage())
+    person = Person("x")
+    person.items = [1]
+    connection.get_root()["x"] = person
+    connection.commit()
+    person.items.append(2)
+    connection.abort()
+    assert not connection.changed
+    person.items.append(3)
+    person._p_note_change()
+    del person.name
+    connection.commit()
+    person._p_set_status_ghost()
+    assert person.items == [1, 2, 3]
+    assert not hasattr(person, "name")
+
+
+@pytest.mark.spec("OBJ-20", "OBJ-22")
+def test_ghosts_nobody_holds_leave_memory_and_unsaved_objects_stay() -> None:
+    connection = Connection(MemoryStorage(), cache_size=1)
+    root = connection.get_root()
+    for i in range(20):
+        root[i] = Person(str(i))
+    connection.commit()
+    connection.abort()
+    gc.collect()
+    assert connection.get_cache_count() <= 2
+    changed = root[3]
+    assert isinstance(changed, Person)
+    changed.name = "changed"
+    connection.shrink_cache()
+    assert changed._p_is_unsaved()
+    connection.commit()
+    changed._p_set_status_ghost()
+    assert changed.name == "changed"
+
+
+@pytest.mark.spec("OBJ-12", "OBJ-11")
+def test_setstate_replaces_all_attributes() -> None:
+    point = Point(1, 2)
+    point.__setstate__({"x": 5})
+    assert point.__getstate__() == {"x": 5}
+    person = Person("a")
+    person.other = 1
+    person.__setstate__({"name": "b"})
+    assert vars(person) == {"name": "b"}
+
+
+@pytest.mark.spec("TXN-7", "TXN-9", "TXN-18")
+def test_commit_without_changes_and_pack_begin_the_next_transaction(tmp_path: Path) -> None:
+    with Connection(tmp_path / "f") as connection:
+        connection.commit()
+        size = (tmp_path / "f").stat().st_size
+        serial = connection.transaction_serial
+        connection.commit()
+        assert connection.get_transaction_serial() == serial + 1
+        assert (tmp_path / "f").stat().st_size == size
+        connection.get_root()["x"] = 1
+        connection.pack()
+        assert "x" not in connection.get_root()
+
+
+def test_root_class_is_that_of_a_new_root_and_checked_for_an_old_one() -> None:
+    storage = MemoryStorage()
+    assert isinstance(Connection(storage, root_class=Person0).root, Person0)
+    with pytest.raises(StateError, match="Person0"):
+        Connection(storage, root_class=PersistentDict)
+
+
+class Person0(Persistent):
+    pass
+
+
+@dataclasses.dataclass
+class Data(Persistent):
+    n: int
+    tags: list[str] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(slots=True)
+class SlotData(PersistentObject):
+    n: int
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenData(Persistent):
+    n: int
+
+
+T = TypeVar("T")
+
+
+class Box(Persistent, Generic[T]):
+    def __init__(self, inside: T) -> None:
+        self.inside = inside
+
+
+class Shape(abc.ABC):
+    @abc.abstractmethod
+    def area(self) -> int: ...
+
+
+class Square(Persistent, Shape):
+    __slots__ = ("side",)
+
+    def __init__(self, side: int) -> None:
+        self.side = side
+        self.colour = "red"
+
+    def area(self) -> int:
+        return self.side**2
+
+
+def test_all_kinds_of_classes_are_stored_and_loaded(tmp_path: Path) -> None:
+    with Connection(tmp_path / "f") as connection:
+        root = connection.get_root()
+        root["x"] = [Data(1, ["t"]), SlotData(2), FrozenData(3), Box[int](4), Square(5)]
+        connection.commit()
+    with Connection(tmp_path / "f") as connection:
+        found = connection.get_root()["x"]
+        assert isinstance(found, list)
+        data, slots, frozen, box, square = found
+        assert all(each._p_is_ghost() for each in found)
+        assert (data.tags, slots.n, frozen.n, box.inside, square.area(), square.colour) == (["t"], 2, 3, 4, 25, "red")
+        assert data == Data(1, ["t"])
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            frozen.n = 5
+        slots.n = 7
+        square.side = 6
+        connection.commit()
+        connection.cache.set_size(1)
+        connection.abort()
+        assert (slots.n, square.area()) == (7, 36)

@@ -32,6 +32,7 @@ def value_in(path: Path, **options: bool) -> object:
             return connection.get_root()["n"]
 
 
+@pytest.mark.spec("SHELF-24", "SHELF-26", "SHELF-28")
 def test_file_cut_at_every_byte_of_its_last_three_transactions(tmp_path: Path) -> None:
     history = make_file(tmp_path / "whole")
     whole = (tmp_path / "whole").read_bytes()
@@ -50,6 +51,7 @@ def test_file_cut_at_every_byte_of_its_last_three_transactions(tmp_path: Path) -
             kept.unlink()
 
 
+@pytest.mark.spec("SHELF-14", "SHELF-15", "SHELF-23", "SHELF-27")
 def test_every_flipped_bit_is_noticed_and_no_wrong_state_is_shown(tmp_path: Path) -> None:
     history = make_file(tmp_path / "whole")
     whole = (tmp_path / "whole").read_bytes()
@@ -72,6 +74,7 @@ def test_every_flipped_bit_is_noticed_and_no_wrong_state_is_shown(tmp_path: Path
             assert path.read_bytes() == damaged
 
 
+@pytest.mark.spec("SHELF-1", "SHELF-3", "SHELF-7")
 def test_what_is_not_a_usable_file_is_named(tmp_path: Path) -> None:
     text = tmp_path / "text"
     text.write_text("hello, this is no database at all\n")
@@ -88,6 +91,7 @@ def test_what_is_not_a_usable_file_is_named(tmp_path: Path) -> None:
         FileStorage(tmp_path / "absent", readonly=True)
 
 
+@pytest.mark.spec("SHELF-21")
 def test_second_writer_is_refused_and_a_reader_is_not(tmp_path: Path) -> None:
     make_file(tmp_path / "f")
     with Connection(tmp_path / "f"):

@@ -1,6 +1,9 @@
 """Every statement in spec/ has a test, every id that a test names exists, and ids are in order."""
 
+import re
+
 from tests.spec import (
+    ROOT,
     Statement,
     documents,
     marks_in_tests,
@@ -25,3 +28,10 @@ def test_every_statement_has_a_test() -> None:
 
 def test_every_id_that_a_test_names_exists() -> None:
     assert unknown_faults(all_statements(), marks_in_tests()) == []
+
+
+def test_every_id_that_the_code_or_a_document_refers_to_exists() -> None:
+    known = {statement.id for statement in all_statements()}
+    texts = [*(ROOT / "durus").rglob("*.py"), *(ROOT / "spec").glob("*-*.md"), ROOT / "spec" / "shelf.md"]
+    found = {(path.name, id) for path in texts for id in re.findall(r"\b(?:OBJ|REC|SHELF|TXN)-\d+", path.read_text())}
+    assert {(name, id) for name, id in found if id not in known} == set()

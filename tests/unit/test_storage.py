@@ -21,7 +21,6 @@ from durus.file import File, Mode, OperatingSystem, OperatingSystemFile
 from durus.file_storage import FileStorage, TempFileStorage
 from durus.persistent import Persistent
 from durus.record import pack_record
-from durus.serialize import class_pickle
 from durus.storage import MemoryStorage, Storage, gen_referring_oid_record, get_reference_index
 from durus.utils import int8_to_str, str_to_int8
 
@@ -48,6 +47,7 @@ class FullDisk(OperatingSystem):
         return FailingFile(path, mode)
 
 
+@pytest.mark.spec("SHELF-20")
 def test_full_disk_leaves_the_transaction_open_and_nothing_in_the_file(tmp_path: Path) -> None:
     disk = FullDisk()
     with Connection(FileStorage(tmp_path / "f", file_system=disk)) as connection:
@@ -63,6 +63,7 @@ def test_full_disk_leaves_the_transaction_open_and_nothing_in_the_file(tmp_path:
         assert connection.get_root()["a"] == 1
 
 
+@pytest.mark.spec("SHELF-20")
 def test_after_a_failed_sync_no_commit_is_taken_until_reopened(tmp_path: Path) -> None:
     disk = FullDisk()
     with Connection(FileStorage(tmp_path / "f", file_system=disk)) as connection:
@@ -121,6 +122,7 @@ def test_reference_tools() -> None:
     assert [oid for oid, _ in gen_referring_oid_record(connection.storage, int8_to_str(1))] == [int8_to_str(0)]
 
 
+@pytest.mark.spec("OBJ-27", "REC-15", "REC-16")
 def test_object_of_a_missing_class_names_it_and_survives_changes_around_it(tmp_path: Path) -> None:
     module = types.ModuleType("module_that_comes_and_goes")
     gone = type("Gone", (Persistent,), {"__module__": module.__name__})
@@ -146,10 +148,7 @@ def test_object_of_a_missing_class_names_it_and_survives_changes_around_it(tmp_p
         sys.modules.pop(module.__name__, None)
 
 
-def test_class_pickle_is_the_global_form() -> None:
-    assert class_pickle(Persistent) == b"\x80\x04cdurus.persistent\nPersistent\n."
-
-
+@pytest.mark.spec("SHELF-37")
 def test_file_system_without_links_packs_all_the_same(tmp_path: Path) -> None:
     class Linkless(OperatingSystem):
         def link(self, source: str, name: str) -> bool:

@@ -1,0 +1,88 @@
+"""Which part of an object can't be pickled, and how the object is reached: words for an error. [OBJ-16]
+
+Only what is in memory is looked at; nothing is loaded, and nothing counts as an access.
+"""
+
+import reprlib
+from collections import deque
+from collections.abc import Callable, Iterator
+
+from durus.persistent import PersistentBase, PersistentObject
+from durus.persistent_dict import PersistentDict
+from durus.persistent_list import PersistentList
+
+_MOST_LEVELS = 50
+
+
+def unstorable(
+    obj: PersistentObject, root: PersistentObject, pickle: Callable[[object], bytes], error: Exception
+) -> str:
+    """Return why `obj` can't be stored: the part that `pickle` fails on, and the way from the root to it."""
+    part, value = _failing_part(obj, pickle)
+    what = f"its part {part}, {reprlib.repr(value)}, can't be pickled" if part else "it can't be pickled"
+    way = path(root, obj)
+    reached = f"it is reached as {way}" if way else "nothing that is loaded leads to it from the root"
+    return (
+        f"{obj!r} can't be stored: {what} ({type(error).__name__}: {error}); {reached}; take that part out or leave it "
+        "out in __getstate__(); nothing was written, and the transaction is still open"
+    )
+
+
+def path(root: PersistentObject, target: PersistentObject) -> str | None:
+    """Return a shortest way from the root to `target`, as `root['a'].b[2]`, None if none is in memory."""
+    pending: deque[tuple[object, str]] = deque([(root, "root")])
+    seen = {id(root)}
+    while pending:
+        value, way = pending.popleft()
+        if value is target:
+            return way
+        for label, part in _parts(value):
+            if id(part) not in seen:
+                seen.add(id(part))
+                pending.append((part, way + label))
+    return None
+
+
+def _failing_part(obj: PersistentObject, pickle: Callable[[object], bytes]) -> tuple[str, object]:
+    """Return the label and the value of the smallest part of the state that can't be pickled."""
+    label, value = "", object()
+    inside: object = obj
+    for _ in range(_MOST_LEVELS):
+        found = next((each for each in _parts(inside) if not _is_picklable(each[1], pickle)), None)
+        if found is None:
+            break
+        label, value = label + found[0], found[1]
+        inside = value
+    return label, value
+
+
+def _is_picklable(value: object, pickle: Callable[[object], bytes]) -> bool:
+    try:
+        pickle(value)
+    except Exception:  # whatever an application's own pickling methods raise is a no
+        return False
+    return True
+
+
+def _parts(value: object) -> Iterator[tuple[str, object]]:
+    """Yield (label, part) for the parts of a value that are in memory."""
+    if isinstance(value, PersistentObject) and object.__getattribute__(value, "_p_status") == -1:
+        return
+    if isinstance(value, PersistentDict | PersistentList):
+        value = object.__getattribute__(value, "data")
+    if isinstance(value, dict):
+        for key, item in list(value.items()):
+            yield f"[{reprlib.repr(key)}]", item
+            yield f"'s key {reprlib.repr(key)}", key
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield f"[{index}]", item
+    elif isinstance(value, set | frozenset):
+        for item in value:
+            yield f"'s member {reprlib.repr(item)}", item
+    elif isinstance(value, PersistentObject):
+        for name, item in (PersistentObject.__getstate__(value) or {}).items():
+            yield f".{name}", item
+    elif not isinstance(value, PersistentBase | type):
+        for name, item in list(getattr(value, "__dict__", {}).items()):
+            yield f".{name}", item

@@ -1,0 +1,137 @@
+"""Records and what is in their data."""
+
+import pickle
+import zlib
+
+import pytest
+
+from durus.connection import Connection
+from durus.error import RecordError, StateError
+from durus.oid import FIRST_RESERVED_OID, oid_from_int
+from durus.persistent import ComputedAttribute, Persistent
+from durus.persistent_dict import PersistentDict
+from durus.persistent_list import PersistentList
+from durus.record import extract_class_name, join_refs, pack_record, parse_class_pickle, split_oids, unpack_record
+from durus.serialize import class_pickle, compress_state, decompress_state
+from durus.storage import MemoryStorage
+
+ROOT, ONE, TWO = (oid_from_int(n) for n in range(3))
+
+
+class Outer:
+    class Inner(Persistent):
+        pass
+
+
+def stored(storage: MemoryStorage, *records: tuple[bytes, bytes, bytes]) -> Connection:
+    """Return a connection to a storage into which these (oid, data, refs) were put as they are."""
+    Connection(storage)
+    storage.begin()
+    for oid, data, refs in records:
+        storage.store(oid, pack_record(oid, data, refs))
+    storage.end()
+    return Connection(storage)
+
+
+@pytest.mark.spec("REC-1", "REC-4", "REC-7")
+def test_record_is_oid_length_data_and_sorted_refs() -> None:
+    refs = join_refs(ONE, [TWO, ROOT, ONE, TWO])
+    assert split_oids(refs) == [ROOT, TWO]
+    record = pack_record(ONE, b"abc", refs)
+    assert record == ONE + b"\0\0\0\3abc" + ROOT + TWO
+    assert unpack_record(record) == (ONE, b"abc", refs)
+
+
+@pytest.mark.spec("REC-5")
+@pytest.mark.parametrize("record", [b"", ONE + b"\0\0\0", ONE + b"\0\0\0\4abc", ONE + b"\0\0\0\3abc" + b"1234567"])
+def test_malformed_record_is_refused(record: bytes) -> None:
+    with pytest.raises(RecordError):
+        unpack_record(record)
+
+
+@pytest.mark.spec("REC-2", "REC-3", "REC-6")
+def test_storage_refuses_records_under_a_wrong_or_a_reserved_oid() -> None:
+    storage = MemoryStorage()
+    assert storage.new_oid() == ROOT
+    storage.begin()
+    for oid, record in (
+        (ONE, pack_record(TWO, b"", b"")),
+        (FIRST_RESERVED_OID, pack_record(FIRST_RESERVED_OID, b"", b"")),
+    ):
+        with pytest.raises(RecordError, match="can't be stored"):
+            storage.store(oid, record)
+
+
+@pytest.mark.spec("REC-10", "REC-11")
+def test_class_pickle_is_the_global_form_for_nested_classes_too() -> None:
+    assert class_pickle(Persistent) == b"\x80\x04cdurus.persistent\nPersistent\n."
+    nested = class_pickle(Outer.Inner)
+    assert pickle.loads(nested) is Outer.Inner
+    assert extract_class_name(pack_record(ONE, nested, b"")) == "Outer.Inner"
+    for protocol in range(2, 6):
+        assert (
+            Connection(MemoryStorage())._reader.class_of_record(ONE, pickle.dumps(Outer.Inner, protocol)) is Outer.Inner
+        )
+    assert parse_class_pickle(b"\x80\x02c\xff\nA\n.") is None
+    assert extract_class_name(pack_record(ONE, b"no pickle", b"")) == "?"
+
+
+@pytest.mark.spec("REC-12")
+@pytest.mark.parametrize("compress", [False, True])
+def test_state_may_use_the_memo_of_the_class_pickle(compress: bool) -> None:
+    state = b"\x80\x02}U\x01ch\x00s."  # {"c": memo entry 0}
+    data = b"\x80\x02cdurus.persistent\nPersistent\nq\x00." + (zlib.compress(state) if compress else state)
+    connection = stored(MemoryStorage(), (ONE, data, b""))
+    assert vars(connection[1]) == {"c": Persistent}
+
+
+@pytest.mark.spec("REC-13")
+def test_state_is_compressed_where_it_pays() -> None:
+    short, long, noise = b"\x80" + b"a" * 50, b"\x80" + b"a" * 5000, b"\x80" + bytes(range(256)) * 4
+    assert compress_state(short) == short
+    assert len(compress_state(long)) < 100
+    for state in (short, long, noise):
+        assert decompress_state(compress_state(state)) == state
+    assert decompress_state(b"x is not zlib") == b"x is not zlib"
+
+
+@pytest.mark.spec("REC-14", "REC-17")
+@pytest.mark.parametrize(
+    "reference", ["I5\n", "(I5\nI6\nt", "(U\x08\0\0\0\0\0\0\0\0I6\nt", "(U\x01ac__builtin__\nint\nt"]
+)
+def test_malformed_reference_is_an_error_that_names_the_object(reference: str) -> None:
+    data = class_pickle(Persistent) + b"\x80\x02}U\x01a" + reference.encode("latin-1") + b"Qs."
+    connection = stored(MemoryStorage(), (ONE, data, b""))
+    obj = connection[1]
+    assert obj is not None
+    with pytest.raises((StateError, RecordError)):
+        obj.anything  # noqa: B018 (reading is the point)
+    assert obj._p_is_ghost()
+    connection.get_root()["others"] = "can be used"
+    connection.commit()
+
+
+@pytest.mark.spec("REC-17")
+@pytest.mark.parametrize("data", [b"", b"\x80\x04I5\n.", b"\x80\x04cos\npath\n.", b"garbage"])
+def test_data_without_a_class_is_an_error_that_names_the_oid(data: bytes) -> None:
+    connection = stored(MemoryStorage(), (ONE, data, b""))
+    with pytest.raises(RecordError, match="oid 1"):
+        connection.get(1)
+
+
+@pytest.mark.spec("REC-17")
+def test_unreadable_state_is_an_error_that_names_the_object() -> None:
+    connection = stored(MemoryStorage(), (ONE, class_pickle(Persistent) + b"\x80\x02garbage", b""))
+    obj = connection.get(1)
+    with pytest.raises(StateError, match=r"oid 1 \(durus.persistent.Persistent\)"):
+        obj.anything  # type: ignore[union-attr]  # noqa: B018  # reading is the point
+
+
+@pytest.mark.spec("REC-18", "REC-19")
+def test_states_of_this_packages_classes() -> None:
+    assert PersistentDict(a=1).__getstate__() == {"data": {"a": 1}}
+    assert PersistentList([1]).__getstate__() == {"data": [1]}
+    assert ComputedAttribute().__getstate__() is None  # type: ignore[func-returns-value]  # that it is None is the point
+    persistent = Persistent()
+    persistent.n = 1
+    assert persistent.__getstate__() == {"n": 1}
