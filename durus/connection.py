@@ -40,12 +40,12 @@ class Connection(ConnectionBase):
         self._spare_oids: list[bytes] = []
         self._in_transaction = False
         self._reader = ObjectReader(self, self.cache, self.get)
-        root = self.get(ROOT_OID)
-        self.root: PersistentObject = self._new_root(root_class or PersistentDict) if root is None else root
-        if root is None:
-            self._store([(ROOT_OID, self.root)])
-        if root_class is not None and type(self.root) is not root_class:
-            raise StateError(f"the root is a {type(self.root).__name__}, not a {root_class.__name__}")
+        try:
+            self._open_root(root_class)
+        except BaseException:
+            if self.storage is not storage:
+                self.storage.close()
+            raise
 
     def get_root(self) -> PersistentDict[object, object]:
         """Return the root object: the one with oid 0, from which all that is stored is reached."""
@@ -147,7 +147,7 @@ class Connection(ConnectionBase):
         transaction stays open: mend what the error names, or call abort().
         """
         if self.changed:
-            self._store(list(self.changed.items()))
+            self._store(self._gen_changed())
         self._begin_next()
 
     def abort(self) -> None:
@@ -191,6 +191,14 @@ class Connection(ConnectionBase):
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    def _open_root(self, root_class: type[PersistentObject] | None) -> None:
+        root = self.get(ROOT_OID)
+        self.root: PersistentObject = self._new_root(root_class or PersistentDict) if root is None else root
+        if root is None:
+            self._store([(self.root, ROOT_OID)])
+        if root_class is not None and type(self.root) is not root_class:
+            raise StateError(f"the root is a {type(self.root).__name__}, not a {root_class.__name__}")
+
     def _new_root(self, root_class: type[PersistentObject]) -> PersistentObject:
         root = root_class()
         oid = self.storage.new_oid()
@@ -202,10 +210,10 @@ class Connection(ConnectionBase):
         self.cache.add(oid, root)
         return root
 
-    def _store(self, changed: Iterable[tuple[bytes, PersistentObject]]) -> None:
+    def _store(self, changed: Iterable[tuple[PersistentObject, bytes]]) -> None:
         writer = ObjectWriter(self, self.root, self._new_oid, self._reader.has_missing_classes())
         try:
-            records = list(writer.records((obj, oid) for oid, obj in changed))
+            records = list(writer.records(changed))
             if not self.invalid_oids.isdisjoint(self._accessed):
                 raise WriteConflictError(sorted(self.invalid_oids & self._accessed))
             self.storage.begin()
@@ -222,6 +230,13 @@ class Connection(ConnectionBase):
         for obj, oid, _ in records:
             set_slot(obj, "_p_status", SAVED)
             self.cache.note_use(oid, obj)
+
+    def _gen_changed(self) -> Iterator[tuple[PersistentObject, bytes]]:
+        """Yield (object, oid) for all changed objects, those that a __getstate__ changes meanwhile too."""
+        done: set[bytes] = set()
+        while pending := [(obj, oid) for oid, obj in self.changed.items() if oid not in done]:
+            done.update(oid for _, oid in pending)
+            yield from pending
 
     def _begin_next(self) -> None:
         self.changed.clear()

@@ -90,8 +90,8 @@ class OperatingSystemFile:
             "write": os.O_RDWR | os.O_CREAT,
             "new": os.O_RDWR | os.O_CREAT | os.O_TRUNC,
         }[mode]
-        self.path = path
         self._fd = -1
+        self.path = path
         with _naming("open the file", path):
             self._fd = os.open(path, flags | os.O_CLOEXEC, 0o666)
         try:
@@ -163,6 +163,9 @@ class OperatingSystemFile:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    def __del__(self) -> None:
+        self.close()  # a storage that is dropped without close() must not keep its lock
 
 
 class OperatingSystem:

@@ -209,6 +209,7 @@ class FileStorage(Storage):
         if not pending:
             return
         check_references(pending, lambda oid: shelf.position(oid) is not None)
+        self._check_end(shelf)
         prepared = shelf.prepare(list(pending.items()), self._clock())
         try:
             if prepared.cover:
@@ -218,6 +219,16 @@ class FileStorage(Storage):
             self._undo_append(shelf, error)
             raise
         shelf.accept(prepared)
+
+    def _check_end(self, shelf: Shelf) -> None:
+        """Make sure that the file ends where this storage believes that it ends.
+
+        It may not after an interrupt between a commit's last write and its noting here.
+        """
+        size = shelf.file.size()
+        if size != shelf.end:
+            self._failure = f"the file ends at byte {size} and not at {shelf.end}, where the last commit ended"
+            self._writable_shelf()
 
     def _append(self, shelf: Shelf, data: bytes, durable: bool) -> None:
         shelf.file.append(data)

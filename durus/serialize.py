@@ -215,10 +215,11 @@ class ObjectWriter:
 
         UnstorableError if a state can't be pickled, ForeignReferenceError for an object of another connection.
         """
-        self._pending.extend(objects)
-        while self._pending:
-            obj, oid = self._pending.popleft()
-            yield obj, oid, self._record(obj, oid)
+        for pair in objects:
+            self._pending.append(pair)
+            while self._pending:
+                obj, oid = self._pending.popleft()
+                yield obj, oid, self._record(obj, oid)
 
     def _record(self, obj: PersistentObject, oid: bytes) -> bytes:
         self._current = obj

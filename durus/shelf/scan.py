@@ -1,4 +1,6 @@
-"""Reading transactions one behind the other, with their checksums. Statements SHELF-4, SHELF-5, SHELF-14 to SHELF-16, SHELF-23.
+"""Reading transactions one behind the other, with their checksums.
+
+Statements SHELF-4, SHELF-5, SHELF-14 to SHELF-16, SHELF-23.
 
 Everything that decides whether the bytes of a transaction are sound lives here; what to do about
 one that is not is the business of recover.py.
@@ -8,6 +10,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 from zlib import crc32
 
+from durus.error import DamageError
 from durus.file import File
 from durus.oid import FIRST_RESERVED_OID, format_oid
 from durus.shelf.layout import (
@@ -76,7 +79,8 @@ class ForwardReader:
             step = min(size, len(self._buffer) - self._start)
             if step == 0:
                 if not self.peek(1):
-                    raise EOFError(f"the file became shorter than {self._end} bytes while it was read")
+                    problem = f"the file became shorter than {self._end} bytes while it was read"
+                    raise DamageError(self._file.path, self.position, problem, "open it again")
                 continue
             piece = memoryview(self._buffer)[self._start : self._start + step]
             self.checksum = crc32(piece, self.checksum)

@@ -492,3 +492,27 @@ def test_all_kinds_of_classes_are_stored_and_loaded(tmp_path: Path) -> None:
         connection.cache.set_size(1)
         connection.abort()
         assert (slots.n, square.area()) == (7, 36)
+
+
+class Counting(Persistent):
+    """Counts in another object how often it was stored."""
+
+    def __init__(self, counter: Person) -> None:
+        self.counter = counter
+
+    def __getstate__(self) -> object:
+        self.counter.name += "+"
+        return super().__getstate__()
+
+
+def test_what_a_getstate_changes_is_stored_in_the_same_commit() -> None:
+    connection = Connection(MemoryStorage())
+    root = connection.get_root()
+    counter = Person("c")
+    root["counter"] = counter
+    connection.commit()
+    root["counting"] = Counting(counter)
+    connection.commit()
+    assert counter._p_is_saved()
+    counter._p_set_status_ghost()
+    assert counter.name == "c+"

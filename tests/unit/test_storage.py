@@ -1,5 +1,6 @@
 """Storages: what they refuse, what a failing file system does, and the tools over them."""
 
+import gc
 import sys
 import types
 import warnings
@@ -14,6 +15,7 @@ from durus.error import (
     DurusKeyError,
     FileError,
     RecordError,
+    StateError,
     TransactionError,
     WriteConflictError,
 )
@@ -160,3 +162,27 @@ def test_file_system_without_links_packs_all_the_same(tmp_path: Path) -> None:
         connection.get_root()["a"] = 1
         connection.commit()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["f"]
+
+
+def test_storage_that_is_dropped_gives_up_its_lock(tmp_path: Path) -> None:
+    storage = FileStorage(tmp_path / "f")
+    del storage
+    gc.collect()
+    FileStorage(tmp_path / "f").close()
+
+
+def test_connection_that_cannot_be_made_closes_the_file_it_opened(tmp_path: Path) -> None:
+    Connection(tmp_path / "f").close()
+    with pytest.raises(StateError) as caught:
+        Connection(tmp_path / "f", root_class=Persistent)
+    FileStorage(tmp_path / "f").close()
+    assert "PersistentDict" in str(caught.value)
+
+
+def test_commit_refuses_a_file_that_grew_by_other_hands(tmp_path: Path) -> None:
+    with Connection(tmp_path / "f") as connection:
+        with open(tmp_path / "f", "ab") as file:
+            file.write(b"something")
+        connection.get_root()["a"] = 1
+        with pytest.raises(ClosedError, match="ends at byte"):
+            connection.commit()
