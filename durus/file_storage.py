@@ -292,9 +292,13 @@ class FileStorage(Storage):
         if self._is_packing:
             raise TransactionError(f"{self._path}: a pack is under way already")
         self._is_packing = True
-        new_path = self._path + ".pack"
+        try:
+            yield from self._pack_into(shelf, self._path + ".pack")
+        finally:
+            self._is_packing = False
+
+    def _pack_into(self, shelf: Shelf, new_path: str) -> Iterator[Progress]:
         new_file = self._file_system.open(new_path, "new")
-        replaced = False
         try:
             new_file.lock()
             new_file.copy_permissions(shelf.file)
@@ -306,12 +310,11 @@ class FileStorage(Storage):
             new_shelf = Shelf(new_file, packer.base_checksum)
             self._keep_old_file()
             self._file_system.replace(new_path, self._path)
-            replaced = True
-        finally:
-            self._is_packing = False
-            if not replaced:
-                new_file.close()
+        except BaseException:
+            new_file.close()
+            with contextlib.suppress(FileError):  # what stays there is overwritten by the next pack
                 self._file_system.remove(new_path)
+            raise
         new_file.path = self._path
         self._shelf = new_shelf
         self._removed.extend(packer.removed())
