@@ -25,7 +25,7 @@ def explain(file: File, unsound: Unsound, before: Transaction | None) -> DamageE
         # Durus 4.3 writes a length of 0 first and the true one last. [SHELF-24]
         start = before.offset
         at_end = True
-    later = [end for end in _seals_behind(file, start, size) if end < size]
+    later = [end for end in seals_behind(file, start, size) if end < size]
     if not at_end or later or unsound.only_a_seal:
         proof = f", and a sound seal behind it ends at byte {later[0]}" if later else ""
         return DamageError(
@@ -44,7 +44,7 @@ def explain(file: File, unsound: Unsound, before: Transaction | None) -> DamageE
     )
 
 
-def _seals_behind(file: File, start: int, size: int) -> list[int]:
+def seals_behind(file: File, start: int, size: int) -> list[int]:
     """Return where the seals end that stand in their own place at or behind `start`. [SHELF-25]"""
     ends: set[int] = set()
     for place in range(start, size, CHUNK_SIZE):

@@ -38,7 +38,7 @@ class Shelf:
         self.index: dict[bytes, int] = {}
         """The file offset of the newest entry of each oid that has one behind the offset map."""
         self.tail: UnsoundTailError | None = None
-        self.map = _open_base(file)
+        self.map = open_base(file)
         self.end = self.map.end
         self.checksum = checksum_of(file, self.map.end) if base_checksum is None else base_checksum
         self.is_sealed = False
@@ -65,16 +65,7 @@ class Shelf:
 
     def read_entry(self, oid: bytes, offset: int) -> bytes:
         """Return the record in the entry at `offset`, which must be of `oid`; DamageError if it is not."""
-        data = self.file.read_at(offset, _FIRST_READ)
-        if len(data) >= ENTRY_HEAD.size:
-            length, entry_oid, record_oid, data_size = ENTRY_HEAD.unpack_from(data)
-            refs_size = length - SMALLEST_ENTRY - data_size
-            size = U64.size + length
-            if entry_oid == record_oid == oid and refs_size >= 0 and refs_size % 8 == 0 and offset + size <= self.end:
-                if size > len(data):
-                    data += self.file.read_at(offset + len(data), size - len(data))
-                return data[16:size]
-        raise DamageError(self.file.path, offset, f"no sound entry of oid {format_oid(oid)} stands here", _DAMAGED)
+        return read_entry(self.file, self.end, oid, offset)
 
     def positions(self) -> Iterator[tuple[bytes, int]]:
         """Yield (oid, file offset) for all current entries, in the order of the file."""
@@ -121,7 +112,21 @@ class PreparedTransaction:
         self.checksum = checksum
 
 
-def _open_base(file: File) -> OffsetMap:
+def read_entry(file: File, end: int, oid: bytes, offset: int) -> bytes:
+    """Return the record in the entry of `oid` at `offset`, of a file whose sound part ends at `end`."""
+    data = file.read_at(offset, _FIRST_READ)
+    if len(data) >= ENTRY_HEAD.size:
+        length, entry_oid, record_oid, data_size = ENTRY_HEAD.unpack_from(data)
+        refs_size = length - SMALLEST_ENTRY - data_size
+        size = U64.size + length
+        if entry_oid == record_oid == oid and refs_size >= 0 and refs_size % 8 == 0 and offset + size <= end:
+            if size > len(data):
+                data += file.read_at(offset + len(data), size - len(data))
+            return data[16:size]
+    raise DamageError(file.path, offset, f"no sound entry of oid {format_oid(oid)} stands here", _DAMAGED)
+
+
+def open_base(file: File) -> OffsetMap:
     head = file.read_at(0, BASE_START + U64.size)
     if head[:BASE_START] != MAGIC[: len(head)]:
         raise FormatError(f"{file.path}: this is not a Durus file: it starts with {head[:8]!r}, not with {MAGIC!r}")

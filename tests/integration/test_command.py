@@ -1,24 +1,139 @@
 """The durus command, as a process."""
 
+import os
+import pty
+import select
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+import durus as package
+from durus.connection import Connection
+from durus.file_storage import FileStorage
+
 
 def durus(*arguments: str, cwd: Path, typed: str = "") -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "durus", *arguments]
-    return subprocess.run(command, cwd=cwd, input=typed, capture_output=True, text=True, timeout=60, check=False)
+    environment = {**os.environ, "HOME": str(cwd)}
+    return subprocess.run(
+        command, cwd=cwd, env=environment, input=typed, capture_output=True, text=True, timeout=60, check=False
+    )
 
 
 def test_what_one_client_commits_the_next_one_finds(tmp_path: Path) -> None:
     durus("-c", "--file", "f", cwd=tmp_path, typed="root['x'] = 5\nconnection.commit()\nroot['x'] = 6\n")
-    assert durus("-p", "--file", "f", cwd=tmp_path).returncode == 0
-    assert "5" in durus("-c", "--file", "f", "--readonly", cwd=tmp_path, typed="root['x']\n").stdout
+    packed = durus("-p", "--file", "f", cwd=tmp_path)
+    assert packed.returncode == 0
+    assert "packed into" in packed.stdout
+    result = durus("-c", "--file", "f", "--readonly", cwd=tmp_path, typed="root['x']\nget(0) is root\nsys, os, pp\n")
+    assert "5" in result.stdout
+    assert "True" in result.stdout
+    assert "Error" not in result.stderr
+    assert durus("check", "f", cwd=tmp_path).returncode == 0
 
 
-def test_a_bad_file_ends_the_command_with_one_message(tmp_path: Path) -> None:
+@pytest.mark.parametrize("arguments", [["-c", "--file", "f"], ["-p", "--file", "f"], ["check", "f"], ["info", "f"]])
+def test_a_bad_file_ends_each_command_with_one_message(tmp_path: Path, arguments: list[str]) -> None:
     (tmp_path / "f").write_text("this is a text file and no database")
-    result = durus("-c", "--file", "f", cwd=tmp_path)
+    result = durus(*arguments, cwd=tmp_path)
     assert result.returncode == 1
     assert result.stderr.startswith("durus: ")
     assert "not a Durus file" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["-c", "-p", "check", "info"])
+def test_help_is_there_for_all_and_for_each(tmp_path: Path, command: str) -> None:
+    assert f"durus {command}" in durus("-h", cwd=tmp_path).stdout
+    assert "usage: durus" in durus(command, "--help", cwd=tmp_path).stdout
+
+
+def test_wrong_calls_end_with_2(tmp_path: Path) -> None:
+    assert durus(cwd=tmp_path).returncode == 2
+    assert durus("nonsense", cwd=tmp_path).returncode == 2
+    assert durus("-c", cwd=tmp_path).returncode == 2
+    assert durus("--version", cwd=tmp_path).returncode == 0
+
+
+def test_command_started_by_the_path_of_its_file(tmp_path: Path) -> None:
+    path = Path(package.__file__).parent / "__main__.py"
+    result = subprocess.run(
+        [sys.executable, path, "-c", "--file", "f"],
+        cwd=tmp_path,
+        input="",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 0
+    assert (tmp_path / "f").exists()
+
+
+def test_startup_file_and_storage_class(tmp_path: Path) -> None:
+    (tmp_path / "start.py").write_text("root['y'] = 7\nconnection.commit()\n")
+    options = ["--file", "f", "--startup", "start.py", "--storage-class", "durus.file_storage.FileStorage"]
+    assert durus("-c", *options, cwd=tmp_path).returncode == 0
+    with Connection(tmp_path / "f") as connection:
+        assert connection.get_root()["y"] == 7
+    for wrong in (["--startup", "absent.py"], ["--storage-class", "os.path"], ["--storage-class", "no.such.Thing"]):
+        result = durus("-c", "--file", "f", *wrong, cwd=tmp_path)
+        assert result.returncode == 1
+        assert wrong[1] in result.stderr
+
+
+def test_unsound_tail_is_told_and_repaired(tmp_path: Path) -> None:
+    FileStorage(tmp_path / "f").close()
+    Connection(tmp_path / "f").close()
+    with open(tmp_path / "f", "ab") as file:
+        file.write(b"torn")
+    refused = durus("-c", "--file", "f", cwd=tmp_path)
+    assert refused.returncode == 1
+    assert "--repair" in refused.stderr
+    assert "--repair" in durus("check", "f", cwd=tmp_path).stdout
+    assert "not whole" in durus("info", "f", cwd=tmp_path).stdout
+    repaired = durus("-c", "--file", "f", "--repair", cwd=tmp_path)
+    assert repaired.returncode == 0
+    assert "durus: warning: " in repaired.stderr
+    assert durus("check", "f", cwd=tmp_path).returncode == 0
+
+
+def read_until(fd: int, wanted: bytes | None) -> bytes:
+    """Return what a terminal shows up to `wanted`, or to its end."""
+    shown = b""
+    while wanted is None or wanted not in shown:
+        assert select.select([fd], [], [], 30)[0], f"nothing more is shown behind {shown!r}"
+        try:
+            piece = os.read(fd, 4096)
+        except OSError:  # what Linux says when the other side of a terminal is gone
+            break
+        if not piece:
+            break
+        shown += piece
+    return shown
+
+
+def test_console_in_a_terminal_completes_names_and_keeps_a_history(tmp_path: Path) -> None:
+    pytest.importorskip("readline", reason="this Python has no readline")
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "durus", "-c", "--file", "f"],
+        cwd=tmp_path,
+        env={**os.environ, "HOME": str(tmp_path), "TERM": "xterm"},
+        stdin=follower,
+        stdout=follower,
+        stderr=follower,
+    )
+    os.close(follower)
+    shown = b""
+    for typed in (b"root['made'] = 1\n", b"conne\t.commit()\n", b"\x04"):
+        shown += read_until(leader, b">>> ")
+        os.write(leader, typed)
+    shown += read_until(leader, None)
+    os.close(leader)
+    assert process.wait(60) == 0, shown
+    with Connection(tmp_path / "f") as connection:
+        assert connection.get_root()["made"] == 1, shown
+    assert "root['made'] = 1" in (tmp_path / ".durushistory").read_text()

@@ -1,0 +1,1 @@
+"""The `durus` command: one module for each thing that it does."""
