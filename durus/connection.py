@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 from durus.cache import Cache
 from durus.error import DurusKeyError, ReadConflictError, StateError, TransactionError, WriteConflictError
@@ -13,6 +14,8 @@ from durus.persistent_dict import PersistentDict
 from durus.record import unpack_record
 from durus.serialize import ObjectReader, ObjectWriter, state_text
 from durus.storage import Storage
+
+T = TypeVar("T")
 
 
 class Connection(ConnectionBase):
@@ -268,12 +271,12 @@ class Connection(ConnectionBase):
         self.invalid_oids = set()
 
 
-def gen_every_instance(connection: Connection, *classes: type) -> Iterator[PersistentObject]:
+def gen_every_instance(connection: Connection, *classes: type[T]) -> Iterator[T]:
     """Yield every stored object of these classes and their subclasses; reads all records."""
     for oid, record in connection.storage.gen_oid_record():
         if issubclass(connection._reader.class_of_record(oid, unpack_record(record)[1]), classes):
             obj = connection.get(oid)
-            if obj is not None:
+            if isinstance(obj, classes):
                 yield obj
 
 
