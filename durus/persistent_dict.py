@@ -1,12 +1,13 @@
 """PersistentDict: a dict whose changes its connection notes."""
 
-from collections.abc import Iterator, MutableMapping
-from typing import Any, TypeVar, cast
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from typing import Any, TypeVar, cast, overload
 
 from durus.persistent import PersistentObject
 
 K = TypeVar("K")
 V = TypeVar("V")
+D = TypeVar("D")
 
 
 class PersistentDict(PersistentObject, MutableMapping[K, V]):
@@ -17,6 +18,12 @@ class PersistentDict(PersistentObject, MutableMapping[K, V]):
 
     data: dict[K, V]
 
+    @overload
+    def __init__(self, data: Mapping[K, V], /) -> None: ...
+    @overload
+    def __init__(self, items: Iterable[tuple[K, V]] = (), /) -> None: ...
+    @overload
+    def __init__(self: "PersistentDict[str, V]", *args: Any, **kwargs: V) -> None: ...
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.data = dict(*args, **kwargs)
 
@@ -76,7 +83,11 @@ class PersistentDict(PersistentObject, MutableMapping[K, V]):
     def has_key(self, key: K) -> bool:
         return key in self.data
 
-    def get(self, key: K, failobj: Any = None) -> Any:
+    @overload
+    def get(self, key: K) -> V | None: ...
+    @overload
+    def get(self, key: K, failobj: V | D) -> V | D: ...
+    def get(self, key: K, failobj: object = None) -> object:
         return self.data.get(key, failobj)
 
     def clear(self) -> None:
@@ -94,11 +105,15 @@ class PersistentDict(PersistentObject, MutableMapping[K, V]):
             self._p_note_change()
             cast("dict[Any, V]", self.data).update(kwargs)
 
-    def setdefault(self, key: K, failobj: Any = None) -> Any:
+    def setdefault(self, key: K, failobj: V = None) -> V:  # type: ignore[assignment]  # None, as dict has it
         if key not in self.data:
             self._p_note_change()
         return self.data.setdefault(key, failobj)
 
+    @overload
+    def pop(self, key: K) -> V: ...
+    @overload
+    def pop(self, key: K, default: V | D, /) -> V | D: ...
     def pop(self, key: K, *args: Any) -> Any:
         if key in self.data:
             self._p_note_change()

@@ -1,7 +1,7 @@
 """PersistentList: a list whose changes its connection notes."""
 
 from collections.abc import Iterable, MutableSequence
-from typing import Any, TypeVar
+from typing import Any, SupportsIndex, TypeVar, overload
 
 from durus.persistent import PersistentObject
 
@@ -16,10 +16,14 @@ class PersistentList(PersistentObject, MutableSequence[T]):
 
     data: list[T]
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.data = list(*args, **kwargs)
+    def __init__(self, items: Iterable[T] = ()) -> None:
+        self.data = list(items)
 
-    def __getitem__(self, i: Any) -> Any:
+    @overload
+    def __getitem__(self, i: SupportsIndex) -> T: ...
+    @overload
+    def __getitem__(self, i: slice) -> "PersistentList[T]": ...
+    def __getitem__(self, i: SupportsIndex | slice) -> "T | PersistentList[T]":
         return self._new(self.data[i]) if isinstance(i, slice) else self.data[i]
 
     def __setitem__(self, i: Any, item: Any) -> None:

@@ -1,0 +1,36 @@
+"""What type checkers see of the containers. mypy reads this file; running it only makes sure that it runs."""
+
+from typing import assert_type
+
+from durus.connection import Connection, gen_every_instance
+from durus.persistent import ComputedAttribute, Persistent
+from durus.persistent_dict import PersistentDict
+from durus.persistent_list import PersistentList
+from durus.storage import MemoryStorage
+
+
+class Person(Persistent):
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+def test_containers_are_generic() -> None:
+    names: PersistentDict[int, str] = PersistentDict({1: "a"})
+    assert_type(names[1], str)
+    assert_type(names.get(1), str | None)
+    assert_type(names.get(1, 0), str | int)
+    assert_type(names.pop(5, None), str | None)
+    assert_type(names.setdefault(1, "b"), str)
+    assert_type(names.items(), list[tuple[int, str]])
+    assert_type(PersistentDict(a=1)["a"], int)
+    people = PersistentList([Person("Ann")])
+    assert_type(people[0], Person)
+    assert_type(people[0:1], PersistentList[Person])
+    assert_type([person.name for person in people], list[str])
+    assert_type(people + people, PersistentList[Person])
+
+
+def test_other_results_have_their_types() -> None:
+    connection = Connection(MemoryStorage())
+    assert_type(list(gen_every_instance(connection, Person)), list[Person])
+    assert_type(ComputedAttribute().get(lambda: 5), int)
