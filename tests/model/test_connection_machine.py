@@ -32,7 +32,7 @@ from durus.progress import Progress
 from durus.record import split_oids, unpack_record
 from durus.shelf import pack as shelf_pack
 from durus.storage import MemoryStorage, Storage
-from tests.model.graph import ROOT, UNSTORABLE, Contents, Graph, Kind, Ref, Value, reached
+from tests.model.graph import ROOT, UNSTORABLE, Contents, Graph, Kind, Ref, Value, reached, refs
 
 NAMES = ("a", "b", "c")
 LOCK = Lock()
@@ -229,6 +229,28 @@ class ConnectionMachine(RuleBasedStateMachine):
     @rule(edits=edits)
     def edit_and_commit(self, edits: list[Edit]) -> None:
         self.edit(edits, "commit")
+
+    @rule(pick=picks, key=picks)
+    def detach_and_hold(self, pick: int, key: int) -> None:
+        """Make garbage of what the application still holds."""
+        live = sorted(reached(self.graph.working, [ROOT], outside=self.graph.removed))
+        owners = [node for node in live if refs(self.graph.working[node])]
+        if owners:
+            owner = owners[pick % len(owners)]
+            for node in refs(self.graph.working[owner]):
+                self.held[node] = self.object_of(node)
+            self.delete(owner, key)
+            self.commit(mends=False)
+
+    @rule(pick=picks, place=places, garbage=picks)
+    def attach_garbage(self, pick: int, place: int, garbage: int) -> None:
+        """Make garbage reachable again, with all that it refers to."""
+        live = sorted(reached(self.graph.working, [ROOT], outside=self.graph.removed))
+        lost = [node for node in self.usable() if node in self.graph.stored and node not in live]
+        if lost:
+            node = lost[garbage % len(lost)]
+            self.write(live[pick % len(live)], place, Ref(node), self.object_of(node))
+            self.commit(mends=False)
 
     def apply(self, edit: Edit) -> None:
         action, pick, place, other = edit
@@ -449,6 +471,14 @@ class FileMachine(ConnectionMachine):
             with pytest.raises(TransactionError):
                 self.storage.pack()
 
+    @rule(pick=picks, key=picks, place=places, garbage=picks)
+    def attach_during_a_pack_what_was_garbage_before(self, pick: int, key: int, place: int, garbage: int) -> None:
+        self.detach_and_hold(pick, key)
+        self.step()
+        self.attach_garbage(pick, place, garbage)
+        while self.packer is not None:
+            self.step()
+
     @precondition(lambda self: self.packer is not None)
     @rule()
     def give_up_the_pack(self) -> None:
@@ -469,7 +499,7 @@ class FileMachine(ConnectionMachine):
     @rule(
         stage=picks,
         cut=st.integers(0, 4000),
-        filling=st.sampled_from(["nothing", "zeros behind", "zeros ahead"]),
+        filling=st.sampled_from(["nothing", "zeros behind", "zeros ahead", "zeros within"]),
         edits=edits,
     )
     def crash_and_reopen(self, stage: int, cut: int, filling: str, edits: list[Edit]) -> None:
@@ -514,6 +544,8 @@ def torn(old: bytes, new: bytes, durable: list[int], stage: int, cut: int, filli
     place = start + cut % (end - start + 1)
     if filling == "zeros ahead":
         return new[:start] + bytes(place - start) + new[place:end]
+    if filling == "zeros within" and place >= start + 8:
+        return new[:place] + bytes(min(16, end - place)) + new[place + 16 : end]
     if filling == "zeros behind" and not start < place < start + 8:
         return new[:place] + bytes(end - place)
     return new[:place]

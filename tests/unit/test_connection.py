@@ -516,3 +516,30 @@ def test_what_a_getstate_changes_is_stored_in_the_same_commit() -> None:
     assert counter._p_is_saved()
     counter._p_set_status_ghost()
     assert counter.name == "c+"
+
+
+@pytest.mark.spec("OBJ-21")
+def test_the_least_recently_used_objects_leave_first() -> None:
+    connection = Connection(MemoryStorage())
+    people = [Person(str(i)) for i in range(5)]
+    connection.get_root()["p"] = people
+    connection.commit()
+    for i in (3, 1, 4, 0, 2):
+        assert people[i].name
+        connection.abort()
+    connection.set_cache_size(2)
+    connection.abort()
+    assert [i for i in range(5) if people[i]._p_is_saved()] == [0, 2]
+
+
+def test_oids_of_a_failed_commit_are_used_by_the_next() -> None:
+    connection = Connection(MemoryStorage())
+    root = connection.get_root()
+    root["x"] = [Person("a"), lambda: None]
+    for _ in range(3):
+        with pytest.raises(UnstorableError):
+            connection.commit()
+    person = Person("b")
+    root["x"] = person
+    connection.commit()
+    assert person._p_format_oid() == "1"

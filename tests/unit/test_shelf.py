@@ -9,7 +9,7 @@ from zlib import crc32
 import pytest
 
 from durus.connection import Connection
-from durus.error import FileError, FormatError, TransactionError, UnsoundTailError
+from durus.error import DamageError, DurusWarning, FileError, FormatError, TransactionError, UnsoundTailError
 from durus.file import File, Mode, OperatingSystem, OperatingSystemFile
 from durus.file_storage import FileStorage
 from durus.oid import oid_from_int
@@ -297,3 +297,49 @@ def test_shelf_of_a_packed_file_needs_no_second_reading_of_its_base(tmp_path: Pa
     shelf = Shelf(file)
     assert Shelf(file, crc32(file.read_at(0, shelf.map.end))).checksum == shelf.checksum
     file.close()
+
+
+@pytest.mark.spec("SHELF-14")
+def test_sound_looking_seal_of_another_place_is_refused(tmp_path: Path) -> None:
+    moved, _ = pack_transaction([], 1000, TIME, crc32(EMPTY_FILE))
+    (tmp_path / "f").write_bytes(EMPTY_FILE + moved)
+    with pytest.raises(UnsoundTailError, match="not the seal of this place"):
+        FileStorage(tmp_path / "f")
+
+
+@pytest.mark.spec("SHELF-24", "SHELF-27")
+def test_damage_under_a_covering_seal_at_the_end_is_not_cut_off(tmp_path: Path) -> None:
+    entry = pack_entry(ROOT, pack_record(ROOT, b"a", b""))
+    data = EMPTY_FILE + len(entry).to_bytes(8, "big") + entry
+    cover, _ = pack_transaction([], len(data), TIME, crc32(data))
+    (tmp_path / "f").write_bytes(data + cover)
+    FileStorage(tmp_path / "f", readonly=True).close()
+    damaged = data[:-1] + b"b" + cover
+    (tmp_path / "f").write_bytes(damaged)
+    with pytest.raises(DamageError, match="checksum"):
+        FileStorage(tmp_path / "f", repair=True)
+    assert (tmp_path / "f").read_bytes() == damaged
+
+
+@pytest.mark.spec("SHELF-26")
+def test_order_of_operations_of_a_repair(tmp_path: Path) -> None:
+    storage = FileStorage(tmp_path / "f")
+    put(storage, o0=b"a")
+    storage.close()
+    size = (tmp_path / "f").stat().st_size
+    with open(tmp_path / "f", "ab") as file:
+        file.write(b"torn")
+    system = Watched()
+    with pytest.warns(DurusWarning, match="cut off"):
+        FileStorage(tmp_path / "f", repair=True, file_system=system).close()
+    kept = f"f.cut-{size}"
+    expected = [
+        "lock f",
+        f"append to {kept}",
+        f"sync {kept}",
+        "sync directory",
+        "truncate f",
+        "sync f",
+        "sync directory",
+    ]
+    assert system.operations == expected
