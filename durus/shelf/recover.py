@@ -6,8 +6,8 @@ writes. Statements SHELF-24 to SHELF-27.
 
 from durus.error import DamageError, UnsoundTailError
 from durus.file import File
-from durus.shelf.layout import find_seals
-from durus.shelf.scan import CHUNK_SIZE, Transaction, Unsound
+from durus.shelf.layout import U64, find_seals
+from durus.shelf.scan import CHUNK_SIZE, Transaction, Unsound, scan_transactions
 
 _OVERLAP = 256
 
@@ -19,19 +19,16 @@ def explain(file: File, unsound: Unsound, before: Transaction | None) -> DamageE
     """
     size = file.size()
     start = unsound.offset
-    interrupted_4_3 = before is not None and before.end - before.offset == 8 and before.seal is None
-    at_end = unsound.end >= size
-    if interrupted_4_3 and before is not None:
+    is_interrupted_4_3 = before is not None and before.end - before.offset == U64.size
+    if before is not None and is_interrupted_4_3:
         # Durus 4.3 writes a length of 0 first and the true one last. [SHELF-24]
         start = before.offset
-        at_end = True
     later = [end for end in seals_behind(file, start, size) if end < size]
-    if not at_end or later or unsound.only_a_seal:
-        proof = f", and a sound seal behind it ends at byte {later[0]}" if later else ""
+    if unsound.only_a_seal or later or (not is_interrupted_4_3 and _is_followed(file, unsound, size)):
         return DamageError(
             file.path,
             unsound.place,
-            f"{unsound.problem}{proof}",
+            unsound.problem,
             "this is damage ahead of the last transaction, so nothing is cut off: restore the file from a backup, "
             "or look at it with `durus check`",
         )
@@ -42,6 +39,14 @@ def explain(file: File, unsound: Unsound, before: Transaction | None) -> DamageE
         "open it with repair=True (durus -c --repair) to cut them off and keep them in a file beside it, or with "
         "readonly=True to see the state before them",
     )
+
+
+def _is_followed(file: File, unsound: Unsound, size: int) -> bool:
+    """Tell if a transaction with objects stands where an unsound one claims to end. [SHELF-24]"""
+    try:
+        return any(behind.entries for behind in scan_transactions(file, unsound.end, size, 0))
+    except Unsound as behind:
+        return behind.has_other_checksum
 
 
 def seals_behind(file: File, start: int, size: int) -> list[int]:

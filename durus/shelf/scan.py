@@ -42,13 +42,24 @@ class Transaction(NamedTuple):
 class Unsound(Exception):
     """The transaction at `offset` is not whole and sound; it would end at `end`."""
 
-    def __init__(self, offset: int, end: int, problem: str, place: int, only_a_seal: bool = False) -> None:
+    def __init__(
+        self,
+        offset: int,
+        end: int,
+        problem: str,
+        place: int,
+        has_other_checksum: bool = False,
+        only_a_seal: bool = False,
+    ) -> None:
         super().__init__(problem)
         self.offset = offset
         self.end = end
         self.problem = problem
         self.place = place
+        self.has_other_checksum = has_other_checksum
+        """All is in its place, and the checksum is not that of the bytes."""
         self.only_a_seal = only_a_seal
+        """Such a transaction holds nothing but its seal."""
 
 
 class ForwardReader:
@@ -143,7 +154,7 @@ def _check_seal(reader: ForwardReader, offset: int, end: int, only_a_seal: bool)
     reader.advance(SEAL_COVERED_SIZE)
     if reader.checksum != seal.checksum:
         problem = f"the checksum is {reader.checksum:08x}, but the seal of {seal.time} says {seal.checksum:08x}"
-        raise Unsound(offset, end, problem, offset, only_a_seal)
+        raise Unsound(offset, end, problem, offset, has_other_checksum=True, only_a_seal=only_a_seal)
     reader.advance(SEAL_SIZE - SEAL_COVERED_SIZE)
     reader.checksum = seal.checksum
     return seal

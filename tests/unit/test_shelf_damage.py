@@ -104,3 +104,30 @@ def test_second_writer_is_refused_and_a_reader_is_not(tmp_path: Path) -> None:
         reader.close()
         with pytest.raises(DurusError):
             reader.load(bytes(8))
+
+
+@pytest.mark.spec("SHELF-24")
+@pytest.mark.parametrize("tail_is_lost", [False, True])
+def test_last_transaction_whose_beginning_was_never_written_is_cut_off(tmp_path: Path, tail_is_lost: bool) -> None:
+    history = make_file(tmp_path / "whole")
+    whole = (tmp_path / "whole").read_bytes()
+    start, path = history[-2][0], tmp_path / "torn"
+    for size in range(start + 1, len(whole) + 1):
+        torn = whole[:start] + bytes(size - start) + whole[size:]
+        path.write_bytes(torn[:-40] if tail_is_lost else torn)
+        if path.read_bytes() != whole:
+            assert value_in(path, repair=True) == history[-2][1]
+
+
+@pytest.mark.spec("SHELF-24", "SHELF-27")
+def test_damaged_transaction_with_another_behind_it_is_not_cut_off(tmp_path: Path) -> None:
+    make_file(tmp_path / "f")
+    data = bytearray((tmp_path / "f").read_bytes())
+    unsealed = b"\0\0\0\0\0\0\0\x1c" + b"\0\0\0\0\0\0\0\x14" + 2 * (b"\0" * 7 + b"\5") + bytes(4)
+    damaged = bytearray(unsealed)
+    damaged[20] ^= 1
+    (tmp_path / "f").write_bytes(data + damaged + unsealed)
+    with pytest.raises(DamageError):
+        FileStorage(tmp_path / "f", repair=True)
+    (tmp_path / "f").write_bytes(data + damaged)
+    assert value_in(tmp_path / "f", repair=True) == 3
