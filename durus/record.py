@@ -26,6 +26,8 @@ def unpack_record(record: bytes) -> tuple[bytes, bytes, bytes]:
     if len(record) < HEAD_SIZE:
         raise RecordError(f"a record of {len(record)} bytes is shorter than its {HEAD_SIZE}-byte head")
     oid, data_size = _HEAD.unpack_from(record)
+    if not data_size:
+        raise RecordError(f"the record of oid {format_oid(oid)} has no data")
     refs_start = HEAD_SIZE + data_size
     if refs_start > len(record):
         raise RecordError(

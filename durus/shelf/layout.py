@@ -23,6 +23,7 @@ SEAL_OID = b"\xff" * 8
 _SEAL_CLASS = b"\x80\x02cdurus.persistent\nPersistent\n."
 _SEAL_STATE = b"\x80\x02}X\x04\x00\x00\x00sealX\x35\x00\x00\x00"
 _SEAL_END = b"s."
+_OIDS_END = 24
 _TEXT_SIZE = 53
 _CHECKSUM_SIZE = 8
 _SEAL_DATA_SIZE = len(_SEAL_CLASS) + len(_SEAL_STATE) + _TEXT_SIZE + len(_SEAL_END)
@@ -63,6 +64,14 @@ def pack_seal(offset: int, time: str, covered: int) -> tuple[bytes, int]:
     body = _SEAL_START + f"{offset:016x} {time} ".encode("ascii")
     checksum = crc32(body, covered)
     return body + f"{checksum:08x}".encode("ascii") + _SEAL_END, checksum
+
+
+def is_like_seal(entry: bytes) -> bool:
+    """Tell if an entry has the data of a seal, under whatever oid. [SHELF-14]
+
+    With zeros where its oids must stand, which a crash can leave, a seal would be an object otherwise.
+    """
+    return entry[_OIDS_END:].startswith(_SEAL_START[_OIDS_END:])
 
 
 def parse_seal(entry: bytes, start: int = 0) -> Seal | None:

@@ -21,6 +21,7 @@ from durus.shelf.layout import (
     SMALLEST_ENTRY,
     U64,
     Seal,
+    is_like_seal,
     parse_seal,
 )
 
@@ -135,10 +136,11 @@ def scan_entries(reader: ForwardReader, offset: int, end: int) -> tuple[list[tup
             raise Unsound(offset, end, f"{end - place} bytes are too few for an object entry", place)
         length, oid, record_oid, data_size = unpack(reader.peek(ENTRY_HEAD.size))
         refs_size = length - SMALLEST_ENTRY - data_size
-        if oid != record_oid or refs_size < 0 or refs_size % 8 or place + U64.size + length > end:
+        fits = data_size > 0 and refs_size >= 0 and refs_size % 8 == 0 and place + U64.size + length <= end
+        if oid != record_oid or not fits:
             problem = f"an object entry (oid {format_oid(oid)}) does not fit its transaction or its record"
             raise Unsound(offset, end, problem, place)
-        if oid == SEAL_OID:
+        if oid == SEAL_OID or (length == SEAL_SIZE - U64.size and is_like_seal(reader.peek(SEAL_SIZE))):
             return entries, _check_seal(reader, offset, end, only_a_seal=place == first)
         if oid < FIRST_RESERVED_OID:
             entries.append((oid, place))

@@ -119,7 +119,13 @@ def read_entry(file: File, end: int, oid: bytes, offset: int) -> bytes:
         length, entry_oid, record_oid, data_size = ENTRY_HEAD.unpack_from(data)
         refs_size = length - SMALLEST_ENTRY - data_size
         size = U64.size + length
-        if entry_oid == record_oid == oid and refs_size >= 0 and refs_size % 8 == 0 and offset + size <= end:
+        if (
+            entry_oid == record_oid == oid
+            and data_size
+            and refs_size >= 0
+            and refs_size % 8 == 0
+            and offset + size <= end
+        ):
             if size > len(data):
                 data += file.read_at(offset + len(data), size - len(data))
             return data[16:size]

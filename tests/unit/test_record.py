@@ -43,7 +43,9 @@ def test_record_is_oid_length_data_and_sorted_refs() -> None:
 
 
 @pytest.mark.spec("REC-5")
-@pytest.mark.parametrize("record", [b"", ONE + b"\0\0\0", ONE + b"\0\0\0\4abc", ONE + b"\0\0\0\3abc" + b"1234567"])
+@pytest.mark.parametrize(
+    "record", [b"", ONE + b"\0\0\0", ONE + bytes(4), ONE + b"\0\0\0\4abc", ONE + b"\0\0\0\3abc" + b"1234567"]
+)
 def test_malformed_record_is_refused(record: bytes) -> None:
     with pytest.raises(RecordError):
         unpack_record(record)
@@ -55,8 +57,8 @@ def test_storage_refuses_records_under_a_wrong_or_a_reserved_oid() -> None:
     assert storage.new_oid() == ROOT
     storage.begin()
     for oid, record in (
-        (ONE, pack_record(TWO, b"", b"")),
-        (FIRST_RESERVED_OID, pack_record(FIRST_RESERVED_OID, b"", b"")),
+        (ONE, pack_record(TWO, b"a", b"")),
+        (FIRST_RESERVED_OID, pack_record(FIRST_RESERVED_OID, b"a", b"")),
     ):
         with pytest.raises(RecordError, match="can't be stored"):
             storage.store(oid, record)
@@ -112,7 +114,7 @@ def test_malformed_reference_is_an_error_that_names_the_object(reference: str) -
 
 
 @pytest.mark.spec("REC-17")
-@pytest.mark.parametrize("data", [b"", b"\x80\x04I5\n.", b"\x80\x04cos\npath\n.", b"garbage"])
+@pytest.mark.parametrize("data", [b"\x80\x04", b"\x80\x04I5\n.", b"\x80\x04cos\npath\n.", b"garbage"])
 def test_data_without_a_class_is_an_error_that_names_the_oid(data: bytes) -> None:
     connection = stored(MemoryStorage(), (ONE, data, b""))
     with pytest.raises(RecordError, match="oid 1"):

@@ -123,7 +123,7 @@ def test_last_transaction_whose_beginning_was_never_written_is_cut_off(tmp_path:
 def test_damaged_transaction_with_another_behind_it_is_not_cut_off(tmp_path: Path) -> None:
     make_file(tmp_path / "f")
     data = bytearray((tmp_path / "f").read_bytes())
-    unsealed = b"\0\0\0\0\0\0\0\x1c" + b"\0\0\0\0\0\0\0\x14" + 2 * (b"\0" * 7 + b"\5") + bytes(4)
+    unsealed = b"\0\0\0\0\0\0\0\x1d" + b"\0\0\0\0\0\0\0\x15" + 2 * (b"\0" * 7 + b"\5") + b"\0\0\0\1a"
     damaged = bytearray(unsealed)
     damaged[20] ^= 1
     (tmp_path / "f").write_bytes(data + damaged + unsealed)
@@ -131,3 +131,28 @@ def test_damaged_transaction_with_another_behind_it_is_not_cut_off(tmp_path: Pat
         FileStorage(tmp_path / "f", repair=True)
     (tmp_path / "f").write_bytes(data + damaged)
     assert value_in(tmp_path / "f", repair=True) == 3
+
+
+@pytest.mark.spec("SHELF-14")
+@pytest.mark.parametrize("lost", [slice(-124, -108), slice(-124, None), slice(-124, -80)])
+def test_zeros_in_a_seal_make_no_object_of_it(tmp_path: Path, lost: slice) -> None:
+    history = make_file(tmp_path / "f")
+    data = bytearray((tmp_path / "f").read_bytes())
+    data[lost] = bytes(len(data[lost]))
+    (tmp_path / "f").write_bytes(data)
+    with pytest.raises(UnsoundTailError):
+        FileStorage(tmp_path / "f")
+    assert value_in(tmp_path / "f", repair=True) == history[-2][1]
+
+
+def test_zeros_anywhere_in_the_last_transaction_are_noticed(tmp_path: Path) -> None:
+    history = make_file(tmp_path / "whole")
+    whole = (tmp_path / "whole").read_bytes()
+    start, path = history[-2][0], tmp_path / "torn"
+    for first in range(start, len(whole), 3):
+        for end in range(first + 1, len(whole) + 1, 5):
+            torn = whole[:first] + bytes(end - first) + whole[end:]
+            if torn != whole:
+                path.write_bytes(torn)
+                with pytest.raises(UnsoundTailError):
+                    FileStorage(path, durability="os")

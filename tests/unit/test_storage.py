@@ -100,7 +100,13 @@ def test_commits_of_malformed_records_and_dangling_references_are_refused(make: 
     with pytest.raises(TransactionError):
         storage.end()
     storage.begin()
-    for bad in (b"", pack_record(other, b"", b""), pack_record(root, b"", b"123"), root + b"\0\0\0\5abc"):
+    for bad in (
+        b"",
+        pack_record(other, b"a", b""),
+        pack_record(root, b"a", b"123"),
+        pack_record(root, b"", b""),
+        root + b"\0\0\0\5abc",
+    ):
         with pytest.raises(RecordError):
             storage.store(root, bad)
     storage.store(root, pack_record(root, b"data", other))
