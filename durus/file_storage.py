@@ -4,7 +4,7 @@ import contextlib
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -64,6 +64,7 @@ class FileStorage(Storage):
         self._failure: str | None = None
         self._pending: dict[bytes, bytes] | None = None
         self._removed: list[bytes] = []
+        self._packer: Generator[Progress, None, None] | None = None
         self._is_packing = False
         self._readonly = readonly
         self._durability = durability
@@ -206,6 +207,8 @@ class FileStorage(Storage):
             raise TransactionError("end() was called without begin()")
         pending, self._pending = self._pending, None
         shelf = self._writable_shelf()
+        if self._removed and handle_invalidations is not None:
+            handle_invalidations(self.sync())
         if not pending:
             return
         check_references(pending, lambda oid: shelf.position(oid) is not None)
@@ -263,6 +266,9 @@ class FileStorage(Storage):
                 return oid
 
     def close(self) -> None:
+        if self._packer is not None:
+            self._packer.close()  # it would remove the file of a later one
+            self._packer = None
         if self._shelf is not None:
             self._shelf.file.close()
             self._shelf = None
@@ -286,9 +292,10 @@ class FileStorage(Storage):
         shelf = self._writable_shelf()
         if self._is_packing:
             raise TransactionError(f"{self._path}: a pack is under way already")
-        return self._pack(shelf)
+        self._packer = self._pack(shelf)
+        return self._packer
 
-    def _pack(self, shelf: Shelf) -> Iterator[Progress]:
+    def _pack(self, shelf: Shelf) -> Generator[Progress, None, None]:
         if self._is_packing:
             raise TransactionError(f"{self._path}: a pack is under way already")
         self._is_packing = True
@@ -297,7 +304,7 @@ class FileStorage(Storage):
         finally:
             self._is_packing = False
 
-    def _pack_into(self, shelf: Shelf, new_path: str) -> Iterator[Progress]:
+    def _pack_into(self, shelf: Shelf, new_path: str) -> Generator[Progress, None, None]:
         new_file = self._file_system.open(new_path, "new")
         try:
             new_file.lock()
@@ -312,8 +319,7 @@ class FileStorage(Storage):
             self._file_system.replace(new_path, self._path)
         except BaseException:
             new_file.close()
-            with contextlib.suppress(FileError):  # what stays there is overwritten by the next pack
-                self._file_system.remove(new_path)
+            self._remove(new_path)
             raise
         new_file.path = self._path
         self._shelf = new_shelf
@@ -329,12 +335,21 @@ class FileStorage(Storage):
             self._failure = str(error)
             raise
 
+    def _remove(self, path: str) -> None:
+        """Remove a file that is of no use after an error; it is no second error if that fails."""
+        with contextlib.suppress(FileError):
+            self._file_system.remove(path)
+
     def _keep_old_file(self) -> None:
         """Give the file a second name that ends in .prepack. [SHELF-37]"""
         prepack = self._path + ".prepack"
         link = self._unused_name(prepack + ".new")
         if self._file_system.link(self._path, link):
-            self._file_system.replace(link, prepack)
+            try:
+                self._file_system.replace(link, prepack)
+            except BaseException:
+                self._remove(link)
+                raise
         else:
             warnings.warn(
                 f"{self._path}: the file system has no hard links, so the state before the pack is not kept",

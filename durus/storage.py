@@ -114,6 +114,8 @@ class MemoryStorage(Storage):
         if self._pending is None:
             raise TransactionError("end() was called without begin()")
         pending, self._pending = self._pending, None
+        if self._removed and handle_invalidations is not None:
+            handle_invalidations(self.sync())
         check_references(pending, self._records.__contains__)
         self._records.update(pending)
 

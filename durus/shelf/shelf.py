@@ -43,8 +43,10 @@ class Shelf:
         self.checksum = checksum_of(file, self.map.end) if base_checksum is None else base_checksum
         self.is_sealed = False
         last: Transaction | None = None
+        before = self.end, self.checksum, self.is_sealed
         try:
             for last in scan_transactions(file, self.end, file.size(), self.checksum):
+                before = self.end, self.checksum, self.is_sealed
                 self.index.update(last.entries)
                 self.end, self.checksum, self.is_sealed = last.end, last.checksum, last.seal is not None
         except Unsound as unsound:
@@ -52,6 +54,8 @@ class Shelf:
             if not isinstance(error, UnsoundTailError):
                 raise error from None
             self.tail = error
+            if error.offset < self.end:  # the transaction of length 0 in front belongs to the tail
+                self.end, self.checksum, self.is_sealed = before
 
     def position(self, oid: bytes) -> int | None:
         """Return the file offset of the current entry of `oid`, None if there is none. [SHELF-11]"""

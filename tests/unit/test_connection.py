@@ -543,3 +543,23 @@ def test_oids_of_a_failed_commit_are_used_by_the_next() -> None:
     root["x"] = person
     connection.commit()
     assert person._p_format_oid() == "1"
+
+
+@pytest.mark.spec("TXN-12", "TXN-13")
+def test_pack_that_removes_what_the_transaction_has_read_is_a_conflict(tmp_path: Path) -> None:
+    for storage in (MemoryStorage(), FileStorage(tmp_path / "f")):
+        connection = Connection(storage)
+        root = connection.get_root()
+        person = Person("gone")
+        root["x"] = person
+        connection.commit()
+        del root["x"]
+        connection.commit()
+        root["copy"] = person.name
+        storage.pack()
+        with pytest.raises(WriteConflictError) as caught:
+            connection.commit()
+        assert caught.value.oids == [person._p_oid]
+        connection.abort()
+        assert "copy" not in root
+        storage.close()

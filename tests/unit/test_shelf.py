@@ -343,3 +343,32 @@ def test_order_of_operations_of_a_repair(tmp_path: Path) -> None:
         "sync directory",
     ]
     assert system.operations == expected
+
+
+@pytest.mark.spec("SHELF-30")
+def test_closing_a_storage_gives_up_its_pack(tmp_path: Path) -> None:
+    storage = FileStorage(tmp_path / "f")
+    put(storage, o0=b"a")
+    packer = storage.get_packer()
+    next(packer)
+    storage.close()
+    assert [each.name for each in tmp_path.iterdir()] == ["f"]
+    assert next(packer, None) is None
+    storage = FileStorage(tmp_path / "f")
+    storage.pack()
+    storage.close()
+
+
+@pytest.mark.spec("SHELF-37")
+def test_failed_rename_of_the_old_file_leaves_nothing_behind(tmp_path: Path) -> None:
+    class NoRename(OperatingSystem):
+        def replace(self, source: str, name: str) -> None:
+            raise FileError(5, "no", name)
+
+    storage = FileStorage(tmp_path / "f", file_system=NoRename())
+    put(storage, o0=b"a")
+    with pytest.raises(FileError):
+        storage.pack()
+    assert [each.name for each in tmp_path.iterdir()] == ["f"]
+    put(storage, o0=b"b")
+    storage.close()
