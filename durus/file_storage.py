@@ -64,6 +64,7 @@ class FileStorage(Storage):
         self._failure: str | None = None
         self._pending: dict[bytes, bytes] | None = None
         self._removed: list[bytes] = []
+        self._freed: set[bytes] = set()
         self._packer: Generator[Progress, None, None] | None = None
         self._is_packing = False
         self._readonly = readonly
@@ -262,7 +263,7 @@ class FileStorage(Storage):
         while True:
             oid = oid_from_int(self._next_oid)
             self._next_oid += 1
-            if shelf.position(oid) is None:
+            if oid not in self._freed and shelf.position(oid) is None:
                 return oid
 
     def close(self) -> None:
@@ -323,7 +324,9 @@ class FileStorage(Storage):
             raise
         new_file.path = self._path
         self._shelf = new_shelf
-        self._removed.extend(packer.removed())
+        removed = packer.removed()
+        self._removed.extend(removed)
+        self._freed.update(removed)
         # An oid that a pack set free may live on in a connection's memory, so it is not given out
         # again before the file is opened anew. [SHELF-38]
         self._holes = iter(())

@@ -225,12 +225,14 @@ def test_pack_refuses_a_file_with_a_dangling_reference(tmp_path: Path) -> None:
 def test_oids_that_a_pack_set_free_are_given_out_again_only_after_reopening(tmp_path: Path) -> None:
     storage = FileStorage(tmp_path / "f")
     connection = Connection(storage)
-    connection.get_root()["x"] = PersistentList()
+    connection.get_root()["x"] = [PersistentList() for _ in range(5)]
     connection.commit()
     del connection.get_root()["x"]
     connection.commit()
-    connection.pack()
-    assert storage.new_oid() == TWO
+    storage.close()
+    storage = FileStorage(tmp_path / "f")
+    storage.pack()
+    assert storage.new_oid() == oid_from_int(6)
     storage.close()
     storage = FileStorage(tmp_path / "f")
     assert storage.new_oid() == ONE
