@@ -20,6 +20,7 @@ from durus.error import (
 from durus.file import File, FileSystem, OperatingSystem
 from durus.oid import oid_from_int
 from durus.progress import Progress
+from durus.shelf.as_of_now import as_of_now
 from durus.shelf.pack import ShelfPacker
 from durus.shelf.shelf import EMPTY_FILE, Shelf
 from durus.storage import InvalidationHandler, Storage, check_record, check_references
@@ -101,7 +102,7 @@ class FileStorage(Storage):
         with _closing_on_error(file):
             if _is_unfinished_creation(file):
                 raise FormatError(f"{self._path}: the file is empty; open it for writing once to make it a database")
-            shelf = Shelf(file)
+            shelf = Shelf(as_of_now(file))
         if shelf.tail is not None:
             warnings.warn(
                 f"{shelf.tail.path}: what stands behind byte {shelf.tail.offset} is not a whole transaction and is "

@@ -49,13 +49,18 @@ class Contents(NamedTuple):
 _HARMLESS: dict[tuple[str, str], object] = {
     (module, kind.__name__): kind
     for module in ("builtins", "__builtin__")
-    for kind in (bytes, bytearray, set, frozenset, list, dict, tuple, complex)
+    for kind in (set, frozenset, list, dict, tuple, complex)
 }
 
 
 def _encode(text: str, encoding: str = "latin1") -> bytes:
     """What pickles of protocol 2 call to make bytes."""
     return text.encode("latin-1" if encoding == "latin1" else "utf-8")
+
+
+def _bytes(*arguments: object) -> bytes:
+    """What pickles call for bytes and bytearrays: never with a number, which would ask for so much memory."""
+    return bytes(each for value in arguments[:1] if isinstance(value, bytes) for each in value)
 
 
 def _stand_in(module: str, name: str) -> type[StandIn]:
@@ -77,6 +82,8 @@ class _Unpickler(pickle.Unpickler):
             return _encode
         if name == "getattr" and module in ("builtins", "__builtin__"):
             return _attribute
+        if name in ("bytes", "bytearray") and module in ("builtins", "__builtin__"):
+            return _bytes
         return _HARMLESS.get((module, name)) or _stand_in(module, name)
 
     def persistent_load(self, reference: Any) -> object:

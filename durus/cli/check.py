@@ -15,18 +15,19 @@ def run(options: argparse.Namespace) -> int:
     try:
         check = Check(file)
         faults = 0
-        for fault in check.faults():
-            faults += 1
-            print(f"{options.file}: {fault}")
-        size = file.size()
+        for finding in check.findings():
+            faults += finding.is_fault
+            print(f"{options.file}: {finding}")
     finally:
         file.close()
-    if check.unsealed_size >= size:
-        seals = "no seals (written by Durus 4.3)"
-    elif check.unsealed_size:
-        seals = f"the last {check.unsealed_size} bytes have no seal yet"
-    else:
-        seals = "sealed to its end"
     result = f"{faults} fault{'s' if faults > 1 else ''}" if faults else "clean"
-    print(f"{options.file}: {result}: {check.transactions} transactions, {check.objects} objects, {seals}")
+    print(f"{options.file}: {result}: {check.transactions} transactions, {check.objects} objects, {_seals(check)}")
     return 1 if faults else 0
+
+
+def _seals(check: Check) -> str:
+    if not check.unsealed_size:
+        return "sealed to its end"
+    if check.unsealed_size < check.size:
+        return f"the last {check.unsealed_size} bytes have no seal yet"
+    return "no seals (as Durus 4.3 writes it)" if check.objects else "no seals"

@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from pprint import pprint
 
@@ -33,6 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # as Python's own console has it, for the classes of the objects
     storage_class = _import_class(options.storage_class) if options.storage_class else FileStorage
     storage = storage_class(options.file, readonly=options.readonly, repair=options.repair)
     try:
@@ -59,12 +62,18 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _run_file(path: str, names: dict[str, object]) -> None:
+    """Run a Python file in the namespace of the console; if it fails, show where in it, and end with 1."""
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, "rb") as file:
             source = file.read()
     except OSError as error:
         raise DurusError(f"the startup file can't be read: {error}") from error
-    exec(compile(source, path, "exec"), names)
+    try:
+        exec(compile(source, path, "exec"), names)
+    except Exception as error:
+        frames = error.__traceback__
+        traceback.print_exception(error.with_traceback(frames.tb_next if frames else None))
+        raise DurusError(f"the startup file {path} failed, so the console is not opened") from error
 
 
 def _import_class(dotted: str) -> type[FileStorage]:
@@ -81,13 +90,13 @@ def _import_class(dotted: str) -> type[FileStorage]:
 @contextlib.contextmanager
 def _completion(names: dict[str, object]) -> Iterator[None]:
     """Give a terminal completion of names and a history that outlives the console."""
+    if not sys.stdin.isatty():  # importing readline is enough to print on some terminals
+        yield
+        return
     try:
         import readline
         import rlcompleter
     except ImportError:
-        yield
-        return
-    if not sys.stdin.isatty():
         yield
         return
     history = os.path.expanduser(_HISTORY)

@@ -7,10 +7,14 @@ from durus.error import RecordError
 from durus.file import OperatingSystem
 from durus.oid import ROOT_OID
 from durus.record import parse_class_pickle, split_oids, unpack_record
-from durus.shelf.layout import SEAL_SIZE
+from durus.shelf.as_of_now import as_of_now
+from durus.shelf.layout import BASE_START, SEAL_SIZE, U64
 from durus.shelf.scan import scan_transactions
 from durus.shelf.shelf import Shelf, checksum_of
 from durus.stand_in import read_contents
+
+_ENTRY_FRAME = 16
+"""The bytes of an object entry around its record: length and oid."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     file = OperatingSystem().open(options.file, "read")
     try:
-        shelf = Shelf(file)
+        shelf = Shelf(as_of_now(file))
         _print_objects(shelf, _print_file(shelf))
     finally:
         file.close()
@@ -30,55 +34,69 @@ def run(options: argparse.Namespace) -> int:
 def _print_file(shelf: Shelf) -> int:
     """Print what holds of the file as a whole; return how many bytes of it are object entries."""
     start = shelf.map.end
-    scanned = list(scan_transactions(shelf.file, start, shelf.end, checksum_of(shelf.file, start)))
-    times = [transaction.seal.time for transaction in scanned if transaction.seal is not None]
-    unsealed = len(scanned) - len(times)
+    transactions = seals = 0
+    first_seal = last_seal = None
+    entries_size = shelf.map.start - BASE_START - U64.size
+    for transaction in scan_transactions(shelf.file, start, shelf.end, checksum_of(shelf.file, start)):
+        transactions += 1
+        entries_size += transaction.end - transaction.offset - U64.size
+        if transaction.seal is not None:
+            seals += 1
+            entries_size -= SEAL_SIZE
+            last_seal = transaction.seal.time
+            first_seal = first_seal or last_seal
     print(f"file          {shelf.file.path}")
     print("format        SHELF-1")
     print(f"size          {shelf.file.size()} bytes, {start} of them packed")
-    print(f"transactions  {len(scanned)} behind the packed part, {unsealed} of them without a seal of their own")
-    print(f"sealed        {'to its end' if shelf.is_sealed else 'not at its end'}")
-    if times:
-        print(f"sealed from   {times[0]} to {times[-1]}")
+    print(f"transactions  {transactions} behind the packed part, {transactions - seals} of them without a seal")
+    if first_seal is None:
+        print("sealed        no")
+    else:
+        print(f"sealed        {'to its end' if shelf.is_sealed else 'not at its end'}")
+        print(f"first seal    {first_seal}")
+        print(f"last seal     {last_seal}")
     if shelf.tail is not None:
         print(f"tail          not whole: {shelf.tail.problem}")
-    seals = SEAL_SIZE * len(times)
-    return shelf.map.start - 16 + sum(each.end - each.offset - 8 for each in scanned) - seals
+    return entries_size
 
 
 def _print_objects(shelf: Shelf, entries_size: int) -> None:
     counts: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
-    live = _live_oids(shelf)
-    live_size = 0
+    reached = _reached_oids(shelf)
+    unreached_count = unreached_size = current_size = 0
     for oid, offset in shelf.positions():
         record = shelf.read_entry(oid, offset)
         name = _class_name(unpack_record(record)[1])
         counts[name] += 1
         sizes[name] += len(record)
-        if oid in live:
-            live_size += len(record) + 16
-    total = counts.total()
-    print(f"objects       {total}, {total - len(live)} of them not reached from the root")
-    garbage = entries_size - live_size
-    share = 100 * garbage / entries_size if entries_size else 0
-    print(f"garbage       {garbage} bytes ({share:.1f} %) in unreached objects and superseded records")
+        current_size += len(record) + _ENTRY_FRAME
+        if oid not in reached:
+            unreached_count += 1
+            unreached_size += len(record) + _ENTRY_FRAME
+    superseded_size = entries_size - current_size
+    share = 100 * (unreached_size + superseded_size) / entries_size if entries_size else 0
+    print(f"objects       {counts.total()}, {unreached_count} of them not reached from the root")
+    print(f"garbage       {share:.1f} %: {unreached_size} bytes not reached, {superseded_size} bytes superseded")
     if counts:
         print("classes         objects        bytes")
     for name, _ in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])):
         print(f"{counts[name]:>23} {sizes[name]:>12}  {name}")
 
 
-def _live_oids(shelf: Shelf) -> set[bytes]:
-    live: set[bytes] = set()
+def _reached_oids(shelf: Shelf) -> set[bytes]:
+    reached: set[bytes] = set()
+    seen = {ROOT_OID}
     pending = [ROOT_OID]
     while pending:
         oid = pending.pop()
-        record = shelf.read(oid) if oid not in live else None
+        record = shelf.read(oid)
         if record is not None:
-            live.add(oid)
-            pending.extend(split_oids(unpack_record(record)[2]))
-    return live
+            reached.add(oid)
+            found = [ref for ref in split_oids(unpack_record(record)[2]) if ref not in seen]
+            seen.update(found)
+            pending.extend(found)
+    return reached
 
 
 def _class_name(data: bytes) -> str:

@@ -1,9 +1,11 @@
 """Finding out which command is meant, and running it."""
 
 import argparse
+import contextlib
+import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TextIO
 
 from durus import __version__
@@ -41,14 +43,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     description, add_arguments, run = _COMMANDS[name]
     parser = argparse.ArgumentParser(prog=f"durus {name}", description=description[0].upper() + description[1:] + ".")
     add_arguments(parser)
-    options = parser.parse_args(given[1:])
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("always", DurusWarning)
-            warnings.showwarning = _show_warning
-            return run(options)
+        options = parser.parse_args(given[1:])
+    except SystemExit as ended:  # argparse has told what is wrong, or has helped
+        return 0 if ended.code in (0, None) else 2
+    try:
+        with _warnings_in_one_line():
+            status = run(options)
+        sys.stdout.flush()
+        return status
     except DurusError as error:
         print(f"durus: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # who reads the output has enough of it, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         return 130
@@ -59,12 +67,25 @@ def _help() -> str:
     return _USAGE + "\n".join(lines) + "\n\n`durus COMMAND --help` tells the options of a command."
 
 
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    print(f"durus: warning: {message}", file=sys.stderr)
+@contextlib.contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """Show each DurusWarning as one line on stderr, and other warnings as ever."""
+    with warnings.catch_warnings():
+        show_other = warnings.showwarning
+
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if issubclass(category, DurusWarning):
+                print(f"durus: warning: {message}", file=sys.stderr)
+            else:
+                show_other(message, category, filename, lineno, file, line)
+
+        warnings.simplefilter("always", DurusWarning)
+        warnings.showwarning = show
+        yield

@@ -3,9 +3,14 @@
 import argparse
 import os
 import sys
+import time
+from collections.abc import Iterator
 
+from durus.error import DurusError
 from durus.file_storage import FileStorage
 from durus.progress import Progress
+
+_SECONDS_BETWEEN_LINES = 0.1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,25 +18,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    if not os.path.exists(options.file):  # FileStorage would make it
+        raise DurusError(f"{options.file}: there is no such file to pack")
     storage = FileStorage(options.file)
     try:
-        before = os.path.getsize(options.file)
-        for progress in storage.get_packer():
-            _show(progress)
-        after = os.path.getsize(options.file)
+        old = os.stat(options.file)
+        _show(storage.get_packer())
+        new = os.stat(options.file)
     finally:
         storage.close()
-    _clear()
-    print(f"{options.file}: {before} bytes packed into {after}; the old file is kept as {options.file}.prepack")
+    print(f"{options.file}: {old.st_size} bytes packed into {new.st_size}{_kept(options.file, old)}")
     return 0
 
 
-def _show(progress: Progress) -> None:
-    if sys.stderr.isatty():
-        total = "" if progress.total is None else f" of {progress.total}"
-        print(f"\r{progress.phase}: {progress.done}{total}\x1b[K", end="", file=sys.stderr, flush=True)
+def _kept(path: str, old: os.stat_result) -> str:
+    kept = os.path.realpath(path) + ".prepack"
+    is_kept = os.path.exists(kept) and os.path.samestat(os.stat(kept), old)
+    return f"; the old file is kept as {kept}" if is_kept else ""
 
 
-def _clear() -> None:
-    if sys.stderr.isatty():
+def _show(steps: Iterator[Progress]) -> None:
+    """Go through the steps, with a line on stderr that tells how far they are, if that is a terminal."""
+    if not sys.stderr.isatty():
+        for _ in steps:
+            pass
+        return
+    shown_at = 0.0
+    try:
+        for progress in steps:
+            if time.monotonic() - shown_at >= _SECONDS_BETWEEN_LINES:
+                shown_at = time.monotonic()
+                total = "" if progress.total is None else f" of {progress.total}"
+                print(f"\r{progress.phase}: {progress.done}{total}\x1b[K", end="", file=sys.stderr, flush=True)
+    finally:
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)

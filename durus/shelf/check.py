@@ -1,41 +1,52 @@
 """Looking for all faults of a SHELF-1 file, and going on behind each where that can be done.
 
 What is sound is decided by scan.py, offset_map.py and stand_in.py; here is only the going through.
+Nothing is written, no lock is taken, and what others append meanwhile is left alone.
 """
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from durus.error import DamageError, RecordError, UnsoundTailError
 from durus.file import File
-from durus.oid import ROOT_OID, format_oid
+from durus.oid import ROOT_OID, format_oid, oid_from_int, oid_to_int
 from durus.record import split_oids, unpack_record
 from durus.shelf import recover
-from durus.shelf.layout import BASE_START, SEAL_SIZE, U64, parse_seal
+from durus.shelf.as_of_now import as_of_now
+from durus.shelf.layout import BASE_START, ENTRY_HEAD, SEAL_OID, SEAL_SIZE, U64, parse_seal
 from durus.shelf.offset_map import OffsetMap
 from durus.shelf.scan import ForwardReader, Transaction, Unsound, scan_entries, scan_transactions
-from durus.shelf.shelf import checksum_of, open_base, read_entry
+from durus.shelf.shelf import EMPTY_FILE, checksum_of, open_base, read_entry
 from durus.stand_in import read_contents
 
+_WORDS_START = 24
+"""Where in an offset map its words start."""
 
-class Fault(NamedTuple):
-    """Something in the file that can't be right."""
+_NAMED_REFS = 5
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something at a place in the file that can't be right, or with is_fault=False that is worth knowing."""
 
     offset: int
     oid: bytes | None
     problem: str
+    is_fault: bool = True
 
     def __str__(self) -> str:
         whose = "" if self.oid is None else f", oid {format_oid(self.oid)}"
-        return f"byte {self.offset}{whose}: {self.problem}"
+        return f"{'' if self.is_fault else 'note: '}byte {self.offset}{whose}: {self.problem}"
 
 
 class Check:
-    """One check of a file; its figures are complete when faults() has come to its end."""
+    """One check of a file; its figures are complete when findings() has come to its end."""
 
     def __init__(self, file: File) -> None:
-        self._file = file
-        self._size = file.size()
+        self._live_file = file
+        self._file = as_of_now(file)
+        self.size = self._file.size()
+        """The bytes of the file when the check began; what is appended later is not looked at."""
         self._positions: dict[bytes, int] = {}
         self._is_complete = True
         """False once a part of the file could not be read, so that objects may be missing here."""
@@ -44,80 +55,154 @@ class Check:
         self.unsealed_size = 0
         """How many bytes stand behind the last seal, covered by none. [SHELF-16]"""
 
-    def faults(self) -> Iterator[Fault]:
-        """Yield all faults, in the order in which they are met. FormatError if it is no SHELF-1 file."""
+    def findings(self) -> Iterator[Finding]:
+        """Yield all findings, in the order in which they are met. FormatError if it is no SHELF-1 file."""
+        if self.size < len(EMPTY_FILE) and self._file.read_at(0, self.size) == EMPTY_FILE[: self.size]:
+            problem = "the file was made and nothing put into it yet; opening it for writing makes it a database"
+            yield Finding(self.size, None, problem)
+            return
+        resume: tuple[int, int] | None
         try:
             offset_map = open_base(self._file)
         except DamageError as error:
-            yield Fault(error.offset, None, error.problem)
-            return
-        yield from self._base_faults(offset_map)
-        yield from self._transaction_faults(offset_map.end)
-        yield from self._record_faults()
+            self._is_complete = False
+            yield Finding(error.offset, None, error.problem)
+            resume = self._resume_behind(0)
+        else:
+            yield from self._base_findings(offset_map)
+            resume = offset_map.end, checksum_of(self._file, offset_map.end)
+        yield from self._transaction_findings(resume)
+        yield from self._record_findings()
 
-    def _base_faults(self, offset_map: OffsetMap) -> Iterator[Fault]:
+    def _base_findings(self, offset_map: OffsetMap) -> Iterator[Finding]:
+        mapped = dict(offset_map.positions())
         reader = ForwardReader(self._file, 0, offset_map.start, 0)
         reader.advance(BASE_START + U64.size)
         try:
             entries, _ = scan_entries(reader, BASE_START, offset_map.start)
         except Unsound as unsound:
             self._is_complete = False
-            yield Fault(unsound.place, None, unsound.problem)
-            return
-        self._positions = dict(entries)
-        mapped = dict(offset_map.positions())
+            yield Finding(unsound.place, None, unsound.problem)
+            self._positions = mapped
+        else:
+            self._positions = dict(entries)
+            yield from self._reserved_findings(BASE_START + U64.size, offset_map.start, entries)
+            yield from self._map_findings(offset_map, entries, mapped)
+        yield from self._hole_findings(offset_map, mapped)
+
+    def _map_findings(
+        self, offset_map: OffsetMap, entries: Iterable[tuple[bytes, int]], mapped: dict[bytes, int]
+    ) -> Iterator[Finding]:
         for oid, offset in entries:
             if mapped.get(oid) != offset:
-                yield Fault(offset, oid, "the offset map does not lead to this entry of the first transaction")
+                yield Finding(offset, oid, "the offset map does not lead to this entry of the first transaction")
         for oid, offset in mapped.items():
             if oid not in self._positions:
-                yield Fault(offset, oid, "the offset map leads here, but no entry of this oid starts here")
-        free = [number for number in range(offset_map.count) if number.to_bytes(8, "big") not in mapped]
+                place = offset_map.start + _WORDS_START + oid_to_int(oid) * offset_map.word_size
+                yield Finding(place, oid, f"the offset map leads to byte {offset}, where no entry of this oid starts")
+
+    def _hole_findings(self, offset_map: OffsetMap, mapped: dict[bytes, int]) -> Iterator[Finding]:
+        free = [number for number in range(offset_map.count) if oid_from_int(number) not in mapped]
         try:
             if list(offset_map.holes()) != free[::-1]:
-                yield Fault(offset_map.start, None, "the chain of free oids in the offset map is not complete")
+                yield Finding(offset_map.start, None, "the chain of free oids in the offset map is not complete")
         except DamageError as error:
-            yield Fault(error.offset, None, error.problem)
+            yield Finding(error.offset, None, error.problem)
 
-    def _transaction_faults(self, start: int) -> Iterator[Fault]:
-        checksum = checksum_of(self._file, start)
+    def _reserved_findings(self, start: int, end: int, entries: Iterable[tuple[bytes, int]]) -> Iterator[Finding]:
+        """Note what stands among the entries from `start` to `end` and is neither an object nor a seal. [REC-3]"""
+        objects = {offset for _, offset in entries}
+        place = start
+        while place < end and len(head := self._file.read_at(place, ENTRY_HEAD.size)) == ENTRY_HEAD.size:
+            length, oid, _, _ = ENTRY_HEAD.unpack(head)
+            if place not in objects and oid != SEAL_OID:
+                yield Finding(place, oid, "an entry of a reserved oid that is no seal is passed over", is_fault=False)
+            place += U64.size + length
+
+    def _transaction_findings(self, resume: tuple[int, int] | None) -> Iterator[Finding]:
+        """Go through the transactions from (file offset, running checksum) on, if there is such a place."""
         unsealed_from = 0
-        last: Transaction | None = None
-        resume: int | None = start
+        may_be_repaired = self._is_complete
         while resume is not None:
+            last: Transaction | None = None
             try:
-                for last in scan_transactions(self._file, resume, self._size, checksum):
+                for last in scan_transactions(self._file, resume[0], self.size, resume[1]):
                     self.transactions += 1
                     self._positions.update(last.entries)
                     if last.seal is not None:
                         unsealed_from = last.end
+                    yield from self._reserved_findings(last.offset + U64.size, last.end, last.entries)
                 resume = None
             except Unsound as unsound:
-                self._is_complete = False
-                error = recover.explain(self._file, unsound, last)
-                remedy = "; `durus -c --repair` cuts it off" if isinstance(error, UnsoundTailError) else ""
-                yield Fault(error.offset, None, error.problem + remedy)
-                resume = next((end for end in recover.seals_behind(self._file, unsound.offset, self._size)), None)
+                yield self._unsound_finding(unsound, last, may_be_repaired)
+                self._positions.update(self._doubtful_entries(unsound))
+                self._is_complete = may_be_repaired = False
+                resume = self._resume_behind(unsound.offset)
                 if resume is not None:
-                    seal = parse_seal(self._file.read_at(resume - SEAL_SIZE, SEAL_SIZE))
-                    checksum = seal.checksum if seal is not None else 0
-                    unsealed_from = resume
-        self.unsealed_size = self._size - unsealed_from
+                    unsealed_from = resume[0]
+        self.unsealed_size = self.size - unsealed_from
 
-    def _record_faults(self) -> Iterator[Fault]:
+    def _unsound_finding(self, unsound: Unsound, before: Transaction | None, may_be_repaired: bool) -> Finding:
+        error = recover.explain(self._file, unsound, before)
+        if not isinstance(error, UnsoundTailError):
+            return Finding(error.offset, None, error.problem)
+        if self._live_file.size() > self.size:
+            problem = "a commit was under way when the check began; what stands behind this place was not looked at"
+            return Finding(error.offset, None, problem, is_fault=False)
+        remedy = "; `durus -c --repair` cuts it off" if may_be_repaired else ""
+        return Finding(error.offset, None, error.problem + remedy)
+
+    def _doubtful_entries(self, unsound: Unsound) -> list[tuple[bytes, int]]:
+        """Return the entries of a transaction that has only a wrong checksum: a look at them can tell which is hurt."""
+        if not unsound.has_other_checksum:
+            return []
+        end = unsound.end - SEAL_SIZE
+        reader = ForwardReader(self._file, unsound.offset, end, 0)
+        reader.advance(U64.size)
+        return scan_entries(reader, unsound.offset, end)[0]
+
+    def _resume_behind(self, offset: int) -> tuple[int, int] | None:
+        """Return end and checksum of the first seal in its own place at or behind `offset`. [SHELF-25]"""
+        for end in recover.seals_behind(self._file, offset, self.size):
+            seal = parse_seal(self._file.read_at(end - SEAL_SIZE, SEAL_SIZE))
+            if seal is not None:
+                return end, seal.checksum
+        return None
+
+    def _record_findings(self) -> Iterator[Finding]:
         self.objects = len(self._positions)
         if self._positions and self._is_complete and ROOT_OID not in self._positions:
-            yield Fault(0, ROOT_OID, "there is no root object")
+            yield Finding(0, ROOT_OID, "there is no root object")
         for oid, offset in sorted(self._positions.items(), key=lambda pair: pair[1]):
             try:
-                _, data, refs = unpack_record(read_entry(self._file, self._size, oid, offset))
-                stored = split_oids(refs)
-                contents = read_contents(data)
-            except (RecordError, DamageError) as error:
-                yield Fault(offset, oid, str(error))
+                _, data, refs = unpack_record(read_entry(self._file, self.size, oid, offset))
+            except (DamageError, RecordError) as error:
+                yield Finding(offset, oid, error.problem if isinstance(error, DamageError) else str(error))
                 continue
-            if stored != sorted(contents.refs - {oid}):
-                yield Fault(offset, oid, "the references beside its state are not those in its state")
+            stored = split_oids(refs)
+            try:
+                used = read_contents(data).refs - {oid}
+            except RecordError as error:
+                yield Finding(offset, oid, str(error))
+            else:
+                if stored != sorted(used):
+                    yield Finding(offset, oid, _difference(set(stored), used))
             for ref in stored:
                 if self._is_complete and ref not in self._positions:
-                    yield Fault(offset, oid, f"it refers to oid {format_oid(ref)}, which has no record")
+                    yield Finding(offset, oid, f"it refers to oid {format_oid(ref)}, which has no record")
+
+
+def _difference(stored: set[bytes], used: set[bytes]) -> str:
+    problem = "the references beside its state are not those in its state"
+    if lacking := used - stored:
+        problem += f"; they lack {_named(lacking)}"
+    if extra := stored - used:
+        problem += f"; they have {_named(extra)} too much"
+    if stored == used:
+        problem += ", sorted and once each"
+    return problem
+
+
+def _named(oids: set[bytes]) -> str:
+    shown = ", ".join(format_oid(oid) for oid in sorted(oids)[:_NAMED_REFS])
+    return f"oid {shown}" + (f" and {len(oids) - _NAMED_REFS} more" if len(oids) > _NAMED_REFS else "")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import durus as package
+from durus.cli.main import main
 from durus.connection import Connection
 from durus.file_storage import FileStorage
 
@@ -54,7 +55,67 @@ def test_wrong_calls_end_with_2(tmp_path: Path) -> None:
     assert durus(cwd=tmp_path).returncode == 2
     assert durus("nonsense", cwd=tmp_path).returncode == 2
     assert durus("-c", cwd=tmp_path).returncode == 2
+    assert "--file" in durus("-c", cwd=tmp_path).stderr
     assert durus("--version", cwd=tmp_path).returncode == 0
+
+
+def test_main_returns_the_exit_status(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "--help"]) == 0
+    assert main(["check"]) == 2
+    assert main(["check", "no such file"]) == 1
+    assert "durus: " in capsys.readouterr().err
+
+
+def test_pack_of_a_file_that_is_not_there_makes_none(tmp_path: Path) -> None:
+    result = durus("-p", "--file", "typo", cwd=tmp_path)
+    assert result.returncode == 1
+    assert result.stderr == "durus: typo: there is no such file to pack\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_pack_through_a_link_tells_where_the_old_file_is(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    Connection(tmp_path / "data" / "f").close()
+    (tmp_path / "link").symlink_to("data/f")
+    assert f"kept as {tmp_path / 'data' / 'f.prepack'}" in durus("-p", "--file", "link", cwd=tmp_path).stdout
+
+
+def test_output_that_nobody_reads_to_its_end_is_no_error_message(tmp_path: Path) -> None:
+    Connection(tmp_path / "f").close()
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "durus", "info", "f"]
+    result = subprocess.run(command, cwd=tmp_path, stdout=writer, stderr=subprocess.PIPE, timeout=60, check=False)
+    os.close(writer)
+    assert (result.returncode, result.stderr) == (1, b"")
+
+
+def test_interrupt_ends_quietly_with_130(tmp_path: Path) -> None:
+    (tmp_path / "start.py").write_text("raise KeyboardInterrupt\n")
+    result = durus("-c", "--file", "f", "--startup", "start.py", cwd=tmp_path)
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "")
+
+
+def test_warnings_of_others_in_the_console_are_not_shown_as_of_durus(tmp_path: Path) -> None:
+    typed = "import warnings\nwarnings.warn('of the application')\n"
+    told = durus("-c", "--file", "f", cwd=tmp_path, typed=typed).stderr
+    assert "UserWarning: of the application" in told
+    assert "durus: warning" not in told
+
+
+def test_startup_file_that_fails_is_shown_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "start.py").write_text("root['x'] = 1\n1 / 0\n")
+    result = durus("-c", "--file", "f", "--startup", "start.py", cwd=tmp_path)
+    assert result.returncode == 1
+    assert 'File "start.py", line 2' in result.stderr
+    assert "cli/console.py" not in result.stderr
+    assert "durus: the startup file start.py failed" in result.stderr
+
+
+def test_startup_file_is_named_by_the_environment_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "start.py").write_text("print('it', 'ran')\n")
+    monkeypatch.setenv("DURUSSTARTUP", "start.py")
+    assert "it ran" in durus("-c", "--file", "f", cwd=tmp_path).stdout
 
 
 def test_command_started_by_the_path_of_its_file(tmp_path: Path) -> None:
@@ -115,6 +176,20 @@ def read_until(fd: int, wanted: bytes | None) -> bytes:
     return shown
 
 
+def test_pack_in_a_terminal_shows_how_far_it_is(tmp_path: Path) -> None:
+    Connection(tmp_path / "f").close()
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "durus", "-p", "--file", "f"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=follower
+    )
+    os.close(follower)
+    shown = read_until(leader, None)
+    os.close(leader)
+    told = process.communicate(timeout=60)[0]
+    assert b"copy: 1 of 1" in shown
+    assert b"bytes packed into" in told
+
+
 def test_console_in_a_terminal_completes_names_and_keeps_a_history(tmp_path: Path) -> None:
     pytest.importorskip("readline", reason="this Python has no readline")
     leader, follower = pty.openpty()
@@ -137,3 +212,21 @@ def test_console_in_a_terminal_completes_names_and_keeps_a_history(tmp_path: Pat
     with Connection(tmp_path / "f") as connection:
         assert connection.get_root()["made"] == 1, shown
     assert "root['made'] = 1" in (tmp_path / ".durushistory").read_text()
+
+
+def test_installed_command_finds_classes_in_the_current_folder(tmp_path: Path) -> None:
+    script = Path(sys.executable).parent / "durus"
+    if not script.exists():
+        pytest.skip("durus is not installed with its command in this environment")
+    (tmp_path / "own.py").write_text("from durus.persistent import Persistent\nclass Own(Persistent): pass\n")
+    typed = "import own\nroot['x'] = own.Own()\nconnection.commit()\nroot['x']\n"
+    result = subprocess.run(
+        [script, "-c", "--file", "f"],
+        cwd=tmp_path,
+        input=typed,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "<Own 1>" in result.stdout

@@ -374,3 +374,31 @@ def test_failed_rename_of_the_old_file_leaves_nothing_behind(tmp_path: Path) -> 
     assert [each.name for each in tmp_path.iterdir()] == ["f"]
     put(storage, o0=b"b")
     storage.close()
+
+
+@pytest.mark.spec("SHELF-28")
+def test_reader_sees_the_file_as_it_was_when_opened_while_a_writer_goes_on(tmp_path: Path) -> None:
+    writer = FileStorage(tmp_path / "f")
+    put(writer, o0=b"a")
+    size = (tmp_path / "f").stat().st_size
+    put(writer, o0=b"b")
+    put(writer, o0=b"c")
+
+    class MidAppend(OperatingSystem):
+        """Tells the size in the middle of an append first, and the true one later."""
+
+        def open(self, path: str, mode: Mode) -> File:
+            class GrowingFile(OperatingSystemFile):
+                asked = 0
+
+                def size(self) -> int:
+                    self.asked += 1
+                    return size + 20 if self.asked <= 2 else super().size()
+
+            return GrowingFile(path, mode)
+
+    with pytest.warns(DurusWarning, match="not shown"):
+        reader = FileStorage(tmp_path / "f", readonly=True, file_system=MidAppend())
+    assert reader.load(ROOT) == pack_record(ROOT, b"a", b"")
+    reader.close()
+    writer.close()
