@@ -67,6 +67,10 @@ class Cache:
                 return
             self.make_ghost(oid)
 
+    def is_loaded(self, oid: bytes) -> bool:
+        """Tell if the object of this oid is in memory and has its state."""
+        return oid in self._loaded
+
     def loaded_objects(self) -> list[PersistentObject]:
         """Return the objects that have their state in memory."""
         return list(self._loaded.values())

@@ -43,6 +43,7 @@ class Connection(ConnectionBase):
         self._spare_oids: list[bytes] = []
         self._in_transaction = False
         self._reader = ObjectReader(self, self.cache, self.get)
+        self.storage.set_is_loaded(self.cache.is_loaded)
         try:
             self._open_root(root_class)
         except BaseException:
@@ -196,9 +197,15 @@ class Connection(ConnectionBase):
 
     def _open_root(self, root_class: type[PersistentObject] | None) -> None:
         root = self.get(ROOT_OID)
-        self.root: PersistentObject = self._new_root(root_class or PersistentDict) if root is None else root
         if root is None:
-            self._store([(self.root, ROOT_OID)])
+            try:
+                root = self._new_root(root_class or PersistentDict)
+            except WriteConflictError:  # another client was first [TXN-24]
+                self._begin_next()
+                root = self.get(ROOT_OID)
+        if root is None:
+            raise StateError("the storage has no root object, and does not take one")
+        self.root: PersistentObject = root
         if root_class is not None and type(self.root) is not root_class:
             raise StateError(f"the root is a {type(self.root).__name__}, not a {root_class.__name__}")
 
@@ -210,6 +217,10 @@ class Connection(ConnectionBase):
         set_slot(root, "_p_oid", oid)
         set_slot(root, "_p_connection", self)
         set_slot(root, "_p_serial", self.transaction_serial)
+        self.root = root
+        self._accessed.add(oid)
+        self._store([(root, oid)])
+        self._accessed.clear()
         self.cache.add(oid, root)
         return root
 
@@ -254,11 +265,14 @@ class Connection(ConnectionBase):
         return self._spare_oids.pop() if self._spare_oids else self.storage.new_oid()
 
     def _load(self, oid: bytes) -> bytes:
-        try:
-            return self.storage.load(oid)
-        except ReadConflictError:
-            self._handle_invalidations(self.storage.sync(), oid)
-            return self.storage.load(oid)
+        while True:
+            try:
+                return self.storage.load(oid)
+            except ReadConflictError:  # maybe not for the last time, if others go on changing it
+                invalid = self.storage.sync()
+                self._handle_invalidations(invalid, oid)
+                if oid not in invalid:
+                    raise
 
     def _handle_invalidations(self, oids: list[bytes], read_oid: bytes | None = None) -> None:
         """Drop the states that others changed; a conflict if this transaction has used one of them."""

@@ -37,6 +37,8 @@ class ConflictError(DurusError):
         super().__init__(self.oids)
 
     def __str__(self) -> str:
+        if not self.oids:
+            return "changed by another client, or removed by a pack; call abort() and start the transaction again"
         shown = ", ".join(format_oid(oid) for oid in self.oids[:10])
         more = f" and {len(self.oids) - 10} more" if len(self.oids) > 10 else ""
         return (
@@ -55,6 +57,26 @@ class ReadConflictError(ConflictError):
 
 class ProtocolError(DurusError):
     """The other side of a connection sent what the protocol does not have."""
+
+
+class NetworkError(DurusError, OSError):
+    """Something between a client and its server failed."""
+
+
+class AddressError(NetworkError):
+    """An address is not one, or can't be listened on or connected to."""
+
+
+class ServerUnreachableError(NetworkError):
+    """No server listens on the address."""
+
+
+class DisconnectedError(NetworkError):
+    """The connection to the server was lost, or given up; open a new storage and a new Connection."""
+
+
+class OutcomeUnknownError(DisconnectedError):
+    """The connection was lost before the answer to a commit came: it may be stored, all of it, or not at all."""
 
 
 class TransactionError(DurusError):

@@ -22,8 +22,8 @@ from durus.oid import oid_from_int
 from durus.progress import Progress
 from durus.shelf.as_of_now import as_of_now
 from durus.shelf.pack import ShelfPacker
-from durus.shelf.shelf import EMPTY_FILE, Shelf
-from durus.storage import InvalidationHandler, Storage, check_record, check_references
+from durus.shelf.shelf import EMPTY_FILE, PreparedTransaction, Shelf
+from durus.storage import NOTHING_TO_DO, Conclusion, InvalidationHandler, Storage, check_record, check_references
 
 Durability = Literal["fsync", "os"]
 
@@ -68,6 +68,8 @@ class FileStorage(Storage):
         self._freed: set[bytes] = set()
         self._packer: Generator[Progress, None, None] | None = None
         self._is_packing = False
+        self._is_writing = False
+        """A transaction was prepared for the present end of the file, and is not accepted yet."""
         self._readonly = readonly
         self._durability = durability
         self._clock = clock
@@ -189,6 +191,9 @@ class FileStorage(Storage):
             raise DurusKeyError(oid)
         return record
 
+    def has_record(self, oid: bytes) -> bool:
+        return self._open_shelf().position(oid) is not None
+
     def begin(self) -> None:
         self._writable_shelf()
         self._pending = {}
@@ -205,25 +210,38 @@ class FileStorage(Storage):
         FileError if the file can't take it: then nothing of it is stored.  ClosedError after a
         failure that left the end of the file unknown.
         """
+        if self._removed and handle_invalidations is not None and self._pending is not None:
+            handle_invalidations(self.sync())
+        conclusion = self.conclude()
+        conclusion.write()
+        conclusion.accept()
+
+    def conclude(self) -> Conclusion:
         if self._pending is None:
             raise TransactionError("end() was called without begin()")
         pending, self._pending = self._pending, None
         shelf = self._writable_shelf()
-        if self._removed and handle_invalidations is not None:
-            handle_invalidations(self.sync())
         if not pending:
-            return
-        check_references(pending, lambda oid: shelf.position(oid) is not None)
+            return NOTHING_TO_DO
+        check_references(pending, self.has_record)
         self._check_end(shelf)
         prepared = shelf.prepare(list(pending.items()), self._clock())
+        self._is_writing = True
+        return Conclusion(lambda: self._write(shelf, prepared), lambda: self._accept(shelf, prepared))
+
+    def _write(self, shelf: Shelf, prepared: PreparedTransaction) -> None:
         try:
             if prepared.cover:
                 self._append(shelf, prepared.cover, durable=True)
             self._append(shelf, prepared.data, durable=self._durability == "fsync")
         except BaseException as error:
             self._undo_append(shelf, error)
+            self._is_writing = False
             raise
+
+    def _accept(self, shelf: Shelf, prepared: PreparedTransaction) -> None:
         shelf.accept(prepared)
+        self._is_writing = False
 
     def _check_end(self, shelf: Shelf) -> None:
         """Make sure that the file ends where this storage believes that it ends.
@@ -314,6 +332,9 @@ class FileStorage(Storage):
             packer = ShelfPacker(shelf, new_file, self._clock())
             for progress in packer.steps():
                 yield progress
+                self._writable_shelf()
+            while self._is_writing:
+                yield Progress("follow", 0, None)
                 self._writable_shelf()
             packer.finish()
             new_shelf = Shelf(new_file, packer.base_checksum)

@@ -5,6 +5,7 @@ A storage keeps records by oid and replaces or adds a set of them in one step.
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 from durus.error import DurusKeyError, RecordError, TransactionError, WriteConflictError
 from durus.oid import FIRST_RESERVED_OID, ROOT_OID, format_oid, oid_from_int
@@ -13,6 +14,18 @@ from durus.record import extract_class_name, split_oids, unpack_record
 
 InvalidationHandler = Callable[[list[bytes]], None]
 """Takes the oids that others changed; raises a ConflictError if the commit must not go on."""
+
+
+class Conclusion(NamedTuple):
+    """The end of a commit in two steps."""
+
+    write: Callable[[], None]
+    """Makes the records durable. It may take its time, and may run in another thread while the storage is read."""
+    accept: Callable[[], None]
+    """Makes the records those that are current; called when write() has returned."""
+
+
+NOTHING_TO_DO = Conclusion(lambda: None, lambda: None)
 
 
 class Storage:
@@ -24,6 +37,14 @@ class Storage:
         DurusKeyError if there is none; ReadConflictError if it changed since the last sync().
         """
         raise NotImplementedError
+
+    def has_record(self, oid: bytes) -> bool:
+        """Tell if there is a record of `oid`."""
+        try:
+            self.load(oid)
+        except DurusKeyError:
+            return False
+        return True
 
     def begin(self) -> None:
         """Begin a commit; what an unfinished one has stored is forgotten."""
@@ -40,6 +61,14 @@ class Storage:
         """
         raise NotImplementedError
 
+    def conclude(self) -> Conclusion:
+        """Conclude the commit in two steps, in place of end(); no other may be concluded between them.
+
+        A storage that has nothing to wait for does all of it here.
+        """
+        self.end()
+        return NOTHING_TO_DO
+
     def sync(self) -> list[bytes]:
         """Return the oids that others changed, or a pack removed, since the last sync() or end()."""
         raise NotImplementedError
@@ -47,6 +76,9 @@ class Storage:
     def new_oid(self) -> bytes:
         """Return an oid that no object has and that was not handed out before; the first is ROOT_OID."""
         raise NotImplementedError
+
+    def set_is_loaded(self, is_loaded: Callable[[bytes], bool]) -> None:
+        """Let the storage know how to tell which objects are loaded, if it loads others ahead. [TXN-26]"""
 
     def close(self) -> None:
         """Give up what the storage holds open; further calls of close() do nothing."""
@@ -101,6 +133,9 @@ class MemoryStorage(Storage):
         except KeyError:
             raise DurusKeyError(oid) from None
 
+    def has_record(self, oid: bytes) -> bool:
+        return oid in self._records
+
     def begin(self) -> None:
         self._pending = {}
 
@@ -116,7 +151,7 @@ class MemoryStorage(Storage):
         pending, self._pending = self._pending, None
         if self._removed and handle_invalidations is not None:
             handle_invalidations(self.sync())
-        check_references(pending, self._records.__contains__)
+        check_references(pending, self.has_record)
         self._records.update(pending)
 
     def sync(self) -> list[bytes]:

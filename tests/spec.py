@@ -24,8 +24,7 @@ PREFIXES = {
     "transactions.md": "TXN",
     "wire.md": "WIRE",
 }
-KINDS = ("record", "shelf", "steps")
-VECTOR_KINDS = ("record", "shelf")
+KINDS = ("record", "shelf", "steps", "exchange")
 
 
 class SpecError(ValueError):
@@ -284,6 +283,37 @@ def steps(example: Example) -> Iterator[tuple[int, str]]:
             yield number, step
 
 
+@dataclass(frozen=True)
+class ExchangeLine:
+    """What one client sends (>) or gets (<), or that the server has closed its connection (closed)."""
+
+    client: str
+    event: str
+    data: bytes
+    place: str
+
+
+_EXCHANGE_LINE = re.compile(r"(?:(?P<client>[A-Z])(?= closed|[<>]) ?)?(?P<event>[<>]|closed)(?P<hex>.*)")
+
+
+def exchange(example: Example) -> list[ExchangeLine]:
+    """Return the lines of an `exchange` example; a line that begins with a space goes on with the one before."""
+    found: list[ExchangeLine] = []
+    for number, line in enumerate(example.body.splitlines(), start=example.line + 1):
+        place = f"{example.document}:{number}"
+        begun = _EXCHANGE_LINE.fullmatch(line)
+        if begun:
+            data = parse_hex(begun["hex"], example.document, number)
+            found.append(ExchangeLine(begun["client"] or "A", begun["event"], data, place))
+        elif line.startswith(" ") and found:
+            last = found.pop()
+            data = parse_hex(line, example.document, number)
+            found.append(ExchangeLine(last.client, last.event, last.data + data, last.place))
+        else:
+            raise SpecError(f"{place}: not a line of an exchange: {line!r}")
+    return found
+
+
 # Vectors
 
 
@@ -291,9 +321,12 @@ def vectors(document: Document) -> str | None:
     """Return the JSON text of a document's vectors, None if it has no example of bytes."""
     entries = []
     for example in examples(document):
-        if example.kind in VECTOR_KINDS:
+        if example.kind in ("record", "shelf"):
             data, expected = bytes_and_expected(example)
             entries.append({"name": example.name, "hex": data.hex(), "expected": expected})
+        elif example.kind == "exchange":
+            lines = [[line.client, line.event, line.data.hex()] for line in exchange(example)]
+            entries.append({"name": example.name, "lines": lines})
     return json.dumps(entries, indent=2) + "\n" if entries else None
 
 

@@ -15,7 +15,9 @@ from durus.record import unpack_record
 from durus.serialize import ObjectReader
 from durus.shelf.scan import scan_transactions
 from durus.shelf.shelf import Shelf, checksum_of
-from tests.spec import Example, bytes_and_expected, steps
+from durus.storage import MemoryStorage
+from tests.in_memory_server import InMemoryConnection, InMemoryServer
+from tests.spec import Example, bytes_and_expected, exchange, steps
 from tests.spec_steps import StepRunner
 
 
@@ -99,4 +101,31 @@ def run_steps(example: Example) -> None:
             runner.run(step, f"{example.document}:{line}")
 
 
-RUNNERS: dict[str, Callable[[Example], None]] = {"record": run_record, "shelf": run_shelf, "steps": run_steps}
+def run_exchange(example: Example) -> None:
+    server = InMemoryServer(MemoryStorage())
+    connections: dict[str, InMemoryConnection] = {}
+    for line in exchange(example):
+        if line.client not in connections:
+            connections[line.client] = server.connect()
+        connection = connections[line.client]
+        if line.event == ">":
+            for byte in line.data:
+                connection.sendall(bytes([byte]))
+        elif line.event == "<":
+            assert bytes(connection.received) == line.data, line.place
+            connection.received.clear()
+        else:
+            assert connection.is_closed, line.place
+    for client, connection in connections.items():
+        assert not connection.received, f"{example.name}: what {client} got at last is not shown"
+        assert connection.is_closed == any(
+            line.event == "closed" and line.client == client for line in exchange(example)
+        ), f"{example.name}: {client} was dropped: {connection.error}"
+
+
+RUNNERS: dict[str, Callable[[Example], None]] = {
+    "record": run_record,
+    "shelf": run_shelf,
+    "steps": run_steps,
+    "exchange": run_exchange,
+}

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from durus.connection import Connection
 from durus.error import ReadConflictError, WriteConflictError
 from durus.persistent import GHOST, SAVED, UNSAVED, Persistent, PersistentObject
-from tests.clients import SharedRecords
+from durus.storage import MemoryStorage
+from tests.in_memory_server import InMemoryServer
 
 _STATUS = {"a ghost": GHOST, "saved": SAVED, "unsaved": UNSAVED}
 _TARGET = r"(?P<name>\w+)\.(?P<attribute>\w+)"
@@ -16,7 +17,7 @@ class StepRunner:
     """Runs steps for clients that share one storage: A, and those that steps name."""
 
     def __init__(self) -> None:
-        self._shared = SharedRecords()
+        self._server = InMemoryServer(MemoryStorage())
         self._clients: dict[str, Connection] = {}
         self._held: dict[tuple[str, str], PersistentObject] = {}
         """The objects that each client has in its variables."""
@@ -49,7 +50,7 @@ class StepRunner:
 
     def _client(self, name: str) -> Connection:
         if name not in self._clients:
-            self._clients[name] = Connection(self._shared.new_client())
+            self._clients[name] = Connection(self._server.new_client())
         return self._clients[name]
 
     def _find(self, connection: Connection, client: str, name: str) -> PersistentObject:

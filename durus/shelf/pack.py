@@ -23,6 +23,8 @@ STEP_RECORDS = 100
 """How many records one step handles at the most."""
 
 _WRITE_SIZE = 1 << 18
+_SYNC_SIZE = 1 << 22
+"""Bytes after which the target is synced: one sync of all of it would hold up who waits for the step."""
 _HIGHEST_PACKABLE = 1 << 40
 
 
@@ -45,6 +47,7 @@ class ShelfPacker:
         self._live_count = 0
         self._live_size = 0
         self._end = 0
+        self._synced_to = 0
         self._checksum = 0
         self.base_checksum = 0
         """The running checksum of the target at the end of its offset map."""
@@ -182,6 +185,9 @@ class ShelfPacker:
         self._target.append(data)
         self._checksum = crc32(data, self._checksum)
         self._end += len(data)
+        if self._end - self._synced_to >= _SYNC_SIZE:
+            self._target.sync()
+            self._synced_to = self._end
 
     def _is_live(self, oid: bytes) -> bool:
         number = oid_to_int(oid)

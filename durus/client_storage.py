@@ -1,0 +1,288 @@
+"""ClientStorage: a storage that a server holds. The client's side of spec/wire.md."""
+
+import contextlib
+import socket
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Protocol, TypeVar
+
+from durus.address import AnyAddress, SocketAddress, connect
+from durus.error import (
+    DisconnectedError,
+    DurusKeyError,
+    OutcomeUnknownError,
+    ProtocolError,
+    ReadConflictError,
+    TransactionError,
+    WriteConflictError,
+)
+from durus.oid import format_oid
+from durus.prefetch import Prefetch
+from durus.protocol import (
+    DEFAULT_HOST,
+    DEFAULT_PORT,
+    INVALID,
+    NOT_FOUND,
+    OKAY,
+    VERSION,
+    BulkLoad,
+    Commit,
+    Goodbye,
+    Load,
+    Loaded,
+    NewOids,
+    Pack,
+    Quit,
+    Reader,
+    Request,
+    Sync,
+    Version,
+    encode_commit,
+    encode_request,
+    read_all_loaded,
+    read_loaded,
+    read_new_oids,
+    read_oids,
+    read_status,
+    read_u32,
+    receive,
+)
+from durus.record import split_oids, unpack_record
+from durus.storage import InvalidationHandler, Storage, check_record
+
+T = TypeVar("T")
+
+_OIDS_AT_A_TIME = 32
+_RECEIVE_SIZE = 1 << 16
+_LOADS_AT_A_TIME = 1000
+
+
+class Stream(Protocol):
+    """What carries the bytes: a connected socket, or what a test puts in its place."""
+
+    def sendall(self, data: bytes, /) -> None: ...
+
+    def recv(self, size: int, /) -> bytes: ...
+
+    def close(self) -> None: ...
+
+
+class ClientStorage(Storage):
+    """The storage of a server, shared with its other clients.
+
+    The server's address is `host` and `port`, or `address`: a (host, port) pair, the path of a Unix
+    socket, or `@name` for an abstract one.  `connect_timeout` and `timeout` are how many seconds to
+    wait for the connection, and for each answer; None is for ever.  `prefetch` is how many records
+    come along at the most with one that is loaded; 0 turns that off. [TXN-26]
+
+    ServerUnreachableError if no server is there.  When the connection is lost, this and every later
+    call raises DisconnectedError; a commit whose answer did not come raises OutcomeUnknownError.
+    """
+
+    def __init__(
+        self,
+        host: str = DEFAULT_HOST,
+        port: int = DEFAULT_PORT,
+        address: AnyAddress | None = None,
+        *,
+        connect_timeout: float | None = 10,
+        timeout: float | None = 60,
+        prefetch: int = 100,
+        stream: Stream | None = None,
+    ) -> None:
+        self._address = SocketAddress.new((host, port) if address is None else address)
+        self._failure: DisconnectedError | None = None
+        self._buffer = bytearray()
+        self._spare_oids: list[bytes] = []
+        self._pending: dict[bytes, bytes] | None = None
+        self._prefetch = Prefetch(prefetch)
+        self._stream = self._open(connect_timeout, timeout) if stream is None else stream
+        version = self._ask(Version(VERSION), read_u32())
+        if version != VERSION:
+            self.close()
+            raise ProtocolError(f"the server at {self._address} speaks version {version} of the protocol, not 1")
+
+    def __str__(self) -> str:
+        return f"ClientStorage({str(self._address)!r})"
+
+    __repr__ = __str__
+
+    def _open(self, connect_timeout: float | None, timeout: float | None) -> socket.socket:
+        opened = connect(self._address, connect_timeout)
+        opened.settimeout(timeout)
+        return opened
+
+    # Storage
+
+    def set_is_loaded(self, is_loaded: Callable[[bytes], bool]) -> None:
+        self._prefetch.is_loaded = is_loaded
+
+    def load(self, oid: bytes) -> bytes:
+        record = self._prefetch.take(oid)
+        if record is None:
+            siblings = self._prefetch.siblings(oid)
+            if siblings:
+                answer, *others = self._ask_for_records([oid, *siblings])
+                self._prefetch.keep(siblings, others)
+            else:
+                answer = self._ask(Load(oid), read_loaded())
+            record = _record_of(oid, answer)
+        self._prefetch.note_loaded(record)
+        return record
+
+    def bulk_load(self, oids: Iterable[bytes]) -> Iterator[bytes]:
+        remaining = iter(oids)
+        while batch := list(islice(remaining, _LOADS_AT_A_TIME)):
+            for oid, answer in zip(batch, self._ask_for_records(batch), strict=True):
+                yield _record_of(oid, answer)
+
+    def begin(self) -> None:
+        self._check_open()
+        self._pending = {}
+
+    def store(self, oid: bytes, record: bytes) -> None:
+        if self._pending is None:
+            raise TransactionError("store() was called outside of begin() and end()")
+        check_record(oid, record)
+        self._pending[oid] = record
+
+    def end(self, handle_invalidations: InvalidationHandler | None = None) -> None:
+        """Conclude the commit. [WIRE-9] [WIRE-10]
+
+        DisconnectedError if the connection is lost before the records are on their way, and nothing is
+        stored; OutcomeUnknownError if it is lost before the answer.
+        """
+        if self._pending is None:
+            raise TransactionError("end() was called without begin()")
+        records, self._pending = self._pending, None
+        data = encode_commit(records.items())
+        invalid = self._note_invalid(self._ask(Commit(), read_oids()))
+        try:
+            if invalid and handle_invalidations is not None:
+                handle_invalidations(invalid)
+        except BaseException:
+            self._send(encode_commit([]))
+            raise
+        with self._outcome_unknown_on_error():
+            self._send(data)
+            status = self._receive(read_status()) if records else OKAY
+        if status == INVALID:
+            raise self._conflict(records, handle_invalidations)
+        self._prefetch.forget(records)
+
+    def _conflict(
+        self, records: dict[bytes, bytes], handle_invalidations: InvalidationHandler | None
+    ) -> WriteConflictError:
+        """Return the conflict that the server found after this client had found none. [WIRE-11]"""
+        invalid = self.sync()
+        if handle_invalidations is not None:
+            handle_invalidations(invalid)
+        needed = {ref for record in records.values() for ref in split_oids(unpack_record(record)[2])} - records.keys()
+        oids = sorted(needed)
+        missing = [oid for oid, answer in zip(oids, self._ask_for_records(oids), strict=True) if answer.status != OKAY]
+        return WriteConflictError(missing or sorted(records.keys() & set(invalid)))
+
+    def sync(self) -> list[bytes]:
+        return self._note_invalid(self._ask(Sync(), read_oids()))
+
+    def new_oid(self) -> bytes:
+        if not self._spare_oids:
+            self._spare_oids = self._ask(NewOids(_OIDS_AT_A_TIME), read_new_oids(_OIDS_AT_A_TIME))
+            self._spare_oids.reverse()
+        return self._spare_oids.pop()
+
+    def pack(self) -> None:
+        """Have the server begin to pack; it goes on while this returns. [WIRE-12]"""
+        self._ask(Pack(), read_status())
+
+    def stop_server(self) -> None:
+        """Have the server end, and return when it has. [WIRE-13]"""
+        self._send(encode_request(Quit()))
+        with contextlib.suppress(DisconnectedError):
+            self._fill(1)
+        self.close()
+
+    def close(self) -> None:
+        if self._failure is None:
+            with contextlib.suppress(DisconnectedError):
+                self._send(encode_request(Goodbye()))
+            self._give_up(f"the connection to the server at {self._address} was closed here")
+
+    # Requests
+
+    def _ask(self, request: Request, reader: Reader[T]) -> T:
+        self._send(encode_request(request))
+        return self._receive(reader)
+
+    def _ask_for_records(self, oids: list[bytes]) -> list[Loaded]:
+        return self._ask(BulkLoad(oids), read_all_loaded(len(oids))) if oids else []
+
+    def _note_invalid(self, oids: list[bytes]) -> list[bytes]:
+        self._prefetch.forget(oids)
+        return oids
+
+    def _check_open(self) -> None:
+        if self._failure is not None:
+            raise type(self._failure)(*self._failure.args)
+
+    def _send(self, data: bytes) -> None:
+        self._check_open()
+        with self._losing_on_error():
+            self._stream.sendall(data)
+
+    def _receive(self, reader: Reader[T]) -> T:
+        with self._losing_on_error():
+            return receive(reader, self._receive_exactly)
+
+    def _receive_exactly(self, size: int) -> bytes:
+        self._fill(size)
+        piece = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        return piece
+
+    def _fill(self, size: int) -> None:
+        while len(self._buffer) < size:
+            data = self._stream.recv(max(_RECEIVE_SIZE, min(size - len(self._buffer), 1 << 20)))
+            if not data:
+                raise EOFError("the server has closed it")
+            self._buffer += data
+
+    @contextlib.contextmanager
+    def _losing_on_error(self) -> Iterator[None]:
+        """Whatever keeps a message from being whole is the end of the connection."""
+        try:
+            yield
+        except BaseException as error:
+            reason = "no answer came in time" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
+            lost = self._give_up(f"the connection to the server at {self._address} was lost: {reason}")
+            if isinstance(error, OSError | EOFError):
+                raise lost from error
+            raise
+
+    @contextlib.contextmanager
+    def _outcome_unknown_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            self._failure = OutcomeUnknownError(
+                f"{self._failure}, before the answer to a commit: that is stored as a whole, or not at all"
+            )
+            if isinstance(error, DisconnectedError):
+                raise self._failure from error
+            raise
+
+    def _give_up(self, message: str) -> DisconnectedError:
+        self._failure = DisconnectedError(message)
+        self._stream.close()
+        self._prefetch = Prefetch(0)
+        return self._failure
+
+
+def _record_of(oid: bytes, answer: Loaded) -> bytes:
+    if answer.status == INVALID:
+        raise ReadConflictError([oid])
+    if answer.status == NOT_FOUND:
+        raise DurusKeyError(oid)
+    if answer.record[:8] != oid:
+        raise ProtocolError(f"the server answered the load of oid {format_oid(oid)} with another record")
+    return answer.record

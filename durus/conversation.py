@@ -1,0 +1,235 @@
+"""The server's side of the wire protocol, for one client: bytes in, bytes out. spec/wire.md.
+
+No sockets and no clocks here.  A Conversation is fed with bytes as they arrive, and calls its Host
+to send, to wait and to work.
+"""
+
+from collections.abc import Generator
+from typing import Protocol
+
+from durus.error import DurusError, DurusKeyError, ProtocolError, WriteConflictError
+from durus.protocol import (
+    INVALID,
+    NOT_FOUND,
+    OKAY,
+    VERSION,
+    BulkLoad,
+    Commit,
+    Goodbye,
+    Load,
+    Loaded,
+    NewOids,
+    Pack,
+    Quit,
+    Sync,
+    Version,
+    encode_loaded,
+    encode_oids,
+    encode_u32,
+    read_commit,
+    read_request,
+)
+from durus.session import Core
+
+_EVENT = 0
+"""What the conversation yields when it waits for an event and not for bytes."""
+
+_LOADS_AT_A_TIME = 100
+
+
+class Host(Protocol):
+    """What a conversation needs of the server."""
+
+    is_paused: bool
+    """True while the client is to read first what was sent; proceed() is called when it has."""
+
+    def send(self, data: bytes) -> None:
+        """Send bytes to the client."""
+
+    def proceed_soon(self) -> None:
+        """Call proceed(), but not from within this call."""
+
+    def commit_is_ready(self) -> None:
+        """The core has a commit to write."""
+
+    def commit_ended(self, records: dict[bytes, bytes], error: DurusError | None) -> None:
+        """A commit is durable, or was refused: a WriteConflictError for a conflict."""
+
+    def pack(self) -> None:
+        """Begin to pack, if no pack is under way."""
+
+    def quit(self) -> None:
+        """End the server."""
+
+    def end(self, error: DurusError | None) -> None:
+        """Close the connection; the client has gone, or has done what it must not."""
+
+
+class Conversation:
+    """What one client asks, and what it is answered, in order."""
+
+    def __init__(self, core: Core, host: Host) -> None:
+        self._core = core
+        self._host = host
+        self._session = core.connect()
+        self._buffer = bytearray()
+        self._event_happened = False
+        self._is_closed = False
+        self._is_finishing = False
+        self._awaits_outcome = False
+        self.request_count = 0
+        """How many requests have begun."""
+        self._is_between_requests = True
+        self._steps = self._converse()
+        self._wanted = next(self._steps)
+
+    @property
+    def has_turn(self) -> bool:
+        """True while all other commits wait for the data of this client's."""
+        return self._core.turn is self._session
+
+    @property
+    def is_inside_request(self) -> bool:
+        """True if the client has sent a part of something and is to send the rest."""
+        return self._wanted != _EVENT and not self._is_between_requests
+
+    @property
+    def has_enough(self) -> bool:
+        """True if what has arrived is not used up and more would only take memory."""
+        return self._wanted == _EVENT and bool(self._buffer)
+
+    def receive(self, data: bytes) -> None:
+        """Take bytes that have arrived."""
+        self._buffer += data
+        self._advance()
+
+    def proceed(self) -> None:
+        """Look again at what the conversation waits for."""
+        self._event_happened = True
+        self._advance()
+
+    def finish(self) -> None:
+        """End the conversation; if a commit is under way whose data is whole, when that is answered."""
+        self._is_finishing = True
+        if not self._awaits_outcome:
+            self._end(None)
+
+    def close(self) -> None:
+        """The connection is gone."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._session.close()
+
+    def _advance(self) -> None:
+        try:
+            while not self._is_closed:
+                if self._wanted == _EVENT:
+                    if not self._event_happened:
+                        return
+                    piece = b""
+                elif len(self._buffer) >= self._wanted:
+                    piece = bytes(self._buffer[: self._wanted])
+                    del self._buffer[: self._wanted]
+                else:
+                    return
+                self._event_happened = self._is_between_requests = False
+                self._wanted = self._steps.send(piece)
+        except StopIteration:
+            self._end(None)
+        except DurusError as error:
+            self._end(error)
+
+    def _end(self, error: DurusError | None) -> None:
+        if not self._is_closed:
+            self.close()
+            self._host.end(error)
+
+    # What is said
+
+    def _converse(self) -> Generator[int, bytes, None]:
+        send, session = self._host.send, self._session
+        while not self._is_finishing:
+            yield from self._until_read()
+            self._is_between_requests = True
+            request = yield from read_request()
+            self.request_count += 1
+            match request:
+                case Load(oid):
+                    yield from self._load(oid)
+                case BulkLoad(oids):
+                    send(encode_u32(len(oids)))
+                    yield from self._bulk_load(oids)
+                case NewOids(number):
+                    send(b"".join(session.new_oids(number)))
+                case Sync():
+                    send(encode_oids(session.sync()))
+                case Commit():
+                    yield from self._commit()
+                case Pack():
+                    self._host.pack()
+                    send(OKAY)
+                case Version(version):
+                    send(encode_u32(VERSION))
+                    if version != VERSION:
+                        raise ProtocolError(f"the client speaks version {version} of the protocol, not {VERSION}")
+                case Quit():
+                    self._host.quit()
+                    return
+                case Goodbye():
+                    return
+
+    def _until_read(self) -> Generator[int, bytes, None]:
+        while self._host.is_paused:
+            yield _EVENT
+
+    def _load(self, oid: bytes) -> Generator[int, bytes, None]:
+        while self._session.must_wait(oid):
+            self._core.when_written(self._host.proceed_soon)
+            yield _EVENT
+        try:
+            record = self._session.load(oid)
+        except DurusKeyError:
+            answer = Loaded(NOT_FOUND)
+        else:
+            answer = Loaded(INVALID) if record is None else Loaded(OKAY, record)
+        self._host.send(encode_loaded(answer))
+
+    def _bulk_load(self, oids: list[bytes]) -> Generator[int, bytes, None]:
+        for index, oid in enumerate(oids, start=1):
+            yield from self._load(oid)
+            yield from self._until_read()
+            if index % _LOADS_AT_A_TIME == 0:
+                self._host.proceed_soon()
+                yield _EVENT
+
+    def _commit(self) -> Generator[int, bytes, None]:
+        grants: list[list[bytes]] = []
+        outcomes: list[DurusError | None] = []
+
+        def granted(invalid: list[bytes]) -> None:
+            grants.append(invalid)
+            self._host.proceed_soon()
+
+        def done(error: DurusError | None) -> None:
+            outcomes.append(error)
+            if records:
+                self._host.commit_ended(records, error)
+            self._host.proceed_soon()
+
+        self._session.begin_commit(granted)
+        while not grants:
+            yield _EVENT
+        self._host.send(encode_oids(grants[0]))
+        records = yield from read_commit()
+        self._session.commit(records, done)
+        if not records:
+            return
+        self._host.commit_is_ready()
+        self._awaits_outcome = True
+        while not outcomes:
+            yield _EVENT
+        self._awaits_outcome = False
+        error = outcomes[0]
+        if error is not None and not isinstance(error, WriteConflictError):
+            raise error
+        self._host.send(OKAY if error is None else INVALID)

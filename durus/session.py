@@ -1,0 +1,332 @@
+"""The session core: many clients over one storage. spec/transactions.md, statements TXN-20 to TXN-27.
+
+Who has not heard of which change, whose turn it is to commit, which oids were given to whom, and what
+waits until it is durable is decided here and nowhere else.  No sockets, no threads, no clocks: what
+takes time is handed to the caller (Core.begin_write), and what has to wait gets a callback.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+from durus.error import DurusError, ProtocolError, WriteConflictError
+from durus.oid import ROOT_OID, format_oid, oid_to_int
+from durus.progress import Progress
+from durus.record import split_oids, unpack_record
+from durus.storage import Conclusion, Storage, check_record
+
+MAX_UNUSED_OIDS = 1 << 24
+"""The most oids that one client may ask for and not use. [TXN-24]"""
+
+Granted = Callable[[list[bytes]], None]
+"""Takes the oids that are invalid for a client when it is its turn to commit."""
+
+Done = Callable[[DurusError | None], None]
+"""Takes None when a commit is durable, or else why it is not stored: a WriteConflictError for a conflict."""
+
+
+class _Ready(NamedTuple):
+    """A commit whose place in the order is taken."""
+
+    session: "Session"
+    records: dict[bytes, bytes]
+    done: Done
+
+
+class Core:
+    """The clients of a storage, and the commits that are under way."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+        self._sessions: set[Session] = set()
+        self._turn: Session | None = None
+        self._waiting_for_turn: deque[tuple[Session, Granted]] = deque()
+        self._ready: list[_Ready] = []
+        self._writing: list[_Ready] = []
+        self._undurable: dict[bytes, int] = {}
+        """How many commits that are not durable yet write an oid."""
+        self._waiting_for_write: list[Callable[[], None]] = []
+
+    def connect(self) -> "Session":
+        """Return the session of a new client."""
+        session = Session(self)
+        self._sessions.add(session)
+        return session
+
+    @property
+    def turn(self) -> "Session | None":
+        """The client whose turn it is to send the data of its commit. [TXN-21]"""
+        return self._turn
+
+    def has_record(self, oid: bytes) -> bool:
+        """Tell if an oid has a record, durable or on its way."""
+        return oid in self._undurable or self.storage.has_record(oid)
+
+    def is_undurable(self, oid: bytes) -> bool:
+        """Tell if a commit that is not durable yet writes this oid. [TXN-23]"""
+        return oid in self._undurable
+
+    def when_written(self, proceed: Callable[[], None]) -> None:
+        """Call `proceed` when the present or the next write has ended."""
+        self._waiting_for_write.append(proceed)
+
+    # Writing
+
+    @property
+    def has_ready_commits(self) -> bool:
+        """True if begin_write() has something to do."""
+        return bool(self._ready) and not self._writing
+
+    @property
+    def is_writing(self) -> bool:
+        """True between begin_write() and finish()."""
+        return bool(self._writing)
+
+    def begin_write(self) -> "Write":
+        """Take all commits that are ready into one transaction of the storage. [TXN-22]
+
+        The caller calls write() of what it gets, in whatever thread, and then finish() of it.
+        """
+        self._writing, self._ready = self._ready, []
+        while True:
+            try:
+                return Write(self, self._conclude())
+            except WriteConflictError as conflict:
+                if not self._refuse(conflict):
+                    return Write(self, _failing(conflict))
+            except DurusError as error:
+                return Write(self, _failing(error))
+
+    def _conclude(self) -> Conclusion:
+        self.storage.begin()
+        for ready in self._writing:
+            for oid, record in ready.records.items():
+                self.storage.store(oid, record)
+        return self.storage.conclude()
+
+    def _refuse(self, conflict: WriteConflictError) -> bool:
+        """Take the commits out of the write that refer to what a pack removed since they were taken. [TXN-25]"""
+        missing = set(conflict.oids)
+        refused = [ready for ready in self._writing if not missing.isdisjoint(_references(ready.records))]
+        self._writing = [ready for ready in self._writing if ready not in refused]
+        for ready in refused:
+            self._end(ready, conflict)
+        return bool(refused)
+
+    def _finish_write(self, error: DurusError | None) -> None:
+        written, self._writing = self._writing, []
+        for ready in written:
+            self._end(ready, error)
+        waiting, self._waiting_for_write = self._waiting_for_write, []
+        for proceed in waiting:
+            proceed()
+
+    def _end(self, ready: _Ready, error: DurusError | None) -> None:
+        for oid in ready.records:
+            self._undurable[oid] -= 1
+            if not self._undurable[oid]:
+                del self._undurable[oid]
+        if error is None:
+            ready.session._forget_given(ready.records)
+        ready.done(error)
+
+    # Packing
+
+    def gen_pack(self) -> Iterator[Progress]:
+        """Pack in steps; at the end what it removed is invalid for all clients. [TXN-25]"""
+        yield from self.storage.get_packer()
+        self._invalidate(self.storage.sync(), None)
+
+    # What sessions call
+
+    def _ask_for_turn(self, session: "Session", granted: Granted) -> None:
+        self._waiting_for_turn.append((session, granted))
+        self._pass_turn()
+
+    def _give_up_turn(self, session: "Session") -> None:
+        self._waiting_for_turn = deque(pair for pair in self._waiting_for_turn if pair[0] is not session)
+        if self._turn is session:
+            self._turn = None
+            self._pass_turn()
+
+    def _pass_turn(self) -> None:
+        if self._turn is None and self._waiting_for_turn:
+            self._turn, granted = self._waiting_for_turn.popleft()
+            granted(self._turn._take_invalid())
+
+    def _take(self, ready: _Ready) -> None:
+        """Give a commit its place: from here on it comes before every commit that is taken later."""
+        self._ready.append(ready)
+        for oid in ready.records:
+            self._undurable[oid] = self._undurable.get(oid, 0) + 1
+        self._invalidate(ready.records, ready.session)
+
+    def _invalidate(self, oids: Iterable[bytes], writer: "Session | None") -> None:
+        found = list(oids)
+        for session in self._sessions:
+            if session is not writer:
+                session.invalid.update(found)
+
+    def _drop(self, session: "Session") -> None:
+        self._sessions.discard(session)
+        self._give_up_turn(session)
+
+
+class Write:
+    """Commits on their way to the disk."""
+
+    def __init__(self, core: Core, conclusion: Conclusion) -> None:
+        self._core = core
+        self._conclusion = conclusion
+
+    def write(self) -> None:
+        """Make them durable; may be called in another thread. DurusError if that fails."""
+        self._conclusion.write()
+
+    def finish(self, error: DurusError | None) -> None:
+        """Make them current and tell their clients, or tell them that write() raised `error`."""
+        if error is None:
+            try:
+                self._conclusion.accept()
+            except DurusError as failure:
+                error = failure
+        self._core._finish_write(error)
+
+
+class Session:
+    """One client: what it has not heard of, and what it may do now."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self.invalid: set[bytes] = set()
+        """Oids that changed since this client last synced. [TXN-20]"""
+        self._given: dict[int, int] = {}
+        """The oids that this client got and has not used: bit n of item i stands for oid 1024 * i + n."""
+        self._given_count = 0
+
+    def load(self, oid: bytes) -> bytes | None:
+        """Return the record of an oid, None if the oid is invalid for this client. [TXN-20]
+
+        DurusKeyError if there is no record.  must_wait(oid) is to be asked before.
+        """
+        return None if oid in self.invalid else self._core.storage.load(oid)
+
+    def must_wait(self, oid: bytes) -> bool:
+        """Tell if the record that this client is to see is not durable yet. [TXN-23]"""
+        return oid not in self.invalid and self._core.is_undurable(oid)
+
+    def sync(self) -> list[bytes]:
+        """Return the invalid oids, which are forgotten for this client then. [TXN-20]"""
+        self._forget_root()
+        return self._take_invalid()
+
+    def _take_invalid(self) -> list[bytes]:
+        invalid, self.invalid = sorted(self.invalid), set()
+        return invalid
+
+    def new_oids(self, number: int) -> list[bytes]:
+        """Return oids that no object has and that only this client may commit. [TXN-24]
+
+        The first is ROOT_OID as long as there is no root.  ProtocolError if too many are unused.
+        """
+        if self._given_count + number > MAX_UNUSED_OIDS:
+            raise ProtocolError(f"this client asked for more than {MAX_UNUSED_OIDS} oids and did not use them")
+        oids: list[bytes] = []
+        if number and not self._core.has_record(ROOT_OID) and not self._was_given(ROOT_OID):
+            oids.append(ROOT_OID)
+        while len(oids) < number:
+            oid = self._core.storage.new_oid()
+            if oid != ROOT_OID:
+                oids.append(oid)
+        for oid in oids:
+            block, bit = _place(oid)
+            self._given[block] = self._given.get(block, 0) | bit
+        self._given_count += number
+        return oids
+
+    def _was_given(self, oid: bytes) -> bool:
+        block, bit = _place(oid)
+        return bool(self._given.get(block, 0) & bit)
+
+    def _forget_given(self, oids: Iterable[bytes]) -> None:
+        for oid in oids:
+            if self._was_given(oid):
+                block, bit = _place(oid)
+                self._given[block] ^= bit
+                self._given_count -= 1
+                if not self._given[block]:
+                    del self._given[block]
+
+    def _forget_root(self) -> None:
+        """If another client has made the root, this one has heard of it now. [TXN-24]"""
+        if self._core.has_record(ROOT_OID):
+            self._forget_given([ROOT_OID])
+
+    def begin_commit(self, granted: Granted) -> None:
+        """Ask for the turn to commit; `granted` is called with the invalid oids, now or later. [TXN-21]
+
+        ReadonlyError or ClosedError if the storage takes no commits.
+        """
+        self._core.storage.begin()
+        self._core._ask_for_turn(self, granted)
+
+    def commit(self, records: dict[bytes, bytes], done: Done) -> None:
+        """Give the records of the commit, by oid, none to give it up; `done` is called with its outcome.
+
+        RecordError or ProtocolError, and nothing is stored, if a record is unsound, an oid was not
+        given to this client, or it is not its turn.
+        """
+        if self._core.turn is not self:
+            raise ProtocolError("a commit came out of turn")
+        try:
+            conflicts = self._conflicts(records)
+            self._forget_root()
+            if records and not conflicts:
+                self._core._take(_Ready(self, records, done))
+        finally:
+            self._core._give_up_turn(self)
+        if conflicts:
+            done(WriteConflictError(sorted(conflicts)))
+        elif not records:
+            done(None)
+
+    def _conflicts(self, records: dict[bytes, bytes]) -> set[bytes]:
+        """Return what has no record though the commit needs it, or has one though it was given as new."""
+        conflicts = set()
+        for oid, record in records.items():
+            check_record(oid, record)
+            if self._core.has_record(oid):
+                if oid == ROOT_OID and self._was_given(oid):
+                    conflicts.add(oid)  # another client was first to make the root [TXN-24]
+            elif oid in self.invalid:
+                conflicts.add(oid)  # a pack removed it since this client got its turn [TXN-25]
+            elif not self._was_given(oid):
+                raise ProtocolError(f"a commit of oid {format_oid(oid)}, which was not given to this client")
+        conflicts.update(
+            ref for ref in _references(records) if ref not in records and not self._core.has_record(ref)
+        )  # [TXN-10]
+        return conflicts
+
+    def give_up_commit(self) -> None:
+        """Ask no longer for the turn to commit, or give it up."""
+        self._core._give_up_turn(self)
+
+    def close(self) -> None:
+        """Forget this client; a commit that it gave whole goes on."""
+        self._core._drop(self)
+
+
+def _place(oid: bytes) -> tuple[int, int]:
+    number = oid_to_int(oid)
+    return number >> 10, 1 << (number & 1023)
+
+
+def _references(records: dict[bytes, bytes]) -> set[bytes]:
+    return {ref for record in records.values() for ref in split_oids(unpack_record(record)[2])}
+
+
+def _failing(error: DurusError) -> Conclusion:
+    def write() -> None:
+        raise error
+
+    return Conclusion(write, lambda: None)

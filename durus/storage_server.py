@@ -1,0 +1,397 @@
+"""StorageServer: a storage shared over the network. The server's side of spec/wire.md, on asyncio.
+
+What is said stands in conversation.py, and what is decided in session.py; here are the sockets, the
+clock, the thread that waits for the disk, and the log.
+"""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import struct
+import time
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, cast
+
+from durus.address import (
+    BACKLOG,
+    AnyAddress,
+    HostPortAddress,
+    InheritedAddress,
+    SocketAddress,
+    UnixAbstractAddress,
+    UnixDomainSocketAddress,
+    set_tcp_options,
+    wait_for_server,
+)
+from durus.conversation import Conversation
+from durus.error import DurusError, WriteConflictError
+from durus.progress import Progress
+from durus.protocol import DEFAULT_HOST, DEFAULT_PORT, INVALID, NOT_FOUND, OKAY
+from durus.session import Core
+from durus.storage import Storage
+
+__all__ = [
+    "DEFAULT_GCBYTES",
+    "DEFAULT_HOST",
+    "DEFAULT_PORT",
+    "STATUS_INVALID",
+    "STATUS_KEYERROR",
+    "STATUS_OKAY",
+    "HostPortAddress",
+    "InheritedAddress",
+    "SocketAddress",
+    "StorageServer",
+    "UnixAbstractAddress",
+    "UnixDomainSocketAddress",
+    "wait_for_server",
+]
+
+DEFAULT_GCBYTES = 0
+STATUS_OKAY = OKAY
+STATUS_KEYERROR = NOT_FOUND
+STATUS_INVALID = INVALID
+
+_UNREAD_LIMIT = 1 << 18
+"""Bytes that may wait for a client to read them before it is answered no further."""
+_SECONDS_TO_FLUSH = 2.0
+"""How long the end of the server waits for clients to read their last answers."""
+
+_logger = logging.getLogger("durus")
+
+
+class StorageServer:
+    """Serves `storage` to clients, until it is told to stop.
+
+    It listens on `host` and `port`, or on `address`: a (host, port) pair, the path of a Unix socket,
+    `@name` for an abstract one, or a SocketAddress.  It packs when more than `gcbytes` bytes were
+    committed since the last pack, and every `gcinterval` seconds if anything was; 0 is never.
+    A client that holds up others is dropped: `commit_timeout` is how many seconds it may take from
+    its turn to commit to the end of its data [WIRE-21], `stall_timeout` how many it may take for the rest of
+    a request, or leave answers unread [WIRE-22].
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        host: str = DEFAULT_HOST,
+        port: int = DEFAULT_PORT,
+        address: AnyAddress | None = None,
+        gcbytes: int = DEFAULT_GCBYTES,
+        *,
+        gcinterval: float = 0,
+        commit_timeout: float = 10,
+        stall_timeout: float = 30,
+    ) -> None:
+        self.storage = storage
+        self.address = SocketAddress.new((host, port) if address is None else address)
+        self.commit_timeout = commit_timeout
+        self.stall_timeout = stall_timeout
+        self.core = Core(storage)
+        self.clients: set[_Client] = set()
+        self._gcbytes = gcbytes
+        self._gcinterval = gcinterval
+        self._listening: list[socket.socket] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping = asyncio.Event()
+        self._is_to_stop = False
+        self._failure: BaseException | None = None
+        self._writing: asyncio.Task[None] | None = None
+        self._packing: asyncio.Task[None] | None = None
+        self._pack_steps: Iterator[Progress] | None = None
+        self._bytes_since_pack = 0
+        self._disk = ThreadPoolExecutor(1, "durus-disk")
+
+    # Running
+
+    def listen(self) -> None:
+        """Open the sockets, so that clients can connect. AddressError if that can't be."""
+        if not self._listening:
+            self._listening = self.address.get_listening_sockets()
+            _logger.info("listening on %s, serving %s", self.address, self.storage)
+            if not self.address.is_local:
+                _logger.warning(
+                    "%s can be reached from other machines, and the protocol has no authentication: "
+                    "whoever connects can read, change and stop this database",
+                    self.address,
+                )
+
+    def serve(self) -> None:
+        """Serve until stop(), a client's Q, SIGINT or SIGTERM; then close the storage. [WIRE-24]
+
+        Signals are heeded in the main thread only.
+        """
+        try:
+            self.listen()
+            asyncio.run(self._serve())
+        finally:
+            for listening in self._listening:
+                self.address.close(listening)
+            self._disk.shutdown()
+            self.storage.close()
+
+    def stop(self) -> None:
+        """End serve() in order, or as soon as it begins; may be called from any thread."""
+        self._is_to_stop = True
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # it has ended by itself
+                self._loop.call_soon_threadsafe(self._stopping.set)
+
+    async def _serve(self) -> None:
+        self._loop = loop = asyncio.get_running_loop()
+        with contextlib.suppress(ValueError, RuntimeError):  # not the main thread
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(number, self._stop_for, number)
+        servers = [
+            await loop.create_server(lambda: _Client(self), sock=found, backlog=BACKLOG) for found in self._listening
+        ]
+        watching = [self._start(self._watch_clients()), self._start(self._pack_by_the_clock())]
+        if not self._is_to_stop:
+            await self._stopping.wait()
+        for server in servers:
+            server.close()
+        for task in watching:
+            task.cancel()
+        await self._finish()
+        if self._failure is not None:
+            raise self._failure
+
+    def _start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        """Have work done beside all other; if it fails unforeseen, the server ends with its error."""
+        task = asyncio.create_task(work)
+        task.add_done_callback(self._note_end)
+        return task
+
+    def _note_end(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            self._failure = task.exception()
+            self._stopping.set()
+
+    def _stop_for(self, number: int) -> None:
+        _logger.info("stopping for %s", signal.Signals(number).name)
+        self._stopping.set()
+
+    async def _finish(self) -> None:
+        """Refuse what is not whole yet, finish what is, and have the answers go out."""
+        for client in list(self.clients):
+            client.finish()
+        if self._writing is not None:
+            await self._writing
+        if self._packing is not None:
+            self._packing.cancel()
+        deadline = time.monotonic() + _SECONDS_TO_FLUSH
+        while self.clients and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+        for client in list(self.clients):
+            client.abort()
+        _logger.info("stopped")
+
+    # Work for clients
+
+    def write(self) -> None:
+        """Have the commits that are ready written. [TXN-22]"""
+        if self._writing is None:
+            self._writing = self._start(self._write())
+
+    async def _write(self) -> None:
+        try:
+            while self.core.has_ready_commits:
+                write = self.core.begin_write()
+                error = None
+                try:
+                    await asyncio.get_running_loop().run_in_executor(self._disk, write.write)
+                except DurusError as failure:
+                    error = failure
+                    _logger.error("a commit could not be stored: %s", failure)
+                write.finish(error)
+                self._pack_a_step()  # its last one needs a moment in which nothing is being written
+        finally:
+            self._writing = None
+
+    def note_commit(self, size: int) -> None:
+        """Take note of a commit of so many bytes, which may make it time to pack."""
+        self._bytes_since_pack += size
+        if self._gcbytes and self._bytes_since_pack > self._gcbytes:
+            self.pack()
+
+    def pack(self) -> None:
+        """Begin to pack, if no pack is under way. [WIRE-12]"""
+        if self._packing is None:
+            self._packing = self._start(self._pack())
+
+    async def _pack_by_the_clock(self) -> None:
+        while self._gcinterval:
+            await asyncio.sleep(self._gcinterval)
+            if self._bytes_since_pack:
+                self.pack()
+
+    async def _pack(self) -> None:
+        """Pack, with whatever clients want between two steps. [TXN-25]"""
+        _logger.info("packing")
+        started = time.monotonic()
+        self._bytes_since_pack = 0
+        self._pack_steps = self.core.gen_pack()
+        try:
+            while self._pack_steps is not None:
+                self._pack_a_step()
+                await asyncio.sleep(0)
+            _logger.info("packed in %.1f s", time.monotonic() - started)
+        finally:
+            self._pack_steps = self._packing = None
+
+    def _pack_a_step(self) -> None:
+        if self._pack_steps is not None:
+            try:
+                next(self._pack_steps)
+            except StopIteration:
+                self._pack_steps = None
+            except DurusError as error:
+                self._pack_steps = None
+                _logger.error("the pack failed, and nothing has changed: %s", error)
+
+    async def _watch_clients(self) -> None:
+        """Drop the clients that hold up others, or the server."""
+        while True:
+            await asyncio.sleep(min(self.commit_timeout, self.stall_timeout, 4) / 4)
+            now = time.monotonic()
+            for client in list(self.clients):
+                client.drop_if_stalled(now)
+
+
+class _Wait(NamedTuple):
+    """What a client lets the server wait for; a new one begins when it changes."""
+
+    what: str
+    limit: float
+    mark: int
+
+
+class _Client(asyncio.Protocol):
+    """One connection: the host of its conversation."""
+
+    def __init__(self, server: StorageServer) -> None:
+        self._server = server
+        self.is_paused = False
+        self._wait: _Wait | None = None
+        self._waiting_since = 0.0
+        self._commit_began = 0.0
+
+    def __str__(self) -> str:
+        return self._name
+
+    # What asyncio calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        connected = transport.get_extra_info("socket")
+        if connected.family != socket.AF_UNIX:
+            set_tcp_options(connected)
+        self._name = _name_of_peer(connected, transport.get_extra_info("peername"))
+        self._transport.set_write_buffer_limits(_UNREAD_LIMIT)
+        self._conversation = Conversation(self._server.core, self)
+        self._server.clients.add(self)
+        _logger.info("client %s connected", self)
+
+    def data_received(self, data: bytes) -> None:
+        self._conversation.receive(data)
+        self._flow()
+
+    def pause_writing(self) -> None:
+        self.is_paused = True
+
+    def resume_writing(self) -> None:
+        self.is_paused = False
+        self.proceed()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._conversation.close()
+        self._server.clients.discard(self)
+        _logger.info("client %s disconnected", self)
+
+    # What the conversation calls
+
+    def send(self, data: bytes) -> None:
+        self._transport.write(data)
+
+    def proceed_soon(self) -> None:
+        asyncio.get_running_loop().call_soon(self.proceed)
+
+    def commit_is_ready(self) -> None:
+        self._commit_began = time.monotonic()
+        self._server.write()
+
+    def commit_ended(self, records: dict[bytes, bytes], error: DurusError | None) -> None:
+        if error is None:
+            size = sum(map(len, records.values()))
+            milliseconds = 1000 * (time.monotonic() - self._commit_began)
+            _logger.info("client %s committed %d objects, %d bytes, %.1f ms", self, len(records), size, milliseconds)
+            self._server.note_commit(size)
+        elif isinstance(error, WriteConflictError):
+            _logger.info("client %s is refused a commit: %s", self, error)
+
+    def pack(self) -> None:
+        _logger.info("client %s asks for a pack", self)
+        self._server.pack()
+
+    def quit(self) -> None:
+        _logger.info("client %s stops the server", self)
+        self._server.stop()
+
+    def end(self, error: DurusError | None) -> None:
+        if error is None:
+            self._transport.close()
+        else:
+            _logger.warning("client %s is dropped: %s", self, error)
+            self._transport.abort()
+
+    # What the server calls
+
+    def proceed(self) -> None:
+        self._conversation.proceed()
+        self._flow()
+
+    def finish(self) -> None:
+        """Take no further request; a commit that is whole is answered first."""
+        self._conversation.finish()
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    def drop_if_stalled(self, now: float) -> None:
+        """Drop the client if it has let the server wait for too long. [WIRE-21] [WIRE-22]"""
+        wait = self._what_is_waited_for()
+        if wait != self._wait:
+            self._wait, self._waiting_since = wait, now
+        elif wait is not None and now - self._waiting_since >= wait.limit:
+            _logger.warning("client %s is dropped: %s did not come in %g seconds", self, wait.what, wait.limit)
+            self._conversation.close()
+            self._transport.abort()
+
+    def _what_is_waited_for(self) -> _Wait | None:
+        conversation, server = self._conversation, self._server
+        if conversation.has_turn:
+            return _Wait("the data of its commit", server.commit_timeout, conversation.request_count)
+        if self._transport.get_write_buffer_size():
+            return _Wait("the reading of answers", server.stall_timeout, self._transport.get_write_buffer_size())
+        if conversation.is_inside_request:
+            return _Wait("the rest of a request", server.stall_timeout, conversation.request_count)
+        return None
+
+    def _flow(self) -> None:
+        """Read on from the client when what it sent is used up, and only then."""
+        if self._conversation.has_enough:
+            self._transport.pause_reading()
+        else:
+            self._transport.resume_reading()
+
+
+def _name_of_peer(connected: socket.socket, peer: tuple[str, int] | None) -> str:
+    """Return who is on the other side: host and port, or the process behind a Unix socket."""
+    if connected.family != socket.AF_UNIX:
+        return str(HostPortAddress(*peer[:2])) if peer else "that has gone already"
+    if not hasattr(socket, "SO_PEERCRED"):
+        return "of this machine"
+    process, user, _ = struct.unpack("iII", connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return f"process {process} of user {user}"

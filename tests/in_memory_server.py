@@ -1,0 +1,114 @@
+"""A server without sockets, clocks or threads: what one call sets going is done when it returns."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+
+from durus.client_storage import ClientStorage
+from durus.conversation import Conversation
+from durus.error import DurusError
+from durus.progress import Progress
+from durus.session import Core
+from durus.storage import Storage
+
+
+class InMemoryServer:
+    """Serves a storage to clients in the same thread."""
+
+    def __init__(self, storage: Storage, packs_at_once: bool = True) -> None:
+        self.storage = storage
+        self.core = Core(storage)
+        self.connections: list[InMemoryConnection] = []
+        self.work: deque[Callable[[], None]] = deque()
+        self.packing: Iterator[Progress] | None = None
+        self._packs_at_once = packs_at_once
+
+    def connect(self) -> "InMemoryConnection":
+        connection = InMemoryConnection(self)
+        self.connections.append(connection)
+        return connection
+
+    def new_client(self, prefetch: int = 100) -> ClientStorage:
+        return ClientStorage(stream=self.connect(), prefetch=prefetch)
+
+    def settle(self) -> None:
+        """Do all that can be done now."""
+        while self.work or self.core.has_ready_commits:
+            while self.work:
+                self.work.popleft()()
+            if self.core.has_ready_commits:
+                self.write()
+        if self._packs_at_once:
+            while self.packing is not None:
+                self.pack_a_step()
+
+    def write(self) -> None:
+        write = self.core.begin_write()
+        failure = None
+        try:
+            write.write()
+        except DurusError as error:
+            failure = error
+        write.finish(failure)
+
+    def pack_a_step(self) -> None:
+        if self.packing is not None and next(self.packing, None) is None:
+            self.packing = None
+
+
+class InMemoryConnection:
+    """Both ends of one connection: a Host to the conversation, and a Stream to a ClientStorage."""
+
+    def __init__(self, server: InMemoryServer) -> None:
+        self._server = server
+        self.is_paused = False
+        self.received = bytearray()
+        """What the server has sent and the client has not taken."""
+        self.is_closed = False
+        self.error: DurusError | None = None
+        """Why the server has dropped the client."""
+        self.conversation = Conversation(server.core, self)
+
+    # What the conversation calls
+
+    def send(self, data: bytes) -> None:
+        self.received += data
+
+    def proceed_soon(self) -> None:
+        self._server.work.append(self.conversation.proceed)
+
+    def commit_is_ready(self) -> None:
+        pass
+
+    def commit_ended(self, records: dict[bytes, bytes], error: DurusError | None) -> None:
+        pass
+
+    def pack(self) -> None:
+        if self._server.packing is None:
+            self._server.packing = self._server.core.gen_pack()
+
+    def quit(self) -> None:
+        for connection in self._server.connections:
+            connection.conversation.finish()
+
+    def end(self, error: DurusError | None) -> None:
+        self.is_closed = True
+        self.error = error
+
+    # What the client calls
+
+    def sendall(self, data: bytes) -> None:
+        if self.is_closed:
+            raise BrokenPipeError("the server has closed it")
+        self.conversation.receive(data)
+        self._server.settle()
+
+    def recv(self, size: int) -> bytes:
+        if not self.received and not self.is_closed:
+            raise TimeoutError("the server does not answer")
+        data = bytes(self.received[:size])
+        del self.received[:size]
+        return data
+
+    def close(self) -> None:
+        self.conversation.close()
+        self._server.settle()

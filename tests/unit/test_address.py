@@ -1,0 +1,120 @@
+"""Where servers listen: which address is of which kind, and what is refused."""
+
+import logging
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from durus.address import (
+    HostPortAddress,
+    InheritedAddress,
+    SocketAddress,
+    UnixAbstractAddress,
+    UnixDomainSocketAddress,
+    connect,
+    inherited_address,
+    wait_for_server,
+)
+from durus.error import AddressError, ServerUnreachableError
+from durus.storage import MemoryStorage
+from durus.storage_server import StorageServer
+
+
+def test_each_kind_of_address_is_known_by_its_form() -> None:
+    assert isinstance(SocketAddress.new(("localhost", 2972)), HostPortAddress)
+    assert isinstance(SocketAddress.new("@name"), UnixAbstractAddress)
+    assert isinstance(SocketAddress.new("some/path"), UnixDomainSocketAddress)
+    assert isinstance(SocketAddress.new(Path("some/path")), UnixDomainSocketAddress)
+    address = HostPortAddress()
+    assert SocketAddress.new(address) is address
+    assert str(address) == "127.0.0.1:2972"
+    assert str(HostPortAddress("::1", 5)) == "[::1]:5"
+    assert str(SocketAddress.new("@name")) == "@name"
+    for wrong in (5, ("a", 1, 2), None):
+        with pytest.raises(AddressError, match="is no address"):
+            SocketAddress.new(wrong)  # type: ignore[arg-type]  # that is the point
+
+
+def test_a_port_is_listened_on_by_one_at_a_time() -> None:
+    address = HostPortAddress("127.0.0.1", 0)
+    with address.get_listening_socket() as listening:
+        assert address.port != 0
+        with connect(address, timeout=5) as connected:
+            assert connected.getpeername() == listening.getsockname()
+        with pytest.raises(AddressError, match=f"cannot listen on 127.0.0.1:{address.port}: Address already in use"):
+            HostPortAddress("127.0.0.1", address.port).get_listening_socket()
+
+
+@pytest.mark.parametrize(
+    "address",
+    [("no such host.invalid", 1), "a" * 200, "no/such/folder/socket"],
+    ids=["host", "length", "folder"],
+)
+def test_what_can_not_be_listened_on_is_told(address: str | tuple[str, int]) -> None:
+    with pytest.raises(AddressError, match="cannot listen on"):
+        SocketAddress.new(address).get_listening_socket()
+    with pytest.raises(AddressError, match="from 0 to 65535"):
+        SocketAddress.new(("127.0.0.1", 70000))
+
+
+def test_a_server_that_is_not_there(tmp_path: Path) -> None:
+    for address in (str(tmp_path / "socket"), "@no server has this name"):
+        assert SocketAddress.new(address).get_connected_socket() is None
+        with pytest.raises(ServerUnreachableError, match="no server listens on"):
+            connect(SocketAddress.new(address), timeout=1)
+        with pytest.raises(ServerUnreachableError, match="after 2 tries"):
+            wait_for_server(maxtries=2, sleeptime=0, address=address)
+
+
+def test_the_socket_of_a_server_that_is_gone_is_replaced_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    UnixDomainSocketAddress(str(path)).get_listening_socket().close()  # without taking the name away
+    address = UnixDomainSocketAddress(str(path))
+    listening = address.get_listening_socket()
+    with pytest.raises(AddressError, match="another server listens there"):
+        UnixDomainSocketAddress(str(path)).get_listening_socket()
+    wait_for_server(address=str(path), maxtries=1)
+    path.rename(tmp_path / "moved")
+    path.write_text("something else")
+    with pytest.raises(AddressError, match="not a socket"):
+        UnixDomainSocketAddress(str(path)).get_listening_socket()
+    address.close(listening)
+    assert path.read_text() == "something else"
+
+
+def test_a_unix_socket_has_the_rights_that_were_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    before = os.umask(0o022)
+    address = UnixDomainSocketAddress(str(path), owner=os.getuid(), group=os.getgid(), umask=0o077)
+    listening = address.get_listening_socket()
+    assert os.umask(before) == 0o022
+    assert stat.S_IMODE(path.stat().st_mode) == 0o700
+    address.close(listening)
+    assert not path.exists()
+    with pytest.raises(AddressError, match="no such user"):
+        UnixDomainSocketAddress(str(path), owner="nobody of this name").get_listening_socket()
+    assert not path.exists()
+
+
+def test_the_sockets_of_a_service_manager_are_for_the_process_that_it_names() -> None:
+    me = str(os.getpid())
+    assert inherited_address({}) is None
+    assert inherited_address({"LISTEN_PID": "1", "LISTEN_FDS": "1"}) is None
+    assert isinstance(inherited_address({"LISTEN_PID": me, "LISTEN_FDS": "1"}), InheritedAddress)
+    with pytest.raises(AddressError, match="LISTEN_FDS"):
+        inherited_address({"LISTEN_PID": me, "LISTEN_FDS": "none"})
+
+
+@pytest.mark.spec("WIRE-2")
+@pytest.mark.parametrize(("host", "is_warned_of"), [("127.0.0.1", False), ("0.0.0.0", True)])
+def test_listening_beyond_loopback_is_warned_of(
+    host: str, is_warned_of: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = StorageServer(MemoryStorage(), host, 0)
+    server.listen()
+    server.stop()
+    server.serve()
+    warned = [record.message for record in caplog.records if record.levelno >= logging.WARNING]
+    assert [("no authentication" in message) for message in warned] == [True] * is_warned_of

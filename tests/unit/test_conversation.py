@@ -1,0 +1,224 @@
+"""The server's side of a connection: waiting, flow control, the end of it."""
+
+from pathlib import Path
+
+import pytest
+
+from durus.conversation import Conversation
+from durus.error import ClosedError, DurusError, ProtocolError, ReadonlyError
+from durus.file_storage import FileStorage
+from durus.protocol import (
+    BulkLoad,
+    Commit,
+    Load,
+    NewOids,
+    Quit,
+    Sync,
+    encode_commit,
+    encode_request,
+)
+from durus.record import pack_record
+from durus.session import MAX_UNUSED_OIDS, Core
+from durus.storage import MemoryStorage
+from tests.in_memory_server import InMemoryConnection, InMemoryServer
+
+NOTHING_INVALID = bytes(4)
+ROOT = bytes(8)
+
+
+def record(oid: bytes, data: bytes = b"data", *refs: bytes) -> bytes:
+    return pack_record(oid, data, b"".join(sorted(refs)))
+
+
+def commit_root(connection: InMemoryConnection, data: bytes = b"data") -> None:
+    connection.sendall(encode_request(NewOids(1)))
+    connection.sendall(encode_request(Commit()))
+    connection.sendall(encode_commit([(ROOT, record(ROOT, data))]))
+    assert connection.received.endswith(b"O")
+    connection.received.clear()
+
+
+@pytest.fixture
+def server() -> InMemoryServer:
+    return InMemoryServer(MemoryStorage())
+
+
+@pytest.mark.spec("WIRE-1")
+def test_requests_sent_ahead_are_answered_in_their_order(server: InMemoryServer) -> None:
+    connection = server.connect()
+    connection.sendall(encode_request(Load(ROOT)) + encode_request(Sync()) + encode_request(NewOids(1)))
+    assert connection.received == b"K" + NOTHING_INVALID + ROOT
+
+
+@pytest.mark.spec("WIRE-6", "TXN-20")
+def test_invalid_goes_before_not_found(server: InMemoryServer) -> None:
+    writer, reader = server.connect(), server.connect()
+    commit_root(writer)
+    assert reader.conversation.is_inside_request is False
+    reader.sendall(encode_request(Load(ROOT)))
+    assert reader.received == b"I"
+
+
+@pytest.mark.spec("WIRE-22")
+def test_a_client_that_does_not_read_is_not_answered_further(server: InMemoryServer) -> None:
+    connection = server.connect()
+    commit_root(connection)
+    connection.is_paused = True
+    connection.sendall(encode_request(BulkLoad([ROOT] * 1000)))
+    assert len(connection.received) < 100
+    connection.sendall(encode_request(Sync()))
+    assert connection.conversation.has_enough
+    connection.is_paused = False
+    connection.conversation.proceed()
+    server.settle()
+    assert len(connection.received) == 4 + 1000 * (5 + len(record(ROOT))) + len(NOTHING_INVALID)
+    assert not connection.conversation.has_enough
+
+
+@pytest.mark.spec("WIRE-22")
+def test_a_long_answer_lets_others_in_between(server: InMemoryServer) -> None:
+    greedy, other = server.connect(), server.connect()
+    commit_root(greedy)
+    greedy.conversation.receive(encode_request(BulkLoad([ROOT] * 1000)))
+    sent_at_once = len(greedy.received)
+    other.conversation.receive(encode_request(Sync()))
+    assert other.received
+    server.settle()
+    assert sent_at_once < len(greedy.received) / 5
+
+
+@pytest.mark.spec("WIRE-22")
+def test_a_half_request_is_told_from_silence(server: InMemoryServer) -> None:
+    connection = server.connect()
+    assert not connection.conversation.is_inside_request
+    connection.sendall(b"L123")
+    assert connection.conversation.is_inside_request
+    connection.sendall(b"45678")
+    assert not connection.conversation.is_inside_request
+    assert connection.conversation.request_count == 1
+
+
+@pytest.mark.spec("WIRE-21", "TXN-27")
+def test_the_turn_of_a_client_that_goes_passes_on(server: InMemoryServer) -> None:
+    first, second = server.connect(), server.connect()
+    first.sendall(encode_request(Commit()))
+    second.sendall(encode_request(Commit()))
+    assert first.conversation.has_turn
+    assert not second.received
+    first.sendall(encode_commit([(ROOT, record(ROOT))])[:20])
+    first.close()
+    assert second.received == NOTHING_INVALID
+    assert not server.storage.has_record(ROOT)
+
+
+@pytest.mark.spec("TXN-24", "WIRE-5")
+def test_a_client_may_not_hoard_oids(server: InMemoryServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert MAX_UNUSED_OIDS >= 1 << 20
+    monkeypatch.setattr("durus.session.MAX_UNUSED_OIDS", 300)
+    connection = server.connect()
+    commit_root(connection)  # what is used is not hoarded
+    connection.sendall(encode_request(NewOids(200)))
+    connection.sendall(encode_request(NewOids(100)))
+    assert not connection.is_closed
+    connection.sendall(encode_request(NewOids(1)))
+    assert "more than 300 oids" in str(connection.error)
+
+
+@pytest.mark.spec("WIRE-11")
+def test_a_commit_on_a_readonly_storage_is_refused_before_its_list(tmp_path: Path) -> None:
+    FileStorage(tmp_path / "f").close()
+    storage = FileStorage(tmp_path / "f", readonly=True)
+    connection = InMemoryServer(storage).connect()
+    connection.sendall(encode_request(Commit()))
+    assert isinstance(connection.error, ReadonlyError)
+    assert not connection.received
+    storage.close()
+
+
+@pytest.mark.spec("WIRE-11", "TXN-22")
+def test_a_commit_that_cannot_be_stored_is_not_answered(
+    server: InMemoryServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection, other = server.connect(), server.connect()
+
+    def fail() -> None:
+        raise ClosedError("the disk is gone")
+
+    monkeypatch.setattr(server.storage, "conclude", fail)
+    connection.sendall(encode_request(NewOids(1)) + encode_request(Commit()))
+    connection.received.clear()
+    connection.sendall(encode_commit([(ROOT, record(ROOT))]))
+    assert isinstance(connection.error, ClosedError)
+    assert not connection.received
+    other.sendall(encode_request(Load(ROOT)) + encode_request(Sync()) + encode_request(Load(ROOT)))
+    assert other.received == b"I" + b"\0\0\0\1" + ROOT + b"K"
+
+
+@pytest.mark.spec("WIRE-13", "WIRE-24")
+def test_the_end_of_the_server_finishes_the_commit_that_is_whole_and_refuses_the_other() -> None:
+    core = Core(MemoryStorage())
+    whole, half = Paused(core), Paused(core)
+    whole.conversation.receive(encode_request(NewOids(1)) + encode_request(Commit()))
+    whole.conversation.proceed()
+    whole.conversation.receive(encode_commit([(ROOT, record(ROOT))]))
+    half.conversation.receive(encode_request(Commit()))
+    half.conversation.proceed()
+    whole.conversation.finish()
+    half.conversation.finish()
+    assert not whole.has_ended
+    assert half.has_ended
+    write = core.begin_write()
+    write.write()
+    write.finish(None)
+    whole.conversation.proceed()
+    assert whole.sent.endswith(b"O")
+    assert whole.has_ended
+
+
+class Paused:
+    """A host that leaves the calling of proceed() to the test."""
+
+    is_paused = False
+
+    def __init__(self, core: Core) -> None:
+        self.sent = bytearray()
+        self.has_ended = False
+        self.conversation = Conversation(core, self)
+
+    def send(self, data: bytes) -> None:
+        self.sent += data
+
+    def proceed_soon(self) -> None:
+        pass
+
+    def commit_is_ready(self) -> None:
+        pass
+
+    def commit_ended(self, records: dict[bytes, bytes], error: DurusError | None) -> None:
+        pass
+
+    def pack(self) -> None:
+        pass
+
+    def quit(self) -> None:
+        pass
+
+    def end(self, error: DurusError | None) -> None:
+        self.has_ended = True
+
+
+@pytest.mark.spec("WIRE-13")
+def test_a_client_can_end_the_server(server: InMemoryServer) -> None:
+    connection, other = server.connect(), server.connect()
+    connection.sendall(encode_request(Quit()))
+    assert connection.is_closed
+    assert other.is_closed
+
+
+@pytest.mark.spec("WIRE-23")
+def test_a_dropped_client_is_told_nothing_more_and_heard_no_longer(server: InMemoryServer) -> None:
+    connection = server.connect()
+    connection.sendall(b"x" + encode_request(NewOids(1)))
+    assert isinstance(connection.error, ProtocolError)
+    assert not connection.received
+    assert server.connect().conversation is not connection.conversation

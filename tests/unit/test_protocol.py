@@ -1,0 +1,151 @@
+"""The codec of the wire protocol: what one side writes the other reads, and nothing else."""
+
+import struct
+from collections.abc import Sequence
+from typing import TypeVar
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from durus import protocol
+from durus.error import ProtocolError, TransactionError
+from durus.protocol import (
+    INVALID,
+    MAX_COMMIT,
+    MAX_REQUEST_OIDS,
+    NOT_FOUND,
+    OKAY,
+    BulkLoad,
+    Commit,
+    Goodbye,
+    Load,
+    Loaded,
+    NewOids,
+    Pack,
+    Quit,
+    Reader,
+    Request,
+    Sync,
+    Version,
+)
+
+T = TypeVar("T")
+
+oids = st.binary(min_size=8, max_size=8)
+u32 = st.integers(0, 2**32 - 1)
+requests = st.one_of(
+    st.builds(Version, u32),
+    st.builds(NewOids, st.integers(0, 255)),
+    st.builds(Load, oids),
+    st.builds(BulkLoad, st.lists(oids)),
+    st.sampled_from([Sync(), Commit(), Pack(), Quit(), Goodbye()]),
+)
+
+
+class Bytes:
+    """What a reader is driven on; notes how much it asked for at once."""
+
+    def __init__(self, data: bytes) -> None:
+        self.rest = data
+        self.most_wanted = 0
+
+    def __call__(self, size: int) -> bytes:
+        self.most_wanted = max(self.most_wanted, size)
+        if size > len(self.rest):
+            raise EOFError
+        taken, self.rest = self.rest[:size], self.rest[size:]
+        return taken
+
+
+def read(reader: Reader[T], data: bytes) -> T:
+    """Return what the reader makes of all of the data."""
+    source = Bytes(data)
+    found = protocol.receive(reader, source)
+    assert source.rest == b""
+    return found
+
+
+@given(requests)
+@pytest.mark.spec("WIRE-3", "WIRE-4", "WIRE-5", "WIRE-6", "WIRE-7", "WIRE-8", "WIRE-9", "WIRE-12", "WIRE-13", "WIRE-14")
+def test_a_request_is_read_as_it_was_written(request: Request) -> None:
+    assert read(protocol.read_request(), protocol.encode_request(request)) == request
+
+
+@given(st.lists(st.tuples(st.sampled_from([OKAY]), st.binary()) | st.tuples(st.sampled_from([INVALID, NOT_FOUND]))))
+@pytest.mark.spec("WIRE-6", "WIRE-7")
+def test_load_answers_are_read_as_they_were_written(parts: Sequence[tuple[bytes, ...]]) -> None:
+    answers = [Loaded(*part) for part in parts]
+    data = protocol.encode_u32(len(answers)) + b"".join(map(protocol.encode_loaded, answers))
+    assert read(protocol.read_all_loaded(len(answers)), data) == answers
+
+
+@given(st.lists(oids))
+@pytest.mark.spec("WIRE-5", "WIRE-8")
+def test_lists_of_oids_are_read_as_they_were_written(found: list[bytes]) -> None:
+    assert read(protocol.read_oids(), protocol.encode_oids(found)) == found
+    assert read(protocol.read_new_oids(len(found)), b"".join(found)) == found
+
+
+@given(st.dictionaries(oids, st.binary()))
+@pytest.mark.spec("WIRE-10")
+def test_a_commit_is_read_as_it_was_written(records: dict[bytes, bytes]) -> None:
+    assert read(protocol.read_commit(), protocol.encode_commit(records.items())) == records
+
+
+@given(st.binary())
+@pytest.mark.spec("WIRE-20", "WIRE-23")
+def test_any_bytes_are_a_request_or_the_start_of_one_or_an_error(data: bytes) -> None:
+    source = Bytes(data)
+    try:
+        request = protocol.receive(protocol.read_request(), source)
+    except (ProtocolError, EOFError):
+        assert source.most_wanted <= 8 * MAX_REQUEST_OIDS
+    else:
+        assert protocol.encode_request(request).replace(b"M\x01", b"N") == data[: len(data) - len(source.rest)].replace(
+            b"M\x01", b"N"
+        )
+
+
+@given(st.binary(max_size=100))
+@pytest.mark.spec("WIRE-10", "WIRE-23")
+def test_any_data_of_a_commit_is_records_or_an_error(data: bytes) -> None:
+    message = struct.pack(">I", len(data)) + data
+    try:
+        records = read(protocol.read_commit(), message)
+    except ProtocolError:
+        return
+    assert protocol.encode_commit(records.items()) == message
+
+
+@pytest.mark.parametrize(
+    ("reader", "claim"),
+    [
+        (protocol.read_request(), b"B" + struct.pack(">I", MAX_REQUEST_OIDS + 1)),
+        (protocol.read_commit(), struct.pack(">I", MAX_COMMIT + 1)),
+        (protocol.read_commit(), b"\xff\xff\xff\xff"),
+    ],
+    ids=["oids", "commit", "4 GiB"],
+)
+@pytest.mark.spec("WIRE-20")
+def test_a_claim_beyond_the_limit_is_refused_before_its_bytes_are_read(reader: Reader[object], claim: bytes) -> None:
+    with pytest.raises(ProtocolError, match="limit"):
+        read(reader, claim)
+
+
+@pytest.mark.spec("WIRE-25")
+def test_answers_that_the_protocol_does_not_have_are_refused() -> None:
+    with pytest.raises(ProtocolError, match="no answer b'X' to a load"):
+        read(protocol.read_loaded(), b"X")
+    with pytest.raises(ProtocolError, match="no answer b'K' to a commit"):
+        read(protocol.read_status(), b"K")
+    with pytest.raises(ProtocolError, match="3 answers to the load of 2"):
+        read(protocol.read_all_loaded(2), b"\0\0\0\3")
+
+
+@pytest.mark.spec("WIRE-10", "WIRE-20")
+def test_a_commit_beyond_the_limit_is_not_even_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "MAX_COMMIT", 40)
+    assert len(protocol.encode_commit([(bytes(8), bytes(28))])) == 44
+    with pytest.raises(TransactionError, match="longer than the 40"):
+        protocol.encode_commit([(bytes(8), bytes(29))])

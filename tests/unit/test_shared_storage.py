@@ -1,0 +1,209 @@
+"""Connections of one process, each in a thread of its own, over one storage."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from durus.connection import Connection
+from durus.error import ClosedError, ConflictError, DurusError, FileError, ProtocolError, TransactionError
+from durus.file_storage import FileStorage
+from durus.oid import oid_from_int
+from durus.persistent_dict import PersistentDict
+from durus.record import pack_record
+from durus.shared_storage import SharedStorage
+from durus.storage import Conclusion, MemoryStorage, Storage
+
+
+def in_threads(count: int, work: Callable[[int], None]) -> None:
+    """Run work(0), work(1), ... at the same time; raise what one of them raised."""
+    failures: list[BaseException] = []
+
+    def run(number: int) -> None:
+        try:
+            work(number)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+        assert not thread.is_alive()
+    if failures:
+        raise failures[0]
+
+
+def add_up(shared: SharedStorage, count: int, rounds: int) -> None:
+    def count_up(number: int) -> None:
+        connection = Connection(shared.new_client())
+        root = connection.get_root()
+        for _ in range(rounds):
+            while True:
+                try:
+                    root["count"] = root.get("count", 0) + 1  # type: ignore[operator]  # the root holds object
+                    root.setdefault(number, PersistentDict())[len(root)] = 1  # type: ignore[index]  # likewise
+                    connection.commit()
+                    break
+                except ConflictError:
+                    connection.abort()
+        connection.close()
+
+    in_threads(count, count_up)
+
+
+@pytest.mark.spec("TXN-20", "TXN-21", "TXN-22", "TXN-23", "TXN-24")
+def test_counts_of_many_threads_add_up(tmp_path: Path) -> None:
+    shared = SharedStorage(FileStorage(tmp_path / "f"))
+    add_up(shared, 8, 10)
+    shared.close()
+    with Connection(tmp_path / "f") as connection:
+        assert connection.get_root()["count"] == 80
+
+
+@pytest.mark.spec("TXN-25")
+def test_packs_go_on_beside_commits(tmp_path: Path) -> None:
+    shared = SharedStorage(FileStorage(tmp_path / "f", durability="os"))
+    stop = threading.Event()
+
+    def pack() -> None:
+        packer = Connection(shared.new_client())
+        while not stop.is_set():
+            packer.pack()
+
+    thread = threading.Thread(target=pack)
+    thread.start()
+    add_up(shared, 3, 10)
+    stop.set()
+    thread.join()
+    assert Connection(shared.new_client()).get_root()["count"] == 30
+    shared.close()
+
+
+class Gate(MemoryStorage):
+    """A storage whose writes wait until they are let through, or fail."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.has_begun = threading.Semaphore(0)
+        self.may_go_on = threading.Semaphore(0)
+        self.is_open = True
+        self.error: Exception | None = None
+        self.writes = 0
+
+    def conclude(self) -> Conclusion:
+        pending, self._pending = dict(self._pending or {}), None
+
+        def write() -> None:
+            self.writes += 1
+            if not self.is_open:
+                self.has_begun.release()
+                self.may_go_on.acquire()
+            if self.error is not None:
+                raise self.error
+
+        return Conclusion(write, lambda: self._records.update(pending))
+
+
+def commit(client: Storage, oid: bytes, data: bytes) -> None:
+    client.begin()
+    client.store(oid, pack_record(oid, data, b""))
+    client.end()
+
+
+@pytest.mark.spec("TXN-22", "TXN-23")
+def test_commits_that_wait_for_the_disk_share_the_next_write_and_nobody_sees_them_before() -> None:
+    gate = Gate()
+    shared = SharedStorage(gate)
+    clients = [shared.new_client() for _ in range(6)]
+    oids = [client.new_oid() for client in clients[:5]]
+    oids[1:] = [client.new_oid() for client in clients[1:5]]
+    gate.is_open = False
+    threads = [
+        threading.Thread(target=commit, args=(client, oid, b"x")) for client, oid in zip(clients, oids, strict=False)
+    ]
+    threads[0].start()
+    gate.has_begun.acquire()
+    for thread in threads[1:]:
+        thread.start()
+    core = shared._core
+    while len(core._ready) < 4:
+        threading.Event().wait(0.001)
+    reader = clients[5]
+    reader.sync()
+    loaded: list[bytes] = []
+    load = threading.Thread(target=lambda: loaded.append(reader.load(oids[0])))
+    load.start()
+    assert not loaded
+    assert not gate.has_record(oids[0])
+    gate.may_go_on.release()
+    load.join(10)
+    assert loaded
+    gate.has_begun.acquire()
+    assert not gate.has_record(oids[1])
+    gate.may_go_on.release()
+    for thread in threads:
+        thread.join(10)
+    assert gate.writes == 2
+    assert all(gate.has_record(oid) for oid in oids)
+
+
+@pytest.mark.spec("TXN-22")
+def test_a_write_that_fails_is_told_to_who_committed_and_leaves_the_oids_theirs() -> None:
+    gate = Gate()
+    client, other = SharedStorage(gate).new_client(), SharedStorage(gate).new_client()
+    oid = client.new_oid()
+    gate.error = FileError("no space")
+    with pytest.raises(FileError, match="no space"):
+        commit(client, oid, b"x")
+    gate.error = None
+    assert not other.has_record(oid)
+    commit(client, oid, b"y")
+    assert client.load(oid) == pack_record(oid, b"y", b"")
+
+
+def test_a_write_that_is_interrupted_stores_nothing_and_lets_others_go_on() -> None:
+    gate = Gate()
+    shared = SharedStorage(gate)
+    client = shared.new_client()
+    oid = client.new_oid()
+    gate.error = KeyboardInterrupt()  # type: ignore[assignment]  # no Exception, and that is the point
+    with pytest.raises(KeyboardInterrupt):
+        commit(client, oid, b"x")
+    gate.error = None
+    commit(client, oid, b"y")
+    assert shared.new_client().load(oid) == pack_record(oid, b"y", b"")
+
+
+@pytest.mark.spec("TXN-21")
+def test_an_error_in_a_turn_ends_it() -> None:
+    shared = SharedStorage(MemoryStorage())
+    client, other = shared.new_client(), shared.new_client()
+    commit(other, other.new_oid(), b"x")
+
+    def fail(oids: list[bytes]) -> None:
+        raise RuntimeError("what the application does")
+
+    client.begin()
+    with pytest.raises(RuntimeError):
+        client.end(fail)
+    with pytest.raises(ProtocolError, match="oid 77, which was not given"):
+        commit(client, oid_from_int(77), b"x")
+    commit(other, bytes(8), b"y")
+
+
+def test_calls_that_can_not_be_are_refused() -> None:
+    shared = SharedStorage(MemoryStorage())
+    client = shared.new_client()
+    with pytest.raises(TransactionError):
+        client.store(bytes(8), b"")
+    with pytest.raises(TransactionError):
+        client.end()
+    client.close()
+    client.close()
+    for call in (client.begin, client.sync, client.new_oid, lambda: client.load(bytes(8)), client.pack):
+        with pytest.raises(ClosedError):
+            call()
+    assert issubclass(ClosedError, DurusError)
