@@ -1,28 +1,29 @@
-"""`durus -c`: a Python console on a file."""
+"""`durus -c`: a Python console on a file, or on what a server holds."""
 
 import argparse
 import code
 import contextlib
-import importlib
 import os
 import sys
 import traceback
 from collections.abc import Iterator
 from pprint import pprint
 
+from durus.address import wait_for_server
+from durus.cli.options import add_address_arguments, add_storage_arguments, address_of, open_storage
+from durus.client_storage import ClientStorage
 from durus.connection import Connection
-from durus.error import DurusError
-from durus.file_storage import FileStorage
-from durus.storage import Storage
+from durus.error import DurusError, ServerUnreachableError
 from durus.utils import int8_to_str, str_to_int8
 
+_TRIES = 50
+_SECONDS_BETWEEN_TRIES = 0.2
 _HISTORY = os.path.join("~", ".durushistory")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--file", required=True, metavar="F", help="the file with the objects; made if it is not there")
-    parser.add_argument("--readonly", action="store_true", help="look only; works while another process writes")
-    parser.add_argument("--repair", action="store_true", help="cut off an end that was not written whole, and keep it")
+    add_storage_arguments(parser, "the file with the objects, made if it is not there (default: use a server)")
+    add_address_arguments(parser, "find the server on")
     parser.add_argument("--cache_size", type=int, default=10000, metavar="N", help="objects kept loaded (%(default)s)")
     parser.add_argument(
         "--startup",
@@ -30,14 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="a Python file to run first, with the names of the console (default: the variable DURUSSTARTUP)",
     )
-    parser.add_argument("--storage-class", metavar="DOTTED", help="the storage class to use, module and name")
 
 
 def run(options: argparse.Namespace) -> int:
     if "" not in sys.path:
         sys.path.insert(0, "")  # as Python's own console has it, for the classes of the objects
-    storage_class = _import_class(options.storage_class) if options.storage_class else FileStorage
-    storage = storage_class(options.file, readonly=options.readonly, repair=options.repair)
+    storage = open_storage(options) if options.file else _open_client(options)
     try:
         connection = Connection(storage, cache_size=options.cache_size)
         names: dict[str, object] = {
@@ -54,11 +53,25 @@ def run(options: argparse.Namespace) -> int:
         if options.startup:
             _run_file(options.startup, names)
         with _completion(names):
-            banner = f"Durus on {options.file}: connection and root are there; connection.commit() stores changes"
+            place = options.file or address_of(options)
+            banner = f"Durus on {place}: connection and root are there; connection.commit() stores changes"
             code.interact(banner, local=names, exitmsg="")
     finally:
         storage.close()
     return 0
+
+
+def _open_client(options: argparse.Namespace) -> ClientStorage:
+    """Return the storage of the server, which may be about to start."""
+    if options.readonly or options.repair or options.storage_class:
+        raise DurusError("--readonly, --repair and --storage-class are for a file: give its name with --file")
+    address = address_of(options)
+    try:
+        return ClientStorage(address=address)
+    except ServerUnreachableError:
+        print(f"durus: waiting for a server on {address}", file=sys.stderr)
+    wait_for_server(address=address, maxtries=_TRIES, sleeptime=_SECONDS_BETWEEN_TRIES)
+    return ClientStorage(address=address)
 
 
 def _run_file(path: str, names: dict[str, object]) -> None:
@@ -74,17 +87,6 @@ def _run_file(path: str, names: dict[str, object]) -> None:
         frames = error.__traceback__
         traceback.print_exception(error.with_traceback(frames.tb_next if frames else None))
         raise DurusError(f"the startup file {path} failed, so the console is not opened") from error
-
-
-def _import_class(dotted: str) -> type[FileStorage]:
-    module, _, name = dotted.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise DurusError(f"the storage class {dotted} can't be imported: {error}") from error
-    if not (isinstance(found, type) and issubclass(found, Storage)):
-        raise DurusError(f"{dotted} is not a storage class")
-    return found  # type: ignore[return-value]  # it takes the arguments of FileStorage, or fails with what it lacks
 
 
 @contextlib.contextmanager

@@ -9,14 +9,15 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TextIO
 
 from durus import __version__
-from durus.cli import check, console, info, pack
+from durus.cli import check, console, info, pack, serve
 from durus.error import DurusError, DurusWarning
 
 Run = Callable[[argparse.Namespace], int]
 
 _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Run]] = {
-    "-c": ("open a file in an interactive Python console", console.add_arguments, console.run),
-    "-p": ("pack a file: remove what its root does not reach", pack.add_arguments, pack.run),
+    "-s": ("serve a file to clients, or a temporary one; or stop a server", serve.add_arguments, serve.run),
+    "-c": ("open a Python console on what a server holds, or on a file", console.add_arguments, console.run),
+    "-p": ("pack what a server holds, or a file: remove what the root does not reach", pack.add_arguments, pack.run),
     "check": ("verify every transaction, seal, record and reference of a file", check.add_arguments, check.run),
     "info": ("tell what a file holds", info.add_arguments, info.run),
 }

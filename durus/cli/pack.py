@@ -1,4 +1,4 @@
-"""`durus -p`: pack a file."""
+"""`durus -p`: pack a file, or have a server do it."""
 
 import argparse
 import os
@@ -6,6 +6,9 @@ import sys
 import time
 from collections.abc import Iterator
 
+from durus.address import SocketAddress
+from durus.cli.options import add_address_arguments, address_of
+from durus.client_storage import ClientStorage
 from durus.error import DurusError
 from durus.file_storage import FileStorage
 from durus.progress import Progress
@@ -14,10 +17,13 @@ _SECONDS_BETWEEN_LINES = 0.1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--file", required=True, metavar="F", help="the file to pack")
+    parser.add_argument("--file", metavar="F", help="the file to pack (default: have a server pack what it holds)")
+    add_address_arguments(parser, "find the server on")
 
 
 def run(options: argparse.Namespace) -> int:
+    if not options.file:
+        return _ask_server(address_of(options))
     if not os.path.exists(options.file):  # FileStorage would make it
         raise DurusError(f"{options.file}: there is no such file to pack")
     storage = FileStorage(options.file)
@@ -28,6 +34,16 @@ def run(options: argparse.Namespace) -> int:
     finally:
         storage.close()
     print(f"{options.file}: {old.st_size} bytes packed into {new.st_size}{_kept(options.file, old)}")
+    return 0
+
+
+def _ask_server(address: SocketAddress) -> int:
+    storage = ClientStorage(address=address)
+    try:
+        storage.pack()
+    finally:
+        storage.close()
+    print(f"durus: the server on {address} has begun to pack, and its log tells when it is done")
     return 0
 
 

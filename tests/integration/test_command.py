@@ -35,7 +35,10 @@ def test_what_one_client_commits_the_next_one_finds(tmp_path: Path) -> None:
     assert durus("check", "f", cwd=tmp_path).returncode == 0
 
 
-@pytest.mark.parametrize("arguments", [["-c", "--file", "f"], ["-p", "--file", "f"], ["check", "f"], ["info", "f"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["-s", "--file", "f"], ["-c", "--file", "f"], ["-p", "--file", "f"], ["check", "f"], ["info", "f"]],
+)
 def test_a_bad_file_ends_each_command_with_one_message(tmp_path: Path, arguments: list[str]) -> None:
     (tmp_path / "f").write_text("this is a text file and no database")
     result = durus(*arguments, cwd=tmp_path)
@@ -45,7 +48,7 @@ def test_a_bad_file_ends_each_command_with_one_message(tmp_path: Path, arguments
     assert result.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", ["-c", "-p", "check", "info"])
+@pytest.mark.parametrize("command", ["-s", "-c", "-p", "check", "info"])
 def test_help_is_there_for_all_and_for_each(tmp_path: Path, command: str) -> None:
     assert f"durus {command}" in durus("-h", cwd=tmp_path).stdout
     assert "usage: durus" in durus(command, "--help", cwd=tmp_path).stdout
@@ -54,8 +57,8 @@ def test_help_is_there_for_all_and_for_each(tmp_path: Path, command: str) -> Non
 def test_wrong_calls_end_with_2(tmp_path: Path) -> None:
     assert durus(cwd=tmp_path).returncode == 2
     assert durus("nonsense", cwd=tmp_path).returncode == 2
-    assert durus("-c", cwd=tmp_path).returncode == 2
-    assert "--file" in durus("-c", cwd=tmp_path).stderr
+    assert durus("check", cwd=tmp_path).returncode == 2
+    assert "F" in durus("check", cwd=tmp_path).stderr
     assert durus("--version", cwd=tmp_path).returncode == 0
 
 

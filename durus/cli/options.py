@@ -1,0 +1,46 @@
+"""The options that several commands share: which storage, and where its server is."""
+
+import argparse
+import importlib
+
+from durus.address import SocketAddress
+from durus.error import DurusError
+from durus.file_storage import FileStorage
+from durus.protocol import DEFAULT_HOST, DEFAULT_PORT
+from durus.storage import Storage
+
+
+def add_storage_arguments(parser: argparse.ArgumentParser, file_help: str) -> None:
+    parser.add_argument("--file", metavar="F", help=file_help)
+    parser.add_argument("--readonly", action="store_true", help="look only; works while another process writes")
+    parser.add_argument("--repair", action="store_true", help="cut off an end that was not written whole, and keep it")
+    parser.add_argument("--storage-class", metavar="DOTTED", help="the storage class to use, module and name")
+
+
+def add_address_arguments(parser: argparse.ArgumentParser, verb: str) -> None:
+    parser.add_argument("--host", default=DEFAULT_HOST, metavar="H", help=f"host to {verb} (%(default)s)")
+    parser.add_argument("--port", type=int, default=DEFAULT_PORT, metavar="N", help=f"port to {verb} (%(default)s)")
+    parser.add_argument(
+        "--address", metavar="A", help=f"Unix socket to {verb}, in place of host and port: a path, or @name"
+    )
+
+
+def open_storage(options: argparse.Namespace) -> Storage:
+    """Return the storage that --file, --readonly, --repair and --storage-class ask for."""
+    storage_class = _import_class(options.storage_class) if options.storage_class else FileStorage
+    return storage_class(options.file, readonly=options.readonly, repair=options.repair)
+
+
+def address_of(options: argparse.Namespace) -> SocketAddress:
+    return SocketAddress.new(options.address or (options.host, options.port))
+
+
+def _import_class(dotted: str) -> type[FileStorage]:
+    module, _, name = dotted.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise DurusError(f"the storage class {dotted} can't be imported: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, Storage)):
+        raise DurusError(f"{dotted} is not a storage class")
+    return found  # type: ignore[return-value]  # it takes the arguments of FileStorage, or fails with what it lacks

@@ -1,0 +1,121 @@
+"""`durus -s`: serve a storage to clients, or stop who does."""
+
+import argparse
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import Iterator
+
+from durus.address import SocketAddress, inherited_address
+from durus.cli.options import add_address_arguments, add_storage_arguments, address_of, open_storage
+from durus.client_storage import ClientStorage
+from durus.error import DurusError, FileError
+from durus.storage_server import DEFAULT_GCBYTES, StorageServer
+
+_LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_storage_arguments(parser, "the file with the objects, made if it is not there (default: a temporary file)")
+    add_address_arguments(parser, "listen on")
+    parser.add_argument("--owner", metavar="U", help="owner of the Unix socket, a name or a number")
+    parser.add_argument("--group", metavar="G", help="group of the Unix socket, a name or a number")
+    parser.add_argument("--umask", type=_mask, metavar="N", help="umask of the Unix socket; octal with a 0 in front")
+    parser.add_argument(
+        "--gcbytes",
+        type=int,
+        default=DEFAULT_GCBYTES,
+        metavar="N",
+        help="pack when more than so many bytes were committed since the last pack (default: never)",
+    )
+    parser.add_argument(
+        "--gcinterval",
+        type=float,
+        default=0,
+        metavar="S",
+        help="pack every so many seconds, if anything was committed (default: never)",
+    )
+    parser.add_argument("--logfile", metavar="F", help="the log file; SIGHUP opens it anew (default: stderr)")
+    parser.add_argument(
+        "--logginglevel", type=int, default=logging.INFO, metavar="N", help="lower numbers log more (%(default)s)"
+    )
+    parser.add_argument("--stop", action="store_true", help="stop the server that listens there, and start none")
+
+
+def run(options: argparse.Namespace) -> int:
+    if options.stop:
+        return _stop(address_of(options))
+    with _logging(options.logfile, options.logginglevel):
+        storage = open_storage(options)
+        try:
+            server = StorageServer(
+                storage,
+                address=_address(options),
+                gcbytes=options.gcbytes,
+                gcinterval=options.gcinterval,
+            )
+            server.listen()
+            name = options.file or "a temporary file, which is gone when the server ends"
+            print(f"durus: listening on {server.address}, serving {name}", flush=True)
+            server.serve()
+        finally:
+            storage.close()
+    return 0
+
+
+def _stop(address: SocketAddress) -> int:
+    ClientStorage(address=address).stop_server()
+    print(f"durus: the server on {address} has ended")
+    return 0
+
+
+def _address(options: argparse.Namespace) -> SocketAddress:
+    inherited = inherited_address(os.environ)
+    if inherited is not None:
+        return inherited
+    if options.address:
+        return SocketAddress.new(options.address, owner=options.owner, group=options.group, umask=options.umask)
+    if options.owner or options.group or options.umask is not None:
+        raise DurusError("--owner, --group and --umask are for a Unix socket: give its path with --address")
+    return address_of(options)
+
+
+def _mask(text: str) -> int:
+    return int(text, 8 if text.startswith("0") and text.isdecimal() else 0)
+
+
+@contextlib.contextmanager
+def _logging(path: str | None, level: int) -> Iterator[None]:
+    """Log to the file, or to stderr; SIGHUP opens the file anew, for who has renamed it."""
+    logger = logging.getLogger("durus")
+
+    def handler() -> logging.Handler:
+        try:
+            made: logging.Handler = logging.FileHandler(path) if path else logging.StreamHandler()
+        except OSError as error:
+            raise FileError(error.errno, f"cannot open the log file: {error.strerror}", path) from error
+        made.setFormatter(logging.Formatter(_LOG_FORMAT))
+        return made
+
+    def reopen(*_: object) -> None:
+        try:
+            logger.handlers[:], old = [handler()], logger.handlers[:]
+        except FileError as error:
+            logger.error("the log goes on in the old file: %s", error)
+            return
+        for handler_of_old in old:
+            handler_of_old.close()
+
+    before = logger.level
+    logger.addHandler(handler())
+    logger.setLevel(level)
+    previous = signal.signal(signal.SIGHUP, reopen)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, previous)
+        for current in logger.handlers[:]:
+            logger.removeHandler(current)
+            current.close()
+        logger.setLevel(before)
