@@ -121,8 +121,6 @@ class Connection(ConnectionBase):
         oid = obj._p_oid
         if oid is None or not isinstance(obj, PersistentObject):
             raise StateError(f"{obj!r} is not an object of this connection")
-        if oid in self.invalid_oids:
-            raise ReadConflictError([oid])
         try:
             data = self.get_stored_pickle(oid)
         except DurusKeyError:
@@ -198,31 +196,27 @@ class Connection(ConnectionBase):
     def _open_root(self, root_class: type[PersistentObject] | None) -> None:
         root = self.get(ROOT_OID)
         if root is None:
-            try:
-                root = self._new_root(root_class or PersistentDict)
-            except WriteConflictError:  # another client was first [TXN-24]
-                self._begin_next()
-                root = self.get(ROOT_OID)
+            with contextlib.suppress(WriteConflictError):  # another client was first [TXN-24]
+                self._make_root(root_class or PersistentDict)
+            self._begin_next()
+            root = self.get(ROOT_OID)
         if root is None:
             raise StateError("the storage has no root object, and does not take one")
         self.root: PersistentObject = root
         if root_class is not None and type(self.root) is not root_class:
             raise StateError(f"the root is a {type(self.root).__name__}, not a {root_class.__name__}")
 
-    def _new_root(self, root_class: type[PersistentObject]) -> PersistentObject:
+    def _make_root(self, root_class: type[PersistentObject]) -> None:
         root = root_class()
         oid = self.storage.new_oid()
         if oid != ROOT_OID:
             raise StateError(f"the storage has no root object, and its first free oid is {format_oid(oid)}, not 0")
         set_slot(root, "_p_oid", oid)
         set_slot(root, "_p_connection", self)
-        set_slot(root, "_p_serial", self.transaction_serial)
         self.root = root
         self._accessed.add(oid)
         self._store([(root, oid)])
-        self._accessed.clear()
         self.cache.add(oid, root)
-        return root
 
     def _store(self, changed: Iterable[tuple[PersistentObject, bytes]]) -> None:
         writer = ObjectWriter(self, self.root, self._new_oid, self._reader.has_missing_classes())
@@ -265,6 +259,8 @@ class Connection(ConnectionBase):
         return self._spare_oids.pop() if self._spare_oids else self.storage.new_oid()
 
     def _load(self, oid: bytes) -> bytes:
+        if oid in self.invalid_oids:  # [TXN-15]
+            raise ReadConflictError([oid])
         while True:
             try:
                 return self.storage.load(oid)

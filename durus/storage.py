@@ -163,10 +163,10 @@ class MemoryStorage(Storage):
         return oid_from_int(self._next_oid - 1)
 
     def get_packer(self) -> Iterator[Progress]:
+        yield Progress("mark", 0, None)
         live = {oid for oid, _ in Storage.gen_oid_record(self)} if ROOT_OID in self._records else set()
         self._removed.extend(oid for oid in self._records if oid not in live)
         self._records = {oid: record for oid, record in self._records.items() if oid in live}
-        yield Progress("copy", len(live), len(live))
 
     def gen_oid_record(self, start_oid: bytes | None = None, batch_size: int = 100) -> Iterator[tuple[bytes, bytes]]:
         """Yield (oid, record) for every record, or for those reached from `start_oid`."""

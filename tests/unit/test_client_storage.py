@@ -347,3 +347,14 @@ def test_an_error_of_the_handler_gives_the_turn_back(server: InMemoryServer) -> 
     second.get_root()["n"] = 2
     second.commit()
     assert first.sync() == [bytes(8)]
+
+
+@pytest.mark.spec("TXN-13")
+def test_the_client_that_made_the_root_has_conflicts_on_it_at_once(server: InMemoryServer) -> None:
+    first = Connection(server.new_client())
+    first.get_root()["x"] = 1
+    second = Connection(server.new_client())
+    second.get_root()["y"] = 2
+    second.commit()
+    with pytest.raises(WriteConflictError):
+        first.commit()
