@@ -199,6 +199,7 @@ class UnixDomainSocketAddress(_UnixAddress):
         with contextlib.suppress(OSError):  # another may have taken the name away
             if self._made is not None and os.path.samestat(os.stat(self.filename), self._made):
                 os.unlink(self.filename)
+        self._made = None
         listening.close()
 
     def _bind_anew(self, listening: socket.socket) -> None:

@@ -198,7 +198,7 @@ class ClientStorage(Storage):
     def stop_server(self) -> None:
         """Have the server end, and return when it has. [WIRE-13]"""
         self._send(encode_request(Quit()))
-        with contextlib.suppress(DisconnectedError):
+        with self._losing_on_error(), contextlib.suppress(EOFError, ConnectionError):
             self._fill(1)
         self.close()
 

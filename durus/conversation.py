@@ -59,7 +59,7 @@ class Host(Protocol):
         """Begin to pack, if no pack is under way."""
 
     def quit(self) -> None:
-        """End the server."""
+        """End the server, and this connection last of all: that tells the client."""
 
     def end(self, error: DurusError | None) -> None:
         """Close the connection; the client has gone, or has done what it must not."""
@@ -76,7 +76,8 @@ class Conversation:
         self._event_happened = False
         self._is_closed = False
         self._is_finishing = False
-        self._awaits_outcome = False
+        self._is_held = False
+        """True while a commit is to be answered, or the client waits for the end of the server."""
         self.request_count = 0
         """How many requests have begun."""
         self._is_between_requests = True
@@ -111,7 +112,7 @@ class Conversation:
     def finish(self) -> None:
         """End the conversation; if a commit is under way whose data is whole, when that is answered."""
         self._is_finishing = True
-        if not self._awaits_outcome:
+        if not self._is_held:
             self._end(None)
 
     def close(self) -> None:
@@ -174,7 +175,9 @@ class Conversation:
                         raise ProtocolError(f"the client speaks version {version} of the protocol, not {VERSION}")
                 case Quit():
                     self._host.quit()
-                    return
+                    self._is_held = True
+                    while True:
+                        yield _EVENT
                 case Goodbye():
                     return
 
@@ -225,10 +228,10 @@ class Conversation:
         if not records:
             return
         self._host.commit_is_ready()
-        self._awaits_outcome = True
+        self._is_held = True
         while not outcomes:
             yield _EVENT
-        self._awaits_outcome = False
+        self._is_held = False
         error = outcomes[0]
         if error is not None and not isinstance(error, WriteConflictError):
             raise error

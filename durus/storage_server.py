@@ -11,7 +11,7 @@ import signal
 import socket
 import struct
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, cast
 
@@ -91,6 +91,8 @@ class StorageServer:
         self.stall_timeout = stall_timeout
         self.core = Core(storage)
         self.clients: set[_Client] = set()
+        self._quitters: set[_Client] = set()
+        """The clients that have sent Q, and wait for the end."""
         self._gcbytes = gcbytes
         self._gcinterval = gcinterval
         self._listening: list[socket.socket] = []
@@ -127,10 +129,13 @@ class StorageServer:
             self.listen()
             asyncio.run(self._serve())
         finally:
-            for listening in self._listening:
-                self.address.close(listening)
             self._disk.shutdown()
-            self.storage.close()
+            self._close()
+
+    def _close(self) -> None:
+        for listening in self._listening:
+            self.address.close(listening)
+        self.storage.close()
 
     def stop(self) -> None:
         """End serve() in order, or as soon as it begins; may be called from any thread."""
@@ -181,12 +186,20 @@ class StorageServer:
             await self._writing
         if self._packing is not None:
             self._packing.cancel()
-        deadline = time.monotonic() + _SECONDS_TO_FLUSH
-        while self.clients and time.monotonic() < deadline:
-            await asyncio.sleep(0.01)
-        for client in list(self.clients):
-            client.abort()
+        await self._until(lambda: self.clients <= self._quitters)
+        self._close()
         _logger.info("stopped")
+        for client in list(self._quitters):
+            client.close()
+        await self._until(lambda: not self.clients)
+
+    async def _until(self, is_done: Callable[[], bool]) -> None:
+        """Wait until clients have read what is on its way, but not for ever."""
+        deadline = time.monotonic() + _SECONDS_TO_FLUSH
+        while not is_done() and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+        for client in self.clients - self._quitters:
+            client.abort()
 
     # Work for clients
 
@@ -209,6 +222,11 @@ class StorageServer:
                 self._pack_a_step()  # its last one needs a moment in which nothing is being written
         finally:
             self._writing = None
+
+    def quit(self, client: "_Client") -> None:
+        """End, and have this client know when that is done. [WIRE-13]"""
+        self._quitters.add(client)
+        self._stopping.set()
 
     def note_commit(self, size: int) -> None:
         """Take note of a commit of so many bytes, which may make it time to pack."""
@@ -337,7 +355,7 @@ class _Client(asyncio.Protocol):
 
     def quit(self) -> None:
         _logger.info("client %s stops the server", self)
-        self._server.stop()
+        self._server.quit(self)
 
     def end(self, error: DurusError | None) -> None:
         if error is None:
@@ -356,6 +374,10 @@ class _Client(asyncio.Protocol):
         """Take no further request; a commit that is whole is answered first."""
         self._conversation.finish()
 
+    def close(self) -> None:
+        self._conversation.close()
+        self._transport.close()
+
     def abort(self) -> None:
         self._transport.abort()
 
@@ -367,7 +389,7 @@ class _Client(asyncio.Protocol):
         elif wait is not None and now - self._waiting_since >= wait.limit:
             _logger.warning("client %s is dropped: %s did not come in %g seconds", self, wait.what, wait.limit)
             self._conversation.close()
-            self._transport.abort()
+            self.abort()
 
     def _what_is_waited_for(self) -> _Wait | None:
         conversation, server = self._conversation, self._server

@@ -89,6 +89,7 @@ class InMemoryConnection:
     def quit(self) -> None:
         for connection in self._server.connections:
             connection.conversation.finish()
+        self._server.work.append(lambda: self.end(None))
 
     def end(self, error: DurusError | None) -> None:
         self.is_closed = True

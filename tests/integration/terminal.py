@@ -1,0 +1,83 @@
+"""A program in a terminal, as a person has it in a window."""
+
+import fcntl
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+CONTROL_C = "\x03"
+CONTROL_D = "\x04"
+SECONDS = 60
+"""How long to wait at the most for what is to be shown."""
+
+
+class Terminal:
+    """Runs `durus` with the arguments in a window of its own."""
+
+    def __init__(self, *arguments: str, cwd: Path) -> None:
+        self._fd, follower = pty.openpty()
+        self.shown = ""
+        self._seen = 0
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "durus", *arguments],
+            cwd=cwd,
+            env={**os.environ, "HOME": str(cwd), "TERM": "dumb", "PYTHONUNBUFFERED": "1"},
+            stdin=follower,
+            stdout=follower,
+            stderr=follower,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that Control-C is a signal
+        )
+        os.close(follower)
+
+    def expect(self, pattern: str) -> "re.Match[str]":
+        """Return the first match of the pattern in what is shown from the last one on, or will be."""
+        while True:
+            found = re.compile(pattern).search(self.shown, self._seen)
+            if found:
+                self._seen = found.end()
+                return found
+            if not self._read():
+                raise AssertionError(f"{pattern!r} is not shown: {self.shown!r}")
+
+    def _read(self) -> bool:
+        if not select.select([self._fd], [], [], SECONDS)[0]:
+            return False
+        try:
+            piece = os.read(self._fd, 4096)
+        except OSError:  # what Linux says when the other side of a terminal is gone
+            return False
+        self.shown += piece.decode().replace("\r\n", "\n")
+        return bool(piece)
+
+    def type(self, text: str) -> None:
+        os.write(self._fd, text.encode())
+
+    def ask(self, line: str, pattern: str) -> None:
+        """Type a line at the prompt; what is shown then must match the pattern."""
+        self.expect(">>> ")
+        self.type(line + "\n")
+        self.expect(re.escape(line) + r"\n")
+        self.expect(pattern)
+
+    def tell(self, line: str) -> None:
+        """Type a line at the prompt, and see that nothing but the next prompt comes of it."""
+        self.ask(line, r"(?=>>> )")
+
+    def end(self) -> int:
+        """Wait for the end of the program, and return its exit status."""
+        while self._read():
+            pass
+        os.close(self._fd)
+        return self.process.wait(SECONDS)
+
+    def kill(self) -> None:
+        """End the program, where it has not ended by itself."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
