@@ -34,7 +34,10 @@ from durus.session import Core
 _EVENT = 0
 """What the conversation yields when it waits for an event and not for bytes."""
 
-_LOADS_AT_A_TIME = 100
+_SENT_AT_A_TIME = 1 << 16
+"""Bytes of a long answer that are sent before others have their turn."""
+_COST_OF_A_LOAD = 256
+"""How many bytes more a record counts as, for the work that it makes."""
 
 
 class Host(Protocol):
@@ -156,9 +159,8 @@ class Conversation:
             self.request_count += 1
             match request:
                 case Load(oid):
-                    yield from self._load(oid)
+                    send((yield from self._load(oid)))
                 case BulkLoad(oids):
-                    send(encode_u32(len(oids)))
                     yield from self._bulk_load(oids)
                 case NewOids(number):
                     send(b"".join(session.new_oids(number)))
@@ -185,25 +187,31 @@ class Conversation:
         while self._host.is_paused:
             yield _EVENT
 
-    def _load(self, oid: bytes) -> Generator[int, bytes, None]:
+    def _load(self, oid: bytes) -> Generator[int, bytes, bytes]:
+        """Return the answer to the load of an oid."""
         while self._session.must_wait(oid):
             self._core.when_written(self._host.proceed_soon)
             yield _EVENT
         try:
             record = self._session.load(oid)
         except DurusKeyError:
-            answer = Loaded(NOT_FOUND)
-        else:
-            answer = Loaded(INVALID) if record is None else Loaded(OKAY, record)
-        self._host.send(encode_loaded(answer))
+            return NOT_FOUND
+        return INVALID if record is None else encode_loaded(Loaded(OKAY, record))
 
     def _bulk_load(self, oids: list[bytes]) -> Generator[int, bytes, None]:
-        for index, oid in enumerate(oids, start=1):
-            yield from self._load(oid)
-            yield from self._until_read()
-            if index % _LOADS_AT_A_TIME == 0:
+        answers = [encode_u32(len(oids))]
+        size = 0
+        for oid in oids:
+            answer = yield from self._load(oid)
+            answers.append(answer)
+            size += len(answer) + _COST_OF_A_LOAD
+            if size >= _SENT_AT_A_TIME:
+                self._host.send(b"".join(answers))
+                answers, size = [], 0
                 self._host.proceed_soon()
                 yield _EVENT
+                yield from self._until_read()
+        self._host.send(b"".join(answers))
 
     def _commit(self) -> Generator[int, bytes, None]:
         grants: list[list[bytes]] = []

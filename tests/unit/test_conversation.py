@@ -65,7 +65,7 @@ def test_a_client_that_does_not_read_is_not_answered_further(server: InMemorySer
     commit_root(connection)
     connection.is_paused = True
     connection.sendall(encode_request(BulkLoad([ROOT] * 1000)))
-    assert len(connection.received) < 100
+    assert 0 < len(connection.received) < 1000 * len(record(ROOT)) / 3
     connection.sendall(encode_request(Sync()))
     assert connection.conversation.has_enough
     connection.is_paused = False
@@ -84,7 +84,7 @@ def test_a_long_answer_lets_others_in_between(server: InMemoryServer) -> None:
     other.conversation.receive(encode_request(Sync()))
     assert other.received
     server.settle()
-    assert sent_at_once < len(greedy.received) / 5
+    assert 0 < sent_at_once < len(greedy.received) / 3
 
 
 @pytest.mark.spec("WIRE-22")
