@@ -112,6 +112,23 @@ def test_a_record_that_came_along_is_dropped_when_a_sync_shows_it_invalid(server
     assert [items[5].n, items[6].n] == [55, 66]
 
 
+@pytest.mark.spec("TXN-26", "WIRE-9")
+def test_a_record_that_came_along_is_dropped_when_the_list_of_a_turn_has_it(server: InMemoryServer) -> None:
+    store_items(server, 10)
+    reader, writer = Connection(server.new_client()), Connection(server.new_client())
+    items = items_of(reader)
+    assert items[0].n == 0
+    items_of(writer)[5].n = 55
+    writer.commit()
+    reader.abort()
+    assert items[0].n == 0
+    items_of(writer)[6].n = 66
+    writer.commit()
+    items[0].n = 1
+    reader.commit()
+    assert [items[5].n, items[6].n] == [55, 66]
+
+
 @pytest.mark.spec("TXN-26")
 def test_a_record_that_came_along_is_dropped_when_this_client_commits_another(server: InMemoryServer) -> None:
     store_items(server, 10)
