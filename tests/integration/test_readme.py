@@ -1,19 +1,48 @@
-"""The program in README.md runs and prints what its comments say."""
+"""The programs in README.md run and print what their comments say."""
 
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+from durus.address import wait_for_server
+
 README = Path(__file__).resolve().parent.parent.parent / "README.md"
 
 
-def test_program_in_the_readme_prints_what_it_says(tmp_path: Path) -> None:
-    program = re.search(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    assert program is not None
-    (tmp_path / "program.py").write_text(program[1], encoding="utf-8")
+PROGRAMS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def run(program: str, folder: Path) -> str:
+    """Run a program; return what it prints."""
+    (folder / "program.py").write_text(program, encoding="utf-8")
     result = subprocess.run(
-        [sys.executable, "program.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "program.py"], cwd=folder, capture_output=True, text=True, timeout=60, check=False
     )
-    assert (result.stdout, result.stderr, result.returncode) == ("Ann\n", "", 0)
+    assert (result.stderr, result.returncode) == ("", 0)
+    return result.stdout
+
+
+def test_the_program_for_one_process_prints_what_it_says(tmp_path: Path) -> None:
+    assert run(PROGRAMS[0], tmp_path) == "Ann\n"
     assert (tmp_path / "people.durus").exists()
+
+
+def test_the_program_for_many_processes_prints_what_it_says(tmp_path: Path) -> None:
+    assert "ClientStorage()" in PROGRAMS[1]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "durus", "-s", "--address", "socket"], cwd=tmp_path, stderr=subprocess.DEVNULL
+    )
+    try:
+        wait_for_server(address=str(tmp_path / "socket"), maxtries=300, sleeptime=0.1)
+        program = PROGRAMS[1].replace("ClientStorage()", 'ClientStorage(address="socket")')
+        assert run(program, tmp_path) == "1\n"
+        assert run(program, tmp_path) == "2\n"
+    finally:
+        server.terminate()
+        assert server.wait(60) == 0
+
+
+def test_the_program_for_threads_runs(tmp_path: Path) -> None:
+    assert "SharedStorage" in PROGRAMS[2]
+    assert run(PROGRAMS[2], tmp_path) == ""
