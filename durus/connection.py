@@ -149,14 +149,16 @@ class Connection(ConnectionBase):
         transaction stays open: mend what the error names, or call abort().
         """
         if self.changed:
-            self._store(self._gen_changed())
-        self._begin_next()
+            self._store(self._gen_changed())  # which has synced, and a second time could fail behind it
+            self._begin_next()
+        else:
+            self._sync_and_begin_next()
 
     def abort(self) -> None:
         """Forget all changes of this transaction, and begin the next one."""
         for oid in list(self.changed):
             self.cache.make_ghost(oid)
-        self._begin_next()
+        self._sync_and_begin_next()
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[PersistentDict[object, object]]:
@@ -198,7 +200,7 @@ class Connection(ConnectionBase):
         if root is None:
             with contextlib.suppress(WriteConflictError):  # another client was first [TXN-24]
                 self._make_root(root_class or PersistentDict)
-            self._begin_next()
+            self._sync_and_begin_next()
             root = self.get(ROOT_OID)
         if root is None:
             raise StateError("the storage has no root object, and does not take one")
@@ -246,13 +248,16 @@ class Connection(ConnectionBase):
             done.update(oid for _, oid in pending)
             yield from pending
 
+    def _sync_and_begin_next(self) -> None:
+        for oid in self.invalid_oids | set(self.storage.sync()):
+            self.cache.make_ghost(oid)
+        self.invalid_oids = set()
+        self._begin_next()
+
     def _begin_next(self) -> None:
         self.changed.clear()
         self._accessed.clear()
         self.transaction_serial += 1
-        invalid, self.invalid_oids = self.invalid_oids | set(self.storage.sync()), set()
-        for oid in invalid:
-            self.cache.make_ghost(oid)
         self.shrink_cache()
 
     def _new_oid(self) -> bytes:

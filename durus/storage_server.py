@@ -10,6 +10,7 @@ import logging
 import signal
 import socket
 import struct
+import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -50,6 +51,8 @@ __all__ = [
 ]
 
 DEFAULT_GCBYTES = 0
+DEFAULT_COMMIT_TIMEOUT = 10.0
+DEFAULT_STALL_TIMEOUT = 30.0
 STATUS_OKAY = OKAY
 STATUS_KEYERROR = NOT_FOUND
 STATUS_INVALID = INVALID
@@ -82,8 +85,8 @@ class StorageServer:
         gcbytes: int = DEFAULT_GCBYTES,
         *,
         gcinterval: float = 0,
-        commit_timeout: float = 10,
-        stall_timeout: float = 30,
+        commit_timeout: float = DEFAULT_COMMIT_TIMEOUT,
+        stall_timeout: float = DEFAULT_STALL_TIMEOUT,
     ) -> None:
         self.storage = storage
         self.address = SocketAddress.new((host, port) if address is None else address)
@@ -126,8 +129,9 @@ class StorageServer:
         Signals are heeded in the main thread only.
         """
         try:
-            self.listen()
-            asyncio.run(self._serve())
+            with calling_on_signals(self._stop_for):
+                self.listen()
+                asyncio.run(self._serve())
         finally:
             self._disk.shutdown()
             self._close()
@@ -146,9 +150,6 @@ class StorageServer:
 
     async def _serve(self) -> None:
         self._loop = loop = asyncio.get_running_loop()
-        with contextlib.suppress(ValueError, RuntimeError):  # not the main thread
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.add_signal_handler(number, self._stop_for, number)
         servers = [
             await loop.create_server(lambda: _Client(self), sock=found, backlog=BACKLOG) for found in self._listening
         ]
@@ -174,9 +175,9 @@ class StorageServer:
             self._failure = task.exception()
             self._stopping.set()
 
-    def _stop_for(self, number: int) -> None:
-        _logger.info("stopping for %s", signal.Signals(number).name)
-        self._stopping.set()
+    def _stop_for(self, name: str) -> None:
+        _logger.info("stopping for %s", name)
+        self.stop()
 
     async def _finish(self) -> None:
         """Refuse what is not whole yet, finish what is, and have the answers go out."""
@@ -276,6 +277,21 @@ class StorageServer:
             now = time.monotonic()
             for client in list(self.clients):
                 client.drop_if_stalled(now)
+
+
+@contextlib.contextmanager
+def calling_on_signals(stop: Callable[[str], None]) -> Iterator[None]:
+    """Have SIGINT and SIGTERM call `stop` with their name, in the main thread; in others nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda number, _: stop(signal.Signals(number).name)) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 class _Wait(NamedTuple):

@@ -11,7 +11,13 @@ from durus.address import SocketAddress, inherited_address
 from durus.cli.options import add_address_arguments, add_storage_arguments, address_of, open_storage
 from durus.client_storage import ClientStorage
 from durus.error import DurusError, FileError
-from durus.storage_server import DEFAULT_GCBYTES, StorageServer
+from durus.storage_server import (
+    DEFAULT_COMMIT_TIMEOUT,
+    DEFAULT_GCBYTES,
+    DEFAULT_STALL_TIMEOUT,
+    StorageServer,
+    calling_on_signals,
+)
 
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
@@ -36,6 +42,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="pack every so many seconds, if anything was committed (default: never)",
     )
+    parser.add_argument(
+        "--commit-timeout",
+        type=float,
+        default=DEFAULT_COMMIT_TIMEOUT,
+        metavar="S",
+        help="seconds that a client has to send a commit, in which other commits wait (%(default)s)",
+    )
+    parser.add_argument(
+        "--stall-timeout",
+        type=float,
+        default=DEFAULT_STALL_TIMEOUT,
+        metavar="S",
+        help="seconds after which a client is dropped that stops amid a request or its answer (%(default)s)",
+    )
     parser.add_argument("--logfile", metavar="F", help="the log file; SIGHUP opens it anew (default: stderr)")
     parser.add_argument(
         "--logginglevel", type=int, default=logging.INFO, metavar="N", help="lower numbers log more (%(default)s)"
@@ -46,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     if options.stop:
         return _stop(address_of(options))
-    with _logging(options.logfile, options.logginglevel):
+    with _logging(options.logfile, options.logginglevel), calling_on_signals(_end):
         storage = open_storage(options)
         try:
             server = StorageServer(
@@ -54,6 +74,8 @@ def run(options: argparse.Namespace) -> int:
                 address=_address(options),
                 gcbytes=options.gcbytes,
                 gcinterval=options.gcinterval,
+                commit_timeout=options.commit_timeout,
+                stall_timeout=options.stall_timeout,
             )
             server.listen()
             name = options.file or "a temporary file, which is gone when the server ends"
@@ -62,6 +84,11 @@ def run(options: argparse.Namespace) -> int:
         finally:
             storage.close()
     return 0
+
+
+def _end(signal_name: str) -> None:
+    """A signal came before the server runs, which heeds signals by itself then."""
+    raise SystemExit(0)
 
 
 def _stop(address: SocketAddress) -> int:
