@@ -173,8 +173,8 @@ class UnixDomainSocketAddress(_UnixAddress):
         umask: int | None = None,
     ) -> None:
         self.filename = os.path.abspath(filename)
-        self._owner = owner
-        self._group = group
+        self._owner = _number_or_name(owner)
+        self._group = _number_or_name(group)
         self._umask = umask
         self._made: os.stat_result | None = None
 
@@ -230,6 +230,10 @@ class UnixDomainSocketAddress(_UnixAddress):
             connected.close()
             raise AddressError(f"cannot listen on {self}: another server listens there")
         os.unlink(self.filename)
+
+
+def _number_or_name(who: str | int | None) -> str | int | None:
+    return int(who) if isinstance(who, str) and who.isdecimal() else who
 
 
 class InheritedAddress(SocketAddress):
