@@ -199,7 +199,7 @@ class Conversation:
         return INVALID if record is None else encode_loaded(Loaded(OKAY, record))
 
     def _bulk_load(self, oids: list[bytes]) -> Generator[int, bytes, None]:
-        answers = [encode_u32(len(oids))]
+        answers: list[bytes] = []
         size = 0
         for oid in oids:
             answer = yield from self._load(oid)

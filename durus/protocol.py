@@ -191,7 +191,7 @@ class Loaded(NamedTuple):
 
 
 def encode_u32(number: int) -> bytes:
-    """Return a u32: the server's answer to V, and the count ahead of the answers to B."""
+    """Return a u32: the server's answer to V."""
     return _U32.pack(number)
 
 
@@ -238,9 +238,6 @@ def read_loaded() -> Reader[Loaded]:
 
 def read_all_loaded(count: int) -> Reader[list[Loaded]]:
     """Read the answer to B of `count` oids."""
-    answered = yield from read_u32()
-    if answered != count:
-        raise ProtocolError(f"{answered} answers to the load of {count} oids")
     answers = []
     for _ in range(count):
         answers.append((yield from read_loaded()))

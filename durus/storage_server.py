@@ -403,7 +403,7 @@ class _Client(asyncio.Protocol):
         if wait != self._wait:
             self._wait, self._waiting_since = wait, now
         elif wait is not None and now - self._waiting_since >= wait.limit:
-            _logger.warning("client %s is dropped: %s did not come in %g seconds", self, wait.what, wait.limit)
+            _logger.warning("client %s is dropped: %s took longer than %g seconds", self, wait.what, wait.limit)
             self._conversation.close()
             self.abort()
 
@@ -412,7 +412,7 @@ class _Client(asyncio.Protocol):
         if conversation.has_turn:
             return _Wait("the data of its commit", server.commit_timeout, conversation.request_count)
         if self._transport.get_write_buffer_size():
-            return _Wait("the reading of answers", server.stall_timeout, self._transport.get_write_buffer_size())
+            return _Wait("the reading of its answers", server.stall_timeout, self._transport.get_write_buffer_size())
         if conversation.is_inside_request:
             return _Wait("the rest of a request", server.stall_timeout, conversation.request_count)
         return None
