@@ -56,7 +56,7 @@ class Host(Protocol):
         """The core has a commit to write."""
 
     def commit_ended(self, records: dict[bytes, bytes], error: DurusError | None) -> None:
-        """A commit is durable, or was refused: a WriteConflictError for a conflict."""
+        """A commit is durable, or was refused (a WriteConflictError is a conflict); without records it was given up."""
 
     def pack(self) -> None:
         """Begin to pack, if no pack is under way."""
@@ -223,8 +223,7 @@ class Conversation:
 
         def done(error: DurusError | None) -> None:
             outcomes.append(error)
-            if records:
-                self._host.commit_ended(records, error)
+            self._host.commit_ended(records, error)
             self._host.proceed_soon()
 
         self._session.begin_commit(granted)

@@ -106,6 +106,7 @@ class StorageServer:
         self._writing: asyncio.Task[None] | None = None
         self._packing: asyncio.Task[None] | None = None
         self._pack_steps: Iterator[Progress] | None = None
+        self._pack_began = 0.0
         self._bytes_since_pack = 0
         self._disk = ThreadPoolExecutor(1, "durus-disk")
 
@@ -249,14 +250,13 @@ class StorageServer:
     async def _pack(self) -> None:
         """Pack, with whatever clients want between two steps. [TXN-25]"""
         _logger.info("packing")
-        started = time.monotonic()
         self._bytes_since_pack = 0
+        self._pack_began = time.monotonic()
         self._pack_steps = self.core.gen_pack()
         try:
             while self._pack_steps is not None:
                 self._pack_a_step()
                 await asyncio.sleep(0)
-            _logger.info("packed in %.1f s", time.monotonic() - started)
         finally:
             self._pack_steps = self._packing = None
 
@@ -266,6 +266,7 @@ class StorageServer:
                 next(self._pack_steps)
             except StopIteration:
                 self._pack_steps = None
+                _logger.info("packed in %.1f s", time.monotonic() - self._pack_began)
             except DurusError as error:
                 self._pack_steps = None
                 _logger.error("the pack failed, and nothing has changed: %s", error)
@@ -321,7 +322,8 @@ class _Client(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         connected = transport.get_extra_info("socket")
         if connected.family != socket.AF_UNIX:
-            set_tcp_options(connected)
+            with contextlib.suppress(OSError):  # of a client that has gone already
+                set_tcp_options(connected)
         self._name = _name_of_peer(connected, transport.get_extra_info("peername"))
         self._transport.set_write_buffer_limits(_UNREAD_LIMIT)
         self._conversation = Conversation(self._server.core, self)
@@ -357,7 +359,9 @@ class _Client(asyncio.Protocol):
         self._server.write()
 
     def commit_ended(self, records: dict[bytes, bytes], error: DurusError | None) -> None:
-        if error is None:
+        if not records:
+            _logger.info("client %s gives up a commit", self)
+        elif error is None:
             size = sum(map(len, records.values()))
             milliseconds = 1000 * (time.monotonic() - self._commit_began)
             _logger.info("client %s committed %d objects, %d bytes, %.1f ms", self, len(records), size, milliseconds)

@@ -66,6 +66,7 @@ def test_clients_share_what_they_commit(windows: Windows) -> None:
     second.tell("root['x'] = 5")
     first.tell("connection.commit()")
     second.ask("connection.commit()", "WriteConflictError: .*oid 0; call abort")
+    server.expect("gives up a commit")
     second.tell("connection.abort()")
     second.ask("root['x']", "4\n")
 

@@ -165,13 +165,12 @@ def test_a_server_packs_by_itself_or_when_it_is_asked(tmp_path: Path, arguments:
 
 
 def test_a_server_does_not_pack_when_nothing_was_committed(tmp_path: Path) -> None:
-    with serving("--file", "f", "--gcinterval", "0.05", folder=tmp_path) as server:
+    with serving("--file", "f", "--gcinterval", "0.02", folder=tmp_path) as server:
         visit(("127.0.0.1", server.port))
         server.log.expect(" packed ")
-        before = server.log.text.count(" packed ")
-        for _ in range(200):
+        for _ in range(500):
             ClientStorage(port=server.port).close()
-        assert server.log.text.count(" packed ") == before
+    assert server.log.text.count(" packing") <= server.log.text.count(" committed ")
 
 
 def test_a_readonly_server_serves_and_refuses_commits(tmp_path: Path) -> None:
