@@ -6,6 +6,7 @@ clock, the thread that waits for the disk, and the log.
 
 import asyncio
 import contextlib
+import functools
 import logging
 import signal
 import socket
@@ -124,16 +125,24 @@ class StorageServer:
                     self.address,
                 )
 
-    def serve(self) -> None:
+    def serve(self, on_hangup: Callable[[], None] | None = None) -> None:
         """Serve until stop(), a client's Q, SIGINT or SIGTERM; then close the storage. [WIRE-24]
 
-        Signals are heeded in the main thread only.
+        SIGHUP calls `on_hangup`, if there is one.  Signals are heeded in the main thread only.
         """
+        handlers: dict[int, Callable[[], None]] = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                handlers[number] = functools.partial(self._stop_for, number)
+            if on_hangup is not None:
+                handlers[signal.SIGHUP] = on_hangup
+        before = {number: signal.getsignal(number) for number in handlers}
         try:
-            with calling_on_signals(self._stop_for):
-                self.listen()
-                asyncio.run(self._serve())
+            self.listen()
+            asyncio.run(self._serve(handlers))
         finally:
+            for heeded, handler in before.items():
+                signal.signal(heeded, handler)
             self._disk.shutdown()
             self._close()
 
@@ -149,8 +158,13 @@ class StorageServer:
             with contextlib.suppress(RuntimeError):  # it has ended by itself
                 self._loop.call_soon_threadsafe(self._stopping.set)
 
-    async def _serve(self) -> None:
+    async def _serve(self, signal_handlers: dict[int, Callable[[], None]]) -> None:
         self._loop = loop = asyncio.get_running_loop()
+        for (
+            number,
+            handler,
+        ) in signal_handlers.items():  # by the loop: at any other moment a log line may be half written
+            loop.add_signal_handler(number, handler)
         servers = [
             await loop.create_server(lambda: _Client(self), sock=found, backlog=BACKLOG) for found in self._listening
         ]
@@ -176,9 +190,9 @@ class StorageServer:
             self._failure = task.exception()
             self._stopping.set()
 
-    def _stop_for(self, name: str) -> None:
-        _logger.info("stopping for %s", name)
-        self.stop()
+    def _stop_for(self, number: int) -> None:
+        _logger.info("stopping for %s", signal.Signals(number).name)
+        self._stopping.set()
 
     async def _finish(self) -> None:
         """Refuse what is not whole yet, finish what is, and have the answers go out."""
@@ -278,21 +292,6 @@ class StorageServer:
             now = time.monotonic()
             for client in list(self.clients):
                 client.drop_if_stalled(now)
-
-
-@contextlib.contextmanager
-def calling_on_signals(stop: Callable[[str], None]) -> Iterator[None]:
-    """Have SIGINT and SIGTERM call `stop` with their name, in the main thread; in others nothing changes."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda number, _: stop(signal.Signals(number).name)) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
 
 
 class _Wait(NamedTuple):

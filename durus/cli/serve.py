@@ -5,7 +5,7 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from durus.address import SocketAddress, inherited_address
 from durus.cli.options import add_address_arguments, add_storage_arguments, address_of, open_storage
@@ -16,7 +16,6 @@ from durus.storage_server import (
     DEFAULT_GCBYTES,
     DEFAULT_STALL_TIMEOUT,
     StorageServer,
-    calling_on_signals,
 )
 
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
@@ -66,7 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     if options.stop:
         return _stop(address_of(options))
-    with _logging(options.logfile, options.logginglevel), calling_on_signals(_end):
+    for number in (signal.SIGINT, signal.SIGTERM):  # until the server heeds them by itself
+        signal.signal(number, _end)
+    with _logging(options.logfile, options.logginglevel) as reopen:
         storage = open_storage(options)
         try:
             server = StorageServer(
@@ -80,14 +81,13 @@ def run(options: argparse.Namespace) -> int:
             server.listen()
             name = options.file or "a temporary file, which is gone when the server ends"
             print(f"durus: listening on {server.address}, serving {name}", flush=True)
-            server.serve()
+            server.serve(on_hangup=reopen)
         finally:
             storage.close()
     return 0
 
 
-def _end(signal_name: str) -> None:
-    """A signal came before the server runs, which heeds signals by itself then."""
+def _end(*_: object) -> None:
     raise SystemExit(0)
 
 
@@ -113,36 +113,36 @@ def _mask(text: str) -> int:
 
 
 @contextlib.contextmanager
-def _logging(path: str | None, level: int) -> Iterator[None]:
-    """Log to the file, or to stderr; SIGHUP opens the file anew, for who has renamed it."""
+def _logging(path: str | None, level: int) -> Iterator[Callable[[], None]]:
+    """Log to the file, or to stderr; yields what opens the file anew, for who has renamed it."""
     logger = logging.getLogger("durus")
+    handlers = [_log_handler(path)]
 
-    def handler() -> logging.Handler:
+    def reopen() -> None:
         try:
-            made: logging.Handler = logging.FileHandler(path) if path else logging.StreamHandler()
-        except OSError as error:
-            raise FileError(error.errno, f"cannot open the log file: {error.strerror}", path) from error
-        made.setFormatter(logging.Formatter(_LOG_FORMAT))
-        return made
-
-    def reopen(*_: object) -> None:
-        try:
-            logger.handlers[:], old = [handler()], logger.handlers[:]
+            new = _log_handler(path)
         except FileError as error:
             logger.error("the log goes on in the old file: %s", error)
             return
-        for handler_of_old in old:
-            handler_of_old.close()
+        old = handlers.pop()
+        handlers.append(new)
+        logger.addHandler(new)
+        logger.removeHandler(old)
+        old.close()
 
-    before = logger.level
-    logger.addHandler(handler())
+    logger.addHandler(handlers[0])
     logger.setLevel(level)
-    previous = signal.signal(signal.SIGHUP, reopen)
     try:
-        yield
+        yield reopen
     finally:
-        signal.signal(signal.SIGHUP, previous)
-        for current in logger.handlers[:]:
-            logger.removeHandler(current)
-            current.close()
-        logger.setLevel(before)
+        logger.removeHandler(handlers[0])
+        handlers[0].close()
+
+
+def _log_handler(path: str | None) -> logging.Handler:
+    try:
+        handler: logging.Handler = logging.FileHandler(path) if path else logging.StreamHandler()
+    except OSError as error:
+        raise FileError(error.errno, f"cannot open the log file: {error.strerror}", path) from error
+    handler.setFormatter(logging.Formatter(_LOG_FORMAT))
+    return handler
