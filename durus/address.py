@@ -120,7 +120,7 @@ class HostPortAddress(SocketAddress):
                 listening.bind(name)
                 listening.listen(BACKLOG)
         self.port = listening.getsockname()[1]
-        self.is_local = ipaddress.ip_address(listening.getsockname()[0].partition("%")[0]).is_loopback
+        self.is_local = _is_local(listening)
         return listening
 
 
@@ -172,6 +172,8 @@ class UnixDomainSocketAddress(_UnixAddress):
         group: str | int | None = None,
         umask: int | None = None,
     ) -> None:
+        if umask is not None and not 0 <= umask <= 0o777:
+            raise AddressError(f"{umask:#o} is no umask: that is a number from 0 to 0o777")
         self.filename = os.path.abspath(filename)
         self._owner = _number_or_name(owner)
         self._group = _number_or_name(group)
@@ -186,10 +188,10 @@ class UnixDomainSocketAddress(_UnixAddress):
             listening = socket.socket(socket.AF_UNIX)
             try:
                 self._bind_anew(listening)
+                listening.listen(BACKLOG)  # at once: until then another server would take it for stale
                 self._made = os.stat(self.filename)
                 if self._owner is not None or self._group is not None:
                     shutil.chown(self.filename, self._owner, self._group)  # type: ignore[arg-type]  # both may be None
-                listening.listen(BACKLOG)
             except BaseException:
                 self.close(listening)
                 raise
@@ -223,11 +225,13 @@ class UnixDomainSocketAddress(_UnixAddress):
 
     def _remove_if_stale(self) -> None:
         """Remove the socket of a server that is gone; AddressError if it is not one."""
-        if not stat.S_ISSOCK(os.lstat(self.filename).st_mode):
+        found = os.lstat(self.filename)
+        if not stat.S_ISSOCK(found.st_mode):
             raise AddressError(f"cannot listen on {self}: there is a file with this name that is not a socket")
         connected = self.get_connected_socket(timeout=1)
         if connected is not None:
             connected.close()
+        if connected is not None or not os.path.samestat(os.lstat(self.filename), found):
             raise AddressError(f"cannot listen on {self}: another server listens there")
         os.unlink(self.filename)
 
@@ -250,10 +254,12 @@ class InheritedAddress(SocketAddress):
 
     def get_listening_sockets(self) -> list[socket.socket]:
         first = _FIRST_SYSTEMD_DESCRIPTOR
-        with self._naming("listen on"):
-            found = [socket.socket(fileno=number) for number in range(first, first + self._count)]
+        with self._naming("listen on"), contextlib.ExitStack() as opened:
+            found = [opened.enter_context(socket.socket(fileno=first + n)) for n in range(self._count)]
             for listening in found:
                 listening.set_inheritable(False)
+            self.is_local = all(_is_local(listening) for listening in found)
+            opened.pop_all()
         return found
 
 
@@ -290,11 +296,23 @@ def wait_for_server(
     for tries in range(maxtries):
         if tries:
             time.sleep(sleeptime)
-        connected = target.get_connected_socket(timeout=max(sleeptime, 1))
+        try:
+            connected = target.get_connected_socket(timeout=max(sleeptime, 1))
+        except AddressError as error:
+            if not isinstance(error.__cause__, TimeoutError):
+                raise
+            continue
         if connected is not None:
             connected.close()
             return
     raise ServerUnreachableError(f"no server listens on {target}, after {maxtries} tries {sleeptime} seconds apart")
+
+
+def _is_local(listening: socket.socket) -> bool:
+    """Tell if only processes of this machine can connect to a socket."""
+    if listening.family not in (socket.AF_INET, socket.AF_INET6):
+        return True
+    return ipaddress.ip_address(listening.getsockname()[0].partition("%")[0]).is_loopback
 
 
 def set_tcp_options(connected: socket.socket) -> None:

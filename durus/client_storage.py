@@ -163,9 +163,12 @@ class ClientStorage(Storage):
         except BaseException:
             self._send(encode_commit([]))
             raise
+        if not records:
+            self._send(data)
+            return
         with self._outcome_unknown_on_error():
             self._send(data)
-            status = self._receive(read_status()) if records else OKAY
+            status = self._receive(read_status())
         if status == INVALID:
             raise self._conflict(records, handle_invalidations)
         self._prefetch.forget(records)
@@ -264,8 +267,9 @@ class ClientStorage(Storage):
         try:
             yield
         except BaseException as error:
+            lost = self._failure or self._give_up(f"the connection to the server at {self._address} was given up")
             self._failure = OutcomeUnknownError(
-                f"{self._failure}, before the answer to a commit: that is stored as a whole, or not at all"
+                f"{lost}, before the answer to a commit: that is stored as a whole, or not at all"
             )
             if isinstance(error, DisconnectedError):
                 raise self._failure from error

@@ -2,7 +2,8 @@
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from durus.cache import Cache
@@ -11,7 +12,7 @@ from durus.file_storage import FileStorage
 from durus.oid import ROOT_OID, format_oid, oid_from_int
 from durus.persistent import SAVED, ConnectionBase, PersistentBase, PersistentObject, set_slot
 from durus.persistent_dict import PersistentDict
-from durus.record import unpack_record
+from durus.record import split_oids, unpack_record
 from durus.serialize import ObjectReader, ObjectWriter, state_text
 from durus.storage import Storage
 
@@ -105,14 +106,26 @@ class Connection(ConnectionBase):
     __getitem__ = get
 
     def get_crawler(self, start_oid: bytes = ROOT_OID, batch_size: int = 100) -> Iterator[PersistentObject]:
-        """Yield all objects reached from `start_oid`, loaded, fetched `batch_size` at a time."""
-        for oid, record in self.storage.gen_oid_record(start_oid, batch_size):
-            data = unpack_record(record)[1]
-            obj = self._reader.ghost_of_record(oid, data)
-            if obj._p_is_ghost():
-                self._reader.load_state(obj, data)
-                self.cache.note_use(oid, obj)
-            yield obj
+        """Yield all objects reached from `start_oid`, breadth first, fetched and loaded `batch_size` at a time.
+
+        Errors as a load has them; transactions may begin and end meanwhile.
+        """
+        pending = deque([start_oid])
+        seen = set(pending)
+        while pending:
+            batch = [pending.popleft() for _ in range(min(batch_size, len(pending)))]
+            objects = []
+            for oid, record in zip(batch, self._load_all(batch), strict=True):
+                _, data, refs = unpack_record(record)
+                obj = self._reader.ghost_of_record(oid, data)
+                if obj._p_is_ghost():
+                    self._reader.load_state(obj, data)
+                    self.cache.note_use(oid, obj)
+                objects.append(obj)
+                new = [ref for ref in split_oids(refs) if ref not in seen]
+                seen.update(new)
+                pending.extend(new)
+            yield from objects
 
     # What objects call
 
@@ -266,13 +279,20 @@ class Connection(ConnectionBase):
     def _load(self, oid: bytes) -> bytes:
         if oid in self.invalid_oids:  # [TXN-15]
             raise ReadConflictError([oid])
+        return self._read(lambda: self.storage.load(oid))
+
+    def _load_all(self, oids: list[bytes]) -> list[bytes]:
+        return self._read(lambda: list(self.storage.bulk_load(oids)))
+
+    def _read(self, read: Callable[[], T]) -> T:
+        """Return what a call of the storage gives, after a sync if that is asked for. [TXN-14]"""
         while True:
             try:
-                return self.storage.load(oid)
-            except ReadConflictError:  # maybe not for the last time, if others go on changing it
+                return read()
+            except ReadConflictError as conflict:  # maybe not for the last time, if others go on changing it
                 invalid = self.storage.sync()
-                self._handle_invalidations(invalid, oid)
-                if oid not in invalid:
+                self._handle_invalidations(invalid, conflict.oids[0])
+                if conflict.oids[0] not in invalid:
                     raise
 
     def _handle_invalidations(self, oids: list[bytes], read_oid: bytes | None = None) -> None:

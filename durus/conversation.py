@@ -34,6 +34,8 @@ from durus.session import Core
 _EVENT = 0
 """What the conversation yields when it waits for an event and not for bytes."""
 
+_WORK_AT_A_TIME = 64
+"""After how many requests, or new oids, others have their turn."""
 _SENT_AT_A_TIME = 1 << 16
 """Bytes of a long answer that are sent before others have their turn."""
 _COST_OF_A_LOAD = 256
@@ -83,6 +85,7 @@ class Conversation:
         """True while a commit is to be answered, or the client waits for the end of the server."""
         self.request_count = 0
         """How many requests have begun."""
+        self._work = 0
         self._is_between_requests = True
         self._steps = self._converse()
         self._wanted = next(self._steps)
@@ -154,15 +157,19 @@ class Conversation:
         send, session = self._host.send, self._session
         while not self._is_finishing:
             yield from self._until_read()
+            if self._work >= _WORK_AT_A_TIME:
+                yield from self._let_others_in()
             self._is_between_requests = True
             request = yield from read_request()
             self.request_count += 1
+            self._work += 1
             match request:
                 case Load(oid):
                     send((yield from self._load(oid)))
                 case BulkLoad(oids):
                     yield from self._bulk_load(oids)
                 case NewOids(number):
+                    self._work += number
                     send(b"".join(session.new_oids(number)))
                 case Sync():
                     send(encode_oids(session.sync()))
@@ -182,6 +189,11 @@ class Conversation:
                         yield _EVENT
                 case Goodbye():
                     return
+
+    def _let_others_in(self) -> Generator[int, bytes, None]:
+        self._work = 0
+        self._host.proceed_soon()
+        yield _EVENT
 
     def _until_read(self) -> Generator[int, bytes, None]:
         while self._host.is_paused:
@@ -208,8 +220,7 @@ class Conversation:
             if size >= _SENT_AT_A_TIME:
                 self._host.send(b"".join(answers))
                 answers, size = [], 0
-                self._host.proceed_soon()
-                yield _EVENT
+                yield from self._let_others_in()
                 yield from self._until_read()
         self._host.send(b"".join(answers))
 

@@ -108,6 +108,9 @@ class FileError(DurusError, OSError):
 
     operation: str | None = None
 
+    def __str__(self) -> str:
+        return f"{self.filename}: {self.strerror}" if self.filename else str(self.strerror or super().__str__())
+
 
 class LockedError(FileError):
     """Another process, or another FileStorage of this one, has the file open for writing."""

@@ -10,8 +10,12 @@ from durus.record import unpack_record
 _FAMILIES = 256
 _LOOKED_AT = 4
 """How many siblings are looked at for each that may come along."""
+_ANSWER_SIZE = 1 << 20
+"""About how many bytes may come along with one record."""
 _MAX_SIZE = 1 << 24
 """How many bytes of records that nobody asked for yet are kept."""
+_FIRST_GUESS = 1 << 16
+"""How long a record is taken to be before any has come."""
 
 
 class Prefetch:
@@ -25,6 +29,8 @@ class Prefetch:
         self._records: dict[bytes, tuple[bytes, bytes]] = {}
         """The records that came along, each with the family that it came with."""
         self._size = 0
+        self._usual_size: float = _FIRST_GUESS
+        """The length of the records that were loaded lately."""
 
     def siblings(self, oid: bytes) -> list[bytes]:
         """Return the oids to load along with this one."""
@@ -42,25 +48,23 @@ class Prefetch:
     def _wanted(self, family: bytes, count: int, index: int) -> Iterator[bytes]:
         """Yield what is not there yet of those that follow in the family, the first following the last."""
         found = 0
-        for step in range(1, min(count, self._limit * _LOOKED_AT)):
+        limit = min(self._limit, int(_ANSWER_SIZE / self._usual_size))
+        for step in range(1, min(count, limit * _LOOKED_AT)):
             place = 8 * ((index + step) % count)
             oid = family[place : place + 8]
             if oid not in self._records and not self.is_loaded(oid):
                 yield oid
                 found += 1
-                if found == self._limit:
+                if found == limit:
                     return
 
     def keep(self, oids: list[bytes], answers: Iterable[Loaded]) -> None:
         """Take in the answers to the load of siblings(), in their order."""
         family = next(reversed(self._families))
         for oid, answer in zip(oids, answers, strict=True):
-            if answer.status == OKAY:
+            if answer.status == OKAY and self._size + len(answer.record) <= _MAX_SIZE:
                 self._records[oid] = answer.record, family
                 self._size += len(answer.record)
-        if self._size > _MAX_SIZE:
-            self._records.clear()
-            self._size = 0
 
     def take(self, oid: bytes) -> bytes | None:
         """Return the record of this oid, if it came along, and forget it here."""
@@ -83,6 +87,7 @@ class Prefetch:
     def note_loaded(self, record: bytes) -> None:
         """Take note of what an object that was loaded refers to."""
         family = unpack_record(record)[2]
+        self._usual_size += (len(record) - self._usual_size) / 8
         if self._limit and len(family) > 8:
             self._families[family] = None
             self._families.move_to_end(family)

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-from durus.error import DurusError, ProtocolError, WriteConflictError
+from durus.error import DurusError, ProtocolError, TransactionError, WriteConflictError
 from durus.oid import ROOT_OID, format_oid, oid_to_int
 from durus.progress import Progress
 from durus.record import split_oids, unpack_record
@@ -88,14 +88,10 @@ class Core:
         The caller calls write() of what it gets, in whatever thread, and then finish() of it.
         """
         self._writing, self._ready = self._ready, []
-        while True:
-            try:
-                return Write(self, self._conclude())
-            except WriteConflictError as conflict:
-                if not self._refuse(conflict):
-                    return Write(self, _failing(conflict))
-            except DurusError as error:
-                return Write(self, _failing(error))
+        try:
+            return Write(self, self._conclude())
+        except DurusError as error:
+            return Write(self, _failing(error))
 
     def _conclude(self) -> Conclusion:
         self.storage.begin()
@@ -103,15 +99,6 @@ class Core:
             for oid, record in ready.records.items():
                 self.storage.store(oid, record)
         return self.storage.conclude()
-
-    def _refuse(self, conflict: WriteConflictError) -> bool:
-        """Take the commits out of the write that refer to what a pack removed since they were taken. [TXN-25]"""
-        missing = set(conflict.oids)
-        refused = [ready for ready in self._writing if not missing.isdisjoint(_references(ready.records))]
-        self._writing = [ready for ready in self._writing if ready not in refused]
-        for ready in refused:
-            self._end(ready, conflict)
-        return bool(refused)
 
     def _finish_write(self, error: DurusError | None) -> None:
         written, self._writing = self._writing, []
@@ -134,8 +121,22 @@ class Core:
 
     def gen_pack(self) -> Iterator[Progress]:
         """Pack in steps; at the end what it removed is invalid for all clients. [TXN-25]"""
-        yield from self.storage.get_packer()
-        self._invalidate(self.storage.sync(), None)
+        try:
+            yield from self.storage.get_packer()
+        finally:  # an error may come when it has removed them already
+            removed = self.storage.sync()
+            self._invalidate(removed, None)
+            self._refuse_ready(set(removed))
+
+    def _refuse_ready(self, removed: set[bytes]) -> None:
+        """Take the commits back that wait for the disk, and store or refer to what a pack has removed."""
+        waiting, self._ready = self._ready, []
+        for ready in waiting:
+            conflicts = removed & (ready.records.keys() | _references(ready.records))
+            if conflicts:
+                self._end(ready, WriteConflictError(sorted(conflicts)))
+            else:
+                self._ready.append(ready)
 
     # What sessions call
 
@@ -160,6 +161,13 @@ class Core:
         for oid in ready.records:
             self._undurable[oid] = self._undurable.get(oid, 0) + 1
         self._invalidate(ready.records, ready.session)
+
+    def _take_back(self, session: "Session") -> bool:
+        found = [ready for ready in self._ready if ready.session is session]
+        for ready in found:
+            self._ready.remove(ready)
+            self._end(ready, TransactionError("the commit was taken back"))
+        return bool(found)
 
     def _invalidate(self, oids: Iterable[bytes], writer: "Session | None") -> None:
         found = list(oids)
@@ -310,6 +318,10 @@ class Session:
     def give_up_commit(self) -> None:
         """Ask no longer for the turn to commit, or give it up."""
         self._core._give_up_turn(self)
+
+    def take_back_commit(self) -> bool:
+        """Take back a commit that was given and is not being written yet; False if there is none."""
+        return self._core._take_back(self)
 
     def close(self) -> None:
         """Forget this client; a commit that it gave whole goes on."""

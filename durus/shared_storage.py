@@ -24,18 +24,21 @@ class SharedStorage:
         self._core = Core(storage)
         self._changed = threading.Condition()
 
-    def new_client(self) -> Storage:
+    def new_client(self) -> "SharedStorageClient":
         """Return a storage for one more connection."""
         with self._changed:
-            return _Client(self._core, self._changed)
+            return SharedStorageClient(self._core, self._changed)
 
     def close(self) -> None:
-        """Close the storage below; its clients are of no use then."""
+        """Close the storage below, when a commit that is being written is done; its clients are of no use then."""
         with self._changed:
+            while self._core.is_writing:
+                self._changed.wait()
             self._storage.close()
+            self._changed.notify_all()
 
 
-class _Client(Storage):
+class SharedStorageClient(Storage):
     """A session, whose calls wait for what they need. `changed` is notified when anything may have come."""
 
     def __init__(self, core: Core, changed: threading.Condition) -> None:
@@ -46,7 +49,7 @@ class _Client(Storage):
 
     def _open_session(self) -> Session:
         if self._session is None:
-            raise ClosedError("this client of the storage is closed")
+            raise ClosedError("this client of the storage is closed, or was interrupted in a commit that may be stored")
         return self._session
 
     def load(self, oid: bytes) -> bytes:
@@ -93,8 +96,14 @@ class _Client(Storage):
                 raise
             finally:
                 self._changed.notify_all()
-            while not outcomes:
-                self._write_or_wait()
+            try:
+                while not outcomes:
+                    self._write_or_wait()
+            except BaseException:
+                has_failed = bool(outcomes) and outcomes[0] is not None
+                if not has_failed and not session.take_back_commit():
+                    self.close()  # it is stored, or may be yet, and nobody waits for that any more
+                raise
         if outcomes[0] is not None:
             raise outcomes[0]
 

@@ -89,6 +89,12 @@ class StorageServer:
         commit_timeout: float = DEFAULT_COMMIT_TIMEOUT,
         stall_timeout: float = DEFAULT_STALL_TIMEOUT,
     ) -> None:
+        if not (gcbytes >= 0 and gcinterval >= 0):
+            raise DurusError(f"gcbytes ({gcbytes}) and gcinterval ({gcinterval}) must not be less than 0")
+        if not (commit_timeout > 0 and stall_timeout > 0):
+            raise DurusError(
+                f"commit_timeout ({commit_timeout}) and stall_timeout ({stall_timeout}) must be more than 0"
+            )
         self.storage = storage
         self.address = SocketAddress.new((host, port) if address is None else address)
         self.commit_timeout = commit_timeout
@@ -283,7 +289,7 @@ class StorageServer:
                 _logger.info("packed in %.1f s", time.monotonic() - self._pack_began)
             except DurusError as error:
                 self._pack_steps = None
-                _logger.error("the pack failed, and nothing has changed: %s", error)
+                _logger.error("the pack failed: %s", error)
 
     async def _watch_clients(self) -> None:
         """Drop the clients that hold up others, or the server."""

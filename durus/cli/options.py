@@ -28,7 +28,10 @@ def add_address_arguments(parser: argparse.ArgumentParser, verb: str) -> None:
 def open_storage(options: argparse.Namespace) -> Storage:
     """Return the storage that --file, --readonly, --repair and --storage-class ask for."""
     storage_class = _import_class(options.storage_class) if options.storage_class else FileStorage
-    return storage_class(options.file, readonly=options.readonly, repair=options.repair)
+    try:
+        return storage_class(options.file, readonly=options.readonly, repair=options.repair)
+    except TypeError as error:
+        raise DurusError(f"{options.storage_class} can't be made of a file, readonly and repair: {error}") from error
 
 
 def address_of(options: argparse.Namespace) -> SocketAddress:
@@ -43,4 +46,4 @@ def _import_class(dotted: str) -> type[FileStorage]:
         raise DurusError(f"the storage class {dotted} can't be imported: {error}") from error
     if not (isinstance(found, type) and issubclass(found, Storage)):
         raise DurusError(f"{dotted} is not a storage class")
-    return found  # type: ignore[return-value]  # it takes the arguments of FileStorage, or fails with what it lacks
+    return found  # type: ignore[return-value]  # whether it takes the arguments of FileStorage is seen when it is called

@@ -223,6 +223,9 @@ def test_options_that_do_not_go_together(tmp_path: Path) -> None:
     assert is_one_message(durus("-s", "--readonly", "--port", "0", cwd=tmp_path), "needs the name of a file")
     assert is_one_message(durus("-s", "--logfile", "no/such/folder/log", "--port", "0", cwd=tmp_path), "log file")
     assert durus("-s", "--umask", "rw", cwd=tmp_path).returncode == 2
+    assert is_one_message(durus("-s", "--port", "0", "--gcinterval", "-1", cwd=tmp_path), "gcinterval (-1.0)")
+    for name in ("durus.storage.MemoryStorage", "durus.client_storage.ClientStorage"):
+        assert is_one_message(durus("-s", "--port", "0", "--storage-class", name, cwd=tmp_path), name)
 
 
 @pytest.fixture

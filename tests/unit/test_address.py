@@ -2,7 +2,9 @@
 
 import logging
 import os
+import socket
 import stat
+from math import nan
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from durus.address import (
     inherited_address,
     wait_for_server,
 )
-from durus.error import AddressError, ServerUnreachableError
+from durus.error import AddressError, DurusError, ServerUnreachableError
 from durus.storage import MemoryStorage
 from durus.storage_server import StorageServer
 
@@ -93,6 +95,8 @@ def test_a_unix_socket_has_the_rights_that_were_asked_for(tmp_path: Path) -> Non
     assert stat.S_IMODE(path.stat().st_mode) == 0o700
     address.close(listening)
     assert not path.exists()
+    with pytest.raises(AddressError, match="no umask"):
+        UnixDomainSocketAddress(str(path), umask=-1)
     with pytest.raises(AddressError, match="no such user"):
         UnixDomainSocketAddress(str(path), owner="nobody of this name").get_listening_socket()
     assert not path.exists()
@@ -105,6 +109,25 @@ def test_the_sockets_of_a_service_manager_are_for_the_process_that_it_names() ->
     assert isinstance(inherited_address({"LISTEN_PID": me, "LISTEN_FDS": "1"}), InheritedAddress)
     with pytest.raises(AddressError, match="LISTEN_FDS"):
         inherited_address({"LISTEN_PID": me, "LISTEN_FDS": "none"})
+
+
+@pytest.mark.spec("WIRE-2")
+@pytest.mark.parametrize(("host", "is_local"), [("127.0.0.1", True), ("0.0.0.0", False)])
+def test_inherited_sockets_are_looked_at(host: str, is_local: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server((host, 0)) as opened:
+        monkeypatch.setattr("durus.address._FIRST_SYSTEMD_DESCRIPTOR", os.dup(opened.fileno()))
+        address = InheritedAddress(1)
+        address.close(address.get_listening_socket())
+        assert address.is_local is is_local
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"gcbytes": -1}, {"gcinterval": -1.0}, {"commit_timeout": 0.0}, {"stall_timeout": -1.0}, {"gcinterval": nan}],
+)
+def test_numbers_that_make_no_sense_are_refused(arguments: dict[str, float]) -> None:
+    with pytest.raises(DurusError, match="must"):
+        StorageServer(MemoryStorage(), **arguments)  # type: ignore[arg-type]  # mypy can't tell which is which
 
 
 @pytest.mark.spec("WIRE-2")

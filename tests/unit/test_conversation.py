@@ -13,6 +13,7 @@ from durus.protocol import (
     Load,
     NewOids,
     Quit,
+    Request,
     Sync,
     encode_commit,
     encode_request,
@@ -85,6 +86,19 @@ def test_a_long_answer_lets_others_in_between(server: InMemoryServer) -> None:
     assert other.received
     server.settle()
     assert 0 < sent_at_once < len(greedy.received) / 3
+
+
+@pytest.mark.spec("WIRE-22")
+@pytest.mark.parametrize("request_", [NewOids(255), NewOids(1), Sync(), Load(ROOT)])
+def test_many_short_requests_let_others_in_between(server: InMemoryServer, request_: Request) -> None:
+    greedy, other = server.connect(), server.connect()
+    commit_root(greedy)
+    greedy.conversation.receive(encode_request(request_) * 1000)
+    sent_at_once = len(greedy.received)
+    other.conversation.receive(encode_request(Sync()))
+    assert other.received
+    server.settle()
+    assert 0 < sent_at_once < len(greedy.received) / 10
 
 
 @pytest.mark.spec("WIRE-22")

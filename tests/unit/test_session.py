@@ -1,9 +1,12 @@
 """The session core's rules, one at a time; tests/model has them in any order."""
 
+from collections.abc import Iterator
+
 import pytest
 
 from durus.error import DurusError, DurusKeyError, ProtocolError, WriteConflictError
 from durus.oid import ROOT_OID
+from durus.progress import Progress
 from durus.record import pack_record
 from durus.session import Core, Session
 from durus.storage import Conclusion, MemoryStorage
@@ -135,19 +138,52 @@ def test_the_root_is_of_who_commits_it_first(core: Core) -> None:
 
 
 @pytest.mark.spec("TXN-25")
-def test_a_commit_that_waits_for_the_disk_while_a_pack_ends_is_a_conflict_on_what_it_refers_to(core: Core) -> None:
+@pytest.mark.parametrize("needs", ["refers to", "stores"])
+def test_a_commit_that_waits_for_the_disk_is_a_conflict_if_a_pack_removes_what_it_needs(core: Core, needs: str) -> None:
     session, other = core.connect(), core.connect()
     root, garbage = session.new_oids(2)
     store(core, session, record(root), record(garbage))
-    refers, does_not = Attempt(session), Attempt(other)
-    refers.give(record(root, garbage))
-    does_not.give(record(other.new_oids(1)[0]))
+    needing, not_needing = Attempt(session), Attempt(other)
+    needing.give(record(root, garbage) if needs == "refers to" else record(garbage))
+    not_needing.give(record(other.new_oids(1)[0]))
     for _ in core.gen_pack():
         pass
+    assert isinstance(needing.outcomes[0], WriteConflictError)
+    assert needing.outcomes[0].oids == [garbage]
     write_all(core)
-    assert isinstance(refers.outcomes[0], WriteConflictError)
-    assert refers.outcomes[0].oids == [garbage]
-    assert does_not.outcomes == [None]
+    assert not_needing.outcomes == [None]
+
+
+@pytest.mark.spec("TXN-25")
+def test_what_a_pack_removed_is_invalid_though_it_ended_in_an_error(
+    core: Core, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = core.connect()
+    root, garbage = session.new_oids(2)
+    store(core, session, record(root), record(garbage))
+
+    def failing_packer() -> Iterator[Progress]:
+        yield from MemoryStorage.get_packer(core.storage)  # type: ignore[arg-type]  # it is one
+        raise DurusError("the directory could not be synced")
+
+    monkeypatch.setattr(core.storage, "get_packer", failing_packer)
+    with pytest.raises(DurusError):
+        for _ in core.gen_pack():
+            pass
+    assert session.sync() == [garbage]
+
+
+def test_a_commit_that_waits_for_the_disk_can_be_taken_back(core: Core) -> None:
+    session, other = core.connect(), core.connect()
+    attempt = Attempt(session)
+    attempt.give(record(*session.new_oids(1)))
+    assert session.take_back_commit()
+    assert not session.take_back_commit()
+    assert not core.has_ready_commits
+    assert not core.has_record(ROOT_OID)
+    other.sync()
+    assert not other.must_wait(ROOT_OID)
+    store(core, session, record(ROOT_OID))
 
 
 @pytest.mark.spec("TXN-25")

@@ -207,3 +207,58 @@ def test_calls_that_can_not_be_are_refused() -> None:
         with pytest.raises(ClosedError):
             call()
     assert issubclass(ClosedError, DurusError)
+
+
+@pytest.mark.spec("TXN-22")
+def test_a_thread_that_is_interrupted_while_another_writes_leaves_nobody_waiting() -> None:
+    gate = Gate()
+    shared = SharedStorage(gate)
+    writer, client, reader = (shared.new_client() for _ in range(3))
+    commit(writer, writer.new_oid(), b"the root")
+    oids = [writer.new_oid(), client.new_oid()]
+    gate.is_open = False
+    first = threading.Thread(target=commit, args=(writer, oids[0], b"x"))
+    first.start()
+    gate.has_begun.acquire()
+    condition = shared._changed
+    wait = condition.wait
+
+    def interrupted(timeout: float | None = None) -> bool:
+        if threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt
+        return wait(timeout)
+
+    condition.wait = interrupted  # type: ignore[method-assign]  # as Control-C does it
+    with pytest.raises(KeyboardInterrupt):
+        commit(client, oids[1], b"never stored")
+    condition.wait = wait  # type: ignore[method-assign]
+    gate.is_open = True
+    gate.may_go_on.release()
+    first.join(10)
+    assert not first.is_alive()
+    reader.sync()
+    assert not reader.has_record(oids[1])
+    commit(client, oids[1], b"stored")
+    assert reader.sync() == [oids[1]]
+    assert reader.load(oids[1]) == pack_record(oids[1], b"stored", b"")
+
+
+def test_closing_waits_for_the_commit_that_is_being_written() -> None:
+    gate = Gate()
+    shared = SharedStorage(gate)
+    client = shared.new_client()
+    oid = client.new_oid()
+    is_closed = threading.Event()
+    gate.close = is_closed.set  # type: ignore[method-assign]  # to see when it is called
+    gate.is_open = False
+    committing = threading.Thread(target=commit, args=(client, oid, b"x"))
+    committing.start()
+    gate.has_begun.acquire()
+    closing = threading.Thread(target=shared.close)
+    closing.start()
+    assert not is_closed.is_set()
+    gate.may_go_on.release()
+    committing.join(10)
+    closing.join(10)
+    assert is_closed.is_set()
+    assert gate.has_record(oid)
