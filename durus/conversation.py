@@ -57,8 +57,11 @@ class Host(Protocol):
     def commit_is_ready(self) -> None:
         """The core has a commit to write."""
 
-    def commit_ended(self, records: dict[bytes, bytes], error: DurusError | None) -> None:
-        """A commit is durable, or was refused (a WriteConflictError is a conflict); without records it was given up."""
+    def commit_ended(self, count: int, size: int, error: DurusError | None) -> None:
+        """A commit of so many records and bytes is durable, or was refused: a WriteConflictError is a conflict.
+
+        0 records are a commit that was given up.
+        """
 
     def pack(self) -> None:
         """Begin to pack, if no pack is under way."""
@@ -227,23 +230,29 @@ class Conversation:
     def _commit(self) -> Generator[int, bytes, None]:
         grants: list[list[bytes]] = []
         outcomes: list[DurusError | None] = []
+        count = size = 0
 
         def granted(invalid: list[bytes]) -> None:
             grants.append(invalid)
             self._host.proceed_soon()
 
+        def take(oid: bytes, record: bytes) -> None:
+            nonlocal size
+            self._session.store(oid, record)
+            size += len(record)
+
         def done(error: DurusError | None) -> None:
             outcomes.append(error)
-            self._host.commit_ended(records, error)
+            self._host.commit_ended(count, size, error)
             self._host.proceed_soon()
 
         self._session.begin_commit(granted)
         while not grants:
             yield _EVENT
         self._host.send(encode_oids(grants[0]))
-        records = yield from read_commit()
-        self._session.commit(records, done)
-        if not records:
+        count = yield from read_commit(take)
+        self._session.commit({}, done)
+        if not count:
             return
         self._host.commit_is_ready()
         self._is_held = True

@@ -210,24 +210,37 @@ class FileStorage(Storage):
         FileError if the file can't take it: then nothing of it is stored.  ClosedError after a
         failure that left the end of the file unknown.
         """
-        if self._removed and handle_invalidations is not None and self._pending is not None:
-            handle_invalidations(self.sync())
-        conclusion = self.conclude()
-        conclusion.write()
-        conclusion.accept()
-
-    def conclude(self) -> Conclusion:
         if self._pending is None:
             raise TransactionError("end() was called without begin()")
         pending, self._pending = self._pending, None
+        if self._removed and handle_invalidations is not None:
+            handle_invalidations(self.sync())
+        conclusion = self.conclude(pending)
+        conclusion.write()
+        conclusion.accept()
+
+    def conclude(self, records: dict[bytes, bytes]) -> Conclusion:
         shelf = self._writable_shelf()
-        if not pending:
+        if not records:
             return NOTHING_TO_DO
-        check_references(pending, self.has_record)
-        self._check_end(shelf)
-        prepared = shelf.prepare(list(pending.items()), self._clock())
+        prepared: list[PreparedTransaction] = []
         self._is_writing = True
-        return Conclusion(lambda: self._write(shelf, prepared), lambda: self._accept(shelf, prepared))
+
+        def write() -> None:
+            try:
+                check_references(records, self.has_record)
+                self._check_end(shelf)
+                prepared.append(shelf.prepare(list(records.items()), self._clock()))
+                self._write(shelf, prepared[0])
+            except BaseException:
+                self._is_writing = False
+                raise
+
+        def accept() -> None:
+            shelf.accept(prepared[0])
+            self._is_writing = False
+
+        return Conclusion(write, accept)
 
     def _write(self, shelf: Shelf, prepared: PreparedTransaction) -> None:
         try:
@@ -236,12 +249,7 @@ class FileStorage(Storage):
             self._append(shelf, prepared.data, durable=self._durability == "fsync")
         except BaseException as error:
             self._undo_append(shelf, error)
-            self._is_writing = False
             raise
-
-    def _accept(self, shelf: Shelf, prepared: PreparedTransaction) -> None:
-        shelf.accept(prepared)
-        self._is_writing = False
 
     def _check_end(self, shelf: Shelf) -> None:
         """Make sure that the file ends where this storage believes that it ends.

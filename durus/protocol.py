@@ -2,7 +2,8 @@
 
 No sockets here.  A reader is a generator that yields how many bytes it needs next, is sent just
 those, and returns a message; who drives it decides where the bytes come from.  A length that the
-other side declares is checked against a limit before a byte of it is asked for.
+other side declares is checked against a limit before a byte of it is asked for, and no reader asks
+for 0 bytes.
 """
 
 import struct
@@ -10,7 +11,6 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
 from durus.error import ProtocolError, TransactionError
-from durus.oid import format_oid
 
 VERSION = 1
 DEFAULT_HOST = "127.0.0.1"
@@ -152,32 +152,25 @@ def encode_commit(records: Iterable[tuple[bytes, bytes]]) -> bytes:
     return _U32.pack(len(data)) + data
 
 
-def read_commit() -> Reader[dict[bytes, bytes]]:
-    """Read the data of a commit, as records by oid; {} if the client gave it up. [WIRE-10]"""
+def read_commit(take: Callable[[bytes, bytes], None]) -> Reader[int]:
+    """Read the data of a commit, giving `take` each oid and its record. [WIRE-10]
+
+    Return how many there were: 0 if the commit was given up.
+    """
     size = yield from read_u32()
     if size > MAX_COMMIT:
         raise ProtocolError(f"a commit of {size} bytes is longer than the limit of {MAX_COMMIT}")
-    data = (yield size) if size else b""
-    return _split_commit(data)
-
-
-def _split_commit(data: bytes) -> dict[bytes, bytes]:
-    records: dict[bytes, bytes] = {}
-    place = 0
-    while place < len(data):
-        if place + _ENTRY_HEAD.size > len(data):
+    count = place = 0
+    while place < size:
+        if place + _ENTRY_HEAD.size > size:
             raise ProtocolError(f"the data of a commit ends inside an entry's head, at byte {place}")
-        size, oid = _ENTRY_HEAD.unpack_from(data, place)
-        end = place + 4 + size
-        if size < 8 or end > len(data):
-            raise ProtocolError(
-                f"an entry of {size} bytes at byte {place} does not fit the {len(data)} bytes of a commit"
-            )
-        if oid in records:
-            raise ProtocolError(f"a commit has two records of oid {format_oid(oid)}")
-        records[oid] = data[place + _ENTRY_HEAD.size : end]
-        place = end
-    return records
+        length, oid = _ENTRY_HEAD.unpack((yield _ENTRY_HEAD.size))
+        if length < 8 or place + 4 + length > size:
+            raise ProtocolError(f"an entry of {length} bytes at byte {place} does not fit the {size} bytes of a commit")
+        take(oid, (yield length - 8) if length > 8 else b"")
+        place += 4 + length
+        count += 1
+    return count
 
 
 # Answers

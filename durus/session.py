@@ -88,17 +88,13 @@ class Core:
         The caller calls write() of what it gets, in whatever thread, and then finish() of it.
         """
         self._writing, self._ready = self._ready, []
+        merged: dict[bytes, bytes] = {}
+        for ready in self._writing:
+            merged.update(ready.records)
         try:
-            return Write(self, self._conclude())
+            return Write(self, self.storage.conclude(merged))
         except DurusError as error:
             return Write(self, _failing(error))
-
-    def _conclude(self) -> Conclusion:
-        self.storage.begin()
-        for ready in self._writing:
-            for oid, record in ready.records.items():
-                self.storage.store(oid, record)
-        return self.storage.conclude()
 
     def _finish_write(self, error: DurusError | None) -> None:
         written, self._writing = self._writing, []
@@ -211,6 +207,11 @@ class Session:
         self._given: dict[int, int] = {}
         """The oids that this client got and has not used: bit n of item i stands for oid 1024 * i + n."""
         self._given_count = 0
+        self._staged: dict[bytes, bytes] = {}
+        """The records of the commit whose turn it is."""
+        self._unresolved: set[bytes] = set()
+        """What they refer to and was not among them at that moment."""
+        self._conflicts: set[bytes] = set()
 
     def load(self, oid: bytes) -> bytes | None:
         """Return the record of an oid, None if the oid is invalid for this client. [TXN-20]
@@ -258,12 +259,14 @@ class Session:
 
     def _forget_given(self, oids: Iterable[bytes]) -> None:
         for oid in oids:
-            if self._was_given(oid):
-                block, bit = _place(oid)
-                self._given[block] ^= bit
+            block, bit = _place(oid)
+            given = self._given.get(block, 0)
+            if given & bit:
                 self._given_count -= 1
-                if not self._given[block]:
+                if given == bit:
                     del self._given[block]
+                else:
+                    self._given[block] = given ^ bit
 
     def _forget_root(self) -> None:
         """If another client has made the root, this one has heard of it now. [TXN-24]"""
@@ -278,45 +281,65 @@ class Session:
         self._core.storage.begin()
         self._core._ask_for_turn(self, granted)
 
-    def commit(self, records: dict[bytes, bytes], done: Done) -> None:
-        """Give the records of the commit, by oid, none to give it up; `done` is called with its outcome.
+    def store(self, oid: bytes, record: bytes) -> None:
+        """Take a record into the commit; what is wrong with it ends the turn.
 
-        RecordError or ProtocolError, and nothing is stored, if a record is unsound, an oid was not
-        given to this client, or it is not its turn.
+        RecordError if it is unsound, ProtocolError if it is not this client's turn, the oid was not
+        given to this client, or the commit has a record of it already.
+        """
+        try:
+            if self._core.turn is not self:
+                raise ProtocolError("a commit came out of turn")
+            self._check(oid, record)
+        except DurusError:
+            self.give_up_commit()
+            raise
+        self._staged[oid] = record
+        self._unresolved.update(ref for ref in split_oids(unpack_record(record)[2]) if ref not in self._staged)
+
+    def _check(self, oid: bytes, record: bytes) -> None:
+        check_record(oid, record)
+        if oid in self._staged:
+            raise ProtocolError(f"a commit has two records of oid {format_oid(oid)}")
+        if self._core.has_record(oid):
+            if oid == ROOT_OID and self._was_given(oid):
+                self._conflicts.add(oid)  # another client was first to make the root [TXN-24]
+        elif oid in self.invalid:
+            self._conflicts.add(oid)  # a pack removed it since this client got its turn [TXN-25]
+        elif not self._was_given(oid):
+            raise ProtocolError(f"a commit of oid {format_oid(oid)}, which was not given to this client")
+
+    def commit(self, records: dict[bytes, bytes], done: Done) -> None:
+        """Commit these records and those that store() took; `done` is called with the outcome.
+
+        Without any record the commit is given up.  Errors as store() has them, and nothing is stored.
         """
         if self._core.turn is not self:
             raise ProtocolError("a commit came out of turn")
-        try:
-            conflicts = self._conflicts(records)
-            self._forget_root()
-            if records and not conflicts:
-                self._core._take(_Ready(self, records, done))
-        finally:
-            self._core._give_up_turn(self)
+        for oid, record in records.items():
+            self.store(oid, record)
+        staged, conflicts = self._staged, self._conflicts | self._missing()
+        self._forget_root()
+        if staged and not conflicts:
+            self._core._take(_Ready(self, staged, done))
+        self.give_up_commit()
         if conflicts:
             done(WriteConflictError(sorted(conflicts)))
-        elif not records:
+        elif not staged:
             done(None)
 
-    def _conflicts(self, records: dict[bytes, bytes]) -> set[bytes]:
-        """Return what has no record though the commit needs it, or has one though it was given as new."""
-        conflicts = set()
-        for oid, record in records.items():
-            check_record(oid, record)
-            if self._core.has_record(oid):
-                if oid == ROOT_OID and self._was_given(oid):
-                    conflicts.add(oid)  # another client was first to make the root [TXN-24]
-            elif oid in self.invalid:
-                conflicts.add(oid)  # a pack removed it since this client got its turn [TXN-25]
-            elif not self._was_given(oid):
-                raise ProtocolError(f"a commit of oid {format_oid(oid)}, which was not given to this client")
-        conflicts.update(
-            ref for ref in _references(records) if ref not in records and not self._core.has_record(ref)
-        )  # [TXN-10]
-        return conflicts
+    def _missing(self) -> set[bytes]:
+        """Return the oids without a record that the commit needs. [TXN-10] [TXN-25]"""
+        if self.invalid:  # a pack has ended since records were looked at
+            self._unresolved = _references(self._staged)
+            self._conflicts.update(
+                oid for oid in self._staged if oid in self.invalid and not self._core.has_record(oid)
+            )
+        return {ref for ref in self._unresolved if ref not in self._staged and not self._core.has_record(ref)}
 
     def give_up_commit(self) -> None:
         """Ask no longer for the turn to commit, or give it up."""
+        self._staged, self._unresolved, self._conflicts = {}, set(), set()
         self._core._give_up_turn(self)
 
     def take_back_commit(self) -> bool:

@@ -61,11 +61,15 @@ class Storage:
         """
         raise NotImplementedError
 
-    def conclude(self) -> Conclusion:
-        """Conclude the commit in two steps, in place of end(); no other may be concluded between them.
+    def conclude(self, records: dict[bytes, bytes]) -> Conclusion:
+        """Store records, by oid, in two steps: a commit of its own, for who can wait for the disk elsewhere.
 
+        check_record() must have taken all of them; no other commit may begin before accept() is called.
         A storage that has nothing to wait for does all of it here.
         """
+        self.begin()
+        for oid, record in records.items():
+            self.store(oid, record)
         self.end()
         return NOTHING_TO_DO
 

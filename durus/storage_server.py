@@ -363,13 +363,12 @@ class _Client(asyncio.Protocol):
         self._commit_began = time.monotonic()
         self._server.write()
 
-    def commit_ended(self, records: dict[bytes, bytes], error: DurusError | None) -> None:
-        if not records:
+    def commit_ended(self, count: int, size: int, error: DurusError | None) -> None:
+        if not count:
             _logger.info("client %s gives up a commit", self)
         elif error is None:
-            size = sum(map(len, records.values()))
             milliseconds = 1000 * (time.monotonic() - self._commit_began)
-            _logger.info("client %s committed %d objects, %d bytes, %.1f ms", self, len(records), size, milliseconds)
+            _logger.info("client %s committed %d objects, %d bytes, %.1f ms", self, count, size, milliseconds)
             self._server.note_commit(size)
         elif isinstance(error, WriteConflictError):
             _logger.info("client %s is refused a commit: %s", self, error)

@@ -79,7 +79,7 @@ class InMemoryConnection:
     def commit_is_ready(self) -> None:
         pass
 
-    def commit_ended(self, records: dict[bytes, bytes], error: DurusError | None) -> None:
+    def commit_ended(self, count: int, size: int, error: DurusError | None) -> None:
         pass
 
     def pack(self) -> None:

@@ -110,7 +110,8 @@ def run_exchange(example: Example) -> None:
         connection = connections[line.client]
         if line.event == ">":
             for byte in line.data:
-                connection.sendall(bytes([byte]))
+                if not connection.is_closed:
+                    connection.sendall(bytes([byte]))
         elif line.event == "<":
             assert bytes(connection.received) == line.data, line.place
             connection.received.clear()

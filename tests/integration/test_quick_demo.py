@@ -105,7 +105,7 @@ def test_a_file_outlives_its_server(windows: Windows) -> None:
     client = windows.client()
     client.ask("root['x']", "'kept'\n")
     refused = windows.open("-c", "--file", "test.durus")
-    refused.expect(r"durus: .*in use by process \d+.*test\.durus")
+    refused.expect(r"durus: .*test\.durus: the file is in use by process \d+")
     assert refused.end() == 1
     assert windows.open("-s", "--stop", "--port", windows.port).end() == 0
     assert server.end() == 0

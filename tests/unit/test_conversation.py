@@ -155,7 +155,7 @@ def test_a_commit_that_cannot_be_stored_is_not_answered(
 ) -> None:
     connection, other = server.connect(), server.connect()
 
-    def fail() -> None:
+    def fail(records: dict[bytes, bytes]) -> None:
         raise ClosedError("the disk is gone")
 
     monkeypatch.setattr(server.storage, "conclude", fail)
@@ -208,7 +208,7 @@ class Paused:
     def commit_is_ready(self) -> None:
         pass
 
-    def commit_ended(self, records: dict[bytes, bytes], error: DurusError | None) -> None:
+    def commit_ended(self, count: int, size: int, error: DurusError | None) -> None:
         pass
 
     def pack(self) -> None:

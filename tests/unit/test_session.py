@@ -9,7 +9,7 @@ from durus.oid import ROOT_OID
 from durus.progress import Progress
 from durus.record import pack_record
 from durus.session import Core, Session
-from durus.storage import Conclusion, MemoryStorage
+from durus.storage import NOTHING_TO_DO, MemoryStorage
 
 
 def record(oid: bytes, *refs: bytes, data: bytes = b"data") -> bytes:
@@ -102,7 +102,7 @@ def test_a_failed_write_is_told_to_all_whose_commits_were_in_it(core: Core, monk
     second.give(record(oids[1], data=b"more"))
     error = DurusError("the disk is gone")
     with monkeypatch.context() as broken:
-        broken.setattr(core.storage, "conclude", lambda: Conclusion(lambda: None, lambda: None))
+        broken.setattr(core.storage, "conclude", lambda records: NOTHING_TO_DO)
         core.begin_write().finish(error)
     assert first.outcomes == second.outcomes == [error]
     assert not one.must_wait(oids[0])

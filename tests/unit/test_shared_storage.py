@@ -93,9 +93,7 @@ class Gate(MemoryStorage):
         self.error: Exception | None = None
         self.writes = 0
 
-    def conclude(self) -> Conclusion:
-        pending, self._pending = dict(self._pending or {}), None
-
+    def conclude(self, records: dict[bytes, bytes]) -> Conclusion:
         def write() -> None:
             self.writes += 1
             if not self.is_open:
@@ -104,7 +102,7 @@ class Gate(MemoryStorage):
             if self.error is not None:
                 raise self.error
 
-        return Conclusion(write, lambda: self._records.update(pending))
+        return Conclusion(write, lambda: self._records.update(records))
 
 
 def commit(client: Storage, oid: bytes, data: bytes) -> None:
