@@ -68,8 +68,6 @@ class FileStorage(Storage):
         self._freed: set[bytes] = set()
         self._packer: Generator[Progress, None, None] | None = None
         self._is_packing = False
-        self._is_writing = False
-        """A transaction was prepared for the present end of the file, and is not accepted yet."""
         self._readonly = readonly
         self._durability = durability
         self._clock = clock
@@ -224,23 +222,14 @@ class FileStorage(Storage):
         if not records:
             return NOTHING_TO_DO
         prepared: list[PreparedTransaction] = []
-        self._is_writing = True
 
         def write() -> None:
-            try:
-                check_references(records, self.has_record)
-                self._check_end(shelf)
-                prepared.append(shelf.prepare(list(records.items()), self._clock()))
-                self._write(shelf, prepared[0])
-            except BaseException:
-                self._is_writing = False
-                raise
+            check_references(records, self.has_record)
+            self._check_end(shelf)
+            prepared.append(shelf.prepare(list(records.items()), self._clock()))
+            self._write(shelf, prepared[0])
 
-        def accept() -> None:
-            shelf.accept(prepared[0])
-            self._is_writing = False
-
-        return Conclusion(write, accept)
+        return Conclusion(write, lambda: shelf.accept(prepared[0]))
 
     def _write(self, shelf: Shelf, prepared: PreparedTransaction) -> None:
         try:
@@ -340,9 +329,6 @@ class FileStorage(Storage):
             packer = ShelfPacker(shelf, new_file, self._clock())
             for progress in packer.steps():
                 yield progress
-                self._writable_shelf()
-            while self._is_writing:
-                yield Progress("follow", 0, None)
                 self._writable_shelf()
             packer.finish()
             new_shelf = Shelf(new_file, packer.base_checksum)

@@ -6,7 +6,7 @@ takes time is handed to the caller (Core.begin_write), and what has to wait gets
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import NamedTuple
 
 from durus.error import DurusError, ProtocolError, TransactionError, WriteConflictError
@@ -112,27 +112,43 @@ class Core:
         if error is None:
             ready.session._forget_given(ready.records)
         ready.done(error)
+        if error is not None:
+            self._refuse_ready({oid for oid in ready.records if not self.has_record(oid)})
 
     # Packing
 
     def gen_pack(self) -> Iterator[Progress]:
-        """Pack in steps; at the end what it removed is invalid for all clients. [TXN-25]"""
+        """Pack in steps; at the end what it removed is invalid for all clients. [TXN-25]
+
+        No step is done while commits are being written: they count neither as stored nor as not.
+        """
+        steps = self.storage.get_packer()
+        progress = Progress("mark", 0, None)
         try:
-            yield from self.storage.get_packer()
+            while True:
+                while self._writing:
+                    yield progress
+                try:
+                    progress = next(steps)
+                except StopIteration:
+                    return
+                yield progress
         finally:  # an error may come when it has removed them already
+            if isinstance(steps, Generator):
+                steps.close()
             removed = self.storage.sync()
             self._invalidate(removed, None)
             self._refuse_ready(set(removed))
 
-    def _refuse_ready(self, removed: set[bytes]) -> None:
-        """Take the commits back that wait for the disk, and store or refer to what a pack has removed."""
-        waiting, self._ready = self._ready, []
-        for ready in waiting:
-            conflicts = removed & (ready.records.keys() | _references(ready.records))
+    def _refuse_ready(self, lost: set[bytes]) -> None:
+        """Take the commits back that wait for the disk, and store or refer to what has no record any more."""
+        for ready in self._ready:
+            conflicts = lost & (ready.records.keys() | _references(ready.records)) if lost else set()
             if conflicts:
+                self._ready = [other for other in self._ready if other is not ready]
                 self._end(ready, WriteConflictError(sorted(conflicts)))
-            else:
-                self._ready.append(ready)
+                self._refuse_ready(lost)
+                return
 
     # What sessions call
 
@@ -159,11 +175,12 @@ class Core:
         self._invalidate(ready.records, ready.session)
 
     def _take_back(self, session: "Session") -> bool:
-        found = [ready for ready in self._ready if ready.session is session]
-        for ready in found:
-            self._ready.remove(ready)
-            self._end(ready, TransactionError("the commit was taken back"))
-        return bool(found)
+        for ready in self._ready:
+            if ready.session is session:
+                self._ready = [other for other in self._ready if other is not ready]
+                self._end(ready, TransactionError("the commit was taken back"))
+                return True
+        return False
 
     def _invalidate(self, oids: Iterable[bytes], writer: "Session | None") -> None:
         found = list(oids)

@@ -64,7 +64,8 @@ class Storage:
     def conclude(self, records: dict[bytes, bytes]) -> Conclusion:
         """Store records, by oid, in two steps: a commit of its own, for who can wait for the disk elsewhere.
 
-        check_record() must have taken all of them; no other commit may begin before accept() is called.
+        check_record() must have taken all of them; before accept() is called no other commit may begin, and no
+        step of a pack be done.
         A storage that has nothing to wait for does all of it here.
         """
         self.begin()

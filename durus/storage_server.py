@@ -60,6 +60,8 @@ STATUS_INVALID = INVALID
 
 _UNREAD_LIMIT = 1 << 18
 """Bytes that may wait for a client to read them before it is answered no further."""
+_SECONDS_OF_PACKING = 0.002
+"""How long a pack works at the most between two writes."""
 _SECONDS_TO_FLUSH = 2.0
 """How long the end of the server waits for clients to read their last answers."""
 
@@ -241,7 +243,7 @@ class StorageServer:
                     error = failure
                     _logger.error("a commit could not be stored: %s", failure)
                 write.finish(error)
-                self._pack_a_step()  # its last one needs a moment in which nothing is being written
+                self._pack_for_a_moment()  # for a pack gets nowhere while something is being written
         finally:
             self._writing = None
 
@@ -275,10 +277,16 @@ class StorageServer:
         self._pack_steps = self.core.gen_pack()
         try:
             while self._pack_steps is not None:
-                self._pack_a_step()
-                await asyncio.sleep(0)
+                await asyncio.sleep(_SECONDS_OF_PACKING if self.core.is_writing else 0)
+                if not self.core.is_writing:
+                    self._pack_a_step()
         finally:
             self._pack_steps = self._packing = None
+
+    def _pack_for_a_moment(self) -> None:
+        until = time.monotonic() + _SECONDS_OF_PACKING
+        while self._pack_steps is not None and time.monotonic() < until:
+            self._pack_a_step()
 
     def _pack_a_step(self) -> None:
         if self._pack_steps is not None:

@@ -1,0 +1,834 @@
+"""Up to five sessions of one core, their single steps in any order, against an oracle that keeps every version.
+
+The oracle numbers commits and packs by their place in the order, and knows up to which place each client
+has synced. From that follows what each call must answer.
+"""
+
+import errno
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple, TypeVar
+from unittest import mock
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from durus.error import (
+    ClosedError,
+    DurusError,
+    DurusKeyError,
+    FileError,
+    ProtocolError,
+    RecordError,
+    WriteConflictError,
+)
+from durus.file import File, Mode, OperatingSystem, OperatingSystemFile
+from durus.file_storage import FileStorage
+from durus.progress import Progress
+from durus.record import pack_record
+from durus.session import Core, Session, Write
+from durus.shelf import pack as shelf_pack
+from durus.storage import MemoryStorage, Storage
+
+ROOT = bytes(8)
+NEVER_GIVEN = (1 << 30).to_bytes(8, "big")
+MOST_CLIENTS = 5
+MOST_UNUSED_OIDS = 6
+ENOUGH_PACK_STEPS = 100
+
+Outcome = DurusError | None
+State = Literal["ready", "writing", "stored", "failed", "refused"]
+Fault = Literal["append", "sync", None]
+
+
+class Record(NamedTuple):
+    """A record as the storage has it, and what it refers to."""
+
+    data: bytes
+    refs: frozenset[bytes]
+
+
+Records = dict[bytes, Record]
+
+
+def refs(records: Records) -> set[bytes]:
+    return {ref for record in records.values() for ref in record.refs}
+
+
+def reached(records: Records, start: bytes) -> set[bytes]:
+    """Return the oids of the records that can be reached from `start`."""
+    found: set[bytes] = set()
+    pending = [start]
+    while pending:
+        oid = pending.pop()
+        if oid in records and oid not in found:
+            found.add(oid)
+            pending.extend(records[oid].refs)
+    return found
+
+
+# The oracle
+
+
+@dataclass(eq=False)
+class Client:
+    session: Session
+    synced: int
+    """The place in the order of the last change that this client has heard of."""
+    given: set[bytes] = field(default_factory=set)
+    """Oids that it may commit as new."""
+    turn: int | None = None
+    """The place in the order at which it got its turn, None if it does not have it."""
+    commit: "Commit | None" = None
+    """Its commit that was taken and has no outcome yet."""
+    grants: list[list[bytes]] = field(default_factory=list)
+    """What it must have been granted so far."""
+    granted: list[list[bytes]] = field(default_factory=list)
+    """What it was granted."""
+
+
+@dataclass(eq=False)
+class Commit:
+    """A commit that was taken."""
+
+    place: int
+    writer: Client
+    records: Records
+    told: list[Outcome]
+    state: State = "ready"
+    error: Outcome = None
+    """Why it failed."""
+    lost: set[bytes] = field(default_factory=set)
+    """Why it was refused: what it needs, and a pack removed or a commit that failed did not store."""
+
+
+class Version(NamedTuple):
+    """What a commit made of an object; without a record: what a pack did to it."""
+
+    place: int
+    commit: Commit | None
+    record: Record | None
+
+
+class Pack:
+    """A pack under way: what the root did not reach when it began, and what of that came back."""
+
+    def __init__(self, records: Records) -> None:
+        live = reached(records, ROOT)
+        self.garbage = {oid: record for oid, record in records.items() if oid not in live}
+        self.kept: set[bytes] = set()
+
+    def note(self, transaction: Records) -> None:
+        """Keep what a transaction stores, and the garbage that it leads to. [SHELF-35]"""
+        self.kept |= transaction.keys()
+        pending = refs(transaction)
+        while pending:
+            oid = pending.pop()
+            if oid in self.garbage and oid not in self.kept:
+                self.kept.add(oid)
+                pending |= self.garbage[oid].refs
+
+    def removed(self) -> set[bytes]:
+        return self.garbage.keys() - self.kept
+
+
+class History:
+    """Every version of every object, and whose turn comes when."""
+
+    def __init__(self, records: Records, shows_writes: bool) -> None:
+        self.place = 0
+        self.shows_writes = shows_writes
+        """The storage has the records of a commit from the beginning of its write, not only from the end."""
+        self.versions = {oid: [Version(0, None, record)] for oid, record in records.items()}
+        self.commits: list[Commit] = []
+        self.queue: list[Client] = []
+        """Who asked for the turn; the first has it."""
+
+    # What there is
+
+    def is_stored(self, version: Version) -> bool:
+        states = ("writing", "stored") if self.shows_writes else ("stored",)
+        return version.commit is None or version.commit.state in states
+
+    def records(self) -> Records:
+        """Return the current records of the storage."""
+        found = {}
+        for oid, versions in self.versions.items():
+            record = next((version.record for version in reversed(versions) if self.is_stored(version)), None)
+            if record is not None:
+                found[oid] = record
+        return found
+
+    def undurable(self) -> set[bytes]:
+        return {oid for commit in self.commits if commit.state in ("ready", "writing") for oid in commit.records}
+
+    def existing(self) -> set[bytes]:
+        """Return the oids that have a record, durable or on its way."""
+        return self.records().keys() | self.undurable()
+
+    def removed(self, since: int = -1) -> set[bytes]:
+        """Return the oids that packs removed behind a place in the order."""
+        return {
+            oid
+            for oid, versions in self.versions.items()
+            if any(version.record is None and version.place > since for version in versions)
+        }
+
+    # What a client knows
+
+    def invalid(self, client: Client) -> set[bytes]:
+        """Return what others changed, or a pack removed, since the client synced. [TXN-12]"""
+        return {
+            oid
+            for oid, versions in self.versions.items()
+            if any(version.place > client.synced and not is_by(client, version) for version in versions)
+        }
+
+    def seen(self, client: Client, oid: bytes) -> Record | None:
+        """Return the record that belongs to the last sync of the client, or to its own commit since."""
+        for version in reversed(self.versions.get(oid, [])):
+            if self.is_stored(version) and (version.place <= client.synced or is_by(client, version)):
+                return version.record
+        return None
+
+    def sync(self, client: Client) -> list[bytes]:
+        invalid = self.invalid(client)
+        client.synced = self.place
+        return sorted(invalid)
+
+    def note_root(self, client: Client) -> None:
+        """If there is a root, the client knows of it now, and can't make it any more. [TXN-24]"""
+        if ROOT in self.existing():
+            client.given.discard(ROOT)
+
+    # Turns
+
+    def ask_for_turn(self, client: Client) -> None:
+        self.queue.append(client)
+        self.pass_turn()
+
+    def leave(self, client: Client) -> None:
+        client.turn = None
+        if client in self.queue:
+            self.queue.remove(client)
+            self.pass_turn()
+
+    def pass_turn(self) -> None:
+        if self.queue and self.queue[0].turn is None:
+            first = self.queue[0]
+            first.turn = self.place
+            first.grants.append(self.sync(first))
+
+    # Commits
+
+    def is_foreign(self, client: Client, oid: bytes) -> bool:
+        """Tell if a commit of this oid is one that no honest client sends."""
+        assert client.turn is not None
+        return oid not in self.existing() | client.given | self.removed(since=client.turn)
+
+    def conflicts(self, client: Client, records: Records) -> list[bytes]:
+        """Return the oids of which the client must be told if it gives these records now."""
+        assert client.turn is not None
+        existing = self.existing()
+        found = {oid for oid in records if oid not in existing and oid not in client.given}
+        if ROOT in records and ROOT in existing & client.given:
+            found.add(ROOT)
+        return sorted(found | refs(records) - records.keys() - existing)
+
+    def take(self, client: Client, records: Records, told: list[Outcome]) -> None:
+        assert client.turn is not None
+        self.place += 1
+        commit = Commit(self.place, client, records, told)
+        client.commit = commit
+        self.commits.append(commit)
+        for oid, record in records.items():
+            self.versions.setdefault(oid, []).append(Version(self.place, commit, record))
+
+    def in_state(self, state: str) -> list[Commit]:
+        return [commit for commit in self.commits if commit.state == state]
+
+    def begin_write(self) -> None:
+        for commit in self.in_state("ready"):
+            commit.state = "writing"
+
+    def refuse(self, lost: set[bytes]) -> None:
+        """Refuse the ready commits that need what has no record any more: what was lost, or was never stored."""
+        refused: list[Commit] = []
+        while True:
+            failed = [each for each in self.commits if each.state in ("refused", "failed")]
+            lost = lost | {oid for commit in failed for oid in commit.records} - self.existing()
+            needing = [each for each in self.in_state("ready") if lost & (each.records.keys() | refs(each.records))]
+            for commit in refused:
+                commit.lost = lost & (commit.records.keys() | refs(commit.records))
+            if not needing:
+                return
+            for commit in needing:
+                self.end(commit, "refused")
+            refused += needing
+
+    def finish(self, error: Outcome) -> Records:
+        """End the write, and return what it has stored."""
+        stored: Records = {}
+        for commit in self.in_state("writing"):
+            commit.error = error
+            self.end(commit, "failed" if error else "stored")
+            if error is None:
+                stored.update(commit.records)
+                commit.writer.given -= commit.records.keys()
+        return stored
+
+    def end(self, commit: Commit, state: State) -> None:
+        commit.state = state
+        commit.writer.commit = None
+
+    def remove(self, oids: set[bytes]) -> None:
+        self.place += 1
+        for oid in oids:
+            self.versions[oid].append(Version(self.place, None, None))
+
+
+def is_by(client: Client, version: Version) -> bool:
+    return version.commit is not None and version.commit.writer is client
+
+
+# The machine
+
+
+class Disk(OperatingSystem):
+    """The operating system's files, of which the next append or sync fails if it is told so."""
+
+    fails_at: Fault = None
+
+    def open(self, path: str, mode: Mode) -> File:
+        return DiskFile(path, mode, self)
+
+    def sync_directory(self, path: str) -> None:
+        pass  # no machine goes down here, so what is written counts as durable
+
+    def check(self, operation: str, path: str) -> None:
+        if self.fails_at == operation:
+            self.fails_at = None
+            raise FileError(errno.ENOSPC if operation == "append" else errno.EIO, "the disk fails", path)
+
+
+class DiskFile(OperatingSystemFile):
+    def __init__(self, path: str, mode: Mode, disk: Disk) -> None:
+        super().__init__(path, mode)
+        self._disk = disk
+
+    def append(self, data: bytes) -> None:
+        if self._disk.fails_at == "append":
+            super().append(data[: len(data) // 2])
+        self._disk.check("append", self.path)
+        super().append(data)
+
+    def sync(self) -> None:
+        self._disk.check("sync", self.path)
+
+
+picks = st.integers(0, 63)
+"""Choose one of however many there are, by the remainder."""
+
+Target = tuple[str, int]
+"""Which kind of oid, and which of that kind."""
+
+Edit = tuple[Target, bool, list[Target]]
+"""What is stored, whether it keeps the references that it has, and what else it refers to."""
+
+targets = st.tuples(st.sampled_from(["old", "new", "undurable", "garbage"] * 3 + ["removed", "never given"]), picks)
+edits = st.lists(
+    st.tuples(
+        st.tuples(st.sampled_from(["old", "new", "root", "undurable", "garbage"] * 2 + ["just removed"]), picks),
+        st.booleans(),
+        st.lists(targets, max_size=2),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+UNSOUND = ("another oid", "a reserved oid", "no data", "half a reference")
+flaws = st.sampled_from(["none"] * 20 + ["others'", "removed", "removed", "never given", *UNSOUND])
+"""What is wrong with one of the records of a commit: the kind of its oid, or the record itself."""
+
+faults: st.SearchStrategy[Fault] = st.sampled_from([None, None, None, None, None, "append", "append", "sync"])
+
+
+T = TypeVar("T")
+
+
+def choose(found: Sequence[T], pick: int) -> T:
+    return found[pick % len(found)]
+
+
+def oids_of_conflict(told: list[Outcome]) -> list[bytes]:
+    """Return the oids of the write conflict that must have been told, and nothing else."""
+    (error,) = told
+    assert isinstance(error, WriteConflictError)
+    return error.oids
+
+
+class SessionMachine(RuleBasedStateMachine):
+    """Over a MemoryStorage, which has no failures and no second life."""
+
+    has_disk = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.limit = mock.patch("durus.session.MAX_UNUSED_OIDS", MOST_UNUSED_OIDS)
+        self.limit.start()
+        self.disk = Disk()
+        self.number = 0
+
+    def teardown(self) -> None:
+        self.storage.close()
+        self.limit.stop()
+
+    def open(self) -> Storage:
+        return MemoryStorage()
+
+    def start(self, records: Records) -> None:
+        """Begin with a storage that has these records."""
+        self.storage = self.open()
+        self.core = Core(self.storage)
+        self.history = History(records, shows_writes=not self.has_disk)
+        self.clients: list[Client] = []
+        self.gone: list[Client] = []
+        self.handed_out: set[bytes] = set()
+        self.write: Write | None = None
+        self.is_written = False
+        self.error: Outcome = None
+        self.is_broken = False
+        self.packing: Iterator[Progress] | None = None
+        self.pack: Pack | None = None
+        self.sleepers: list[int] = []
+        self.woken: list[int] = []
+
+    @initialize(is_empty=st.booleans(), clients=st.integers(2, 4))
+    def begin(self, is_empty: bool, clients: int) -> None:
+        """Begin with nothing, or with a tree and, beside it, a chain of garbage."""
+        self.start({})
+        for _ in range(clients):
+            self.connect()
+            if is_empty:
+                self.take_oids(self.clients[-1], 2)
+        if not is_empty:
+            client = self.clients[0]
+            root, a, b, c, d, e = self.take_oids(client, 6)
+            self.ask(client)
+            links = {root: [a, b], a: [c], b: [], c: [], d: [e], e: []}
+            self.give(client, {oid: self.new_record(oid, refs) for oid, refs in links.items()})
+            self.write_on(3, None)
+
+    def new_record(self, oid: bytes, refs: Iterable[bytes]) -> Record:
+        self.number += 1
+        found = frozenset(refs) - {oid}
+        return Record(pack_record(oid, b"%d" % self.number, b"".join(sorted(found))), found)
+
+    # Clients in a given state
+
+    def quiet(self) -> list[Client]:
+        """Return the clients that have nothing to do with a commit."""
+        return [each for each in self.clients if each not in self.history.queue and each.commit is None]
+
+    def in_turn(self) -> list[Client]:
+        return self.history.queue[:1]
+
+    def not_in_turn(self) -> list[Client]:
+        return self.quiet() + self.history.queue[1:]
+
+    def collectors(self) -> list[Client]:
+        """Return the clients that may ask for an oid more."""
+        return [each for each in self.clients if each.commit is None and len(each.given) < MOST_UNUSED_OIDS]
+
+    # Clients come and go
+
+    @precondition(lambda self: len(self.clients) < MOST_CLIENTS and len(self.gone) < 3 + self.history.place)
+    @rule()
+    def connect(self) -> None:
+        self.clients.append(Client(self.core.connect(), self.history.place))
+
+    @precondition(lambda self: len(self.clients) > 1)
+    @rule(pick=picks)
+    def close(self, pick: int) -> None:
+        client = self.clients.pop(pick % len(self.clients))
+        self.gone.append(client)
+        self.history.leave(client)
+        client.session.close()
+
+    # What takes no turn
+
+    @precondition(lambda self: self.collectors())
+    @rule(pick=picks, number=st.integers(0, 3))
+    def ask_for_oids(self, pick: int, number: int) -> None:
+        client = choose(self.collectors(), pick)
+        if len(client.given) + number > MOST_UNUSED_OIDS:
+            with pytest.raises(ProtocolError):
+                client.session.new_oids(number)
+        else:
+            self.take_oids(client, number)
+
+    def take_oids(self, client: Client, number: int) -> list[bytes]:
+        oids = client.session.new_oids(number)
+        makes_root = number > 0 and ROOT not in self.history.existing() | client.given
+        assert len(set(oids)) == len(oids) == number
+        assert oids[:1] == [ROOT] if makes_root else ROOT not in oids
+        new = set(oids) - {ROOT}
+        assert not new & (self.handed_out | self.history.existing() | self.history.removed())
+        self.handed_out |= new
+        client.given |= set(oids)
+        return oids
+
+    @precondition(lambda self: any(self.history.invalid(each) for each in self.not_in_turn()))
+    @rule(pick=picks)
+    def sync(self, pick: int) -> None:
+        self.sync_client(choose(self.not_in_turn(), pick))
+
+    def sync_client(self, client: Client) -> None:
+        self.history.note_root(client)
+        assert client.session.sync() == self.history.sync(client)
+
+    @precondition(lambda self: len(self.sleepers) < 3 and self.history.undurable())
+    @rule()
+    def wait_for_the_disk(self) -> None:
+        self.number += 1
+        sleeper = self.number
+        self.sleepers.append(sleeper)
+        self.core.when_written(lambda: self.woken.append(sleeper))
+
+    # Commits
+
+    @precondition(lambda self: self.quiet())
+    @rule(pick=picks, is_hasty=st.booleans())
+    def ask_for_the_turn(self, pick: int, is_hasty: bool) -> None:
+        client = choose(self.quiet(), pick)
+        if is_hasty:
+            self.give_out_of_turn(client)
+        self.ask(client)
+        if is_hasty and self.in_turn() != [client]:
+            self.give_out_of_turn(client)
+
+    def ask(self, client: Client) -> None:
+        if self.is_broken:
+            with pytest.raises(ClosedError):
+                client.session.begin_commit(client.granted.append)
+        else:
+            self.history.ask_for_turn(client)
+            client.session.begin_commit(client.granted.append)
+
+    def give_out_of_turn(self, client: Client) -> None:
+        told: list[Outcome] = []
+        for records in {}, {ROOT: self.new_record(ROOT, []).data}:
+            with pytest.raises(ProtocolError):
+                client.session.commit(records, told.append)
+        assert told == []
+
+    @precondition(lambda self: self.in_turn())
+    @rule(edits=edits, flaw=flaws, pick=picks, is_first=st.booleans())
+    def give_records(self, edits: list[Edit], flaw: str, pick: int, is_first: bool) -> None:
+        client = self.history.queue[0]
+        records = self.records_of(client, edits)
+        if flaw in UNSOUND:
+            self.give_unsound(client, {oid: record.data for oid, record in records.items()}, flaw)
+        else:
+            oids = self.oids_of(client, flaw)
+            other = {oid: self.new_record(oid, []) for oid in oids if oid == choose(oids, pick)}
+            self.give(client, {**other, **records} if is_first else {**records, **other})
+
+    @precondition(lambda self: self.quiet() and not self.is_broken)
+    @rule(pick=picks, edits=edits)
+    def ask_and_give_records_if_granted(self, pick: int, edits: list[Edit]) -> None:
+        client = choose(self.quiet(), pick)
+        self.ask(client)
+        if self.in_turn() == [client]:
+            self.give(client, self.records_of(client, edits))
+
+    @precondition(lambda self: self.history.queue)
+    @rule(pick=picks, by_giving_nothing=st.booleans())
+    def give_up(self, pick: int, by_giving_nothing: bool) -> None:
+        """Give up a commit; who was not told of its outcome aborts, and so syncs."""
+        client = choose(self.history.queue, pick)
+        if by_giving_nothing and client.turn is not None:
+            self.give(client, {})
+        else:
+            self.history.leave(client)
+            client.session.give_up_commit()
+            self.sync_client(client)
+
+    def give(self, client: Client, records: Records) -> None:
+        """Have the client, whose turn it is, give these records."""
+        history = self.history
+        told: list[Outcome] = []
+        data = {oid: record.data for oid, record in records.items()}
+
+        def done(error: Outcome) -> None:
+            told.append(error)
+            if error is None:
+                self.the_storage_has_what_is_durable()
+
+        if any(history.is_foreign(client, oid) for oid in records):
+            history.leave(client)
+            with pytest.raises(ProtocolError):
+                client.session.commit(data, done)
+            assert told == []
+            return
+        conflicts = history.conflicts(client, records)
+        history.note_root(client)
+        if records and not conflicts:
+            history.take(client, records, told)
+        history.leave(client)
+        client.session.commit(data, done)
+        if conflicts:
+            assert oids_of_conflict(told) == conflicts
+        elif not records:
+            assert told == [None]
+
+    def give_unsound(self, client: Client, records: dict[bytes, bytes], flaw: str) -> None:
+        oid = next(iter(records), ROOT)
+        reserved = b"\xff" * 8
+        records |= {
+            "another oid": {oid: pack_record(NEVER_GIVEN, b"data", b"")},
+            "a reserved oid": {reserved: pack_record(reserved, b"data", b"")},
+            "no data": {oid: pack_record(oid, b"", b"")},
+            "half a reference": {oid: pack_record(oid, b"data", b"half")},
+        }[flaw]
+        told: list[Outcome] = []
+        self.history.leave(client)
+        with pytest.raises(RecordError):
+            client.session.commit(records, told.append)
+        assert told == []
+
+    def oids_of(self, client: Client, kind: str) -> list[bytes]:
+        assert client.turn is not None
+        existing = self.history.existing()
+        match kind:
+            case "old":
+                found = existing
+            case "new":
+                found = client.given - existing
+            case "undurable":
+                found = self.history.undurable()
+            case "garbage":
+                found = set(Pack(self.history.records()).garbage)
+            case "just removed":
+                found = self.history.removed(since=client.turn)
+            case "removed":
+                found = self.history.removed()
+            case "others'":
+                found = set().union(*(each.given for each in self.clients)) - client.given - existing
+            case "root":
+                found = {ROOT} & (existing | client.given)
+            case "never given":
+                found = {NEVER_GIVEN}
+            case _:
+                found = set()
+        return sorted(found)
+
+    def records_of(self, client: Client, edits: list[Edit]) -> Records:
+        """Return what these edits come to; "new" among their references is what they store as new."""
+        existing = self.history.existing()
+        stored = self.history.records()
+        made: dict[bytes, tuple[bool, list[Target]]] = {}
+        for (kind, pick), keeps, targets in edits:
+            oids = [oid for oid in self.oids_of(client, kind) if oid not in made]
+            if kind == "new" and not oids and len(client.given) < MOST_UNUSED_OIDS:
+                oids = self.take_oids(client, 1)
+            if oids:
+                made[choose(oids, pick)] = keeps, targets
+        links: dict[bytes, list[bytes]] = {}
+        for oid, (keeps, targets) in made.items():
+            links[oid] = list(stored[oid].refs) if keeps and oid in stored else []
+            for kind, pick in targets:
+                oids = sorted(made.keys() - existing) if kind == "new" else self.oids_of(client, kind)
+                links[oid] += [choose(oids, pick)] if oids else []
+        return {oid: self.new_record(oid, found) for oid, found in links.items()}
+
+    # Writing
+
+    @precondition(lambda self: self.write is not None or self.history.in_state("ready"))
+    @rule(steps=st.sampled_from([1, 1, 1, 3]), fault=faults)
+    def write_on(self, steps: int, fault: Fault) -> None:
+        for _ in range(steps):
+            if self.write is None:
+                self.begin_write()
+            elif not self.is_written:
+                self.write_out(self.write, fault)
+            else:
+                self.finish(self.write)
+                return
+
+    def begin_write(self) -> None:
+        self.history.begin_write()
+        self.write = self.core.begin_write()
+        self.is_written, self.error = False, None
+
+    def write_out(self, write: Write, fault: Fault) -> None:
+        if self.has_disk and not self.is_broken and self.history.in_state("writing"):
+            self.disk.fails_at = fault
+            self.is_broken = fault == "sync"
+        must_fail = self.is_broken or self.disk.fails_at is not None
+        try:
+            write.write()
+        except (FileError, ClosedError) as error:
+            self.error = error
+        assert (self.error is not None) == must_fail
+        assert self.disk.fails_at is None
+        self.is_written = True
+
+    def finish(self, write: Write) -> None:
+        stored = self.history.finish(self.error)
+        self.history.refuse(set())
+        if self.pack is not None:
+            self.pack.note(stored)
+        write.finish(self.error)
+        self.write = None
+        assert self.woken == self.sleepers
+        self.sleepers, self.woken = [], []
+
+    # Packing
+
+    @precondition(lambda self: self.packing is not None or bool(Pack(self.history.records()).garbage))
+    @rule(steps=st.sampled_from([1, 1, 1, 3, 3, ENOUGH_PACK_STEPS, ENOUGH_PACK_STEPS]), fault=faults)
+    def pack_on(self, steps: int, fault: Fault) -> None:
+        self.step_the_pack(fault)
+        for _ in range(steps - 1):
+            if self.packing is not None:
+                self.step_the_pack(None)
+        assert steps < ENOUGH_PACK_STEPS or self.packing is None or self.write is not None
+
+    def step_the_pack(self, fault: Fault) -> None:
+        if self.packing is None:
+            self.packing = self.core.gen_pack()
+        if self.pack is None and self.write is None:  # it does not begin while commits are being written
+            self.pack = Pack(self.history.records())
+        self.disk.fails_at = armed = fault if self.has_disk else None
+        has_ended = has_failed = False
+        try:
+            next(self.packing)
+        except StopIteration:
+            has_ended = True
+        except (FileError, ClosedError):
+            has_failed = True
+        assert has_failed == (self.write is None and (self.is_broken or self.disk.fails_at != armed))
+        self.disk.fails_at = None
+        if has_ended:
+            removed = self.removed_by_pack()
+            self.history.remove(removed)
+            self.history.refuse(removed)
+        if has_ended or has_failed:
+            self.packing = self.pack = None
+
+    def removed_by_pack(self) -> set[bytes]:
+        """Return what a pack removes that ends now; this one sees what there is when it ends."""
+        return Pack(self.history.records()).removed()
+
+    @precondition(lambda self: self.packing is not None)
+    @rule(really=st.sampled_from([False, False, False, True]))
+    def give_up_the_pack(self, really: bool) -> None:
+        if really and self.packing is not None:
+            self.packing.close()  # type: ignore[attr-defined]  # it is a generator
+            self.packing = self.pack = None
+
+    # What holds after every step
+
+    @invariant()
+    def turns_come_in_order_with_what_is_invalid(self) -> None:
+        turn = self.history.queue[0].session if self.history.queue else None
+        assert self.core.turn is turn
+        for client in self.clients + self.gone:
+            assert client.granted == client.grants
+
+    @invariant()
+    def commits_have_been_told_their_outcome_once(self) -> None:
+        for commit in self.history.commits:
+            if commit.state in ("ready", "writing"):
+                assert commit.told == []
+            elif commit.state == "refused":
+                oids = set(oids_of_conflict(commit.told))
+                assert oids
+                assert oids <= commit.lost
+            else:
+                assert commit.told == [commit.error]
+
+    @invariant()
+    def writes_come_one_at_a_time(self) -> None:
+        assert self.core.is_writing == (self.write is not None)
+        assert self.core.has_ready_commits == (self.write is None and bool(self.history.in_state("ready")))
+
+    @invariant()
+    def waiters_are_woken_when_a_write_ends(self) -> None:
+        assert self.woken == []
+
+    @invariant()
+    def the_storage_has_what_is_durable(self) -> None:
+        expected = {oid: record.data for oid, record in self.history.records().items()}
+        assert dict(self.storage.gen_oid_record()) == expected
+
+    @invariant()
+    def clients_see_what_belongs_to_their_last_sync(self) -> None:
+        known = {ROOT, NEVER_GIVEN, *self.history.versions}
+        undurable = self.history.undurable()
+        for client in self.clients:
+            invalid = self.history.invalid(client)
+            for oid in known:
+                must_wait = oid in undurable and oid not in invalid
+                assert client.session.must_wait(oid) == must_wait
+                if not must_wait:
+                    record = self.history.seen(client, oid)
+                    expected = None if oid in invalid else record.data if record else "nothing"
+                    assert load(client.session, oid) == expected
+
+
+def load(session: Session, oid: bytes) -> bytes | str | None:
+    try:
+        return session.load(oid)
+    except DurusKeyError:
+        return "nothing"
+
+
+class FileMachine(SessionMachine):
+    """Over a FileStorage whose disk fails now and then, and which is closed and opened again."""
+
+    has_disk = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = Path(tempfile.mkdtemp(prefix="durus-machine-"))
+        self.small_steps = mock.patch.object(shelf_pack, "STEP_RECORDS", 2)
+        self.small_steps.start()
+
+    def teardown(self) -> None:
+        super().teardown()
+        self.small_steps.stop()
+        shutil.rmtree(self.directory)
+
+    def open(self) -> Storage:
+        return FileStorage(self.directory / "f.durus", file_system=self.disk)
+
+    def removed_by_pack(self) -> set[bytes]:
+        assert self.pack is not None
+        return self.pack.removed()
+
+    @precondition(lambda self: self.is_broken or self.history.place > 5)
+    @rule()
+    def restart(self) -> None:
+        """What was told to be stored is there, and of all else what was written whole and only not told."""
+        if self.write is not None and self.is_written:
+            self.history.finish(self.error)
+        self.storage.close()
+        self.start(self.history.records())
+
+
+EXAMPLES = 6 * settings().max_examples
+STEPS = 80
+
+TestOverMemory = SessionMachine.TestCase
+TestOverFile = pytest.mark.spec(
+    "TXN-10", "TXN-12", "TXN-20", "TXN-21", "TXN-22", "TXN-23", "TXN-24", "TXN-25", "TXN-27"
+)(FileMachine.TestCase)
+TestOverMemory.settings = settings(TestOverMemory.settings, max_examples=EXAMPLES, stateful_step_count=STEPS)
+TestOverFile.settings = settings(TestOverFile.settings, max_examples=EXAMPLES, stateful_step_count=STEPS)
