@@ -25,6 +25,7 @@ from durus.error import (
     FileError,
     ProtocolError,
     RecordError,
+    TransactionError,
     WriteConflictError,
 )
 from durus.file import File, Mode, OperatingSystem, OperatingSystemFile
@@ -84,6 +85,10 @@ class Client:
     """Oids that it may commit as new."""
     turn: int | None = None
     """The place in the order at which it got its turn, None if it does not have it."""
+    staged: Records = field(default_factory=dict)
+    """The records of its commit that it has given so far."""
+    conflicts: set[bytes] = field(default_factory=set)
+    """What was a conflict about one of them when it was given."""
     commit: "Commit | None" = None
     """Its commit that was taken and has no outcome yet."""
     grants: list[list[bytes]] = field(default_factory=list)
@@ -213,7 +218,7 @@ class History:
         self.pass_turn()
 
     def leave(self, client: Client) -> None:
-        client.turn = None
+        client.turn, client.staged, client.conflicts = None, {}, set()
         if client in self.queue:
             self.queue.remove(client)
             self.pass_turn()
@@ -226,27 +231,32 @@ class History:
 
     # Commits
 
-    def is_foreign(self, client: Client, oid: bytes) -> bool:
-        """Tell if a commit of this oid is one that no honest client sends."""
+    def is_refused(self, client: Client, oid: bytes) -> bool:
+        """Tell if no honest client gives a record of this oid now."""
         assert client.turn is not None
-        return oid not in self.existing() | client.given | self.removed(since=client.turn)
+        known = self.existing() | client.given | self.removed(since=client.turn)
+        return oid not in known or oid in client.staged
 
-    def conflicts(self, client: Client, records: Records) -> list[bytes]:
-        """Return the oids of which the client must be told if it gives these records now."""
-        assert client.turn is not None
+    def stage(self, client: Client, records: Records) -> None:
         existing = self.existing()
-        found = {oid for oid in records if oid not in existing and oid not in client.given}
-        if ROOT in records and ROOT in existing & client.given:
-            found.add(ROOT)
-        return sorted(found | refs(records) - records.keys() - existing)
+        client.conflicts |= records.keys() - existing - client.given
+        if ROOT in client.given:
+            client.conflicts |= {ROOT} & records.keys() & existing
+        client.staged |= records
 
-    def take(self, client: Client, records: Records, told: list[Outcome]) -> None:
+    def conflicts(self, client: Client) -> list[bytes]:
+        """Return the oids of which the client must be told if its commit ends now."""
         assert client.turn is not None
+        own, existing = client.staged.keys(), self.existing()
+        missing = (own & self.removed(since=client.turn) | refs(client.staged) - own) - existing
+        return sorted(client.conflicts | missing)
+
+    def take(self, client: Client, told: list[Outcome]) -> None:
         self.place += 1
-        commit = Commit(self.place, client, records, told)
+        commit = Commit(self.place, client, client.staged, told)
         client.commit = commit
         self.commits.append(commit)
-        for oid, record in records.items():
+        for oid, record in commit.records.items():
             self.versions.setdefault(oid, []).append(Version(self.place, commit, record))
 
     def in_state(self, state: str) -> list[Commit]:
@@ -352,7 +362,7 @@ edits = st.lists(
 )
 
 UNSOUND = ("another oid", "a reserved oid", "no data", "half a reference")
-flaws = st.sampled_from(["none"] * 20 + ["others'", "removed", "removed", "never given", *UNSOUND])
+flaws = st.sampled_from(["none"] * 20 + ["others'", "removed", "removed", "never given", "again", *UNSOUND])
 """What is wrong with one of the records of a commit: the kind of its oid, or the record itself."""
 
 faults: st.SearchStrategy[Fault] = st.sampled_from([None, None, None, None, None, "append", "append", "sync"])
@@ -539,6 +549,16 @@ class SessionMachine(RuleBasedStateMachine):
             other = {oid: self.new_record(oid, []) for oid in oids if oid == choose(oids, pick)}
             self.give(client, {**other, **records} if is_first else {**records, **other})
 
+    @precondition(lambda self: self.in_turn())
+    @rule(edits=edits)
+    def give_some_records_ahead(self, edits: list[Edit]) -> None:
+        client = self.history.queue[0]
+        durable = self.history.records().keys()
+        for oid, record in self.records_of(client, edits).items():
+            if oid in durable | client.given:
+                self.history.stage(client, {oid: record})
+                client.session.store(oid, record.data)
+
     @precondition(lambda self: self.quiet() and not self.is_broken)
     @rule(pick=picks, edits=edits)
     def ask_and_give_records_if_granted(self, pick: int, edits: list[Edit]) -> None:
@@ -552,15 +572,30 @@ class SessionMachine(RuleBasedStateMachine):
     def give_up(self, pick: int, by_giving_nothing: bool) -> None:
         """Give up a commit; who was not told of its outcome aborts, and so syncs."""
         client = choose(self.history.queue, pick)
-        if by_giving_nothing and client.turn is not None:
+        if by_giving_nothing and client.turn is not None and not client.staged:
             self.give(client, {})
         else:
             self.history.leave(client)
             client.session.give_up_commit()
             self.sync_client(client)
 
+    @precondition(lambda self: any(each.commit for each in self.clients))
+    @rule(pick=picks)
+    def take_back(self, pick: int) -> None:
+        client = choose([each for each in self.clients if each.commit], pick)
+        commit = client.commit
+        assert commit is not None
+        if commit.state == "writing":
+            assert not client.session.take_back_commit()
+        else:
+            self.history.end(commit, "failed")
+            self.history.refuse(set())
+            assert client.session.take_back_commit()
+            (commit.error,) = commit.told
+            assert isinstance(commit.error, TransactionError)
+
     def give(self, client: Client, records: Records) -> None:
-        """Have the client, whose turn it is, give these records."""
+        """Have the client, whose turn it is, give these records as the last of its commit."""
         history = self.history
         told: list[Outcome] = []
         data = {oid: record.data for oid, record in records.items()}
@@ -570,21 +605,22 @@ class SessionMachine(RuleBasedStateMachine):
             if error is None:
                 self.the_storage_has_what_is_durable()
 
-        if any(history.is_foreign(client, oid) for oid in records):
+        if any(history.is_refused(client, oid) for oid in records):
             history.leave(client)
             with pytest.raises(ProtocolError):
                 client.session.commit(data, done)
             assert told == []
             return
-        conflicts = history.conflicts(client, records)
+        history.stage(client, records)
+        conflicts, gives_up = history.conflicts(client), not client.staged
         history.note_root(client)
-        if records and not conflicts:
-            history.take(client, records, told)
+        if not conflicts and not gives_up:
+            history.take(client, told)
         history.leave(client)
         client.session.commit(data, done)
         if conflicts:
             assert oids_of_conflict(told) == conflicts
-        elif not records:
+        elif gives_up:
             assert told == [None]
 
     def give_unsound(self, client: Client, records: dict[bytes, bytes], flaw: str) -> None:
@@ -622,6 +658,8 @@ class SessionMachine(RuleBasedStateMachine):
                 found = set().union(*(each.given for each in self.clients)) - client.given - existing
             case "root":
                 found = {ROOT} & (existing | client.given)
+            case "again":
+                found = set(client.staged)
             case "never given":
                 found = {NEVER_GIVEN}
             case _:
@@ -634,7 +672,7 @@ class SessionMachine(RuleBasedStateMachine):
         stored = self.history.records()
         made: dict[bytes, tuple[bool, list[Target]]] = {}
         for (kind, pick), keeps, targets in edits:
-            oids = [oid for oid in self.oids_of(client, kind) if oid not in made]
+            oids = [oid for oid in self.oids_of(client, kind) if oid not in made and oid not in client.staged]
             if kind == "new" and not oids and len(client.given) < MOST_UNUSED_OIDS:
                 oids = self.take_oids(client, 1)
             if oids:

@@ -1,0 +1,538 @@
+"""BTree: a sorted mapping whose items are spread over persistent nodes, so that a large one is never loaded whole.
+
+What is stored is OBJ-30 to OBJ-33.  Which nodes an operation reads and writes decides which
+transactions conflict:
+
+    lookup, first step of an iteration     reads the nodes on the way from the root to one leaf
+    iteration                              reads the nodes that it passes
+    setting a key that is there            writes the node that has it
+    inserting                              writes one leaf; if that is full, it is split, which writes its parent too,
+                                           and so on up; a new root writes the BTree itself
+    deleting                               writes the node that has the key and one leaf; if that gets too small, its
+                                           parent and a sibling too, and so on up
+    len()                                  counts as reading all nodes
+
+So two clients that insert into different leaves conflict only where one of them splits a leaf, and
+the other one has read that leaf's parent; on average that is once in as many inserts as a leaf has items.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from itertools import pairwise
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, overload
+
+from durus.error import StateError
+from durus.persistent import PersistentObject
+
+K = TypeVar("K")
+V = TypeVar("V")
+D = TypeVar("D")
+
+_MISSING: Any = object()
+
+
+class BNode(PersistentObject, Generic[K, V]):
+    """A node: its items in the order of their keys and, unless it is a leaf, one more child than it has items.
+
+    A node other than the root has minimum_degree - 1 to 2 * minimum_degree - 1 items.  The keys of
+    nodes[i] lie between those of items[i - 1] and items[i].
+    """
+
+    __slots__ = ("items", "nodes")
+
+    minimum_degree: ClassVar[int] = 2
+
+    items: list[tuple[K, V]]
+    nodes: "list[BNode[K, V]] | None"
+
+    def __init__(self) -> None:
+        self.items = []
+        self.nodes = None
+
+    def __setstate__(self, state: dict[str, Any] | None) -> None:
+        # A later version of Durus than 4.3 stores a count, which is of no use here.
+        super().__setstate__({name: value for name, value in (state or {}).items() if name != "_count"})
+
+    def is_leaf(self) -> bool:
+        return self.nodes is None
+
+    def is_full(self) -> bool:
+        """Tell if there is no room for one more item."""
+        return len(self.items) >= 2 * self.minimum_degree - 1
+
+
+class BNode4(BNode[K, V]):
+    __slots__ = ()
+    minimum_degree = 4
+
+
+class BNode8(BNode[K, V]):
+    __slots__ = ()
+    minimum_degree = 8
+
+
+class BNode16(BNode[K, V]):
+    __slots__ = ()
+    minimum_degree = 16
+
+
+class BNode32(BNode[K, V]):
+    __slots__ = ()
+    minimum_degree = 32
+
+
+class BNode64(BNode[K, V]):
+    __slots__ = ()
+    minimum_degree = 64
+
+
+class BNode128(BNode[K, V]):
+    __slots__ = ()
+    minimum_degree = 128
+
+
+class BNode256(BNode[K, V]):
+    __slots__ = ()
+    minimum_degree = 256
+
+
+class BNode512(BNode[K, V]):
+    __slots__ = ()
+    minimum_degree = 512
+
+
+_NODE_CLASSES: dict[int, type[BNode[Any, Any]]] = {
+    cls.minimum_degree: cls for cls in (BNode, BNode4, BNode8, BNode16, BNode32, BNode64, BNode128, BNode256, BNode512)
+}
+
+
+class _Step(NamedTuple):
+    """A node on the way from the root to a key, and the place in it to go on at."""
+
+    node: BNode[Any, Any]
+    place: int
+
+
+class BTree(PersistentObject, MutableMapping[K, V]):
+    """A mapping that is sorted by its keys, which must be orderable among one another.
+
+    `node_constructor` is the class of its nodes, BNode4 to BNode512: small nodes make short records and
+    few conflicts, large ones short ways.  The tree may change during an iteration, and transactions end: it gives
+    the items of a leaf as they are when it comes there, and then looks for the key behind the last one.
+    """
+
+    __slots__ = ("root",)
+    __hash__ = None  # type: ignore[assignment]  # mutable, like dict
+
+    root: BNode[K, V]
+
+    def __init__(self, node_constructor: type[BNode[K, V]] = BNode16) -> None:
+        if not (isinstance(node_constructor, type) and issubclass(node_constructor, BNode)):
+            raise TypeError(f"a BTree takes the class of its nodes, such as BNode16, not {node_constructor!r}")
+        self.root = node_constructor()
+
+    @classmethod
+    def from_sorted(cls, items: Iterable[tuple[K, V]], node_constructor: type[BNode[K, V]] = BNode16) -> "BTree[K, V]":
+        """Return a tree of items that come in ascending order of their keys, in linear time.
+
+        ValueError if a key is not greater than the one before it.
+        """
+        found = list(items)
+        for (before, _), (after, _) in pairwise(found):
+            if not _is_less(before, after):
+                raise ValueError(f"the key {after!r} does not come behind {before!r}: the items are not sorted")
+        tree = cls(node_constructor)
+        tree.root = _build(found, node_constructor)
+        return tree
+
+    # Reading
+
+    def __getitem__(self, key: K) -> V:
+        found = self._find(key)
+        if found is None:
+            raise KeyError(key)
+        items: list[tuple[K, V]] = found.node.items
+        return items[found.place][1]
+
+    @overload
+    def get(self, key: K, /) -> V | None: ...
+    @overload
+    def get(self, key: K, default: V | D, /) -> V | D: ...
+    def get(self, key: K, default: Any = None) -> Any:
+        found = self._find(key)
+        return default if found is None else found.node.items[found.place][1]
+
+    def __contains__(self, key: object) -> bool:
+        return self._find(key) is not None
+
+    has_key = __contains__
+
+    def __len__(self) -> int:
+        return sum(len(node.items) for node in self._nodes())
+
+    def __bool__(self) -> bool:
+        return bool(self.root.items)
+
+    def __iter__(self) -> Iterator[K]:
+        return (key for key, _ in self.iteritems())
+
+    def __reversed__(self) -> Iterator[K]:
+        return (key for key, _ in self.items_backward())
+
+    iterkeys = __iter__
+
+    def itervalues(self) -> Iterator[V]:
+        return (value for _, value in self.iteritems())
+
+    def iteritems(self) -> Iterator[tuple[K, V]]:
+        """Yield (key, value) for all items, in ascending order."""
+        return self._gen(lambda items: 0, backward=False)
+
+    def items_backward(self) -> Iterator[tuple[K, V]]:
+        """Yield (key, value) for all items, in descending order."""
+        return self._gen(len, backward=True)
+
+    def keys(self) -> list[K]:  # type: ignore[override]  # a list, as Durus has always had it
+        return list(self)
+
+    def values(self) -> list[V]:  # type: ignore[override]  # likewise
+        return list(self.itervalues())
+
+    def items(self) -> list[tuple[K, V]]:  # type: ignore[override]  # likewise
+        return list(self.iteritems())
+
+    def get_min_item(self) -> tuple[K, V]:
+        """Return the item with the least key; KeyError if there is none."""
+        return self._end_item(self.iteritems())
+
+    def get_max_item(self) -> tuple[K, V]:
+        """Return the item with the greatest key; KeyError if there is none."""
+        return self._end_item(self.items_backward())
+
+    def _end_item(self, items: Iterator[tuple[K, V]]) -> tuple[K, V]:
+        for item in items:
+            return item
+        raise KeyError("the tree is empty")
+
+    def items_from(self, key: K, closed: bool = True) -> Iterator[tuple[K, V]]:
+        """Yield (key, value) in ascending order, from this key on; not with it unless `closed`."""
+        return self._gen(_before(key) if closed else _behind(key), backward=False)
+
+    def items_backward_from(self, key: K, closed: bool = False) -> Iterator[tuple[K, V]]:
+        """Yield (key, value) in descending order, from this key on; not with it unless `closed`."""
+        return self._gen(_behind(key) if closed else _before(key), backward=True)
+
+    def items_range(
+        self, start: K, end: K, closed_start: bool = True, closed_end: bool = False
+    ) -> Iterator[tuple[K, V]]:
+        """Yield (key, value) from `start` to `end`: in descending order if `end` is less than `start`.
+
+        Each of the two belongs to the range if it is closed there.
+        """
+        if _is_less(end, start):
+            for key, value in self.items_backward_from(start, closed_start):
+                if _is_less(key, end) or not (closed_end or _is_less(end, key)):
+                    return
+                yield key, value
+        else:
+            for key, value in self.items_from(start, closed_start):
+                if _is_less(end, key) or not (closed_end or _is_less(key, end)):
+                    return
+                yield key, value
+
+    def irange(
+        self,
+        minimum: K | None = None,
+        maximum: K | None = None,
+        inclusive: tuple[bool, bool] = (True, True),
+        reverse: bool = False,
+    ) -> Iterator[K]:
+        """Yield the keys from `minimum` to `maximum`, each of which None leaves open; descending if `reverse`.
+
+        `inclusive` tells of each of the two if it belongs to the range.
+        """
+        start: _Index = (lambda items: 0) if minimum is None else (_before if inclusive[0] else _behind)(minimum)
+        end: _Index = len if maximum is None else (_behind if inclusive[1] else _before)(maximum)
+        first, last = (end, start) if reverse else (start, end)
+        for item in self._gen(first, reverse):
+            is_beyond = last([item]) == (1 if reverse else 0)
+            if is_beyond:
+                return
+            yield item[0]
+
+    def get_depth(self) -> int:
+        """Return how many nodes stand on the way from the root to a leaf, both included."""
+        depth, node = 1, self.root
+        while node.nodes is not None:
+            depth, node = depth + 1, node.nodes[0]
+        return depth
+
+    def get_node_count(self) -> int:
+        return sum(1 for _ in self._nodes())
+
+    def _nodes(self) -> Iterator[BNode[K, V]]:
+        pending = [self.root]
+        while pending:
+            node = pending.pop()
+            yield node
+            pending.extend(node.nodes or ())
+
+    def _find(self, key: object) -> _Step | None:
+        """Return where the key is, None if it is not there."""
+        for step in self._way(_before(key)):
+            if _has_at(step, key):
+                return step
+        return None
+
+    def _way(self, index: "_Index") -> Iterator[_Step]:
+        """Yield the steps from the root to a leaf, at the place in each node that `index` tells."""
+        node = self.root
+        while True:
+            place = index(node.items)
+            yield _Step(node, place)
+            if node.nodes is None:
+                return
+            node = node.nodes[place]
+
+    def _gen(self, index: "_Index", backward: bool) -> Iterator[tuple[K, V]]:
+        """Yield the items from a place on, a leaf at a time; each leaf is looked for anew."""
+        while run := self._run(index, backward):
+            yield from run
+            index = (_before if backward else _behind)(run[-1][0])
+
+    def _run(self, index: "_Index", backward: bool) -> list[tuple[K, V]]:
+        """Return the next items: those in one leaf, and the one of the nodes above it that comes behind them."""
+        above: list[tuple[K, V]] = []
+        run: list[tuple[K, V]] = []
+        for node, place in self._way(index):
+            if node.nodes is None:
+                run = node.items[:place][::-1] if backward else node.items[place:]
+            elif backward:
+                above = node.items[place - 1 : place] or above
+            else:
+                above = node.items[place : place + 1] or above
+        return run + above
+
+    # Writing
+
+    def __setitem__(self, key: K, value: V) -> None:
+        way = []
+        for step in self._way(_before(key)):
+            if _has_at(step, key):
+                step.node._p_note_change()
+                step.node.items[step.place] = (step.node.items[step.place][0], value)
+                return
+            way.append(step)
+        if key != key:
+            raise TypeError(f"the key {key!r} is not equal to itself, so it has no place in an order")
+        leaf, place = way[-1]
+        leaf._p_note_change()
+        leaf.items.insert(place, (key, value))
+        self._split(way)
+
+    def add(self, key: K, value: V = True) -> None:  # type: ignore[assignment]  # for trees that are used as sets
+        """Set the value of a key, True if it does not matter."""
+        self[key] = value
+
+    def __delitem__(self, key: K) -> None:
+        way = []
+        for step in self._way(_before(key)):
+            way.append(step)
+            if _has_at(step, key):
+                break
+        else:
+            raise KeyError(key)
+        node, place = way[-1]
+        node._p_note_change()
+        if node.nodes is None:
+            del node.items[place]
+        else:
+            leaf = self._go_to_last_leaf(node.nodes[place], way)
+            leaf._p_note_change()
+            node.items[place] = leaf.items.pop()
+        self._fill_up(way)
+
+    def clear(self) -> None:
+        """Remove all items; the tree gets a new root."""
+        if self.root.items:
+            self.root = type(self.root)()
+
+    def note_change_of_bnode_containing_key(self, key: K) -> None:
+        """Have the next commit store the node of a key, whose value was changed in place. KeyError if it has none."""
+        found = self._find(key)
+        if found is None:
+            raise KeyError(key)
+        found.node._p_note_change()
+
+    def set_bnode_minimum_degree(self, degree: int) -> bool:
+        """Build the tree anew of nodes of this degree; False if it has that, or there are no such nodes."""
+        cls = _NODE_CLASSES.get(degree)
+        if cls is None or type(self.root) is cls:
+            return False
+        self.root = _build(self.items(), cls)
+        return True
+
+    def _go_to_last_leaf(self, node: BNode[K, V], way: list[_Step]) -> BNode[K, V]:
+        """Return the last leaf below a node, with the steps to it added to the way."""
+        while True:
+            way.append(_Step(node, len(node.items)))
+            if node.nodes is None:
+                return node
+            node = node.nodes[-1]
+
+    def _split(self, way: list[_Step]) -> None:
+        """Split the last node of the way if it has one item too many, then the one above it, and so on."""
+        while way:
+            node = way.pop().node
+            if len(node.items) < 2 * node.minimum_degree:
+                return
+            middle = len(node.items) // 2
+            separator = node.items[middle]
+            right = type(node)()
+            right.items = node.items[middle + 1 :]
+            del node.items[middle:]
+            if node.nodes is not None:
+                right.nodes = node.nodes[middle + 1 :]
+                del node.nodes[middle + 1 :]
+            if way:
+                parent, place = way[-1]
+                parent._p_note_change()
+                parent.items.insert(place, separator)
+                _children(parent).insert(place + 1, right)
+            else:
+                root = type(node)()
+                root.items, root.nodes = [separator], [node, right]
+                self.root = root
+
+    def _fill_up(self, way: list[_Step]) -> None:
+        """Give the last node of the way what it lacks, then the one above it, and so on."""
+        while len(way) > 1:
+            node = way.pop().node
+            if len(node.items) >= node.minimum_degree - 1:
+                return
+            parent, place = way[-1]
+            parent._p_note_change()
+            node._p_note_change()
+            siblings = _children(parent)
+            left = siblings[place - 1] if place > 0 else None
+            right = siblings[place + 1] if place < len(parent.items) else None
+            if left is not None and len(left.items) >= left.minimum_degree:
+                left._p_note_change()
+                node.items.insert(0, parent.items[place - 1])
+                parent.items[place - 1] = left.items.pop()
+                if node.nodes is not None:
+                    node.nodes.insert(0, _children(left).pop())
+            elif right is not None and len(right.items) >= right.minimum_degree:
+                right._p_note_change()
+                node.items.append(parent.items[place])
+                parent.items[place] = right.items.pop(0)
+                if node.nodes is not None:
+                    node.nodes.append(_children(right).pop(0))
+            elif left is not None:
+                _merge(parent, place - 1)
+            else:
+                _merge(parent, place)
+        if not self.root.items and self.root.nodes is not None:
+            self.root = self.root.nodes[0]
+
+    def check(self) -> None:
+        """Raise StateError unless all nodes are as BNode says, their keys are in order and all leaves equally deep."""
+        depth = self.get_depth()
+        previous: list[K] = []
+        pending: list[tuple[BNode[K, V] | tuple[K, V], int]] = [(self.root, 1)]
+        while pending:
+            part, level = pending.pop()
+            if isinstance(part, tuple):
+                if previous and not _is_less(previous[-1], part[0]):
+                    raise StateError(f"{self!r}: the key {part[0]!r} comes behind {previous[-1]!r}")
+                previous = [part[0]]
+                continue
+            least = 0 if part is self.root else part.minimum_degree - 1
+            if not least <= len(part.items) < 2 * part.minimum_degree:
+                raise StateError(f"{self!r}: {part!r} has {len(part.items)} items")
+            if (part.nodes is None) != (level == depth):
+                raise StateError(f"{self!r}: {part!r} is on level {level} of {depth}, and that is wrong for it")
+            if part.nodes is not None and len(part.nodes) != len(part.items) + 1:
+                raise StateError(f"{self!r}: {part!r} has {len(part.items)} items and {len(part.nodes)} children")
+            parts: list[BNode[K, V] | tuple[K, V]] = [*part.items]
+            for place, child in enumerate(part.nodes or ()):
+                parts.insert(2 * place, child)
+            pending.extend((each, level + 1) for each in reversed(parts))
+
+
+_Index = Callable[[list[tuple[Any, Any]]], int]
+"""Tells a place among the items of a node."""
+
+
+def _key_of(item: tuple[K, Any]) -> K:
+    return item[0]
+
+
+def _before(key: Any) -> _Index:
+    """Return what tells the place ahead of a key."""
+    return lambda items: _bisect(bisect_left, items, key)
+
+
+def _behind(key: Any) -> _Index:
+    """Return what tells the place behind a key."""
+    return lambda items: _bisect(bisect_right, items, key)
+
+
+def _bisect(bisect: Callable[..., int], items: list[tuple[Any, Any]], key: Any) -> int:
+    try:
+        return bisect(items, key, key=_key_of)
+    except TypeError:
+        for other, _ in items:
+            _is_less(other, key)
+            _is_less(key, other)
+        raise
+
+
+def _is_less(one: Any, other: Any) -> bool:
+    try:
+        return bool(one < other)
+    except TypeError as error:
+        raise TypeError(f"the keys {one!r} and {other!r} can't be ordered: {error}") from error
+
+
+def _has_at(step: _Step, key: Any) -> bool:
+    """Tell if the item at the place ahead of a key is the one of the key."""
+    items = step.node.items
+    return step.place < len(items) and not _is_less(key, items[step.place][0])
+
+
+def _children(node: BNode[K, V]) -> "list[BNode[K, V]]":
+    if node.nodes is None:
+        raise StateError(f"{node!r} is a leaf, where a node with children belongs")
+    return node.nodes
+
+
+def _merge(parent: BNode[K, V], place: int) -> None:
+    """Put the child behind a place, and the item between the two, into the one ahead of it."""
+    children = _children(parent)
+    left, right = children[place], children[place + 1]
+    left._p_note_change()
+    left.items += [parent.items.pop(place), *right.items]
+    if left.nodes is not None:
+        left.nodes += _children(right)
+    del children[place + 1]
+
+
+def _build(items: list[tuple[K, V]], cls: type[BNode[K, V]]) -> BNode[K, V]:
+    """Return the root of a tree of these items, whose nodes are as full as that goes."""
+    children: list[BNode[K, V]] = []
+    while True:
+        count = -(-(len(items) + 1) // (2 * cls.minimum_degree))
+        nodes: list[BNode[K, V]] = []
+        separators: list[tuple[K, V]] = []
+        for number in range(count):
+            # The items and one place for a separator behind the last are dealt out evenly.
+            start, end = ((len(items) + 1) * n // count for n in (number, number + 1))
+            node = cls()
+            node.items = items[start : end - 1]
+            node.nodes = children[start:end] if children else None
+            nodes.append(node)
+            separators += items[end - 1 : end]
+        if count == 1:
+            return nodes[0]
+        items, children = separators, nodes

@@ -1,0 +1,237 @@
+"""BTree: what a sorted mapping does, and what of it is stored."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from durus import btree
+from durus.btree import BNode, BNode4, BNode16, BTree
+from durus.connection import Connection
+from durus.error import StateError, WriteConflictError
+from durus.persistent import PersistentObject
+from durus.storage import MemoryStorage
+from tests.in_memory_server import InMemoryServer
+
+ALL_CLASSES = [cls for cls in vars(btree).values() if isinstance(cls, type) and issubclass(cls, BNode)]
+
+
+def tree_of(*keys: int, cls: type[BNode[int, str]] = BNode) -> BTree[int, str]:
+    tree: BTree[int, str] = BTree(cls)
+    for key in keys:
+        tree[key] = str(key)
+    return tree
+
+
+def test_it_is_a_mapping_that_is_sorted() -> None:
+    tree = tree_of(5, 1, 9, 3)
+    assert tree.keys() == [1, 3, 5, 9]
+    assert tree.values() == ["1", "3", "5", "9"]
+    assert tree.items() == [(1, "1"), (3, "3"), (5, "5"), (9, "9")]
+    assert list(reversed(tree)) == [9, 5, 3, 1]
+    assert (len(tree), bool(tree), bool(tree_of())) == (4, True, False)
+    assert 3 in tree
+    assert 4 not in tree
+    assert tree.has_key(3)
+    assert tree.get(4) is None
+    assert tree.get(4, "none") == "none"
+    assert tree == {1: "1", 3: "3", 5: "5", 9: "9"}
+    assert tree.get_min_item() == (1, "1")
+    assert tree.get_max_item() == (9, "9")
+    assert tree.setdefault(3, "other") == "3"
+    assert tree.pop(3) == "3"
+    assert tree.popitem() == (1, "1")
+    tree.update({7: "7"})
+    marks: BTree[int, object] = BTree()
+    marks.add(8)
+    assert marks[8] is True
+    tree.clear()
+    assert tree.items() == []
+    for call in (tree.get_min_item, tree.get_max_item, lambda: tree[5], lambda: tree.__delitem__(5)):
+        with pytest.raises(KeyError):
+            call()
+
+
+def test_ranges_go_forwards_and_backwards_with_open_or_closed_ends() -> None:
+    tree = tree_of(*range(0, 100, 10))
+
+    def keys(items: object) -> list[int]:
+        return [key for key, _ in items]  # type: ignore[attr-defined]  # an iterator of pairs
+
+    assert keys(tree.items_from(30))[:2] == [30, 40]
+    assert keys(tree.items_from(30, closed=False))[:2] == [40, 50]
+    assert keys(tree.items_from(35))[:2] == [40, 50]
+    assert keys(tree.items_backward_from(30))[:2] == [20, 10]
+    assert keys(tree.items_backward_from(30, closed=True))[:2] == [30, 20]
+    assert keys(tree.items_backward_from(1000))[:1] == [90]
+    assert keys(tree.items_range(20, 50)) == [20, 30, 40]
+    assert keys(tree.items_range(20, 50, closed_start=False, closed_end=True)) == [30, 40, 50]
+    assert keys(tree.items_range(50, 20)) == [50, 40, 30]
+    assert keys(tree.items_range(50, 20, closed_start=False, closed_end=True)) == [40, 30, 20]
+    assert keys(tree.items_range(20, 20, closed_end=True)) == [20]
+    assert keys(tree.items_range(20, 20)) == []
+    assert list(tree.irange(20, 50)) == [20, 30, 40, 50]
+    assert list(tree.irange(20, 50, (False, False))) == [30, 40]
+    assert list(tree.irange(20, 50, (True, False), reverse=True)) == [40, 30, 20]
+    assert list(tree.irange(maximum=15)) == [0, 10]
+    assert list(tree.irange(75)) == [80, 90]
+    assert list(tree.irange(reverse=True)) == keys(tree.items_backward())
+
+
+@pytest.mark.spec("OBJ-31")
+@pytest.mark.parametrize("cls", [BNode, BNode4, BNode16])
+def test_a_tree_built_of_sorted_items_is_sound_for_every_number_of_them(cls: type[BNode[int, int]]) -> None:
+    for count in [*range(200), 5000]:
+        tree = BTree.from_sorted(((n, -n) for n in range(count)), cls)
+        tree.check()
+        assert tree.items() == [(n, -n) for n in range(count)]
+    with pytest.raises(ValueError, match="the key 2 does not come behind 3"):
+        BTree.from_sorted([(1, 0), (3, 0), (2, 0)], cls)
+    with pytest.raises(ValueError, match="the key 1 does not come behind 1"):
+        BTree.from_sorted([(1, 0), (1, 0)], cls)
+
+
+def test_an_iteration_goes_on_though_the_tree_changes() -> None:
+    tree = tree_of(*range(0, 1000, 2))
+    seen = []
+    for key in tree:
+        seen.append(key)
+        if key % 4 == 0:
+            del tree[key]
+            tree[key + 1] = "new"
+            tree[key + 501] = "new"
+    assert seen == sorted(set(seen))
+    assert set(range(0, 1000, 2)) <= set(seen)
+    assert set(range(601, 1000, 4)) <= set(seen)
+    tree.check()
+
+
+@pytest.mark.spec("OBJ-33")
+def test_a_key_that_has_no_order_with_the_others_is_refused() -> None:
+    tree = tree_of(*range(50))
+    before = tree.items()
+    for call in (
+        lambda: tree.__setitem__("x", ""),  # type: ignore[index]  # that is the point
+        lambda: tree["x"],  # type: ignore[index]
+        lambda: tree.__contains__("x"),
+        lambda: tree.__delitem__("x"),  # type: ignore[arg-type]
+        lambda: list(tree.items_from("x")),  # type: ignore[arg-type]
+        lambda: list(tree.items_range(1, "x")),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(TypeError, match=r"the keys .*\d+.* can't be ordered"):
+            call()
+    assert tree.items() == before
+    with pytest.raises(TypeError, match="not equal to itself"):
+        BTree[float, int]()[float("nan")] = 1
+
+
+@pytest.mark.spec("OBJ-30", "OBJ-31")
+def test_check_finds_what_is_wrong() -> None:
+    def spoil(what: str) -> BTree[int, str]:
+        tree = tree_of(*range(20), cls=BNode)
+        root = tree.root
+        assert root.nodes is not None
+        match what:
+            case "order":
+                root.nodes[0].items.reverse()
+            case "few":
+                root.nodes[0].items.clear()
+            case "many":
+                root.nodes[-1].items.extend((n, "") for n in range(100, 110))
+            case "depth":
+                root.nodes[1].nodes = None
+            case "children":
+                root.nodes.pop()
+        return tree
+
+    tree_of(*range(20)).check()
+    assert all(BTree(cls).root.minimum_degree == int(cls.__name__[5:] or 2) for cls in ALL_CLASSES)
+    assert len(ALL_CLASSES) == 9
+    for what in ("order", "few", "many", "depth", "children"):
+        with pytest.raises(StateError):
+            spoil(what).check()
+
+
+def test_the_degree_of_nodes_can_be_changed() -> None:
+    tree = tree_of(*range(100), cls=BNode16)
+    assert tree.set_bnode_minimum_degree(4)
+    assert type(tree.root) is BNode4
+    assert tree.keys() == list(range(100))
+    tree.check()
+    assert tree.get_depth() == 2 or tree.get_depth() == 3
+    assert tree.get_node_count() > 10
+    assert not tree.set_bnode_minimum_degree(4)
+    assert not tree.set_bnode_minimum_degree(5)
+    with pytest.raises(TypeError, match="class of its nodes"):
+        BTree({1: 2})  # type: ignore[arg-type]  # that is the point
+
+
+@pytest.mark.spec("OBJ-30", "OBJ-32")
+def test_a_count_in_the_state_of_a_node_is_left_out() -> None:
+    node: BNode[int, int] = BNode()
+    node.__setstate__({"items": [(1, 2)], "nodes": None, "_count": 1})
+    assert PersistentObject.__getstate__(node) == {"items": [(1, 2)], "nodes": None}
+    assert PersistentObject.__getstate__(BTree()).keys() == {"root"}
+
+
+def test_a_stored_tree_outlives_the_cache_and_the_process(tmp_path: Path) -> None:
+    keys = list(range(3000))
+    random.Random(1).shuffle(keys)
+    with Connection(tmp_path / "f", cache_size=20) as connection:
+        tree: BTree[int, int] = BTree(BNode4)
+        connection.get_root()["tree"] = tree
+        for number, key in enumerate(keys):
+            tree[key] = -key
+            if number % 100 == 0:
+                connection.commit()
+        connection.commit()
+        assert connection.cache.get_loaded_count() <= 20
+        for number, (key, value) in enumerate(tree.iteritems()):
+            assert (key, value) == (number, -number)
+            if number % 100 == 0:
+                connection.commit()
+                assert connection.cache.get_loaded_count() <= 20
+    with Connection(tmp_path / "f") as connection:
+        found: BTree[int, int] = connection.get_root()["tree"]  # type: ignore[assignment]  # the root holds object
+        found.check()
+        assert found.items() == [(n, -n) for n in range(3000)]
+
+
+def test_only_what_is_changed_is_stored() -> None:
+    connection = Connection(MemoryStorage())
+    tree = BTree.from_sorted(((2 * n, []) for n in range(1000)), BNode16)
+    connection.get_root()["tree"] = tree
+    connection.commit()
+    tree[501] = []
+    assert [type(obj) for obj in connection.changed.values()] == [BNode16, BNode16] or len(connection.changed) <= 2
+    connection.commit()
+    tree[500].append(1)
+    assert connection.changed == {}
+    tree.note_change_of_bnode_containing_key(500)
+    assert len(connection.changed) == 1
+    connection.abort()
+    del tree[501]
+    tree[0] = tree[0]
+    assert len(connection.changed) <= 3
+    with pytest.raises(KeyError):
+        tree.note_change_of_bnode_containing_key(-1)
+
+
+def test_clients_that_insert_into_different_leaves_do_not_conflict() -> None:
+    server = InMemoryServer(MemoryStorage())
+    one, two = Connection(server.new_client()), Connection(server.new_client())
+    one.get_root()["tree"] = BTree.from_sorted(((10 * n, n) for n in range(40)), BNode16)
+    one.commit()
+    one.get_root()["tree"][1] = 1  # type: ignore[index]  # the root holds object; this splits the full leaves
+    one.get_root()["tree"][391] = 1  # type: ignore[index]
+    one.commit()
+    two.abort()
+    one.get_root()["tree"][2] = 2  # type: ignore[index]
+    two.get_root()["tree"][392] = 2  # type: ignore[index]
+    one.commit()
+    two.commit()
+    one.get_root()["tree"][3] = 3  # type: ignore[index]
+    two.get_root()["tree"][4] = 4  # type: ignore[index]
+    one.commit()
+    with pytest.raises(WriteConflictError):
+        two.commit()
