@@ -279,7 +279,11 @@ class Connection(ConnectionBase):
     def _load(self, oid: bytes) -> bytes:
         if oid in self.invalid_oids:  # [TXN-15]
             raise ReadConflictError([oid])
-        return self._read(lambda: self.storage.load(oid))
+        try:
+            return self.storage.load(oid)
+        except ReadConflictError as conflict:
+            self._sync_for(conflict)
+            return self._read(lambda: self.storage.load(oid))
 
     def _load_all(self, oids: list[bytes]) -> list[bytes]:
         return self._read(lambda: list(self.storage.bulk_load(oids)))
@@ -290,10 +294,14 @@ class Connection(ConnectionBase):
             try:
                 return read()
             except ReadConflictError as conflict:  # maybe not for the last time, if others go on changing it
-                invalid = self.storage.sync()
-                self._handle_invalidations(invalid, conflict.oids[0])
-                if conflict.oids[0] not in invalid:
-                    raise
+                self._sync_for(conflict)
+
+    def _sync_for(self, conflict: ReadConflictError) -> None:
+        """Sync because a load came upon an invalid oid; raise the conflict if that can't help."""
+        invalid = self.storage.sync()
+        self._handle_invalidations(invalid, conflict.oids[0])
+        if conflict.oids[0] not in invalid:
+            raise conflict
 
     def _handle_invalidations(self, oids: list[bytes], read_oid: bytes | None = None) -> None:
         """Drop the states that others changed; a conflict if this transaction has used one of them."""

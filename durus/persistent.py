@@ -124,11 +124,12 @@ class PersistentObject(PersistentBase):
         """Take over a state as __getstate__ returns it; attributes that are not in it are removed. [OBJ-12]"""
         attributes = _attributes(self)
         values = {} if state is None else dict(attributes or {}) if state is attributes else state
-        self._p_clear_state()
         slots = _data_slots(type(self))
         if attributes is not None and not slots:
+            attributes.clear()
             attributes.update(values)
             return
+        self._p_clear_state()
         for name, value in values.items():
             if attributes is None or name in slots:
                 set_slot(self, name, value)

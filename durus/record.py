@@ -62,6 +62,12 @@ class ClassPickle(NamedTuple):
     has_memo: bool
 
 
+def class_pickle_of(data: bytes) -> bytes | None:
+    """Return the class pickle at the start of `data`, None if it is not in GLOBAL form. [REC-10]"""
+    match = _GLOBAL_FORM.match(data)
+    return None if match is None else match[0]
+
+
 def parse_class_pickle(data: bytes) -> ClassPickle | None:
     """Return what the class pickle at the start of `data` says, None if not in GLOBAL form. [REC-10]"""
     match = _GLOBAL_FORM.match(data)

@@ -10,7 +10,7 @@ import sys
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 from weakref import WeakKeyDictionary
 
 from durus.cache import Cache
@@ -26,6 +26,7 @@ from durus.explain import unstorable
 from durus.oid import format_oid
 from durus.persistent import GHOST, SAVED, UNSAVED, ConnectionBase, PersistentBase, PersistentObject, set_slot
 from durus.record import (
+    class_pickle_of,
     extract_class_name,
     join_refs,
     pack_record,
@@ -62,6 +63,8 @@ class ObjectReader:
         self._cache = cache
         self._get = get
         self._missing: dict[tuple[str, str], type[MissingObject]] = {}
+        self._classes: dict[bytes, _RememberedClass] = {}
+        """What class pickles in GLOBAL form mean."""
         self.load_count = 0
 
     def ghost_of_record(self, oid: bytes, data: bytes) -> PersistentObject:
@@ -151,6 +154,11 @@ class ObjectReader:
 
     def _split(self, oid: bytes, data: bytes) -> tuple[type[PersistentObject], bytes]:
         """Return the class that `data` names, and bytes whose last pickle is the state. [REC-12]"""
+        class_pickle = class_pickle_of(data)
+        remembered = self._classes.get(class_pickle) if class_pickle is not None else None
+        if remembered is not None and remembered.is_current():
+            state = decompress_state(data[remembered.end :])
+            return remembered.cls, data[: remembered.end] + state if remembered.keep else state
         known = parse_class_pickle(data)
         try:
             if known is not None:
@@ -165,6 +173,8 @@ class ObjectReader:
             raise RecordError(f"oid {format_oid(oid)}: its class can't be read: {error}") from error
         if not isinstance(cls, type):
             raise RecordError(f"oid {format_oid(oid)}: its record names {cls!r} where a class must stand")
+        if known is not None and class_pickle is not None:
+            self._classes[class_pickle] = _RememberedClass(known.module, known.name, cls, end, keep)
         state = decompress_state(data[end:])
         return cls, data[:end] + state if keep else state
 
@@ -176,6 +186,21 @@ class ObjectReader:
         while file.tell() < len(pickles):
             value = unpickler.load()
         return value
+
+
+class _RememberedClass(NamedTuple):
+    """What a class pickle meant when it was read last."""
+
+    module: str
+    name: str
+    cls: type[PersistentObject]
+    end: int
+    keep: bool
+    """The state may refer to what the class pickle put into the memo."""
+
+    def is_current(self) -> bool:
+        """Tell if the name stands for the same class still; applications put others in its place to rename one."""
+        return getattr(sys.modules.get(self.module), self.name, None) is self.cls
 
 
 class _Unpickler(pickle.Unpickler):

@@ -5,6 +5,7 @@ import copy
 import dataclasses
 import gc
 import pickle
+import sys
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -563,3 +564,26 @@ def test_pack_that_removes_what_the_transaction_has_read_is_a_conflict(tmp_path:
         connection.abort()
         assert "copy" not in root
         storage.close()
+
+
+class Replaced(Persistent):
+    pass
+
+
+@pytest.mark.spec("REC-10")
+def test_a_class_that_another_takes_the_place_of_is_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = MemoryStorage()
+    writing = Connection(storage)
+    for name in "ab":
+        writing.get_root()[name] = Replaced()
+    writing.commit()
+    connection = Connection(storage)
+    a, b = (connection.get_root()[name]._p_oid for name in "ab")  # type: ignore[attr-defined]  # the root holds object
+    reader = connection._reader
+    assert reader.class_of_record(a, connection.get_stored_pickle(a)) is Replaced
+
+    class New(Persistent):
+        pass
+
+    monkeypatch.setattr(sys.modules[__name__], "Replaced", New)
+    assert reader.class_of_record(b, connection.get_stored_pickle(b)) is New
