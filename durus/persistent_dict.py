@@ -49,9 +49,32 @@ class PersistentDict(PersistentObject, MutableMapping[K, V]):
         return key in self.data
 
     def __eq__(self, other: object) -> bool:
-        if isinstance(other, PersistentDict):
-            other = other.data
-        return self.data == other if isinstance(other, dict) else NotImplemented
+        """Tell if the other is a PersistentDict with equal items; a plain dict is never equal, as in Durus 4.3."""
+        return self.data == other.data if isinstance(other, PersistentDict) else NotImplemented
+
+    def __reversed__(self) -> Iterator[K]:
+        return reversed(self.data)
+
+    @classmethod
+    def fromkeys(cls, keys: Iterable[K], value: V = None) -> "PersistentDict[K, V]":  # type: ignore[assignment]  # as dict has it
+        """Return a new PersistentDict with these keys, all of one value."""
+        result: PersistentDict[K, V] = cls()
+        result.data = dict.fromkeys(keys, value)
+        return result
+
+    def __or__(self, other: Mapping[K, V]) -> "PersistentDict[K, V]":
+        result = self.copy()
+        result.data.update(_plain(other))
+        return result
+
+    def __ror__(self, other: Mapping[K, V]) -> "PersistentDict[K, V]":
+        result = self.copy()
+        result.data = {**_plain(other), **self.data}
+        return result
+
+    def __ior__(self, other: Mapping[K, V] | Iterable[tuple[K, V]]) -> "PersistentDict[K, V]":
+        self.update(other)
+        return self
 
     def __copy__(self) -> "PersistentDict[K, V]":
         result = type(self).__new__(type(self))
@@ -123,3 +146,9 @@ class PersistentDict(PersistentObject, MutableMapping[K, V]):
         if self.data:
             self._p_note_change()
         return self.data.popitem()
+
+
+def _plain(other: Mapping[K, V]) -> Mapping[K, V]:
+    if not isinstance(other, Mapping):
+        raise TypeError(f"| of a PersistentDict takes a mapping, not {type(other).__name__}")
+    return other.data if isinstance(other, PersistentDict) else other

@@ -1,6 +1,6 @@
 """PersistentList: a list whose changes its connection notes."""
 
-from collections.abc import Iterable, MutableSequence
+from collections.abc import Iterable, Iterator, MutableSequence
 from typing import Any, SupportsIndex, TypeVar, overload
 
 from durus.persistent import PersistentObject
@@ -22,17 +22,30 @@ class PersistentList(PersistentObject, MutableSequence[T]):
     @overload
     def __getitem__(self, i: SupportsIndex) -> T: ...
     @overload
-    def __getitem__(self, i: slice) -> "PersistentList[T]": ...
-    def __getitem__(self, i: SupportsIndex | slice) -> "T | PersistentList[T]":
-        return self._new(self.data[i]) if isinstance(i, slice) else self.data[i]
+    def __getitem__(self, i: slice) -> list[T]: ...
+    def __getitem__(self, i: SupportsIndex | slice) -> T | list[T]:
+        """Return an item, or a plain list of those in a slice."""
+        return self.data[i]
 
     def __setitem__(self, i: Any, item: Any) -> None:
-        self._p_note_change()
-        self.data[i] = item
+        if isinstance(i, slice):
+            new = self.data.copy()
+            new[i] = _plain(item)
+            self._replace(new)
+        else:
+            self.data[i]  # IndexError, where nothing is to change
+            self._p_note_change()
+            self.data[i] = item
 
     def __delitem__(self, i: Any) -> None:
-        self._p_note_change()
-        del self.data[i]
+        new = self.data.copy() if isinstance(i, slice) else None
+        if new is None:
+            self.data[i]
+            self._p_note_change()
+            del self.data[i]
+        else:
+            del new[i]
+            self._replace(new)
 
     def __len__(self) -> int:
         return len(self.data)
@@ -55,12 +68,23 @@ class PersistentList(PersistentObject, MutableSequence[T]):
             self.data.extend(new)
 
     def reverse(self) -> None:
-        self._p_note_change()
-        self.data.reverse()
+        self._replace(self.data[::-1])
 
-    def sort(self, *args: Any, **kwargs: Any) -> None:
-        self._p_note_change()
-        self.data.sort(*args, **kwargs)
+    def sort(self, *, key: Any = None, reverse: bool = False) -> None:
+        self._replace(sorted(self.data, key=key, reverse=reverse))
+
+    def clear(self) -> None:
+        self._replace([])
+
+    def copy(self) -> "PersistentList[T]":
+        """Return a new PersistentList with the same items."""
+        return self._new(self.data.copy())
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self.data)
+
+    def __reversed__(self) -> Iterator[T]:
+        return reversed(self.data)
 
     def __copy__(self) -> "PersistentList[T]":
         return self._new(self.data.copy())
@@ -81,8 +105,7 @@ class PersistentList(PersistentObject, MutableSequence[T]):
     __rmul__ = __mul__
 
     def __imul__(self, n: int) -> "PersistentList[T]":
-        self._p_note_change()
-        self.data *= n
+        self._replace(self.data * n)
         return self
 
     def __eq__(self, other: object) -> bool:
@@ -99,6 +122,12 @@ class PersistentList(PersistentObject, MutableSequence[T]):
 
     def __ge__(self, other: Any) -> bool:
         return bool(self.data >= _plain(other))
+
+    def _replace(self, new: list[T]) -> None:
+        """Take over the items of a list, which is a change unless they are those that are there."""
+        if len(new) != len(self.data) or any(one is not other for one, other in zip(new, self.data, strict=True)):
+            self._p_note_change()
+            self.data[:] = new
 
     def _new(self, data: list[T]) -> "PersistentList[T]":
         result = type(self).__new__(type(self))

@@ -1,6 +1,7 @@
 """PersistentDict and PersistentList act as dict and list do, and note every change."""
 
 import copy
+from collections.abc import Callable
 
 import pytest
 
@@ -16,8 +17,17 @@ def test_dict_methods() -> None:
     d.update(PersistentDict(d=4))
     assert (d.keys(), d.values()) == (["a", "b", "c", "d"], [1, 2, 3, 4])
     assert d.items() == list(d.iteritems()) == list(zip(d.iterkeys(), d.itervalues(), strict=True))
-    assert d == {"a": 1, "b": 2, "c": 3, "d": 4} == d.copy().data
+    assert d.data == {"a": 1, "b": 2, "c": 3, "d": 4} == d.copy().data
+    assert d == d.copy()
+    assert d != d.data
     assert d != 5
+    assert list(reversed(d)) == ["d", "c", "b", "a"]
+    assert (d | {"a": 9}).data == {"a": 9, "b": 2, "c": 3, "d": 4}
+    assert list(({"z": 0, "a": 9} | d).items()) == [("z", 0), ("a", 1), ("b", 2), ("c", 3), ("d", 4)]
+    assert type({} | d) is type(d | {}) is PersistentDict
+    assert PersistentDict.fromkeys("ab", 1) == PersistentDict(a=1, b=1)
+    with pytest.raises(TypeError, match="takes a mapping"):
+        d | [("a", 1)]  # type: ignore[operator]  # that is the point
     assert d.pop("a") == 1
     assert d.pop("a", 9) == 9
     assert d.popitem() == ("d", 4)
@@ -48,7 +58,10 @@ def test_list_methods() -> None:
     assert x == [9, 5, 4, 3, 2, 1] == copy.copy(x).data
     x[0] = 8
     del x[1]
-    assert x[1:3] == PersistentList([4, 3])
+    assert x[1:3] == [4, 3]
+    assert type(x[1:3]) is list
+    assert type(x.copy()) is PersistentList
+    assert list(reversed(x)) == x[::-1]
     assert (x + [0])[-1] == 0 == ([0] + x)[0]  # noqa: RUF005 (the operators are the point)
     assert x * 2 == 2 * x
     x *= 2
@@ -59,15 +72,64 @@ def test_list_methods() -> None:
     assert x >= [7]
 
 
-def test_what_changes_nothing_is_no_change() -> None:
+def test_what_changes_a_list_or_a_dict_is_noted_and_nothing_else_is() -> None:
     connection = Connection(MemoryStorage())
     root = connection.get_root()
-    root["a"] = PersistentList()
+    x: PersistentList[int] = PersistentList([1, 2, 3])
+    d: PersistentDict[str, int] = PersistentDict(a=1)
+    root["x"], root["d"] = x, d
     connection.commit()
-    root.update({})
-    root.setdefault("a", 1)
-    root.pop("zz", None)
-    root["a"].extend([])  # type: ignore[attr-defined]  # root values are objects
-    assert not connection.changed
+    changes: list[tuple[Callable[[], object], list[int]]] = [
+        (lambda: x.__setitem__(0, 5), [5, 2, 3]),
+        (lambda: x.__setitem__(slice(1, 3), PersistentList([7])), [1, 7]),
+        (lambda: x.__delitem__(0), [2, 3]),
+        (lambda: x.__delitem__(slice(0, 2)), [3]),
+        (lambda: x.insert(1, 9), [1, 9, 2, 3]),
+        (lambda: x.append(4), [1, 2, 3, 4]),
+        (lambda: x.extend([4]), [1, 2, 3, 4]),
+        (lambda: x.reverse(), [3, 2, 1]),
+        (lambda: x.sort(key=lambda n: -n), [3, 2, 1]),
+        (lambda: x.sort(reverse=True), [3, 2, 1]),
+        (lambda: x.clear(), []),
+        (lambda: x.pop(0), [2, 3]),
+        (lambda: x.remove(2), [1, 3]),
+        (lambda: x.__iadd__([4]), [1, 2, 3, 4]),
+        (lambda: x.__imul__(2), [1, 2, 3, 1, 2, 3]),
+    ]
+    for change, expected in changes:
+        change()
+        assert list(connection.changed.values()) == [x]
+        assert x == expected
+        connection.abort()
+    for call in (
+        lambda: x.sort(),
+        lambda: x.__imul__(1),
+        lambda: x.extend([]),
+        lambda: x.__delitem__(slice(5, 9)),
+        lambda: x.__setitem__(slice(0, 2), [1, 2]),
+        lambda: d.update({}),
+        lambda: d.update([]),
+        lambda: d.__ior__({}),
+        lambda: d.setdefault("a", 7),
+        lambda: d.pop("b", None),
+        lambda: PersistentList().clear(),
+    ):
+        call()
+        assert not connection.changed
+    for error, failing in (
+        (IndexError, lambda: x.__setitem__(9, 1)),
+        (IndexError, lambda: x.__delitem__(9)),
+        (IndexError, lambda: x.pop(9)),
+        (ValueError, lambda: x.remove(9)),
+        (KeyError, lambda: d.__delitem__("b")),
+        (KeyError, lambda: d.pop("b")),
+    ):
+        with pytest.raises(error):
+            failing()
+        assert not connection.changed
+    d |= {"b": 2}
+    assert list(connection.changed.values()) == [d]
+    assert d.items() == [("a", 1), ("b", 2)]
+    connection.abort()
     root.clear()
     assert list(connection.changed) == [root._p_oid]
