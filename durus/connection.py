@@ -5,6 +5,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
+from weakref import WeakSet
 
 from durus.cache import Cache
 from durus.error import DurusKeyError, ReadConflictError, StateError, TransactionError, WriteConflictError
@@ -17,6 +18,8 @@ from durus.serialize import ObjectReader, ObjectWriter, state_text
 from durus.storage import Storage
 
 T = TypeVar("T")
+
+_open_connections: "WeakSet[Connection]" = WeakSet()
 
 
 class Connection(ConnectionBase):
@@ -51,6 +54,7 @@ class Connection(ConnectionBase):
             if self.storage is not storage:
                 self.storage.close()
             raise
+        _open_connections.add(self)
 
     def get_root(self) -> PersistentDict[object, object]:
         """Return the root object: the one with oid 0, from which all that is stored is reached."""
@@ -200,6 +204,7 @@ class Connection(ConnectionBase):
 
     def close(self) -> None:
         """Close the storage; changes that were not committed are lost."""
+        _open_connections.discard(self)
         self.storage.close()
 
     def __enter__(self) -> "Connection":
@@ -323,8 +328,14 @@ def gen_every_instance(connection: Connection, *classes: type[T]) -> Iterator[T]
                 yield obj
 
 
-def touch_every_reference(connection: Connection, *words: str) -> None:
-    """Mark as changed every object in whose record, classes of references included, a word occurs."""
+def touch_every_reference(connection: Connection | str, *words: str) -> None:
+    """Mark as changed every object in whose record, classes of references included, a word occurs.
+
+    The connection may be left out where the process has exactly one that is open: TransactionError otherwise.
+    """
+    if isinstance(connection, str):
+        words = (connection, *words)
+        connection = _only_connection()
     wanted = [word.encode() for word in words]
     for oid, record in connection.storage.gen_oid_record():
         text = state_text(unpack_record(record)[1])
@@ -332,3 +343,13 @@ def touch_every_reference(connection: Connection, *words: str) -> None:
             obj = connection.get(oid)
             if obj is not None:
                 obj._p_note_change()
+
+
+def _only_connection() -> Connection:
+    found = list(_open_connections)
+    if len(found) != 1:
+        raise TransactionError(
+            f"{len(found)} connections are open in this process: name the one that is meant, "
+            "as touch_every_reference(connection, ...)"
+        )
+    return found[0]

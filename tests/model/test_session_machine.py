@@ -691,13 +691,14 @@ class SessionMachine(RuleBasedStateMachine):
     @rule(steps=st.sampled_from([1, 1, 1, 3]), fault=faults)
     def write_on(self, steps: int, fault: Fault) -> None:
         for _ in range(steps):
+            if self.write is None and not self.history.in_state("ready"):
+                return
             if self.write is None:
                 self.begin_write()
             elif not self.is_written:
                 self.write_out(self.write, fault)
             else:
                 self.finish(self.write)
-                return
 
     def begin_write(self) -> None:
         self.history.begin_write()
@@ -738,7 +739,17 @@ class SessionMachine(RuleBasedStateMachine):
                 self.step_the_pack(None)
         assert steps < ENOUGH_PACK_STEPS or self.packing is None or self.write is not None
 
+    @precondition(lambda self: self.packing is not None and self.quiet() and not self.is_broken)
+    @rule(pick=picks, commits=st.lists(edits, min_size=2, max_size=5))
+    def commit_between_steps_of_the_pack(self, pick: int, commits: list[list[Edit]]) -> None:
+        for edits in commits:
+            if self.packing is not None and self.quiet():
+                self.ask_and_give_records_if_granted(pick, edits)
+                self.write_on(3, None)
+                self.step_the_pack(None)
+
     def step_the_pack(self, fault: Fault) -> None:
+        must_fail = self.is_broken and (self.packing is None or self.write is None)
         if self.packing is None:
             self.packing = self.core.gen_pack()
         if self.pack is None and self.write is None:  # it does not begin while commits are being written
@@ -751,7 +762,7 @@ class SessionMachine(RuleBasedStateMachine):
             has_ended = True
         except (FileError, ClosedError):
             has_failed = True
-        assert has_failed == (self.write is None and (self.is_broken or self.disk.fails_at != armed))
+        assert has_failed == (must_fail or self.disk.fails_at != armed)
         self.disk.fails_at = None
         if has_ended:
             removed = self.removed_by_pack()

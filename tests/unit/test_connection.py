@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 
 import pytest
 
+from durus import connection as connection_module
 from durus.connection import Connection, gen_every_instance, touch_every_reference
 from durus.error import (
     ForeignReferenceError,
@@ -587,3 +588,27 @@ def test_a_class_that_another_takes_the_place_of_is_not_remembered(monkeypatch: 
 
     monkeypatch.setattr(sys.modules[__name__], "Replaced", New)
     assert reader.class_of_record(b, connection.get_stored_pickle(b)) is New
+
+
+def test_references_are_touched_in_the_only_connection_or_in_the_one_that_is_named() -> None:
+    connection = Connection(MemoryStorage())
+    connection.get_root()["person"] = Person("Ann")
+    connection.get_root()["other"] = Persistent()
+    connection.commit()
+    others = [other for other in connection_module._open_connections if other is not connection]
+    for other in others:
+        connection_module._open_connections.discard(other)
+    touch_every_reference("Person")
+    assert connection.root in connection.changed.values()
+    connection.abort()
+    with Connection(MemoryStorage()):
+        with pytest.raises(TransactionError, match="2 connections are open"):
+            touch_every_reference("Person")
+        touch_every_reference(connection, "Person")
+        assert connection.changed
+    connection.abort()
+    touch_every_reference("no class has this name", "Person")
+    assert connection.changed
+    connection.close()
+    with pytest.raises(TransactionError, match="0 connections are open"):
+        touch_every_reference("Person")
