@@ -13,7 +13,6 @@ from durus.error import (
     OutcomeUnknownError,
     ProtocolError,
     ReadConflictError,
-    TransactionError,
     WriteConflictError,
 )
 from durus.oid import format_oid
@@ -48,7 +47,7 @@ from durus.protocol import (
     receive,
 )
 from durus.record import split_oids, unpack_record
-from durus.storage import InvalidationHandler, Storage, check_record
+from durus.storage import CollectingStorage, InvalidationHandler
 
 T = TypeVar("T")
 
@@ -67,7 +66,7 @@ class Stream(Protocol):
     def close(self) -> None: ...
 
 
-class ClientStorage(Storage):
+class ClientStorage(CollectingStorage):
     """The storage of a server, shared with its other clients.
 
     The server's address is `host` and `port`, or `address`: a (host, port) pair, the path of a Unix
@@ -94,7 +93,6 @@ class ClientStorage(Storage):
         self._failure: DisconnectedError | None = None
         self._buffer = bytearray()
         self._spare_oids: list[bytes] = []
-        self._pending: dict[bytes, bytes] | None = None
         self._prefetch = Prefetch(prefetch)
         self._stream = self._open(connect_timeout, timeout) if stream is None else stream
         version = self._ask(Version(VERSION), read_u32())
@@ -138,13 +136,7 @@ class ClientStorage(Storage):
 
     def begin(self) -> None:
         self._check_open()
-        self._pending = {}
-
-    def store(self, oid: bytes, record: bytes) -> None:
-        if self._pending is None:
-            raise TransactionError("store() was called outside of begin() and end()")
-        check_record(oid, record)
-        self._pending[oid] = record
+        super().begin()
 
     def end(self, handle_invalidations: InvalidationHandler | None = None) -> None:
         """Conclude the commit. [WIRE-9] [WIRE-10]
@@ -152,9 +144,7 @@ class ClientStorage(Storage):
         DisconnectedError if the connection is lost before the records are on their way, and nothing is
         stored; OutcomeUnknownError if it is lost before the answer.
         """
-        if self._pending is None:
-            raise TransactionError("end() was called without begin()")
-        records, self._pending = self._pending, None
+        records = self._take_pending()
         data = encode_commit(records.items())
         invalid = self._note_invalid(self._ask(Commit(), read_oids()))
         try:

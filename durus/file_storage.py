@@ -23,7 +23,13 @@ from durus.progress import Progress
 from durus.shelf.as_of_now import as_of_now
 from durus.shelf.pack import ShelfPacker
 from durus.shelf.shelf import EMPTY_FILE, PreparedTransaction, Shelf
-from durus.storage import NOTHING_TO_DO, Conclusion, InvalidationHandler, Storage, check_record, check_references
+from durus.storage import (
+    NOTHING_TO_DO,
+    CollectingStorage,
+    Conclusion,
+    InvalidationHandler,
+    check_references,
+)
 
 Durability = Literal["fsync", "os"]
 
@@ -33,7 +39,7 @@ def utc_now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-class FileStorage(Storage):
+class FileStorage(CollectingStorage):
     """A storage in the SHELF-1 file `filename`, which is made if it is not there.
 
     Without a filename it is a temporary file that is gone when the storage is closed.
@@ -63,7 +69,6 @@ class FileStorage(Storage):
             raise TransactionError(f'durability is "fsync" or "os", not {durability!r}')
         self._shelf: Shelf | None = None
         self._failure: str | None = None
-        self._pending: dict[bytes, bytes] | None = None
         self._removed: list[bytes] = []
         self._freed: set[bytes] = set()
         self._packer: Generator[Progress, None, None] | None = None
@@ -194,13 +199,7 @@ class FileStorage(Storage):
 
     def begin(self) -> None:
         self._writable_shelf()
-        self._pending = {}
-
-    def store(self, oid: bytes, record: bytes) -> None:
-        if self._pending is None:
-            raise TransactionError("store() was called outside of begin() and end()")
-        check_record(oid, record)
-        self._pending[oid] = record
+        super().begin()
 
     def end(self, handle_invalidations: InvalidationHandler | None = None) -> None:
         """Conclude the commit with one append and one fsync. [SHELF-18]
@@ -208,9 +207,7 @@ class FileStorage(Storage):
         FileError if the file can't take it: then nothing of it is stored.  ClosedError after a
         failure that left the end of the file unknown.
         """
-        if self._pending is None:
-            raise TransactionError("end() was called without begin()")
-        pending, self._pending = self._pending, None
+        pending = self._take_pending()
         if self._removed and handle_invalidations is not None:
             handle_invalidations(self.sync())
         conclusion = self.conclude(pending)

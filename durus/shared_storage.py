@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from durus.error import ClosedError, DurusError, ReadConflictError, TransactionError
 from durus.progress import Progress
 from durus.session import Core, Session
-from durus.storage import InvalidationHandler, Storage, check_record
+from durus.storage import CollectingStorage, InvalidationHandler, Storage
 
 
 class SharedStorage:
@@ -38,14 +38,13 @@ class SharedStorage:
             self._changed.notify_all()
 
 
-class SharedStorageClient(Storage):
+class SharedStorageClient(CollectingStorage):
     """A session, whose calls wait for what they need. `changed` is notified when anything may have come."""
 
     def __init__(self, core: Core, changed: threading.Condition) -> None:
         self._core = core
         self._changed = changed
         self._session: Session | None = core.connect()
-        self._pending: dict[bytes, bytes] | None = None
 
     def _open_session(self) -> Session:
         if self._session is None:
@@ -68,18 +67,10 @@ class SharedStorageClient(Storage):
 
     def begin(self) -> None:
         self._open_session()
-        self._pending = {}
-
-    def store(self, oid: bytes, record: bytes) -> None:
-        if self._pending is None:
-            raise TransactionError("store() was called outside of begin() and end()")
-        check_record(oid, record)
-        self._pending[oid] = record
+        super().begin()
 
     def end(self, handle_invalidations: InvalidationHandler | None = None) -> None:
-        if self._pending is None:
-            raise TransactionError("end() was called without begin()")
-        records, self._pending = self._pending, None
+        records = self._take_pending()
         session = self._open_session()
         grants: list[list[bytes]] = []
         outcomes: list[DurusError | None] = []

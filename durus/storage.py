@@ -123,12 +123,32 @@ class Storage:
                         pending.append(ref)
 
 
-class MemoryStorage(Storage):
+class CollectingStorage(Storage):
+    """A storage that collects the records of a commit up to its end()."""
+
+    _pending: dict[bytes, bytes] | None = None
+
+    def begin(self) -> None:
+        self._pending = {}
+
+    def store(self, oid: bytes, record: bytes) -> None:
+        if self._pending is None:
+            raise TransactionError("store() was called outside of begin() and end()")
+        check_record(oid, record)
+        self._pending[oid] = record
+
+    def _take_pending(self) -> dict[bytes, bytes]:
+        if self._pending is None:
+            raise TransactionError("end() was called without begin()")
+        pending, self._pending = self._pending, None
+        return pending
+
+
+class MemoryStorage(CollectingStorage):
     """A storage for one connection that keeps its records in memory, and no longer than itself."""
 
     def __init__(self) -> None:
         self._records: dict[bytes, bytes] = {}
-        self._pending: dict[bytes, bytes] | None = None
         self._removed: list[bytes] = []
         self._next_oid = 0
 
@@ -141,19 +161,8 @@ class MemoryStorage(Storage):
     def has_record(self, oid: bytes) -> bool:
         return oid in self._records
 
-    def begin(self) -> None:
-        self._pending = {}
-
-    def store(self, oid: bytes, record: bytes) -> None:
-        if self._pending is None:
-            raise TransactionError("store() was called outside of begin() and end()")
-        check_record(oid, record)
-        self._pending[oid] = record
-
     def end(self, handle_invalidations: InvalidationHandler | None = None) -> None:
-        if self._pending is None:
-            raise TransactionError("end() was called without begin()")
-        pending, self._pending = self._pending, None
+        pending = self._take_pending()
         if self._removed and handle_invalidations is not None:
             handle_invalidations(self.sync())
         check_references(pending, self.has_record)
