@@ -78,7 +78,11 @@ class Server:
         return self.wait()
 
     def wait(self) -> int:
-        status = self.process.wait(SECONDS)
+        try:
+            status = self.process.wait(SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
         self._reading.join(SECONDS)
         assert self.process.stdout is not None
         assert self.process.stderr is not None
