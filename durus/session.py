@@ -105,6 +105,11 @@ class Core:
             proceed()
 
     def _end(self, ready: _Ready, error: DurusError | None) -> None:
+        """Tell a client the outcome of its commit, and others if theirs need what it was to store."""
+        self._refuse_ready(self._tell(ready, error))
+
+    def _tell(self, ready: _Ready, error: DurusError | None) -> set[bytes]:
+        """Tell a client the outcome of its commit; return the oids that have no record because it failed."""
         for oid in ready.records:
             self._undurable[oid] -= 1
             if not self._undurable[oid]:
@@ -112,8 +117,7 @@ class Core:
         if error is None:
             ready.session._forget_given(ready.records)
         ready.done(error)
-        if error is not None:
-            self._refuse_ready({oid for oid in ready.records if not self.has_record(oid)})
+        return set() if error is None else {oid for oid in ready.records if not self.has_record(oid)}
 
     # Packing
 
@@ -142,13 +146,17 @@ class Core:
 
     def _refuse_ready(self, lost: set[bytes]) -> None:
         """Take the commits back that wait for the disk, and store or refer to what has no record any more."""
-        for ready in self._ready:
-            conflicts = lost & (ready.records.keys() | _references(ready.records)) if lost else set()
-            if conflicts:
-                self._ready = [other for other in self._ready if other is not ready]
-                self._end(ready, WriteConflictError(sorted(conflicts)))
-                self._refuse_ready(lost)
-                return
+        found = lost
+        while found:
+            found = set()
+            waiting, self._ready = self._ready, []
+            for ready in waiting:
+                conflicts = lost & (ready.records.keys() | _references(ready.records))
+                if conflicts:
+                    found |= self._tell(ready, WriteConflictError(sorted(conflicts)))
+                else:
+                    self._ready.append(ready)
+            lost = lost | found
 
     # What sessions call
 

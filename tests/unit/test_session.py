@@ -207,3 +207,20 @@ def test_a_taken_commit_is_stored_though_its_client_has_gone(core: Core) -> None
     write_all(core)
     assert other.sync() == [ROOT_OID]
     assert other.load(ROOT_OID) == record(ROOT_OID)
+
+
+@pytest.mark.spec("TXN-25")
+def test_however_many_commits_wait_for_the_disk_each_is_told_what_it_lost(core: Core) -> None:
+    first = core.connect()
+    root, garbage = first.new_oids(2)
+    store(core, first, record(root), record(garbage))
+    attempts = []
+    for _ in range(1200):
+        session = core.connect()
+        session.sync()
+        attempts.append(Attempt(session))
+        attempts[-1].give(record(*session.new_oids(1), garbage))
+    for _ in core.gen_pack():
+        pass
+    assert all(isinstance(each.outcomes[0], WriteConflictError) for each in attempts)
+    assert not core.has_ready_commits
