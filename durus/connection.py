@@ -239,7 +239,7 @@ class Connection(ConnectionBase):
         self.cache.add(oid, root)
 
     def _store(self, changed: Iterable[tuple[PersistentObject, bytes]]) -> None:
-        writer = ObjectWriter(self, self.root, self._new_oid, self._reader.has_missing_classes())
+        writer = ObjectWriter(self, self.root, self._new_oid, self._reader.has_broken_classes())
         try:
             records = list(writer.records(changed))
             if not self.invalid_oids.isdisjoint(self._accessed):

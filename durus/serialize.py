@@ -10,9 +10,10 @@ import sys
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
+from durus.broken import BrokenObject, broken_class
 from durus.cache import Cache
 from durus.error import (
     ClassNotFoundError,
@@ -43,18 +44,6 @@ _COMPRESS_FROM = 512
 """Shorter states gain little from compression, and it takes longer than all else in a commit."""
 
 
-class MissingObject(PersistentObject):
-    """Stands for an object whose class can't be imported; each missing class is a subclass of it.
-
-    It keeps its place and its oid in what refers to it; it can't be loaded. [OBJ-27]
-    """
-
-    __slots__ = ()
-
-    def __new__(cls, *args: object, **kwargs: object) -> NoReturn:
-        raise ClassNotFoundError(f"the class {cls.__qualname__!r} of the module {cls.__module__!r} is not there")
-
-
 class ObjectReader:
     """Makes ghosts and loads their states for one connection."""
 
@@ -62,7 +51,7 @@ class ObjectReader:
         self._connection = connection
         self._cache = cache
         self._get = get
-        self._missing: dict[tuple[str, str], type[MissingObject]] = {}
+        self._broken: dict[tuple[str, str], type[BrokenObject]] = {}
         self._classes: dict[bytes, _RememberedClass] = {}
         """What class pickles in GLOBAL form mean."""
         self.load_count = 0
@@ -73,19 +62,13 @@ class ObjectReader:
         return self._new_ghost(oid, self._split(oid, data)[0]) if obj is None else obj
 
     def class_of_record(self, oid: bytes, data: bytes) -> type[PersistentObject]:
-        """Return the class that `data` names, a subclass of MissingObject if it can't be imported."""
+        """Return the class that `data` names, a subclass of BrokenObject if it can't be imported."""
         return self._split(oid, data)[0]
 
     def load_state(self, obj: PersistentObject, data: bytes) -> None:
         """Give a ghost the state in `data`. StateError where that does not go; it stays a ghost then."""
         oid = _oid_of(obj)
         cls, state_pickle = self._split(oid, data)
-        if issubclass(cls, MissingObject):
-            raise ClassNotFoundError(
-                f"oid {format_oid(oid)}: its class {cls.__qualname__!r} can't be imported from the module "
-                f"{cls.__module__!r}; make the class available under that name, then load it again",
-                name=cls.__module__,
-            )
         try:
             state = self._unpickle(state_pickle)
             self._set_state(obj, state)
@@ -104,16 +87,14 @@ class ObjectReader:
         try:
             return find(module, name)
         except (ImportError, AttributeError):
-            missing = self._missing.get((module, name))
-            if missing is None:
-                namespace = {"__slots__": (), "__module__": module, "__qualname__": name}
-                missing = type(name.rpartition(".")[2], (MissingObject,), namespace)
-                self._missing[module, name] = missing
-            return missing
+            broken = self._broken.get((module, name))
+            if broken is None:
+                broken = self._broken[module, name] = broken_class(module, name)
+            return broken
 
-    def has_missing_classes(self) -> bool:
+    def has_broken_classes(self) -> bool:
         """Tell if any class that was looked for could not be imported."""
-        return bool(self._missing)
+        return bool(self._broken)
 
     def get_referenced(self, reference: object) -> PersistentObject:
         """Return the object, a ghost if need be, that a reference in a state pickle means. [REC-14]"""
@@ -123,7 +104,7 @@ class ObjectReader:
         if not (isinstance(oid, bytes) and len(oid) == 8 and isinstance(cls, type)):
             raise RecordError(f"a reference must be a pair of 8-byte oid and class, not {reference!r}")
         obj = self._cache.get(oid)
-        if obj is None and issubclass(cls, MissingObject):
+        if obj is None and issubclass(cls, BrokenObject):
             # The class may have moved since the reference was stored; the record knows.
             obj = self._get(oid)
         return self._new_ghost(oid, cls) if obj is None else obj
@@ -221,12 +202,12 @@ class ObjectWriter:
         connection: ConnectionBase,
         root: PersistentObject,
         new_oid: Callable[[], bytes],
-        has_missing_classes: bool,
+        has_broken_classes: bool,
     ) -> None:
         self._connection = connection
         self._root = root
         self._new_oid = new_oid
-        self._pickler = _PurePickler if has_missing_classes else _Pickler
+        self._pickler = _PurePickler if has_broken_classes else _Pickler
         self._pending: deque[tuple[PersistentObject, bytes]] = deque()
         self._refs: set[bytes] = set()
         self._current: PersistentObject | None = None
@@ -308,7 +289,7 @@ class _PurePickler(pickle._Pickler):
         return self._reference(obj) if issubclass(type(obj), PersistentBase) else None  # type: ignore[arg-type]  # as above
 
     def save_global(self, obj: Any, name: str | None = None) -> None:
-        if isinstance(obj, type) and issubclass(obj, MissingObject) and obj is not MissingObject:
+        if isinstance(obj, type) and issubclass(obj, BrokenObject) and obj is not BrokenObject:
             self.write(pickle.GLOBAL + _global_names(obj))  # type: ignore[attr-defined]  # not in the stubs
             self.memoize(obj)  # type: ignore[attr-defined]  # not in the stubs
         else:
@@ -325,7 +306,8 @@ def class_pickle(cls: type) -> bytes:
     """
     found = _class_pickles.get(cls)
     if found is None:
-        _check_importable(cls)
+        if not issubclass(cls, BrokenObject):
+            _check_importable(cls)
         found = pickle.PROTO + bytes([PICKLE_PROTOCOL]) + pickle.GLOBAL + _global_names(cls) + pickle.STOP
         _class_pickles[cls] = found
     return found
@@ -388,7 +370,6 @@ def _name(cls: type) -> str:
 
 
 __all__ = [
-    "MissingObject",
     "ObjectReader",
     "ObjectWriter",
     "class_pickle",

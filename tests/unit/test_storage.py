@@ -1,8 +1,6 @@
 """Storages: what they refuse, what a failing file system does, and the tools over them."""
 
 import gc
-import sys
-import types
 import warnings
 from pathlib import Path
 
@@ -10,7 +8,6 @@ import pytest
 
 from durus.connection import Connection
 from durus.error import (
-    ClassNotFoundError,
     ClosedError,
     DurusKeyError,
     FileError,
@@ -128,32 +125,6 @@ def test_reference_tools() -> None:
     index = get_reference_index(connection.storage)
     assert index == {int8_to_str(1): [int8_to_str(0)]}
     assert [oid for oid, _ in gen_referring_oid_record(connection.storage, int8_to_str(1))] == [int8_to_str(0)]
-
-
-@pytest.mark.spec("OBJ-27", "REC-15", "REC-16")
-def test_object_of_a_missing_class_names_it_and_survives_changes_around_it(tmp_path: Path) -> None:
-    module = types.ModuleType("module_that_comes_and_goes")
-    gone = type("Gone", (Persistent,), {"__module__": module.__name__})
-    vars(module)["Gone"] = gone
-    sys.modules[module.__name__] = module
-    try:
-        with Connection(tmp_path / "f") as connection:
-            connection.get_root()["gone"] = gone()
-            connection.commit()
-        del sys.modules[module.__name__]
-        with Connection(tmp_path / "f") as connection:
-            root = connection.get_root()
-            missing = root["gone"]
-            with pytest.raises(ClassNotFoundError, match=r"oid 1.*Gone.*module_that_comes_and_goes"):
-                missing.anything  # type: ignore[attr-defined]  # noqa: B018  # reading is the point
-            root["other"] = missing
-            connection.commit()
-            connection.pack()
-        sys.modules[module.__name__] = module
-        with Connection(tmp_path / "f") as connection:
-            assert type(connection.get_root()["other"]) is gone
-    finally:
-        sys.modules.pop(module.__name__, None)
 
 
 @pytest.mark.spec("SHELF-37")

@@ -1,0 +1,165 @@
+"""Objects whose class can't be imported: what is left of them, and how they come back."""
+
+import copy
+import sys
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from durus.broken import BrokenObject
+from durus.connection import Connection, gen_every_instance, touch_every_reference
+from durus.error import ClassNotFoundError
+from durus.persistent import Persistent
+from durus.utils import int8_to_str
+
+MODULE = "module_that_comes_and_goes"
+
+
+class Holder(Persistent):
+    """Holds something by value."""
+
+
+class Odd(Persistent):
+    """Its state is a tuple."""
+
+    def __getstate__(self) -> Any:
+        return (1, "two")
+
+    def __setstate__(self, state: Any) -> None:
+        vars(self)["pair"] = state
+
+
+class Gone(Persistent):
+    """The class that is missing later."""
+
+
+class Value:
+    """A plain class that is missing later."""
+
+
+@pytest.fixture
+def break_classes(tmp_path: Path) -> Iterator[Callable[[], None]]:
+    """Store root["gone"], root["odd"] and root["holder"]; the function returned makes their classes unavailable."""
+    module = types.ModuleType(MODULE)
+    names = {"Gone": Gone, "Odd": Odd, "Value": Value}
+    for name, base in names.items():
+        vars(module)[name] = type(name, (base,), {"__module__": MODULE})
+    sys.modules[MODULE] = module
+    with Connection(tmp_path / "f") as connection:
+        root: Any = connection.get_root()
+        root["gone"], root["odd"], root["holder"] = vars(module)["Gone"](), vars(module)["Odd"](), Holder()
+        root["gone"].n = 1
+        root["gone"].other = root["gone"]
+        root["holder"].value = vars(module)["Value"]()
+        connection.commit()
+    yield lambda: sys.modules.update({MODULE: types.ModuleType(MODULE)})
+    del sys.modules[MODULE]
+
+
+def restore_classes(module: types.ModuleType) -> None:
+    sys.modules[MODULE] = module
+
+
+def stored(connection: Connection, obj: Persistent) -> bytes:
+    assert obj._p_oid is not None
+    return connection.storage.load(obj._p_oid)
+
+
+@pytest.mark.spec("OBJ-27", "OBJ-28", "REC-15", "REC-16")
+def test_an_object_of_a_missing_class_keeps_identity_state_and_class(
+    tmp_path: Path, break_classes: Callable[[], None]
+) -> None:
+    module = sys.modules[MODULE]
+    break_classes()
+    with Connection(tmp_path / "f") as connection:
+        root: Any = connection.get_root()
+        gone = root["gone"]
+        before = stored(connection, gone)
+        assert isinstance(gone, BrokenObject)
+        assert (gone.n, gone.other) == (1, gone)
+        assert f"{MODULE}.Gone {gone._p_format_oid()}" in repr(gone)
+        root["again"] = gone
+        connection.commit()
+        connection.pack()
+        assert stored(connection, gone) == before
+        restore_classes(module)
+    with Connection(tmp_path / "f") as connection:
+        root = connection.get_root()
+        assert type(root["again"]) is vars(module)["Gone"]
+        assert root["again"] is root["gone"] is root["gone"].other
+
+
+@pytest.mark.spec("OBJ-27", "OBJ-28")
+def test_a_changed_broken_object_is_stored_under_its_missing_class(
+    tmp_path: Path, break_classes: Callable[[], None]
+) -> None:
+    module = sys.modules[MODULE]
+    break_classes()
+    with Connection(tmp_path / "f") as connection:
+        root: Any = connection.get_root()
+        root["gone"].n += 1
+        root["gone"].friend = root["odd"]
+        connection.commit()
+        root["gone"].n = 9
+        connection.abort()
+        assert root["gone"].n == 2
+        restore_classes(module)
+    with Connection(tmp_path / "f") as connection:
+        root = connection.get_root()
+        assert type(root["gone"]) is vars(module)["Gone"]
+        assert (root["gone"].n, root["gone"].friend.pair) == (2, (1, "two"))
+
+
+@pytest.mark.spec("OBJ-27", "OBJ-28")
+def test_a_state_that_is_no_dict_is_kept_and_refuses_attributes(
+    tmp_path: Path, break_classes: Callable[[], None]
+) -> None:
+    break_classes()
+    with Connection(tmp_path / "f") as connection:
+        odd: Any = connection.get_root()["odd"]
+        with pytest.raises(ClassNotFoundError, match=f"'x' can't be set.*{MODULE}"):
+            odd.x = 1
+        assert not connection.changed
+        assert odd.__getstate__() == (1, "two")
+        before = stored(connection, odd)
+        odd._p_note_change()
+        connection.commit()
+        assert stored(connection, odd) == before
+        odd._p_set_status_ghost()
+        assert odd.__getstate__() == (1, "two")
+
+
+@pytest.mark.spec("OBJ-29", "REC-17")
+def test_a_value_of_a_missing_class_is_an_error_of_its_holder_alone(
+    tmp_path: Path, break_classes: Callable[[], None]
+) -> None:
+    break_classes()
+    with Connection(tmp_path / "f") as connection:
+        root: Any = connection.get_root()
+        with pytest.raises(ClassNotFoundError, match=f"Holder.*Value.*{MODULE}"):
+            root["holder"].value  # noqa: B018  # reading is the point
+        assert root["gone"].n == 1
+
+
+@pytest.mark.spec("OBJ-27")
+def test_no_instance_of_a_missing_class_can_be_made(tmp_path: Path, break_classes: Callable[[], None]) -> None:
+    break_classes()
+    with Connection(tmp_path / "f") as connection:
+        gone: Any = connection.get_root()["gone"]
+        for make in (type(gone), lambda: copy.copy(gone)):
+            with pytest.raises(ClassNotFoundError, match="Gone"):
+                make()
+
+
+@pytest.mark.spec("OBJ-27", "OBJ-28")
+def test_broken_objects_can_be_found_and_touched(tmp_path: Path, break_classes: Callable[[], None]) -> None:
+    break_classes()
+    with Connection(tmp_path / "f") as connection:
+        root: Any = connection.get_root()
+        assert set(gen_every_instance(connection, BrokenObject)) == {root["gone"], root["odd"]}
+        touch_every_reference(connection, "Gone")
+        assert set(connection.changed) == {int8_to_str(0), root["gone"]._p_oid}
+        connection.commit()
