@@ -1,11 +1,13 @@
 """`durus info`: what a file holds."""
 
 import argparse
+import pkgutil
+import sys
 from collections import Counter
 
 from durus.error import RecordError
 from durus.file import OperatingSystem
-from durus.oid import ROOT_OID
+from durus.oid import ROOT_OID, format_oid
 from durus.record import parse_class_pickle, split_oids, unpack_record
 from durus.shelf.as_of_now import as_of_now
 from durus.shelf.layout import BASE_START, SEAL_SIZE, U64
@@ -16,9 +18,17 @@ from durus.stand_in import read_contents
 _ENTRY_FRAME = 16
 """The bytes of an object entry around its record: length and oid."""
 
+_MOST_OIDS = 100
+"""How many broken objects of one class are named."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="F", help="the file to look at; it may be in use")
+    parser.add_argument(
+        "--broken",
+        action="store_true",
+        help="import all classes in the file, and list the objects whose class can't be imported",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -26,6 +36,8 @@ def run(options: argparse.Namespace) -> int:
     try:
         shelf = Shelf(as_of_now(file))
         _print_objects(shelf, _print_file(shelf))
+        if options.broken:
+            _print_broken(shelf)
     finally:
         file.close()
     return 0
@@ -82,6 +94,30 @@ def _print_objects(shelf: Shelf, entries_size: int) -> None:
         print("classes         objects        bytes")
     for name, _ in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])):
         print(f"{counts[name]:>23} {sizes[name]:>12}  {name}")
+
+
+def _print_broken(shelf: Shelf) -> None:
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # as the console has it
+    is_there: dict[str, bool] = {}
+    broken: dict[str, list[str]] = {}
+    for oid, offset in shelf.positions():
+        name = _class_name(unpack_record(shelf.read_entry(oid, offset))[1])
+        if name not in is_there:
+            is_there[name] = _can_be_imported(name)
+        if not is_there[name]:
+            broken.setdefault(name, []).append(format_oid(oid))
+    print(f"broken        {sum(map(len, broken.values()))} objects whose class can't be imported")
+    for name, oids in sorted(broken.items()):
+        more = f" and {len(oids) - _MOST_OIDS} more" if len(oids) > _MOST_OIDS else ""
+        print(f"  {name}: oid {', '.join(oids[:_MOST_OIDS])}{more}")
+
+
+def _can_be_imported(class_name: str) -> bool:
+    try:
+        return isinstance(pkgutil.resolve_name(class_name), type)
+    except Exception:  # an application's module may raise anything when it is imported
+        return False
 
 
 def _reached_oids(shelf: Shelf) -> set[bytes]:

@@ -2,18 +2,13 @@
 
 import argparse
 import os
-import sys
-import time
-from collections.abc import Iterator
 
 from durus.address import SocketAddress
 from durus.cli.options import add_address_arguments, address_of
+from durus.cli.progress import show_progress
 from durus.client_storage import ClientStorage
 from durus.error import DurusError
 from durus.file_storage import FileStorage
-from durus.progress import Progress
-
-_SECONDS_BETWEEN_LINES = 0.1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +24,7 @@ def run(options: argparse.Namespace) -> int:
     storage = FileStorage(options.file)
     try:
         old = os.stat(options.file)
-        _show(storage.get_packer())
+        show_progress(storage.get_packer())
         new = os.stat(options.file)
     finally:
         storage.close()
@@ -51,20 +46,3 @@ def _kept(path: str, old: os.stat_result) -> str:
     kept = os.path.realpath(path) + ".prepack"
     is_kept = os.path.exists(kept) and os.path.samestat(os.stat(kept), old)
     return f"; the old file is kept as {kept}" if is_kept else ""
-
-
-def _show(steps: Iterator[Progress]) -> None:
-    """Go through the steps, with a line on stderr that tells how far they are, if that is a terminal."""
-    if not sys.stderr.isatty():
-        for _ in steps:
-            pass
-        return
-    shown_at = 0.0
-    try:
-        for progress in steps:
-            if time.monotonic() - shown_at >= _SECONDS_BETWEEN_LINES:
-                shown_at = time.monotonic()
-                total = "" if progress.total is None else f" of {progress.total}"
-                print(f"\r{progress.phase}: {progress.done}{total}\x1b[K", end="", file=sys.stderr, flush=True)
-    finally:
-        print("\r\x1b[K", end="", file=sys.stderr, flush=True)

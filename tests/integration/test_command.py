@@ -233,3 +233,13 @@ def test_installed_command_finds_classes_in_the_current_folder(tmp_path: Path) -
         check=False,
     )
     assert "<Own 1>" in result.stdout
+
+
+def test_info_lists_the_objects_whose_class_is_gone(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text("from durus.persistent import Persistent\nclass Order(Persistent): pass\n")
+    program = "import shop\nroot['a'], root['b'] = shop.Order(), shop.Order()\nconnection.commit()\n"
+    durus("-c", "--file", "f", cwd=tmp_path, typed=program)
+    assert "broken        0 objects" in durus("info", "--broken", "f", cwd=tmp_path).stdout
+    (tmp_path / "shop.py").write_text("import a_module_that_is_not_there")
+    result = durus("info", "--broken", "f", cwd=tmp_path).stdout
+    assert result.endswith("broken        2 objects whose class can't be imported\n  shop.Order: oid 1, 2\n")

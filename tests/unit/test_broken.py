@@ -12,7 +12,7 @@ import pytest
 from durus.broken import BrokenObject
 from durus.connection import Connection, gen_every_instance, touch_every_reference
 from durus.error import ClassNotFoundError
-from durus.persistent import Persistent
+from durus.persistent import Persistent, PersistentObject
 from durus.utils import int8_to_str
 
 MODULE = "module_that_comes_and_goes"
@@ -63,7 +63,7 @@ def restore_classes(module: types.ModuleType) -> None:
     sys.modules[MODULE] = module
 
 
-def stored(connection: Connection, obj: Persistent) -> bytes:
+def stored(connection: Connection, obj: PersistentObject) -> bytes:
     assert obj._p_oid is not None
     return connection.storage.load(obj._p_oid)
 
