@@ -10,13 +10,10 @@ from durus.file import OperatingSystem
 from durus.oid import ROOT_OID, format_oid
 from durus.record import parse_class_pickle, split_oids, unpack_record
 from durus.shelf.as_of_now import as_of_now
-from durus.shelf.layout import BASE_START, SEAL_SIZE, U64
+from durus.shelf.layout import BASE_START, ENTRY_FRAME_SIZE, SEAL_SIZE, U64
 from durus.shelf.scan import scan_transactions
 from durus.shelf.shelf import Shelf, checksum_of
 from durus.stand_in import read_contents
-
-_ENTRY_FRAME = 16
-"""The bytes of an object entry around its record: length and oid."""
 
 _MOST_OIDS = 100
 """How many broken objects of one class are named."""
@@ -82,10 +79,10 @@ def _print_objects(shelf: Shelf, entries_size: int) -> None:
         name = _class_name(unpack_record(record)[1])
         counts[name] += 1
         sizes[name] += len(record)
-        current_size += len(record) + _ENTRY_FRAME
+        current_size += len(record) + ENTRY_FRAME_SIZE
         if oid not in reached:
             unreached_count += 1
-            unreached_size += len(record) + _ENTRY_FRAME
+            unreached_size += len(record) + ENTRY_FRAME_SIZE
     superseded_size = entries_size - current_size
     share = 100 * (unreached_size + superseded_size) / entries_size if entries_size else 0
     print(f"objects       {counts.total()}, {unreached_count} of them not reached from the root")

@@ -15,6 +15,9 @@ BASE_START = len(MAGIC)
 ENTRY_HEAD = struct.Struct(">Q8s8sI")
 """The first bytes of an object entry: its length, its oid, then the record's oid and data length."""
 
+ENTRY_FRAME_SIZE = 16
+"""The bytes of an object entry around its record: length and oid."""
+
 SMALLEST_ENTRY = ENTRY_HEAD.size - U64.size
 """The length that the smallest object entry declares: an oid and a record that has no data."""
 

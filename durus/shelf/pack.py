@@ -5,26 +5,19 @@ into the first transaction of the new one, then follow with the transactions tha
 meanwhile.  A step is over at each yield; between two steps the shelf may be read and appended to.
 """
 
-from array import array
 from collections.abc import Iterator
-from zlib import crc32
 
 from durus.error import DamageError, FormatError
 from durus.file import File
 from durus.oid import FIRST_RESERVED_OID, ROOT_OID, format_oid, oid_to_int
 from durus.progress import Progress
 from durus.record import split_oids, unpack_record
-from durus.shelf.layout import MAGIC, U64, pack_entry, pack_transaction
-from durus.shelf.offset_map import build_offset_map
+from durus.shelf import new_shelf
+from durus.shelf.layout import ENTRY_FRAME_SIZE, pack_entry
+from durus.shelf.new_shelf import NewShelf
 from durus.shelf.scan import Unsound, scan_transactions
 from durus.shelf.shelf import Shelf
 
-STEP_RECORDS = 100
-"""How many records one step handles at the most."""
-
-_WRITE_SIZE = 1 << 18
-_SYNC_SIZE = 1 << 22
-"""Bytes after which the target is synced: one sync of all of it would hold up who waits for the step."""
 _HIGHEST_PACKABLE = 1 << 40
 
 
@@ -38,6 +31,7 @@ class ShelfPacker:
     def __init__(self, shelf: Shelf, target: File, time: str) -> None:
         self._shelf = shelf
         self._target = target
+        self._new = NewShelf(target)
         self._time = time
         self._snapshot = dict(shelf.index)
         self._snapshot_end = shelf.end
@@ -46,14 +40,14 @@ class ShelfPacker:
         self._live = bytearray()
         self._live_count = 0
         self._live_size = 0
-        self._end = 0
-        self._synced_to = 0
-        self._checksum = 0
-        self.base_checksum = 0
-        """The running checksum of the target at the end of its offset map."""
         self._garbage: list[bytes] = []
         self._followed: set[bytes] = set()
         """Oids with a record behind the offset map of the target."""
+
+    @property
+    def base_checksum(self) -> int:
+        """The running checksum of the target at the end of its offset map."""
+        return self._new.base_checksum
 
     def steps(self) -> Iterator[Progress]:
         """Do the work, a step at a time."""
@@ -91,11 +85,11 @@ class ShelfPacker:
             for offset, oid in found:
                 record = self._shelf.read_entry(oid, offset)
                 self._live_count += 1
-                self._live_size += 16 + len(record)
+                self._live_size += ENTRY_FRAME_SIZE + len(record)
                 for ref in split_oids(unpack_record(record)[2]):
                     if not self._is_live(ref):
                         generation.setdefault(ref, oid)
-                if self._live_count % STEP_RECORDS == 0:
+                if self._live_count % new_shelf.STEP_RECORDS == 0:
                     yield Progress("mark", self._live_count, None)
 
     def _require(self, oid: bytes, referrer: bytes) -> int:
@@ -109,30 +103,17 @@ class ShelfPacker:
 
     def _copy(self) -> Iterator[Progress]:
         """Write the first transaction, the offset map and the seal that covers both."""
-        self._write(MAGIC + U64.pack(self._live_size))
-        offsets = array("Q", bytes(8 * self._highest_live()))
-        copied = 0
-        pending = bytearray()
+        yield from self._new.write_base(
+            self._live_records(), self._live_count, self._live_size, self._highest_live(), self._time
+        )
+
+    def _live_records(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yield (oid, record) for what is marked, and take note of what is not."""
         for oid, offset in self._snapshot_positions():
-            if not self._is_live(oid):
-                if oid < FIRST_RESERVED_OID:
-                    self._garbage.append(oid)
-                continue
-            offsets[oid_to_int(oid)] = self._end + len(pending)
-            pending += pack_entry(oid, self._shelf.read_entry(oid, offset))
-            copied += 1
-            if len(pending) >= _WRITE_SIZE:
-                self._write(bytes(pending))
-                pending.clear()
-            if copied % STEP_RECORDS == 0:
-                yield Progress("copy", copied, self._live_count)
-        self._write(bytes(pending))
-        for piece in build_offset_map(offsets, self._end):
-            self._write(piece)
-            yield Progress("copy", copied, self._live_count)
-        self.base_checksum = self._checksum
-        self._append([], self._time)
-        yield Progress("copy", copied, self._live_count)
+            if self._is_live(oid):
+                yield oid, self._shelf.read_entry(oid, offset)
+            elif oid < FIRST_RESERVED_OID:
+                self._garbage.append(oid)
 
     def _snapshot_positions(self) -> Iterator[tuple[bytes, int]]:
         newer = self._snapshot
@@ -153,7 +134,7 @@ class ShelfPacker:
                 self._bring_back(records)
                 if records:
                     entries = [pack_entry(oid, record) for oid, record in records.items()]
-                    self._append(entries, transaction.seal.time if transaction.seal else self._time)
+                    self._new.append(entries, transaction.seal.time if transaction.seal else self._time)
                 self._followed_to, self._followed_checksum = transaction.end, transaction.checksum
                 yield Progress("follow", self._followed_to - self._snapshot_end, None)
         except Unsound as unsound:
@@ -176,19 +157,6 @@ class ShelfPacker:
                     records[oid] = found
                     pending.append((oid, found))
 
-    def _append(self, entries: list[bytes], time: str) -> None:
-        data, checksum = pack_transaction(entries, self._end, time, self._checksum)
-        self._write(data)
-        self._checksum = checksum
-
-    def _write(self, data: bytes) -> None:
-        self._target.append(data)
-        self._checksum = crc32(data, self._checksum)
-        self._end += len(data)
-        if self._end - self._synced_to >= _SYNC_SIZE:
-            self._target.sync()
-            self._synced_to = self._end
-
     def _is_live(self, oid: bytes) -> bool:
         number = oid_to_int(oid)
         return number < len(self._live) and self._live[number] == 1
@@ -205,4 +173,4 @@ class ShelfPacker:
         self._live[number] = 1
 
     def _highest_live(self) -> int:
-        return self._live.rfind(b"\x01") + 1
+        return self._live.rfind(b"\x01")

@@ -33,7 +33,7 @@ from durus.file_storage import FileStorage
 from durus.progress import Progress
 from durus.record import pack_record
 from durus.session import Core, Session, Write
-from durus.shelf import pack as shelf_pack
+from durus.shelf import new_shelf
 from durus.storage import MemoryStorage, Storage
 
 ROOT = bytes(8)
@@ -849,7 +849,7 @@ class FileMachine(SessionMachine):
     def __init__(self) -> None:
         super().__init__()
         self.directory = Path(tempfile.mkdtemp(prefix="durus-machine-"))
-        self.small_steps = mock.patch.object(shelf_pack, "STEP_RECORDS", 2)
+        self.small_steps = mock.patch.object(new_shelf, "STEP_RECORDS", 2)
         self.small_steps.start()
 
     def teardown(self) -> None:
