@@ -14,7 +14,8 @@ from durus.oid import ROOT_OID, format_oid, oid_from_int
 from durus.persistent import SAVED, ConnectionBase, PersistentBase, PersistentObject, set_slot
 from durus.persistent_dict import PersistentDict
 from durus.record import split_oids, unpack_record
-from durus.serialize import ObjectReader, ObjectWriter, state_text
+from durus.serialize import ObjectReader, ObjectWriter
+from durus.stand_in import split_data
 from durus.storage import Storage
 
 T = TypeVar("T")
@@ -338,8 +339,8 @@ def touch_every_reference(connection: Connection | str, *words: str) -> None:
         connection = _only_connection()
     wanted = [word.encode() for word in words]
     for oid, record in connection.storage.gen_oid_record():
-        text = state_text(unpack_record(record)[1])
-        if any(word in text for word in wanted):
+        pickles = split_data(unpack_record(record)[1])
+        if any(word in text for word in wanted for text in pickles):
             obj = connection.get(oid)
             if obj is not None:
                 obj._p_note_change()

@@ -331,18 +331,6 @@ def decompress_state(stored: bytes) -> bytes:
     return stored
 
 
-def state_text(data: bytes) -> bytes:
-    """Return the class pickle and the state pickle of `data`, decompressed, one behind the other."""
-    known = parse_class_pickle(data)
-    if known is not None:
-        end = known.end
-    else:
-        file = io.BytesIO(data)
-        pickle.Unpickler(file).load()
-        end = file.tell()
-    return data[:end] + decompress_state(data[end:])
-
-
 def _global_names(cls: type) -> bytes:
     return f"{cls.__module__}\n{cls.__qualname__}\n".encode()
 
@@ -378,6 +366,5 @@ __all__ = [
     "extract_class_name",
     "pack_record",
     "split_oids",
-    "state_text",
     "unpack_record",
 ]

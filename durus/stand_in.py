@@ -3,8 +3,10 @@
 Every class or function in a pickle becomes a class of its own that takes whatever a pickle does to it.
 """
 
+import contextlib
 import io
 import pickle
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from durus.error import RecordError
@@ -42,8 +44,10 @@ class Contents(NamedTuple):
 
     class_name: str
     """Module and qualified name, with a dot between."""
-    refs: set[bytes]
-    """The oids that the state refers to."""
+    names: list[tuple[str, str]]
+    """Module and name of each class or function that the pickles name, each time that they do."""
+    references: list[bytes]
+    """The oid of each reference in the state, each time that it stands there."""
 
 
 _HARMLESS: dict[tuple[str, str], object] = {
@@ -75,9 +79,11 @@ def _attribute(owner: object, name: str) -> object:
 class _Unpickler(pickle.Unpickler):
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file)
-        self.refs: set[bytes] = set()
+        self.names: list[tuple[str, str]] = []
+        self.references: list[bytes] = []
 
     def find_class(self, module: str, name: str) -> Any:
+        self.names.append((module, name))
         if (module, name) == ("_codecs", "encode"):
             return _encode
         if name == "getattr" and module in ("builtins", "__builtin__"):
@@ -89,28 +95,19 @@ class _Unpickler(pickle.Unpickler):
     def persistent_load(self, reference: Any) -> object:
         match reference:
             case (bytes() as oid, type()) if len(oid) == 8:
-                self.refs.add(oid)
+                self.references.append(oid)
                 return StandIn()
         raise RecordError(f"a reference must be a pair of 8-byte oid and class, not {reference!r}")
 
 
 def read_contents(data: bytes) -> Contents:
     """Return what `data` of a record says; RecordError if it can't be read."""
-    try:
+    with _as_record_error():
         return _read_contents(data)
-    except RecordError:
-        raise
-    except Exception as error:
-        raise RecordError(f"its data can't be read: {type(error).__name__}: {error}") from error
 
 
 def _read_contents(data: bytes) -> Contents:
-    known = parse_class_pickle(data)
-    file = io.BytesIO(data)
-    if known is None:
-        _Unpickler(file).load()
-    end = file.tell() if known is None else known.end
-    pickles = io.BytesIO(data[:end] + decompress_state(data[end:]))
+    pickles = io.BytesIO(b"".join(_split_data(data)))
     unpickler = _Unpickler(pickles)
     cls = unpickler.load()
     if not isinstance(cls, type):
@@ -118,4 +115,34 @@ def _read_contents(data: bytes) -> Contents:
     unpickler.load()
     if pickles.read(1):
         raise RecordError("its data goes on behind the state")
-    return Contents(f"{cls.__module__}.{cls.__qualname__}", unpickler.refs)
+    return Contents(f"{cls.__module__}.{cls.__qualname__}", unpickler.names, unpickler.references)
+
+
+def split_data(data: bytes) -> tuple[bytes, bytes]:
+    """Return the class pickle and the state pickle, decompressed, in `data` of a record.
+
+    RecordError if it does not start with a pickle.
+    """
+    with _as_record_error():
+        return _split_data(data)
+
+
+def _split_data(data: bytes) -> tuple[bytes, bytes]:
+    known = parse_class_pickle(data)
+    if known is not None:
+        end = known.end
+    else:
+        file = io.BytesIO(data)
+        _Unpickler(file).load()
+        end = file.tell()
+    return data[:end], decompress_state(data[end:])
+
+
+@contextlib.contextmanager
+def _as_record_error() -> Iterator[None]:
+    try:
+        yield
+    except RecordError:
+        raise
+    except Exception as error:  # a pickle that is none can make the machine raise anything
+        raise RecordError(f"its data can't be read: {type(error).__name__}: {error}") from error

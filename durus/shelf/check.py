@@ -181,7 +181,7 @@ class Check:
                 continue
             stored = split_oids(refs)
             try:
-                used = read_contents(data).refs - {oid}
+                used = set(read_contents(data).references) - {oid}
             except RecordError as error:
                 yield Finding(offset, oid, str(error))
             else:

@@ -1,0 +1,223 @@
+"""Other class paths and oids in a record's pickles: what is changed, and that nothing else is."""
+
+import io
+import pickle
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from durus.error import RecordError
+from durus.rewrite import rename_classes, renumber_references
+from durus.serialize import compress_state, decompress_state
+from durus.utils import int8_to_str
+
+MODULE = "shop.old"
+CLASS = b"\x80\x04cshop.old\nOrder\n."
+
+
+class Reference(NamedTuple):
+    """A reference, as a reading of a pickle finds it."""
+
+    oid: bytes
+    cls: type
+
+
+def class_of(name: str, module: str = MODULE) -> type:
+    """Return a class of that name, always the same."""
+    if (module, name) not in CLASSES:
+        CLASSES[module, name] = type(name, (Instance,), {"__module__": module, "__qualname__": name})
+    return CLASSES[module, name]
+
+
+class Instance:
+    """Of a class that is stored by value."""
+
+    state: object = None
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self.state == vars(other)["state"]
+
+    def __hash__(self) -> int:
+        return 1
+
+    def __repr__(self) -> str:
+        return f"{type(self).__module__}.{type(self).__name__}({self.state!r})"
+
+
+CLASSES: dict[tuple[str, str], type] = {}
+NAMES = ["Order", "Item"]
+
+
+class Writer(pickle._Pickler):
+    """Writes instances of the classes above, and references, as the pickler of a connection does."""
+
+    def __init__(self, file: io.BytesIO, protocol: int) -> None:
+        super().__init__(file, protocol)
+
+    def persistent_id(self, obj: object) -> tuple[bytes, type] | None:
+        return (obj.oid, obj.cls) if type(obj) is Reference else None
+
+    def save_global(self, obj: Any, name: str | None = None) -> None:
+        if (obj.__module__, obj.__qualname__) not in CLASSES:
+            super().save_global(obj, name)  # type: ignore[misc]  # not in the stubs
+        elif self.proto >= 4:  # type: ignore[attr-defined]  # not in the stubs
+            self.save(obj.__module__)  # type: ignore[attr-defined]  # not in the stubs
+            self.save(obj.__qualname__)  # type: ignore[attr-defined]  # not in the stubs
+            self.write(pickle.STACK_GLOBAL)  # type: ignore[attr-defined]  # not in the stubs
+            self.memoize(obj)  # type: ignore[attr-defined]  # not in the stubs
+        else:
+            self.write(f"c{obj.__module__}\n{obj.__qualname__}\n".encode())  # type: ignore[attr-defined]  # likewise
+            self.memoize(obj)  # type: ignore[attr-defined]  # not in the stubs
+
+
+class Reader(pickle.Unpickler):
+    def persistent_load(self, reference: Any) -> Reference:
+        return Reference(*reference)
+
+    def find_class(self, module: str, name: str) -> Any:
+        return class_of(name, module) if module.startswith("shop") else super().find_class(module, name)
+
+
+def state_pickle(value: object, protocol: int) -> bytes:
+    file = io.BytesIO()
+    Writer(file, protocol).dump(value)
+    return file.getvalue()
+
+
+def loaded(data: bytes) -> tuple[type, object]:
+    """Return class and state of data with the class pickle in GLOBAL form."""
+    end = data.index(b".", data.index(b"\n", data.index(b"\n") + 1)) + 1
+    file = io.BytesIO(data[:end] + decompress_state(data[end:]))
+    reader = Reader(file)
+    return reader.load(), reader.load()
+
+
+def mapped(value: Any, name: Callable[[str, str], tuple[str, str]], oid: Callable[[bytes], bytes]) -> Any:
+    """Return what a value is under other names and oids: the oracle."""
+
+    def new_class(cls: type) -> type:
+        module, new_name = name(cls.__module__, cls.__qualname__)
+        return class_of(new_name, module)
+
+    if isinstance(value, Reference):
+        return Reference(oid(value.oid), new_class(value.cls))
+    if isinstance(value, Instance):
+        result = new_class(type(value))()
+        result.state = mapped(value.state, name, oid)
+        return result
+    if isinstance(value, type):
+        return new_class(value)
+    if isinstance(value, dict):
+        return {key: mapped(item, name, oid) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(mapped(item, name, oid) for item in value)
+    return value
+
+
+def instance(name: str, state: object) -> object:
+    result = class_of(name)()
+    result.state = state
+    return result
+
+
+OIDS = st.integers(0, 3).map(int8_to_str)
+LEAVES = (
+    OIDS.map(bytes)
+    | st.sampled_from([MODULE, "Order", "shop", "text", 1, None, b"shop.old"])
+    | st.builds(Reference, OIDS, st.sampled_from(NAMES).map(class_of))
+    | st.sampled_from(NAMES).map(class_of)
+)
+VALUES = st.recursive(
+    LEAVES,
+    lambda part: (
+        st.lists(part, max_size=4)
+        | st.lists(part, max_size=4).map(tuple)
+        | st.dictionaries(st.sampled_from(["a", "Order", MODULE]), part, max_size=3)
+        | st.builds(instance, st.sampled_from(NAMES), part)
+        | part.map(lambda one: [one, one])
+    ),
+    max_leaves=12,
+)
+
+
+def rename(module: str, name: str) -> tuple[str, str]:
+    return ("shop.very.new", "Offer") if (module, name) == (MODULE, "Order") else (module, name)
+
+
+def same(module: str, name: str) -> tuple[str, str]:
+    return module, name
+
+
+def renumber(oid: bytes) -> bytes:
+    return int8_to_str(int.from_bytes(oid, "big") * 1000 + 7)
+
+
+@pytest.mark.spec("REC-20", "REC-22")
+@given(VALUES, st.integers(1, 5))
+def test_renamed_classes_and_nothing_else(value: object, protocol: int) -> None:
+    data = CLASS + compress_state(state_pickle(value, protocol))
+    new = rename_classes(data, rename)
+    assert loaded(new) == (class_of("Offer", "shop.very.new"), mapped(value, rename, bytes))
+    assert rename_classes(new, rename) is new
+
+
+@pytest.mark.spec("REC-21", "REC-22")
+@given(VALUES, st.integers(1, 5))
+def test_renumbered_references_and_nothing_else(value: object, protocol: int) -> None:
+    data = CLASS + compress_state(state_pickle(value, protocol))
+    new = renumber_references(data, renumber)
+    assert loaded(new) == (class_of("Order"), mapped(value, same, renumber))
+    again = renumber_references(rename_classes(new, rename), renumber)
+    assert loaded(again)[1] == mapped(value, rename, lambda oid: renumber(renumber(oid)))
+
+
+def test_an_oid_that_is_also_a_value_stays_one() -> None:
+    oid = int8_to_str(5)
+    data = CLASS + state_pickle([oid, Reference(oid, class_of("Item")), oid], 4)
+    assert loaded(renumber_references(data, renumber))[1] == [
+        oid,
+        Reference(renumber(oid), class_of("Item")),
+        oid,
+    ]
+
+
+def test_a_reference_that_occurs_once_takes_no_more_bytes() -> None:
+    data = CLASS + state_pickle([Reference(int8_to_str(n), class_of("Item")) for n in range(9)], 4)
+    assert len(renumber_references(data, renumber)) <= len(data)
+
+
+@pytest.mark.spec("REC-20")
+def test_names_of_records_that_4_3_and_python_2_wrote() -> None:
+    shared_memo = b"\x80\x02cshop.old\nOrder\nq\x00." + b"\x80\x02}q\x01U\x05otherh\x00s."
+    assert rename_classes(shared_memo, rename) == (
+        b"\x80\x02cshop.very.new\nOffer\nq\x00." + b"\x80\x02}q\x01U\x05otherh\x00s."
+    )
+    old_instance = CLASS + b"\x80\x02(ishop.old\nOrder\nq\x01}q\x02b."
+    assert rename_classes(old_instance, rename).endswith(b"(ishop.very.new\nOffer\nq\x01}q\x02b.")
+
+
+@pytest.mark.spec("REC-23")
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (b"\x80\x02cshop.old\nOrder\n.", "can't name the nested class 'Outer.Offer'"),
+        (b"\x80\x02\x82\x01.", "can't be read"),
+        (b"\x80\x04]\x94(C\x08\0\0\0\0\0\0\0\x05cshop.old\nOrder\n\x86\x940h\x01Qe.", "can't be changed"),
+        (b"\x80\x04N", "can't be read"),
+        (b"", "can't be read"),
+    ],
+)
+def test_what_cannot_be_rewritten_is_an_error(state: bytes, message: str) -> None:
+    def nest(module: str, name: str) -> tuple[str, str]:
+        return module, f"Outer.{name.replace('Order', 'Offer')}"
+
+    with pytest.raises(RecordError, match=message):
+        renumber_references(rename_classes(CLASS + state, nest), renumber)
+
+
+def test_nothing_that_is_named_is_run() -> None:
+    data = CLASS + b"\x80\x04csys\nexit\nX\x05\0\0\0wrong\x85R."
+    assert b"csys\nexit\n" in rename_classes(data, rename)
