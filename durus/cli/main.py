@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TextIO
 
 from durus import __version__
-from durus.cli import check, console, info, pack, serve
+from durus.cli import check, console, convert, info, pack, rename, serve
 from durus.error import DurusError, DurusWarning
 
 Run = Callable[[argparse.Namespace], int]
@@ -20,6 +20,8 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Run]]
     "-p": ("pack what a server holds, or a file: remove what the root does not reach", pack.add_arguments, pack.run),
     "check": ("verify every transaction, seal, record and reference of a file", check.add_arguments, check.run),
     "info": ("tell what a file holds", info.add_arguments, info.run),
+    "rename": ("give classes or modules another path in a file", rename.add_arguments, rename.run),
+    "convert": ("copy what a file holds to a new one, with new oids", convert.add_arguments, convert.run),
 }
 
 _USAGE = "usage: durus COMMAND [options]\n\nA persistent object system for Python.\n\ncommands:\n"
@@ -64,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _help() -> str:
-    lines = [f"  durus {name:<6} {description}" for name, (description, _, _) in _COMMANDS.items()]
+    lines = [f"  durus {name:<7} {description}" for name, (description, _, _) in _COMMANDS.items()]
     return _USAGE + "\n".join(lines) + "\n\n`durus COMMAND --help` tells the options of a command."
 
 

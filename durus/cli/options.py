@@ -27,7 +27,7 @@ def add_address_arguments(parser: argparse.ArgumentParser, verb: str) -> None:
 
 def open_storage(options: argparse.Namespace) -> Storage:
     """Return the storage that --file, --readonly, --repair and --storage-class ask for."""
-    storage_class = _import_class(options.storage_class) if options.storage_class else FileStorage
+    storage_class = import_storage_class(options.storage_class) if options.storage_class else FileStorage
     try:
         return storage_class(options.file, readonly=options.readonly, repair=options.repair)
     except TypeError as error:
@@ -38,7 +38,7 @@ def address_of(options: argparse.Namespace) -> SocketAddress:
     return SocketAddress.new(options.address or (options.host, options.port))
 
 
-def _import_class(dotted: str) -> type[FileStorage]:
+def import_storage_class(dotted: str) -> type[FileStorage]:
     module, _, name = dotted.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)

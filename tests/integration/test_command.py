@@ -37,7 +37,15 @@ def test_what_one_client_commits_the_next_one_finds(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["-s", "--file", "f"], ["-c", "--file", "f"], ["-p", "--file", "f"], ["check", "f"], ["info", "f"]],
+    [
+        ["-s", "--file", "f"],
+        ["-c", "--file", "f"],
+        ["-p", "--file", "f"],
+        ["check", "f"],
+        ["info", "f"],
+        ["rename", "a.B", "a.C", "f"],
+        ["convert", "f", "g"],
+    ],
 )
 def test_a_bad_file_ends_each_command_with_one_message(tmp_path: Path, arguments: list[str]) -> None:
     (tmp_path / "f").write_text("this is a text file and no database")
@@ -48,7 +56,7 @@ def test_a_bad_file_ends_each_command_with_one_message(tmp_path: Path, arguments
     assert result.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", ["-s", "-c", "-p", "check", "info"])
+@pytest.mark.parametrize("command", ["-s", "-c", "-p", "check", "info", "rename", "convert"])
 def test_help_is_there_for_all_and_for_each(tmp_path: Path, command: str) -> None:
     assert f"durus {command}" in durus("-h", cwd=tmp_path).stdout
     assert "usage: durus" in durus(command, "--help", cwd=tmp_path).stdout
@@ -243,3 +251,32 @@ def test_info_lists_the_objects_whose_class_is_gone(tmp_path: Path) -> None:
     (tmp_path / "shop.py").write_text("import a_module_that_is_not_there")
     result = durus("info", "--broken", "f", cwd=tmp_path).stdout
     assert result.endswith("broken        2 objects whose class can't be imported\n  shop.Order: oid 1, 2\n")
+
+
+def test_rename_tells_what_it_would_do_and_does_it(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text("from durus.persistent import Persistent\nclass Order(Persistent): pass\n")
+    (tmp_path / "store.py").write_text("from durus.persistent import Persistent\nclass Offer(Persistent): pass\n")
+    durus("-c", "--file", "f", cwd=tmp_path, typed="import shop\nroot['a'] = shop.Order()\nconnection.commit()\n")
+    before = (tmp_path / "f").read_bytes()
+    told = durus("rename", "shop.Order", "store.Offer", "f", "--dry-run", cwd=tmp_path).stdout
+    assert told == (
+        "f: 1 objects of shop.Order would be of store.Offer\nf: 1 other records that name them would be changed\n"
+    )
+    assert (tmp_path / "f").read_bytes() == before
+    assert "are now of store.Offer" in durus("rename", "shop.Order", "store.Offer", "f", cwd=tmp_path).stdout
+    assert "nothing in it has the path shop" in durus("rename", "shop", "store", "f", cwd=tmp_path).stdout
+    assert "<Offer 1>" in durus("-c", "--file", "f", cwd=tmp_path, typed="root['a']\n").stdout
+    assert durus("check", "f", cwd=tmp_path).returncode == 0
+    result = durus("rename", "shop", "store", "typo", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (1, "durus: typo: there is no such file\n")
+    assert not (tmp_path / "typo").exists()
+
+
+def test_convert_copies_a_file_and_replaces_none(tmp_path: Path) -> None:
+    durus("-c", "--file", "f", cwd=tmp_path, typed="root['a'] = 5\nconnection.commit()\nconnection.commit()\n")
+    assert "bytes copied to g" in durus("convert", "f", "g", cwd=tmp_path).stdout
+    assert durus("check", "g", cwd=tmp_path).returncode == 0
+    assert "5" in durus("-c", "--file", "g", cwd=tmp_path, typed="root['a']\n").stdout
+    result = durus("convert", "f", "g", cwd=tmp_path)
+    assert result.returncode == 1
+    assert "there is such a file already" in result.stderr

@@ -1,0 +1,29 @@
+"""`durus convert`: copy a database to a new file, or to another kind of storage."""
+
+import argparse
+import os
+
+from durus.cli.options import import_storage_class
+from durus.cli.progress import show_progress
+from durus.convert import copy_to_file
+from durus.file_storage import FileStorage
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("old", metavar="OLD", help="the file to copy; it may be in use")
+    parser.add_argument("new", metavar="NEW", help="the file to make, which must not be there yet")
+    parser.add_argument(
+        "--storage-class", metavar="DOTTED", help="the storage class of the new file, module and name (FileStorage)"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    make_storage = import_storage_class(options.storage_class) if options.storage_class else None
+    source = FileStorage(options.old, readonly=True)
+    try:
+        show_progress(copy_to_file(source, options.new, make_storage))
+    finally:
+        source.close()
+    sizes = [os.path.getsize(path) for path in (options.old, options.new)]
+    print(f"{options.old}: {sizes[0]} bytes copied to {options.new} with {sizes[1]}")
+    return 0

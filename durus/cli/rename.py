@@ -1,0 +1,37 @@
+"""`durus rename`: give classes or modules another path in a file."""
+
+import argparse
+import os
+
+from durus.cli.progress import show_progress
+from durus.error import DurusError
+from durus.file_storage import FileStorage
+from durus.rename import Renaming
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("old", metavar="OLD", help="the path in the file, as package.module.Class or package.module")
+    parser.add_argument("new", metavar="NEW", help="the new path; package.module:Outer.Inner for a nested class")
+    parser.add_argument("file", metavar="F", help="the file to change, which no server may have open")
+    parser.add_argument("--dry-run", action="store_true", help="tell what would change, and change nothing")
+
+
+def run(options: argparse.Namespace) -> int:
+    if not os.path.exists(options.file):  # FileStorage would make it
+        raise DurusError(f"{options.file}: there is no such file")
+    storage = FileStorage(options.file, readonly=options.dry_run)
+    try:
+        renaming = Renaming(storage, options.old, options.new)
+        show_progress(renaming.find())
+        if not options.dry_run:
+            renaming.store()
+    finally:
+        storage.close()
+    if not renaming.objects and not renaming.others:
+        print(f"{options.file}: nothing in it has the path {options.old}")
+        return 0
+    would_be = "would be" if options.dry_run else "are now"
+    for (old, new), count in sorted(renaming.objects.items()):
+        print(f"{options.file}: {count} objects of {old} {would_be} of {new}")
+    print(f"{options.file}: {renaming.others} other records that name them {would_be} changed")
+    return 0

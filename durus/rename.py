@@ -1,0 +1,76 @@
+"""Other paths for the classes in a storage, without importing any. Statements OBJ-42 and OBJ-43."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from durus.error import DurusError, RecordError
+from durus.oid import format_oid
+from durus.progress import Progress
+from durus.record import pack_record, unpack_record
+from durus.rewrite import Rename, rename_classes
+from durus.stand_in import read_contents
+from durus.storage import Storage
+
+_STEP_RECORDS = 100
+
+
+class Renaming:
+    """The records of a storage that are others when a class or a module has another path."""
+
+    def __init__(self, storage: Storage, old: str, new: str) -> None:
+        """`old` and `new` are as [OBJ-42] has them; DurusError if they are no paths."""
+        self._storage = storage
+        self._rename = _rename(old, new)
+        self._changed: dict[bytes, bytes] = {}
+        self.objects: Counter[tuple[str, str]] = Counter()
+        """How many objects change their class, by its old and its new path."""
+        self.others = 0
+        """How many further records change: they refer to such objects, or hold such values."""
+
+    def find(self) -> Iterator[Progress]:
+        """Read all records. RecordError at one that can't be read, or can't have the new path."""
+        for number, (oid, record) in enumerate(self._storage.gen_oid_record()):
+            if number % _STEP_RECORDS == 0:
+                yield Progress("read", number, None)
+            _, data, refs = unpack_record(record)
+            try:
+                new_data = rename_classes(data, self._rename)
+                if new_data is not data:
+                    self._changed[oid] = pack_record(oid, new_data, refs)
+                    self._count(read_contents(data).class_name, read_contents(new_data).class_name)
+            except RecordError as error:
+                raise RecordError(f"the record of oid {format_oid(oid)}: {error}; nothing is changed") from error
+
+    def _count(self, old_class: str, new_class: str) -> None:
+        if new_class != old_class:
+            self.objects[old_class, new_class] += 1
+        else:
+            self.others += 1
+
+    def store(self) -> None:
+        """Store what find() has found to change, in one transaction. [OBJ-43]"""
+        if self._changed:
+            self._storage.begin()
+            for oid, record in self._changed.items():
+                self._storage.store(oid, record)
+            self._storage.end()
+
+
+def _rename(old: str, new: str) -> Rename:
+    if not all(part.isidentifier() for part in [*old.split("."), *new.replace(":", ".", 1).split(".")]):
+        raise DurusError(f"{old} and {new} must be paths of classes or modules, such as package.module.Class")
+    new_module, _, new_name = new.rpartition(":" if ":" in new else ".")
+
+    def rename(module: str, name: str) -> tuple[str, str]:
+        if f"{module}.".startswith(f"{old}."):
+            if ":" in new:
+                raise DurusError(f"{old} is a module in this storage, and {new} a class: give the path of a module")
+            return new + module[len(old) :], name
+        path = f"{module}.{name}"
+        if f"{path}.".startswith(f"{old}."):
+            if not new_module:
+                raise DurusError(f"{old} is a class in this storage: give the module of {new}, too: MODULE.{new}")
+            return new_module, new_name + path[len(old) :]
+        return module, name
+
+    return rename
