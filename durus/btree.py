@@ -10,7 +10,8 @@ transactions conflict:
                                            and so on up; a new root writes the BTree itself
     deleting                               writes the node that has the key and one leaf; if that gets too small, its
                                            parent and a sibling too, and so on up
-    len()                                  counts as reading all nodes
+    len()                                  counts as reading all nodes, though it loads them only the first time,
+                                           and again when another client has changed one of them
 
 So two clients that insert into different leaves conflict only where one of them splits a leaf, and
 the other one has read that leaf's parent; on average that is once in as many inserts as a leaf has items.
@@ -22,7 +23,7 @@ from itertools import pairwise
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, overload
 
 from durus.error import StateError
-from durus.persistent import PersistentObject
+from durus.persistent import ConnectionBase, PersistentObject, set_slot
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -113,6 +114,47 @@ class _Step(NamedTuple):
     place: int
 
 
+class _Count:
+    """The number of items in a tree, and the objects that it was found in."""
+
+    def __init__(self, connection: ConnectionBase | None) -> None:
+        self.value = 0
+        self._connection = connection
+        self._watch = None if connection is None else connection.watch()
+        self._oids: set[bytes] = set()
+        self._new: list[PersistentObject] = []
+        """Objects that had no oid yet when they were noted."""
+        self._read_in = 0
+        """The number of the transaction that counts as having read them."""
+
+    def note(self, obj: PersistentObject) -> None:
+        """Take note of an object that belongs to the tree."""
+        if obj._p_oid is None:
+            self._new.append(obj)
+        else:
+            self._oids.add(obj._p_oid)
+
+    def is_current(self, connection: ConnectionBase | None) -> bool:
+        """Tell if all objects of the tree are as they were, apart from what this tree did itself.
+
+        If so, they count as read.
+        """
+        if connection is not self._connection:
+            return False
+        if connection is None or self._watch is None:
+            return True
+        new, self._new = self._new, []
+        for obj in new:
+            self.note(obj)
+        if self._watch.is_lost or not self._watch.dropped.isdisjoint(self._oids):
+            return False
+        self._watch.dropped.clear()
+        if self._read_in != connection.transaction_serial:
+            self._read_in = connection.transaction_serial
+            connection.note_reads(self._oids)
+        return True
+
+
 class BTree(PersistentObject, MutableMapping[K, V]):
     """A mapping that is sorted by its keys, which must be orderable among one another.
 
@@ -121,10 +163,11 @@ class BTree(PersistentObject, MutableMapping[K, V]):
     the items of a leaf as they are when it comes there, and then looks for the key behind the last one.
     """
 
-    __slots__ = ("root",)
+    __slots__ = ("_p_count", "root")
     __hash__ = None  # type: ignore[assignment]  # mutable, like dict
 
     root: BNode[K, V]
+    _p_count: _Count | None
 
     def __init__(self, node_constructor: type[BNode[K, V]] = BNode16) -> None:
         if not (isinstance(node_constructor, type) and issubclass(node_constructor, BNode)):
@@ -168,7 +211,27 @@ class BTree(PersistentObject, MutableMapping[K, V]):
     has_key = __contains__
 
     def __len__(self) -> int:
-        return sum(len(node.items) for node in self._nodes())
+        """Return the number of items, which is kept in memory when they have been counted. [OBJ-34]"""
+        count = self._kept_count()
+        if count is None or not count.is_current(self._p_connection):
+            count = _Count(self._p_connection)
+            count.note(self)
+            for node in self._nodes():
+                count.value += len(node.items)
+                count.note(node)
+            self._keep_count(count)
+        return count.value
+
+    def _kept_count(self) -> _Count | None:
+        return getattr(self, "_p_count", None)
+
+    def _keep_count(self, count: _Count | None) -> None:
+        set_slot(self, "_p_count", count)
+
+    def _note_size(self, change: int) -> None:
+        count = self._kept_count()
+        if count is not None:
+            count.value += change
 
     def __bool__(self) -> bool:
         return bool(self.root.items)
@@ -328,6 +391,7 @@ class BTree(PersistentObject, MutableMapping[K, V]):
         leaf, place = way[-1]
         leaf._p_note_change()
         leaf.items.insert(place, (key, value))
+        self._note_size(1)
         self._split(way)
 
     def add(self, key: K, value: V = True) -> None:  # type: ignore[assignment]  # for trees that are used as sets
@@ -350,12 +414,14 @@ class BTree(PersistentObject, MutableMapping[K, V]):
             leaf = self._go_to_last_leaf(node.nodes[place], way)
             leaf._p_note_change()
             node.items[place] = leaf.items.pop()
+        self._note_size(-1)
         self._fill_up(way)
 
     def clear(self) -> None:
         """Remove all items; the tree gets a new root."""
         if self.root.items:
             self.root = type(self.root)()
+            self._keep_count(None)
 
     def note_change_of_bnode_containing_key(self, key: K) -> None:
         """Have the next commit store the node of a key, whose value was changed in place. KeyError if it has none."""
@@ -370,6 +436,7 @@ class BTree(PersistentObject, MutableMapping[K, V]):
         if cls is None or type(self.root) is cls:
             return False
         self.root = _build(self.items(), cls)
+        self._keep_count(None)
         return True
 
     def _go_to_last_leaf(self, node: BNode[K, V], way: list[_Step]) -> BNode[K, V]:
@@ -388,7 +455,7 @@ class BTree(PersistentObject, MutableMapping[K, V]):
                 return
             middle = len(node.items) // 2
             separator = node.items[middle]
-            right = type(node)()
+            right = self._new_node(node)
             right.items = node.items[middle + 1 :]
             del node.items[middle:]
             if node.nodes is not None:
@@ -400,9 +467,17 @@ class BTree(PersistentObject, MutableMapping[K, V]):
                 parent.items.insert(place, separator)
                 _children(parent).insert(place + 1, right)
             else:
-                root = type(node)()
+                root = self._new_node(node)
                 root.items, root.nodes = [separator], [node, right]
                 self.root = root
+
+    def _new_node(self, node: BNode[K, V]) -> BNode[K, V]:
+        """Return a new node of the same class as this one."""
+        new = type(node)()
+        count = self._kept_count()
+        if count is not None:
+            count.note(new)
+        return new
 
     def _fill_up(self, way: list[_Step]) -> None:
         """Give the last node of the way what it lacks, then the one above it, and so on."""

@@ -3,7 +3,7 @@
 import contextlib
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TypeVar
 from weakref import WeakSet
 
@@ -11,7 +11,7 @@ from durus.cache import Cache
 from durus.error import DurusKeyError, ReadConflictError, StateError, TransactionError, WriteConflictError
 from durus.file_storage import FileStorage
 from durus.oid import ROOT_OID, format_oid, oid_from_int
-from durus.persistent import SAVED, ConnectionBase, PersistentBase, PersistentObject, set_slot
+from durus.persistent import SAVED, ConnectionBase, PersistentBase, PersistentObject, Watch, set_slot
 from durus.persistent_dict import PersistentDict
 from durus.record import split_oids, unpack_record
 from durus.serialize import ObjectReader, ObjectWriter
@@ -45,6 +45,7 @@ class Connection(ConnectionBase):
         """Oids that others changed, and whose states here could not be dropped for a conflict."""
         self.transaction_serial = 1
         self._accessed: set[bytes] = set()
+        self._watches: WeakSet[Watch] = WeakSet()
         self._spare_oids: list[bytes] = []
         self._in_transaction = False
         self._reader = ObjectReader(self, self.cache, self.get)
@@ -158,6 +159,14 @@ class Connection(ConnectionBase):
         if oid is not None and isinstance(obj, PersistentObject):
             self.changed[oid] = obj
 
+    def note_reads(self, oids: Collection[bytes]) -> None:
+        self._accessed.update(oids)
+
+    def watch(self) -> Watch:
+        watch = Watch()
+        self._watches.add(watch)
+        return watch
+
     # Transactions
 
     def commit(self) -> None:
@@ -174,8 +183,7 @@ class Connection(ConnectionBase):
 
     def abort(self) -> None:
         """Forget all changes of this transaction, and begin the next one."""
-        for oid in list(self.changed):
-            self.cache.make_ghost(oid)
+        self._drop_states(list(self.changed))
         self._sync_and_begin_next()
 
     @contextlib.contextmanager
@@ -268,8 +276,7 @@ class Connection(ConnectionBase):
             yield from pending
 
     def _sync_and_begin_next(self) -> None:
-        for oid in self.invalid_oids | set(self.storage.sync()):
-            self.cache.make_ghost(oid)
+        self._drop_states(self.invalid_oids.union(self.storage.sync()))
         self.invalid_oids = set()
         self._begin_next()
 
@@ -315,9 +322,16 @@ class Connection(ConnectionBase):
         conflicts = self.invalid_oids & self._accessed
         if conflicts:
             raise WriteConflictError(sorted(conflicts)) if read_oid is None else ReadConflictError([read_oid])
-        for oid in self.invalid_oids:
-            self.cache.make_ghost(oid)
+        self._drop_states(self.invalid_oids)
         self.invalid_oids = set()
+
+    def _drop_states(self, oids: Collection[bytes]) -> None:
+        """Make ghosts of the objects whose states are no longer those that the storage has."""
+        for oid in oids:
+            self.cache.make_ghost(oid)
+        if oids:
+            for watch in self._watches:
+                watch.note_dropped(oids)
 
 
 def gen_every_instance(connection: Connection, *classes: type[T]) -> Iterator[T]:

@@ -7,7 +7,7 @@ An attribute whose name starts with `_p_` belongs to this module.  It is set wit
 since a subclass may have a __setattr__ of its own (a frozen dataclass has).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, Literal, Self, TypeVar, cast
 from weakref import WeakKeyDictionary
 
@@ -19,6 +19,8 @@ SAVED: Literal[0] = 0
 """As its record says."""
 GHOST: Literal[-1] = -1
 """Not loaded: it has an oid and a class, and no state."""
+
+_MOST_DROPPED = 10_000
 
 _UNTRACKED = frozenset({"__class__", "__repr__", "__setstate__"})
 
@@ -45,6 +47,29 @@ class ConnectionBase:
     def note_change(self, obj: "PersistentBase") -> None:
         """Take the object into the set that the next commit stores."""
         raise NotImplementedError
+
+    def note_reads(self, oids: Collection[bytes]) -> None:
+        """Take objects into the read set whose states are known, though they need not be loaded."""
+        raise NotImplementedError
+
+    def watch(self) -> "Watch":
+        """Return what tells from now on which states are no longer as they were."""
+        raise NotImplementedError
+
+
+class Watch:
+    """The oids of objects whose states were dropped since it was made: others changed them, or an abort did."""
+
+    def __init__(self) -> None:
+        self.dropped: set[bytes] = set()
+        self.is_lost = False
+        """True when there were too many to remember."""
+
+    def note_dropped(self, oids: Collection[bytes]) -> None:
+        self.dropped.update(oids)
+        if len(self.dropped) > _MOST_DROPPED:
+            self.is_lost = True
+            self.dropped.clear()
 
 
 class PersistentBase:

@@ -1,17 +1,18 @@
 """BTree: what a sorted mapping does, and what of it is stored."""
 
+import copy
 import random
 from pathlib import Path
 
 import pytest
 
-from durus import btree
+from durus import btree, persistent
 from durus.btree import BNode, BNode4, BNode16, BTree
 from durus.connection import Connection
 from durus.error import StateError, WriteConflictError
-from durus.persistent import PersistentObject
+from durus.persistent import Persistent, PersistentObject
+from durus.shared_storage import SharedStorage
 from durus.storage import MemoryStorage
-from tests.in_memory_server import InMemoryServer
 
 ALL_CLASSES = [cls for cls in vars(btree).values() if isinstance(cls, type) and issubclass(cls, BNode)]
 
@@ -218,8 +219,8 @@ def test_only_what_is_changed_is_stored() -> None:
 
 
 def test_clients_that_insert_into_different_leaves_do_not_conflict() -> None:
-    server = InMemoryServer(MemoryStorage())
-    one, two = Connection(server.new_client()), Connection(server.new_client())
+    storage = SharedStorage(MemoryStorage())
+    one, two = Connection(storage.new_client()), Connection(storage.new_client())
     one.get_root()["tree"] = BTree.from_sorted(((10 * n, n) for n in range(40)), BNode16)
     one.commit()
     one.get_root()["tree"][1] = 1  # type: ignore[index]  # the root holds object; this splits the full leaves
@@ -235,3 +236,122 @@ def test_clients_that_insert_into_different_leaves_do_not_conflict() -> None:
     one.commit()
     with pytest.raises(WriteConflictError):
         two.commit()
+
+
+def stored_tree(storage: SharedStorage, *keys: int) -> tuple[Connection, BTree[int, str]]:
+    """Return a client of the storage and the tree that it has stored."""
+    connection = Connection(storage.new_client())
+    tree = tree_of(*keys)
+    connection.get_root()["tree"] = tree
+    connection.commit()
+    return connection, tree
+
+
+def tree_in(connection: Connection) -> BTree[int, str]:
+    tree = connection.get_root()["tree"]
+    assert isinstance(tree, BTree)
+    return tree
+
+
+@pytest.mark.spec("OBJ-34")
+def test_a_length_is_counted_once() -> None:
+    connection, tree = stored_tree(SharedStorage(MemoryStorage()), *range(100))
+    assert len(tree) == 100
+    connection.commit()
+    for obj in connection.cache.loaded_objects():
+        obj._p_set_status_ghost()
+    before = connection.get_load_count()
+    assert len(tree) == 100
+    assert connection.get_load_count() == before + 1  # the tree itself, and none of its nodes
+    for key in range(50, 300):
+        tree[key] = "new"
+    for key in range(0, 120, 2):
+        del tree[key]
+    assert len(tree) == 240
+    connection.commit()
+    before = connection.get_load_count()
+    assert len(tree) == 240
+    assert connection.get_load_count() == before
+    assert "_p_count" not in tree.__getstate__()
+
+
+@pytest.mark.spec("OBJ-34")
+def test_a_length_that_is_kept_counts_as_reading_all_nodes() -> None:
+    storage = SharedStorage(MemoryStorage())
+    connection, tree = stored_tree(storage, *range(100))
+    assert len(tree) == 100
+    connection.commit()
+    second_client = Connection(storage.new_client())
+    assert len(tree) == 100
+    connection.get_root()["length"] = len(tree)
+    del tree_in(second_client)[50]
+    second_client.commit()
+    with pytest.raises(WriteConflictError):
+        connection.commit()
+    connection.abort()
+    assert len(tree) == 99
+
+
+@pytest.mark.spec("OBJ-34")
+def test_a_length_is_counted_anew_when_others_change_nodes_that_came_since() -> None:
+    storage = SharedStorage(MemoryStorage())
+    connection, tree = stored_tree(storage, *range(10))
+    assert len(tree) == 10
+    for key in range(10, 40):  # makes new nodes
+        tree[key] = "new"
+    connection.commit()
+    second_client = Connection(storage.new_client())
+    tree_in(second_client)[1000] = "last"
+    second_client.commit()
+    connection.abort()
+    assert 1000 in tree  # which loads the node
+    assert len(tree) == 41
+    connection.commit()
+    second_client.abort()
+    second_client.get_root()["other"] = 1
+    second_client.commit()
+    before = connection.get_load_count()
+    connection.abort()
+    assert len(tree) == 41
+    assert connection.get_load_count() == before
+
+
+@pytest.mark.spec("OBJ-34")
+def test_a_length_is_right_after_an_abort_and_after_clearing() -> None:
+    connection, tree = stored_tree(SharedStorage(MemoryStorage()), *range(100))
+    assert len(tree) == 100
+    connection.commit()
+    del tree[0]
+    tree[200] = "new"
+    tree[201] = "new"
+    assert len(tree) == 101
+    connection.abort()
+    assert len(tree) == 100
+    tree.set_bnode_minimum_degree(16)
+    assert len(tree) == 100
+    tree.clear()
+    assert len(tree) == 0
+    connection.abort()
+    assert len(tree) == 100
+    assert len(copy.copy(tree)) == 100
+
+
+@pytest.mark.spec("OBJ-34")
+def test_a_length_is_counted_anew_after_more_changes_than_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(persistent, "_MOST_DROPPED", 1)
+    storage = SharedStorage(MemoryStorage())
+    connection, tree = stored_tree(storage, *range(10))
+    assert len(tree) == 10
+    second_client = Connection(storage.new_client())
+    second_client.get_root()["other"] = [Persistent(), Persistent()]
+    tree_in(second_client)[10] = "new"
+    second_client.commit()
+    connection.abort()
+    assert len(tree) == 11
+
+
+def test_the_length_of_a_tree_that_is_not_stored_follows_its_changes() -> None:
+    tree = tree_of(*range(50))
+    assert len(tree) == 50
+    del tree[7]
+    assert len(tree) == 49
