@@ -10,7 +10,8 @@ from durus.address import wait_for_server
 README = Path(__file__).resolve().parent.parent.parent / "README.md"
 
 
-PROGRAMS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+TEXT = README.read_text(encoding="utf-8")
+ONE_PROCESS, GOES_ON, MANY_PROCESSES, THREADS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 
 
 def run(program: str, folder: Path) -> str:
@@ -24,18 +25,21 @@ def run(program: str, folder: Path) -> str:
 
 
 def test_the_program_for_one_process_prints_what_it_says(tmp_path: Path) -> None:
-    assert run(PROGRAMS[0], tmp_path) == "Ann\n"
+    assert run(ONE_PROCESS, tmp_path) == "Ann\n"
     assert (tmp_path / "people.durus").exists()
 
 
+def test_the_program_goes_on_with_a_btree(tmp_path: Path) -> None:
+    assert run(ONE_PROCESS + GOES_ON, tmp_path) == "Ann\n['Ann']\n"
+
+
 def test_the_program_for_many_processes_prints_what_it_says(tmp_path: Path) -> None:
-    assert "ClientStorage()" in PROGRAMS[1]
     server = subprocess.Popen(
         [sys.executable, "-m", "durus", "-s", "--address", "socket"], cwd=tmp_path, stderr=subprocess.DEVNULL
     )
     try:
         wait_for_server(address=str(tmp_path / "socket"), maxtries=300, sleeptime=0.1)
-        program = PROGRAMS[1].replace("ClientStorage()", 'ClientStorage(address="socket")')
+        program = MANY_PROCESSES.replace("ClientStorage()", 'ClientStorage(address="socket")')
         assert run(program, tmp_path) == "1\n"
         assert run(program, tmp_path) == "2\n"
     finally:
@@ -44,5 +48,4 @@ def test_the_program_for_many_processes_prints_what_it_says(tmp_path: Path) -> N
 
 
 def test_the_program_for_threads_runs(tmp_path: Path) -> None:
-    assert "SharedStorage" in PROGRAMS[2]
-    assert run(PROGRAMS[2], tmp_path) == ""
+    assert run(THREADS, tmp_path) == ""
