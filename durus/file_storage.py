@@ -22,7 +22,7 @@ from durus.oid import oid_from_int
 from durus.progress import Progress
 from durus.shelf.as_of_now import as_of_now
 from durus.shelf.pack import ShelfPacker
-from durus.shelf.shelf import EMPTY_FILE, PreparedTransaction, Shelf
+from durus.shelf.shelf import EMPTY_FILE, PreparedTransaction, Shelf, is_unfinished_creation
 from durus.storage import (
     NOTHING_TO_DO,
     CollectingStorage,
@@ -105,7 +105,7 @@ class FileStorage(CollectingStorage):
     def _open_readonly(self) -> Shelf:
         file = self._file_system.open(self._path, "read")
         with _closing_on_error(file):
-            if _is_unfinished_creation(file):
+            if is_unfinished_creation(file):
                 raise FormatError(f"{self._path}: the file is empty; open it for writing once to make it a database")
             shelf = Shelf(as_of_now(file))
         if shelf.tail is not None:
@@ -120,7 +120,7 @@ class FileStorage(CollectingStorage):
     def _open_for_writing(self, repair: bool) -> Shelf:
         file = self._open_locked()
         with _closing_on_error(file):
-            if _is_unfinished_creation(file):
+            if is_unfinished_creation(file):
                 file.truncate(0)
                 file.append(EMPTY_FILE)
             shelf = Shelf(file)
@@ -377,12 +377,6 @@ class FileStorage(CollectingStorage):
 def TempFileStorage() -> FileStorage:
     """Return a FileStorage on a temporary file, which is gone when it is closed."""
     return FileStorage()
-
-
-def _is_unfinished_creation(file: File) -> bool:
-    """Tell if the file is empty, or was left by a creation that did not come to its end. [SHELF-3]"""
-    size = file.size()
-    return size < len(EMPTY_FILE) and file.read_at(0, size) == EMPTY_FILE[:size]
 
 
 @contextlib.contextmanager

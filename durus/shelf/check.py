@@ -16,7 +16,7 @@ from durus.shelf.as_of_now import as_of_now
 from durus.shelf.layout import BASE_START, ENTRY_HEAD, SEAL_OID, SEAL_SIZE, U64, parse_seal
 from durus.shelf.offset_map import OffsetMap
 from durus.shelf.scan import ForwardReader, Transaction, Unsound, scan_entries, scan_transactions
-from durus.shelf.shelf import EMPTY_FILE, checksum_of, open_base, read_entry
+from durus.shelf.shelf import checksum_of, is_unfinished_creation, open_base, read_entry
 from durus.stand_in import read_contents
 
 _WORDS_START = 24
@@ -57,7 +57,7 @@ class Check:
 
     def findings(self) -> Iterator[Finding]:
         """Yield all findings, in the order in which they are met. FormatError if it is no SHELF-1 file."""
-        if self.size < len(EMPTY_FILE) and self._file.read_at(0, self.size) == EMPTY_FILE[: self.size]:
+        if is_unfinished_creation(self._file):
             problem = "the file was made and nothing put into it yet; opening it for writing makes it a database"
             yield Finding(self.size, None, problem)
             return

@@ -116,6 +116,15 @@ class PreparedTransaction:
         self.checksum = checksum
 
 
+def is_unfinished_creation(file: File) -> bool:
+    """Tell if the file is empty, or was left by a creation that did not come to its end. [SHELF-3]"""
+    size = file.size()
+    if size > len(EMPTY_FILE):
+        return False
+    data = file.read_at(0, size)
+    return data != EMPTY_FILE and data in (EMPTY_FILE[:size], bytes(size))
+
+
 def read_entry(file: File, end: int, oid: bytes, offset: int) -> bytes:
     """Return the record in the entry of `oid` at `offset`, of a file whose sound part ends at `end`."""
     data = file.read_at(offset, _FIRST_READ)
