@@ -16,7 +16,7 @@ from typing import Literal, Protocol
 from durus.error import FileError, LockedError
 
 Mode = Literal["read", "write", "new"]
-"""How to open: read only; to append, made if it is not there; to append, emptied first."""
+"""How to open: read only; to append, made if it is not there; to append, and it must not be there yet."""
 
 
 class File(Protocol):
@@ -88,7 +88,7 @@ class OperatingSystemFile:
         flags = {
             "read": os.O_RDONLY,
             "write": os.O_RDWR | os.O_CREAT,
-            "new": os.O_RDWR | os.O_CREAT | os.O_TRUNC,
+            "new": os.O_RDWR | os.O_CREAT | os.O_EXCL,
         }[mode]
         self._fd = -1
         self.path = path

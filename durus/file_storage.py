@@ -319,6 +319,8 @@ class FileStorage(CollectingStorage):
             self._is_packing = False
 
     def _pack_into(self, shelf: Shelf, new_path: str) -> Generator[Progress, None, None]:
+        # After a crash a left-over of this name can be a second name of the database itself. [SHELF-39]
+        self._remove_left_over(new_path)
         new_file = self._file_system.open(new_path, "new")
         try:
             new_file.lock()
@@ -351,6 +353,10 @@ class FileStorage(CollectingStorage):
             self._failure = str(error)
             raise
 
+    def _remove_left_over(self, path: str) -> None:
+        if self._file_system.exists(path):
+            self._file_system.remove(path)
+
     def _remove(self, path: str) -> None:
         """Remove a file that is of no use after an error; it is no second error if that fails."""
         with contextlib.suppress(FileError):
@@ -359,7 +365,8 @@ class FileStorage(CollectingStorage):
     def _keep_old_file(self) -> None:
         """Give the file a second name that ends in .prepack. [SHELF-37]"""
         prepack = self._path + ".prepack"
-        link = self._unused_name(prepack + ".new")
+        link = prepack + ".new"
+        self._remove_left_over(link)
         if self._file_system.link(self._path, link):
             try:
                 self._file_system.replace(link, prepack)
