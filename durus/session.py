@@ -6,7 +6,7 @@ takes time is handed to the caller (Core.begin_write), and what has to wait gets
 """
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import NamedTuple
 
 from durus.error import DurusError, ProtocolError, TransactionError, WriteConflictError
@@ -121,7 +121,7 @@ class Core:
 
     # Packing
 
-    def gen_pack(self) -> Iterator[Progress]:
+    def gen_pack(self) -> Generator[Progress, None, None]:
         """Pack in steps; at the end what it removed is invalid for all clients. [TXN-25]
 
         No step is done while commits are being written: they count neither as stored nor as not.

@@ -131,15 +131,19 @@ class SharedStorageClient(CollectingStorage):
     def get_packer(self) -> Iterator[Progress]:
         """Return an iterator that packs the storage below, between whose steps all its clients go on."""
         steps = self._core.gen_pack()
-        while True:
+        try:
+            while True:
+                with self._changed:
+                    self._open_session()
+                    try:
+                        progress = next(steps)
+                    except StopIteration:
+                        return
+                time.sleep(0)  # or this thread would take the lock again before another can
+                yield progress
+        finally:
             with self._changed:
-                self._open_session()
-                try:
-                    progress = next(steps)
-                except StopIteration:
-                    return
-            time.sleep(0)  # or this thread would take the lock again before another can
-            yield progress
+                steps.close()
 
     def close(self) -> None:
         with self._changed:
