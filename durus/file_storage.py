@@ -120,7 +120,8 @@ class FileStorage(CollectingStorage):
     def _open_for_writing(self, repair: bool) -> Shelf:
         file = self._open_locked()
         with _closing_on_error(file):
-            if is_unfinished_creation(file):
+            is_new = is_unfinished_creation(file)
+            if is_new:
                 file.truncate(0)
                 file.append(EMPTY_FILE)
             shelf = Shelf(file)
@@ -129,7 +130,12 @@ class FileStorage(CollectingStorage):
                     raise shelf.tail
                 self._cut_tail(shelf)
             # What a process that was killed wrote may be in the cache only. [SHELF-22]
-            file.sync()
+            try:
+                file.sync()
+            except BaseException:
+                if is_new:  # or who opens it next finds it whole, though it may never come to the disk [SHELF-22]
+                    file.truncate(0)
+                raise
             self._file_system.sync_directory(self._path)
         return shelf
 
@@ -152,9 +158,12 @@ class FileStorage(CollectingStorage):
             for offset in range(shelf.end, size, 1 << 20):
                 kept.append(shelf.file.read_at(offset, min(1 << 20, size - offset)))
             kept.sync()
+            self._file_system.sync_directory(kept_path)
+        except BaseException:
+            self._remove(kept_path)
+            raise
         finally:
             kept.close()
-        self._file_system.sync_directory(kept_path)
         shelf.file.truncate(shelf.end)
         warnings.warn(
             f"{self._path}: the last {size - shelf.end} bytes were not a whole transaction; "
@@ -258,10 +267,14 @@ class FileStorage(CollectingStorage):
                 raise
 
     def _undo_append(self, shelf: Shelf, error: BaseException) -> None:
+        """Cut off what an append that failed has written, so that no crash brings it back. [SHELF-20]"""
         try:
             shelf.file.truncate(shelf.end)
-        except FileError as second:
+            shelf.file.sync()
+        except BaseException as second:
             self._failure = f"{error}, and then {second}"
+            if not isinstance(second, FileError):
+                raise
 
     def sync(self) -> list[bytes]:
         removed, self._removed = self._removed, []
@@ -333,9 +346,12 @@ class FileStorage(CollectingStorage):
             new_shelf = Shelf(new_file, packer.base_checksum)
             self._keep_old_file()
             self._file_system.replace(new_path, self._path)
-        except BaseException:
-            new_file.close()
-            self._remove(new_path)
+        except BaseException as error:
+            try:
+                self._give_up_if_replaced(shelf, error)
+            finally:
+                new_file.close()
+                self._remove(new_path)
             raise
         new_file.path = self._path
         self._shelf = new_shelf
@@ -349,9 +365,18 @@ class FileStorage(CollectingStorage):
         shelf.file.close()
         try:
             self._file_system.sync_directory(self._path)
-        except FileError as error:
-            self._failure = str(error)
+        except BaseException as error:
+            self._failure = str(error) or repr(error)
             raise
+
+    def _give_up_if_replaced(self, shelf: Shelf, error: BaseException) -> None:
+        """Take no more commits if the new file had the name when an interrupt came: they would go into the old one."""
+        has_its_name = False
+        try:
+            has_its_name = shelf.file.has_its_name()
+        finally:
+            if not has_its_name:
+                self._failure = f"{error!r}, while a pack replaced the file"
 
     def _remove_left_over(self, path: str) -> None:
         if self._file_system.exists(path):
