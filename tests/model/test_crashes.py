@@ -1,0 +1,115 @@
+"""Crashes and faults of the disk at every operation of short histories, and at some of longer ones.
+
+What is promised, and how much of it a longer run tries: spec/testing.md. More of the same: python -m tests.model.deep.
+"""
+
+import random
+
+import pytest
+
+from tests.model import crashes, faults
+from tests.model.histories import (
+    BEGINNINGS,
+    EMPTY,
+    PATH,
+    ROOT,
+    SCRIPTS,
+    Beginning,
+    History,
+    Item,
+    begin,
+    read_storage,
+    small_steps,
+)
+from tests.model.simulated_files import Disk
+
+
+@pytest.mark.spec(
+    "TXN-5", "SHELF-3", "SHELF-18", "SHELF-22", "SHELF-24", "SHELF-26", "SHELF-28", "SHELF-36", "SHELF-39"
+)
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_crash_at_any_operation_leaves_a_state_between_acknowledged_and_attempted(script: str) -> None:
+    figures = crashes.crash_everywhere(script, seed=1, most=12)
+    assert figures["crashes"] > 50
+    assert figures["repairs"] > 0
+
+
+@pytest.mark.spec("TXN-5", "SHELF-18", "SHELF-35", "SHELF-36")
+@pytest.mark.parametrize("seed", range(3))
+def test_crash_at_some_operations_of_a_longer_history(seed: int) -> None:
+    assert crashes.crash_by_chance(seed, length=8)["crashes"] > 20
+
+
+@pytest.mark.spec("TXN-6", "TXN-9", "SHELF-20", "SHELF-22", "SHELF-36")
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_fault_at_any_operation_is_reported_and_loses_nothing(script: str) -> None:
+    assert faults.fail_everywhere(script, seed=1, share=0.15)["faults"] > 8
+
+
+@pytest.mark.spec("SHELF-18", "SHELF-22")
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_killing_the_process_loses_nothing_acknowledged_without_any_sync(script: str) -> None:
+    assert faults.kill_everywhere(script, seed=1)["kills"] > 10
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_one_seed_is_one_run(seed: int) -> None:
+    assert crashes.crash_by_chance(seed, length=3) == crashes.crash_by_chance(seed, length=3)
+
+
+@pytest.mark.parametrize("beginning", BEGINNINGS)
+def test_state_that_a_history_begins_with_is_what_the_file_shows(beginning: Beginning) -> None:
+    disk = Disk()
+    state = begin(disk, beginning)
+    with small_steps():
+        history = History(disk, random.Random(0), state, is_shared=False)
+        history.open()
+        assert history.storage is not None
+        assert read_storage(history.storage) == state
+        history.close()
+
+
+def recover(disk: Disk, *texts: bytes) -> None:
+    """Recover a file from a crash that may have left the root with one of these texts."""
+    states = [{ROOT: Item(text, ())} if text else EMPTY for text in texts]
+    with small_steps():
+        crashes.recover(disk, states, True, random.Random(0), 1)
+
+
+@pytest.fixture
+def disk() -> Disk:
+    """Return a disk with a database whose root holds `now`."""
+    disk = Disk()
+    with small_steps():
+        history = History(disk, random.Random(0), EMPTY, is_shared=False)
+        root = history.opened().get_root()
+        root["text"], root["links"] = b"now", []
+        history.opened().commit()
+        history.close()
+    return disk
+
+
+def test_recovery_takes_each_state_that_is_allowed(disk: Disk) -> None:
+    recover(disk.after_kill(), b"before", b"now")
+    recover(disk.after_kill(), b"now", b"after")
+
+
+@pytest.mark.parametrize("texts", [(b"",), (b"before",), (b"later", b"latest")])
+def test_recovery_tells_of_another_state(disk: Disk, texts: tuple[bytes, ...]) -> None:
+    with pytest.raises(crashes.Violation, match="the state is"):
+        recover(disk, *texts)
+
+
+def test_recovery_tells_of_a_file_that_is_gone(disk: Disk) -> None:
+    disk.process().remove(PATH)
+    with pytest.raises(crashes.Violation, match="no file"):
+        recover(disk, b"now")
+
+
+def test_recovery_tells_of_what_the_check_finds(disk: Disk) -> None:
+    dangling = b"\x80\x02cdurus.persistent\nPersistent\n.\x80\x02}."
+    entry = bytes(7) + b"\x09" + len(dangling).to_bytes(4, "big") + dangling + (77).to_bytes(8, "big")
+    entry = (8 + 8 + len(entry) - 8).to_bytes(8, "big") + bytes(7) + b"\x09" + entry
+    disk.put(PATH, disk.contents()[PATH] + len(entry).to_bytes(8, "big") + entry)
+    with pytest.raises(crashes.Violation, match="the check finds"):
+        recover(disk, b"now")
