@@ -326,13 +326,13 @@ class Session:
         check_record(oid, record)
         if oid in self._staged:
             raise ProtocolError(f"a commit has two records of oid {format_oid(oid)}")
-        if self._core.has_record(oid):
-            if oid == ROOT_OID and self._was_given(oid):
+        if oid == ROOT_OID and self._was_given(oid):
+            if self._core.has_record(oid):
                 self._conflicts.add(oid)  # another client was first to make the root [TXN-24]
-        elif oid in self.invalid:
+        elif not (self._was_given(oid) or self._core.storage.has_record(oid)):
+            if oid not in self.invalid:
+                raise ProtocolError(f"a commit of oid {format_oid(oid)}, which was not given to this client")
             self._conflicts.add(oid)  # a pack removed it since this client got its turn [TXN-25]
-        elif not self._was_given(oid):
-            raise ProtocolError(f"a commit of oid {format_oid(oid)}, which was not given to this client")
 
     def commit(self, records: dict[bytes, bytes], done: Done) -> None:
         """Commit these records and those that store() took; `done` is called with the outcome.
@@ -347,7 +347,7 @@ class Session:
         self._forget_root()
         if staged and not conflicts:
             self._core._take(_Ready(self, staged, done))
-        self.give_up_commit()
+        self._end_commit()
         if conflicts:
             done(WriteConflictError(sorted(conflicts)))
         elif not staged:
@@ -364,6 +364,11 @@ class Session:
 
     def give_up_commit(self) -> None:
         """Ask no longer for the turn to commit, or give it up."""
+        if self._core.turn is self:
+            self._forget_root()
+        self._end_commit()
+
+    def _end_commit(self) -> None:
         self._staged, self._unresolved, self._conflicts = {}, set(), set()
         self._core._give_up_turn(self)
 

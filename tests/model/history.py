@@ -201,7 +201,7 @@ def _seen_by(each: Transaction) -> Iterator[Id]:
 
 
 def _on_cycles(graph: dict[_Node, list[_Node]], nodes: set[_Node]) -> set[_Node]:
-    """Return what is left of the nodes without those that no node leads to, and then without those that lead to none."""
+    """Return the nodes without those that no node leads to, nor any cycle, and then those that lead to none."""
     left = _without_sources(graph, nodes)
     reverse: dict[_Node, list[_Node]] = {node: [] for node in left}
     for node in left:

@@ -32,7 +32,9 @@ def cycles(*history: Transaction) -> list[Anomaly]:
 
 def test_nothing_and_a_chain_of_updates_are_clean() -> None:
     assert kinds() == set()
-    history = [transaction((1, n), writes={"x": (1, n - 1) if n > 1 else INITIAL}, time=(n, n + 0.5)) for n in (1, 2, 3)]
+    history = [
+        transaction((1, n), writes={"x": (1, n - 1) if n > 1 else INITIAL}, time=(n, n + 0.5)) for n in (1, 2, 3)
+    ]
     assert kinds(*history, transaction(B, {"x": (1, 3)}, time=(9, 10))) == set()
 
 

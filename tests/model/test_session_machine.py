@@ -217,6 +217,11 @@ class History:
         self.queue.append(client)
         self.pass_turn()
 
+    def give_up(self, client: Client) -> None:
+        if client.turn is not None:
+            self.note_root(client)
+        self.leave(client)
+
     def leave(self, client: Client) -> None:
         client.turn, client.staged, client.conflicts = None, {}, set()
         if client in self.queue:
@@ -234,7 +239,7 @@ class History:
     def is_refused(self, client: Client, oid: bytes) -> bool:
         """Tell if no honest client gives a record of this oid now."""
         assert client.turn is not None
-        known = self.existing() | client.given | self.removed(since=client.turn)
+        known = self.records().keys() | client.given | self.removed(since=client.turn)
         return oid not in known or oid in client.staged
 
     def stage(self, client: Client, records: Records) -> None:
@@ -570,14 +575,12 @@ class SessionMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.history.queue)
     @rule(pick=picks, by_giving_nothing=st.booleans())
     def give_up(self, pick: int, by_giving_nothing: bool) -> None:
-        """Give up a commit; who was not told of its outcome aborts, and so syncs."""
         client = choose(self.history.queue, pick)
         if by_giving_nothing and client.turn is not None and not client.staged:
             self.give(client, {})
         else:
-            self.history.leave(client)
+            self.history.give_up(client)
             client.session.give_up_commit()
-            self.sync_client(client)
 
     @precondition(lambda self: any(each.commit for each in self.clients))
     @rule(pick=picks)
@@ -606,7 +609,7 @@ class SessionMachine(RuleBasedStateMachine):
                 self.the_storage_has_what_is_durable()
 
         if any(history.is_refused(client, oid) for oid in records):
-            history.leave(client)
+            history.give_up(client)
             with pytest.raises(ProtocolError):
                 client.session.commit(data, done)
             assert told == []
@@ -633,7 +636,7 @@ class SessionMachine(RuleBasedStateMachine):
             "half a reference": {oid: pack_record(oid, b"data", b"half")},
         }[flaw]
         told: list[Outcome] = []
-        self.history.leave(client)
+        self.history.give_up(client)
         with pytest.raises(RecordError):
             client.session.commit(records, told.append)
         assert told == []

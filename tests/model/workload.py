@@ -106,9 +106,7 @@ class Client:
             error = failure
         except DurusError as failure:
             outcome, error = "aborted", failure
-        self._note(
-            Transaction(work.id, self._began, time.monotonic(), outcome, list(work.reads.items()), work.writes)
-        )
+        self._note(Transaction(work.id, self._began, time.monotonic(), outcome, list(work.reads.items()), work.writes))
         if isinstance(error, DisconnectedError):
             raise error
         if outcome != "committed":

@@ -99,7 +99,7 @@ def test_a_failed_write_is_told_to_all_whose_commits_were_in_it(core: Core, monk
     oids = one.new_oids(2)
     first, second = Attempt(one), Attempt(two)
     first.give(record(oids[0]), record(oids[1]))
-    second.give(record(oids[1], data=b"more"))
+    second.give(record(*two.new_oids(1), oids[1]))
     error = DurusError("the disk is gone")
     with monkeypatch.context() as broken:
         broken.setattr(core.storage, "conclude", lambda records: NOTHING_TO_DO)
@@ -135,6 +135,41 @@ def test_the_root_is_of_who_commits_it_first(core: Core) -> None:
     store(core, second, record(ROOT_OID, data=b"it knows of the root now"))
     third.sync()
     store(core, third, record(ROOT_OID, data=b"so does this"))
+
+
+@pytest.mark.spec("TXN-24")
+def test_an_oid_is_nobody_elses_while_its_first_record_is_on_its_way(
+    core: Core, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner, thief = core.connect(), core.connect()
+    store(core, owner, record(*owner.new_oids(1)))
+    (oid,) = owner.new_oids(1)
+    first = Attempt(owner)
+    first.give(record(oid))
+    with pytest.raises(ProtocolError, match="oid 1, which was not given"):
+        Attempt(thief).give(record(oid))
+    monkeypatch.setattr(core.storage, "conclude", lambda records: NOTHING_TO_DO)
+    core.begin_write().finish(DurusError("the disk is gone"))
+    assert not core.has_ready_commits
+    assert not core.has_record(oid)
+
+
+@pytest.mark.spec("TXN-24")
+def test_who_gives_up_a_commit_knows_of_the_root_if_it_had_its_turn(core: Core) -> None:
+    first, second, third = core.connect(), core.connect(), core.connect()
+    assert first.new_oids(1) == second.new_oids(1) == third.new_oids(1) == [ROOT_OID]
+    given = Attempt(first)
+    waiting = Attempt(third)
+    third.give_up_commit()
+    given.give(record(ROOT_OID))
+    write_all(core)
+    assert waiting.invalid is None
+    Attempt(second)
+    second.give_up_commit()
+    store(core, second, record(ROOT_OID, data=b"it knows of the root now"))
+    late = Attempt(third)
+    late.give(record(ROOT_OID, data=b"late"))
+    assert isinstance(late.outcomes[0], WriteConflictError)
 
 
 @pytest.mark.spec("TXN-25")
