@@ -122,7 +122,7 @@ def test_a_class_is_renamed_by_the_script_of_the_faq(file: Path, modules: tuple[
     with Connection(str(file)) as connection:
         for obj in gen_every_instance(connection, old.Order):
             obj._p_note_change()
-        touch_every_reference("Order")
+        touch_every_reference(connection, "Order")
         connection.commit()
     del sys.modules[OLD]
     assert classes_in(file) == {"order": f"{NEW}.Order", "line": f"{NEW}.Order.Line", "item": f"{OLD}.Item"}
