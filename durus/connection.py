@@ -8,6 +8,7 @@ from typing import TypeVar
 from weakref import WeakSet
 
 from durus.cache import Cache
+from durus.contents import split_data
 from durus.error import DurusKeyError, ReadConflictError, StateError, TransactionError, WriteConflictError
 from durus.file_storage import FileStorage
 from durus.oid import ROOT_OID, format_oid, oid_from_int
@@ -15,7 +16,6 @@ from durus.persistent import SAVED, ConnectionBase, PersistentBase, PersistentOb
 from durus.persistent_dict import PersistentDict
 from durus.record import split_oids, unpack_record
 from durus.serialize import ObjectReader, ObjectWriter
-from durus.stand_in import split_data
 from durus.storage import Storage
 
 T = TypeVar("T")

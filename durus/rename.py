@@ -3,12 +3,12 @@
 from collections import Counter
 from collections.abc import Iterator
 
+from durus.contents import read_contents
 from durus.error import DurusError, RecordError
 from durus.oid import format_oid
 from durus.progress import Progress
 from durus.record import pack_record, unpack_record
 from durus.rewrite import Rename, rename_classes
-from durus.stand_in import read_contents
 from durus.storage import Storage
 
 _STEP_RECORDS = 100

@@ -5,6 +5,7 @@ import pkgutil
 import sys
 from collections import Counter
 
+from durus.contents import read_contents
 from durus.error import RecordError
 from durus.file import OperatingSystem
 from durus.oid import ROOT_OID, format_oid
@@ -13,7 +14,6 @@ from durus.shelf.as_of_now import as_of_now
 from durus.shelf.layout import BASE_START, ENTRY_FRAME_SIZE, SEAL_SIZE, U64
 from durus.shelf.scan import scan_transactions
 from durus.shelf.shelf import Shelf, checksum_of
-from durus.stand_in import read_contents
 
 _MOST_OIDS = 100
 """How many broken objects of one class are named."""

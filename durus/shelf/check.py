@@ -1,12 +1,13 @@
 """Looking for all faults of a SHELF-1 file, and going on behind each where that can be done.
 
-What is sound is decided by scan.py, offset_map.py and stand_in.py; here is only the going through.
+What is sound is decided by scan.py, offset_map.py and contents.py; here is only the going through.
 Nothing is written, no lock is taken, and what others append meanwhile is left alone.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from durus.contents import read_contents
 from durus.error import DamageError, RecordError, UnsoundTailError
 from durus.file import File
 from durus.oid import ROOT_OID, format_oid, oid_from_int, oid_to_int
@@ -17,7 +18,6 @@ from durus.shelf.layout import BASE_START, ENTRY_HEAD, SEAL_OID, SEAL_SIZE, U64,
 from durus.shelf.offset_map import OffsetMap
 from durus.shelf.scan import ForwardReader, Transaction, Unsound, scan_entries, scan_transactions
 from durus.shelf.shelf import checksum_of, is_unfinished_creation, open_base, read_entry
-from durus.stand_in import read_contents
 
 _WORDS_START = 24
 """Where in an offset map its words start."""
@@ -181,7 +181,7 @@ class Check:
                 continue
             stored = split_oids(refs)
             try:
-                used = set(read_contents(data).references) - {oid}
+                used = read_contents(data).refs - {oid}
             except RecordError as error:
                 yield Finding(offset, oid, str(error))
             else:

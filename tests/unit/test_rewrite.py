@@ -203,8 +203,8 @@ def test_names_of_records_that_4_3_and_python_2_wrote() -> None:
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        (b"\x80\x02cshop.old\nOrder\n.", "can't name the nested class 'Outer.Offer'"),
-        (b"\x80\x02\x82\x01.", "can't be read"),
+        (b"\x80\x02cshop.old\nOrder\n.", "can't name 'Outer.Offer', a nested class"),
+        (b"\x80\x02\x82\x01.", "EXT1"),
         (b"\x80\x04]\x94(C\x08\0\0\0\0\0\0\0\x05cshop.old\nOrder\n\x86\x940h\x01Qe.", "can't be changed"),
         (b"\x80\x04N", "can't be read"),
         (b"", "can't be read"),

@@ -1,0 +1,65 @@
+"""What the data of a record says, as far as it can be told without its classes. For checks, lists and tools."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from durus.error import RecordError
+from durus.pickle_machine import Name, PickleMachine
+from durus.record import parse_class_pickle
+from durus.serialize import decompress_state
+
+
+class Contents(NamedTuple):
+    """The two pickles of a record, read up to their ends."""
+
+    machine: PickleMachine
+    state_start: int
+    """Where in the pickles of the machine the one of the state begins."""
+    class_name: str
+    """Module and qualified name, with a dot between."""
+
+    @property
+    def refs(self) -> set[bytes]:
+        """The oids that the state refers to."""
+        return {reference.oid for reference in self.machine.references}
+
+
+def split_data(data: bytes) -> tuple[bytes, bytes]:
+    """Return the class pickle and the state pickle, decompressed, in `data` of a record.
+
+    RecordError if it does not start with a pickle.
+    """
+    known = parse_class_pickle(data)
+    if known is not None:
+        end = known.end
+    else:
+        machine = PickleMachine(data)
+        with _as_record_error():
+            machine.load()
+        end = machine.position
+    return data[:end], decompress_state(data[end:])
+
+
+def read_contents(data: bytes) -> Contents:
+    """Return what `data` of a record says; RecordError if it can't be read."""
+    class_pickle, state_pickle = split_data(data)
+    machine = PickleMachine(class_pickle + state_pickle)
+    with _as_record_error():
+        cls = machine.load()
+        if not isinstance(cls, Name):
+            raise RecordError("its data names something else where a class must stand")
+        machine.load()
+    if machine.position < len(machine.pickles):
+        raise RecordError("its data goes on behind the state")
+    return Contents(machine, len(class_pickle), f"{cls.module}.{cls.qualname}")
+
+
+@contextlib.contextmanager
+def _as_record_error() -> Iterator[None]:
+    try:
+        yield
+    except RecordError:  # which is a ValueError
+        raise
+    except (IndexError, KeyError, ValueError) as error:  # what the bytes of no pickle make of the machine
+        raise RecordError(f"its data can't be read: {type(error).__name__}: {error}") from error

@@ -1,0 +1,278 @@
+"""Following the steps of pickles, without importing, making or running anything that they name.
+
+A pickle is a program for a stack machine, without jumps.  Its steps are followed for the sake of names, oids and
+references alone, and of the places where they are made; whatever else is on the stack is the same to it.  So nothing
+is built that a pickle could make large or slow: time and memory are in proportion to its length.
+"""
+
+import pickletools
+from collections.abc import Iterator
+from pickle import HIGHEST_PROTOCOL
+from typing import NamedTuple, TypeAlias
+
+from durus.error import RecordError
+
+_OID_SIZE = 8
+_ENCODED_OID_SIZE = 5 + 2 * _OID_SIZE
+"""The bytes of a BINUNICODE step that holds an oid, of at most two bytes a character."""
+
+_PROTO, _FRAME, _STOP, _MARK, _POP, _DUP = 0x80, 0x95, ord("."), ord("("), ord("0"), ord("2")
+_MEMOIZE, _TEXT_PUT, _TEXT_GET = 0x94, ord("p"), ord("g")
+GLOBAL, INST, STACK_GLOBAL = ord("c"), ord("i"), 0x93
+_UNICODE, _STRING, _BINARY_STRINGS = ord("V"), ord("S"), frozenset(b"TU")
+_REDUCE, _BINPERSID = ord("R"), ord("Q")
+_TUPLES = frozenset((0x85, 0x86, ord("t")))
+_PUTS = frozenset(b"pqr") | {_MEMOIZE}
+_GETS = frozenset(b"ghj")
+_REFUSED = {ord("P"): "PERSID", 0x82: "EXT1", 0x83: "EXT2", 0x84: "EXT4", 0x97: "NEXT_BUFFER", 0x98: "READONLY_BUFFER"}
+"""Steps that no reader of a record can do."""
+
+_BUILTINS = ("builtins", "__builtin__")
+
+
+class Step(NamedTuple):
+    """One operation, and its first and its last byte."""
+
+    code: int
+    start: int
+    end: int
+
+
+class Name(NamedTuple):
+    """What stands for a class or a function."""
+
+    module: str
+    qualname: str
+
+
+class Value(NamedTuple):
+    """Something on the stack: where the steps begin that make it, and what of it matters."""
+
+    start: int
+    known: "Known"
+
+
+Known: TypeAlias = Step | Name | bytes | tuple[Value, ...] | None
+"""The step that makes a text or bytes, a name, the bytes that a call makes, a short tuple; None for all else."""
+
+
+class Naming(NamedTuple):
+    """A step that names a class or a function, in a pickle of this protocol."""
+
+    step: Step
+    protocol: int
+    name: Name
+
+
+class Reference(NamedTuple):
+    """A reference, and the value that is its oid in the pair that is made for it."""
+
+    oid: bytes
+    oid_value: Value
+    class_start: int
+    is_made_here: bool
+    """The pair is made right ahead of its use, the oid first and the class behind it."""
+
+
+class _Kind(NamedTuple):
+    """What a step does to the stack, and how long its argument is."""
+
+    argument_size: int
+    """In bytes, or one of the negative numbers of pickletools."""
+    pops: int
+    """Behind what it pops up to the mark, if it does that."""
+    pops_to_mark: bool
+    pushes: int
+    is_text: bool
+    is_bytes: bool
+
+
+def _kind(opcode: pickletools.OpcodeInfo) -> _Kind:
+    pops_to_mark = pickletools.markobject in opcode.stack_before
+    pops = opcode.stack_before.index(pickletools.markobject) if pops_to_mark else len(opcode.stack_before)
+    size = opcode.arg.n if opcode.arg else 0
+    is_text = "UNICODE" in opcode.name or "STRING" in opcode.name
+    is_bytes = opcode.name in ("BINBYTES", "SHORT_BINBYTES", "BINBYTES8")
+    return _Kind(size, pops, pops_to_mark, len(opcode.stack_after), is_text, is_bytes)
+
+
+_KINDS = {ord(opcode.code): _kind(opcode) for opcode in pickletools.opcodes}
+
+_COUNT_SIZES = {
+    pickletools.TAKEN_FROM_ARGUMENT1: 1,
+    pickletools.TAKEN_FROM_ARGUMENT4: 4,
+    pickletools.TAKEN_FROM_ARGUMENT4U: 4,
+    pickletools.TAKEN_FROM_ARGUMENT8U: 8,
+}
+
+
+class PickleMachine:
+    """Goes through pickles that stand one behind the other and share a memo, as those of a record may."""
+
+    def __init__(self, pickles: bytes) -> None:
+        self.pickles = pickles
+        self.position = 0
+        """Where the next pickle begins."""
+        self.namings: list[Naming] = []
+        self.references: list[Reference] = []
+        self.frames: list[Step] = []
+        self.fetched: set[int] = set()
+        """The starts of the values that were taken from the memo."""
+        self._memo: dict[int, Value] = {}
+        self._stack: list[Value] = []
+        self._marks: list[tuple[int, int]] = []
+        """How high the stack was at each mark, and where its step stands."""
+        self._protocol = 0
+
+    def load(self) -> Known:
+        """Follow the next pickle to its end, and return what is known of its value.
+
+        RecordError if there is something that no record has; other errors if it is no pickle.
+        """
+        self._stack, self._marks, self._protocol = [], [], 0
+        for step in self._steps():
+            self._do(step)
+        if self._marks or len(self._stack) != 1:
+            raise RecordError("its pickle ends before it has made its value")
+        return self._stack[0].known
+
+    def _steps(self) -> Iterator[Step]:
+        code = None
+        while code != _STOP:
+            start, code = self.position, self.pickles[self.position]
+            self.position = self._end_of(code, start)
+            if self.position > len(self.pickles):
+                raise RecordError(f"its pickle ends inside the step at byte {start}")
+            yield Step(code, start, self.position)
+
+    def _end_of(self, code: int, start: int) -> int:
+        size = _KINDS[code].argument_size
+        if size >= 0:
+            return start + 1 + size
+        if size == pickletools.UP_TO_NEWLINE:
+            end = self.pickles.index(b"\n", start) + 1
+            return self.pickles.index(b"\n", end) + 1 if code in (GLOBAL, INST) else end
+        count_end = start + 1 + _COUNT_SIZES[size]
+        return count_end + int.from_bytes(self.pickles[start + 1 : count_end], "little")
+
+    def _do(self, step: Step) -> None:
+        code = step.code
+        if code in _PUTS:
+            self._memo[len(self._memo) if code == _MEMOIZE else self._memo_key(step)] = self._stack[-1]
+        elif code in _GETS:
+            value = self._memo[self._memo_key(step)]
+            self.fetched.add(value.start)
+            self._stack.append(Value(step.start, value.known))
+        elif code == _MARK:
+            self._marks.append((len(self._stack), step.start))
+        elif code == _POP and self._marks and self._marks[-1][0] == len(self._stack):
+            self._marks.pop()
+        elif code == _DUP:
+            self._stack.append(Value(step.start, self._stack[-1].known))
+        elif code == _FRAME:
+            self.frames.append(step)
+        elif code == _PROTO:
+            self._protocol = self.pickles[step.start + 1]
+            if self._protocol > HIGHEST_PROTOCOL:
+                raise RecordError(f"it has a pickle of protocol {self._protocol}")
+        elif code in _REFUSED:
+            raise RecordError(f"its data has a step that is of no use in a record: {_REFUSED[code]}")
+        elif code != _STOP:
+            self._replace(step)
+
+    def _memo_key(self, step: Step) -> int:
+        argument = self.pickles[step.start + 1 : step.end]
+        return int(argument) if step.code in (_TEXT_PUT, _TEXT_GET) else int.from_bytes(argument, "little")
+
+    def _replace(self, step: Step) -> None:
+        """Take from the stack what the step takes, and put there what it makes."""
+        kind = _KINDS[step.code]
+        start, taken = self._take(kind, step.start)
+        if kind.pushes:
+            self._stack.append(Value(start, self._made(step, kind, taken)))
+
+    def _take(self, kind: _Kind, start: int) -> tuple[int, list[Value]]:
+        stack = self._stack
+        taken: list[Value] = []
+        if kind.pops_to_mark:
+            height, start = self._marks.pop()
+            taken = stack[height:]
+            del stack[height:]
+        if kind.pops:
+            if len(stack) - kind.pops < (self._marks[-1][0] if self._marks else 0):
+                raise RecordError("its data takes more from the stack than is there")
+            taken = stack[-kind.pops :] + taken
+            del stack[-kind.pops :]
+            start = taken[0].start
+        return start, taken
+
+    def _made(self, step: Step, kind: _Kind, taken: list[Value]) -> Known:
+        """Return what is known of the value that a step makes of those that it takes."""
+        code = step.code
+        if kind.is_text:
+            self._text(step)
+        if kind.is_text or kind.is_bytes:
+            return step
+        if code in (GLOBAL, STACK_GLOBAL, INST):
+            name = self._name(step, taken)
+            self.namings.append(Naming(step, self._protocol, name))
+            return None if code == INST else name
+        if code in _TUPLES:
+            return tuple(taken) if len(taken) <= 2 else None
+        if code == _REDUCE and isinstance(taken[0].known, Name) and isinstance(taken[1].known, tuple):
+            return self._result(taken[0].known, taken[1].known)
+        if code == _BINPERSID:
+            self._refer(taken[0])
+        return None
+
+    def _name(self, step: Step, taken: list[Value]) -> Name:
+        if step.code == STACK_GLOBAL:
+            module, qualname = (self._text(value.known) for value in taken)
+        else:
+            module, qualname = self.pickles[step.start + 1 : step.end - 1].decode().split("\n")
+        return Name(module, qualname)
+
+    def _text(self, known: Known) -> str:
+        """Return the text that a step makes."""
+        if not (isinstance(known, Step) and _KINDS[known.code].is_text):
+            raise RecordError("its data has a class whose name is no text")
+        argument = self._argument(known)
+        if known.code == _UNICODE:
+            return argument[:-1].decode("raw-unicode-escape")
+        if known.code == _STRING:
+            return argument.strip()[1:-1].decode("latin-1")
+        if known.code in _BINARY_STRINGS:
+            return argument.decode("latin-1")
+        return argument.decode("utf-8", "surrogatepass")
+
+    def _argument(self, step: Step) -> bytes:
+        """Return the argument of a step, without its count."""
+        count_size = _COUNT_SIZES.get(_KINDS[step.code].argument_size, 0)
+        return self.pickles[step.start + 1 + count_size : step.end]
+
+    def _result(self, function: Name, arguments: tuple[Value, ...]) -> Known:
+        """Return what a call gives, where that can be the bytes of an oid, or a nested class."""
+        known = tuple(argument.known for argument in arguments)
+        match function, known:
+            # What pickles of protocol 2 call to make bytes.
+            case Name("_codecs", "encode"), (Step() as text, *_) if text.end - text.start <= _ENCODED_OID_SIZE:
+                return self._text(text).encode("latin-1")
+            # What they call for a nested class.
+            case Name(module, "getattr"), (Name() as owner, Step() as name) if module in _BUILTINS:
+                return Name(owner.module, f"{owner.qualname}.{self._text(name)}")
+        return None
+
+    def _refer(self, reference: Value) -> None:
+        match reference.known:
+            case (Value() as oid, Value(start, Name())):
+                oid_bytes = self._bytes(oid.known)
+                if oid_bytes is not None and len(oid_bytes) == _OID_SIZE:
+                    is_made_here = reference.start <= oid.start < start
+                    self.references.append(Reference(oid_bytes, oid, start, is_made_here))
+                    return
+        raise RecordError("a reference must be a pair of 8-byte oid and class, and one in its data is not")
+
+    def _bytes(self, known: Known) -> bytes | None:
+        if isinstance(known, Step) and _KINDS[known.code].is_bytes:
+            return self._argument(known)
+        return known if isinstance(known, bytes) else None
