@@ -411,13 +411,18 @@ class History:
         self.say("packed")
 
     def pack_in_steps(self) -> None:
-        """Pack with commits between the steps."""
-        connection = self.opened()
+        """Pack with commits between some of the steps."""
+        self._pack_with_commits(0.4)
+
+    def pack_with_a_commit_at_each_step(self) -> None:
+        self._pack_with_commits(1.0)
+
+    def _pack_with_commits(self, share: float) -> None:
+        packer: Any = self.opened().get_storage().get_packer()
         self.say("pack in steps")
-        packer: Any = connection.get_storage().get_packer()
         try:
             for _ in packer:
-                if self.chance.random() < 0.4:
+                if self.chance.random() < share:
                     self.commit()
         finally:
             packer.close()
@@ -444,7 +449,8 @@ STEPS: tuple[Step, ...] = (
     History.abort,
     History.commit_together,
     History.pack,
-    *(2 * (History.pack_in_steps,)),
+    History.pack_in_steps,
+    History.pack_with_a_commit_at_each_step,
     History.give_up_a_pack,
     History.reopen,
     History.restart,
@@ -455,6 +461,7 @@ SCRIPTS: dict[str, tuple[Beginning, bool, tuple[Step, ...]]] = {
     "commit": ("nothing", True, (History.commit, History.commit_of_the_other, History.commit_together)),
     "pack": ("nothing", False, (History.commit, History.commit, History.pack, History.commit)),
     "pack in steps": ("nothing", True, (History.commit, History.pack_in_steps, History.commit)),
+    "pack with commits": ("nothing", False, (History.commit, History.pack_with_a_commit_at_each_step, History.commit)),
     "pack twice": ("nothing", False, (History.commit, History.pack, History.commit, History.pack, History.reopen)),
     "restart": ("nothing", False, (History.commit, History.restart, History.commit, History.pack, History.restart)),
     "4.3": ("4.3", False, (History.open, History.commit, History.pack, History.commit)),

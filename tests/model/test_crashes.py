@@ -29,8 +29,8 @@ from tests.model.simulated_files import Disk
 )
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_crash_at_any_operation_leaves_a_state_between_acknowledged_and_attempted(script: str) -> None:
-    figures = crashes.crash_everywhere(script, seed=1, most=12)
-    assert figures["crashes"] > 50
+    figures = crashes.crash_everywhere(script, seed=1, most=6)
+    assert figures["crashes"] > 40
     assert figures["repairs"] > 0
 
 
@@ -43,7 +43,7 @@ def test_crash_at_some_operations_of_a_longer_history(seed: int) -> None:
 @pytest.mark.spec("TXN-6", "TXN-9", "SHELF-20", "SHELF-22", "SHELF-36")
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_fault_at_any_operation_is_reported_and_loses_nothing(script: str) -> None:
-    assert faults.fail_everywhere(script, seed=1, share=0.15)["faults"] > 8
+    assert faults.fail_everywhere(script, seed=1, share=0.1)["faults"] > 4
 
 
 @pytest.mark.spec("SHELF-18", "SHELF-22")

@@ -1,0 +1,218 @@
+"""Known-bad changes of the program, each with the test that must catch it.
+
+python -m tests.model.seeded_bugs          applies each to a copy of the program, and shows what the test says
+python -m tests.model.seeded_bugs NAME     one of them
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+class Change(NamedTuple):
+    """A piece of source that is replaced; it stands in the file exactly once."""
+
+    path: str
+    old: str
+    new: str
+
+
+class Bug(NamedTuple):
+    """What is broken, and the test (as pytest names it) that must fail then, and not otherwise."""
+
+    changes: tuple[Change, ...]
+    caught_by: str
+
+
+STORAGE = "durus/file_storage.py"
+SESSION = "durus/session.py"
+CRASH = "tests/model/test_crashes.py::test_crash_at_any_operation_leaves_a_state_between_acknowledged_and_attempted"
+SESSIONS_OVER_FILE = "tests/model/test_session_machine.py::TestOverFile"
+SESSIONS_OVER_MEMORY = "tests/model/test_session_machine.py::TestOverMemory"
+
+BUGS: dict[str, Bug] = {
+    "a commit is acknowledged before the fsync": Bug(
+        (
+            Change(
+                STORAGE,
+                'self._append(shelf, prepared.data, durable=self._durability == "fsync")',
+                "self._append(shelf, prepared.data, durable=False)",
+            ),
+        ),
+        f"{CRASH}[create]",
+    ),
+    "the directory is not synced after the replace of a pack": Bug(
+        (
+            Change(
+                STORAGE,
+                "            self._file_system.sync_directory(self._path)\n        except BaseException as error:",
+                "            pass\n        except BaseException as error:",
+            ),
+        ),
+        f"{CRASH}[pack]",
+    ),
+    "the directory of a new file is not synced": Bug(
+        (
+            Change(
+                STORAGE,
+                "            self._file_system.sync_directory(self._path)\n        return shelf",
+                "        return shelf",
+            ),
+        ),
+        f"{CRASH}[create]",
+    ),
+    "the length of a transaction is written first and patched afterwards": Bug(
+        (
+            Change(
+                STORAGE,
+                "        shelf.file.append(data)\n        if durable:",
+                "        shelf.file.append(bytes(8) + data[8:])\n"
+                "        shelf.file.truncate(shelf.file.size() - len(data))\n"
+                "        shelf.file.append(data)\n        if durable:",
+            ),
+        ),
+        "tests/unit/test_shelf.py::test_order_of_operations_of_open_and_commit",
+    ),
+    "a seal does not cover the length of its transaction": Bug(
+        (
+            Change(
+                "durus/shelf/layout.py", "crc32(body, crc32(head, checksum))", "crc32(body, checksum)  # not the head"
+            ),
+            Change(
+                "durus/shelf/scan.py",
+                "    reader.advance(U64.size)\n    entries, seal",
+                "    before = reader.checksum\n    reader.advance(U64.size)\n    reader.checksum = before\n"
+                "    entries, seal",
+            ),
+        ),
+        "tests/unit/test_shelf.py::test_bytes_of_a_first_commit",
+    ),
+    "a pack misses the commits that were made behind its last step": Bug(
+        (
+            Change(
+                "durus/shelf/pack.py",
+                "        for _ in self._follow():\n            pass\n        self._target.sync()",
+                "        self._target.sync()",
+            ),
+        ),
+        f"{CRASH}[pack with commits]",
+    ),
+    "an oid is handed out twice": Bug(
+        (
+            Change(
+                STORAGE,
+                "self._next_oid = max(self._next_oid, new_shelf.map.count)",
+                "self._next_oid = new_shelf.map.count",
+            ),
+        ),
+        SESSIONS_OVER_FILE,
+    ),
+    "what an append that failed has written is cut off, but not durably": Bug(
+        (
+            Change(
+                STORAGE,
+                "shelf.file.truncate(shelf.end)\n            shelf.file.sync()",
+                "shelf.file.truncate(shelf.end)",
+            ),
+        ),
+        "tests/unit/test_crash_regressions.py::test_commit_that_was_interrupted_does_not_come_back_in_a_crash",
+    ),
+    "a write without a read is no access": Bug(
+        (
+            Change(
+                "durus/persistent.py",
+                '            _use(self, connection)\n        if get_slot(self, "_p_status") == SAVED:',
+                '            if get_slot(self, "_p_status") == GHOST:\n'
+                "                connection.load_state(self)\n"
+                '        if get_slot(self, "_p_status") == SAVED:',
+            ),
+        ),
+        "tests/model/test_clients_machine.py::TestClientsOfMemory",
+    ),
+    "the invalidation of a third client is lost": Bug(
+        (
+            Change(
+                SESSION,
+                "        for session in self._sessions:\n            if session is not writer:",
+                "        for session in list(self._sessions)[:2]:\n            if session is not writer:",
+            ),
+        ),
+        SESSIONS_OVER_MEMORY,
+    ),
+    "conflicts are looked for before the turn": Bug(
+        (
+            Change(
+                SESSION,
+                "        self._waiting_for_turn.append((session, granted))",
+                "        known = session._take_invalid()\n"
+                "        self._waiting_for_turn.append((session, lambda invalid: granted(known)))",
+            ),
+        ),
+        SESSIONS_OVER_MEMORY,
+    ),
+}
+
+
+def copy_program(folder: Path) -> None:
+    """Copy what the tests of the models need to an empty folder."""
+    ignore = shutil.ignore_patterns("__pycache__")
+    for name in "durus", "tests", "spec":
+        shutil.copytree(ROOT / name, folder / name, ignore=ignore)
+    shutil.copy(ROOT / "pyproject.toml", folder)
+
+
+def apply(bug: Bug, folder: Path) -> None:
+    """Change the program in the folder; ValueError if the source that is to be replaced is not there."""
+    for change in bug.changes:
+        path = folder / change.path
+        source = path.read_text(encoding="utf-8")
+        if source.count(change.old) != 1:
+            raise ValueError(f"{change.path}: this stands there {source.count(change.old)} times: {change.old!r}")
+        path.write_text(source.replace(change.old, change.new), encoding="utf-8")
+
+
+def run_test(test: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run one test on the program in the folder."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("COVERAGE_", "PYTEST_"))}
+    environment = {**kept, "PYTHONPATH": str(folder), "HYPOTHESIS_PROFILE": "first"}
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-x", "-q", "--tb=short", "-p", "no:cacheprovider", test],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+
+
+def output_with(name: str) -> tuple[int, str]:
+    """Return pytest's exit code and output of the test that must catch a bug, on a program that has the bug."""
+    bug = BUGS[name]
+    with tempfile.TemporaryDirectory(prefix="durus-bug-") as folder:
+        copy_program(Path(folder))
+        apply(bug, Path(folder))
+        result = run_test(bug.caught_by, Path(folder))
+    return result.returncode, result.stdout + result.stderr
+
+
+def main(names: list[str]) -> int:
+    missed = 0
+    for name in names or BUGS:
+        code, output = output_with(name)
+        last = [line for line in output.splitlines() if line.startswith("E ")][-1:] or output.splitlines()[-1:]
+        print(
+            f"{'caught' if code == 1 else 'MISSED'}: {name}\n    by {BUGS[name].caught_by}\n    {''.join(last)[:300]}"
+        )
+        missed += code != 1
+    return min(missed, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
