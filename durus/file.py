@@ -134,23 +134,22 @@ class OperatingSystemFile:
             _full_sync(self._fd)
 
     def lock(self) -> None:
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        with _naming("lock the file", self.path):
+            if _try_lock(self._fd):
+                return
             holder = _lock_holder(self._fd)
-            by = f"process {holder}" if holder else "another process"
-            if holder == os.getpid():
-                by = "this process already"
-            message = f"the file is in use by {by}; close it there, or open it with readonly=True"
-            raise LockedError(error.errno, message, self.path) from None
-        except OSError as error:
-            raise FileError(error.errno, f"cannot lock the file: {error.strerror}", self.path) from error
+        by = f"process {holder}" if holder else "another process"
+        if holder == os.getpid():
+            by = "this process already"
+        message = f"the file is in use by {by}; close it there, or open it with readonly=True"
+        raise LockedError(errno.EWOULDBLOCK, message, self.path)
 
     def has_its_name(self) -> bool:
-        try:
-            return os.path.samestat(os.fstat(self._fd), os.stat(self.path))
-        except FileNotFoundError:
-            return False
+        with _naming("look the file up by its name", self.path):
+            try:
+                return os.path.samestat(os.fstat(self._fd), os.stat(self.path))
+            except FileNotFoundError:
+                return False
 
     def copy_permissions(self, other: File) -> None:
         with _naming("set the permissions of the file", self.path):
@@ -212,6 +211,14 @@ def _full_sync(fd: int) -> None:
         os.fsync(fd)
     else:
         fcntl.fcntl(fd, full)
+
+
+def _try_lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _lock_holder(fd: int) -> int | None:
