@@ -97,6 +97,8 @@ def recover(disk: Disk, states: Sequence[State], must_exist: bool, chance: rando
         history.exists = must_exist
         disk.observer = watch
     shown = state_for_readers(disk, must_exist)
+    if not must_exist and holds_noise(disk):
+        disk.process().remove(PATH)
     state, was_torn = state_for_writers(disk)
     figures["repairs"] += was_torn
     if state not in states:
@@ -104,8 +106,9 @@ def recover(disk: Disk, states: Sequence[State], must_exist: bool, chance: rando
     if shown is not None and shown != state:
         raise Violation(f"readers are shown {shown}, but writers {state}")
     history.states = [state]
-    check(disk)
     packs = chance.random() < 0.3
+    if packs:
+        check(disk)  # of the file that the pack replaces; without a pack all is still there at the end
     for step in AFTER_A_CRASH_WITH_PACK if packs else AFTER_A_CRASH:
         step(history)
     history.close()
@@ -135,6 +138,17 @@ def state_for_readers(disk: Disk, must_exist: bool) -> State | None:
     state = read_storage(storage)
     storage.close()
     return state
+
+
+def holds_noise(disk: Disk) -> bool:
+    """Tell if there is a file with nothing of a database in it, which Durus will not touch."""
+    try:
+        FileStorage(PATH, file_system=disk.after_kill().process(), repair=True).close()
+    except DamageError:
+        return False
+    except FormatError:
+        return True
+    return False
 
 
 def state_for_writers(disk: Disk) -> tuple[State, bool]:

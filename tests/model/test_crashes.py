@@ -7,6 +7,7 @@ import random
 
 import pytest
 
+from durus.error import FormatError
 from tests.model import crashes, faults
 from tests.model.histories import (
     BEGINNINGS,
@@ -113,3 +114,12 @@ def test_recovery_tells_of_what_the_check_finds(disk: Disk) -> None:
     disk.put(PATH, disk.contents()[PATH] + len(entry).to_bytes(8, "big") + entry)
     with pytest.raises(crashes.Violation, match="the check finds"):
         recover(disk, b"now")
+
+
+def test_noise_in_place_of_a_database_that_was_never_opened_may_be_removed() -> None:
+    disk = Disk()
+    disk.put(PATH, b"whatever stood on this disk before")
+    with small_steps():
+        crashes.recover(disk.after_kill(), [EMPTY], False, random.Random(0), 1)
+        with pytest.raises(FormatError):
+            crashes.recover(disk.after_kill(), [EMPTY], True, random.Random(0), 1)
