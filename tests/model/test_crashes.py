@@ -4,10 +4,14 @@ What is promised, and how much of it a longer run tries: spec/testing.md. More o
 """
 
 import random
+from pathlib import Path
 
 import pytest
 
+from durus.connection import Connection
+from durus.convert import copy_to_file
 from durus.error import FormatError
+from durus.storage import MemoryStorage
 from tests.model import crashes, faults
 from tests.model.histories import (
     BEGINNINGS,
@@ -22,7 +26,7 @@ from tests.model.histories import (
     read_storage,
     small_steps,
 )
-from tests.model.simulated_files import Disk
+from tests.model.simulated_files import OLDEST, Disk, Operation, no_fault, outcomes
 
 
 @pytest.mark.spec(
@@ -123,3 +127,26 @@ def test_noise_in_place_of_a_database_that_was_never_opened_may_be_removed() -> 
         crashes.recover(disk.after_kill(), [EMPTY], False, random.Random(0), 1)
         with pytest.raises(FormatError):
             crashes.recover(disk.after_kill(), [EMPTY], True, random.Random(0), 1)
+
+
+@pytest.mark.spec("OBJ-44")
+def test_copy_of_a_database_has_its_name_only_when_it_is_whole(tmp_path: Path) -> None:
+    source = MemoryStorage()
+    with Connection(source) as connection:
+        connection.get_root()["text"] = random.Random(0).randbytes(3000)
+        connection.commit()
+    path = str(tmp_path / "copy")
+    disk = Disk()
+    found: set[bytes] = set()
+
+    def crash(operation: Operation) -> None:
+        for after in outcomes(disk, 50, random.Random(operation.number)):
+            found.add(after.contents().get(path, b""))
+
+    disk.observer = crash
+    with small_steps():
+        for _ in copy_to_file(source, path, file_system=disk.process()):
+            pass
+    disk.observer = no_fault
+    assert found == {b"", disk.contents()[path]}
+    assert disk.after_crash(OLDEST).contents() == {path: disk.contents()[path]}
