@@ -59,7 +59,7 @@ def _run(name: str, run: Run, first: int, seconds: float | None) -> bool:
             break
         seed += 1
     told = ", ".join(f"{number:,} {what}" for what, number in figures.items())
-    seeds = f"{seed - first} seeds from {first}"
+    seeds = f"seeds {first} to {seed - 1}" if is_sound else f"seeds from {first}"
     verdict = "no violation" if is_sound else f"VIOLATION with seed {seed}"
     print(f"{name}: {told}; {seeds} in {time.monotonic() - start:.0f} s: {verdict}", flush=True)
     return is_sound
