@@ -208,7 +208,10 @@ class ClientStorage(CollectingStorage):
         return self._receive(reader)
 
     def _ask_for_records(self, oids: list[bytes]) -> list[Loaded]:
-        return self._ask(BulkLoad(oids), read_all_loaded(len(oids))) if oids else []
+        answers = self._ask(BulkLoad(oids), read_all_loaded(len(oids))) if oids else []
+        for oid, answer in zip(oids, answers, strict=True):
+            _check_answer(oid, answer)
+        return answers
 
     def _note_invalid(self, oids: list[bytes]) -> list[bytes]:
         self._prefetch.forget(oids)
@@ -277,6 +280,10 @@ def _record_of(oid: bytes, answer: Loaded) -> bytes:
         raise ReadConflictError([oid])
     if answer.status == NOT_FOUND:
         raise DurusKeyError(oid)
-    if answer.record[:8] != oid:
-        raise ProtocolError(f"the server answered the load of oid {format_oid(oid)} with another record")
+    _check_answer(oid, answer)
     return answer.record
+
+
+def _check_answer(oid: bytes, answer: Loaded) -> None:
+    if answer.status == OKAY and answer.record[:8] != oid:
+        raise ProtocolError(f"the server answered the load of oid {format_oid(oid)} with another record")

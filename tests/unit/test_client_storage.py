@@ -20,6 +20,7 @@ from durus.oid import oid_from_int
 from durus.persistent import Persistent
 from durus.persistent_dict import PersistentDict
 from durus.persistent_list import PersistentList
+from durus.record import pack_record
 from durus.storage import MemoryStorage
 from tests.in_memory_server import InMemoryConnection, InMemoryServer
 
@@ -354,6 +355,17 @@ def test_a_record_of_another_oid_is_refused() -> None:
     storage = ClientStorage(stream=Scripted(HELLO, b"O\0\0\0\x0d" + bytes(7) + b"\1\0\0\0\1x"))
     with pytest.raises(ProtocolError, match="another record"):
         storage.load(bytes(8))
+
+
+@pytest.mark.spec("WIRE-25", "TXN-26")
+def test_a_record_of_another_oid_is_refused_that_came_along() -> None:
+    one, two = oid_from_int(1), oid_from_int(2)
+    root, sibling = pack_record(bytes(8), b"x", one + two), pack_record(one, b"x", b"")
+    answers = [b"O" + len(each).to_bytes(4, "big") + each for each in (root, sibling, sibling)]
+    storage = ClientStorage(stream=Scripted(HELLO, answers[0], answers[1] + answers[2]))
+    storage.load(bytes(8))
+    with pytest.raises(ProtocolError, match="oid 2 with another record"):
+        storage.load(one)
 
 
 @pytest.mark.spec("WIRE-25")
