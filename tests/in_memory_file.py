@@ -1,0 +1,71 @@
+"""Files in memory, for tests that open very many of them."""
+
+import errno
+
+from durus.error import FileError
+from durus.file import File, Mode
+
+
+class MemoryFile:
+    """A File whose bytes are in `data`."""
+
+    def __init__(self, path: str, data: bytearray) -> None:
+        self.path = path
+        self.data = data
+
+    def size(self) -> int:
+        return len(self.data)
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        return bytes(self.data[offset : offset + size])
+
+    def append(self, data: bytes) -> None:
+        self.data += data
+
+    def truncate(self, size: int) -> None:
+        del self.data[size:]
+
+    def sync(self) -> None:
+        pass
+
+    def lock(self) -> None:
+        pass
+
+    def has_its_name(self) -> bool:
+        return True
+
+    def copy_permissions(self, other: File) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class MemoryFileSystem:
+    """Files by their absolute paths."""
+
+    def __init__(self, **files: bytes) -> None:
+        self.files = {f"/{name}": bytearray(data) for name, data in files.items()}
+
+    def open(self, path: str, mode: Mode) -> File:
+        if mode == "new" or (mode == "write" and path not in self.files):
+            self.files[path] = bytearray()
+        if path not in self.files:
+            raise FileError(errno.ENOENT, "no such file", path)
+        return MemoryFile(path, self.files[path])
+
+    def exists(self, path: str) -> bool:
+        return path in self.files
+
+    def link(self, source: str, name: str) -> bool:
+        self.files[name] = self.files[source]
+        return True
+
+    def replace(self, source: str, name: str) -> None:
+        self.files[name] = self.files.pop(source)
+
+    def remove(self, path: str) -> None:
+        del self.files[path]
+
+    def sync_directory(self, path: str) -> None:
+        pass
