@@ -74,11 +74,14 @@ class Nemesis:
         return Server(*arguments, folder=self._folder)
 
     def run(self, seconds: float) -> None:
+        """Do one fault after the other, each kind once at least, until the time is over."""
         faults: list[Callable[[], None]] = [self.kill, self.pause, self.cut, self.cut, self.fill_the_disk, self.pack]
+        self._chance.shuffle(faults)
+        coming = list(faults)
         end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0:
-            self._wait(min(left, self._chance.uniform(0.05, 0.6)))
-            fault = self._chance.choice(faults)
+        while coming or time.monotonic() < end:
+            self._wait(self._chance.uniform(0.05, 0.6))
+            fault = coming.pop() if coming else self._chance.choice(faults)
             fault()
             self._figures.counts[fault.__name__.replace("_", " ")] += 1
 

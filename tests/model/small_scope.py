@@ -1,0 +1,350 @@
+"""Every interleaving of two clients, of a few operations each, against the rules of spec/transactions.md.
+
+The root leads to y, and y leads to x or does not: a write of y takes the reference out, or puts it back in. So packs,
+whose steps are operations too, can remove x.
+
+    python -m tests.model.small_scope --operations N
+
+Histories that have led to the same state go on in the same way, so each state is gone on from once. What is compared to
+tell that is the state of the program itself: caches, read sets, changes, invalid oids and the storage. States
+that differ in which client is which are the same.
+"""
+
+import argparse
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from durus.connection import Connection
+from durus.error import ConflictError, ReadConflictError
+from durus.file_storage import FileStorage
+from durus.persistent import Persistent, get_slot
+from durus.progress import Progress
+from durus.shared_storage import SharedStorage
+from durus.storage import MemoryStorage, Storage
+from tests.in_memory_file import MemoryFileSystem
+from tests.model.nemesis import Figures
+
+CLIENTS = (0, 1)
+OPERATIONS = ("read x", "read y", "write x", "write y", "commit", "abort", "pack")
+"""`pack` begins a pack, or does the rest of the one that was begun."""
+OBJECTS = ("x", "y")
+
+Step = tuple[int, str]
+"""A client, and what it does."""
+
+
+class State(NamedTuple):
+    number: int
+    is_linked: bool
+    """The object refers to x."""
+
+
+Result = State | tuple[str, tuple[str, ...]] | None
+"""What a read gives, or which conflict, on what."""
+
+
+# The rules
+
+
+class Conflict(Exception):
+    """A read conflict or a write conflict, and the objects that it names."""
+
+    @property
+    def result(self) -> Result:
+        kind, objects = self.args
+        return kind, tuple(sorted(objects))
+
+
+@dataclass
+class Client:
+    seen: dict[str, State] = field(default_factory=dict)
+    """The states that it has loaded, or made."""
+    accessed: set[str] = field(default_factory=set)
+    changed: set[str] = field(default_factory=set)
+    invalid: set[str] = field(default_factory=set)
+    stuck: set[str] = field(default_factory=set)
+    """What it knows to be invalid, since a conflict."""
+
+    def drop_stuck(self) -> None:
+        for name in self.stuck:
+            self.seen.pop(name, None)
+        self.stuck = set()
+
+    def sync(self) -> None:
+        self.stuck, self.invalid = self.stuck | self.invalid, set()
+
+    def begin_next(self) -> None:
+        self.sync()
+        self.drop_stuck()
+        self.accessed, self.changed = set(), set()
+
+
+class Rules:
+    """What must come of each step: TXN-2, TXN-4, TXN-7, TXN-10, TXN-12 to TXN-16 and TXN-25."""
+
+    def __init__(self, packs_what_was: bool) -> None:
+        self.stored: dict[str, State | None] = {"x": State(0, False), "y": State(0, True)}
+        self.clients = [Client(), Client()]
+        self.packs_what_was = packs_what_was
+        """A pack removes what was garbage when it began and was not used since, else what is garbage at its end."""
+        self.is_packing = self.is_garbage = False
+
+    def do(self, step: Step, number: int) -> Result:
+        client = self.clients[step[0]]
+        try:
+            match step[1].split():
+                case ["read", name]:
+                    return self.use(client, name)
+                case ["write", name]:
+                    before = self.use(client, name)
+                    client.seen[name] = State(number, name == "y" and not before.is_linked)
+                    client.changed.add(name)
+                case ["commit"]:
+                    self.commit(client)
+                case ["abort"]:
+                    for name in client.changed:
+                        del client.seen[name]
+                    client.begin_next()
+                case ["pack"]:
+                    self.pack()
+        except Conflict as conflict:
+            return conflict.result
+        return None
+
+    def use(self, client: Client, name: str) -> State:
+        if name not in client.seen:
+            if name in client.stuck:
+                raise Conflict("read", [name])
+            if name in client.invalid:
+                client.sync()
+                if client.stuck & client.accessed:
+                    raise Conflict("read", [name])
+                client.drop_stuck()
+            state = self.stored[name]
+            if state is None:
+                raise Conflict("read", [name])
+            client.seen[name] = state
+        client.accessed.add(name)
+        return client.seen[name]
+
+    def commit(self, client: Client) -> None:
+        if client.changed:
+            if not client.stuck & client.accessed:
+                client.sync()
+            if client.stuck & client.accessed:
+                raise Conflict("write", client.stuck & client.accessed)
+            client.drop_stuck()
+            changes = {name: client.seen[name] for name in client.changed}
+            refers = any(state.is_linked for state in changes.values())
+            if refers and self.stored["x"] is None:
+                raise Conflict("write", ["x"])
+            self.stored.update(changes)
+            self.is_garbage = self.is_garbage and not refers and "x" not in changes
+            for other in self.clients:
+                if other is not client:
+                    other.invalid |= client.changed
+        client.begin_next()
+
+    def pack(self) -> None:
+        y = self.stored["y"]
+        is_garbage_now = self.stored["x"] is not None and y is not None and not y.is_linked
+        if not self.is_packing:
+            self.is_garbage = is_garbage_now
+        elif self.is_garbage if self.packs_what_was else is_garbage_now:
+            self.stored["x"] = None
+            for client in self.clients:
+                client.invalid.add("x")
+        self.is_packing = not self.is_packing
+
+
+# The program
+
+
+class Node(Persistent):
+    number = 0
+    link: "Node | None" = None
+
+
+def filled(storage: Storage) -> Storage:
+    connection = Connection(storage)
+    x, y = Node(), Node()
+    y.link = x
+    connection.get_root()["y"] = y
+    connection.commit()
+    return storage
+
+
+_MEMORY = filled(MemoryStorage())
+_FILES = MemoryFileSystem()
+filled(FileStorage("/f", file_system=_FILES)).close()
+_FILE = bytes(_FILES.files["/f"])
+
+
+def memory_storage() -> Storage:
+    storage = MemoryStorage()
+    for oid, record in _MEMORY.gen_oid_record():
+        storage._records[oid] = record
+        storage.new_oid()
+    return storage
+
+
+def file_storage() -> Storage:
+    return FileStorage("/f", file_system=MemoryFileSystem(f=_FILE))
+
+
+class Program:
+    """Two connections of one storage, in one thread."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+        shared = SharedStorage(storage)
+        self._packer = shared.new_client()
+        self._packing: Iterator[Progress] | None = None
+        self.connections = [Connection(shared.new_client()) for _ in CLIENTS]
+        self.objects: list[dict[str, Node]] = []
+        for connection in self.connections:
+            y = connection.get_root()["y"]
+            assert isinstance(y, Node)
+            assert y.link is not None
+            self.objects.append({"x": y.link, "y": y})
+            connection.abort()
+            for oid in (y._p_oid, y.link._p_oid):
+                connection.abort()
+                connection.cache.make_ghost(oid or b"")
+        self.names = {obj._p_oid or b"": name for name, obj in self.objects[0].items()}
+
+    def do(self, step: Step, number: int) -> Result:
+        connection, objects = self.connections[step[0]], self.objects[step[0]]
+        try:
+            match step[1].split():
+                case ["read", name]:
+                    return State(objects[name].number, objects[name].link is not None)
+                case ["write", name]:
+                    objects[name].number = number
+                    if name == "y":
+                        objects[name].link = None if objects[name].link else objects["x"]
+                case ["commit"]:
+                    connection.commit()
+                case ["abort"]:
+                    connection.abort()
+                case ["pack"]:
+                    self.pack()
+        except ConflictError as conflict:
+            kind = "read" if isinstance(conflict, ReadConflictError) else "write"
+            return kind, tuple(sorted(self.names.get(oid, "?") for oid in conflict.oids))
+        return None
+
+    def pack(self) -> None:
+        if self._packing is None:
+            self._packing = self._packer.get_packer()
+            next(self._packing)
+        else:
+            for _ in self._packing:
+                pass
+            self._packing = None
+
+    def named(self, oids: Iterable[bytes]) -> frozenset[str]:
+        return frozenset(self.names[oid] for oid in oids if oid in self.names)
+
+    def seen(self, client: int) -> dict[str, State]:
+        """Return the states that a client has loaded, without an access."""
+        found = {}
+        for name, obj in self.objects[client].items():
+            if not obj._p_is_ghost():
+                attributes = get_slot(obj, "__dict__")
+                found[name] = State(attributes.get("number", 0), attributes.get("link") is not None)
+        return found
+
+    def key_of(self, client: int, stored: dict[str, State | None]) -> object:
+        """Return all of a client's state that what it does next can depend on."""
+        connection, seen = self.connections[client], self.seen(client)
+        states = [(name, state == stored[name], state.is_linked) for name, state in sorted(seen.items())]
+        in_use = [obj._p_serial == connection.transaction_serial for obj in self.objects[client].values()]
+        session = connection.storage._session  # type: ignore[attr-defined]  # the storage is a client of SharedStorage
+        sets = (connection.changed, connection._accessed, connection.invalid_oids, session.invalid)
+        return tuple(states), tuple(in_use), tuple(tuple(sorted(self.named(each))) for each in sets)
+
+
+# All of them
+
+
+Key = object
+
+
+def run_history(steps: list[Step], storage: Callable[[], Storage]) -> tuple[str | None, Key]:
+    """Do the steps; return what was wrong at the last of them, and the state that they led to."""
+    program, rules = Program(storage()), Rules(packs_what_was=storage is file_storage)
+    problem = None
+    for number, step in enumerate(steps, 1):
+        found, expected = program.do(step, number), rules.do(step, number)
+        problem = f"{steps}: {found} and not {expected}" if found != expected else None
+    for client in CLIENTS:
+        seen, expected_client = program.seen(client), rules.clients[client]
+        if seen != expected_client.seen:
+            problem = f"{steps}: client {client} has {seen} and not {expected_client.seen}"
+        if program.named(program.connections[client].changed) != expected_client.changed:
+            problem = f"{steps}: client {client} would store other changes"
+    done = Counter(client for client, _ in steps)
+    stored = tuple((name, state and state.is_linked) for name, state in rules.stored.items())
+    clients = sorted((done[client], repr(program.key_of(client, rules.stored))) for client in CLIENTS)
+    program.storage.close()
+    return problem, (stored, rules.is_packing, rules.is_garbage, tuple(clients))
+
+
+def explore(operations: int, storage: Callable[[], Storage], end: float = float("inf")) -> Figures:
+    """Go through all interleavings of two clients that do so many operations each, unless the time ends first."""
+    figures = Figures()
+    frontier: dict[Key, tuple[list[Step], int]] = {"start": ([], 1)}
+    for _ in range(2 * operations):
+        following: dict[Key, tuple[list[Step], int]] = {}
+        for steps, count in frontier.values():
+            if time.monotonic() > end:
+                return figures
+            done = Counter(client for client, _ in steps)
+            for client in CLIENTS:
+                for operation in OPERATIONS if done[client] < operations else ():
+                    history = [*steps, (client, operation)]
+                    problem, key = run_history(history, storage)
+                    figures.counts["histories run"] += 1
+                    if problem is not None:
+                        figures.violations.append(problem)
+                    known = following.get(key)
+                    following[key] = (history, count) if known is None else (known[0], known[1] + count)
+        frontier = following
+        figures.counts["states"] += len(frontier)
+    figures.counts["interleavings covered"] = sum(count for _, count in frontier.values())
+    return figures
+
+
+def run(seconds: float, seed: int) -> Figures:
+    """Go through all interleavings of 1, 2, 3 and 4 operations each, as far as the time allows; nothing is random."""
+    figures = Figures()
+    end = time.monotonic() + seconds
+    for operations in range(1, 5):
+        for storage in (memory_storage, file_storage):
+            found = explore(operations, storage, end)
+            figures.counts += found.counts
+            figures.violations += found.violations
+    return figures
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--operations", type=int, default=4, help="of each client")
+    options = parser.parse_args()
+    is_bad = False
+    for storage in (memory_storage, file_storage):
+        figures = explore(options.operations, storage)
+        print(storage.__name__, figures, sep="\n")
+        is_bad = is_bad or bool(figures.violations)
+    return int(is_bad)
+
+
+if __name__ == "__main__":
+    from tests.model import small_scope  # whose classes are named as those in the database
+
+    sys.exit(small_scope.main())
