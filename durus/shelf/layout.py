@@ -5,6 +5,7 @@ Bytes in, values out; nothing here reads or writes a file.
 
 import re
 import struct
+from collections.abc import Iterator
 from typing import NamedTuple
 from zlib import crc32
 
@@ -102,16 +103,14 @@ def pack_transaction(entries: list[bytes], offset: int, time: str, checksum: int
     return head + body + seal, sealed
 
 
-def find_seals(data: bytes, offset: int) -> list[int]:
-    """Return the file offsets behind all seals in `data` that stand in their own place. [SHELF-25]
+def find_seals(data: bytes, offset: int) -> Iterator[int]:
+    """Yield the file offsets of all seals in `data` that stand in their own place. [SHELF-25]
 
     `offset` is where in the file `data` starts.
     """
-    ends = []
     position = data.find(_SEAL_START)
     while position >= 0:
         seal = parse_seal(data, position)
         if seal is not None and seal.offset == offset + position:
-            ends.append(offset + position + SEAL_SIZE)
+            yield seal.offset
         position = data.find(_SEAL_START, position + 1)
-    return ends

@@ -4,12 +4,12 @@ Everything that decides whether damage is an unfinished end or a loss lives here
 writes. Statements SHELF-24 to SHELF-27.
 """
 
+from collections.abc import Iterator
+
 from durus.error import DamageError, UnsoundTailError
 from durus.file import File
-from durus.shelf.layout import U64, find_seals
-from durus.shelf.scan import CHUNK_SIZE, Transaction, Unsound, scan_transactions
-
-_OVERLAP = 256
+from durus.shelf.layout import SEAL_SIZE, U64, find_seals
+from durus.shelf.scan import CHUNK_SIZE, FIRST_CHUNK_SIZE, Transaction, Unsound, scan_transactions
 
 
 def explain(file: File, unsound: Unsound, before: Transaction | None) -> DamageError:
@@ -23,8 +23,8 @@ def explain(file: File, unsound: Unsound, before: Transaction | None) -> DamageE
     if before is not None and is_interrupted_4_3:
         # Durus 4.3 writes a length of 0 first and the true one last. [SHELF-24]
         start = before.offset
-    later = [end for end in seals_behind(file, start, size) if end < size]
-    if unsound.only_a_seal or later or (not is_interrupted_4_3 and _is_followed(file, unsound, size)):
+    is_followed_by_seal = any(end < size for end in seals_behind(file, start, size))
+    if unsound.only_a_seal or is_followed_by_seal or (not is_interrupted_4_3 and _is_followed(file, unsound, size)):
         return DamageError(
             file.path,
             unsound.place,
@@ -49,9 +49,15 @@ def _is_followed(file: File, unsound: Unsound, size: int) -> bool:
         return behind.has_other_checksum
 
 
-def seals_behind(file: File, start: int, size: int) -> list[int]:
-    """Return where the seals end that stand in their own place at or behind `start`. [SHELF-25]"""
-    ends: set[int] = set()
-    for place in range(start, size, CHUNK_SIZE):
-        ends.update(find_seals(file.read_at(place, CHUNK_SIZE + _OVERLAP), place))
-    return sorted(ends)
+def seals_behind(file: File, start: int, size: int) -> Iterator[int]:
+    """Yield where the seals end that stand in their own place at or behind `start`. [SHELF-25]
+
+    A damaged file can have very many, and most callers need the first: so it begins with short reads.
+    """
+    step = FIRST_CHUNK_SIZE
+    while start < size:
+        for seal in find_seals(file.read_at(start, step + SEAL_SIZE), start):
+            if seal < start + step:  # else it comes again
+                yield seal + SEAL_SIZE
+        start += step
+        step = min(2 * step, CHUNK_SIZE)

@@ -26,6 +26,8 @@ from durus.shelf.layout import (
 )
 
 CHUNK_SIZE = 1 << 20
+FIRST_CHUNK_SIZE = 1 << 12
+"""Reading begins with so many bytes, and each read doubles them: in a damaged file it begins anew very often."""
 
 
 class Transaction(NamedTuple):
@@ -64,7 +66,7 @@ class Unsound(Exception):
 
 
 class ForwardReader:
-    """Reads a file forward from `position` in large chunks, and keeps the running checksum."""
+    """Reads a file forward from `position` in chunks that become large, and keeps the running checksum."""
 
     def __init__(self, file: File, position: int, end: int, checksum: int) -> None:
         self.position = position
@@ -73,12 +75,14 @@ class ForwardReader:
         self._end = end
         self._buffer = b""
         self._start = 0
+        self._chunk_size = FIRST_CHUNK_SIZE
 
     def peek(self, size: int) -> bytes:
         """Return the next `size` bytes, fewer only at the end, without going on."""
         if self._start + size > len(self._buffer):
             rest = self._buffer[self._start :]
-            wanted = min(max(size, CHUNK_SIZE), self._end - self.position) - len(rest)
+            wanted = min(max(size, self._chunk_size), self._end - self.position) - len(rest)
+            self._chunk_size = min(2 * self._chunk_size, CHUNK_SIZE)
             if wanted > 0:
                 rest += self._file.read_at(self.position + len(rest), wanted)
             self._buffer = rest

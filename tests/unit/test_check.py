@@ -17,8 +17,9 @@ from durus.persistent_list import PersistentList
 from durus.record import pack_record
 from durus.serialize import class_pickle
 from durus.shelf.check import Check, Finding
-from durus.shelf.layout import SEAL_SIZE, pack_entry, pack_transaction
+from durus.shelf.layout import SEAL_SIZE, pack_entry, pack_seal, pack_transaction
 from durus.shelf.shelf import EMPTY_FILE, Shelf, checksum_of
+from tests.in_memory_file import MemoryFile
 
 TIME = "2026-01-02T03:04:05.000006Z"
 ROOT, ONE, TWO = (oid_from_int(n) for n in range(3))
@@ -335,3 +336,24 @@ def test_readers_of_records_run_no_application_code(tmp_path: Path) -> None:
     nested = b"\x80\x02c__builtin__\ngetattr\ncmodule\nOuter\nU\x05Inner\x86R."
     assert faults_of(file_of(tmp_path / "f", (ROOT, PERSISTENT + state, b""), (ONE, nested + EMPTY_STATE, b""))) == []
     assert main(["info", str(tmp_path / "f")]) == 0
+
+
+class CountingFile(MemoryFile):
+    bytes_read = 0
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        data = super().read_at(offset, size)
+        self.bytes_read += len(data)
+        return data
+
+
+@pytest.mark.spec("SHELF-25")
+def test_a_file_of_nothing_but_damage_is_not_read_to_its_end_for_each() -> None:
+    count = 1000
+    data = bytearray(EMPTY_FILE)
+    for _ in range(count):
+        seal, _ = pack_seal(len(data) + 8, "2026-01-02T03:04:05.000006Z", 0)
+        data += len(seal).to_bytes(8, "big") + seal
+    file = CountingFile("f", data)
+    assert len(list(Check(file).findings())) == count
+    assert file.bytes_read < count * (1 << 14)
