@@ -219,7 +219,7 @@ class PickleMachine:
             return None if code == INST else name
         if code in _TUPLES:
             return tuple(taken) if len(taken) <= 2 else None
-        if code == _REDUCE and isinstance(taken[0].known, Name) and isinstance(taken[1].known, tuple):
+        if code == _REDUCE and isinstance(taken[0].known, Name):
             return self._result(taken[0].known, taken[1].known)
         if code == _BINPERSID:
             self._refer(taken[0])
@@ -250,10 +250,11 @@ class PickleMachine:
         count_size = _COUNT_SIZES.get(_KINDS[step.code].argument_size, 0)
         return self.pickles[step.start + 1 + count_size : step.end]
 
-    def _result(self, function: Name, arguments: tuple[Value, ...]) -> Known:
+    def _result(self, function: Name, arguments: Known) -> Known:
         """Return what a call gives, where that can be the bytes of an oid, or a nested class."""
-        known = tuple(argument.known for argument in arguments)
-        match function, known:
+        if not isinstance(arguments, tuple) or isinstance(arguments, Name | Step):
+            return None
+        match function, tuple(argument.known for argument in arguments):
             # What pickles of protocol 2 call to make bytes.
             case Name("_codecs", "encode"), (Step() as text, *_) if text.end - text.start <= _ENCODED_OID_SIZE:
                 return self._text(text).encode("latin-1")

@@ -31,6 +31,8 @@ def doubled(times: int) -> bytes:
     [
         (b"\x80\x04Nr\xff\xff\xff\x0f.", None),
         (b"\x80\x04Np2000000000\n.", None),
+        (b"\x80\x04ca\nb\nca\nb\nR.", None),
+        (b"\x80\x04ca\nb\n\x8c\x01aR.", None),
         (b"\x80\x04}" + doubled(60) + b"Ns.", None),
         (b"\x80\x04" + doubled(60) + b"Q.", "must be a pair"),
         (b"\x80\x05\x96\0\0\0\x40\0\0\0\0.", "ends inside"),
@@ -38,7 +40,18 @@ def doubled(times: int) -> bytes:
         (b"\x80\x04cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R.", None),
         (b"\x80\x04cbuiltins\nlist\n\x940(" + b"N" * 1000 + b"t\x940" + b"(" + b"h\0h\1\x85R" * 100_000 + b"t.", None),
     ],
-    ids=["memo", "text memo", "hash", "repr", "bytearray8", "bytes8", "bytearray by number", "copies"],
+    ids=[
+        "memo",
+        "text memo",
+        "class as arguments",
+        "text as arguments",
+        "hash",
+        "repr",
+        "bytearray8",
+        "bytes8",
+        "bytearray by number",
+        "copies",
+    ],
 )
 def test_a_small_record_takes_little_time_and_memory(state: bytes, problem: str | None) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
