@@ -188,6 +188,9 @@ class BTree(PersistentObject, MutableMapping[K, V]):
         tree.root = _build(found, node_constructor)
         return tree
 
+    def __copy__(self) -> "BTree[K, V]":
+        return self._p_copy(root=_build(self.items(), type(self.root)))
+
     # Reading
 
     def __getitem__(self, key: K) -> V:

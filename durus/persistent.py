@@ -181,6 +181,12 @@ class PersistentObject(PersistentBase):
         for name in list(self._p_gen_data_slots()):
             object.__delattr__(self, name)
 
+    def _p_copy(self, **attributes: object) -> Self:
+        """Return a new object with the state of this one, which is loaded, but for these attributes. [OBJ-14]"""
+        result = type(self).__new__(type(self))
+        PersistentObject.__setstate__(result, {**PersistentObject.__getstate__(self), **attributes})
+        return result
+
     def _p_load_state(self) -> None:
         """Load the state, if this is a ghost."""
         if self._p_is_ghost() and self._p_connection is not None:

@@ -1,7 +1,7 @@
 """PersistentDict: a dict whose changes its connection notes."""
 
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
-from typing import Any, TypeVar, cast, overload
+from typing import Any, TypeVar, overload
 
 from durus.persistent import PersistentObject
 
@@ -77,9 +77,7 @@ class PersistentDict(PersistentObject, MutableMapping[K, V]):
         return self
 
     def __copy__(self) -> "PersistentDict[K, V]":
-        result = type(self).__new__(type(self))
-        result.data = self.data.copy()
-        return result
+        return self._p_copy(data=self.data.copy())
 
     def copy(self) -> "PersistentDict[K, V]":
         """Return a new PersistentDict with the same items."""
@@ -118,15 +116,11 @@ class PersistentDict(PersistentObject, MutableMapping[K, V]):
             self._p_note_change()
             self.data.clear()
 
-    def update(self, *others: Any, **kwargs: Any) -> None:
-        for other in others:
-            new = dict(other.data if isinstance(other, PersistentDict) else other)
-            if new:
-                self._p_note_change()
-                self.data.update(new)
-        if kwargs:
+    def update(self, other: Any = (), /, **kwargs: Any) -> None:
+        new = dict(other, **kwargs)
+        if new:
             self._p_note_change()
-            cast("dict[Any, V]", self.data).update(kwargs)
+            self.data.update(new)
 
     def setdefault(self, key: K, failobj: V = None) -> V:  # type: ignore[assignment]  # None, as dict has it
         if key not in self.data:

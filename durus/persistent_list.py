@@ -78,7 +78,7 @@ class PersistentList(PersistentObject, MutableSequence[T]):
 
     def copy(self) -> "PersistentList[T]":
         """Return a new PersistentList with the same items."""
-        return self._new(self.data.copy())
+        return self.__copy__()
 
     def __iter__(self) -> Iterator[T]:
         return iter(self.data)
@@ -87,7 +87,7 @@ class PersistentList(PersistentObject, MutableSequence[T]):
         return reversed(self.data)
 
     def __copy__(self) -> "PersistentList[T]":
-        return self._new(self.data.copy())
+        return self._p_copy(data=self.data.copy())
 
     def __add__(self, other: Iterable[T]) -> "PersistentList[T]":
         return self._new(self.data + list(other))

@@ -38,9 +38,10 @@ class PersistentSet(PersistentObject, MutableSet[T]):
 
     def copy(self) -> "PersistentSet[T]":
         """Return a new PersistentSet with the same items."""
-        return self._new(self.s.copy())
+        return self.__copy__()
 
-    __copy__ = copy
+    def __copy__(self) -> "PersistentSet[T]":
+        return self._p_copy(s=self.s.copy())
 
     # Changes, each of which is noted only if it is one
 

@@ -198,6 +198,15 @@ def test_a_stored_tree_outlives_the_cache_and_the_process(tmp_path: Path) -> Non
         assert found.items() == [(n, -n) for n in range(3000)]
 
 
+def test_a_copy_has_nodes_of_its_own() -> None:
+    tree = tree_of(1, 2, 3)
+    copied = copy.copy(tree)
+    for key in range(10, 50):
+        copied[key] = str(key)
+    assert tree.keys() == [1, 2, 3]
+    assert type(copied.root) is type(tree.root)
+
+
 def test_only_what_is_changed_is_stored() -> None:
     connection = Connection(MemoryStorage())
     tree = BTree.from_sorted(((2 * n, []) for n in range(1000)), BNode16)

@@ -2,12 +2,14 @@
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from durus.connection import Connection
 from durus.persistent_dict import PersistentDict
 from durus.persistent_list import PersistentList
+from durus.persistent_set import PersistentSet
 from durus.storage import MemoryStorage
 
 
@@ -70,6 +72,38 @@ def test_list_methods() -> None:
     assert x <= [9]
     assert x > [7]
     assert x >= [7]
+
+
+class NamedDict(PersistentDict[str, int]):
+    name = ""
+
+
+class NamedList(PersistentList[int]):
+    name = ""
+
+
+class NamedSet(PersistentSet[int]):
+    name = ""
+
+
+@pytest.mark.parametrize("cls", [NamedDict, NamedList, NamedSet])
+@pytest.mark.parametrize("make_copy", [copy.copy, copy.deepcopy, lambda obj: obj.copy()])
+def test_a_copy_has_the_other_attributes_of_its_class_too(cls: type[Any], make_copy: Callable[[Any], Any]) -> None:
+    obj = cls()
+    obj.name = "a name"
+    copied = make_copy(obj)
+    assert type(copied) is cls
+    assert copied.name == "a name"
+    assert copied == obj
+
+
+def test_update_of_a_dict_takes_one_mapping_as_that_of_dict_does() -> None:
+    d: PersistentDict[str, int] = PersistentDict(a=1)
+    with pytest.raises(TypeError):
+        d.update({}, {})  # type: ignore[call-arg]  # that is the point
+    with pytest.raises(TypeError):
+        d.update([("b", 2), 5])
+    assert d.items() == [("a", 1)]
 
 
 def test_what_changes_a_list_or_a_dict_is_noted_and_nothing_else_is() -> None:
