@@ -337,11 +337,15 @@ class BTree(PersistentObject, MutableMapping[K, V]):
         return sum(1 for _ in self._nodes())
 
     def _nodes(self) -> Iterator[BNode[K, V]]:
+        """Yield all nodes; those that it loads leave memory again where the cache is too small for them."""
         pending = [self.root]
         while pending:
             node = pending.pop()
+            was_ghost = node._p_is_ghost()
             yield node
             pending.extend(node.nodes or ())
+            if was_ghost:
+                _let_go(node)
 
     def _find(self, key: object) -> _Step | None:
         """Return where the key is, None if it is not there."""
@@ -525,6 +529,7 @@ class BTree(PersistentObject, MutableMapping[K, V]):
                     raise StateError(f"{self!r}: the key {part[0]!r} comes behind {previous[-1]!r}")
                 previous = [part[0]]
                 continue
+            was_ghost = part._p_is_ghost()
             least = 0 if part is self.root else part.minimum_degree - 1
             if not least <= len(part.items) < 2 * part.minimum_degree:
                 raise StateError(f"{self!r}: {part!r} has {len(part.items)} items")
@@ -536,6 +541,8 @@ class BTree(PersistentObject, MutableMapping[K, V]):
             for place, child in enumerate(part.nodes or ()):
                 parts.insert(2 * place, child)
             pending.extend((each, level + 1) for each in reversed(parts))
+            if was_ghost:
+                _let_go(part)
 
 
 _Index = Callable[[list[tuple[Any, Any]]], int]
@@ -583,6 +590,12 @@ def _children(node: BNode[K, V]) -> "list[BNode[K, V]]":
     if node.nodes is None:
         raise StateError(f"{node!r} is a leaf, where a node with children belongs")
     return node.nodes
+
+
+def _let_go(node: BNode[Any, Any]) -> None:
+    connection = node._p_connection
+    if connection is not None:
+        connection.let_go(node)
 
 
 def _merge(parent: BNode[K, V], place: int) -> None:

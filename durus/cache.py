@@ -61,11 +61,15 @@ class Cache:
 
         What the transaction under way has used keeps its state. [OBJ-23]
         """
-        while len(self._loaded) > self._size:
+        while self.is_overfull():
             oid, obj = next(iter(self._loaded.items()))
             if obj._p_serial == transaction_serial:
                 return
             self.make_ghost(oid)
+
+    def is_overfull(self) -> bool:
+        """Tell if more objects are loaded than the size allows."""
+        return len(self._loaded) > self._size
 
     def is_loaded(self, oid: bytes) -> bool:
         """Tell if the object of this oid is in memory and has its state."""

@@ -167,6 +167,11 @@ class Connection(ConnectionBase):
         self._watches.add(watch)
         return watch
 
+    def let_go(self, obj: PersistentBase) -> None:
+        oid = obj._p_oid
+        if oid is not None and obj._p_status == SAVED and self.cache.is_overfull():
+            self.cache.make_ghost(oid)
+
     # Transactions
 
     def commit(self) -> None:

@@ -48,6 +48,13 @@ class ConnectionBase:
         """Take the object into the set that the next commit stores."""
         raise NotImplementedError
 
+    def let_go(self, obj: "PersistentBase") -> None:
+        """Drop the state of an object again if more is loaded than there should be. [OBJ-24]
+
+        For the walk over a large structure which has just loaded it, and found nobody using it.
+        """
+        raise NotImplementedError
+
     def note_reads(self, oids: Collection[bytes]) -> None:
         """Take objects into the read set whose states are known, though they need not be loaded."""
         raise NotImplementedError

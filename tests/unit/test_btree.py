@@ -2,6 +2,7 @@
 
 import copy
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -196,6 +197,26 @@ def test_a_stored_tree_outlives_the_cache_and_the_process(tmp_path: Path) -> Non
         found: BTree[int, int] = connection.get_root()["tree"]  # type: ignore[assignment]  # the root holds object
         found.check()
         assert found.items() == [(n, -n) for n in range(3000)]
+
+
+@pytest.mark.spec("OBJ-24")
+@pytest.mark.parametrize("walk", [BTree.check, BTree.get_node_count, BTree.__len__])
+def test_a_walk_over_all_nodes_keeps_to_the_cache_size_and_counts_as_reading_them(
+    walk: Callable[[BTree[int, int]], object],
+) -> None:
+    server = SharedStorage(MemoryStorage())
+    one, two = Connection(server.new_client(), cache_size=20), Connection(server.new_client())
+    tree: BTree[int, int] = BTree.from_sorted(((n, n) for n in range(3000)), BNode4)
+    one.get_root()["tree"] = tree
+    one.commit()
+    tree[0] = -1
+    walk(tree)
+    assert one.cache.get_loaded_count() <= 30  # with those that the application itself has used
+    assert tree[0] == -1
+    two.get_root()["tree"][2999] = -1  # type: ignore[index]  # the root holds object
+    two.commit()
+    with pytest.raises(WriteConflictError):
+        one.commit()
 
 
 def test_a_copy_has_nodes_of_its_own() -> None:
