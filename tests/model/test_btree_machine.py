@@ -1,135 +1,377 @@
-"""A stored BTree of any degree against a plain dict, with commits, aborts, evictions and reopening in between."""
+"""A stored BTree, of nodes of each class, against a dict, in any order of calls.
 
-import shutil
-import tempfile
-from pathlib import Path
-from typing import Any
+The range of the keys grows with the nodes, so that trees of all degrees get deep; runs of neighbouring keys fill and
+empty whole nodes.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
 
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import invariant, precondition, rule
 
-from durus.btree import BNode, BNode4, BNode8, BNode16, BTree
-from durus.connection import Connection
-from durus.file_storage import FileStorage
+from durus.btree import BNode, BNode4, BNode8, BNode16, BNode32, BNode64, BNode128, BNode256, BNode512, BTree
+from durus.persistent import PersistentObject
+from tests.model.collection_machine import (
+    Call,
+    CollectionMachine,
+    Methods,
+    Oracle,
+    call_of,
+    calls,
+    none,
+    others,
+    public_methods,
+    run,
+)
 
-keys = st.integers(0, 60)
-values = st.integers(0, 9)
+NODE_CLASSES: list[type[BNode[int, int]]] = [
+    BNode, BNode4, BNode8, BNode16, BNode32, BNode64, BNode128, BNode256, BNode512
+]  # fmt: skip
+DEGREES = [cls.minimum_degree for cls in NODE_CLASSES]
+LAST = 60
+"""Single keys are drawn from 0 to this, and multiplied by the stride of the machine."""
+
+Keys = st.SearchStrategy[int]
+Items = Iterator[tuple[int, int]]
+Model = dict[int, int]
+
+places = st.integers(0, LAST)
+lengths = st.integers(1, LAST)
+values = st.integers(0, 5)
+closed = st.booleans()
 
 
-class BTreeMachine(RuleBasedStateMachine):
-    def __init__(self) -> None:
-        super().__init__()
-        self.directory = Path(tempfile.mkdtemp())
+def tree_of(plain: Model) -> BTree[int, int]:
+    return BTree.from_sorted(sorted(plain.items()))
 
-    @initialize(cls=st.sampled_from([BNode, BNode4, BNode8, BNode16]), cache_size=st.sampled_from([1, 3, 100]))
-    def start(self, cls: type[BNode[int, int]], cache_size: int) -> None:
-        self.cache_size = cache_size
-        self.connection = self.open()
-        self.tree: BTree[int, int] = BTree(cls)
-        self.connection.get_root()["tree"] = self.tree
-        self.connection.commit()
-        self.model: dict[int, int] = {}
-        self.committed: dict[int, int] = {}
 
-    def open(self) -> Connection:
-        return Connection(FileStorage(self.directory / "f", durability="os"), cache_size=self.cache_size)
+def reads(keys: Keys) -> Methods:
+    ends = st.none() | keys
+    operands = others(st.dictionaries(keys, values, max_size=3), tree_of)
+    return {
+        "__getitem__": st.tuples(keys),
+        "__contains__": st.tuples(keys),
+        "has_key": st.tuples(keys),
+        "get": st.tuples(keys) | st.tuples(keys, values),
+        "__len__": none(),
+        "__bool__": none(),
+        "__iter__": none(),
+        "__reversed__": none(),
+        "__hash__": none(),
+        "__init__": none(),
+        "__copy__": none(),
+        "keys": none(),
+        "values": none(),
+        "items": none(),
+        "iterkeys": none(),
+        "itervalues": none(),
+        "iteritems": none(),
+        "items_backward": none(),
+        "get_min_item": none(),
+        "get_max_item": none(),
+        "items_from": st.tuples(keys) | st.tuples(keys, closed),
+        "items_backward_from": st.tuples(keys) | st.tuples(keys, closed),
+        "items_range": st.tuples(keys, keys) | st.tuples(keys, keys, closed, closed),
+        "irange": st.tuples(ends, ends) | st.tuples(ends, ends, st.tuples(closed, closed), st.booleans()),
+        "from_sorted": st.tuples(st.lists(st.tuples(keys, values), max_size=4)),
+        "check": none(),
+        "__eq__": st.tuples(operands),
+        "__ne__": st.tuples(operands),
+        "__lt__": st.tuples(operands),
+        "__le__": st.tuples(operands),
+        "__gt__": st.tuples(operands),
+        "__ge__": st.tuples(operands),
+    }
 
-    @rule(found=st.lists(st.tuples(keys, values), min_size=1, max_size=30))
-    def insert(self, found: list[tuple[int, int]]) -> None:
-        for key, value in found:
-            self.tree[key] = value
+
+def changes(keys: Keys) -> Methods:
+    return {
+        "__delitem__": st.tuples(keys),
+        "pop": st.tuples(keys) | st.tuples(keys, values),
+        "popitem": none(),
+        "clear": none(),
+        "setdefault": st.tuples(keys, values),
+        "update": none() | st.sampled_from([({},), ([],)]),
+    }
+
+
+def assigns(keys: Keys) -> Methods:
+    mappings = others(st.dictionaries(keys, values, max_size=5), tree_of)
+    return {
+        "__setitem__": st.tuples(keys, values),
+        "add": st.tuples(keys) | st.tuples(keys, values),
+        "update": st.tuples(mappings) | st.tuples(st.lists(st.tuples(keys, values), max_size=5)),
+    }
+
+
+# The model, which is a dict
+
+
+def ascending(model: Model) -> Items:
+    return iter(sorted(model.items()))
+
+
+def descending(model: Model) -> Items:
+    return iter(sorted(model.items(), reverse=True))
+
+
+def end_item(model: Model, choose: Callable[[Any], tuple[int, int]]) -> tuple[int, int]:
+    if not model:
+        raise KeyError
+    return choose(model.items())
+
+
+def items_from(model: Model, key: int, closed: bool = True) -> Items:
+    return (item for item in ascending(model) if item[0] > key or (closed and item[0] == key))
+
+
+def items_backward_from(model: Model, key: int, closed: bool = False) -> Items:
+    return (item for item in descending(model) if item[0] < key or (closed and item[0] == key))
+
+
+def items_range(model: Model, start: int, end: int, closed_start: bool = True, closed_end: bool = False) -> Items:
+    low, high = min(start, end), max(start, end)
+    return (
+        item
+        for item in (descending(model) if end < start else ascending(model))
+        if low <= item[0] <= high
+        and (item[0] != start or (closed_start and (closed_end or start != end)))
+        and (item[0] != end or closed_end)
+    )
+
+
+def irange(
+    model: Model,
+    minimum: int | None = None,
+    maximum: int | None = None,
+    inclusive: tuple[bool, bool] = (True, True),
+    reverse: bool = False,
+) -> Iterator[int]:
+    return (
+        key
+        for key, _ in (descending(model) if reverse else ascending(model))
+        if (minimum is None or key > minimum or (inclusive[0] and key == minimum))
+        and (maximum is None or key < maximum or (inclusive[1] and key == maximum))
+    )
+
+
+def from_sorted(model: Model, items: list[tuple[int, int]]) -> Model:
+    if [key for key, _ in items] != sorted({key for key, _ in items}):
+        raise ValueError
+    return dict(items)
+
+
+def pop_least(model: Model) -> tuple[int, int]:
+    item = end_item(model, min)
+    del model[item[0]]
+    return item
+
+
+def add(model: Model, key: int, value: int = True) -> None:
+    model[key] = value
+
+
+class BTreeMachine(CollectionMachine):
+    """The rules that are the same for all degrees."""
+
+    node_class: type[BNode[int, int]]
+    stride: int
+
+    oracle: ClassVar[Oracle] = {
+        "has_key": dict.__contains__,
+        "__iter__": lambda model: iter(sorted(model)),
+        "__reversed__": lambda model: iter(sorted(model, reverse=True)),
+        "__init__": lambda model: {},
+        "__copy__": dict.copy,
+        "keys": lambda model: sorted(model),
+        "values": lambda model: [value for _, value in ascending(model)],
+        "items": lambda model: list(ascending(model)),
+        "iterkeys": lambda model: iter(sorted(model)),
+        "itervalues": lambda model: (value for _, value in ascending(model)),
+        "iteritems": ascending,
+        "items_backward": descending,
+        "get_min_item": lambda model: end_item(model, min),
+        "get_max_item": lambda model: end_item(model, max),
+        "items_from": items_from,
+        "items_backward_from": items_backward_from,
+        "items_range": items_range,
+        "irange": irange,
+        "from_sorted": from_sorted,
+        "check": lambda model: None,
+        "popitem": pop_least,
+        "add": add,
+        "__eq__": lambda model, other: model == other.plain,
+        "__ne__": lambda model, other: model != other.plain,
+    }
+
+    def make(self) -> tuple[BTree[int, int], Model]:
+        return BTree(self.node_class), {}
+
+    def contents(self, model: Model) -> object:
+        return sorted(model.items())
+
+    def stored_contents(self, obj: BTree[int, int]) -> object:
+        return obj.items()
+
+    def parts(self) -> list[PersistentObject]:
+        nodes = [self.it.root]
+        for node in nodes:
+            nodes.extend(node.nodes or [])
+        return [self.it, *nodes]
+
+    def part_contents(self, part: Any) -> object:
+        return part.root if isinstance(part, BTree) else (part.items[:], list(part.nodes or []))
+
+    def keys_of_run(self, start: int, length: int, is_backward: bool) -> list[int]:
+        keys = range(start * self.stride, min(start + length, LAST) * self.stride)
+        return list(reversed(keys) if is_backward else keys)
+
+    @rule(start=places, length=lengths, is_backward=st.booleans(), value=values, commits=st.booleans())
+    def insert_a_run(self, start: int, length: int, is_backward: bool, value: int, commits: bool) -> None:
+        before = self.snapshot()
+        for key in self.keys_of_run(start, length, is_backward):
+            self.it[key] = value
             self.model[key] = value
+        self.check_noted(before, may_note=True)
+        if commits:
+            self.commit()
 
-    @rule(found=st.lists(keys, min_size=1, max_size=30))
-    def delete(self, found: list[int]) -> None:
-        for key in found:
-            if key in self.model:
-                del self.tree[key], self.model[key]
-            else:
-                with pytest.raises(KeyError):
-                    del self.tree[key]
+    @rule(start=places, length=lengths, is_backward=st.booleans(), commits=st.booleans())
+    def delete_a_run(self, start: int, length: int, is_backward: bool, commits: bool) -> None:
+        before = self.snapshot()
+        for key in self.keys_of_run(start, length, is_backward):
+            if self.model.pop(key, None) is not None:
+                del self.it[key]
+        self.check_noted(before, may_note=True)
+        if commits:
+            self.commit()
 
-    @rule(start=keys, count=st.integers(0, 40))
-    def delete_a_run(self, start: int, count: int) -> None:
-        self.delete(list(range(start, start + count)))
+    @precondition(lambda self: self.it.root.nodes is not None)
+    @rule(pick=places, count=st.integers(1, 30))
+    def delete_between_children(self, pick: int, count: int) -> None:
+        """Delete keys that the root has, each of which one out of a leaf takes the place of."""
+        before = self.snapshot()
+        for _ in range(count):
+            root = self.it.root
+            if root.nodes is not None:
+                key = root.items[pick % len(root.items)][0]
+                del self.it[key], self.model[key]
+        self.check_noted(before, may_note=True)
 
-    @rule(key=keys, value=values)
-    def use_as_a_mapping(self, key: int, value: int) -> None:
-        assert self.tree.get(key, -1) == self.model.get(key, -1)
-        assert (key in self.tree) == (key in self.model)
-        assert self.tree.setdefault(key, value) == self.model.setdefault(key, value)
-        assert self.tree.pop(key + 1, None) == self.model.pop(key + 1, None)
-
-    @rule(start=keys, end=keys, closed=st.tuples(st.booleans(), st.booleans()))
-    def range(self, start: int, end: int, closed: tuple[bool, bool]) -> None:
-        def is_in(key: int, low: int, high: int, closed_low: bool, closed_high: bool) -> bool:
-            return (low < key or (closed_low and key == low)) and (key < high or (closed_high and key == high))
-
-        found = list(self.tree.items_range(start, end, *closed))
-        if end < start:
-            assert found == sorted(
-                (pair for pair in self.model.items() if is_in(pair[0], end, start, closed[1], closed[0])), reverse=True
-            )
-        else:
-            assert found == sorted(pair for pair in self.model.items() if is_in(pair[0], start, end, *closed))
-        assert list(self.tree.irange(start, end, closed)) == sorted(
-            key for key in self.model if is_in(key, start, end, *closed)
-        )
-        assert list(self.tree.irange(start, end, closed, reverse=True)) == sorted(
-            (key for key in self.model if is_in(key, start, end, *closed)), reverse=True
-        )
-        assert [key for key, _ in self.tree.items_backward_from(start, closed[0])] == sorted(
-            (key for key in self.model if key < start or (closed[0] and key == start)), reverse=True
-        )
-
-    @rule(degree=st.sampled_from([2, 4, 8, 16]))
+    @rule(degree=st.sampled_from([*DEGREES, 1, 3, 1024]))
     def build_anew(self, degree: int) -> None:
-        self.tree.set_bnode_minimum_degree(degree)
-        assert self.tree.root.minimum_degree == degree
+        """With nodes of another degree, and, so that the machine remains what it is, of its own again."""
+        before = self.snapshot()
+        is_built = degree in DEGREES and degree != self.it.root.minimum_degree
+        assert self.it.set_bnode_minimum_degree(degree) == is_built
+        self.check_noted(before, may_note=False)
+        if is_built:
+            assert self.it.root.minimum_degree == degree
+            self.is_like_the_model()
+            assert self.it.set_bnode_minimum_degree(self.node_class.minimum_degree)
 
     @rule()
-    def clear(self) -> None:
-        self.tree.clear()
-        self.model.clear()
+    def build_of_sorted_items(self) -> None:
+        self.connection.get_root()["it"] = BTree.from_sorted(sorted(self.model.items()), self.node_class)
 
-    @rule()
-    def commit(self) -> None:
-        self.connection.commit()
-        self.committed = dict(self.model)
+    @rule(place=places)
+    def note_a_change_of_a_value(self, place: int) -> None:
+        key = place * self.stride
+        changed = set(self.connection.changed)
+        if key in self.model:
+            self.it.note_change_of_bnode_containing_key(key)
+            added = [self.connection.get(oid) for oid in self.connection.changed.keys() - changed]
+            assert all(isinstance(node, BNode) and (key, self.model[key]) in node.items for node in added)
+            assert len(added) <= 1
+        else:
+            with pytest.raises(KeyError):
+                self.it.note_change_of_bnode_containing_key(key)
+            assert set(self.connection.changed) == changed
 
-    @rule()
-    def abort(self) -> None:
-        self.connection.abort()
-        self.model = dict(self.committed)
+    @precondition(lambda self: self.model)
+    @rule(method=st.sampled_from(["__getitem__", "__contains__", "__delitem__", "get", "pop", "setdefault", "add"]))
+    def refuse_a_key_that_has_no_order(self, method: str) -> None:
+        before = self.snapshot()
+        with pytest.raises(TypeError, match="can't be ordered"):
+            call_of(method)(self.it, "a key")
+        self.check_noted(before, may_note=False)
 
-    @rule()
-    def evict(self) -> None:
-        for obj in self.connection.cache.loaded_objects():
-            if obj._p_is_saved() and obj._p_oid is not None:
-                self.connection.cache.make_ghost(obj._p_oid)
-
-    @rule()
-    def reopen(self) -> None:
-        self.connection.close()
-        self.connection = self.open()
-        tree: Any = self.connection.get_root()["tree"]
-        self.tree = tree
-        self.model = dict(self.committed)
+    @rule(
+        place=places,
+        is_backward=st.booleans(),
+        how=st.sampled_from(["evict", "commit", "insert", "delete"]),
+        run=st.tuples(places, lengths),
+    )
+    def go_on_with_an_iteration(self, place: int, is_backward: bool, how: str, run: tuple[int, int]) -> None:
+        """Whatever happens in the middle: no key comes twice, and none is left out that was there all the time."""
+        before = set(self.model)
+        expected = sorted(before, reverse=is_backward)
+        items = self.it.items_backward() if is_backward else self.it.iteritems()
+        found = [key for key, _ in (next(items) for _ in expected[:place])]
+        match how:
+            case "evict":
+                self.evict()
+            case "commit":
+                self.commit()
+            case "insert":
+                self.insert_a_run(*run, is_backward=False, value=0, commits=False)
+            case "delete":
+                self.delete_a_run(*run, is_backward=False, commits=False)
+        found += [key for key, _ in items]
+        assert found == sorted(set(found), reverse=is_backward)
+        assert before & self.model.keys() <= set(found) <= before | self.model.keys()
 
     @invariant()
-    def is_like_the_model(self) -> None:
-        self.tree.check()
-        assert self.tree.items() == sorted(self.model.items())
-        assert list(self.tree.items_backward()) == sorted(self.model.items(), reverse=True)
-        assert len(self.tree) == len(self.model)
-        assert bool(self.tree) == bool(self.model)
+    def is_sound(self) -> None:
+        tree = self.it
+        tree.check()
+        nodes = self.parts()[1:]
+        assert tree.get_node_count() == len(nodes)
+        depth, node = 1, tree.root
+        while node.nodes is not None:
+            depth, node = depth + 1, node.nodes[-1]
+        assert tree.get_depth() == depth
+        assert len(tree) == len(self.model)
+        assert all(type(node) is self.node_class for node in nodes)
 
-    def teardown(self) -> None:
-        self.connection.close()
-        shutil.rmtree(self.directory)
+
+def machine_of(cls: type[BNode[int, int]]) -> type[BTreeMachine]:
+    """Return a machine whose trees have nodes of this class."""
+    step = max(2, cls.minimum_degree // 8)
+    keys = places.map(lambda place: place * step)
+
+    class Machine(BTreeMachine):
+        node_class = cls
+        stride = step
+
+        @rule(call=calls(reads(keys)))
+        def read(self, call: Call) -> None:
+            self.check_read(call)
+
+        @rule(call=calls(changes(keys)))
+        def change(self, call: Call) -> None:
+            self.check_change(call)
+
+        @rule(call=calls(assigns(keys)))
+        def assign(self, call: Call) -> None:
+            self.check_change(call, may_note=True)
+
+        @rule(call=calls(assigns(keys)) | calls(changes(keys)))
+        def change_in_another_client(self, call: Call) -> None:
+            self.change_elsewhere(call)
+
+    return Machine
 
 
-TestBTree = pytest.mark.spec("OBJ-30", "OBJ-31")(BTreeMachine.TestCase)
-TestBTree.settings = settings(max_examples=2 * settings().max_examples, stateful_step_count=40)
+@pytest.mark.spec("OBJ-30", "OBJ-31", "OBJ-33")
+@pytest.mark.parametrize("cls", NODE_CLASSES)
+def test_a_tree_is_what_the_model_is(cls: type[BNode[int, int]]) -> None:
+    run(machine_of(cls), share=5 if cls.minimum_degree <= 8 else 10)
+
+
+def test_the_machine_calls_every_method() -> None:
+    keys = st.integers()
+    by_rules = {"get_depth", "get_node_count", "set_bnode_minimum_degree", "note_change_of_bnode_containing_key"}
+    assert public_methods(BTree) <= {*reads(keys), *changes(keys), *assigns(keys), *by_rules}

@@ -1,0 +1,321 @@
+"""A stored collection against a plain one: what the machines of the four collections share.
+
+A machine has tables of calls, method by method: those that only read, those that are noted as a change if and only
+if they make one, and those that assign, which may be noted though what they assign is equal to what was
+there.  Each call is made on the stored collection and on the plain one, the model, and must have the same outcome.
+"""
+
+import copy
+import operator
+import pickle
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, KeysView, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+
+from durus.btree import BTree
+from durus.connection import Connection
+from durus.error import WriteConflictError
+from durus.file_storage import FileStorage
+from durus.persistent import PersistentObject
+from durus.persistent_dict import PersistentDict
+from durus.persistent_list import PersistentList
+from durus.persistent_set import PersistentSet
+from durus.shared_storage import SharedStorage
+
+Args = tuple[Any, ...]
+Methods = dict[str, st.SearchStrategy[Args]]
+"""The arguments that a method is called with, by its name."""
+Oracle = Mapping[str, Callable[..., Any]]
+"""What a model does, by the name of the method."""
+
+
+class Call(NamedTuple):
+    method: str
+    args: Args
+
+
+class Other(NamedTuple):
+    """An argument that is a collection: the model gets `plain`, the stored collection what `made` makes of it."""
+
+    plain: Any
+    made: Callable[[Any], Any]
+
+
+class Itself(NamedTuple):
+    """An argument that is the collection whose method is called."""
+
+
+class Keywords(NamedTuple):
+    """The last of the arguments: those that are given by name."""
+
+    named: dict[str, Any]
+
+
+def as_it_is(plain: Any) -> Any:
+    return plain
+
+
+def others(plain: st.SearchStrategy[Any], *made: Callable[[Any], Any]) -> st.SearchStrategy[Other | Itself]:
+    return st.builds(Other, plain, st.sampled_from([as_it_is, *made])) | st.just(Itself())
+
+
+def calls(methods: Methods) -> st.SearchStrategy[Call]:
+    return st.one_of([st.builds(Call, st.just(name), args) for name, args in methods.items()])
+
+
+def none() -> st.SearchStrategy[Args]:
+    return st.just(())
+
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "__len__": len,
+    "__bool__": bool,
+    "__hash__": hash,
+    "__iter__": iter,
+    "__reversed__": reversed,
+    "__init__": lambda obj, *args: type(obj)(*args),
+    "__radd__": lambda obj, other: other + obj,
+    "__rmul__": lambda obj, other: other * obj,
+    "__rsub__": lambda obj, other: other - obj,
+    "__rxor__": lambda obj, other: other ^ obj,
+    "__ror__": lambda obj, other: other | obj,
+    "__rand__": lambda obj, other: other & obj,
+}
+"""How the methods are called that are called by a function or an operator which `operator` does not have."""
+
+
+COMPARISONS = {"__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__"}
+
+
+def call_of(method: str) -> Callable[..., Any]:
+    if method in FUNCTIONS:
+        return FUNCTIONS[method]
+    if hasattr(operator, method) and method.startswith("__"):
+        found: Callable[..., Any] = getattr(operator, method)
+        return found
+    return lambda obj, *args, **keywords: getattr(obj, method)(*args, **keywords)
+
+
+COPIES: dict[str, Callable[[Any], Any]] = {
+    "copy.copy": copy.copy,
+    "copy.deepcopy": copy.deepcopy,
+    "pickle": lambda obj: pickle.loads(pickle.dumps(obj)),
+}
+
+
+def plain(result: Any, obj: object) -> Any:
+    """Return a result in a form that can be compared with what a plain collection gives."""
+    if result is obj:
+        return Itself()
+    if isinstance(result, PersistentDict | PersistentList):
+        return result.data
+    if isinstance(result, PersistentSet):
+        return result.s
+    if isinstance(result, BTree):
+        return dict(result.items())
+    if isinstance(result, Iterator | KeysView) or type(result) in (type({}.values()), type({}.items())):
+        return list(result)
+    return result
+
+
+def public_methods(cls: type) -> set[str]:
+    """Return the names of the methods that applications call, be it by an operator or by a function."""
+    added = set(dir(cls)) - set(dir(PersistentObject)) - set(vars(cls)["__slots__"])
+    of_types = {"__class_getitem__", "__abstractmethods__", "__orig_bases__", "__annotations__", "__parameters__"}
+    return {name for name in added - of_types if name.endswith("__") or not name.startswith("_")} | COMPARISONS
+
+
+class CollectionMachine(RuleBasedStateMachine):
+    """The client's side: opening, transactions, evictions, another client; and calls of methods."""
+
+    oracle: ClassVar[Oracle] = {}
+    """What the model does where a stored collection does otherwise than a plain one; comparisons get an Other."""
+
+    model: Any
+    committed: Any
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = Path(tempfile.mkdtemp())
+
+    # What a machine says of its collection
+
+    def make(self) -> tuple[Any, Any]:
+        """Return a new collection and a model of it."""
+        raise NotImplementedError
+
+    def contents(self, model: Any) -> object:
+        """Return all that can be told of a model."""
+        raise NotImplementedError
+
+    def stored_contents(self, obj: Any) -> object:
+        """Return the same of a stored collection."""
+        raise NotImplementedError
+
+    def parts(self) -> list[PersistentObject]:
+        """Return the persistent objects that the collection is made of."""
+        return [self.it]
+
+    def part_contents(self, part: Any) -> object:
+        return self.stored_contents(part)
+
+    # The client's side
+
+    @initialize(cache_size=st.sampled_from([1, 3, 100]))
+    def start(self, cache_size: int) -> None:
+        self.cache_size = cache_size
+        self.open()
+        obj, self.model = self.make()
+        self.connection.get_root()["it"] = obj
+        self.commit()
+
+    def open(self) -> None:
+        self.storage = SharedStorage(FileStorage(self.directory / "f", durability="os"))
+        self.connection = Connection(self.storage.new_client(), self.cache_size)
+        self.other = Connection(self.storage.new_client(), self.cache_size)
+
+    def close(self) -> None:
+        self.connection.close()
+        self.other.close()
+        self.storage.close()
+
+    @property
+    def it(self) -> Any:
+        return self.connection.get_root()["it"]
+
+    @rule()
+    def commit(self) -> None:
+        self.connection.commit()
+        self.committed = copy.copy(self.model)
+        self.other.abort()
+        assert self.stored_contents(self.other.get_root()["it"]) == self.contents(self.committed)
+
+    @rule()
+    def abort(self) -> None:
+        self.connection.abort()
+        self.model = copy.copy(self.committed)
+
+    @rule()
+    def evict(self) -> None:
+        """Drop the states of all objects that are not noted as changed."""
+        cache = self.connection.get_cache()
+        for obj in cache.loaded_objects():
+            if obj._p_is_saved() and obj._p_oid is not None:
+                cache.make_ghost(obj._p_oid)
+
+    @rule()
+    def reopen(self) -> None:
+        self.close()
+        self.open()
+        self.model = copy.copy(self.committed)
+
+    @rule()
+    def pack(self) -> None:
+        self.connection.pack()
+        self.model = copy.copy(self.committed)
+
+    @rule(how=st.sampled_from(sorted(COPIES)), is_stored=st.booleans())
+    def copy(self, how: str, is_stored: bool) -> None:
+        """A copy is a new object, with the same contents and none in common with the other one."""
+        changed = dict(self.connection.changed)
+        new = COPIES[how](self.it)
+        assert type(new) is type(self.it)
+        assert new._p_oid is new._p_connection is None
+        assert self.stored_contents(new) == self.contents(self.model)
+        assert self.connection.changed == changed
+        if is_stored:
+            self.connection.get_root()["it"] = new
+        else:
+            new.clear()
+            assert self.connection.changed == changed
+
+    # Calls
+
+    def outcome(self, method: str, obj: Any, args: Args, is_model: bool) -> tuple[str, Any]:
+        """Return what a call returns or raises."""
+        function = call_of(method)
+        given = []
+        keywords: dict[str, Any] = {}
+        for arg in args:
+            if isinstance(arg, Keywords):
+                keywords = arg.named
+            elif isinstance(arg, Other):
+                given.append(copy.copy(arg.plain) if is_model else arg.made(copy.copy(arg.plain)))
+            else:
+                given.append(obj if isinstance(arg, Itself) else arg)
+        if is_model and method in self.oracle:
+            function = self.oracle[method]
+            if method in COMPARISONS:  # whose outcome depends on what the other one is
+                given = [Other(obj, type(self.it)) if isinstance(arg, Itself) else arg for arg in args]
+        try:
+            return "returned", plain(function(obj, *given, **keywords), obj)
+        except (TypeError, ValueError, KeyError, IndexError) as error:
+            return "raised", type(error)
+
+    def call_both(self, call: Call, obj: Any, model: Any) -> Any:
+        """Make a call on a stored collection and on a model; return the model as it is then."""
+        before = copy.copy(model)
+        found = self.outcome(call.method, obj, call.args, is_model=False)
+        expected = self.outcome(call.method, model, call.args, is_model=True)
+        assert found == expected
+        return before if expected[0] == "raised" else model  # a list, for one, may be half sorted by then
+
+    def check_read(self, call: Call) -> None:
+        changed = dict(self.connection.changed)
+        before = copy.copy(self.model)
+        self.call_both(call, self.it, self.model)
+        assert self.contents(self.model) == self.contents(before)
+        assert self.connection.changed == changed
+
+    def check_change(self, call: Call, may_note: bool = False) -> None:
+        before, model = self.snapshot(), copy.copy(self.model)
+        self.model = self.call_both(call, self.it, self.model)
+        self.check_noted(before, may_note or self.contents(self.model) != self.contents(model))
+
+    def snapshot(self) -> list[tuple[PersistentObject, bool, object]]:
+        """Return the parts of the collection, with whether they are noted as changed and what they have."""
+        return [(part, part._p_is_unsaved(), self.part_contents(part)) for part in self.parts()]
+
+    def check_noted(self, before: list[tuple[PersistentObject, bool, object]], may_note: bool) -> None:
+        """What is changed must be noted, and what is not must not be, unless it `may`."""
+        for part, was_unsaved, contents in before:
+            if self.part_contents(part) != contents:
+                assert part._p_is_unsaved()
+            elif not may_note:
+                assert part._p_is_unsaved() == was_unsaved
+
+    def change_elsewhere(self, call: Call) -> None:
+        """Another client makes a change and commits it; what this one did since its last commit is refused."""
+        self.other.abort()
+        model = self.call_both(call, self.other.get_root()["it"], copy.copy(self.committed))
+        has_changed = bool(self.other.changed)
+        self.other.commit()
+        if not has_changed:
+            return
+        if self.connection.changed:
+            with pytest.raises(WriteConflictError):
+                self.connection.commit()
+        self.committed = model
+        self.abort()
+
+    @invariant()
+    def is_like_the_model(self) -> None:
+        assert self.stored_contents(self.it) == self.contents(self.model)
+
+    def teardown(self) -> None:
+        self.close()
+        shutil.rmtree(self.directory)
+
+
+def run(machine: type[CollectionMachine], share: int = 3) -> None:
+    """Run a machine on a few examples, and on its share of those of the profile, which is one in `share`."""
+    run_state_machine_as_test(
+        machine, settings=settings(max_examples=20 + settings().max_examples // share, stateful_step_count=50)
+    )
