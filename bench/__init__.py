@@ -1,0 +1,1 @@
+"""Programs that measure durus and print tables; what they printed stands beside them."""
