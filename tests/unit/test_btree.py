@@ -219,6 +219,37 @@ def test_a_walk_over_all_nodes_keeps_to_the_cache_size_and_counts_as_reading_the
         one.commit()
 
 
+@pytest.mark.spec("OBJ-8")
+@pytest.mark.parametrize("cls", [BNode, BNode4])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_what_a_call_changes_in_any_node_outlives_an_eviction(cls: type[BNode[int, str]], seed: int) -> None:
+    keys = list(range(100))
+    random.Random(seed).shuffle(keys)
+    connection = Connection(MemoryStorage())
+    tree: BTree[int, str] = BTree(cls)
+    connection.get_root()["tree"] = tree
+    expected: dict[int, str] = {}
+
+    def evict_compare_and_commit() -> None:
+        for obj in connection.cache.loaded_objects():
+            if obj._p_is_saved() and obj._p_oid is not None:
+                connection.cache.make_ghost(obj._p_oid)
+        tree.check()
+        assert tree.items() == sorted(expected.items())
+        connection.commit()
+
+    connection.commit()
+    for key in keys:
+        tree[key] = expected[key] = "set"
+        evict_compare_and_commit()
+    for key in keys[::10]:
+        tree[key] = expected[key] = "changed"
+        evict_compare_and_commit()
+    for key in sorted(keys, key=lambda key: (key * 37) % 101):
+        del tree[key], expected[key]
+        evict_compare_and_commit()
+
+
 def test_a_copy_has_nodes_of_its_own() -> None:
     tree = tree_of(1, 2, 3)
     copied = copy.copy(tree)
