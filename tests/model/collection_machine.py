@@ -70,7 +70,7 @@ def calls(methods: Methods) -> st.SearchStrategy[Call]:
     return st.one_of([st.builds(Call, st.just(name), args) for name, args in methods.items()])
 
 
-def none() -> st.SearchStrategy[Args]:
+def no_args() -> st.SearchStrategy[Args]:
     return st.just(())
 
 

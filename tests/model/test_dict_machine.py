@@ -13,7 +13,7 @@ from tests.model.collection_machine import (
     Methods,
     Oracle,
     calls,
-    none,
+    no_args,
     others,
     public_methods,
     run,
@@ -32,20 +32,20 @@ READS: Methods = {
     "__contains__": st.tuples(keys | no_keys),
     "has_key": st.tuples(keys),
     "get": st.tuples(keys | no_keys) | st.tuples(keys, values),
-    "__len__": none(),
-    "__bool__": none(),
-    "__iter__": none(),
-    "__reversed__": none(),
-    "__hash__": none(),
-    "keys": none(),
-    "values": none(),
-    "items": none(),
-    "iterkeys": none(),
-    "itervalues": none(),
-    "iteritems": none(),
-    "copy": none(),
-    "__copy__": none(),
-    "__init__": none()
+    "__len__": no_args(),
+    "__bool__": no_args(),
+    "__iter__": no_args(),
+    "__reversed__": no_args(),
+    "__hash__": no_args(),
+    "keys": no_args(),
+    "values": no_args(),
+    "items": no_args(),
+    "iterkeys": no_args(),
+    "itervalues": no_args(),
+    "iteritems": no_args(),
+    "copy": no_args(),
+    "__copy__": no_args(),
+    "__init__": no_args()
     | st.tuples(named)
     | st.tuples(pairs, named)
     | st.tuples(mappings)
@@ -64,10 +64,10 @@ READS: Methods = {
 CHANGES: Methods = {
     "__delitem__": st.tuples(keys | no_keys),
     "pop": st.tuples(keys) | st.tuples(keys, values),
-    "popitem": none(),
-    "clear": none(),
+    "popitem": no_args(),
+    "clear": no_args(),
     "setdefault": st.tuples(keys | no_keys, values) | st.tuples(keys),
-    "update": none() | st.sampled_from([({},), ([],), (PersistentDict(),)]) | st.tuples(wrong),
+    "update": no_args() | st.sampled_from([({},), ([],), (PersistentDict(),)]) | st.tuples(wrong),
     "__ior__": st.sampled_from([({},), ([],), (PersistentDict(),)]) | st.tuples(wrong),
 }
 ASSIGNS: Methods = {

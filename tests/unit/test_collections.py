@@ -66,6 +66,8 @@ def test_list_methods() -> None:
     assert list(reversed(x)) == x[::-1]
     assert (x + [0])[-1] == 0 == ([0] + x)[0]  # noqa: RUF005 (the operators are the point)
     assert x * 2 == 2 * x
+    for new in (x + [0], [0] + x, x * 2, 2 * x):  # noqa: RUF005 (likewise)
+        assert type(new) is PersistentList
     x *= 2
     assert (len(x), 8 in x, x.pop(), x.index(4)) == (10, True, 1, 1)
     assert x < [9]
