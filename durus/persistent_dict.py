@@ -31,6 +31,7 @@ class PersistentDict(PersistentObject, MutableMapping[K, V]):
         return self.data[key]
 
     def __setitem__(self, key: K, item: V) -> None:
+        hash(key)  # TypeError, where nothing is to change
         self._p_note_change()
         self.data[key] = item
 

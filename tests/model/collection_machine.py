@@ -137,6 +137,8 @@ class CollectionMachine(RuleBasedStateMachine):
 
     oracle: ClassVar[Oracle] = {}
     """What the model does where a stored collection does otherwise than a plain one; comparisons get an Other."""
+    makes: ClassVar[frozenset[str]] = frozenset()
+    """The methods that return a new collection of the same class."""
 
     model: Any
     committed: Any
@@ -255,29 +257,37 @@ class CollectionMachine(RuleBasedStateMachine):
             if method in COMPARISONS:  # whose outcome depends on what the other one is
                 given = [Other(obj, type(self.it)) if isinstance(arg, Itself) else arg for arg in args]
         try:
-            return "returned", plain(function(obj, *given, **keywords), obj)
+            result = function(obj, *given, **keywords)
         except (TypeError, ValueError, KeyError, IndexError) as error:
             return "raised", type(error)
+        is_made = method in self.makes if is_model else result is not obj and type(result) is type(obj)
+        contents = copy.copy(plain(result, obj))
+        if is_made:
+            result.clear()  # which has nothing to do with the collection that it was made of
+        return "made" if is_made else "returned", contents
 
-    def call_both(self, call: Call, obj: Any, model: Any) -> Any:
-        """Make a call on a stored collection and on a model; return the model as it is then."""
+    def call_both(self, call: Call, obj: Any, model: Any) -> tuple[Any, bool]:
+        """Make a call on a stored collection and on a model; return the model as it is then, and if the call raised."""
         before = copy.copy(model)
         found = self.outcome(call.method, obj, call.args, is_model=False)
         expected = self.outcome(call.method, model, call.args, is_model=True)
         assert found == expected
-        return before if expected[0] == "raised" else model  # a list, for one, may be half sorted by then
+        has_raised = expected[0] == "raised"
+        return (before if has_raised else model), has_raised  # the model, a list for one, may be half sorted by then
 
-    def check_read(self, call: Call) -> None:
+    def check_reads(self, calls: list[Call]) -> None:
         changed = dict(self.connection.changed)
         before = copy.copy(self.model)
-        self.call_both(call, self.it, self.model)
+        for call in calls:
+            self.call_both(call, self.it, self.model)
         assert self.contents(self.model) == self.contents(before)
         assert self.connection.changed == changed
 
     def check_change(self, call: Call, may_note: bool = False) -> None:
         before, model = self.snapshot(), copy.copy(self.model)
-        self.model = self.call_both(call, self.it, self.model)
-        self.check_noted(before, may_note or self.contents(self.model) != self.contents(model))
+        self.model, has_raised = self.call_both(call, self.it, self.model)
+        has_changed = self.contents(self.model) != self.contents(model)
+        self.check_noted(before, has_changed or (may_note and not has_raised))
 
     def snapshot(self) -> list[tuple[PersistentObject, bool, object]]:
         """Return the parts of the collection, with whether they are noted as changed and what they have."""
@@ -294,7 +304,7 @@ class CollectionMachine(RuleBasedStateMachine):
     def change_elsewhere(self, call: Call) -> None:
         """Another client makes a change and commits it; what this one did since its last commit is refused."""
         self.other.abort()
-        model = self.call_both(call, self.other.get_root()["it"], copy.copy(self.committed))
+        model, _ = self.call_both(call, self.other.get_root()["it"], copy.copy(self.committed))
         has_changed = bool(self.other.changed)
         self.other.commit()
         if not has_changed:

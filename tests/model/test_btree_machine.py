@@ -179,6 +179,7 @@ class BTreeMachine(CollectionMachine):
     node_class: type[BNode[int, int]]
     stride: int
 
+    makes = frozenset(["__copy__", "__init__", "from_sorted"])
     oracle: ClassVar[Oracle] = {
         "has_key": dict.__contains__,
         "__iter__": lambda model: iter(sorted(model)),
@@ -346,9 +347,9 @@ def machine_of(cls: type[BNode[int, int]]) -> type[BTreeMachine]:
         node_class = cls
         stride = step
 
-        @rule(call=calls(reads(keys)))
-        def read(self, call: Call) -> None:
-            self.check_read(call)
+        @rule(found=st.lists(calls(reads(keys)), min_size=1, max_size=6))
+        def read(self, found: list[Call]) -> None:
+            self.check_reads(found)
 
         @rule(call=calls(changes(keys)))
         def change(self, call: Call) -> None:

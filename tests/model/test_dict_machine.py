@@ -83,6 +83,7 @@ def is_equal(model: dict[Any, Any], other: Any) -> bool:
 
 
 class DictMachine(CollectionMachine):
+    makes = frozenset(["copy", "__copy__", "__init__", "fromkeys", "__or__", "__ror__"])
     oracle: ClassVar[Oracle] = {
         "has_key": dict.__contains__,
         "iterkeys": lambda model: iter(model),
@@ -102,9 +103,9 @@ class DictMachine(CollectionMachine):
     def stored_contents(self, obj: PersistentDict[Any, int]) -> object:
         return list(obj.data.items())
 
-    @rule(call=calls(READS))
-    def read(self, call: Call) -> None:
-        self.check_read(call)
+    @rule(found=st.lists(calls(READS), min_size=1, max_size=6))
+    def read(self, found: list[Call]) -> None:
+        self.check_reads(found)
 
     @rule(call=calls(CHANGES))
     def change(self, call: Call) -> None:

@@ -76,6 +76,7 @@ ASSIGNS: Methods = {"__setitem__": st.tuples(places, items)}
 
 
 class ListMachine(CollectionMachine):
+    makes = frozenset(["copy", "__copy__", "__init__", "__add__", "__radd__", "__mul__", "__rmul__"])
     oracle: ClassVar[Oracle] = {
         "__copy__": list.copy,
         "__add__": lambda model, other: model + list(other),
@@ -97,9 +98,9 @@ class ListMachine(CollectionMachine):
     def stored_contents(self, obj: PersistentList[Any]) -> object:
         return obj.data[:]
 
-    @rule(call=calls(READS))
-    def read(self, call: Call) -> None:
-        self.check_read(call)
+    @rule(found=st.lists(calls(READS), min_size=1, max_size=6))
+    def read(self, found: list[Call]) -> None:
+        self.check_reads(found)
 
     @rule(call=calls(CHANGES))
     def change(self, call: Call) -> None:

@@ -88,6 +88,25 @@ def plain(other: Other) -> Any:
 
 
 class SetMachine(CollectionMachine):
+    makes = frozenset(
+        [
+            "copy",
+            "__copy__",
+            "__init__",
+            "union",
+            "intersection",
+            "difference",
+            "symmetric_difference",
+            "__or__",
+            "__and__",
+            "__sub__",
+            "__xor__",
+            "__ror__",
+            "__rand__",
+            "__rsub__",
+            "__rxor__",
+        ]
+    )
     oracle: ClassVar[Oracle] = {
         "__copy__": set.copy,
         "__eq__": lambda model, other: model == plain(other),
@@ -107,9 +126,9 @@ class SetMachine(CollectionMachine):
     def stored_contents(self, obj: PersistentSet[Any]) -> object:
         return set(obj.s)
 
-    @rule(call=calls(READS))
-    def read(self, call: Call) -> None:
-        self.check_read(call)
+    @rule(found=st.lists(calls(READS), min_size=1, max_size=6))
+    def read(self, found: list[Call]) -> None:
+        self.check_reads(found)
 
     @rule(call=calls(CHANGES))
     def change(self, call: Call) -> None:

@@ -159,6 +159,7 @@ def test_what_changes_a_list_or_a_dict_is_noted_and_nothing_else_is() -> None:
         (ValueError, lambda: x.remove(9)),
         (KeyError, lambda: d.__delitem__("b")),
         (KeyError, lambda: d.pop("b")),
+        (TypeError, lambda: d.__setitem__([], 1)),  # type: ignore[index]  # that is the point
     ):
         with pytest.raises(error):
             failing()
