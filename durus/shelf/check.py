@@ -12,12 +12,13 @@ from durus.error import DamageError, RecordError, UnsoundTailError
 from durus.file import File
 from durus.oid import ROOT_OID, format_oid, oid_from_int, oid_to_int
 from durus.record import split_oids, unpack_record
+from durus.record_file import is_unfinished_creation
 from durus.shelf import recover
 from durus.shelf.as_of_now import as_of_now
 from durus.shelf.layout import BASE_START, ENTRY_HEAD, SEAL_OID, SEAL_SIZE, U64, parse_seal
 from durus.shelf.offset_map import OffsetMap
 from durus.shelf.scan import ForwardReader, Transaction, Unsound, scan_entries, scan_transactions
-from durus.shelf.shelf import checksum_of, is_unfinished_creation, open_base, read_entry
+from durus.shelf.shelf import EMPTY_FILE, checksum_of, open_base, read_entry
 
 _WORDS_START = 24
 """Where in an offset map its words start."""
@@ -57,7 +58,7 @@ class Check:
 
     def findings(self) -> Iterator[Finding]:
         """Yield all findings, in the order in which they are met. FormatError if it is no SHELF-1 file."""
-        if is_unfinished_creation(self._file):
+        if is_unfinished_creation(self._file, EMPTY_FILE):
             problem = "the file was made and nothing put into it yet; opening it for writing makes it a database"
             yield Finding(self.size, None, problem)
             return

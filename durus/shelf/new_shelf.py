@@ -5,28 +5,20 @@ from collections.abc import Iterable, Iterator
 from zlib import crc32
 
 from durus.file import File
+from durus.new_file import NewFile
 from durus.oid import oid_to_int
 from durus.progress import Progress
 from durus.shelf.layout import MAGIC, U64, pack_entry, pack_transaction
 from durus.shelf.offset_map import build_offset_map
 
-STEP_RECORDS = 100
-"""How many records one step handles at the most."""
 
-_WRITE_SIZE = 1 << 18
-_SYNC_SIZE = 1 << 22
-"""Bytes after which the file is synced: one sync of all of it would hold up who waits for the step."""
-
-
-class NewShelf:
+class NewShelf(NewFile):
     """A file that is written as a whole: its packed part, a seal that covers it, then transactions."""
 
     def __init__(self, file: File) -> None:
-        self.file = file
+        super().__init__(file)
         self.base_checksum = 0
         """The running checksum at the end of the offset map."""
-        self._end = 0
-        self._synced_to = 0
         self._checksum = 0
 
     def write_base(
@@ -38,16 +30,11 @@ class NewShelf:
         """
         self._write(MAGIC + U64.pack(size))
         offsets = array("Q", bytes(8 * (highest_oid + 1)))
-        pending = bytearray()
-        for number, (oid, record) in enumerate(records, 1):
-            offsets[oid_to_int(oid)] = self._end + len(pending)
-            pending += pack_entry(oid, record)
-            if len(pending) >= _WRITE_SIZE:
-                self._write(bytes(pending))
-                pending.clear()
-            if number % STEP_RECORDS == 0:
-                yield Progress("copy", number, count)
-        self._write(bytes(pending))
+
+        def note_place(oid: bytes, offset: int) -> None:
+            offsets[oid_to_int(oid)] = offset
+
+        yield from self._write_records(records, count, pack_entry, note_place)
         for piece in build_offset_map(offsets, self._end):
             self._write(piece)
             yield Progress("copy", count, count)
@@ -62,9 +49,5 @@ class NewShelf:
         self._checksum = checksum
 
     def _write(self, data: bytes) -> None:
-        self.file.append(data)
+        super()._write(data)
         self._checksum = crc32(data, self._checksum)
-        self._end += len(data)
-        if self._end - self._synced_to >= _SYNC_SIZE:
-            self.file.sync()
-            self._synced_to = self._end

@@ -6,6 +6,7 @@ from zlib import crc32
 from durus.error import DamageError, FormatError, UnsoundTailError
 from durus.file import File
 from durus.oid import format_oid
+from durus.record_file import PreparedTransaction
 from durus.shelf import recover
 from durus.shelf.layout import (
     BASE_START,
@@ -80,7 +81,17 @@ class Shelf:
         for offset, oid in sorted((offset, oid) for oid, offset in self.index.items()):
             yield oid, offset
 
-    def prepare(self, records: Sequence[tuple[bytes, bytes]], time: str) -> "PreparedTransaction":
+    def holes(self) -> Iterator[int]:
+        """Yield the numbers of the free oids, in the order of their chain. [SHELF-9]"""
+        return self.map.holes()
+
+    @property
+    def oid_count(self) -> int:
+        """The number of words in the offset map."""
+        count: int = self.map.count
+        return count
+
+    def prepare(self, records: Sequence[tuple[bytes, bytes]], time: str) -> PreparedTransaction:
         """Return the transaction that holds these (oid, record) pairs at the end of this file. [SHELF-12]
 
         Where the bytes before it have no seal yet it brings one that covers them. [SHELF-17]
@@ -98,31 +109,12 @@ class Shelf:
             place += len(entry)
         return PreparedTransaction(cover, data, positions, checksum)
 
-    def accept(self, prepared: "PreparedTransaction") -> None:
+    def accept(self, prepared: PreparedTransaction) -> None:
         """Take a transaction into account that was written behind the end."""
         self.index.update(prepared.positions)
         self.end += len(prepared.cover) + len(prepared.data)
         self.checksum = prepared.checksum
         self.is_sealed = True
-
-
-class PreparedTransaction:
-    """The bytes of a transaction, and what holds once they are in the file."""
-
-    def __init__(self, cover: bytes, data: bytes, positions: list[tuple[bytes, int]], checksum: int) -> None:
-        self.cover = cover
-        self.data = data
-        self.positions = positions
-        self.checksum = checksum
-
-
-def is_unfinished_creation(file: File) -> bool:
-    """Tell if the file is empty, or was left by a creation that did not come to its end. [SHELF-3]"""
-    size = file.size()
-    if size > len(EMPTY_FILE):
-        return False
-    data = file.read_at(0, size)
-    return data != EMPTY_FILE and data in (EMPTY_FILE[:size], bytes(size))
 
 
 def read_entry(file: File, end: int, oid: bytes, offset: int) -> bytes:

@@ -15,13 +15,13 @@ from io import BytesIO
 from typing import Any, Literal, NamedTuple
 from unittest import mock
 
+from durus import new_file
 from durus.connection import Connection
 from durus.error import DurusError, DurusWarning, TransactionError
 from durus.file_storage import Durability, FileStorage
 from durus.persistent import Persistent
 from durus.session import Core
 from durus.shared_storage import SharedStorage
-from durus.shelf import new_shelf
 from durus.storage import Storage
 from tests.model.simulated_files import Disk, SimulatedFileSystem
 
@@ -203,9 +203,9 @@ def begin(disk: Disk, beginning: Beginning) -> State:
 def small_steps() -> Iterator[None]:
     """Let packs write and sync often, and repairs give no warnings, so that short histories have many operations."""
     with (
-        mock.patch.object(new_shelf, "STEP_RECORDS", 2),
-        mock.patch.object(new_shelf, "_WRITE_SIZE", 600),
-        mock.patch.object(new_shelf, "_SYNC_SIZE", 1500),
+        mock.patch.object(new_file, "STEP_RECORDS", 2),
+        mock.patch.object(new_file, "_WRITE_SIZE", 600),
+        mock.patch.object(new_file, "_SYNC_SIZE", 1500),
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore", DurusWarning)

@@ -14,6 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from durus import new_file
 from durus.connection import Connection
 from durus.error import (
     DurusWarning,
@@ -30,7 +31,6 @@ from durus.persistent_dict import PersistentDict
 from durus.persistent_list import PersistentList
 from durus.progress import Progress
 from durus.record import split_oids, unpack_record
-from durus.shelf import new_shelf
 from durus.storage import MemoryStorage, Storage
 from tests.model.graph import ROOT, UNSTORABLE, Contents, Graph, Kind, Ref, Value, reached, refs
 
@@ -439,7 +439,7 @@ class FileMachine(ConnectionMachine):
         self.path = self.directory / "0" / "f.durus"
         self.path.parent.mkdir()
         self.packer: Iterator[Progress] | None = None
-        self.small_steps = mock.patch.object(new_shelf, "STEP_RECORDS", 1)
+        self.small_steps = mock.patch.object(new_file, "STEP_RECORDS", 1)
         self.small_steps.start()
 
     def teardown(self) -> None:

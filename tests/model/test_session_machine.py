@@ -18,6 +18,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from durus import new_file
 from durus.error import (
     ClosedError,
     DurusError,
@@ -33,7 +34,6 @@ from durus.file_storage import FileStorage
 from durus.progress import Progress
 from durus.record import pack_record
 from durus.session import Core, Session, Write
-from durus.shelf import new_shelf
 from durus.storage import MemoryStorage, Storage
 
 ROOT = bytes(8)
@@ -852,7 +852,7 @@ class FileMachine(SessionMachine):
     def __init__(self) -> None:
         super().__init__()
         self.directory = Path(tempfile.mkdtemp(prefix="durus-machine-"))
-        self.small_steps = mock.patch.object(new_shelf, "STEP_RECORDS", 2)
+        self.small_steps = mock.patch.object(new_file, "STEP_RECORDS", 2)
         self.small_steps.start()
 
     def teardown(self) -> None:
