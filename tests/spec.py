@@ -18,13 +18,14 @@ SPEC = ROOT / "spec"
 VECTORS = SPEC / "vectors"
 
 PREFIXES = {
+    "file-storage-2.md": "DFS",
     "object-model.md": "OBJ",
     "record.md": "REC",
     "shelf.md": "SHELF",
     "transactions.md": "TXN",
     "wire.md": "WIRE",
 }
-KINDS = ("record", "shelf", "steps", "exchange")
+KINDS = ("record", "shelf", "dfs20", "steps", "exchange")
 
 
 class SpecError(ValueError):
@@ -229,7 +230,7 @@ def duplicate_faults(found: Iterable[Example]) -> list[str]:
 
 
 def bytes_and_expected(example: Example) -> tuple[bytes, Any]:
-    """Return the two halves of a `record` or `shelf` example: its bytes, and what a reader finds in them."""
+    """Return the two halves of a `record`, `shelf` or `dfs20` example: its bytes, and what a reader finds in them."""
     place = f"{example.document}:{example.line}"
     lines = example.body.splitlines()
     if "---" not in lines:
@@ -321,7 +322,7 @@ def vectors(document: Document) -> str | None:
     """Return the JSON text of a document's vectors, None if it has no example of bytes."""
     entries = []
     for example in examples(document):
-        if example.kind in ("record", "shelf"):
+        if example.kind in ("record", "shelf", "dfs20"):
             data, expected = bytes_and_expected(example)
             entries.append({"name": example.name, "hex": data.hex(), "expected": expected})
         elif example.kind == "exchange":

@@ -4,14 +4,16 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from durus.cache import Cache
+from durus.dfs20.dfs20 import Dfs20
+from durus.dfs20.scan import scan_transactions as scan_dfs20
 from durus.error import DamageError, FormatError, RecordError, UnsoundTailError
-from durus.file import OperatingSystem
+from durus.file import File, OperatingSystem
 from durus.oid import format_oid, oid_to_int
 from durus.persistent import ConnectionBase, PersistentObject
 from durus.record import unpack_record
+from durus.record_file import RecordFile
 from durus.serialize import ObjectReader
 from durus.shelf.scan import scan_transactions
 from durus.shelf.shelf import Shelf, checksum_of
@@ -61,13 +63,22 @@ def _unattached(obj: PersistentObject) -> PersistentObject:
 
 
 def run_shelf(example: Example) -> None:
+    _run_file(example, lambda file: _read_shelf(Shelf(file), file))
+
+
+def run_dfs20(example: Example) -> None:
+    _run_file(example, lambda file: _read_dfs20(Dfs20(file), file))
+
+
+def _run_file(example: Example, read: Callable[[File], object]) -> None:
     data, expected = bytes_and_expected(example)
+    found: object
     with TemporaryDirectory() as directory:
         path = Path(directory, "example.durus")
         path.write_bytes(data)
         file = OperatingSystem().open(str(path), "read")
         try:
-            found = _read_shelf(Shelf(file), file)
+            found = read(file)
         except DamageError as error:
             found = {"error": "damage", "offset": error.offset}
         except FormatError:
@@ -77,19 +88,30 @@ def run_shelf(example: Example) -> None:
     assert found == expected
 
 
-def _read_shelf(shelf: Shelf, file: Any) -> dict[str, object]:
+def _read_shelf(shelf: Shelf, file: File) -> dict[str, object]:
     if isinstance(shelf.tail, UnsoundTailError):
         return {"error": "tail", "offset": shelf.tail.offset}
     start = shelf.map.end
     checksum = checksum_of(file, start)
     return {
-        "objects": {
-            format_oid(oid): unpack_record(shelf.read_entry(oid, offset))[1].decode("ascii")
-            for oid, offset in sorted(shelf.positions())
-        },
+        "objects": _texts(shelf),
         "transactions": len(list(scan_transactions(file, start, shelf.end, checksum))),
         "sealed": shelf.is_sealed,
         "free": list(shelf.map.holes()),
+    }
+
+
+def _read_dfs20(found: Dfs20, file: File) -> dict[str, object]:
+    if found.tail is not None:
+        return {"error": "tail", "offset": found.tail.offset}
+    transactions = scan_dfs20(file, found.base_end, found.end)
+    return {"objects": _texts(found), "transactions": len(list(transactions))}
+
+
+def _texts(found: RecordFile) -> dict[str, str]:
+    return {
+        format_oid(oid): unpack_record(found.read_entry(oid, offset))[1].decode("ascii")
+        for oid, offset in sorted(found.positions())
     }
 
 
@@ -127,6 +149,7 @@ def run_exchange(example: Example) -> None:
 RUNNERS: dict[str, Callable[[Example], None]] = {
     "record": run_record,
     "shelf": run_shelf,
+    "dfs20": run_dfs20,
     "steps": run_steps,
     "exchange": run_exchange,
 }

@@ -32,10 +32,15 @@ def explain(file: File, unsound: Unsound, before: Transaction | None) -> DamageE
             "this is damage ahead of the last transaction, so nothing is cut off: restore the file from a backup, "
             "or look at it with `durus check`",
         )
+    return unsound_tail(file.path, start, size, unsound.problem)
+
+
+def unsound_tail(path: str, start: int, size: int, problem: str) -> UnsoundTailError:
+    """Return the error that tells of an unsound tail, from `start` to the end of the file at `size`."""
     return UnsoundTailError(
-        file.path,
+        path,
         start,
-        f"the last {size - start} bytes are not a whole, sound transaction: {unsound.problem}",
+        f"the last {size - start} bytes are not a whole, sound transaction: {problem}",
         "open it with repair=True (durus -c --repair) to cut them off and keep them in a file beside it, or with "
         "readonly=True to see the state before them",
     )

@@ -34,6 +34,8 @@ def test_every_id_that_the_code_or_a_document_refers_to_exists() -> None:
     known = {statement.id for statement in all_statements()}
     texts = [*(ROOT / "durus").rglob("*.py"), *(ROOT / "spec").glob("[!R]*.md")]
     found = {
-        (path.name, id) for path in texts for id in re.findall(r"\b(?:OBJ|REC|SHELF|TXN|WIRE)-\d+", path.read_text())
+        (path.name, id)
+        for path in texts
+        for id in re.findall(r"\b(?:OBJ|REC|SHELF|DFS|SQL|TXN|WIRE)-\d+", path.read_text())
     }
     assert {(name, id) for name, id in found if id not in known} == set()

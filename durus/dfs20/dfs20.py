@@ -1,0 +1,134 @@
+"""An open DFS20 file: its records by oid, and appending to it. Statements DFS-1 to DFS-9."""
+
+from collections.abc import Iterator, Sequence
+
+from durus.dfs20.layout import (
+    BASE_START,
+    END,
+    ENTRY_HEAD,
+    MAGIC,
+    U32,
+    U64,
+    entry_fits,
+    parse_index,
+)
+from durus.dfs20.scan import explain, scan_transactions
+from durus.error import DamageError, FormatError, RecordError, UnsoundTailError
+from durus.file import File
+from durus.oid import FIRST_RESERVED_OID, format_oid, oid_to_int
+from durus.record_file import PreparedTransaction
+from durus.shelf.scan import Unsound
+
+_FIRST_READ = 4096
+_LONGEST_RECORD = (1 << 32) - 1
+_DAMAGED = "restore the file from a backup; `durus check` lists all damage that can be noticed"
+
+
+class Dfs20:
+    """A DFS20 file that was read up to the end of its last sound transaction.
+
+    `base` is what its index record says, and where that ends, for who knows it already.
+    `tail` is the error that tells of the bytes behind it, None where there are none.
+    """
+
+    def __init__(self, file: File, base: tuple[dict[bytes, int], int] | None = None) -> None:
+        self.file = file
+        self.index, self.base_end = read_base(file) if base is None else base
+        self.end = self.base_end
+        self.tail: UnsoundTailError | None = None
+        try:
+            for transaction in scan_transactions(file, self.end, file.size()):
+                self.index.update(transaction.entries)
+                self.end = transaction.end
+        except Unsound as unsound:
+            error = explain(file, unsound)
+            if not isinstance(error, UnsoundTailError):
+                raise error from None
+            self.tail = error
+
+    def position(self, oid: bytes) -> int | None:
+        """Return the file offset of the current entry of `oid`, None if there is none. [DFS-5]"""
+        return self.index.get(oid)
+
+    def read(self, oid: bytes) -> bytes | None:
+        """Return the current record of `oid`, None if there is none."""
+        offset = self.index.get(oid)
+        return None if offset is None else self.read_entry(oid, offset)
+
+    def read_entry(self, oid: bytes, offset: int) -> bytes:
+        """Return the record in the entry at `offset`, which must be of `oid`; DamageError if it is not."""
+        data = self.file.read_at(offset, _FIRST_READ)
+        if len(data) >= ENTRY_HEAD.size:
+            length, record_oid, data_size = ENTRY_HEAD.unpack_from(data)
+            size = U32.size + length
+            if record_oid == oid and entry_fits(length, data_size) and offset + size <= self.end:
+                if size > len(data):
+                    data += self.file.read_at(offset + len(data), size - len(data))
+                return data[U32.size : size]
+        raise DamageError(self.file.path, offset, f"no sound entry of oid {format_oid(oid)} stands here", _DAMAGED)
+
+    def positions(self) -> Iterator[tuple[bytes, int]]:
+        """Yield (oid, file offset) for all current entries, in the order of the file."""
+        yield from sorted(self.index.items(), key=lambda pair: pair[1])
+
+    def holes(self) -> Iterator[int]:
+        """Yield nothing: the format has no list of free oids."""
+        return iter(())
+
+    @property
+    def oid_count(self) -> int:
+        """The number above the highest oid. [DFS-8]"""
+        return oid_to_int(max(self.index)) + 1 if self.index else 0
+
+    def prepare(self, records: Sequence[tuple[bytes, bytes]], time: str) -> PreparedTransaction:
+        """Return the transaction that holds these (oid, record) pairs at the end of this file. [DFS-3]"""
+        pieces: list[bytes] = []
+        positions = []
+        place = self.end
+        for oid, record in records:
+            positions.append((oid, place))
+            pieces.append(pack_entry(oid, record))
+            place += U32.size + len(record)
+        return PreparedTransaction(b"", b"".join([*pieces, END]), positions, 0)
+
+    def accept(self, prepared: PreparedTransaction) -> None:
+        """Take a transaction into account that was written behind the end."""
+        self.index.update(prepared.positions)
+        self.end += len(prepared.data)
+
+
+def pack_entry(oid: bytes, record: bytes) -> bytes:
+    """Return the object entry that holds a record. RecordError if the record is too long. [DFS-9]"""
+    if len(record) > _LONGEST_RECORD:
+        raise RecordError(
+            f"the record of oid {format_oid(oid)} has {len(record)} bytes, and this format takes {_LONGEST_RECORD} at "
+            "the most; keep the object in a SHELF-1 file"
+        )
+    return U32.pack(len(record)) + record
+
+
+def read_base(file: File) -> tuple[dict[bytes, int], int]:
+    """Return what the index record says, and where it ends. [DFS-6]"""
+    head = file.read_at(0, BASE_START)
+    if head[: len(MAGIC)] != MAGIC[: len(head)]:
+        raise FormatError(f"{file.path}: this is not a DFS20 file: it starts with {head[:8]!r}, not with {MAGIC!r}")
+    if len(head) < BASE_START:
+        raise DamageError(file.path, len(head), "the file ends inside its header", _DAMAGED)
+    (start,) = U64.unpack_from(head, len(MAGIC))
+    stream_start = start + U64.size
+    if not BASE_START <= start <= file.size() - U64.size:
+        problem = f"the header leads to an index record at byte {start}, where none can be"
+        raise DamageError(file.path, len(MAGIC), problem, _DAMAGED)
+    (length,) = U64.unpack(file.read_at(start, U64.size))
+    if length > file.size() - stream_start:
+        problem = f"the index record claims to end at byte {stream_start + length}, behind the end of the file"
+        raise DamageError(file.path, start, problem, _DAMAGED)
+    try:
+        index = parse_index(file.read_at(stream_start, length))
+    except ValueError as error:
+        raise DamageError(file.path, stream_start, f"what stands here is not an index: {error}", _DAMAGED) from error
+    for oid, offset in index.items():
+        if not BASE_START <= offset < start:
+            problem = f"the index leads to byte {offset} for oid {format_oid(oid)}, which is not in the packed part"
+            raise DamageError(file.path, stream_start, problem, _DAMAGED)
+    return {oid: offset for oid, offset in index.items() if oid < FIRST_RESERVED_OID}, stream_start + length

@@ -1,0 +1,36 @@
+"""FileStorage2: a storage in one DFS20 file, the older format. spec/file-storage-2.md."""
+
+import os
+
+from durus.append_only_storage import AppendOnlyStorage, Durability, utc_now
+from durus.dfs20.dfs20 import Dfs20
+from durus.dfs20.layout import EMPTY_FILE
+from durus.dfs20.pack import Dfs20Packer
+from durus.file import File, FileSystem
+
+
+class FileStorage2(AppendOnlyStorage[Dfs20]):
+    """A storage in the DFS20 file `file`, which is made if it is not there.
+
+    The format has no checksums: of a changed byte inside an object nothing is noticed. New files are better
+    made with FileStorage, whose arguments and errors this class has.
+    """
+
+    def __init__(
+        self,
+        file: str | os.PathLike[str] | None = None,
+        readonly: bool = False,
+        repair: bool = False,
+        *,
+        durability: Durability = "fsync",
+        file_system: FileSystem | None = None,
+    ) -> None:
+        super().__init__(file, readonly, repair, durability, file_system, utc_now)
+
+    _empty_file = EMPTY_FILE
+
+    def _read(self, file: File) -> Dfs20:
+        return Dfs20(file)
+
+    def _new_packer(self, source: Dfs20, target: File) -> Dfs20Packer:
+        return Dfs20Packer(source, target)
