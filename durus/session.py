@@ -122,7 +122,7 @@ class Core:
     # Packing
 
     def gen_pack(self) -> Generator[Progress, None, None]:
-        """Pack in steps; at the end what it removed is invalid for all clients. [TXN-25]
+        """Pack in steps; what one of them removed is invalid for all clients when it is over. [TXN-25]
 
         No step is done while commits are being written: they count neither as stored nor as not.
         """
@@ -136,11 +136,16 @@ class Core:
                     progress = next(steps)
                 except StopIteration:
                     return
+                self._take_removed()
                 yield progress
         finally:  # an error may come when it has removed them already
             if isinstance(steps, Generator):
                 steps.close()
-            removed = self.storage.sync()
+            self._take_removed()
+
+    def _take_removed(self) -> None:
+        removed = self.storage.sync()
+        if removed:
             self._invalidate(removed, None)
             self._refuse_ready(set(removed))
 

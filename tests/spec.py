@@ -22,6 +22,7 @@ PREFIXES = {
     "object-model.md": "OBJ",
     "record.md": "REC",
     "shelf.md": "SHELF",
+    "sqlite.md": "SQL",
     "transactions.md": "TXN",
     "wire.md": "WIRE",
 }

@@ -1,0 +1,420 @@
+"""SqliteStorage: a storage in one SQLite file. spec/sqlite.md."""
+
+import contextlib
+import errno
+import os
+import sqlite3
+import threading
+import urllib.parse
+from collections.abc import Generator, Iterator
+
+from durus.error import (
+    ClosedError,
+    DurusError,
+    DurusKeyError,
+    FileError,
+    FormatError,
+    LockedError,
+    ReadonlyError,
+    RecordError,
+    TransactionError,
+)
+from durus.oid import ROOT_OID, format_oid, oid_from_int, oid_to_int
+from durus.progress import Progress
+from durus.record import pack_record, split_oids, unpack_record
+from durus.storage import (
+    NOTHING_TO_DO,
+    CollectingStorage,
+    Conclusion,
+    InvalidationHandler,
+    check_references,
+)
+
+_TABLE = "create table objects (id integer primary key, data blob, refs blob)"
+_COLUMNS = [("id", 1), ("data", 0), ("refs", 0)]
+"""The names of the columns, and which is the primary key."""
+_HIGHEST_ID = (1 << 63) - 1
+_ERRNO = {
+    sqlite3.SQLITE_CANTOPEN: errno.ENOENT,
+    sqlite3.SQLITE_FULL: errno.ENOSPC,
+    sqlite3.SQLITE_READONLY: errno.EROFS,
+}
+_MILLISECONDS_TO_WAIT = 1000
+_STEP_RECORDS = 100
+_STEP_ROWS = 1000
+"""How many rows one step lists or deletes at the most."""
+
+
+class SqliteStorage(CollectingStorage):
+    """A storage in the SQLite file `filename`, which is made if it is not there.
+
+    readonly=True keeps no writer out and sees the file as it was when it was opened. [SQL-6]
+    repair=True changes nothing: SQLite takes back by itself what was not committed whole.
+
+    FileError if the file can't be opened, LockedError if it is open for writing elsewhere, FormatError if
+    it is not a SQLite file with the table of Durus.
+    """
+
+    _reader: sqlite3.Connection | None = None
+    _writer: sqlite3.Connection | None = None
+
+    def __init__(self, filename: str | os.PathLike[str], readonly: bool = False, repair: bool = False) -> None:
+        self._reading = threading.Lock()
+        self._writing = threading.RLock()
+        self._failure: str | None = None
+        self._removed: list[bytes] = []
+        self._condemned: set[int] = set()
+        """What a pack has removed, and whose rows may be there yet. [SQL-8]"""
+        self._written: set[int] | None = None
+        """What was committed since a pack last looked, None where none is under way."""
+        self._packer: Generator[Progress, None, None] | None = None
+        self._is_packing = False
+        self._readonly = readonly
+        self._filename = os.fspath(filename)
+        self._path = os.path.realpath(self._filename)
+        if readonly and repair:
+            raise TransactionError("a readonly SqliteStorage can't repair its file")
+        try:
+            with self._naming("open the file"):
+                if not readonly:
+                    self._writer = self._open_writer()
+                self._reader = self._open_reader()
+                lowest, highest = self._reader.execute("select min(id), max(id) from objects").fetchone()
+            if lowest is not None and lowest < 0:
+                raise FormatError(f"{self._path}: it has a row with the id {lowest}, which is not an oid")
+        except BaseException:
+            self.close()
+            raise
+        self._next_id = 0 if highest is None else highest + 1
+
+    def get_filename(self) -> str:
+        """Return the name of the file, as it was given."""
+        return self._filename
+
+    def __str__(self) -> str:
+        return f"SqliteStorage({self._filename!r})"
+
+    __repr__ = __str__
+
+    def __del__(self) -> None:
+        if self._reader or self._writer:  # a storage that is dropped without close() must not keep its lock
+            self.close()
+
+    # Opening
+
+    def _open_writer(self) -> sqlite3.Connection:
+        self._writer = writer = self._connect("rwc", seconds_to_wait=0)
+        has_table = self._has_table(writer)
+        (mode,) = writer.execute("pragma journal_mode=wal").fetchone()
+        if mode != "wal":
+            raise FileError(errno.ENOTSUP, "SQLite can't keep its write-ahead log beside this file", self._path)
+        writer.execute("pragma synchronous=full")
+        writer.execute("pragma fullfsync=on")  # macOS: as file.py has it
+        writer.execute("begin immediate")
+        if not has_table and not self._has_table(writer):
+            writer.execute(_TABLE)
+            writer.execute("commit")
+            writer.execute("begin immediate")
+        # From here on only what SQLite itself locks for a moment can be in the way.
+        writer.execute(f"pragma busy_timeout = {_MILLISECONDS_TO_WAIT}")
+        self._data_version = self._get_data_version()
+        return writer
+
+    def _open_reader(self) -> sqlite3.Connection:
+        self._reader = reader = self._connect("ro", seconds_to_wait=10)
+        if self._readonly:
+            reader.execute("begin")  # a snapshot from the first look on [SQL-6]
+            if not self._has_table(reader):
+                raise FormatError(f"{self._path}: the file is empty; open it for writing once to make it a database")
+        return reader
+
+    def _connect(self, mode: str, seconds_to_wait: float) -> sqlite3.Connection:
+        uri = f"file:{urllib.parse.quote(self._path)}?mode={mode}"
+        return sqlite3.connect(uri, uri=True, timeout=seconds_to_wait, isolation_level=None, check_same_thread=False)
+
+    def _has_table(self, connection: sqlite3.Connection) -> bool:
+        """Tell if the table of objects is there, False if the file has no table. [SQL-1]"""
+        tables = [name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")]
+        columns = [(name, key) for _, name, _, _, _, key in connection.execute("pragma table_info(objects)")]
+        if tables and columns != _COLUMNS:
+            raise FormatError(
+                f"{self._path}: this SQLite file is not one of Durus: it has no table objects(id, data, refs), but "
+                f"the tables {', '.join(tables)}"
+            )
+        return bool(tables)
+
+    def _get_data_version(self) -> int:
+        """Return a number that changes when another connection than the writer has written."""
+        version: int = self._open_writer_connection().execute("pragma data_version").fetchone()[0]
+        return version
+
+    @contextlib.contextmanager
+    def _naming(self, operation: str) -> Iterator[None]:
+        """Raise what SQLite raises as an error of this package that names operation and file."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise self._error(operation, error) from error
+
+    def _error(self, operation: str, error: sqlite3.Error) -> DurusError:
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+        if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+            return FormatError(f"{self._path}: this is not a sound SQLite file: {error}; restore it from a backup")
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            message = "the file is in use by another writer; close it there, or open it with readonly=True"
+            return LockedError(errno.EAGAIN, message, self._path)
+        number = _ERRNO.get(code, errno.EIO)
+        named = FileError(number, f"cannot {operation}: {error}", self._path)
+        named.operation = operation
+        return named
+
+    def _open_reader_connection(self) -> sqlite3.Connection:
+        if self._reader is None:
+            raise ClosedError(f"{self._path}: the storage is closed")
+        return self._reader
+
+    def _open_writer_connection(self) -> sqlite3.Connection:
+        if self._writer is None:
+            self._check_writable()
+            raise ClosedError(f"{self._path}: the storage is closed")
+        return self._writer
+
+    def _check_writable(self) -> None:
+        self._open_reader_connection()
+        if self._readonly:
+            raise ReadonlyError(f"{self._path}: the file is open with readonly=True and can't be changed")
+        if self._failure is not None:
+            raise ClosedError(
+                f"{self._path}: no further commit is taken ({self._failure}); close the storage and open it again"
+            )
+
+    # Storage
+
+    def load(self, oid: bytes) -> bytes:
+        number = oid_to_int(oid)
+        rows = self._select("select data, refs from objects where id = ?", number) if self._may_have(number) else []
+        if not rows:
+            raise DurusKeyError(oid)
+        return self._record(number, *rows[0])
+
+    def has_record(self, oid: bytes) -> bool:
+        number = oid_to_int(oid)
+        return self._may_have(number) and bool(self._select("select 1 from objects where id = ?", number))
+
+    def _may_have(self, number: int) -> bool:
+        self._open_reader_connection()
+        return number <= _HIGHEST_ID and number not in self._condemned
+
+    def _select(self, statement: str, *values: int) -> list[tuple[object, ...]]:
+        with self._reading, self._naming("read"):
+            return self._open_reader_connection().execute(statement, values).fetchall()
+
+    def _record(self, number: int, data: object, refs: object) -> bytes:
+        oid = oid_from_int(number)
+        if not (isinstance(data, bytes) and isinstance(refs, bytes)):
+            raise FormatError(f"{self._path}: the row with the id {number} has no bytes where data and refs must stand")
+        return pack_record(oid, data, refs)
+
+    def begin(self) -> None:
+        self._check_writable()
+        super().begin()
+
+    def end(self, handle_invalidations: InvalidationHandler | None = None) -> None:
+        """Conclude the commit with one transaction of SQLite. [SQL-3]
+
+        FileError if the file can't take it: then nothing of it is stored.  ClosedError after a
+        failure that left the outcome of a commit unknown. [SQL-4]
+        """
+        pending = self._take_pending()
+        if self._removed and handle_invalidations is not None:
+            handle_invalidations(self.sync())
+        conclusion = self.conclude(pending)
+        conclusion.write()
+        conclusion.accept()
+
+    def conclude(self, records: dict[bytes, bytes]) -> Conclusion:
+        self._check_writable()
+        rows = []
+        for oid, record in records.items():
+            _, data, refs = unpack_record(record)
+            if oid_to_int(oid) > _HIGHEST_ID:
+                raise RecordError(
+                    f"{self._path}: the oid {format_oid(oid)} does not fit the integers of SQLite, which end at "
+                    f"{_HIGHEST_ID}; keep the object in a SHELF-1 file"
+                )
+            rows.append((oid_to_int(oid), data, refs))
+        if not rows:
+            return NOTHING_TO_DO
+
+        def write() -> None:
+            check_references(records, self.has_record)
+            self._write("insert or replace into objects (id, data, refs) values (?, ?, ?)", rows)
+
+        def accept() -> None:
+            numbers = [number for number, _, _ in rows]
+            self._condemned.difference_update(numbers)
+            if self._written is not None:
+                self._written.update(numbers)
+
+        return Conclusion(write, accept)
+
+    def _write(self, statement: str, rows: list[tuple[int, bytes, bytes]] | list[tuple[int]]) -> None:
+        """Do a statement for all rows in one transaction that is durable then. [SQL-3]"""
+        with self._writing:
+            self._check_writable()
+            writer = self._open_writer_connection()
+            is_ending = False
+            try:
+                with self._naming("write to the file"):
+                    writer.executemany(statement, rows)
+                    is_ending = True
+                    writer.execute("commit")
+                    is_ending = False
+            except BaseException as error:
+                if is_ending:
+                    self._failure = f"an earlier commit failed in its end: {error}"
+                with contextlib.suppress(sqlite3.Error):  # what SQLite has taken back by itself already
+                    writer.execute("rollback")
+                raise
+            finally:
+                self._keep_others_out(writer)
+
+    def _keep_others_out(self, writer: sqlite3.Connection) -> None:
+        """Begin the next transaction; if another was first to write, this storage must end. [SQL-5]"""
+        try:
+            writer.execute("begin immediate")
+            if self._get_data_version() != self._data_version:
+                self._failure = self._failure or "another program has written to the file meanwhile"
+        except sqlite3.Error as error:
+            self._failure = self._failure or f"another program is writing to the file: {error}"
+
+    def sync(self) -> list[bytes]:
+        removed, self._removed = self._removed, []
+        return removed
+
+    def new_oid(self) -> bytes:
+        self._open_reader_connection()
+        self._next_id += 1
+        return oid_from_int(self._next_id - 1)
+
+    def close(self) -> None:
+        if self._packer is not None:
+            self._packer.close()
+            self._packer = None
+        with self._writing, self._reading:
+            for connection in (self._reader, self._writer):
+                if connection is not None:
+                    connection.close()
+            self._reader = self._writer = None
+
+    def gen_oid_record(self, start_oid: bytes | None = None, batch_size: int = 100) -> Iterator[tuple[bytes, bytes]]:
+        """Yield (oid, record) for every record in the order of the oids, or for those reached from `start_oid`."""
+        if start_oid is not None:
+            yield from super().gen_oid_record(start_oid, batch_size)
+            return
+        self._open_reader_connection()
+        last = -1
+        statement = "select id, data, refs from objects where id > ? order by id limit ?"
+        while rows := self._select(statement, last, batch_size):
+            for number, data, refs in rows:
+                last = _integer(number)
+                if last not in self._condemned:
+                    yield oid_from_int(last), self._record(last, data, refs)
+
+    # Packing
+
+    def pack(self) -> None:
+        """Remove the records that the root does not reach, and give their room back to the file system."""
+        super().pack()
+        self.vacuum()
+
+    def vacuum(self) -> None:
+        """Give the room of deleted rows back to the file system; takes its time."""
+        with self._writing:
+            self._check_writable()
+            writer = self._open_writer_connection()
+            with self._naming("give back room of the file"):
+                try:
+                    writer.execute("commit")
+                    writer.execute("vacuum")
+                    writer.execute("pragma wal_checkpoint(truncate)")
+                finally:
+                    self._keep_others_out(writer)
+
+    def get_packer(self) -> Iterator[Progress]:
+        """Return an iterator that packs in steps, while commits go on between them. [SQL-8]"""
+        self._check_writable()
+        if self._is_packing:
+            raise TransactionError(f"{self._path}: a pack is under way already")
+        self._packer = self._pack()
+        return self._packer
+
+    def _pack(self) -> Generator[Progress, None, None]:
+        if self._is_packing:
+            raise TransactionError(f"{self._path}: a pack is under way already")
+        self._is_packing = True
+        try:
+            garbage = yield from self._find_garbage()
+            self._condemned.update(garbage)
+            self._removed.extend(oid_from_int(number) for number in garbage)
+            yield from self._delete(garbage)
+        finally:
+            self._written = None
+            self._is_packing = False
+
+    def _find_garbage(self) -> Generator[Progress, None, list[int]]:
+        self._written = {oid_to_int(ROOT_OID)} if self.has_record(ROOT_OID) else set()
+        reached: set[int] = set()
+        yield from self._mark(reached)
+        garbage = []
+        for ids in self._gen_ids():
+            garbage += [number for number in ids if number not in reached]
+            yield Progress("mark", len(reached), None)
+        yield from self._mark(reached)
+        for _ in self._mark(reached):
+            pass  # what is left is what was committed since the last step
+        self._written = None
+        return [number for number in garbage if number not in reached]
+
+    def _delete(self, garbage: list[int]) -> Iterator[Progress]:
+        for start in range(0, len(garbage), _STEP_ROWS):
+            yield Progress("remove", start, len(garbage))
+            numbers = [number for number in garbage[start : start + _STEP_ROWS] if number in self._condemned]
+            self._write("delete from objects where id = ?", [(number,) for number in numbers])
+            self._condemned.difference_update(numbers)
+
+    def _mark(self, reached: set[int]) -> Iterator[Progress]:
+        """Add to `reached` what was written up to now since this was last called, and all that it reaches."""
+        pending, self._written = list(self._written or ()), set()
+        reached.update(pending)
+        while pending:
+            for _ in range(min(_STEP_RECORDS, len(pending))):
+                number = pending.pop()
+                for ref in split_oids(unpack_record(self.load(oid_from_int(number)))[2]):
+                    found = oid_to_int(ref)
+                    if found not in reached:
+                        self._require(ref, number)
+                        reached.add(found)
+                        pending.append(found)
+            yield Progress("mark", len(reached), None)
+
+    def _require(self, oid: bytes, referrer: int) -> None:
+        if not self.has_record(oid):
+            raise FormatError(
+                f"{self._path}: the object {referrer} refers to oid {format_oid(oid)}, which does not exist, so the "
+                "file is not packed; take that reference out first (`durus check` lists all)"
+            )
+
+    def _gen_ids(self) -> Iterator[list[int]]:
+        """Yield the ids of all rows, some at a time."""
+        last = -1
+        while rows := self._select("select id from objects where id > ? order by id limit ?", last, _STEP_ROWS):
+            ids = [_integer(number) for (number,) in rows]
+            yield ids
+            last = ids[-1]
+
+
+def _integer(value: object) -> int:
+    if not isinstance(value, int):
+        raise FormatError(f"a row has the id {value!r}")
+    return value
