@@ -10,8 +10,8 @@ from weakref import WeakSet
 from durus.cache import Cache
 from durus.contents import split_data
 from durus.error import DurusKeyError, ReadConflictError, StateError, TransactionError, WriteConflictError
-from durus.file_storage import FileStorage
 from durus.oid import ROOT_OID, format_oid, oid_from_int
+from durus.open_file import open_file_storage
 from durus.persistent import SAVED, ConnectionBase, PersistentBase, PersistentObject, Watch, set_slot
 from durus.persistent_dict import PersistentDict
 from durus.record import split_oids, unpack_record
@@ -26,8 +26,9 @@ _open_connections: "WeakSet[Connection]" = WeakSet()
 class Connection(ConnectionBase):
     """The objects of a storage, in transactions that run from one commit() or abort() to the next.
 
-    `storage` is a Storage, or the path of a file for a FileStorage; `cache_size` is how many objects
-    may stay loaded beyond a transaction; `root_class` is the class of a new root, PersistentDict if None.
+    `storage` is a Storage, or the path of a file of any format, made as a SHELF-1 file if it is not there;
+    `cache_size` is how many objects may stay loaded beyond a transaction; `root_class` is the class of a
+    new root, PersistentDict if None.
     A connection and its objects may be used by one thread at a time.
     """
 
@@ -37,7 +38,7 @@ class Connection(ConnectionBase):
         cache_size: int = 100000,
         root_class: type[PersistentObject] | None = None,
     ) -> None:
-        self.storage = storage if isinstance(storage, Storage) else FileStorage(storage)
+        self.storage = storage if isinstance(storage, Storage) else open_file_storage(storage)
         self.cache = Cache(cache_size)
         self.changed: dict[bytes, PersistentObject] = {}
         """The stored objects that were changed in this transaction, by oid."""

@@ -6,8 +6,10 @@ import os
 import sqlite3
 import threading
 import urllib.parse
+from collections import Counter
 from collections.abc import Generator, Iterator
 
+from durus.check import Finding, record_findings
 from durus.error import (
     ClosedError,
     DurusError,
@@ -57,6 +59,7 @@ class SqliteStorage(CollectingStorage):
 
     _reader: sqlite3.Connection | None = None
     _writer: sqlite3.Connection | None = None
+    _inode: tuple[int, int] | None = None
 
     def __init__(self, filename: str | os.PathLike[str], readonly: bool = False, repair: bool = False) -> None:
         self._reading = threading.Lock()
@@ -85,6 +88,8 @@ class SqliteStorage(CollectingStorage):
         except BaseException:
             self.close()
             raise
+        self._inode = _inode_of(self._path)
+        _open_inodes[self._inode] += 1
         self._next_id = 0 if highest is None else highest + 1
 
     def get_filename(self) -> str:
@@ -306,6 +311,9 @@ class SqliteStorage(CollectingStorage):
                 if connection is not None:
                     connection.close()
             self._reader = self._writer = None
+            if self._inode is not None:
+                _open_inodes[self._inode] -= 1
+                self._inode = None
 
     def gen_oid_record(self, start_oid: bytes | None = None, batch_size: int = 100) -> Iterator[tuple[bytes, bytes]]:
         """Yield (oid, record) for every record in the order of the oids, or for those reached from `start_oid`."""
@@ -320,6 +328,20 @@ class SqliteStorage(CollectingStorage):
                 last = _integer(number)
                 if last not in self._condemned:
                     yield oid_from_int(last), self._record(last, data, refs)
+
+    def count(self) -> int:
+        """Return how many objects there are."""
+        return _integer(self._select("select count(*) from objects")[0][0]) - len(self._condemned)
+
+    def gen_findings(self) -> Iterator[Finding]:
+        """Yield what is wrong with the file: what SQLite finds, and then what records and references show."""
+        problems = [row[0] for row in self._select("pragma integrity_check")]
+        if problems != ["ok"]:
+            yield from (Finding(None, None, f"SQLite finds: {problem}") for problem in problems)
+        oids = {oid_from_int(number) for ids in self._gen_ids() for number in ids}
+        if oids and ROOT_OID not in oids:
+            yield Finding(None, ROOT_OID, "there is no root object")
+        yield from record_findings(((oid, None) for oid in sorted(oids)), lambda oid, _: self.load(oid), oids)
 
     # Packing
 
@@ -412,6 +434,19 @@ class SqliteStorage(CollectingStorage):
             ids = [_integer(number) for (number,) in rows]
             yield ids
             last = ids[-1]
+
+
+_open_inodes: Counter[tuple[int, int] | None] = Counter()
+
+
+def is_open_in_this_process(path: str | os.PathLike[str]) -> bool:
+    """Tell if a SqliteStorage has this file open: reading the file in another way would then give up SQLite's locks."""
+    return _open_inodes[_inode_of(path)] > 0
+
+
+def _inode_of(path: str | os.PathLike[str]) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
 
 
 def _integer(value: object) -> int:

@@ -1,8 +1,14 @@
 """`durus check`: verify a file and name its faults."""
 
 import argparse
+from collections.abc import Iterable
 
+from durus.check import Finding
+from durus.dfs20.check import Dfs20Check
 from durus.file import OperatingSystem
+from durus.file_storage import FileStorage
+from durus.file_storage2 import FileStorage2
+from durus.open_file import storage_class_of
 from durus.shelf.check import Check
 
 
@@ -11,18 +17,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    file = OperatingSystem().open(options.file, "read")
+    storage_class = storage_class_of(options.file)
+    if issubclass(storage_class, FileStorage | FileStorage2):
+        return _check_file(options.file, storage_class)
+    storage = storage_class(options.file, readonly=True)
     try:
-        check = Check(file)
-        faults = 0
-        for finding in check.findings():
-            faults += finding.is_fault
-            print(f"{options.file}: {finding}")
+        faults = _print_findings(options.file, storage.gen_findings())
+        _print_result(options.file, faults, f"{storage.count()} objects, no checksums (SQLite)")
+    finally:
+        storage.close()
+    return 1 if faults else 0
+
+
+def _check_file(path: str, storage_class: type[FileStorage | FileStorage2]) -> int:
+    file = OperatingSystem().open(path, "read")
+    try:
+        check = Check(file) if storage_class is FileStorage else Dfs20Check(file)
+        faults = _print_findings(path, check.findings())
     finally:
         file.close()
-    result = f"{faults} fault{'s' if faults > 1 else ''}" if faults else "clean"
-    print(f"{options.file}: {result}: {check.transactions} transactions, {check.objects} objects, {_seals(check)}")
+    seals = _seals(check) if isinstance(check, Check) else "no checksums, so no changed byte inside an object shows"
+    _print_result(path, faults, f"{check.transactions} transactions, {check.objects} objects, {seals}")
     return 1 if faults else 0
+
+
+def _print_findings(path: str, findings: Iterable[Finding]) -> int:
+    """Print the findings; return how many of them are faults."""
+    faults = 0
+    for finding in findings:
+        faults += finding.is_fault
+        print(f"{path}: {finding}")
+    return faults
+
+
+def _print_result(path: str, faults: int, figures: str) -> None:
+    result = f"{faults} fault{'s' if faults > 1 else ''}" if faults else "clean"
+    print(f"{path}: {result}: {figures}")
 
 
 def _seals(check: Check) -> str:

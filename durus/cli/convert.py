@@ -6,7 +6,7 @@ import os
 from durus.cli.options import import_storage_class
 from durus.cli.progress import show_progress
 from durus.convert import copy_to_file
-from durus.file_storage import FileStorage
+from durus.open_file import open_file_storage
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     make_storage = import_storage_class(options.storage_class) if options.storage_class else None
-    source = FileStorage(options.old, readonly=True)
+    source = open_file_storage(options.old, readonly=True)
     try:
         show_progress(copy_to_file(source, options.new, make_storage))
     finally:

@@ -1,19 +1,29 @@
 """`durus info`: what a file holds."""
 
 import argparse
+import os
 import pkgutil
 import sys
 from collections import Counter
+from collections.abc import Iterable
+from typing import Protocol
 
 from durus.contents import read_contents
+from durus.dfs20 import layout as dfs20_layout
+from durus.dfs20.dfs20 import Dfs20
+from durus.dfs20.scan import scan_transactions as scan_dfs20
 from durus.error import RecordError
 from durus.file import OperatingSystem
+from durus.file_storage import FileStorage
+from durus.file_storage2 import FileStorage2
 from durus.oid import ROOT_OID, format_oid
+from durus.open_file import storage_class_of
 from durus.record import parse_class_pickle, split_oids, unpack_record
 from durus.shelf.as_of_now import as_of_now
 from durus.shelf.layout import BASE_START, ENTRY_FRAME_SIZE, SEAL_SIZE, U64
 from durus.shelf.scan import scan_transactions
 from durus.shelf.shelf import Shelf, checksum_of
+from durus.storage import Storage
 
 _MOST_OIDS = 100
 """How many broken objects of one class are named."""
@@ -28,20 +38,85 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+class _Records(Protocol):
+    """Where the records of a file are found, whatever its format."""
+
+    def positions(self) -> Iterable[tuple[bytes, int]]: ...
+
+    def read_entry(self, oid: bytes, offset: int) -> bytes: ...
+
+    def read(self, oid: bytes) -> bytes | None: ...
+
+
+class _StorageRecords:
+    """The records of a storage that has no offsets to tell."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    def positions(self) -> Iterable[tuple[bytes, int]]:
+        return ((oid, 0) for oid, _ in self._storage.gen_oid_record())
+
+    def read_entry(self, oid: bytes, offset: int) -> bytes:
+        return self._storage.load(oid)
+
+    def read(self, oid: bytes) -> bytes | None:
+        return self._storage.load(oid) if self._storage.has_record(oid) else None
+
+
 def run(options: argparse.Namespace) -> int:
+    storage_class = storage_class_of(options.file)
+    if not issubclass(storage_class, FileStorage | FileStorage2):
+        storage = storage_class(options.file, readonly=True)
+        try:
+            _print_all(_StorageRecords(storage), _print_sqlite(options.file), options.broken)
+        finally:
+            storage.close()
+        return 0
     file = OperatingSystem().open(options.file, "read")
     try:
-        shelf = Shelf(as_of_now(file))
-        _print_objects(shelf, _print_file(shelf))
-        if options.broken:
-            _print_broken(shelf)
+        if storage_class is FileStorage:
+            shelf = Shelf(as_of_now(file))
+            _print_all(shelf, _print_file(shelf), options.broken)
+        else:
+            found = Dfs20(as_of_now(file))
+            _print_all(found, _print_dfs20(found), options.broken)
     finally:
         file.close()
     return 0
 
 
-def _print_file(shelf: Shelf) -> int:
-    """Print what holds of the file as a whole; return how many bytes of it are object entries."""
+def _print_all(records: _Records, sizes: tuple[int, int | None], with_broken: bool) -> None:
+    _print_objects(records, *sizes)
+    if with_broken:
+        _print_broken(records)
+
+
+def _print_sqlite(path: str) -> tuple[int, None]:
+    print(f"file          {path}")
+    print("format        SQLite")
+    print(f"size          {os.path.getsize(path)} bytes, without what is in {path}-wal")
+    print("sealed        no, the format has no checksums")
+    return 0, None
+
+
+def _print_dfs20(found: Dfs20) -> tuple[int, int]:
+    transactions = list(scan_dfs20(found.file, found.base_end, found.end))
+    (packed_end,) = U64.unpack(found.file.read_at(len(dfs20_layout.MAGIC), U64.size))
+    entries_size = max(0, packed_end - dfs20_layout.BASE_START - len(dfs20_layout.END))
+    entries_size += sum(each.end - each.offset - len(dfs20_layout.END) for each in transactions)
+    print(f"file          {found.file.path}")
+    print("format        DFS20")
+    print(f"size          {found.file.size()} bytes, {found.base_end} of them packed")
+    print(f"transactions  {len(transactions)} behind the packed part")
+    print("sealed        no, the format has no checksums")
+    if found.tail is not None:
+        print(f"tail          not whole: {found.tail.problem}")
+    return dfs20_layout.U32.size, entries_size
+
+
+def _print_file(shelf: Shelf) -> tuple[int, int]:
+    """Print what holds of the file as a whole; return the bytes around a record, and those of all object entries."""
     start = shelf.map.end
     transactions = seals = 0
     first_seal = last_seal = None
@@ -66,10 +141,10 @@ def _print_file(shelf: Shelf) -> int:
         print(f"last seal     {last_seal}")
     if shelf.tail is not None:
         print(f"tail          not whole: {shelf.tail.problem}")
-    return entries_size
+    return ENTRY_FRAME_SIZE, entries_size
 
 
-def _print_objects(shelf: Shelf, entries_size: int) -> None:
+def _print_objects(shelf: _Records, frame_size: int, entries_size: int | None) -> None:
     counts: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
     reached = _reached_oids(shelf)
@@ -79,10 +154,12 @@ def _print_objects(shelf: Shelf, entries_size: int) -> None:
         name = _class_name(unpack_record(record)[1])
         counts[name] += 1
         sizes[name] += len(record)
-        current_size += len(record) + ENTRY_FRAME_SIZE
+        current_size += len(record) + frame_size
         if oid not in reached:
             unreached_count += 1
-            unreached_size += len(record) + ENTRY_FRAME_SIZE
+            unreached_size += len(record) + frame_size
+    if entries_size is None:
+        entries_size = current_size
     superseded_size = entries_size - current_size
     share = 100 * (unreached_size + superseded_size) / entries_size if entries_size else 0
     print(f"objects       {counts.total()}, {unreached_count} of them not reached from the root")
@@ -93,7 +170,7 @@ def _print_objects(shelf: Shelf, entries_size: int) -> None:
         print(f"{counts[name]:>23} {sizes[name]:>12}  {name}")
 
 
-def _print_broken(shelf: Shelf) -> None:
+def _print_broken(shelf: _Records) -> None:
     if "" not in sys.path:
         sys.path.insert(0, "")  # as the console has it
     is_there: dict[str, bool] = {}
@@ -117,7 +194,7 @@ def _can_be_imported(class_name: str) -> bool:
         return False
 
 
-def _reached_oids(shelf: Shelf) -> set[bytes]:
+def _reached_oids(shelf: _Records) -> set[bytes]:
     reached: set[bytes] = set()
     seen = {ROOT_OID}
     pending = [ROOT_OID]

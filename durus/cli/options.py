@@ -6,6 +6,7 @@ import importlib
 from durus.address import SocketAddress
 from durus.error import DurusError
 from durus.file_storage import FileStorage
+from durus.open_file import open_file_storage
 from durus.protocol import DEFAULT_HOST, DEFAULT_PORT
 from durus.storage import Storage
 
@@ -27,7 +28,11 @@ def add_address_arguments(parser: argparse.ArgumentParser, verb: str) -> None:
 
 def open_storage(options: argparse.Namespace) -> Storage:
     """Return the storage that --file, --readonly, --repair and --storage-class ask for."""
-    storage_class = import_storage_class(options.storage_class) if options.storage_class else FileStorage
+    if not options.storage_class:
+        if options.file:
+            return open_file_storage(options.file, readonly=options.readonly, repair=options.repair)
+        return FileStorage(readonly=options.readonly, repair=options.repair)
+    storage_class = import_storage_class(options.storage_class)
     try:
         return storage_class(options.file, readonly=options.readonly, repair=options.repair)
     except TypeError as error:

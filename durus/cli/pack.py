@@ -9,6 +9,8 @@ from durus.cli.progress import show_progress
 from durus.client_storage import ClientStorage
 from durus.error import DurusError
 from durus.file_storage import FileStorage
+from durus.file_storage2 import FileStorage2
+from durus.open_file import open_file_storage
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,12 +21,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     if not options.file:
         return _ask_server(address_of(options))
-    if not os.path.exists(options.file):  # FileStorage would make it
+    if not os.path.exists(options.file):  # opening it would make it
         raise DurusError(f"{options.file}: there is no such file to pack")
-    storage = FileStorage(options.file)
+    storage = open_file_storage(options.file)
     try:
         old = os.stat(options.file)
         show_progress(storage.get_packer())
+        if not isinstance(storage, FileStorage | FileStorage2):
+            storage.vacuum()
         new = os.stat(options.file)
     finally:
         storage.close()

@@ -5,7 +5,7 @@ import os
 
 from durus.cli.progress import show_progress
 from durus.error import DurusError
-from durus.file_storage import FileStorage
+from durus.open_file import open_file_storage
 from durus.rename import Renaming
 
 
@@ -17,9 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    if not os.path.exists(options.file):  # FileStorage would make it
+    if not os.path.exists(options.file):  # opening it would make it
         raise DurusError(f"{options.file}: there is no such file")
-    storage = FileStorage(options.file, readonly=options.dry_run)
+    storage = open_file_storage(options.file, readonly=options.dry_run)
     try:
         renaming = Renaming(storage, options.old, options.new)
         show_progress(renaming.find())

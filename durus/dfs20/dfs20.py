@@ -57,15 +57,7 @@ class Dfs20:
 
     def read_entry(self, oid: bytes, offset: int) -> bytes:
         """Return the record in the entry at `offset`, which must be of `oid`; DamageError if it is not."""
-        data = self.file.read_at(offset, _FIRST_READ)
-        if len(data) >= ENTRY_HEAD.size:
-            length, record_oid, data_size = ENTRY_HEAD.unpack_from(data)
-            size = U32.size + length
-            if record_oid == oid and entry_fits(length, data_size) and offset + size <= self.end:
-                if size > len(data):
-                    data += self.file.read_at(offset + len(data), size - len(data))
-                return data[U32.size : size]
-        raise DamageError(self.file.path, offset, f"no sound entry of oid {format_oid(oid)} stands here", _DAMAGED)
+        return read_entry(self.file, self.end, oid, offset)
 
     def positions(self) -> Iterator[tuple[bytes, int]]:
         """Yield (oid, file offset) for all current entries, in the order of the file."""
@@ -132,3 +124,16 @@ def read_base(file: File) -> tuple[dict[bytes, int], int]:
             problem = f"the index leads to byte {offset} for oid {format_oid(oid)}, which is not in the packed part"
             raise DamageError(file.path, stream_start, problem, _DAMAGED)
     return {oid: offset for oid, offset in index.items() if oid < FIRST_RESERVED_OID}, stream_start + length
+
+
+def read_entry(file: File, end: int, oid: bytes, offset: int) -> bytes:
+    """Return the record in the entry of `oid` at `offset`, of a file whose sound part ends at `end`."""
+    data = file.read_at(offset, _FIRST_READ)
+    if len(data) >= ENTRY_HEAD.size:
+        length, record_oid, data_size = ENTRY_HEAD.unpack_from(data)
+        size = U32.size + length
+        if record_oid == oid and entry_fits(length, data_size) and offset + size <= end:
+            if size > len(data):
+                data += file.read_at(offset + len(data), size - len(data))
+            return data[U32.size : size]
+    raise DamageError(file.path, offset, f"no sound entry of oid {format_oid(oid)} stands here", _DAMAGED)

@@ -61,7 +61,7 @@ def _scan_transaction(reader: ForwardReader, end: int) -> Transaction:
 def explain(file: File, unsound: Unsound) -> DamageError:
     """Return the error that an unsound transaction is: an UnsoundTailError where the file may be cut. [DFS-11]"""
     size = file.size()
-    behind = _sound_rest(file, unsound.place + 1, size)
+    behind = sound_rest(file, unsound.place + 1, size)
     if behind is None:
         return unsound_tail(file.path, unsound.offset, size, unsound.problem)
     return DamageError(
@@ -73,7 +73,7 @@ def explain(file: File, unsound: Unsound) -> DamageError:
     )
 
 
-def _sound_rest(file: File, start: int, size: int) -> int | None:
+def sound_rest(file: File, start: int, size: int) -> int | None:
     """Return where an object entry stands from which on all is sound to the end of the file, None if nowhere."""
     looked_to = start
     for chunk in range(start + ENTRY_HEAD.size, size, CHUNK_SIZE):

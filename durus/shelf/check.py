@@ -5,13 +5,11 @@ Nothing is written, no lock is taken, and what others append meanwhile is left a
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
-from durus.contents import read_contents
-from durus.error import DamageError, RecordError, UnsoundTailError
+from durus.check import Finding, record_findings
+from durus.error import DamageError, UnsoundTailError
 from durus.file import File
-from durus.oid import ROOT_OID, format_oid, oid_from_int, oid_to_int
-from durus.record import split_oids, unpack_record
+from durus.oid import ROOT_OID, oid_from_int, oid_to_int
 from durus.record_file import is_unfinished_creation
 from durus.shelf import recover
 from durus.shelf.as_of_now import as_of_now
@@ -22,22 +20,6 @@ from durus.shelf.shelf import EMPTY_FILE, checksum_of, open_base, read_entry
 
 _WORDS_START = 24
 """Where in an offset map its words start."""
-
-_NAMED_REFS = 5
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something at a place in the file that can't be right, or with is_fault=False that is worth knowing."""
-
-    offset: int
-    oid: bytes | None
-    problem: str
-    is_fault: bool = True
-
-    def __str__(self) -> str:
-        whose = "" if self.oid is None else f", oid {format_oid(self.oid)}"
-        return f"{'' if self.is_fault else 'note: '}byte {self.offset}{whose}: {self.problem}"
 
 
 class Check:
@@ -174,36 +156,8 @@ class Check:
         self.objects = len(self._positions)
         if self._positions and self._is_complete and ROOT_OID not in self._positions:
             yield Finding(0, ROOT_OID, "there is no root object")
-        for oid, offset in sorted(self._positions.items(), key=lambda pair: pair[1]):
-            try:
-                _, data, refs = unpack_record(read_entry(self._file, self.size, oid, offset))
-            except (DamageError, RecordError) as error:
-                yield Finding(offset, oid, error.problem if isinstance(error, DamageError) else str(error))
-                continue
-            stored = split_oids(refs)
-            try:
-                used = read_contents(data).refs - {oid}
-            except RecordError as error:
-                yield Finding(offset, oid, str(error))
-            else:
-                if stored != sorted(used):
-                    yield Finding(offset, oid, _difference(set(stored), used))
-            for ref in stored:
-                if self._is_complete and ref not in self._positions:
-                    yield Finding(offset, oid, f"it refers to oid {format_oid(ref)}, which has no record")
-
-
-def _difference(stored: set[bytes], used: set[bytes]) -> str:
-    problem = "the references beside its state are not those in its state"
-    if lacking := used - stored:
-        problem += f"; they lack {_named(lacking)}"
-    if extra := stored - used:
-        problem += f"; they have {_named(extra)} too much"
-    if stored == used:
-        problem += ", sorted and once each"
-    return problem
-
-
-def _named(oids: set[bytes]) -> str:
-    shown = ", ".join(format_oid(oid) for oid in sorted(oids)[:_NAMED_REFS])
-    return f"oid {shown}" + (f" and {len(oids) - _NAMED_REFS} more" if len(oids) > _NAMED_REFS else "")
+        yield from record_findings(
+            sorted(self._positions.items(), key=lambda pair: pair[1]),
+            lambda oid, offset: read_entry(self._file, self.size, oid, offset),
+            self._positions.keys() if self._is_complete else None,
+        )

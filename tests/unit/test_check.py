@@ -6,6 +6,7 @@ from typing import cast
 
 import pytest
 
+from durus.check import Finding
 from durus.cli.main import main
 from durus.connection import Connection
 from durus.error import DurusError
@@ -16,7 +17,7 @@ from durus.persistent import Persistent
 from durus.persistent_list import PersistentList
 from durus.record import pack_record
 from durus.serialize import class_pickle
-from durus.shelf.check import Check, Finding
+from durus.shelf.check import Check
 from durus.shelf.layout import SEAL_SIZE, pack_entry, pack_seal, pack_transaction
 from durus.shelf.shelf import EMPTY_FILE, Shelf, checksum_of
 from tests.in_memory_file import MemoryFile
