@@ -17,6 +17,7 @@ So two clients that insert into different leaves conflict only where one of them
 the other one has read that leaf's parent; on average that is once in as many inserts as a leaf has items.
 """
 
+import warnings
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from itertools import pairwise
@@ -211,7 +212,9 @@ class BTree(PersistentObject, MutableMapping[K, V]):
     def __contains__(self, key: object) -> bool:
         return self._find(key) is not None
 
-    has_key = __contains__
+    def has_key(self, key: K) -> bool:
+        warnings.warn("has_key() is deprecated: use the operator `in`", DeprecationWarning, stacklevel=2)
+        return key in self
 
     def __len__(self) -> int:
         """Return the number of items, which is kept in memory when they have been counted. [OBJ-34]"""

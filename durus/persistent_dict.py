@@ -1,5 +1,6 @@
 """PersistentDict: a dict whose changes its connection notes."""
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from typing import Any, TypeVar, overload
 
@@ -103,6 +104,7 @@ class PersistentDict(PersistentObject, MutableMapping[K, V]):
         return iter(self.data.items())
 
     def has_key(self, key: K) -> bool:
+        warnings.warn("has_key() is deprecated: use the operator `in`", DeprecationWarning, stacklevel=2)
         return key in self.data
 
     @overload

@@ -38,11 +38,11 @@ def unpack_record(record: bytes) -> tuple[bytes, bytes, bytes]:
     return oid, record[HEAD_SIZE:refs_start], record[refs_start:]
 
 
-def split_oids(refs: bytes) -> list[bytes]:
-    """Return the oids in `refs`, each 8 bytes."""
-    if len(refs) % 8:
-        raise RecordError(f"{len(refs)} bytes of references are not a multiple of 8")
-    return [refs[start : start + 8] for start in range(0, len(refs), 8)]
+def split_oids(s: bytes) -> list[bytes]:
+    """Return the oids in `s`, the refs of a record, each 8 bytes."""
+    if len(s) % 8:
+        raise RecordError(f"{len(s)} bytes of references are not a multiple of 8")
+    return [s[start : start + 8] for start in range(0, len(s), 8)]
 
 
 def join_refs(oid: bytes, refs: Iterable[bytes]) -> bytes:

@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
         return _stop(address_of(options))
     for number in (signal.SIGINT, signal.SIGTERM):  # until the server heeds them by itself
         signal.signal(number, _end)
-    with _logging(options.logfile, options.logginglevel) as reopen:
+    with log_to(options.logfile, options.logginglevel) as reopen:
         storage = open_storage(options)
         try:
             server = StorageServer(
@@ -113,8 +113,8 @@ def _mask(text: str) -> int:
 
 
 @contextlib.contextmanager
-def _logging(path: str | None, level: int) -> Iterator[Callable[[], None]]:
-    """Log to the file, or to stderr; yields what opens the file anew, for who has renamed it."""
+def log_to(path: str | None, level: int) -> Iterator[Callable[[], None]]:
+    """Log to the file, or to stderr; yield what opens the file anew, for who has renamed it."""
     logger = logging.getLogger("durus")
     handlers = [_log_handler(path)]
 

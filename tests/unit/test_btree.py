@@ -34,7 +34,6 @@ def test_it_is_a_mapping_that_is_sorted() -> None:
     assert (len(tree), bool(tree), bool(tree_of())) == (4, True, False)
     assert 3 in tree
     assert 4 not in tree
-    assert tree.has_key(3)
     assert tree.get(4) is None
     assert tree.get(4, "none") == "none"
     assert tree == {1: "1", 3: "3", 5: "5", 9: "9"}

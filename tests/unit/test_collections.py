@@ -34,7 +34,7 @@ def test_dict_methods() -> None:
     assert d.pop("a", 9) == 9
     assert d.popitem() == ("d", 4)
     assert (d.setdefault("b", 7), d.setdefault("e", 7)) == (2, 7)
-    assert (d.get("zz"), d.get("e"), "e" in d, d.has_key("zz"), len(d), list(d)) == (
+    assert (d.get("zz"), d.get("e"), "e" in d, "zz" in d, len(d), list(d)) == (
         None,
         7,
         True,
