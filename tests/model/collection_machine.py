@@ -324,7 +324,7 @@ class CollectionMachine(RuleBasedStateMachine):
         shutil.rmtree(self.directory)
 
 
-def run(machine: type[CollectionMachine], share: int = 3) -> None:
+def run(machine: type[CollectionMachine], share: int = 2) -> None:
     """Run a machine on a few examples, and on its share of those of the profile, which is one in `share`."""
     run_state_machine_as_test(
         machine, settings=settings(max_examples=20 + settings().max_examples // share, stateful_step_count=50)

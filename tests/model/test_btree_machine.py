@@ -369,7 +369,7 @@ def machine_of(cls: type[BNode[int, int]]) -> type[BTreeMachine]:
 @pytest.mark.spec("OBJ-30", "OBJ-31", "OBJ-33")
 @pytest.mark.parametrize("cls", NODE_CLASSES)
 def test_a_tree_is_what_the_model_is(cls: type[BNode[int, int]]) -> None:
-    run(machine_of(cls), share=5 if cls.minimum_degree <= 8 else 10)
+    run(machine_of(cls), share=4 if cls.minimum_degree <= 8 else 8)
 
 
 def test_the_machine_calls_every_method() -> None:
