@@ -10,7 +10,7 @@ from weakref import WeakSet
 from durus.cache import Cache
 from durus.contents import split_data
 from durus.error import DurusKeyError, ReadConflictError, StateError, TransactionError, WriteConflictError
-from durus.oid import ROOT_OID, format_oid, oid_from_int
+from durus.oid import ROOT_OID, oid_from_int
 from durus.open_file import open_file_storage
 from durus.persistent import SAVED, ConnectionBase, PersistentBase, PersistentObject, Watch, set_slot
 from durus.persistent_dict import PersistentDict
@@ -245,7 +245,8 @@ class Connection(ConnectionBase):
         root = root_class()
         oid = self.storage.new_oid()
         if oid != ROOT_OID:
-            raise StateError(f"the storage has no root object, and its first free oid is {format_oid(oid)}, not 0")
+            self._spare_oids.append(oid)
+            raise WriteConflictError([ROOT_OID])  # if nobody was first, then the storage can't have a root
         set_slot(root, "_p_oid", oid)
         set_slot(root, "_p_connection", self)
         self.root = root

@@ -260,3 +260,26 @@ def test_closing_waits_for_the_commit_that_is_being_written() -> None:
     closing.join(10)
     assert is_closed.is_set()
     assert gate.has_record(oid)
+
+
+@pytest.mark.spec("TXN-24")
+def test_client_that_asks_for_the_oid_of_the_root_when_another_has_just_made_it_takes_that_root(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shared = SharedStorage(MemoryStorage())
+    late = shared.new_client()
+    new_oid = late.new_oid
+
+    def too_late() -> bytes:
+        with Connection(shared.new_client()) as first:
+            first.get_root()["made by"] = "the first"
+            first.commit()
+        monkeypatch.undo()
+        return new_oid()
+
+    monkeypatch.setattr(late, "new_oid", too_late)
+    connection = Connection(late)
+    assert dict(connection.get_root()) == {"made by": "the first"}
+    connection.get_root()["new"] = PersistentDict()
+    connection.commit()
+    shared.close()
