@@ -16,7 +16,8 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
-from tests.model import crashes, faults
+from tests.fuzz import __main__ as fuzz
+from tests.model import crashes, faults, nemesis, small_scope
 
 Run = Callable[[int], Counter[str]]
 """Takes a seed and returns figures, by what they count; any exception is a violation."""
@@ -24,6 +25,10 @@ Run = Callable[[int], Counter[str]]
 RUNS: Mapping[str, Run] = {
     "crash": crashes.run,
     "fault": faults.run,
+    "nemesis": lambda seed: nemesis.run(5, seed).sound(),
+    "threads": lambda seed: nemesis.run_threads(2, seed).sound(),
+    "interleavings": lambda seed: small_scope.run(seed).sound(),
+    "fuzz": lambda seed: fuzz.run(2, seed).sound(),
 }
 
 

@@ -47,6 +47,11 @@ class Figures:
     counts: Counter[str] = field(default_factory=Counter)
     violations: list[str] = field(default_factory=list)
 
+    def sound(self) -> Counter[str]:
+        """Return the counts; AssertionError if there was a violation."""
+        assert not self.violations, str(self)
+        return self.counts
+
     def __str__(self) -> str:
         lines = [f"{count:>10,} {name}" for name, count in self.counts.items()]
         lines += [f"{len(self.violations):>10,} violations", *self.violations[:20]]

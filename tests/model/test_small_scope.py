@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from durus.storage import Storage
-from tests.model.small_scope import OPERATIONS, Rules, explore, file_storage, memory_storage, run_history
+from tests.model.small_scope import OPERATIONS, Rules, explore, file_storage, memory_storage, run, run_history
 
 IS_DEEP = os.environ.get("HYPOTHESIS_PROFILE") == "deep"
 
@@ -27,3 +27,8 @@ def test_a_step_that_does_something_else_than_the_rules_say_is_told(monkeypatch:
     monkeypatch.setattr(Rules, "use", lambda self, client, name: self.stored["y"])
     problem, _ = run_history([(0, "read x")], memory_storage)
     assert problem is not None
+
+
+def test_longer_interleavings_at_random() -> None:
+    for seed in range(100 if IS_DEEP else 2):
+        assert run(seed).violations == []
