@@ -30,7 +30,7 @@ class Bug(NamedTuple):
     caught_by: str
 
 
-STORAGE = "durus/file_storage.py"
+STORAGE = "durus/append_only_storage.py"
 SESSION = "durus/session.py"
 CRASH = "tests/model/test_crashes.py::test_crash_at_any_operation_leaves_a_state_between_acknowledged_and_attempted"
 SESSIONS_OVER_FILE = "tests/model/test_session_machine.py::TestOverFile"
@@ -41,8 +41,8 @@ BUGS: dict[str, Bug] = {
         (
             Change(
                 STORAGE,
-                'self._append(shelf, prepared.data, durable=self._durability == "fsync")',
-                "self._append(shelf, prepared.data, durable=False)",
+                'self._append(found, prepared.data, durable=self._durability == "fsync")',
+                "self._append(found, prepared.data, durable=False)",
             ),
         ),
         f"{CRASH}[create]",
@@ -61,8 +61,8 @@ BUGS: dict[str, Bug] = {
         (
             Change(
                 STORAGE,
-                "            self._file_system.sync_directory(self._path)\n        return shelf",
-                "        return shelf",
+                "            self._file_system.sync_directory(self._path)\n        return found",
+                "        return found",
             ),
         ),
         f"{CRASH}[create]",
@@ -71,10 +71,10 @@ BUGS: dict[str, Bug] = {
         (
             Change(
                 STORAGE,
-                "        shelf.file.append(data)\n        if durable:",
-                "        shelf.file.append(bytes(8) + data[8:])\n"
-                "        shelf.file.truncate(shelf.file.size() - len(data))\n"
-                "        shelf.file.append(data)\n        if durable:",
+                "        found.file.append(data)\n        if durable:",
+                "        found.file.append(bytes(8) + data[8:])\n"
+                "        found.file.truncate(found.file.size() - len(data))\n"
+                "        found.file.append(data)\n        if durable:",
             ),
         ),
         "tests/unit/test_shelf.py::test_order_of_operations_of_open_and_commit",
@@ -96,7 +96,7 @@ BUGS: dict[str, Bug] = {
     "a pack misses the commits that were made behind its last step": Bug(
         (
             Change(
-                "durus/shelf/pack.py",
+                "durus/packer.py",
                 "        for _ in self._follow():\n            pass\n        self._target.sync()",
                 "        self._target.sync()",
             ),
@@ -107,8 +107,8 @@ BUGS: dict[str, Bug] = {
         (
             Change(
                 STORAGE,
-                "self._next_oid = max(self._next_oid, new_shelf.map.count)",
-                "self._next_oid = new_shelf.map.count",
+                "self._next_oid += 1\n            if oid not in",
+                "self._next_oid += not self._next_oid or found.position(oid) is not None\n            if oid not in",
             ),
         ),
         SESSIONS_OVER_FILE,
@@ -117,8 +117,8 @@ BUGS: dict[str, Bug] = {
         (
             Change(
                 STORAGE,
-                "shelf.file.truncate(shelf.end)\n            shelf.file.sync()",
-                "shelf.file.truncate(shelf.end)",
+                "found.file.truncate(found.end)\n            found.file.sync()",
+                "found.file.truncate(found.end)",
             ),
         ),
         "tests/unit/test_crash_regressions.py::test_commit_that_was_interrupted_does_not_come_back_in_a_crash",

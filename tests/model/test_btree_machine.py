@@ -368,6 +368,7 @@ def machine_of(cls: type[BNode[int, int]]) -> type[BTreeMachine]:
 
 @pytest.mark.spec("OBJ-30", "OBJ-31", "OBJ-33")
 @pytest.mark.parametrize("cls", NODE_CLASSES)
+@pytest.mark.filterwarnings("ignore:has_key")
 def test_a_tree_is_what_the_model_is(cls: type[BNode[int, int]]) -> None:
     run(machine_of(cls), share=4 if cls.minimum_degree <= 8 else 8)
 

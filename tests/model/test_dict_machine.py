@@ -2,6 +2,7 @@
 
 from typing import Any, ClassVar
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
@@ -120,6 +121,7 @@ class DictMachine(CollectionMachine):
         self.change_elsewhere(call)
 
 
+@pytest.mark.filterwarnings("ignore:has_key")
 def test_a_dict_is_what_the_model_is() -> None:
     run(DictMachine)
 
