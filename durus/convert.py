@@ -5,13 +5,14 @@ SHELF-1 file begins with the length of what it holds.
 """
 
 import contextlib
+import itertools
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
-from durus.error import DurusKeyError, FormatError, RecordError
-from durus.file import FileSystem, OperatingSystem
+from durus.error import DurusKeyError, FileError, FormatError, RecordError
+from durus.file import File, FileSystem, OperatingSystem
 from durus.file_storage import utc_now
 from durus.oid import ROOT_OID, format_oid, oid_from_int
 from durus.progress import Progress
@@ -29,23 +30,49 @@ def copy_to_file(
     path: str | os.PathLike[str],
     make_storage: Callable[[str], Storage] | None = None,
     *,
+    permissions_of: str | os.PathLike[str] | None = None,
     file_system: FileSystem | None = None,
     clock: Callable[[], str] = utc_now,
 ) -> Iterator[Progress]:
     """Copy what the root of `source` reaches into a new file, in steps. [OBJ-44]
 
-    It is a SHELF-1 file, unless make_storage(path) makes another kind of storage in a file.
-    FormatError if the file exists or a reference leads to no object, RecordError if a record can't be read.
+    It is a SHELF-1 file, unless make_storage(path) makes another kind of storage in a file; that one gets all in one
+    commit, which it may hold in memory.  The file has the permissions of the file `permissions_of`, if that is given.
+    FormatError if the file exists or a reference leads to no object, RecordError if a record can't be read, FileError
+    if the operating system refuses something.
     """
     path = os.path.realpath(path)
     file_system = OperatingSystem() if file_system is None else file_system
-    with _publishing(path, file_system) as part, tempfile.TemporaryFile(dir=os.path.dirname(path)) as spool:
-        copy = _Copy(source, spool)
-        yield from copy.read()
-        if make_storage is None:
-            yield from _write_shelf(copy, file_system, part, clock())
-        else:
-            _write_storage(copy, make_storage(part))
+    like = None if permissions_of is None else file_system.open(os.fspath(permissions_of), "read")
+    try:
+        with _publishing(path, file_system) as part, _spool(path) as spool:
+            copy = _Copy(source, spool)
+            yield from copy.read()
+            if make_storage is None:
+                yield from _write_shelf(copy, file_system, part, like, clock())
+            else:
+                _write_storage(copy, make_storage(part))
+                _copy_permissions(file_system, part, like)
+    finally:
+        if like is not None:
+            like.close()
+
+
+def _spool(path: str) -> BinaryIO:
+    """Return a file without a name beside the one of this path."""
+    try:
+        return cast(BinaryIO, tempfile.TemporaryFile(dir=os.path.dirname(path)))
+    except OSError as error:
+        raise FileError(error.errno, f"cannot make a file beside it: {error.strerror}", path) from error
+
+
+def _copy_permissions(file_system: FileSystem, path: str, like: File | None) -> None:
+    if like is not None:
+        file = file_system.open(path, "read")
+        try:
+            file.copy_permissions(like)
+        finally:
+            file.close()
 
 
 @contextlib.contextmanager
@@ -53,9 +80,7 @@ def _publishing(path: str, file_system: FileSystem) -> Iterator[str]:
     """Yield the name of a file to write, which gets the name `path` when it is whole and is gone if it is not."""
     if file_system.exists(path):
         raise FormatError(f"{path}: there is such a file already; give the copy another name, or move that away")
-    part = f"{path}.part"
-    if file_system.exists(part):  # of a copy that was killed
-        file_system.remove(part)
+    part = _unused_name(path, file_system)
     try:
         yield part
         if file_system.link(part, path):  # which never takes the place of a file that came meanwhile
@@ -69,9 +94,20 @@ def _publishing(path: str, file_system: FileSystem) -> Iterator[str]:
         raise
 
 
-def _write_shelf(copy: "_Copy", file_system: FileSystem, path: str, time: str) -> Iterator[Progress]:
+def _unused_name(path: str, file_system: FileSystem) -> str:
+    """Return a name beside the path that no file has, and no other process is about to use."""
+    for number in itertools.count():
+        name = f"{path}.{os.getpid()}-{number}.part"
+        if not file_system.exists(name):
+            break
+    return name
+
+
+def _write_shelf(copy: "_Copy", file_system: FileSystem, path: str, like: File | None, time: str) -> Iterator[Progress]:
     file = file_system.open(path, "new")
     try:
+        if like is not None:
+            file.copy_permissions(like)
         yield from NewShelf(file).write_base(copy.records(), copy.count, copy.entries_size, copy.count - 1, time)
         file.sync()
     finally:

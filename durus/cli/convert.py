@@ -2,11 +2,14 @@
 
 import argparse
 import os
+from collections.abc import Callable
 
 from durus.cli.options import import_storage_class
 from durus.cli.progress import show_progress
 from durus.convert import copy_to_file
+from durus.error import DurusError
 from durus.open_file import open_file_storage
+from durus.storage import Storage
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,12 +21,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    make_storage = import_storage_class(options.storage_class) if options.storage_class else None
+    make_storage = _maker(options.storage_class) if options.storage_class else None
     source = open_file_storage(options.old, readonly=True)
     try:
-        show_progress(copy_to_file(source, options.new, make_storage))
+        show_progress(copy_to_file(source, options.new, make_storage, permissions_of=options.old))
     finally:
         source.close()
     sizes = [os.path.getsize(path) for path in (options.old, options.new)]
     print(f"{options.old}: {sizes[0]} bytes copied to {options.new} with {sizes[1]}")
     return 0
+
+
+def _maker(dotted: str) -> Callable[[str], Storage]:
+    storage_class = import_storage_class(dotted)
+
+    def make(path: str) -> Storage:
+        try:
+            return storage_class(path)
+        except TypeError as error:
+            raise DurusError(f"{dotted} can't be made of a file: {error}") from error
+
+    return make

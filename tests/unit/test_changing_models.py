@@ -1,5 +1,6 @@
 """Objects that were stored by an earlier version of a program: upgrades, renames, copies."""
 
+import stat
 import sys
 import types
 from collections.abc import Iterator
@@ -275,11 +276,27 @@ def test_a_file_that_is_there_is_never_replaced_by_a_copy(file: Path, tmp_path: 
 
 
 @pytest.mark.spec("OBJ-44")
-def test_a_copy_that_was_killed_is_made_anew(file: Path, tmp_path: Path) -> None:
-    (tmp_path / "new.part").write_text("what was left")
-    copy(FileStorage(file, readonly=True), tmp_path / "new")
+def test_two_copies_to_one_name_leave_a_whole_file(file: Path, tmp_path: Path) -> None:
+    first, second = (copy_to_file(FileStorage(file, readonly=True), tmp_path / "new") for _ in range(2))
+    next(first)
+    (tmp_path / "new.part").write_text("precious")
+    list(second)
+    with pytest.raises(FileError, match="exists"):
+        list(first)
     assert classes_in(tmp_path / "new") == classes_in(file)
-    assert not (tmp_path / "new.part").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["f", "new", "new.part"]
+
+
+@pytest.mark.parametrize("make_storage", [None, FileStorage])
+def test_a_copy_has_the_permissions_of_the_file(file: Path, tmp_path: Path, make_storage: type[Storage] | None) -> None:
+    file.chmod(0o600)
+    copy(FileStorage(file, readonly=True), tmp_path / "new", make_storage=make_storage, permissions_of=file)
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o600
+
+
+def test_a_copy_into_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match="cannot make a file beside it"):
+        copy(MemoryStorage(), tmp_path / "no" / "new")
 
 
 @pytest.mark.spec("OBJ-44")
@@ -290,7 +307,7 @@ def test_a_file_system_without_links_takes_a_copy_too(file: Path, tmp_path: Path
 
     copy(FileStorage(file, readonly=True), tmp_path / "new", file_system=Linkless())
     assert classes_in(tmp_path / "new") == classes_in(file)
-    assert not (tmp_path / "new.part").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["f", "new"]
 
 
 @pytest.mark.spec("OBJ-45")
