@@ -11,7 +11,7 @@ transactions conflict:
     deleting                               writes the node that has the key and one leaf; if that gets too small, its
                                            parent and a sibling too, and so on up
     len()                                  counts as reading all nodes, though it loads them only the first time,
-                                           and again when another client has changed one of them
+                                           and again when another client has changed one of them or an abort did
 
 So two clients that insert into different leaves conflict only where one of them splits a leaf, and
 the other one has read that leaf's parent; on average that is once in as many inserts as a leaf has items.
@@ -135,10 +135,15 @@ class _Count:
         else:
             self._oids.add(obj._p_oid)
 
-    def is_current(self, connection: ConnectionBase | None) -> bool:
-        """Tell if all objects of the tree are as they were, apart from what this tree did itself.
+    def forget(self, obj: PersistentObject) -> None:
+        """Take note that an object no longer belongs to the tree."""
+        self._new = [each for each in self._new if each is not obj]
+        self._oids.discard(obj._p_oid or b"")
 
-        If so, they count as read.
+    def use(self, connection: ConnectionBase | None) -> bool:
+        """Count as reading all objects of the tree, if they are as they were, apart from what this tree did itself.
+
+        Return if that is so.
         """
         if connection is not self._connection:
             return False
@@ -182,6 +187,8 @@ class BTree(PersistentObject, MutableMapping[K, V]):
         ValueError if a key is not greater than the one before it.
         """
         found = list(items)
+        for key, _ in found[:1]:
+            _check_orderable(key)
         for (before, _), (after, _) in pairwise(found):
             if not _is_less(before, after):
                 raise ValueError(f"the key {after!r} does not come behind {before!r}: the items are not sorted")
@@ -219,7 +226,7 @@ class BTree(PersistentObject, MutableMapping[K, V]):
     def __len__(self) -> int:
         """Return the number of items, which is kept in memory when they have been counted. [OBJ-34]"""
         count = self._kept_count()
-        if count is None or not count.is_current(self._p_connection):
+        if count is None or not count.use(self._p_connection):
             count = _Count(self._p_connection)
             count.note(self)
             for node in self._nodes():
@@ -396,13 +403,16 @@ class BTree(PersistentObject, MutableMapping[K, V]):
                 step.node.items[step.place] = (step.node.items[step.place][0], value)
                 return
             way.append(step)
-        if key != key:
-            raise TypeError(f"the key {key!r} is not equal to itself, so it has no place in an order")
+        _check_orderable(key)
         leaf, place = way[-1]
         leaf._p_note_change()
         leaf.items.insert(place, (key, value))
         self._note_size(1)
         self._split(way)
+
+    def setdefault(self, key: K, value: V = None) -> V:  # type: ignore[assignment]  # None, as dict has it
+        """Return the value of a key, which is set to this one if it has none."""
+        return super().setdefault(key, value)
 
     def add(self, key: K, value: V = True) -> None:  # type: ignore[assignment]  # for trees that are used as sets
         """Set the value of a key, True if it does not matter."""
@@ -489,6 +499,11 @@ class BTree(PersistentObject, MutableMapping[K, V]):
             count.note(new)
         return new
 
+    def _forget_node(self, node: BNode[K, V]) -> None:
+        count = self._kept_count()
+        if count is not None:
+            count.forget(node)
+
     def _fill_up(self, way: list[_Step]) -> None:
         """Give the last node of the way what it lacks, then the one above it, and so on."""
         while len(way) > 1:
@@ -513,11 +528,10 @@ class BTree(PersistentObject, MutableMapping[K, V]):
                 parent.items[place] = right.items.pop(0)
                 if node.nodes is not None:
                     node.nodes.append(_children(right).pop(0))
-            elif left is not None:
-                _merge(parent, place - 1)
             else:
-                _merge(parent, place)
+                self._forget_node(_merge(parent, place if left is None else place - 1))
         if not self.root.items and self.root.nodes is not None:
+            self._forget_node(self.root)
             self.root = self.root.nodes[0]
 
     def check(self) -> None:
@@ -583,6 +597,11 @@ def _is_less(one: Any, other: Any) -> bool:
         raise TypeError(f"the keys {one!r} and {other!r} can't be ordered: {error}") from error
 
 
+def _check_orderable(key: Any) -> None:
+    if _is_less(key, key) or key != key:
+        raise TypeError(f"the key {key!r} is not equal to itself, so it has no place in an order")
+
+
 def _has_at(step: _Step, key: Any) -> bool:
     """Tell if the item at the place ahead of a key is the one of the key."""
     items = step.node.items
@@ -601,8 +620,8 @@ def _let_go(node: BNode[Any, Any]) -> None:
         connection.let_go(node)
 
 
-def _merge(parent: BNode[K, V], place: int) -> None:
-    """Put the child behind a place, and the item between the two, into the one ahead of it."""
+def _merge(parent: BNode[K, V], place: int) -> BNode[K, V]:
+    """Put the child behind a place, and the item between the two, into the one ahead of it; return that child."""
     children = _children(parent)
     left, right = children[place], children[place + 1]
     left._p_note_change()
@@ -610,6 +629,7 @@ def _merge(parent: BNode[K, V], place: int) -> None:
     if left.nodes is not None:
         left.nodes += _children(right)
     del children[place + 1]
+    return right
 
 
 def _build(items: list[tuple[K, V]], cls: type[BNode[K, V]]) -> BNode[K, V]:

@@ -415,3 +415,26 @@ def test_the_length_of_a_tree_that_is_not_stored_follows_its_changes() -> None:
     assert len(tree) == 50
     del tree[7]
     assert len(tree) == 49
+
+
+@pytest.mark.spec("OBJ-34")
+def test_nodes_that_were_merged_away_count_no_longer_as_read() -> None:
+    storage = SharedStorage(MemoryStorage())
+    connection, tree = stored_tree(storage, *range(50))
+    assert len(tree) == 50
+    for key in range(5, 50):
+        del tree[key]
+    connection.commit()
+    connection.get_root()["length"] = len(tree)
+    Connection(storage.new_client()).pack()
+    connection.commit()
+    assert len(tree) == 5
+
+
+@pytest.mark.parametrize("key", [None, float("nan"), 1j])
+def test_a_key_that_has_no_place_in_an_order_is_refused_by_an_empty_tree(key: object) -> None:
+    tree: BTree[object, int] = BTree()
+    for insert in (lambda: tree.__setitem__(key, 1), lambda: BTree.from_sorted([(key, 1)])):
+        with pytest.raises(TypeError, match=r"None|nan|1j"):
+            insert()
+    assert not tree
