@@ -1,6 +1,7 @@
 """Transactions over a storage: read set, commit, abort, conflicts. Statements TXN-1 to TXN-18."""
 
 import contextlib
+import gc
 import os
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -369,6 +370,9 @@ def touch_every_reference(connection: Connection | str, *words: str) -> None:
 
 def _only_connection() -> Connection:
     found = list(_open_connections)
+    if len(found) > 1:  # maybe some that nobody can use any more
+        gc.collect()
+        found = list(_open_connections)
     if len(found) != 1:
         raise TransactionError(
             f"{len(found)} connections are open in this process: name the one that is meant, "

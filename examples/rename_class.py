@@ -7,12 +7,15 @@ Both classes must be importable; the old one may be an empty class, or the new o
 """
 
 import importlib
+import os
 import sys
 
 from durus.connection import Connection, gen_every_instance, touch_every_reference
 
 
 def main(path: str, old: str, new: str) -> None:
+    if not os.path.exists(path):  # or a new database would be made
+        sys.exit(f"there is no file {path}")
     old_module_name, _, old_name = old.rpartition(".")
     new_module_name, _, new_name = new.rpartition(".")
     old_module = importlib.import_module(old_module_name)

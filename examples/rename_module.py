@@ -6,6 +6,7 @@
 """
 
 import importlib
+import os
 import sys
 
 from durus.connection import Connection, gen_every_instance, touch_every_reference
@@ -13,6 +14,8 @@ from durus.persistent import PersistentObject
 
 
 def main(path: str, old: str, new: str) -> None:
+    if not os.path.exists(path):  # or a new database would be made
+        sys.exit(f"there is no file {path}")
     module = importlib.import_module(new)
     sys.modules[old] = module  # where the names that are stored lead to
     classes = [each for each in vars(module).values() if isinstance(each, type) and each.__module__ == new]
