@@ -21,6 +21,7 @@ class Side:
 
     def __init__(self, name: str, python: Path, folder: Path) -> None:
         self.name = name
+        self._unanswered = 0
         self._log = folder / f"{name}.log"
         with self._log.open("a") as log:
             self.process = subprocess.Popen(
@@ -39,6 +40,7 @@ class Side:
 
     def send(self, request: str, *arguments: Any) -> None:
         assert self.process.stdin is not None
+        self._unanswered += 1
         with contextlib.suppress(BrokenPipeError):  # receive() will tell
             self.process.stdin.write(json.dumps([request, arguments]) + "\n")
             self.process.stdin.flush()
@@ -49,12 +51,15 @@ class Side:
         if not line:
             status = self.process.wait(SECONDS)
             raise AssertionError(f"Durus {self.name} has ended with {status}: {self._log.read_text()[-2000:]}")
+        self._unanswered -= 1
         kind, *answer = json.loads(line)
         if kind == "error":
             raise Refused(*answer)
         return answer[0]
 
     def close(self) -> None:
+        if self._unanswered:  # a test has failed, and does not wait for it
+            self.process.kill()
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         with contextlib.suppress(BrokenPipeError):

@@ -6,6 +6,7 @@ line of JSON, [name, arguments]; the answer is one too: ["ok", result], or ["err
 Values in a request and in a description are lists that start with a tag, or None, booleans and strings.
 """
 
+import contextlib
 import datetime
 import decimal
 import fractions
@@ -20,12 +21,15 @@ import interop_model
 from interop_model import Größe, Mixed, Outer, Own, Plain, Private, Slotted, Value
 
 from durus import btree
+from durus.client_storage import ClientStorage
 from durus.connection import Connection
+from durus.error import ConflictError
 from durus.file_storage import FileStorage
 from durus.persistent import ComputedAttribute, PersistentObject
 from durus.persistent_dict import PersistentDict
 from durus.persistent_list import PersistentList
 from durus.persistent_set import PersistentSet
+from durus.storage_server import wait_for_server
 
 Object = Any
 """A persistent object."""
@@ -271,8 +275,146 @@ def pack_file(path: str) -> None:
     connection.storage.close()
 
 
+# Requests on servers
+
+
+class Client:
+    """A connection to a server that holds cells: Plains with a number `n` and a chain of further objects."""
+
+    def __init__(self, address: str, options: dict[str, Any]) -> None:
+        self.connection = Connection(ClientStorage(address=address, **options))
+        self.cells: list[Object] = list(self.connection.get_root().get("cells", ()))  # type: ignore[call-overload]  # holds object
+        for cell in self.cells:
+            cell._p_load_state()
+        self.connection.abort()
+
+    def make_cells(self, count: int) -> None:
+        self.cells = [Plain() for _ in range(count)]
+        for cell in self.cells:
+            cell.n, cell.chain = 0, None
+        self.connection.get_root()["cells"] = PersistentList(self.cells)
+        self.connection.commit()
+
+    def read(self, number: int) -> int:
+        return int(self.cells[number].n)
+
+    def add(self, number: int) -> None:
+        self.cells[number].n += 1
+
+    def replace_chain(self, number: int, labels: list[int]) -> None:
+        """Give a cell a chain of new objects; the old ones are garbage then."""
+        cell = self.cells[number]
+        cell.n += 1
+        chain = None
+        for label in labels:
+            link = Plain()
+            link.label, link.chain, chain = label, chain, link
+        cell.chain = chain
+
+    def commit(self) -> None:
+        self.connection.commit()
+
+    def abort(self) -> None:
+        self.connection.abort()
+
+    def pack(self) -> None:
+        self.connection.pack()
+
+    def crawl(self) -> None:
+        """Load all that the root reaches, many objects at a time."""
+        self.connection.abort()
+        for _ in self.connection.get_crawler(batch_size=7):
+            pass
+
+    def read_all(self) -> Json:
+        """Return the number and the labels of the chain of each cell."""
+        found = []
+        for cell in self.cells:
+            labels, link = [], cell.chain
+            while link is not None:
+                labels.append(link.label)
+                link = link.chain
+            found.append([cell.n, labels])
+        return found
+
+    def close(self) -> None:
+        self.connection.storage.close()
+
+
+clients: dict[str, Client] = {}
+
+
+def connect(name: str, address: str, options: dict[str, Any]) -> None:
+    clients[name] = Client(address, options)
+
+
+def step(name: str, method: str, *arguments: Any) -> Json:
+    """Have a client do something; return its result, or the kind of the conflict and its oids as cells."""
+    client = clients[name]
+    try:
+        return ["done", getattr(client, method)(*arguments)]
+    except ConflictError as conflict:
+        numbers = {cell._p_oid: number for number, cell in enumerate(client.cells)}
+        return [type(conflict).__name__, sorted(numbers.get(oid, -1) for oid in conflict.oids)]
+
+
+def look(address: str) -> Json:
+    """Return the number in each cell, as they are together at one moment."""
+    while True:
+        with contextlib.suppress(ConflictError):
+            client = Client(address, {})
+            found = client.read_all()
+            client.close()
+            return [n for n, _ in found]
+
+
+def end_counting(address: str) -> None:
+    """Set the last cell to 1, which tells those who count to end."""
+    while True:
+        with contextlib.suppress(ConflictError):
+            client = Client(address, {})
+            client.add(-1)
+            client.commit()
+            client.close()
+            return
+
+
+def count_up(address: str, own: int, shared: int) -> Json:
+    """Add 1 to an own cell, and with it to one of the first `shared`, until the last one is no longer 0.
+
+    Whatever ends a connection, a new one goes on; what the own cell has tells if a commit without an answer was one.
+    """
+    conflicts = losses = 0
+    client = None
+    while True:
+        try:
+            if client is None:
+                wait_for_server(address=address, sleeptime=0.05, maxtries=1000)
+                client = Client(address, {})
+            if client.read(-1):
+                client.close()
+                return [conflicts, losses]
+            n = client.read(own)
+            if n % 5 == 3:
+                client.replace_chain(own, list(range(30)))
+            else:
+                client.add(own)
+            client.add(n % shared)
+            client.commit()
+            if n % 20 == 19:
+                client.pack()
+        except ConflictError:
+            conflicts += 1
+            if client is not None:
+                client.abort()
+        except Exception:
+            losses += 1
+            client = None
+
+
 REQUESTS: dict[str, Callable[..., Json]] = {
-    function.__name__: function for function in (work_on_file, describe_file, pack_file)
+    function.__name__: function
+    for function in (work_on_file, describe_file, pack_file, connect, step, look, end_counting, count_up)
 }
 
 

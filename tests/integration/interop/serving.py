@@ -1,0 +1,38 @@
+"""`durus -s` of this Durus or of 4.3, on a file and a Unix socket."""
+
+import contextlib
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from durus.address import wait_for_server
+from tests.integration.serving import SECONDS
+
+
+class Served(NamedTuple):
+    file: Path
+    address: str
+
+
+@contextlib.contextmanager
+def served_by(python: Path, file: Path) -> Iterator[Served]:
+    """A server that has the file open, and is asked to end behind the block."""
+    address = str(file) + ".socket"
+    with open(f"{file}.log", "a") as log:
+        process = subprocess.Popen(
+            [python, "-m", "durus", "-s", "--file", file, "--address", address],
+            cwd=file.parent,
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        wait_for_server(address=address, maxtries=20 * SECONDS, sleeptime=0.05)
+        yield Served(file, address)
+        stopping = [str(python), "-m", "durus", "-s", "--stop", "--address", address]
+        subprocess.run(stopping, cwd=file.parent, capture_output=True, check=True, timeout=SECONDS)
+        assert process.wait(SECONDS) == 0, Path(f"{file}.log").read_text()
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
