@@ -16,7 +16,7 @@ _OID_SIZE = 8
 _ENCODED_OID_SIZE = 5 + 2 * _OID_SIZE
 """The bytes of a BINUNICODE step that holds an oid, of at most two bytes a character."""
 
-_PROTO, _FRAME, _STOP, _MARK, _POP, _DUP = 0x80, 0x95, ord("."), ord("("), ord("0"), ord("2")
+_PROTO, FRAME, _STOP, _MARK, _POP, _DUP = 0x80, 0x95, ord("."), ord("("), ord("0"), ord("2")
 _MEMOIZE, _TEXT_PUT, _TEXT_GET = 0x94, ord("p"), ord("g")
 GLOBAL, INST, STACK_GLOBAL = ord("c"), ord("i"), 0x93
 _UNICODE, _STRING, _BINARY_STRINGS = ord("V"), ord("S"), frozenset(b"TU")
@@ -130,13 +130,14 @@ class PickleMachine:
         RecordError if there is something that no record has; other errors if it is no pickle.
         """
         self._stack, self._marks, self._protocol = [], [], 0
-        for step in self._steps():
+        for step in self.steps():
             self._do(step)
         if self._marks or len(self._stack) != 1:
             raise RecordError("its pickle ends before it has made its value")
         return self._stack[0].known
 
-    def _steps(self) -> Iterator[Step]:
+    def steps(self) -> Iterator[Step]:
+        """Yield the steps of the next pickle, up to its end, without following them."""
         code = None
         while code != _STOP:
             start, code = self.position, self.pickles[self.position]
@@ -169,7 +170,7 @@ class PickleMachine:
             self._marks.pop()
         elif code == _DUP:
             self._stack.append(Value(step.start, self._stack[-1].known))
-        elif code == _FRAME:
+        elif code == FRAME:
             self.frames.append(step)
         elif code == _PROTO:
             self._protocol = self.pickles[step.start + 1]

@@ -4,12 +4,12 @@ Nothing that a pickle names is imported or run.  What is to be others is changed
 keep their numbers and their values.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple
 
-from durus.contents import Contents, read_contents
+from durus.contents import Contents, read_contents, split_data
 from durus.error import RecordError
-from durus.pickle_machine import STACK_GLOBAL, Name, PickleMachine, Step, Value
+from durus.pickle_machine import FRAME, STACK_GLOBAL, Name, PickleMachine, Step, Value
 from durus.serialize import compress_state
 
 Rename = Callable[[str, str], tuple[str, str]]
@@ -35,14 +35,25 @@ def rename_classes(data: bytes, rename: Rename) -> bytes:
     """Return `data` with other class paths. [REC-20] RecordError if it can't be read, or can't hold the new ones."""
     contents = read_contents(data)
     edits = list(_name_edits(contents, rename))
-    return _edited(contents, edits) if edits else data
+    return _edited(contents.machine.pickles, contents.state_start, contents.machine.frames, edits) if edits else data
 
 
 def renumber_references(data: bytes, renumber: Renumber) -> bytes:
     """Return `data` with other oids in its references. [REC-21] RecordError if it can't be read."""
     contents = read_contents(data)
     edits = list(_reference_edits(contents, renumber))
-    return _edited(contents, edits) if edits else data
+    return _edited(contents.machine.pickles, contents.state_start, contents.machine.frames, edits) if edits else data
+
+
+def replace_steps(data: bytes, codes: Collection[int], new: Iterable[bytes | None]) -> bytes:
+    """Return `data` with others in place of the steps that have these codes, in their order; None leaves one."""
+    class_pickle, state_pickle = split_data(data)
+    machine = PickleMachine(class_pickle + state_pickle)
+    steps = [*machine.steps(), *machine.steps()]
+    concerned = [step for step in steps if step.code in codes]
+    edits = [_Edit(step.start, step.end, one) for step, one in zip(concerned, new, strict=True) if one is not None]
+    frames = [step for step in steps if step.code == FRAME]
+    return _edited(machine.pickles, len(class_pickle), frames, edits) if edits else data
 
 
 def _name_edits(contents: Contents, rename: Rename) -> Iterator[_Edit]:
@@ -81,13 +92,12 @@ def _is_made_for_it(value: Value, machine: PickleMachine) -> bool:
     return is_made_here and is_short and value.start not in machine.fetched
 
 
-def _edited(contents: Contents, edits: Iterable[_Edit]) -> bytes:
+def _edited(pickles: bytes, state_start: int, frames: Iterable[Step], edits: Iterable[_Edit]) -> bytes:
     """Return the data with these edits, and without the frames: the lengths that they tell are others then."""
-    pickles, state_start = contents.machine.pickles, contents.state_start
-    frames = [_Edit(frame.start, frame.end, b"") for frame in contents.machine.frames]
+    no_frames = [_Edit(frame.start, frame.end, b"") for frame in frames]
     parts: tuple[list[bytes], list[bytes]] = [], []
     done = 0
-    for edit in sorted([*edits, *frames, _Edit(state_start, state_start, b"")]):
+    for edit in sorted([*edits, *no_frames, _Edit(state_start, state_start, b"")]):
         parts[done >= state_start].append(pickles[done : edit.start])
         parts[edit.start >= state_start].append(edit.new)
         done = edit.end

@@ -9,6 +9,7 @@ from durus.cli.progress import show_progress
 from durus.convert import copy_to_file
 from durus.error import DurusError
 from durus.open_file import open_file_storage
+from durus.python2 import Python2Records, Rules
 from durus.storage import Storage
 
 
@@ -18,15 +19,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--storage-class", metavar="DOTTED", help="the storage class of the new file, module and name (FileStorage)"
     )
+    python2 = parser.add_argument_group("databases that Python 2 wrote")
+    python2.add_argument(
+        "--from-python2", action="store_true", help="turn each str of Python 2 into text, or into bytes, by rule"
+    )
+    python2.add_argument(
+        "--bytes-attribute",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="an attribute or key whose value is bytes; module.Class.NAME for that of one class; may be repeated",
+    )
+    python2.add_argument("--encoding", metavar="E", help="the encoding of text that is not ASCII (there must be none)")
 
 
 def run(options: argparse.Namespace) -> int:
     make_storage = _maker(options.storage_class) if options.storage_class else None
+    if not options.from_python2 and (options.bytes_attribute or options.encoding):
+        raise DurusError("--bytes-attribute and --encoding tell about databases of Python 2: give --from-python2, too")
+    rules = Rules(options.bytes_attribute, options.encoding)
     source = open_file_storage(options.old, readonly=True)
+    translating = Python2Records(source, rules) if options.from_python2 else None
     try:
-        show_progress(copy_to_file(source, options.new, make_storage, permissions_of=options.old))
+        show_progress(copy_to_file(translating or source, options.new, make_storage, permissions_of=options.old))
     finally:
         source.close()
+    if translating is not None:
+        print(
+            f"{options.old}: of the strs of Python 2, {translating.texts} are text and {translating.byte_strings} bytes"
+        )
     sizes = [os.path.getsize(path) for path in (options.old, options.new)]
     print(f"{options.old}: {sizes[0]} bytes copied to {options.new} with {sizes[1]}")
     return 0
