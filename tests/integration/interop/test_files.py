@@ -1,6 +1,7 @@
 """Files that this Durus and 4.3 write in turns hold the same for both."""
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from durus.file import OperatingSystem
 from durus.shelf.check import Check
 from durus.shelf.new_shelf import NewShelf
+from tests.integration.interop.serving import served_by
 from tests.integration.interop.side import Refused, Sides
 
 GRAPHS = 1000 if os.environ.get("HYPOTHESIS_PROFILE") == "deep" else 60
@@ -174,3 +176,23 @@ def test_4_3_does_not_store_private_slots(sides: Sides, tmp_path: Path) -> None:
     found = sides.new.ask("describe_file", path)[0]
     assert "Private" in str(found)
     assert "hidden" not in str(found)
+
+
+def test_4_3_takes_the_seals_for_one_object_until_it_packs(sides: Sides, tmp_path: Path) -> None:
+    path = str(tmp_path / "f")
+    for number in range(3):
+        sides.new.ask("work_on_file", path, [["put", 0, f"key {number}", ["new", "plain"]]], False)
+    objects = {"PersistentDict": 1, "Plain": 3}
+    assert sides.new.ask("take_census", path) == objects
+    assert sides.old.ask("take_census", path) == {**objects, "Persistent": 1}
+    sides.old.ask("pack_file", path)
+    assert sides.old.ask("take_census", path) == objects
+
+
+@pytest.mark.spec("SHELF-21")
+def test_only_one_of_them_has_a_file_open_for_writing(sides: Sides, python_4_3: Path, tmp_path: Path) -> None:
+    with served_by(Path(sys.executable), tmp_path / "f"), pytest.raises(Refused):
+        sides.old.ask("pack_file", str(tmp_path / "f"))
+    with served_by(python_4_3, tmp_path / "f"), pytest.raises(Refused, match="LockedError"):
+        sides.new.ask("pack_file", str(tmp_path / "f"))
+    sides.old.ask("pack_file", str(tmp_path / "f"))

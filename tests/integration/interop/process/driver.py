@@ -29,6 +29,7 @@ from durus.persistent import ComputedAttribute, PersistentObject
 from durus.persistent_dict import PersistentDict
 from durus.persistent_list import PersistentList
 from durus.persistent_set import PersistentSet
+from durus.storage import get_census
 from durus.storage_server import wait_for_server
 
 Object = Any
@@ -269,6 +270,14 @@ def describe_file(path: str) -> Json:
     return [graph.description, oids]
 
 
+def take_census(path: str) -> Json:
+    """Return how many objects of each class there are, garbage among them."""
+    storage = FileStorage(path, readonly=True)
+    census = {getattr(name, "decode", lambda name=name: name)(): count for name, count in get_census(storage).items()}
+    storage.close()
+    return census
+
+
 def pack_file(path: str) -> None:
     connection = Connection(FileStorage(path))
     connection.pack()
@@ -414,7 +423,7 @@ def count_up(address: str, own: int, shared: int) -> Json:
 
 REQUESTS: dict[str, Callable[..., Json]] = {
     function.__name__: function
-    for function in (work_on_file, describe_file, pack_file, connect, step, look, end_counting, count_up)
+    for function in (work_on_file, describe_file, take_census, pack_file, connect, step, look, end_counting, count_up)
 }
 
 
