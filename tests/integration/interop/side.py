@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import select
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,6 +57,11 @@ class Side:
         if kind == "error":
             raise Refused(*answer)
         return answer[0]
+
+    def has_answered(self) -> bool:
+        """Tell if an answer is there, or the process has ended."""
+        assert self.process.stdout is not None
+        return bool(select.select([self.process.stdout], [], [], 0)[0])
 
     def close(self) -> None:
         if self._unanswered:  # a test has failed, and does not wait for it

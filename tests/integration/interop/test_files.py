@@ -16,7 +16,7 @@ from durus.shelf.new_shelf import NewShelf
 from tests.integration.interop.serving import served_by
 from tests.integration.interop.side import Refused, Sides
 
-GRAPHS = 1000 if os.environ.get("HYPOTHESIS_PROFILE") == "deep" else 60
+GRAPHS = 1000 if os.environ.get("HYPOTHESIS_PROFILE") == "deep" else 120
 
 KINDS = ["plain", "slotted", "mixed", "own", "inner", "computed", "dict", "list", "set", "btree BNode"]
 KINDS += [f"btree BNode{degree}" for degree in (4, 8, 16, 32, 64, 128, 256, 512)]

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,9 +15,10 @@ from hypothesis import strategies as st
 from tests.integration.interop.serving import Served, served_by
 from tests.integration.interop.side import Side, Sides, running
 from tests.integration.interop.test_files import findings
+from tests.integration.serving import SECONDS
 
 IS_DEEP = os.environ.get("HYPOTHESIS_PROFILE") == "deep"
-RUNS = 50 if IS_DEEP else 6
+RUNS = 50 if IS_DEEP else 12
 COUNTS = 200 if IS_DEEP else 40
 """Commits of each client that counts."""
 CELLS = 5
@@ -253,8 +255,10 @@ class Counting:
     def wait_for_each(self, address: str, count: int) -> None:
         """Return when each of them has counted so far again."""
         _, before = self.look(address)
+        deadline = time.monotonic() + 5 * SECONDS
         while min(now - then for now, then in zip(self.look(address)[1], before, strict=True)) < count:
-            pass
+            assert not any(process.has_answered() for process in self._processes), "one of them has ended"
+            assert time.monotonic() < deadline, f"they are too slow: {before} became {self.look(address)[1]}"
 
     def end(self, address: str) -> list[list[int]]:
         """Return how many conflicts, and how many losses of its connection, each of them had."""

@@ -400,6 +400,7 @@ def count_up(address: str, own: int, shared: int) -> Json:
             if client is None:
                 wait_for_server(address=address, sleeptime=0.05, maxtries=1000)
                 client = Client(address, {})
+            client.abort()  # a conflict came before, or nothing did
             if client.read(-1):
                 client.close()
                 return [conflicts, losses]
@@ -414,8 +415,6 @@ def count_up(address: str, own: int, shared: int) -> Json:
                 client.pack()
         except ConflictError:
             conflicts += 1
-            if client is not None:
-                client.abort()
         except Exception:
             losses += 1
             client = None
