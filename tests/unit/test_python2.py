@@ -228,6 +228,32 @@ def test_what_is_undecided_is_listed_by_place_and_nothing_is_written(tmp_path: P
         convert(database(state), tmp_path / "new")
 
 
+@pytest.mark.spec("REC-26")
+@pytest.mark.parametrize(
+    ("steps", "place"),
+    [
+        (b"cshop\nList\n)\x81(U\x01\xffe", "[*]"),
+        (b"cshop\nDict\n)\x81(U\x01kU\x01\xffu", "[*][*]"),
+        (b"cshop\nSlots\n)\x81N}U\x01aU\x01\xffs\x86b", ".a"),
+        (b"cshop\nOwn\n)\x81U\x01\xffb", ".__getstate__()"),
+        (b"cshop\nmaker\n(K\x01tR(U\x01\xfftR", "(*)"),
+        (b"ccopy_reg\n_reconstructor\n(cshop\nText\nc__builtin__\nstr\nU\x01\xfftR", "(*)"),
+        (b"S'\\xff'\n", ""),
+        (b"T\x01\0\0\0\xff", ""),
+    ],
+)
+def test_a_str_is_found_wherever_a_value_keeps_it(tmp_path: Path, steps: bytes, place: str) -> None:
+    [line] = undecided({Str(b"value"): Raw(steps)}, tmp_path)
+    assert line.startswith(f"{MODULE}.Item.value{place}: 1, ")
+
+
+@pytest.mark.spec("REC-24")
+def test_a_bytes_attribute_is_that_of_the_class_that_was_reconstructed(tmp_path: Path) -> None:
+    old = b"ccopy_reg\n_reconstructor\n" + OLDSTYLE[:-1] + b"c__builtin__\nobject\nNtR}U\x03rawU\x01\xffsb"
+    found = converted({Str(b"old"): Raw(old)}, tmp_path, f"{MODULE}.Oldstyle.raw")
+    assert vars(found["old"]) == {"raw": b"\xff"}
+
+
 @pytest.mark.spec("REC-25")
 def test_a_str_in_several_places_is_decided_in_each(tmp_path: Path) -> None:
     oid = Str(oid_from_int(1))

@@ -35,4 +35,5 @@ def sides(python_4_3: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """One process with this Durus, and one with 4.3."""
     folder = tmp_path_factory.mktemp("sides")
     with running("this", Path(sys.executable), folder) as new, running("4.3", python_4_3, folder) as old:
+        assert old.ask("place_of_durus") != new.ask("place_of_durus")
         yield Sides(new, old)

@@ -21,7 +21,7 @@ def served_by(python: Path, file: Path) -> Iterator[Served]:
     address = str(file) + ".socket"
     with open(f"{file}.log", "a") as log:
         process = subprocess.Popen(
-            [python, "-m", "durus", "-s", "--file", file, "--address", address],
+            [python, "-E", "-m", "durus", "-s", "--file", file, "--address", address],
             cwd=file.parent,
             stdout=log,
             stderr=log,
@@ -29,7 +29,7 @@ def served_by(python: Path, file: Path) -> Iterator[Served]:
     try:
         wait_for_server(address=address, maxtries=20 * SECONDS, sleeptime=0.05)
         yield Served(file, address)
-        stopping = [str(python), "-m", "durus", "-s", "--stop", "--address", address]
+        stopping = [str(python), "-E", "-m", "durus", "-s", "--stop", "--address", address]
         subprocess.run(stopping, cwd=file.parent, capture_output=True, check=True, timeout=SECONDS)
         assert process.wait(SECONDS) == 0, Path(f"{file}.log").read_text()
     finally:

@@ -26,7 +26,7 @@ class Side:
         self._log = folder / f"{name}.log"
         with self._log.open("a") as log:
             self.process = subprocess.Popen(
-                [python, "-X", "faulthandler", DRIVER],
+                [python, "-E", "-X", "faulthandler", DRIVER],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -245,6 +245,12 @@ LITERALS: dict[str, Any] = {
     "ellipsis": ...,
 }
 
+
+def place_of_durus() -> Json:
+    """Return the file that the Durus in use comes from."""
+    return btree.__file__
+
+
 # Requests on files
 
 
@@ -420,9 +426,9 @@ def count_up(address: str, own: int, shared: int) -> Json:
             client = None
 
 
+FUNCTIONS = (place_of_durus, work_on_file, describe_file, take_census, pack_file, connect, step, look)
 REQUESTS: dict[str, Callable[..., Json]] = {
-    function.__name__: function
-    for function in (work_on_file, describe_file, take_census, pack_file, connect, step, look, end_counting, count_up)
+    function.__name__: function for function in (*FUNCTIONS, end_counting, count_up)
 }
 
 
