@@ -238,13 +238,13 @@ class Counting:
 
     def __init__(self, sides: Sides, processes: list[Side]) -> None:
         self._sides = sides
-        self._processes = processes
+        self._alive = dict(enumerate(processes))
 
     def start(self, address: str) -> None:
         self._sides.old.ask("connect", "first", address, {})
         self._sides.old.ask("step", "first", "make_cells", SHARED + COUNTING + 1)
         self._sides.old.ask("step", "first", "close")
-        for number, process in enumerate(self._processes):
+        for number, process in self._alive.items():
             process.send("count_up", address, SHARED + number, SHARED)
 
     def look(self, address: str) -> tuple[list[int], list[int]]:
@@ -254,16 +254,24 @@ class Counting:
 
     def wait_for_each(self, address: str, count: int) -> None:
         """Return when each of them has counted so far again."""
-        _, before = self.look(address)
+        before = self._own_of_alive(address)
         deadline = time.monotonic() + 5 * SECONDS
-        while min(now - then for now, then in zip(self.look(address)[1], before, strict=True)) < count:
-            assert not any(process.has_answered() for process in self._processes), "one of them has ended"
-            assert time.monotonic() < deadline, f"they are too slow: {before} became {self.look(address)[1]}"
+        while min(now - then for now, then in zip(self._own_of_alive(address), before, strict=True)) < count:
+            assert not any(process.has_answered() for process in self._alive.values()), "one of them has ended"
+            assert time.monotonic() < deadline, f"they are too slow: {before} became {self._own_of_alive(address)}"
+
+    def _own_of_alive(self, address: str) -> list[int]:
+        _, own = self.look(address)
+        return [own[number] for number in self._alive]
+
+    def kill(self, number: int) -> None:
+        """Kill one of them, wherever it is in a transaction."""
+        self._alive.pop(number).process.kill()
 
     def end(self, address: str) -> list[list[int]]:
         """Return how many conflicts, and how many losses of its connection, each of them had."""
         self._sides.new.ask("end_counting", address)
-        return [process.receive() for process in self._processes]
+        return [process.receive() for process in self._alive.values()]
 
 
 @pytest.fixture
@@ -283,6 +291,19 @@ def test_no_update_is_lost_among_mixed_clients(served: Served, counting: Countin
     outcomes = counting.end(served.address)
     assert sum(conflicts for conflicts, _ in outcomes) > 0
     assert [losses for _, losses in outcomes] == [0] * COUNTING
+    shared, own = counting.look(served.address)
+    assert sum(shared) == sum(own)
+
+
+@pytest.mark.spec("TXN-27")
+def test_clients_go_on_when_others_are_killed(served: Served, counting: Counting) -> None:
+    counting.start(served.address)
+    counting.wait_for_each(served.address, COUNTS // 4)
+    counting.kill(0)
+    counting.wait_for_each(served.address, COUNTS // 4)
+    counting.kill(1)
+    counting.wait_for_each(served.address, COUNTS // 4)
+    assert [losses for _, losses in counting.end(served.address)] == [0] * (COUNTING - 2)
     shared, own = counting.look(served.address)
     assert sum(shared) == sum(own)
 
