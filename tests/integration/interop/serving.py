@@ -2,6 +2,7 @@
 
 import contextlib
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +14,8 @@ from tests.integration.serving import SECONDS
 class Served(NamedTuple):
     file: Path
     address: str
+    is_of_this: bool
+    """The server is of this Durus, not of 4.3."""
 
 
 @contextlib.contextmanager
@@ -28,7 +31,7 @@ def served_by(python: Path, file: Path) -> Iterator[Served]:
         )
     try:
         wait_for_server(address=address, maxtries=20 * SECONDS, sleeptime=0.05)
-        yield Served(file, address)
+        yield Served(file, address, str(python) == sys.executable)
         stopping = [str(python), "-E", "-m", "durus", "-s", "--stop", "--address", address]
         subprocess.run(stopping, cwd=file.parent, capture_output=True, check=True, timeout=SECONDS)
         assert process.wait(SECONDS) == 0, Path(f"{file}.log").read_text()

@@ -6,11 +6,10 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import Phase, given, settings
-from hypothesis import strategies as st
 
 from tests.integration.interop.serving import Served, served_by
 from tests.integration.interop.side import Side, Sides, running
@@ -22,6 +21,7 @@ RUNS = 50 if IS_DEEP else 12
 COUNTS = 200 if IS_DEEP else 40
 """Commits of each client that counts."""
 CELLS = 5
+STEPS = 200
 
 NO_PREFETCH = {"prefetch": 0}
 CLIENTS: dict[str, tuple[str, dict[str, int]]] = {
@@ -121,6 +121,7 @@ class Run:
     def __init__(self, sides: Sides, served: Served) -> None:
         self._sides = sides
         self._address = served.address
+        self._is_exact_in_packs = served.is_of_this
         self._label = 0
         self._connect("old 1")
         self._do("old 1", "make_cells", CELLS)
@@ -163,6 +164,12 @@ class Run:
             assert self._do(name, "replace_chain", cell, labels) == ["done", None]
             self.model.change(name, cell, labels)
 
+    def forget(self, name: str, cell: int) -> None:
+        client = self.model.clients[name]
+        if cell in client.loaded and cell not in client.changes:
+            assert self._do(name, "forget", cell) == ["done", None]
+            del client.loaded[cell]
+
     def commit(self, name: str, _: int) -> None:
         right = self.model.commit(name)
         outcome = self._do(name, "commit")
@@ -174,7 +181,8 @@ class Run:
         self._abort(name)
 
     def pack(self, name: str, _: int) -> None:
-        assert self._do(name, "pack") == ["done", None]
+        # A pack of 4.3's server makes live objects invalid that were stored while it ran, so more may be a conflict.
+        assert self._do(name, "pack" if self._is_exact_in_packs else "abort") == ["done", None]
         self.model.abort(name)
 
     def crawl(self, name: str, _: int) -> None:
@@ -196,9 +204,18 @@ class Run:
             self._do(name, "close")
 
 
-STEPS = (
-    ["read"] * 4 + ["add"] * 6 + ["commit"] * 5 + ["abort", "replace_chain", "replace_chain", "pack", "crawl", "leave"]
-)
+HOW_OFTEN = {
+    "read": 5,
+    "add": 6,
+    "forget": 5,
+    "commit": 6,
+    "replace_chain": 2,
+    "abort": 1,
+    "pack": 1,
+    "crawl": 1,
+    "leave": 1,
+}
+"""The steps, and their shares of all."""
 
 
 @pytest.fixture(scope="module", params=["this", "4.3"])
@@ -214,18 +231,12 @@ def served(
 
 
 @pytest.mark.spec("TXN-12", "TXN-13", "TXN-14", "TXN-16", "TXN-20", "TXN-24", "TXN-25")
-@settings(max_examples=RUNS, report_multiple_bugs=False, phases=set(Phase) - {Phase.explain})
-@given(
-    st.lists(
-        st.tuples(st.sampled_from(STEPS), st.sampled_from(sorted(CLIENTS)), st.integers(0, CELLS - 1)),
-        min_size=20,
-        max_size=80,
-    )
-)
-def test_mixed_clients_see_what_the_rules_say(sides: Sides, served: Served, steps: list[tuple[str, str, int]]) -> None:
+@pytest.mark.parametrize("seed", range(RUNS))
+def test_mixed_clients_see_what_the_rules_say(sides: Sides, served: Served, seed: int) -> None:
+    random = Random(seed)
     run = Run(sides, served)
-    for step, name, cell in steps:
-        getattr(run, step)(name, cell)
+    for step in random.choices(list(HOW_OFTEN), list(HOW_OFTEN.values()), k=STEPS):
+        getattr(run, step)(random.choice(list(CLIENTS)), random.randrange(CELLS))
     run.finish()
 
 

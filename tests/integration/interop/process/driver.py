@@ -313,6 +313,10 @@ class Client:
     def read(self, number: int) -> int:
         return int(self.cells[number].n)
 
+    def forget(self, number: int) -> None:
+        """Drop the state of a cell that was not changed, so that the next read loads it."""
+        self.cells[number]._p_set_status_ghost()
+
     def add(self, number: int) -> None:
         self.cells[number].n += 1
 
