@@ -65,6 +65,9 @@ _SECONDS_OF_PACKING = 0.002
 _SECONDS_TO_FLUSH = 2.0
 """How long the end of the server waits for clients to read their last answers."""
 
+_ACCEPTED_AT_ONCE = 16
+"""How many connections a turn of the loop takes. Out of descriptors, asyncio fails and logs so many times in a row."""
+
 _logger = logging.getLogger("durus")
 
 
@@ -174,8 +177,11 @@ class StorageServer:
         ) in signal_handlers.items():  # by the loop: at any other moment a log line may be half written
             loop.add_signal_handler(number, handler)
         servers = [
-            await loop.create_server(lambda: _Client(self), sock=found, backlog=BACKLOG) for found in self._listening
+            await loop.create_server(lambda: _Client(self), sock=found, backlog=_ACCEPTED_AT_ONCE)
+            for found in self._listening
         ]
+        for found in self._listening:
+            found.listen(BACKLOG)  # which asyncio has set to the number above
         watching = [self._start(self._watch_clients()), self._start(self._pack_by_the_clock())]
         if not self._is_to_stop:
             await self._stopping.wait()
