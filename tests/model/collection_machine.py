@@ -10,6 +10,7 @@ import operator
 import pickle
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, KeysView, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -121,7 +122,8 @@ def plain(result: Any, obj: object) -> Any:
     if isinstance(result, BTree):
         return dict(result.items())
     if isinstance(result, Iterator | KeysView) or type(result) in (type({}.values()), type({}.items())):
-        return list(result)
+        # The order of a set depends on how it came about.
+        return Counter(result) if isinstance(obj, PersistentSet | set) else list(result)
     return result
 
 
