@@ -1,7 +1,7 @@
 """Following the steps of pickles, without importing, making or running anything that they name.
 
 A pickle is a program for a stack machine, without jumps.  Its steps are followed for the sake of names, oids and
-references alone, and of the places where they are made; whatever else is on the stack is the same to it.  So nothing
+references alone, and of the places where they are made; one placeholder stands for every other value.  So nothing
 is built that a pickle could make large or slow: time and memory are in proportion to its length.
 """
 
@@ -28,6 +28,8 @@ _REFUSED = {ord("P"): "PERSID", 0x82: "EXT1", 0x83: "EXT2", 0x84: "EXT4", 0x97: 
 """Steps that no reader of a record can do."""
 
 _BUILTINS = ("builtins", "__builtin__")
+_LONGEST_NAME = 1000
+"""Bytes. A pickle could repeat a longer one without end, in few bytes each time."""
 
 
 class Step(NamedTuple):
@@ -52,7 +54,14 @@ class Value(NamedTuple):
     known: "Known"
 
 
-Known: TypeAlias = Step | Name | bytes | tuple[Value, ...] | None
+class Group:
+    """A tuple of one or two values."""
+
+    def __init__(self, values: list[Value]) -> None:
+        self.values = values
+
+
+Known: TypeAlias = Step | Name | bytes | Group | None
 """The step that makes a text or bytes, a name, the bytes that a call makes, a short tuple; None for all else."""
 
 
@@ -62,6 +71,8 @@ class Naming(NamedTuple):
     step: Step
     protocol: int
     name: Name
+    owner: Name | None
+    """The class that a nested one is taken from, where the step is a call of getattr."""
 
 
 class Reference(NamedTuple):
@@ -70,8 +81,8 @@ class Reference(NamedTuple):
     oid: bytes
     oid_value: Value
     class_start: int
-    is_made_here: bool
-    """The pair is made right ahead of its use, the oid first and the class behind it."""
+    is_pair_made_here: bool
+    """It is made right ahead of its use, the oid first and the class behind it."""
 
 
 class _Kind(NamedTuple):
@@ -117,7 +128,9 @@ class PickleMachine:
         self.references: list[Reference] = []
         self.frames: list[Step] = []
         self.fetched: set[int] = set()
-        """The starts of the values that were taken from the memo."""
+        """The starts of the values that are used more than once."""
+        self.fetched_pairs: set[int] = set()
+        """The starts of the first values in tuples that are."""
         self._memo: dict[int, Value] = {}
         self._stack: list[Value] = []
         self._marks: list[tuple[int, int]] = []
@@ -161,15 +174,13 @@ class PickleMachine:
         if code in _PUTS:
             self._memo[len(self._memo) if code == _MEMOIZE else self._memo_key(step)] = self._stack[-1]
         elif code in _GETS:
-            value = self._memo[self._memo_key(step)]
-            self.fetched.add(value.start)
-            self._stack.append(Value(step.start, value.known))
+            self._use_again(self._memo[self._memo_key(step)], step)
         elif code == _MARK:
             self._marks.append((len(self._stack), step.start))
         elif code == _POP and self._marks and self._marks[-1][0] == len(self._stack):
             self._marks.pop()
         elif code == _DUP:
-            self._stack.append(Value(step.start, self._stack[-1].known))
+            self._use_again(self._stack[-1], step)
         elif code == FRAME:
             self.frames.append(step)
         elif code == _PROTO:
@@ -180,6 +191,12 @@ class PickleMachine:
             raise RecordError(f"its data has a step that is of no use in a record: {_REFUSED[code]}")
         elif code != _STOP:
             self._replace(step)
+
+    def _use_again(self, value: Value, step: Step) -> None:
+        if isinstance(value.known, Group):
+            self.fetched_pairs.add(value.known.values[0].start)
+        self.fetched.add(value.start)
+        self._stack.append(Value(step.start, value.known))
 
     def _memo_key(self, step: Step) -> int:
         argument = self.pickles[step.start + 1 : step.end]
@@ -215,34 +232,46 @@ class PickleMachine:
         if kind.is_text or kind.is_bytes:
             return step
         if code in (GLOBAL, STACK_GLOBAL, INST):
-            name = self._name(step, taken)
-            self.namings.append(Naming(step, self._protocol, name))
-            return None if code == INST else name
+            return self._note_name(step, self._name(step, taken), None)
         if code in _TUPLES:
-            return tuple(taken) if len(taken) <= 2 else None
-        if code == _REDUCE and isinstance(taken[0].known, Name):
-            return self._result(taken[0].known, taken[1].known)
+            return Group(taken) if 1 <= len(taken) <= 2 else None
+        if code == _REDUCE and isinstance(taken[0].known, Name) and isinstance(taken[1].known, Group):
+            return self._result(step, taken[0].known, taken[1].known)
         if code == _BINPERSID:
             self._refer(taken[0])
         return None
 
+    def _note_name(self, step: Step, name: Name, owner: Name | None) -> Name | None:
+        self.namings.append(Naming(step, self._protocol, name, owner))
+        return None if step.code == INST else name
+
     def _name(self, step: Step, taken: list[Value]) -> Name:
         if step.code == STACK_GLOBAL:
-            module, qualname = (self._text(value.known) for value in taken)
+            module, qualname = (self._name_text(value.known) for value in taken)
         else:
+            self._check_name(step)
             module, qualname = self.pickles[step.start + 1 : step.end - 1].decode().split("\n")
         return Name(module, qualname)
 
-    def _text(self, known: Known) -> str:
-        """Return the text that a step makes."""
+    def _name_text(self, known: Known) -> str:
+        """Return the text that a step makes for a name."""
         if not (isinstance(known, Step) and _KINDS[known.code].is_text):
             raise RecordError("its data has a class whose name is no text")
-        argument = self._argument(known)
-        if known.code == _UNICODE:
+        self._check_name(known)
+        return self._text(known)
+
+    def _check_name(self, step: Step) -> None:
+        if step.end - step.start > _LONGEST_NAME:
+            raise RecordError(f"its data has a name of {step.end - step.start} bytes at byte {step.start}")
+
+    def _text(self, step: Step) -> str:
+        """Return the text that a step makes."""
+        argument = self._argument(step)
+        if step.code == _UNICODE:
             return argument[:-1].decode("raw-unicode-escape")
-        if known.code == _STRING:
+        if step.code == _STRING:
             return argument.strip()[1:-1].decode("latin-1")
-        if known.code in _BINARY_STRINGS:
+        if step.code in _BINARY_STRINGS:
             return argument.decode("latin-1")
         return argument.decode("utf-8", "surrogatepass")
 
@@ -251,27 +280,29 @@ class PickleMachine:
         count_size = _COUNT_SIZES.get(_KINDS[step.code].argument_size, 0)
         return self.pickles[step.start + 1 + count_size : step.end]
 
-    def _result(self, function: Name, arguments: Known) -> Known:
+    def _result(self, step: Step, function: Name, arguments: Group) -> Known:
         """Return what a call gives, where that can be the bytes of an oid, or a nested class."""
-        if not isinstance(arguments, tuple) or isinstance(arguments, Name | Step):
-            return None
-        match function, tuple(argument.known for argument in arguments):
+        match function, [value.known for value in arguments.values]:
             # What pickles of protocol 2 call to make bytes.
-            case Name("_codecs", "encode"), (Step() as text, *_) if text.end - text.start <= _ENCODED_OID_SIZE:
-                return self._text(text).encode("latin-1")
+            case Name("_codecs", "encode"), [Step() as text, *_] if text.end - text.start <= _ENCODED_OID_SIZE:
+                return self._text(text).encode("latin-1") if _KINDS[text.code].is_text else None
             # What they call for a nested class.
-            case Name(module, "getattr"), (Name() as owner, Step() as name) if module in _BUILTINS:
-                return Name(owner.module, f"{owner.qualname}.{self._text(name)}")
+            case Name(module, "getattr"), [Name() as owner, Step() as attribute] if module in _BUILTINS:
+                qualname = f"{owner.qualname}.{self._name_text(attribute)}"
+                if len(qualname) > _LONGEST_NAME:
+                    raise RecordError(f"its data has a name of {len(qualname)} characters at byte {step.start}")
+                return self._note_name(step, Name(owner.module, qualname), owner)
         return None
 
     def _refer(self, reference: Value) -> None:
-        match reference.known:
-            case (Value() as oid, Value(start, Name())):
-                oid_bytes = self._bytes(oid.known)
-                if oid_bytes is not None and len(oid_bytes) == _OID_SIZE:
-                    is_made_here = reference.start <= oid.start < start
-                    self.references.append(Reference(oid_bytes, oid, start, is_made_here))
-                    return
+        if isinstance(reference.known, Group):
+            match reference.known.values:
+                case [oid, Value(start, Name())]:
+                    oid_bytes = self._bytes(oid.known)
+                    if oid_bytes is not None and len(oid_bytes) == _OID_SIZE:
+                        is_made_here = reference.start <= oid.start < start
+                        self.references.append(Reference(oid_bytes, oid, start, is_made_here))
+                        return
         raise RecordError("a reference must be a pair of 8-byte oid and class, and one in its data is not")
 
     def _bytes(self, known: Known) -> bytes | None:

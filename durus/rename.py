@@ -20,8 +20,8 @@ class Renaming:
     def __init__(self, storage: Storage, old: str, new: str) -> None:
         """`old` and `new` are as [OBJ-42] has them; DurusError if they are no paths."""
         self._storage = storage
-        self._rename = _rename(old, new)
-        self._changed: dict[bytes, bytes] = {}
+        self._new_path = _new_path_of(old, new)
+        self._changed: list[bytes] = []
         self.objects: Counter[tuple[str, str]] = Counter()
         """How many objects change their class, by its old and its new path."""
         self.others = 0
@@ -32,11 +32,11 @@ class Renaming:
         for number, (oid, record) in enumerate(self._storage.gen_oid_record()):
             if number % _STEP_RECORDS == 0:
                 yield Progress("read", number, None)
-            _, data, refs = unpack_record(record)
+            data = unpack_record(record)[1]
             try:
-                new_data = rename_classes(data, self._rename)
+                new_data = rename_classes(data, self._new_path)
                 if new_data is not data:
-                    self._changed[oid] = pack_record(oid, new_data, refs)
+                    self._changed.append(oid)
                     self._count(read_contents(data).class_name, read_contents(new_data).class_name)
             except RecordError as error:
                 raise RecordError(f"the record of oid {format_oid(oid)}: {error}; nothing is changed") from error
@@ -48,20 +48,21 @@ class Renaming:
             self.others += 1
 
     def store(self) -> None:
-        """Store what find() has found to change, in one transaction. [OBJ-43]"""
+        """Store what find() has found to change, in one transaction, which the storage holds in memory. [OBJ-43]"""
         if self._changed:
             self._storage.begin()
-            for oid, record in self._changed.items():
-                self._storage.store(oid, record)
+            for oid in self._changed:
+                _, data, refs = unpack_record(self._storage.load(oid))
+                self._storage.store(oid, pack_record(oid, rename_classes(data, self._new_path), refs))
             self._storage.end()
 
 
-def _rename(old: str, new: str) -> Rename:
+def _new_path_of(old: str, new: str) -> Rename:
     if not all(part.isidentifier() for part in [*old.split("."), *new.replace(":", ".", 1).split(".")]):
         raise DurusError(f"{old} and {new} must be paths of classes or modules, such as package.module.Class")
     new_module, _, new_name = new.rpartition(":" if ":" in new else ".")
 
-    def rename(module: str, name: str) -> tuple[str, str]:
+    def new_path(module: str, name: str) -> tuple[str, str]:
         if f"{module}.".startswith(f"{old}."):
             if ":" in new:
                 raise DurusError(f"{old} is a module in this storage, and {new} a class: give the path of a module")
@@ -73,4 +74,4 @@ def _rename(old: str, new: str) -> Rename:
             return new_module, new_name + path[len(old) :]
         return module, name
 
-    return rename
+    return new_path

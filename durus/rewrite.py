@@ -4,6 +4,7 @@ Nothing that a pickle names is imported or run.  What is to be others is changed
 keep their numbers and their values.
 """
 
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING  # what pickle itself goes by
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple
 
@@ -21,6 +22,8 @@ Renumber = Callable[[bytes], bytes]
 _SHORT_BINBYTES = b"C\x08"
 _NESTED_NAMES_FROM = 4
 """The first protocol whose GLOBAL takes a nested class."""
+_OWN_NAMES_FROM = 3
+"""The first protocol whose names are not those of Python 2."""
 
 
 class _Edit(NamedTuple):
@@ -57,35 +60,51 @@ def replace_steps(data: bytes, codes: Collection[int], new: Iterable[bytes | Non
 
 
 def _name_edits(contents: Contents, rename: Rename) -> Iterator[_Edit]:
-    for step, protocol, name in contents.machine.namings:
+    for step, protocol, name, owner in contents.machine.namings:
         new = Name(*rename(*name))
-        if new == name:
+        present = name
+        if owner is not None:  # its new name may have done all already
+            new_owner = Name(*rename(*owner))
+            present = Name(new_owner.module, new_owner.qualname + name.qualname[len(owner.qualname) :])
+        if new == present:
             continue
-        if "." in new.qualname and protocol < _NESTED_NAMES_FROM:
-            raise RecordError(
-                f"its pickle of protocol {protocol} can't name {new.qualname!r}, a nested class of {new.module!r}"
-            )
+        _check_name(new, protocol)
         lines = f"{new.module}\n{new.qualname}\n".encode()
-        if step.code == STACK_GLOBAL:  # takes two texts off the stack, which may be used elsewhere, too
+        if owner is not None:
+            yield _Edit(step.end, step.end, b"0c" + lines)
+        elif step.code == STACK_GLOBAL:  # takes two texts off the stack, which may be used elsewhere, too
             yield _Edit(step.start, step.end, b"00c" + lines)
         else:
             yield _Edit(step.start + 1, step.end, lines)
 
 
+def _check_name(name: Name, protocol: int) -> None:
+    """Raise RecordError unless a pickle of this protocol can name a class so. [REC-23]"""
+    if "." in name.qualname and protocol < _NESTED_NAMES_FROM:
+        raise RecordError(
+            f"its pickle of protocol {protocol} can't name {name.qualname!r}, a nested class of {name.module!r}"
+        )
+    if protocol < _OWN_NAMES_FROM and (name.module in IMPORT_MAPPING or name in NAME_MAPPING):
+        raise RecordError(
+            f"its pickle of protocol {protocol} can't name {name.module}.{name.qualname}, which Python takes for that "
+            "of a module of Python 2"
+        )
+
+
 def _reference_edits(contents: Contents, renumber: Renumber) -> Iterator[_Edit]:
     machine = contents.machine
     for reference in machine.references:
-        if not reference.is_made_here:
+        value = reference.oid_value
+        if not reference.is_pair_made_here or value.start in machine.fetched_pairs:
             raise RecordError("a reference in its data is made elsewhere than it is used, so it can't be changed")
         new = _SHORT_BINBYTES + renumber(reference.oid)
-        value = reference.oid_value
-        if _is_made_for_it(value, machine):
+        if _is_step_of_its_own(value, machine):
             yield _Edit(value.start, value.start + len(new), new)
         else:  # the value may be used elsewhere, too: take it off the stack again, and put the new one there
             yield _Edit(reference.class_start, reference.class_start, b"0" + new)
 
 
-def _is_made_for_it(value: Value, machine: PickleMachine) -> bool:
+def _is_step_of_its_own(value: Value, machine: PickleMachine) -> bool:
     """Tell if an oid is made by one step where it stands, and used nowhere else."""
     is_made_here = isinstance(value.known, Step) and value.known.start == value.start
     is_short = machine.pickles.startswith(_SHORT_BINBYTES, value.start)

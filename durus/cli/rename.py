@@ -30,8 +30,8 @@ def run(options: argparse.Namespace) -> int:
     if not renaming.objects and not renaming.others:
         print(f"{options.file}: nothing in it has the path {options.old}")
         return 0
-    would_be = "would be" if options.dry_run else "are now"
+    are = "would be" if options.dry_run else "are now"
     for (old, new), count in sorted(renaming.objects.items()):
-        print(f"{options.file}: {count} objects of {old} {would_be} of {new}")
-    print(f"{options.file}: {renaming.others} other records that name them {would_be} changed")
+        print(f"{options.file}: objects of {old} that {are} of {new}: {count}")
+    print(f"{options.file}: other records that name them, and {are} changed: {renaming.others}")
     return 0

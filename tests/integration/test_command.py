@@ -253,6 +253,7 @@ def test_info_lists_the_objects_whose_class_is_gone(tmp_path: Path) -> None:
     assert result.endswith("broken        2 objects whose class can't be imported\n  shop.Order: oid 1, 2\n")
 
 
+@pytest.mark.spec("OBJ-43")
 def test_rename_tells_what_it_would_do_and_does_it(tmp_path: Path) -> None:
     (tmp_path / "shop.py").write_text("from durus.persistent import Persistent\nclass Order(Persistent): pass\n")
     (tmp_path / "store.py").write_text("from durus.persistent import Persistent\nclass Offer(Persistent): pass\n")
@@ -260,10 +261,11 @@ def test_rename_tells_what_it_would_do_and_does_it(tmp_path: Path) -> None:
     before = (tmp_path / "f").read_bytes()
     told = durus("rename", "shop.Order", "store.Offer", "f", "--dry-run", cwd=tmp_path).stdout
     assert told == (
-        "f: 1 objects of shop.Order would be of store.Offer\nf: 1 other records that name them would be changed\n"
+        "f: objects of shop.Order that would be of store.Offer: 1\n"
+        "f: other records that name them, and would be changed: 1\n"
     )
     assert (tmp_path / "f").read_bytes() == before
-    assert "are now of store.Offer" in durus("rename", "shop.Order", "store.Offer", "f", cwd=tmp_path).stdout
+    assert "that are now of store.Offer: 1" in durus("rename", "shop.Order", "store.Offer", "f", cwd=tmp_path).stdout
     assert "nothing in it has the path shop" in durus("rename", "shop", "store", "f", cwd=tmp_path).stdout
     assert "<Offer 1>" in durus("-c", "--file", "f", cwd=tmp_path, typed="root['a']\n").stdout
     assert durus("check", "f", cwd=tmp_path).returncode == 0

@@ -21,6 +21,12 @@ CLASS = b"\x80\x04cdurus.persistent\nPersistent\n."
 MUCH = 256 << 20
 
 
+def chain(length: int) -> bytes:
+    """Steps that make C.Next.Next and so on."""
+    getattr_of = b"c__builtin__\ngetattr\n"
+    return getattr_of * length + b"cm\nC\n" + b"U\4Next\x86R" * length
+
+
 def doubled(times: int) -> bytes:
     """Steps that make a pair of pairs of pairs: little memory, and endless to print or to hash."""
     return b")\x94" + b"".join(b"0h" + bytes([n]) + b"h" + bytes([n]) + b"\x86\x94" for n in range(times))
@@ -39,6 +45,8 @@ def doubled(times: int) -> bytes:
         (b"\x80\x04\x8e\0\0\0\x40\0\0\0\0.", "ends inside"),
         (b"\x80\x04cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R.", None),
         (b"\x80\x04cbuiltins\nlist\n\x940(" + b"N" * 1000 + b"t\x940" + b"(" + b"h\0h\1\x85R" * 100_000 + b"t.", None),
+        (b"\x80\x04(\x8c\x01m\x94X\xa0\x86\x01\0" + b"n" * 100_000 + b"\x94" + b"h\0h\1\x93" * 2000 + b"t.", "name of"),
+        (b"\x80\x02" + chain(3000) + b".", "name of"),
     ],
     ids=[
         "memo",
@@ -51,6 +59,8 @@ def doubled(times: int) -> bytes:
         "bytes8",
         "bytearray by number",
         "copies",
+        "long name",
+        "long chain",
     ],
 )
 def test_a_small_record_takes_little_time_and_memory(state: bytes, problem: str | None) -> None:

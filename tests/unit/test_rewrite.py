@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from durus.contents import read_contents
 from durus.error import RecordError
 from durus.rewrite import rename_classes, renumber_references
 from durus.serialize import compress_state, decompress_state
@@ -117,6 +118,24 @@ def mapped(value: Any, name: Callable[[str, str], tuple[str, str]], oid: Callabl
     return value
 
 
+def identities(value: Any) -> list[int]:
+    """Return which of the lists, dicts and instances in a value are the same: the number of the first such one."""
+    numbers: dict[int, int] = {}
+    found = []
+    pending = [value]
+    while pending:
+        part = pending.pop()
+        if isinstance(part, list | dict | Instance):
+            found.append(numbers.setdefault(id(part), len(numbers)))
+        if isinstance(part, dict):
+            pending += part.values()
+        elif isinstance(part, Instance):
+            pending.append(part.state)
+        elif isinstance(part, list | tuple) and not isinstance(part, Reference):
+            pending += part
+    return found
+
+
 def instance(name: str, state: object) -> object:
     result = class_of(name)()
     result.state = state
@@ -161,6 +180,7 @@ def test_renamed_classes_and_nothing_else(value: object, protocol: int) -> None:
     data = CLASS + compress_state(state_pickle(value, protocol))
     new = rename_classes(data, rename)
     assert loaded(new) == (class_of("Offer", "shop.very.new"), mapped(value, rename, bytes))
+    assert identities(loaded(new)[1]) == identities(loaded(data)[1])
     assert rename_classes(new, rename) is new
 
 
@@ -170,6 +190,7 @@ def test_renumbered_references_and_nothing_else(value: object, protocol: int) ->
     data = CLASS + compress_state(state_pickle(value, protocol))
     new = renumber_references(data, renumber)
     assert loaded(new) == (class_of("Order"), mapped(value, same, renumber))
+    assert identities(loaded(new)[1]) == identities(loaded(data)[1])
     again = renumber_references(rename_classes(new, rename), renumber)
     assert loaded(again)[1] == mapped(value, rename, lambda oid: renumber(renumber(oid)))
 
@@ -197,6 +218,62 @@ def test_names_of_records_that_4_3_and_python_2_wrote() -> None:
     )
     old_instance = CLASS + b"\x80\x02(ishop.old\nOrder\nq\x01}q\x02b."
     assert rename_classes(old_instance, rename).endswith(b"(ishop.very.new\nOffer\nq\x01}q\x02b.")
+
+
+NESTED = b"\x80\x02c__builtin__\ngetattr\nq\x00cshop.old\nOrder\nq\x01U\x04Lineq\x02\x86q\x03Rq\x04."
+
+
+@pytest.mark.spec("REC-20")
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (("shop.old", "Order.Line"), ("shop.new", "Line")),
+        (("shop.old", "Order"), ("shop.new", "Offer")),
+        (("shop.old", "Order"), ("shop.new", "Order")),
+    ],
+)
+def test_a_nested_class_as_4_3_names_it_gets_another_path(old: tuple[str, str], new: tuple[str, str]) -> None:
+    def nested(module: str, name: str) -> tuple[str, str]:
+        is_meant = module == old[0] and f"{name}.".startswith(f"{old[1]}.")
+        return (new[0], new[1] + name[len(old[1]) :]) if is_meant else (module, name)
+
+    state = b"\x80\x02]q\x05h\x04a."  # a list with the class, from the memo
+    renamed = rename_classes(NESTED + state, nested)
+    expected = ".".join(nested("shop.old", "Order.Line"))
+    assert read_contents(renamed).class_name == expected
+    classes = {name: type(name, (), {"Line": type("Line", (), {})}) for name in ("Line", "Offer", "Order")}
+
+    class Finder(pickle.Unpickler):
+        def find_class(self, module: str, name: str) -> Any:
+            return super().find_class(module, name) if module == "__builtin__" else classes[name]
+
+    finder = Finder(io.BytesIO(renamed))
+    cls = finder.load()
+    assert cls is (classes["Line"] if new[1] == "Line" else vars(classes[new[1]])["Line"])
+    assert finder.load() == [cls]
+
+
+@pytest.mark.spec("REC-20")
+def test_a_class_pickle_of_protocol_0_is_renamed() -> None:
+    data = b"cshop.old\nOrder\np0\n." + b"\x80\x02}q\x01."
+    assert rename_classes(data, rename).startswith(b"cshop.very.new\nOffer\np0\n.")
+
+
+@pytest.mark.spec("REC-22")
+def test_a_pair_or_an_oid_that_is_used_again_as_a_value_stays_one() -> None:
+    oid = int8_to_str(5)
+    twice = CLASS + b"\x80\x04C\x08" + oid + b"2cshop.old\nItem\n\x86Q\x86."
+    assert loaded(renumber_references(twice, renumber))[1] == (oid, Reference(renumber(oid), class_of("Item")))
+    pair = CLASS + b"\x80\x04(C\x08" + oid + b"cshop.old\nItem\n\x86\x94Qh\x00l."
+    with pytest.raises(RecordError, match="can't be changed"):
+        renumber_references(pair, renumber)
+
+
+@pytest.mark.spec("REC-23")
+def test_a_path_that_python_takes_for_one_of_python_2_is_refused() -> None:
+    data = CLASS + state_pickle(class_of("Order"), 2)
+    with pytest.raises(RecordError, match="which Python takes for that of a module of Python 2"):
+        rename_classes(data, lambda module, name: ("Queue", name) if module == MODULE else (module, name))
 
 
 @pytest.mark.spec("REC-23")
