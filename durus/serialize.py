@@ -87,10 +87,22 @@ class ObjectReader:
         try:
             return find(module, name)
         except (ImportError, AttributeError):
-            broken = self._broken.get((module, name))
-            if broken is None:
-                broken = self._broken[module, name] = broken_class(module, name)
-            return broken
+            return self._stand_in(module, name)
+
+    def get_attribute(self, owner: object, name: str) -> Any:
+        """Return what getattr() does, or a class that stands for a missing nested one."""
+        try:
+            return getattr(owner, name)
+        except AttributeError:
+            if not isinstance(owner, type):
+                raise
+            return self._stand_in(owner.__module__, f"{owner.__qualname__}.{name}")
+
+    def _stand_in(self, module: str, name: str) -> type[BrokenObject]:
+        broken = self._broken.get((module, name))
+        if broken is None:
+            broken = self._broken[module, name] = broken_class(module, name)
+        return broken
 
     def has_broken_classes(self) -> bool:
         """Tell if any class that was looked for could not be imported."""
@@ -145,9 +157,7 @@ class ObjectReader:
             if known is not None:
                 cls, end, keep = self._unpickle(data[: known.end]), known.end, known.has_memo
             else:
-                file = io.BytesIO(data)
-                cls, end, keep = _Unpickler(file, self).load(), 0, True
-                end = file.tell()
+                (cls, end), keep = self._try_unpickle(data, first_only=True), True
         except DurusError:
             raise
         except Exception as error:
@@ -161,12 +171,14 @@ class ObjectReader:
 
     def _unpickle(self, pickles: bytes) -> Any:
         """Return the value of the last of some pickles that share one memo."""
-        file = io.BytesIO(pickles)
-        unpickler = _Unpickler(file, self)
-        value = unpickler.load()
-        while file.tell() < len(pickles):
-            value = unpickler.load()
-        return value
+        return self._try_unpickle(pickles, first_only=False)[0]
+
+    def _try_unpickle(self, pickles: bytes, first_only: bool) -> tuple[Any, int]:
+        """Return the value of the last of some pickles that share one memo, or of the first, and where that ends."""
+        try:
+            return _load(_Unpickler(io.BytesIO(pickles), self), pickles, first_only)
+        except AttributeError:  # it may be that getattr() does not find a nested class
+            return _load(_NestedUnpickler(io.BytesIO(pickles), self), pickles, first_only)
 
 
 class _RememberedClass(NamedTuple):
@@ -187,11 +199,31 @@ class _RememberedClass(NamedTuple):
 class _Unpickler(pickle.Unpickler):
     def __init__(self, file: io.BytesIO, reader: ObjectReader) -> None:
         super().__init__(file)
+        self.file = file
         self.persistent_load = reader.get_referenced  # type: ignore[method-assign]  # saves a call per reference
         self._reader = reader
 
     def find_class(self, module: str, name: str) -> Any:
         return self._reader.find_class(module, name, super().find_class)
+
+
+class _NestedUnpickler(_Unpickler):
+    """Takes what getattr(), which pickles of protocols 0 to 3 call for a nested class, does not find for a missing one.
+
+    It is not used from the start, since a state may hold the function getattr itself.
+    """
+
+    def find_class(self, module: str, name: str) -> Any:
+        if name == "getattr" and module in ("builtins", "__builtin__"):
+            return self._reader.get_attribute
+        return super().find_class(module, name)
+
+
+def _load(unpickler: _Unpickler, pickles: bytes, first_only: bool) -> tuple[Any, int]:
+    value = unpickler.load()
+    while not first_only and unpickler.file.tell() < len(pickles):
+        value = unpickler.load()
+    return value, unpickler.file.tell()
 
 
 class ObjectWriter:

@@ -1,6 +1,7 @@
 """Objects whose class can't be imported: what is left of them, and how they come back."""
 
 import copy
+import pickle
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -12,7 +13,11 @@ import pytest
 from durus.broken import BrokenObject
 from durus.connection import Connection, gen_every_instance, touch_every_reference
 from durus.error import ClassNotFoundError
+from durus.oid import oid_from_int
 from durus.persistent import Persistent, PersistentObject
+from durus.record import pack_record
+from durus.serialize import class_pickle
+from durus.storage import MemoryStorage
 from durus.utils import int8_to_str
 
 MODULE = "module_that_comes_and_goes"
@@ -57,6 +62,25 @@ def break_classes(tmp_path: Path) -> Iterator[Callable[[], None]]:
         connection.commit()
     yield lambda: sys.modules.update({MODULE: types.ModuleType(MODULE)})
     del sys.modules[MODULE]
+
+
+ONE, TWO = oid_from_int(1), oid_from_int(2)
+
+
+def connection_to(*records: tuple[bytes, bytes]) -> Connection:
+    """Return a connection to a storage into which these (oid, data) were put as they are."""
+    storage = MemoryStorage()
+    Connection(storage)
+    storage.begin()
+    for oid, data in records:
+        storage.store(oid, pack_record(oid, data, b""))
+    storage.end()
+    return Connection(storage)
+
+
+def referring_to(oid: bytes, cls: bytes, protocol: int = 4) -> bytes:
+    """Return the data of a Holder whose `other` is a reference to `oid`; `cls` are the steps that make its class."""
+    return class_pickle(Holder) + b"\x80" + bytes([protocol]) + b"}U\x05otherC\x08" + oid + cls + b"\x86Qs."
 
 
 def restore_classes(module: types.ModuleType) -> None:
@@ -163,3 +187,32 @@ def test_broken_objects_can_be_found_and_touched(tmp_path: Path, break_classes: 
         touch_every_reference(connection, "Gone")
         assert set(connection.changed) == {int8_to_str(0), root["gone"]._p_oid}
         connection.commit()
+
+
+@pytest.mark.spec("OBJ-27", "OBJ-28", "REC-10", "REC-15")
+@pytest.mark.parametrize("owner", ["OuterThatIsGone", "Holder"])
+@pytest.mark.parametrize(("protocol", "builtins"), [(2, "__builtin__"), (3, "builtins")])
+def test_a_missing_nested_class_in_the_form_of_4_3_makes_broken_objects(
+    owner: str, protocol: int, builtins: str
+) -> None:
+    steps = f"c{builtins}\ngetattr\nc{__name__}\n{owner}\nU\x05Inner".encode() + b"\x86R"
+    start = b"\x80" + bytes([protocol])
+    data = start + steps + b"." + start + b"}U\x01nK\x07s."
+    connection = connection_to((ONE, referring_to(TWO, steps, protocol)), (TWO, data))
+    holder: Any = connection[1]
+    inner = holder.other
+    assert inner is connection[2]
+    assert isinstance(inner, BrokenObject)
+    assert (inner.n, inner._p_oid) == (7, TWO)
+    assert f"{__name__}.{owner}.Inner" in repr(inner)
+    inner.n = 8
+    connection.commit()
+    assert stored(connection, inner)[12:].startswith(f"\x80\x04c{__name__}\n{owner}.Inner\n.".encode("latin-1"))
+
+
+def test_a_state_that_holds_getattr_itself_can_be_stored_again() -> None:
+    connection = connection_to((ONE, class_pickle(Holder) + pickle.dumps({"function": getattr}, 2)))
+    holder: Any = connection[1]
+    holder.n = 1
+    connection.commit()
+    assert holder.function is getattr
