@@ -4,6 +4,7 @@ The reader makes ghosts and fills them, the writer turns changed objects, and th
 they reach, into records.  Neither knows storages or transactions.
 """
 
+import copyreg
 import io
 import pickle
 import sys
@@ -204,7 +205,16 @@ class _Unpickler(pickle.Unpickler):
         self._reader = reader
 
     def find_class(self, module: str, name: str) -> Any:
+        if name == "_reconstructor" and module in ("copyreg", "copy_reg"):
+            return _reconstruct
         return self._reader.find_class(module, name, super().find_class)
+
+
+def _reconstruct(cls: type, base: type, state: object) -> object:
+    """Make the instance of a class for which pickles of protocols 0 and 1 call copyreg, past its __new__. [OBJ-29]"""
+    if issubclass(cls, BrokenObject):
+        return cls()  # raises
+    return copyreg._reconstructor(cls, base, state)  # type: ignore[attr-defined]  # not in the stubs
 
 
 class _NestedUnpickler(_Unpickler):

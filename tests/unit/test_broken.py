@@ -168,6 +168,23 @@ def test_a_value_of_a_missing_class_is_an_error_of_its_holder_alone(
         assert root["gone"].n == 1
 
 
+@pytest.mark.spec("OBJ-29", "REC-11")
+@pytest.mark.parametrize("has_attributes", [False, True])
+@pytest.mark.parametrize("protocol", [0, 1])
+def test_a_value_of_a_missing_class_is_an_error_in_old_protocols_too(
+    monkeypatch: pytest.MonkeyPatch, protocol: int, has_attributes: bool
+) -> None:
+    value = Value()
+    vars(value).update({"n": 1} if has_attributes else {})
+    connection = connection_to((ONE, class_pickle(Holder) + pickle.dumps({"value": value}, protocol)))
+    holder: Any = connection[1]
+    assert vars(holder.value) == vars(value)
+    holder._p_set_status_ghost()
+    monkeypatch.delattr(sys.modules[__name__], "Value")
+    with pytest.raises(ClassNotFoundError, match=f"Holder.*Value.*{__name__}"):
+        holder.value  # noqa: B018  # reading is the point
+
+
 @pytest.mark.spec("OBJ-27")
 def test_no_instance_of_a_missing_class_can_be_made(tmp_path: Path, break_classes: Callable[[], None]) -> None:
     break_classes()
