@@ -84,11 +84,14 @@ class ObjectReader:
         self.load_count += 1
 
     def find_class(self, module: str, name: str, find: Callable[[str, str], Any]) -> Any:
-        """Return what `find` does, or a class that stands for a missing one."""
+        """Return what `find` does, or a class that stands for a missing one. It is imported only once. [OBJ-28]"""
         try:
-            return find(module, name)
+            if (module, name) not in self._broken:
+                return find(module, name)
         except (ImportError, AttributeError):
-            return self._stand_in(module, name)
+            pass
+        found = _find_imported(module, name)
+        return self._stand_in(module, name) if found is None else found
 
     def get_attribute(self, owner: object, name: str) -> Any:
         """Return what getattr() does, or a class that stands for a missing nested one."""
@@ -106,7 +109,11 @@ class ObjectReader:
         return broken
 
     def has_broken_classes(self) -> bool:
-        """Tell if any class that was looked for could not be imported."""
+        """Tell if any class that was looked for was missing.
+
+        It stays so when that class is imported later, since stand-ins for it may still be in memory. All further
+        commits of the connection are therefore pickled by the slower pickler that is written in Python.
+        """
         return bool(self._broken)
 
     def get_referenced(self, reference: object) -> PersistentObject:
@@ -194,7 +201,8 @@ class _RememberedClass(NamedTuple):
 
     def is_current(self) -> bool:
         """Tell if the name stands for the same class still; applications put others in its place to rename one."""
-        return getattr(sys.modules.get(self.module), self.name, None) is self.cls
+        found = _find_imported(self.module, self.name)
+        return found is self.cls or (found is None and issubclass(self.cls, BrokenObject))
 
 
 class _Unpickler(pickle.Unpickler):
@@ -377,11 +385,19 @@ def _global_names(cls: type) -> bytes:
     return f"{cls.__module__}\n{cls.__qualname__}\n".encode()
 
 
+def _find_imported(module: str, name: str) -> object:
+    """Return what a qualified name stands for in a module that is imported, None if there is nothing."""
+    try:
+        found: object = sys.modules[module]
+        for part in name.split("."):
+            found = getattr(found, part)
+    except Exception:  # a module's own __getattr__ may import others, and so raise anything
+        return None
+    return found
+
+
 def _check_importable(cls: type) -> None:
-    found: object = sys.modules.get(cls.__module__)
-    for name in cls.__qualname__.split("."):
-        found = getattr(found, name, None)
-    if found is not cls:
+    if _find_imported(cls.__module__, cls.__qualname__) is not cls:
         raise pickle.PicklingError(
             f"the class {cls.__qualname__} is not found under that name in the module {cls.__module__}; "
             "define it at the top level of a module"

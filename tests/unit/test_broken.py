@@ -16,7 +16,7 @@ from durus.error import ClassNotFoundError
 from durus.oid import oid_from_int
 from durus.persistent import Persistent, PersistentObject
 from durus.record import pack_record
-from durus.serialize import class_pickle
+from durus.serialize import ObjectReader, class_pickle
 from durus.storage import MemoryStorage
 from durus.utils import int8_to_str
 
@@ -233,3 +233,57 @@ def test_a_state_that_holds_getattr_itself_can_be_stored_again() -> None:
     holder.n = 1
     connection.commit()
     assert holder.function is getattr
+
+
+class Outer:
+    class Inner(Persistent):
+        """A nested class."""
+
+
+@pytest.fixture
+def looked_for(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """The modules and names that find_class() was called for, in order."""
+    calls: list[tuple[str, str]] = []
+    find_class = ObjectReader.find_class
+
+    def noted(self: ObjectReader, module: str, name: str, find: Callable[[str, str], Any]) -> Any:
+        calls.append((module, name))
+        return find_class(self, module, name, find)
+
+    monkeypatch.setattr(ObjectReader, "find_class", noted)
+    return calls
+
+
+@pytest.mark.parametrize("name", ["Gone", "Outer.Inner", "NotThere", "Outer.NotThere"])
+def test_the_class_of_many_objects_is_looked_for_once(name: str, looked_for: list[tuple[str, str]]) -> None:
+    data = f"\x80\x04c{__name__}\n{name}\n.".encode("latin-1") + b"\x80\x04}."
+    connection = connection_to((ONE, data), (TWO, data))
+    looked_for.clear()
+    assert type(connection[1]) is type(connection[2])
+    assert looked_for == [(__name__, name)]
+
+
+@pytest.mark.spec("OBJ-28")
+def test_objects_are_of_a_class_that_the_application_imports_after_it_was_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = f"\x80\x04c{MODULE}\nOuter.Inner\n.".encode("latin-1") + b"\x80\x04}."
+    connection = connection_to((ONE, data), (TWO, data))
+    assert isinstance(connection[1], BrokenObject)
+    monkeypatch.setitem(sys.modules, MODULE, types.ModuleType(MODULE))
+    vars(sys.modules[MODULE])["Outer"] = Outer
+    assert type(connection[2]) is Outer.Inner
+
+
+@pytest.mark.spec("OBJ-28")
+def test_a_module_that_can_not_be_imported_is_tried_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / f"{MODULE}.py").write_text("import sys\nsys.tries.append(1)\nraise ImportError\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "tries", [], raising=False)
+    reference = f"c{MODULE}\nGone\n".encode()
+    data = class_pickle(Holder) + b"\x80\x04}U\x01a" + reference + b"s."
+    connection = connection_to((ONE, data), (TWO, data))
+    first: Any = connection[1]
+    second: Any = connection[2]
+    assert first.a is second.a
+    assert vars(sys)["tries"] == [1]
