@@ -1,6 +1,6 @@
 """Broken objects: stand-ins for objects whose classes can't be imported. Statements OBJ-27 to OBJ-29."""
 
-from typing import Self
+from typing import ClassVar, Self
 
 from durus.error import ClassNotFoundError
 from durus.persistent import PersistentObject, State, get_slot, set_slot
@@ -14,10 +14,13 @@ class BrokenObject(PersistentObject):
 
     __slots__ = ("__dict__", "_p_other_state")
 
+    _p_reason: ClassVar[str] = "it stands for all that are missing"
+    """The error that the class was missing for."""
+
     def __new__(cls, *args: object, **kwargs: object) -> Self:
         raise ClassNotFoundError(
-            f"the class {cls.__qualname__!r} can't be imported from the module {cls.__module__!r}; make it available "
-            "under that name, then load what needs it again",
+            f"the class {cls.__qualname__!r} can't be imported from the module {cls.__module__!r} "
+            f"({cls._p_reason}); make it available under that name, then load what needs it again",
             name=cls.__module__,
         )
 
@@ -36,7 +39,7 @@ class BrokenObject(PersistentObject):
             if self._p_has_other_state():
                 raise ClassNotFoundError(
                     f"{self!r}: the attribute {name!r} can't be set: only its class knows what its state means, and it "
-                    f"can't be imported from the module {type(self).__module__!r}",
+                    f"can't be imported from the module {type(self).__module__!r} ({type(self)._p_reason})",
                     name=type(self).__module__,
                 )
         super().__setattr__(name, value)
@@ -58,6 +61,13 @@ class BrokenObject(PersistentObject):
             object.__delattr__(self, "_p_other_state")
 
 
-def broken_class(module: str, name: str) -> type[BrokenObject]:
-    """Return a class that stands for the one of this qualified name in a module."""
-    return type(name.rpartition(".")[2], (BrokenObject,), {"__slots__": (), "__module__": module, "__qualname__": name})
+def broken_class(module: str, name: str, error: Exception) -> type[BrokenObject]:
+    """Return a class that stands for the one of this qualified name in a module; `error` tells why it is missing."""
+    attributes = {
+        "__slots__": (),
+        "__module__": module,
+        "__qualname__": name,
+        # No more than the text: the error itself would keep what was on the stack in memory.
+        "_p_reason": f"{type(error).__name__}: {error}",
+    }
+    return type(name.rpartition(".")[2], (BrokenObject,), attributes)

@@ -85,27 +85,28 @@ class ObjectReader:
 
     def find_class(self, module: str, name: str, find: Callable[[str, str], Any]) -> Any:
         """Return what `find` does, or a class that stands for a missing one. It is imported only once. [OBJ-28]"""
+        known = self._broken.get((module, name))
         try:
-            if (module, name) not in self._broken:
+            if known is None:
                 return find(module, name)
-        except (ImportError, AttributeError):
-            pass
+        except Exception as error:  # a module of an application may raise anything when it is imported
+            known = self._stand_in(module, name, error)
         found = _find_imported(module, name)
-        return self._stand_in(module, name) if found is None else found
+        return known if found is None else found
 
     def get_attribute(self, owner: object, name: str) -> Any:
         """Return what getattr() does, or a class that stands for a missing nested one."""
         try:
             return getattr(owner, name)
-        except AttributeError:
+        except AttributeError as error:
             if not isinstance(owner, type):
                 raise
-            return self._stand_in(owner.__module__, f"{owner.__qualname__}.{name}")
+            return self._stand_in(owner.__module__, f"{owner.__qualname__}.{name}", error)
 
-    def _stand_in(self, module: str, name: str) -> type[BrokenObject]:
+    def _stand_in(self, module: str, name: str, error: Exception) -> type[BrokenObject]:
         broken = self._broken.get((module, name))
         if broken is None:
-            broken = self._broken[module, name] = broken_class(module, name)
+            broken = self._broken[module, name] = broken_class(module, name, error)
         return broken
 
     def has_broken_classes(self) -> bool:

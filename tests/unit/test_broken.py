@@ -287,3 +287,23 @@ def test_a_module_that_can_not_be_imported_is_tried_once(tmp_path: Path, monkeyp
     second: Any = connection[2]
     assert first.a is second.a
     assert vars(sys)["tries"] == [1]
+
+
+@pytest.mark.spec("OBJ-27", "REC-15")
+@pytest.mark.parametrize(
+    ("program", "reason"), [("1 / 0", "ZeroDivisionError: division by zero"), ("class", "SyntaxError: invalid syntax")]
+)
+def test_whatever_a_module_raises_makes_its_classes_missing_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, reason: str
+) -> None:
+    (tmp_path / f"{MODULE}.py").write_text(program)
+    monkeypatch.syspath_prepend(tmp_path)
+    gone = f"c{MODULE}\nGone\n".encode()
+    connection = connection_to((ONE, referring_to(TWO, gone)), (TWO, b"\x80\x04" + gone + b"." + b"\x80\x04K\x07."))
+    holder: Any = connection[1]
+    assert isinstance(holder.other, BrokenObject)
+    assert holder.other.__getstate__() == 7
+    with pytest.raises(ClassNotFoundError, match=reason):
+        type(holder.other)()
+    with pytest.raises(ClassNotFoundError, match=reason):
+        holder.other.n = 1
