@@ -12,6 +12,7 @@ import pytest
 
 from durus.broken import BrokenObject
 from durus.connection import Connection, gen_every_instance, touch_every_reference
+from durus.contents import read_contents
 from durus.error import ClassNotFoundError
 from durus.oid import oid_from_int
 from durus.persistent import Persistent, PersistentObject
@@ -307,3 +308,22 @@ def test_whatever_a_module_raises_makes_its_classes_missing_ones(
         type(holder.other)()
     with pytest.raises(ClassNotFoundError, match=reason):
         holder.other.n = 1
+
+
+@pytest.mark.spec("REC-15", "REC-16")
+@pytest.mark.parametrize("path", ["gone\nB\n", f"{__name__}\nHolder\n"])
+def test_a_reference_is_stored_with_the_class_that_the_record_names(path: str) -> None:
+    record = b"\x80\x04c" + path.encode() + b".\x80\x04}."
+    connection = connection_to((ONE, referring_to(TWO, b"cgone\nA\n")), (TWO, record))
+    holder: Any = connection[1]
+    assert holder.other is connection[2]
+    holder.n = 1
+    connection.commit()
+    names = read_contents(connection.get_stored_pickle(ONE)).machine.namings
+    assert [f"{each.name.module}\n{each.name.qualname}\n" for each in names[1:]] == [path]
+
+
+@pytest.mark.spec("REC-15")
+def test_an_object_without_record_is_of_the_missing_class_of_the_reference() -> None:
+    holder: Any = connection_to((ONE, referring_to(TWO, b"cgone\nA\n")))[1]
+    assert repr(holder.other) == "<broken gone.A 2>"
