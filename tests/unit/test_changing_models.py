@@ -1,5 +1,6 @@
 """Objects that were stored by an earlier version of a program: upgrades, renames, copies."""
 
+import re
 import stat
 import sys
 import types
@@ -20,7 +21,9 @@ from durus.persistent import Persistent
 from durus.record import pack_record, split_oids, unpack_record
 from durus.rename import Renaming
 from durus.serialize import class_pickle
+from durus.shelf.check import Check
 from durus.storage import MemoryStorage, Storage, get_census
+from tests.spec import SPEC
 
 OLD, NEW = "shop_of_old", "shop.now"
 
@@ -157,6 +160,43 @@ def test_a_class_becomes_a_nested_one_and_the_other_way_round(file: Path) -> Non
     assert classes_in(file)["line"] == f"{NEW}.Item"
     rename(file, f"{NEW}.Item", f"{NEW}:Order.Line")
     assert classes_in(file) == {"order": f"{OLD}.Order", "line": f"{NEW}.Order.Line", "item": f"{OLD}.Item"}
+
+
+ROW = re.compile(r"^\| `(\S+)` \| `(\S+)` \| `(\S+) (\S+)` \| `(\S+) (\S+)` \|$", re.MULTILINE)
+ROWS = ROW.findall((SPEC / "object-model.md").read_text(encoding="utf-8"))
+
+
+@pytest.mark.spec("OBJ-42")
+@pytest.mark.parametrize("row", ROWS)
+def test_a_name_becomes_what_the_table_says(row: tuple[str, str, str, str, str, str]) -> None:
+    old, new, module, name, new_module, new_name = row
+    storage = MemoryStorage()
+    oid = storage.new_oid()
+    storage.begin()
+    data = f"c{module}\n{name}\n.".encode()
+    storage.store(oid, pack_record(oid, b"\x80\x04" + data + b"\x80\x04}.", b""))
+    storage.end()
+    renaming = Renaming(storage, old, new)
+    list(renaming.find())
+    renaming.store()
+    assert storage.load(oid)[12:].startswith(f"\x80\x04c{new_module}\n{new_name}\n.".encode("latin-1"))
+
+
+def test_the_table_is_read() -> None:
+    assert len(ROWS) == 8
+
+
+@pytest.mark.spec("OBJ-43")
+def test_all_that_a_rename_changes_is_one_transaction(file: Path) -> None:
+    before = transactions_in(file)
+    rename(file, OLD, NEW)
+    assert transactions_in(file) == before + 1
+
+
+def transactions_in(path: Path) -> int:
+    check = Check(OperatingSystem().open(str(path), "read"))
+    assert list(check.findings()) == []
+    return check.transactions
 
 
 @pytest.mark.spec("OBJ-42")

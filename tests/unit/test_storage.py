@@ -163,3 +163,27 @@ def test_commit_refuses_a_file_that_grew_by_other_hands(tmp_path: Path) -> None:
         connection.get_root()["a"] = 1
         with pytest.raises(ClosedError, match="ends at byte"):
             connection.commit()
+
+
+def test_all_records_are_read_in_the_order_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Connection(tmp_path / "f") as connection:
+        root = connection.get_root()
+        root["all"] = items = [Persistent() for _ in range(20)]
+        connection.commit()
+        connection.pack()
+        for number in (7, 3, 11, 3):
+            items[number]._p_note_change()
+            connection.commit()
+        offsets: list[int] = []
+        read_at = OperatingSystemFile.read_at
+
+        def noting_read_at(file: OperatingSystemFile, offset: int, size: int) -> bytes:
+            offsets.append(offset)
+            return read_at(file, offset, size)
+
+        records = connection.storage.gen_oid_record()
+        next(records)  # with which the offset map is read
+        monkeypatch.setattr(OperatingSystemFile, "read_at", noting_read_at)
+        assert len(list(records)) == 20
+        assert len(offsets) >= 20
+        assert offsets == sorted(offsets)
