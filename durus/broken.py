@@ -9,7 +9,7 @@ from durus.persistent import PersistentObject, State, get_slot, set_slot
 class BrokenObject(PersistentObject):
     """Stands for an object whose class can't be imported; each missing class is a subclass of it.
 
-    Its attributes are those in the stored state, where that is a dict; else __getstate__() gives it as it is.
+    Its attributes are those in the stored state, where that is a dict of such; else __getstate__() gives it as it is.
     """
 
     __slots__ = ("__dict__", "_p_other_state")
@@ -28,7 +28,7 @@ class BrokenObject(PersistentObject):
         return self._p_other_state if self._p_has_other_state() else super().__getstate__()
 
     def __setstate__(self, state: State) -> None:
-        if isinstance(state, dict) and all(isinstance(name, str) for name in state):
+        if type(state) is dict and all(isinstance(name, str) and not _is_reserved(name) for name in state):
             super().__setstate__(state)
         else:
             set_slot(self, "_p_other_state", state)
@@ -59,6 +59,10 @@ class BrokenObject(PersistentObject):
         super()._p_clear_state()
         if self._p_has_other_state():
             object.__delattr__(self, "_p_other_state")
+
+
+def _is_reserved(name: str) -> bool:
+    return name.startswith("_p_") or (name.startswith("__") and name.endswith("__"))
 
 
 def broken_class(module: str, name: str, error: Exception) -> type[BrokenObject]:

@@ -4,6 +4,7 @@ import copy
 import pickle
 import sys
 import types
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 
 from durus.broken import BrokenObject
 from durus.connection import Connection, gen_every_instance, touch_every_reference
-from durus.contents import read_contents
+from durus.contents import read_contents, split_data
 from durus.error import ClassNotFoundError
 from durus.oid import oid_from_int
 from durus.persistent import Persistent, PersistentObject
@@ -327,3 +328,28 @@ def test_a_reference_is_stored_with_the_class_that_the_record_names(path: str) -
 def test_an_object_without_record_is_of_the_missing_class_of_the_reference() -> None:
     holder: Any = connection_to((ONE, referring_to(TWO, b"cgone\nA\n")))[1]
     assert repr(holder.other) == "<broken gone.A 2>"
+
+
+@pytest.mark.spec("OBJ-27", "OBJ-28")
+@pytest.mark.parametrize(
+    "state",
+    [OrderedDict(n=1), defaultdict(list, n=[1]), {"__getstate__": 1}, {"_p_oid": 1, "n": 2}, {"__class__": 5}, {1: 2}],
+    ids=repr,
+)
+def test_a_state_that_is_no_plain_dict_of_attributes_is_kept_as_it_is(state: dict[Any, Any]) -> None:
+    connection = connection_to((ONE, b"\x80\x04cgone\nA\n." + pickle.dumps(state, 4)))
+    broken: Any = connection[1]
+    assert broken.__getstate__() == state
+    with pytest.raises(ClassNotFoundError, match="'n' can't be set"):
+        broken.n = 3
+    broken._p_note_change()
+    connection.commit()
+    stored_state = pickle.loads(split_data(connection.get_stored_pickle(ONE))[1])
+    assert (type(stored_state), stored_state) == (type(state), state)
+
+
+@pytest.mark.spec("OBJ-27")
+def test_private_names_are_attributes_of_a_broken_object() -> None:
+    broken: Any = connection_to((ONE, b"\x80\x04cgone\nA\n." + pickle.dumps({"_A__n": 1, "_x": 2}, 4)))[1]
+    broken._x += 1
+    assert broken.__getstate__() == {"_A__n": 1, "_x": 3}
