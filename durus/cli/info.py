@@ -27,6 +27,8 @@ from durus.storage import Storage
 
 _MOST_OIDS = 100
 """How many broken objects of one class are named."""
+_UNREADABLE = "(unreadable)"
+"""What stands for the class of a record that can't be read."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -177,6 +179,8 @@ def _print_broken(shelf: _Records) -> None:
     broken: dict[str, list[str]] = {}
     for oid, offset in shelf.positions():
         name = _class_name(unpack_record(shelf.read_entry(oid, offset))[1])
+        if name == _UNREADABLE:
+            continue
         if name not in is_there:
             is_there[name] = _can_be_imported(name)
         if not is_there[name]:
@@ -190,7 +194,7 @@ def _print_broken(shelf: _Records) -> None:
 def _can_be_imported(class_name: str) -> bool:
     try:
         return isinstance(pkgutil.resolve_name(class_name), type)
-    except Exception:  # an application's module may raise anything when it is imported
+    except (Exception, SystemExit):  # an application's module may raise anything when it is imported
         return False
 
 
@@ -216,4 +220,4 @@ def _class_name(data: bytes) -> str:
     try:
         return read_contents(data).class_name
     except RecordError:
-        return "(unreadable)"
+        return _UNREADABLE

@@ -13,6 +13,8 @@ import durus as package
 from durus.cli.main import main
 from durus.connection import Connection
 from durus.file_storage import FileStorage
+from durus.oid import oid_from_int
+from durus.record import pack_record
 
 
 def durus(*arguments: str, cwd: Path, typed: str = "") -> "subprocess.CompletedProcess[str]":
@@ -251,6 +253,28 @@ def test_info_lists_the_objects_whose_class_is_gone(tmp_path: Path) -> None:
     (tmp_path / "shop.py").write_text("import a_module_that_is_not_there")
     result = durus("info", "--broken", "f", cwd=tmp_path).stdout
     assert result.endswith("broken        2 objects whose class can't be imported\n  shop.Order: oid 1, 2\n")
+
+
+def test_info_finds_classes_missing_whose_module_ends_the_program(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text("raise SystemExit(3)")
+    with Connection(tmp_path / "f") as connection:
+        connection.storage.begin()
+        data = b"\x80\x04cscript\nOrder\n.\x80\x04}."
+        connection.storage.store(oid_from_int(1), pack_record(oid_from_int(1), data, b""))
+        connection.storage.end()
+    result = durus("info", "--broken", "f", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.endswith("broken        1 objects whose class can't be imported\n  script.Order: oid 1\n")
+
+
+def test_info_does_not_say_of_unreadable_records_that_their_class_is_gone(tmp_path: Path) -> None:
+    with Connection(tmp_path / "f") as connection:
+        connection.storage.begin()
+        connection.storage.store(oid_from_int(1), pack_record(oid_from_int(1), b"no pickle", b""))
+        connection.storage.end()
+    result = durus("info", "--broken", "f", cwd=tmp_path).stdout
+    assert "  (unreadable)\n" in result
+    assert result.endswith("broken        0 objects whose class can't be imported\n")
 
 
 @pytest.mark.spec("OBJ-43")
