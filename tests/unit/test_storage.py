@@ -9,19 +9,14 @@ import pytest
 from durus.connection import Connection
 from durus.error import (
     ClosedError,
-    DurusKeyError,
     FileError,
-    RecordError,
     StateError,
-    TransactionError,
-    WriteConflictError,
 )
 from durus.file import File, Mode, OperatingSystem, OperatingSystemFile
 from durus.file_storage import FileStorage, TempFileStorage
 from durus.persistent import Persistent
-from durus.record import pack_record
-from durus.storage import MemoryStorage, Storage, gen_referring_oid_record, get_reference_index
-from durus.utils import int8_to_str, str_to_int8
+from durus.storage import MemoryStorage, gen_referring_oid_record, get_reference_index
+from durus.utils import int8_to_str
 
 
 class FullDisk(OperatingSystem):
@@ -86,36 +81,6 @@ def test_a_temporary_file_is_gone_when_it_is_closed() -> None:
     assert not path.exists()
     with pytest.raises(ClosedError):
         storage.load(bytes(8))
-
-
-@pytest.mark.parametrize("make", [MemoryStorage, TempFileStorage])
-def test_commits_of_malformed_records_and_dangling_references_are_refused(make: type[Storage]) -> None:
-    storage = make()
-    root, other = bytes(8), int8_to_str(1)
-    with pytest.raises(TransactionError):
-        storage.store(root, b"")
-    with pytest.raises(TransactionError):
-        storage.end()
-    storage.begin()
-    for bad in (
-        b"",
-        pack_record(other, b"a", b""),
-        pack_record(root, b"a", b"123"),
-        pack_record(root, b"", b""),
-        root + b"\0\0\0\5abc",
-    ):
-        with pytest.raises(RecordError):
-            storage.store(root, bad)
-    storage.store(root, pack_record(root, b"data", other))
-    with pytest.raises(WriteConflictError) as caught:
-        storage.end()
-    assert caught.value.oids == [other]
-    with pytest.raises(DurusKeyError, match="no object has the oid 0"):
-        storage.load(root)
-    assert str_to_int8(storage.new_oid()) == 0
-    storage.begin()
-    storage.end()
-    storage.close()
 
 
 def test_reference_tools() -> None:
