@@ -18,9 +18,9 @@ _ENCODED_OID_SIZE = 5 + 2 * _OID_SIZE
 
 _PROTO, FRAME, _STOP, _MARK, _POP, _DUP = 0x80, 0x95, ord("."), ord("("), ord("0"), ord("2")
 _MEMOIZE, _TEXT_PUT, _TEXT_GET = 0x94, ord("p"), ord("g")
-GLOBAL, INST, STACK_GLOBAL = ord("c"), ord("i"), 0x93
+GLOBAL, INST, STACK_GLOBAL, REDUCE = ord("c"), ord("i"), 0x93, ord("R")
 _UNICODE, _STRING, _BINARY_STRINGS = ord("V"), ord("S"), frozenset(b"TU")
-_REDUCE, _BINPERSID = ord("R"), ord("Q")
+_BINPERSID = ord("Q")
 _TUPLES = frozenset((0x85, 0x86, ord("t")))
 _PUTS = frozenset(b"pqr") | {_MEMOIZE}
 _GETS = frozenset(b"ghj")
@@ -235,7 +235,7 @@ class PickleMachine:
             return self._note_name(step, self._name(step, taken), None)
         if code in _TUPLES:
             return Group(taken) if 1 <= len(taken) <= 2 else None
-        if code == _REDUCE and isinstance(taken[0].known, Name) and isinstance(taken[1].known, Group):
+        if code == REDUCE and isinstance(taken[0].known, Name) and isinstance(taken[1].known, Group):
             return self._result(step, taken[0].known, taken[1].known)
         if code == _BINPERSID:
             self._refer(taken[0])

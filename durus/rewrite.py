@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from durus.contents import Contents, read_contents, split_data
 from durus.error import RecordError
-from durus.pickle_machine import FRAME, STACK_GLOBAL, Name, PickleMachine, Step, Value
+from durus.pickle_machine import FRAME, REDUCE, STACK_GLOBAL, Name, PickleMachine, Step, Value
 from durus.serialize import compress_state
 
 Rename = Callable[[str, str], tuple[str, str]]
@@ -70,9 +70,7 @@ def _name_edits(contents: Contents, rename: Rename) -> Iterator[_Edit]:
             continue
         _check_name(new, protocol)
         lines = f"{new.module}\n{new.qualname}\n".encode()
-        if owner is not None:
-            yield _Edit(step.end, step.end, b"0c" + lines)
-        elif step.code == STACK_GLOBAL:  # takes two texts off the stack, which may be used elsewhere, too
+        if step.code in (STACK_GLOBAL, REDUCE):  # take two values off the stack, which may be used elsewhere, too
             yield _Edit(step.start, step.end, b"00c" + lines)
         else:
             yield _Edit(step.start + 1, step.end, lines)

@@ -220,6 +220,7 @@ def test_names_of_records_that_4_3_and_python_2_wrote() -> None:
     assert rename_classes(old_instance, rename).endswith(b"(ishop.very.new\nOffer\nq\x01}q\x02b.")
 
 
+NAMES_NOW = ("Line", "Offer", "Order")
 NESTED = b"\x80\x02c__builtin__\ngetattr\nq\x00cshop.old\nOrder\nq\x01U\x04Lineq\x02\x86q\x03Rq\x04."
 
 
@@ -241,7 +242,8 @@ def test_a_nested_class_as_4_3_names_it_gets_another_path(old: tuple[str, str], 
     renamed = rename_classes(NESTED + state, nested)
     expected = ".".join(nested("shop.old", "Order.Line"))
     assert read_contents(renamed).class_name == expected
-    classes = {name: type(name, (), {"Line": type("Line", (), {})}) for name in ("Line", "Offer", "Order")}
+    owners = ("Offer", "Order") if new[1] != "Line" else ()
+    classes = {name: type(name, (), {"Line": type("Line", (), {})} if name in owners else {}) for name in NAMES_NOW}
 
     class Finder(pickle.Unpickler):
         def find_class(self, module: str, name: str) -> Any:
