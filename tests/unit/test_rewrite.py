@@ -272,6 +272,13 @@ def test_a_pair_or_an_oid_that_is_used_again_as_a_value_stays_one() -> None:
 
 
 @pytest.mark.spec("REC-23")
+@pytest.mark.parametrize("new", ["Other.Line", "Order.Other"])
+def test_a_nested_class_as_4_3_names_it_gets_no_other_nested_path(new: str) -> None:
+    with pytest.raises(RecordError, match="protocol 2 can't name"):
+        rename_classes(NESTED + b"N.", lambda module, name: (module, new if name == "Order.Line" else name))
+
+
+@pytest.mark.spec("REC-23")
 def test_a_path_that_python_takes_for_one_of_python_2_is_refused() -> None:
     data = CLASS + state_pickle(class_of("Order"), 2)
     with pytest.raises(RecordError, match="which Python takes for that of a module of Python 2"):
@@ -283,6 +290,7 @@ def test_a_path_that_python_takes_for_one_of_python_2_is_refused() -> None:
     ("state", "message"),
     [
         (b"\x80\x02cshop.old\nOrder\n.", "can't name 'Outer.Offer', a nested class"),
+        (b"\x80\x04c" + b"a" * 1000 + b"\nb\n.", "a name of"),
         (b"\x80\x02\x82\x01.", "EXT1"),
         (b"\x80\x04]\x94(C\x08\0\0\0\0\0\0\0\x05cshop.old\nOrder\n\x86\x940h\x01Qe.", "can't be changed"),
         (b"\x80\x04N", "can't be read"),
