@@ -127,6 +127,8 @@ class PickleMachine:
         self.namings: list[Naming] = []
         self.references: list[Reference] = []
         self.frames: list[Step] = []
+        self._names: dict[Name, Name] = {}
+        """One of all equal names, to be kept in place of each."""
         self.fetched: set[int] = set()
         """The starts of the values that are used more than once."""
         self.fetched_pairs: set[int] = set()
@@ -242,6 +244,7 @@ class PickleMachine:
         return None
 
     def _note_name(self, step: Step, name: Name, owner: Name | None) -> Name | None:
+        name = self._names.setdefault(name, name)
         self.namings.append(Naming(step, self._protocol, name, owner))
         return None if step.code == INST else name
 
