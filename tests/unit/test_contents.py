@@ -14,6 +14,7 @@ from durus.contents import read_contents
 from durus.error import RecordError
 from durus.oid import oid_from_int
 from durus.persistent import Persistent
+from durus.pickle_machine import Name, PickleMachine
 from durus.record import unpack_record
 from durus.storage import MemoryStorage
 
@@ -122,3 +123,25 @@ def test_every_record_that_is_stored_is_read() -> None:
     contents = read_contents(data)
     assert contents.class_name == "durus.persistent_dict.PersistentDict"
     assert b"".join(sorted(contents.refs)) == refs
+
+
+@pytest.mark.spec("REC-12")
+@pytest.mark.parametrize(
+    "puts", [b"p0\n", b"p7\n", b"p1\np1\n", b"q\2\x94", b"\x94q\0", b"q\0q\1", b"q\1\x94\x94"], ids=repr
+)
+def test_memo_entries_have_the_numbers_that_pickle_gives_them(puts: bytes) -> None:
+    """MEMOIZE takes for a number how many entries there are, also where a class pickle made some with others."""
+    pickles = b"cbuiltins\nint\n" + puts + b"." + b"\x80\x04cbuiltins\nstr\n\x940h%c."
+    for number in range(9):
+        data = pickles.replace(b"%c", bytes([number]))
+        unpickler = pickle.Unpickler(io.BytesIO(data))
+        machine = PickleMachine(data)
+        unpickler.load()
+        machine.load()
+        try:
+            expected = unpickler.load()
+        except pickle.UnpicklingError:
+            with pytest.raises(KeyError):
+                machine.load()
+        else:
+            assert machine.load() == Name("builtins", expected.__name__)
