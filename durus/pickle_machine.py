@@ -1,7 +1,7 @@
 """Following the steps of pickles, without importing, making or running anything that they name.
 
 A pickle is a program for a stack machine, without jumps.  Its steps are followed for the sake of names, oids and
-references alone, and of the places where they are made; one placeholder stands for every other value.  So nothing
+references alone, and of the places where they are made; of other values nothing is kept but that place.  So nothing
 is built that a pickle could make large or slow: time and memory are in proportion to its length.
 """
 

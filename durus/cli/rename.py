@@ -30,8 +30,8 @@ def run(options: argparse.Namespace) -> int:
     if not renaming.objects and not renaming.others:
         print(f"{options.file}: nothing in it has the path {options.old}")
         return 0
-    are = "would be" if options.dry_run else "are now"
+    verb = "would be" if options.dry_run else "are now"
     for (old, new), count in sorted(renaming.objects.items()):
-        print(f"{options.file}: objects of {old} that {are} of {new}: {count}")
-    print(f"{options.file}: other records that name them, and {are} changed: {renaming.others}")
+        print(f"{options.file}: objects of {old} that {verb} of {new}: {count}")
+    print(f"{options.file}: other records that name them, and {verb} changed: {renaming.others}")
     return 0
