@@ -11,7 +11,15 @@ from durus.oid import FIRST_RESERVED_OID, oid_from_int
 from durus.persistent import ComputedAttribute, Persistent
 from durus.persistent_dict import PersistentDict
 from durus.persistent_list import PersistentList
-from durus.record import extract_class_name, join_refs, pack_record, parse_class_pickle, split_oids, unpack_record
+from durus.record import (
+    class_pickle_of,
+    extract_class_name,
+    join_refs,
+    pack_record,
+    parse_class_pickle,
+    split_oids,
+    unpack_record,
+)
 from durus.serialize import class_pickle, compress_state, decompress_state
 from durus.storage import MemoryStorage
 
@@ -44,11 +52,25 @@ def test_record_is_oid_length_data_and_sorted_refs() -> None:
 
 @pytest.mark.spec("REC-5")
 @pytest.mark.parametrize(
-    "record", [b"", ONE + b"\0\0\0", ONE + bytes(4), ONE + b"\0\0\0\4abc", ONE + b"\0\0\0\3abc" + b"1234567"]
+    "record",
+    [
+        b"",
+        ONE + b"\0\0\0",
+        ONE + bytes(4),
+        ONE + b"\0\0\0\4abc",
+        ONE + b"\0\0\0\x0babc",  # too short by as much as a reference takes
+        ONE + b"\0\0\0\3abc" + b"1234567",
+    ],
 )
 def test_malformed_record_is_refused(record: bytes) -> None:
     with pytest.raises(RecordError):
         unpack_record(record)
+
+
+@pytest.mark.spec("REC-7")
+def test_references_that_are_not_whole_oids_are_refused() -> None:
+    with pytest.raises(RecordError, match="15 bytes"):
+        split_oids(ONE + b"1234567")
 
 
 @pytest.mark.spec("REC-2", "REC-3", "REC-6")
@@ -76,6 +98,13 @@ def test_class_pickle_is_the_global_form_for_nested_classes_too() -> None:
         )
     assert parse_class_pickle(b"\x80\x02c\xff\nA\n.") is None
     assert extract_class_name(pack_record(ONE, b"no pickle", b"")) == "?"
+
+
+@pytest.mark.spec("REC-10")
+def test_class_pickle_ends_where_the_state_begins() -> None:
+    data = class_pickle(Outer.Inner)
+    assert class_pickle_of(data + b"\x80\x04}.") == data
+    assert class_pickle_of(b"no pickle") is None
 
 
 @pytest.mark.spec("REC-12")
