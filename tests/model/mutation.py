@@ -3,20 +3,22 @@
 python -m tests.model.mutation                       every module of TESTS
 python -m tests.model.mutation durus/record.py ...   these modules
 
-A mutator of our own, because a run must take minutes: each mutant is a fork of a process that has pytest and
-Hypothesis imported already, and runs only the tests that are meant for its module, up to the first that fails.
+A mutator of our own, because a run must take minutes: a mutant of a function is a fork of a process that has
+collected the tests of its module, with the code of the function exchanged. It begins with the tests that caught the
+mutants before it, and ends with the first that fails. A mutant of what stands outside of functions is imported.
 Messages (f-strings, and texts of several words) are left as they are. A survivor that no test can notice stands
 with its reason in mutation_survivors.toml.
 """
 
 import ast
-import contextlib
+import gc
 import importlib.abc
 import importlib.machinery
 import importlib.util
-import math
+import json
 import os
 import resource
+import shutil
 import signal
 import sys
 import tempfile
@@ -26,7 +28,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import CodeType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import NamedTuple
 
 import hypothesis.stateful  # noqa: F401 (once for all mutants)
@@ -35,10 +37,13 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent.parent
 SURVIVORS = Path(__file__).with_name("mutation_survivors.toml")
 MOST_MEMORY = 4 << 30
-OPTIONS = ["-x", "-q", "--tb=short", "-p", "no:cacheprovider", "-p", "no:xdist"]
+MOST_CPU_SECONDS = 15
+MOST_SECONDS = 300
+"""For one test, which takes 5 at the most without a mutant."""
+OPTIONS = ["-x", "-q", "--tb=short", "-p", "no:cacheprovider", "-p", "no:xdist", "-s"]
 OPTIONS += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # Hypothesis is there before pytest begins
 
-_SHELF = ["shelf", "shelf_damage", "shelf_interrupted_4_3", "crash_regressions", "check"]
+_SHELF = ["shelf_parts", "shelf", "shelf_interrupted_4_3"]
 _CORE = ["session", "connection"]
 TESTS = {
     "durus/record.py": ["record", "bad_input"],
@@ -49,8 +54,8 @@ TESTS = {
     "durus/shelf/shelf.py": _SHELF,
     "durus/shelf/new_shelf.py": _SHELF,
     "durus/shelf/pack.py": _SHELF,
-    "durus/shelf/as_of_now.py": ["check", "shelf"],
-    "durus/shelf/check.py": ["check", "shelf_damage"],
+    "durus/shelf/as_of_now.py": ["shelf_parts"],
+    "durus/shelf/check.py": ["check"],
     "durus/protocol.py": ["protocol", "spec_examples"],
     "durus/session.py": ["session", "spec_examples", "connection", "shared_storage"],
     "durus/connection.py": ["connection", "spec_examples", "api", "record"],
@@ -98,36 +103,46 @@ class Name(NamedTuple):
 class Mutant(NamedTuple):
     name: Name
     line: int
+    is_in_function: bool
     put: Callable[[ast.AST], None]
     """Puts a node in the place of the one that is changed."""
     old: ast.AST
     new: ast.AST
 
 
+class _Place(NamedTuple):
+    where: str
+    is_in_function: bool
+    statement: ast.stmt | None
+
+
 def mutants(tree: ast.Module) -> Iterator[Mutant]:
     """Yield all mutants of a module. The tree is as it was while none of them is put into it."""
     seen: Counter[tuple[str, str, str]] = Counter()
-    for where, statement, field, old, put in _places(tree, "", None):
-        for new in _instead_of(old, field, is_inside=bool(where)):
+    for place, field, old, put in _places(tree, _Place("", False, None)):
+        if (statement := place.statement) is None:
+            continue
+        for new in _instead_of(old, field, place.is_in_function):
             put(new)
             after = _shown(statement if statement is not old else new)
             put(old)
             before = _shown(statement)
             change = f"{_shown(old)} -> {_shown(new)}" if isinstance(old, ast.expr) else f"-> {after}"
-            seen[where, before, change] += 1
-            name = Name(where, before, change, seen[where, before, change])
-            yield Mutant(name, statement.lineno, put, old, new)
+            seen[place.where, before, change] += 1
+            name = Name(place.where, before, change, seen[place.where, before, change])
+            yield Mutant(name, statement.lineno, place.is_in_function, put, old, new)
 
 
-def _places(
-    node: ast.AST, where: str, statement: ast.stmt | None
-) -> Iterator[tuple[str, ast.stmt, str, ast.AST, Callable[[ast.AST], None]]]:
-    """Yield (function, statement, field, node, what puts another node there) for all that is in `node`."""
-    if isinstance(node, ast.FunctionDef):
-        where = f"{where}.{node.name}" if where else node.name
+def _places(node: ast.AST, place: _Place) -> Iterator[tuple[_Place, str, ast.AST, Callable[[ast.AST], None]]]:
+    """Yield (its place, its field, node, what puts another node there) for all that is in `node`."""
     for field, value in ast.iter_fields(node):
         if field in _LEFT_ALONE or isinstance(node, ast.JoinedStr):
             continue
+        inside = place
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and field == "body":  # and not the defaults of arguments
+            where = f"{place.where}.{node.name}" if place.where else node.name
+            is_in_function = place.is_in_function or isinstance(node, ast.FunctionDef)
+            inside = _Place(where, is_in_function, place.statement)
         for i, child in enumerate(value if isinstance(value, list) else [value]):
             if not isinstance(child, ast.AST) or (isinstance(child, ast.Expr) and _is_text(child.value)):
                 continue
@@ -138,20 +153,16 @@ def _places(
                 else:
                     setattr(node, field, new)
 
-            holder = child if isinstance(child, ast.stmt) else statement
-            if holder is not None:
-                yield where, holder, field, child, put
-            inner = where
-            if isinstance(child, ast.ClassDef):
-                inner = f"{where}.{child.name}" if where else child.name
-            yield from _places(child, inner, holder)
+            here = inside._replace(statement=child) if isinstance(child, ast.stmt) else inside
+            yield here, field, child, put
+            yield from _places(child, here)
 
 
 def _is_text(node: ast.AST) -> bool:
     return isinstance(node, ast.Constant) and isinstance(node.value, str | type(...))
 
 
-def _instead_of(node: ast.AST, field: str, is_inside: bool) -> Iterator[ast.AST]:
+def _instead_of(node: ast.AST, field: str, is_in_function: bool) -> Iterator[ast.AST]:
     if (other := _OTHER_OPERATOR.get(type(node))) is not None:
         yield other()
     if isinstance(node, ast.Constant):
@@ -170,7 +181,7 @@ def _instead_of(node: ast.AST, field: str, is_inside: bool) -> Iterator[ast.AST]
         yield ast.UnaryOp(ast.Not(), node)
     if isinstance(node, ast.Return) and not (node.value is None or _is_none(node.value)):
         yield ast.Return(ast.Constant(None))
-    elif isinstance(node, ast.Return) or (isinstance(node, _DELETED) and is_inside and not _is_bare(node)):
+    elif isinstance(node, ast.Return) or (isinstance(node, _DELETED) and is_in_function and not _is_bare(node)):
         yield ast.Pass()
 
 
@@ -202,7 +213,7 @@ class _Loader(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def __init__(self, path: str, code: CodeType) -> None:
         self._path = ROOT / path
-        self._name = path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        self._name = _module_name(path)
         self._code = code
 
     def find_spec(
@@ -216,70 +227,207 @@ class _Loader(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         exec(self._code, module.__dict__)
 
 
-def start(path: str, code: CodeType, limit: int, folder: str) -> int:
-    """Begin to run the tests of a module on a mutant of it, and return the id of the process."""
-    process = os.fork()
-    if process:
-        return process
-    code_of_exit = 99
-    try:
-        signal.alarm(limit)
+class _Run:
+    """One run of the tests on a mutant, in a process of its own; as a plugin it limits and notes what happens."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = Path(folder)
+
+    def begin(self) -> None:
+        """Make this process the one that runs the tests."""
         resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
-        output = os.open(os.path.join(folder, "output"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        output = os.open(self._folder / "output", os.O_WRONLY | os.O_CREAT)
         os.dup2(output, 1)
         os.dup2(output, 2)
-        sys.meta_path.insert(0, _Loader(path, code))
-        files = [f"tests/unit/test_{name}.py" for name in TESTS[path]]
-        code_of_exit = int(pytest.main([*OPTIONS, f"--basetemp={folder}/tests", *files]))
+        os.environ["PYTEST_DEBUG_TEMPROOT"] = str(self._folder)
+        self.pytest_runtest_setup()
+
+    def pytest_runtest_setup(self) -> None:
+        signal.setitimer(signal.ITIMER_PROF, MOST_CPU_SECONDS)
+        signal.setitimer(signal.ITIMER_REAL, MOST_SECONDS)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            (self._folder / "killer").write_text(report.nodeid)
+
+
+class Outcome(NamedTuple):
+    survived: bool
+    in_time: bool
+    killer: str
+    output: str
+
+
+class _Forks:
+    """Forks of this process, some at a time, each with its folder."""
+
+    def __init__(self, jobs: int, note: Callable[[Mutant, Outcome], None]) -> None:
+        self._jobs = jobs
+        self._note = note
+        self._running: dict[int, tuple[Mutant, str]] = {}
+
+    def fork(self, mutant: Mutant) -> _Run | None:
+        """Return the run to the new process, None to this one."""
+        if len(self._running) == self._jobs:
+            self._wait()
+        folder = tempfile.mkdtemp(prefix="durus-mutation-")
+        process = os.fork()
+        if process:
+            self._running[process] = mutant, folder
+            return None
+        run = _Run(folder)
+        run.begin()
+        return run
+
+    def wait_for_all(self) -> None:
+        while self._running:
+            self._wait()
+
+    def _wait(self) -> None:
+        process, status = os.wait()
+        mutant, folder = self._running.pop(process)
+        in_time = not os.WIFSIGNALED(status) or os.WTERMSIG(status) not in (signal.SIGALRM, signal.SIGPROF)
+        killer, output = (
+            path.read_text() if (path := Path(folder, name)).exists() else "" for name in ("killer", "output")
+        )
+        shutil.rmtree(folder, ignore_errors=True)
+        self._note(mutant, Outcome(status == 0, in_time, killer, output))
+
+
+def _exit_with_tests(path: str, plugins: list[object]) -> None:
+    """Run the tests of a module in this process, and end it."""
+    code = 99
+    try:
+        code = int(pytest.main([*OPTIONS, *(f"tests/unit/test_{name}.py" for name in TESTS[path])], plugins))
     except BaseException:
         traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code_of_exit)
+        os._exit(code)
 
 
-class Outcome(NamedTuple):
-    mutants: int
-    survivors: list[Mutant]
-    timeouts: int
+class _InPlace:
+    """A plugin that collects the tests once, and runs them for each mutant of a function with the code exchanged."""
+
+    def __init__(self, path: str, compiled: Callable[[Mutant], CodeType], found: list[Mutant], forks: _Forks) -> None:
+        self._module = _module_name(path)
+        self._compiled = compiled
+        self._mutants = found
+        self._forks = forks
+        self._kills: Counter[tuple[str, str]] = Counter()
+        self._run: _Run | None = None
+
+    def note(self, mutant: Mutant, outcome: Outcome) -> None:
+        self._kills[mutant.name.where, outcome.killer] += 1
+        self._kills["", outcome.killer] += 1
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
+        functions = {
+            _place_of(function.__code__): function
+            for function in gc.get_objects()
+            if isinstance(function, FunctionType) and function.__module__ == self._module
+        }
+        for mutant in self._mutants:
+            changed = [code for code in _functions_in(self._compiled(mutant)) if _place_of(code) in functions]
+            self._run = self._forks.fork(mutant)
+            if self._run is not None:
+                for code in changed:
+                    functions[_place_of(code)].__code__ = code
+                session.items.sort(key=lambda item: self._order(mutant.name.where, item.nodeid))
+                return None  # and so the tests run
+        self._forks.wait_for_all()
+        return True
+
+    def _order(self, where: str, test: str) -> tuple[int, int]:
+        return -self._kills[where, test], -self._kills["", test]
+
+    def pytest_runtest_setup(self) -> None:
+        if self._run is not None:
+            self._run.pytest_runtest_setup()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if self._run is not None:
+            self._run.pytest_runtest_logreport(report)
 
 
-def run_module(path: str, jobs: int) -> Outcome:
+def _place_of(code: CodeType) -> tuple[str, int]:
+    return code.co_qualname, code.co_firstlineno
+
+
+def _functions_in(code: CodeType) -> Iterator[CodeType]:
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            yield inner
+            yield from _functions_in(inner)
+
+
+def _module_name(path: str) -> str:
+    return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def run_module(path: str, jobs: int) -> dict[Mutant, Outcome]:
     """Run the tests of a module on all its mutants; RuntimeError if they fail without one."""
     tree = ast.parse((ROOT / path).read_bytes())
-    with tempfile.TemporaryDirectory(prefix="durus-mutation-") as top:
-        began = time.monotonic()
-        _, status = os.waitpid(start(path, compile(tree, path, "exec"), 0, top), 0)
-        if status:
-            raise RuntimeError(f"{path}: its tests fail without a mutant:\n{(Path(top) / 'output').read_text()}")
-        limit = math.ceil(10 + 5 * (time.monotonic() - began))
-        running: dict[int, tuple[Mutant, tempfile.TemporaryDirectory[str]]] = {}
-        count = timeouts = 0
-        survivors = []
+    outcomes: dict[Mutant, Outcome] = {}
 
-        def wait() -> None:
-            nonlocal timeouts
-            process, status = os.wait()
-            mutant, folder = running.pop(process)
-            timeouts += os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGALRM
-            if status == 0:
-                survivors.append(mutant)
-            with contextlib.suppress(OSError):
-                folder.cleanup()
-
-        for mutant in mutants(tree):
-            mutant.put(mutant.new)
-            code = compile(ast.fix_missing_locations(tree), path, "exec")
+    def compiled(mutant: Mutant) -> CodeType:
+        mutant.put(mutant.new)
+        try:
+            return compile(ast.fix_missing_locations(tree), str(ROOT / path), "exec")
+        finally:
             mutant.put(mutant.old)
-            folder = tempfile.TemporaryDirectory(dir=top)
-            running[start(path, code, limit, folder.name)] = mutant, folder
-            count += 1
-            if len(running) == jobs:
-                wait()
-        while running:
-            wait()
-    return Outcome(count, survivors, timeouts)
+
+    found = list(mutants(tree))
+    none = found[0]._replace(new=found[0].old)
+    whole = {_place_of(code): code.co_freevars for code in _functions_in(compiled(none))}
+
+    def is_in_place(mutant: Mutant) -> bool:
+        codes = _functions_in(compiled(mutant))  # code with other free variables can't take the place of a function's
+        return mutant.is_in_function and all(whole[_place_of(code)] == code.co_freevars for code in codes)
+
+    in_place = [mutant for mutant in found if is_in_place(mutant)]
+    forks = _Forks(jobs, outcomes.__setitem__)
+    for mutant in [none, *(mutant for mutant in found if mutant not in in_place)]:
+        run = forks.fork(mutant)
+        if run is not None:
+            sys.meta_path.insert(0, _Loader(path, compiled(mutant)))
+            _exit_with_tests(path, [run])
+        if mutant is none:
+            forks.wait_for_all()
+            if not (sound := outcomes.pop(none)).survived:
+                raise RuntimeError(f"{path}: its tests fail without a mutant:\n{sound.output}")
+    forks.wait_for_all()
+    outcomes.update(_outcomes_in_place(path, compiled, in_place, jobs))
+    return outcomes
+
+
+def _outcomes_in_place(
+    path: str, compiled: Callable[[Mutant], CodeType], found: list[Mutant], jobs: int
+) -> dict[Mutant, Outcome]:
+    """Run the tests for the mutants of functions, in a process that has the module and its tests imported."""
+    with tempfile.TemporaryDirectory(prefix="durus-mutation-") as folder:
+        results = Path(folder) / "results"
+        process = os.fork()
+        if not process:
+            with results.open("a") as file:
+
+                def note(mutant: Mutant, outcome: Outcome) -> None:
+                    plugin.note(mutant, outcome)
+                    print(json.dumps([found.index(mutant), *outcome]), file=file, flush=True)
+
+                output = os.open(Path(folder) / "output", os.O_WRONLY | os.O_CREAT)
+                os.dup2(output, 1)
+                os.dup2(output, 2)
+                plugin = _InPlace(path, compiled, found, _Forks(jobs, note))
+                _exit_with_tests(path, [plugin])
+        os.waitpid(process, 0)
+        lines = [json.loads(line) for line in results.read_text().splitlines()]
+        if len(lines) != len(found):
+            raise RuntimeError(
+                f"{path}: only {len(lines)} of its mutants ran:\n{(Path(folder) / 'output').read_text()}"
+            )
+    return {found[number]: Outcome(*outcome) for number, *outcome in lines}
 
 
 def explained() -> dict[str, dict[Name, str]]:
@@ -308,15 +456,16 @@ def main(paths: list[str]) -> int:
     unexplained = 0
     for path in paths or TESTS:
         began = time.monotonic()
-        outcome = run_module(path, os.cpu_count() or 1)
-        new = [mutant for mutant in outcome.survivors if mutant.name not in reasons.get(path, {})]
+        outcomes = run_module(path, os.cpu_count() or 1)
+        survivors = [mutant for mutant, outcome in outcomes.items() if outcome.survived]
+        new = [mutant for mutant in survivors if mutant.name not in reasons.get(path, {})]
         for mutant in new:
             print(f"# {path}:{mutant.line}\n{_as_toml(path, mutant.name)}")
-        killed = outcome.mutants - len(outcome.survivors)
+        killed = len(outcomes) - len(survivors)
         print(
-            f"{path}: {killed} of {outcome.mutants} mutants killed ({100 * killed / outcome.mutants:.1f} %), "
-            f"{outcome.timeouts} of them by the time limit; {len(outcome.survivors) - len(new)} survivors explained, "
-            f"{len(new)} not; {time.monotonic() - began:.0f} s",
+            f"{path}: {killed} of {len(outcomes)} mutants killed ({100 * killed / len(outcomes):.1f} %), "
+            f"{sum(not outcome.in_time for outcome in outcomes.values())} of them by the time limit; "
+            f"{len(survivors) - len(new)} survivors explained, {len(new)} not; {time.monotonic() - began:.0f} s",
             flush=True,
         )
         unexplained += len(new)

@@ -51,6 +51,7 @@ class Bytes:
         self.most_wanted = 0
 
     def __call__(self, size: int) -> bytes:
+        assert size > 0
         self.most_wanted = max(self.most_wanted, size)
         if size > len(self.rest):
             raise EOFError
@@ -59,9 +60,10 @@ class Bytes:
 
 
 def read_commit() -> Reader[dict[bytes, bytes]]:
-    records: dict[bytes, bytes] = {}
-    yield from protocol.read_commit(records.__setitem__)
-    return records
+    records: list[tuple[bytes, bytes]] = []
+    count = yield from protocol.read_commit(lambda oid, record: records.append((oid, record)))
+    assert count == len(records)
+    return dict(records)
 
 
 def read(reader: Reader[T], data: bytes) -> T:
@@ -153,3 +155,46 @@ def test_a_commit_beyond_the_limit_is_not_even_sent(monkeypatch: pytest.MonkeyPa
     assert len(protocol.encode_commit([(bytes(8), bytes(28))])) == 44
     with pytest.raises(TransactionError, match="longer than the 40"):
         protocol.encode_commit([(bytes(8), bytes(29))])
+
+
+@pytest.mark.spec("WIRE-1", "WIRE-2", "WIRE-4", "WIRE-20")
+def test_numbers_of_the_protocol() -> None:
+    assert (protocol.VERSION, protocol.DEFAULT_HOST, protocol.DEFAULT_PORT) == (1, "127.0.0.1", 2972)
+    assert (MAX_REQUEST_OIDS, MAX_COMMIT) == (2**18, 2**30)
+
+
+@pytest.mark.spec("WIRE-20")
+def test_a_claim_of_just_the_limit_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = [bytes(8)] * MAX_REQUEST_OIDS
+    assert read(protocol.read_request(), protocol.encode_request(BulkLoad(asked))) == BulkLoad(asked)
+    monkeypatch.setattr(protocol, "MAX_COMMIT", 40)  # with the 4 of a length and the 8 of an oid
+    assert read(read_commit(), protocol.encode_commit([(bytes(8), bytes(28))])) == {bytes(8): bytes(28)}
+
+
+@pytest.mark.spec("WIRE-6")
+def test_answer_without_a_record_is_its_status_only() -> None:
+    assert read(protocol.read_loaded(), b"I") == (b"I", b"")
+    assert read(protocol.read_loaded(), b"K") == (b"K", b"")
+    assert read(protocol.read_loaded(), b"O" + bytes(4)) == (b"O", b"")
+    assert [read(protocol.read_status(), status) for status in (b"O", b"I")] == [b"O", b"I"]
+
+
+@pytest.mark.spec("WIRE-10")
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (bytes(11), "inside an entry's head, at byte 0"),
+        (struct.pack(">I", 7) + bytes(11), "an entry of 7 bytes at byte 0 does not fit"),
+        (struct.pack(">I", 9) + bytes(8), "an entry of 9 bytes at byte 0 does not fit the 12 bytes"),
+        (struct.pack(">I", 8) + bytes(8) + struct.pack(">I", 8) + bytes(7), "inside an entry's head, at byte 12"),
+    ],
+)
+def test_data_of_a_commit_that_is_no_row_of_entries_is_refused(data: bytes, problem: str) -> None:
+    with pytest.raises(ProtocolError, match=problem):
+        read(read_commit(), struct.pack(">I", len(data)) + data)
+
+
+@pytest.mark.spec("WIRE-3")
+def test_command_that_the_protocol_does_not_have_is_refused() -> None:
+    with pytest.raises(ProtocolError, match="no command b'X'"):
+        read(protocol.read_request(), b"X")

@@ -102,6 +102,7 @@ def test_seal_has_its_fixed_layout_and_reads_as_a_record_of_a_persistent() -> No
 def test_seals_are_found_in_their_own_place_only() -> None:
     seal, _ = pack_seal(1010, TIME, 0)
     assert list(find_seals(b"0123456789" + seal + seal, 1000)) == [1010]
+    assert list(find_seals(seal, 1010)) == [1010]
     assert list(find_seals(b"0123456789" + seal, 1001)) == []
 
 

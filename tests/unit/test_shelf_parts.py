@@ -1,0 +1,471 @@
+"""The parts of the SHELF-1 code one by one, at the edges of what they take and beyond."""
+
+from collections.abc import Callable
+from typing import cast
+from zlib import crc32
+
+import pytest
+
+from durus.error import DamageError, FormatError, UnsoundTailError
+from durus.file import File
+from durus.oid import FIRST_RESERVED_OID, oid_from_int
+from durus.record import pack_record
+from durus.shelf import recover
+from durus.shelf.as_of_now import as_of_now
+from durus.shelf.layout import SEAL_OID, SEAL_SIZE, pack_entry, pack_seal, pack_transaction
+from durus.shelf.new_shelf import NewShelf
+from durus.shelf.offset_map import OffsetMap, build_offset_map
+from durus.shelf.scan import CHUNK_SIZE, FIRST_CHUNK_SIZE, ForwardReader, Transaction, Unsound, scan_transactions
+from durus.shelf.shelf import EMPTY_FILE, Shelf, checksum_of, open_base
+from tests.in_memory_file import MemoryFile
+
+TIME = "2026-01-02T03:04:05.000006Z"
+ROOT, ONE, TWO = (oid_from_int(n) for n in range(3))
+
+
+def file_of(data: bytes) -> File:
+    return MemoryFile("/f", bytearray(data))
+
+
+def entry_of(oid: bytes, data: bytes = b"a", refs: bytes = b"") -> bytes:
+    return pack_entry(oid, pack_record(oid, data, refs))
+
+
+def unsealed(*entries: bytes) -> bytes:
+    body = b"".join(entries)
+    return len(body).to_bytes(8, "big") + body
+
+
+def transactions_of(data: bytes) -> list[Transaction]:
+    return list(scan_transactions(file_of(data), 0, len(data), 0))
+
+
+def unsound_of(data: bytes) -> Unsound:
+    with pytest.raises(Unsound) as caught:
+        transactions_of(data)
+    return caught.value
+
+
+# Offset map
+
+
+def map_of(size: int, word_size: int, count: int, words: bytes) -> OffsetMap:
+    head = b"".join(number.to_bytes(8, "big") for number in (size, word_size, count))
+    return OffsetMap(file_of(bytes(100) + head + words), 100)
+
+
+@pytest.mark.spec("SHELF-7")
+@pytest.mark.parametrize(
+    ("size", "word_size", "count", "words", "problem"),
+    [
+        (16, 0, 0, 0, "can't have 0 words of 0 bytes"),
+        (16 + 9, 9, 1, 9, "can't have 1 words of 9 bytes"),
+        (16 + 5, 2, 3, 6, "an offset map of 21 bytes can't have 3 words of 2 bytes"),
+        (16 + 6, 2, 3, 5, "claims to end at byte 130, behind the end"),
+    ],
+)
+def test_offset_map_whose_sizes_do_not_fit_is_refused(
+    size: int, word_size: int, count: int, words: int, problem: str
+) -> None:
+    with pytest.raises(DamageError, match=problem) as caught:
+        map_of(size, word_size, count, bytes(words))
+    assert caught.value.offset == 100
+
+
+@pytest.mark.spec("SHELF-7")
+@pytest.mark.parametrize("size", range(24))
+def test_offset_map_that_is_cut_in_its_head_is_refused(size: int) -> None:
+    with pytest.raises(DamageError, match="the file ends where its offset map must stand") as caught:
+        OffsetMap(file_of(bytes(100 + size)), 100)
+    assert caught.value.offset == 100
+
+
+@pytest.mark.spec("SHELF-6", "SHELF-8")
+@pytest.mark.parametrize("word_size", [1, 8])
+def test_offset_map_has_words_of_one_to_eight_bytes(word_size: int) -> None:
+    words = (7).to_bytes(word_size, "big") + (101).to_bytes(word_size, "big")
+    offset_map = map_of(16 + 2 * word_size, word_size, 2, words)
+    assert (offset_map.end, offset_map.count) == (124 + 2 * word_size, 2)
+    assert [offset_map.position(oid) for oid in (ROOT, ONE, TWO)] == [7, None, None]
+    assert list(offset_map.positions()) == [(ROOT, 7)]
+    assert list(offset_map.holes()) == [1]
+
+
+@pytest.mark.spec("SHELF-8")
+def test_word_that_is_the_start_of_the_map_is_a_hole() -> None:
+    offset_map = map_of(16 + 2, 1, 2, bytes([101, 100]))
+    assert offset_map.position(ROOT) is None
+    assert list(offset_map.positions()) == []
+    assert list(offset_map.holes()) == [1, 0]
+
+
+@pytest.mark.spec("SHELF-9")
+@pytest.mark.parametrize(("words", "at"), [([102, 50, 102, 101], 2), ([103, 50, 104, 102], 2), ([103, 50, 99, 102], 2)])
+def test_chain_of_free_oids_that_does_not_go_down_is_damage(words: list[int], at: int) -> None:
+    holes = map_of(16 + 4, 1, 4, bytes(words)).holes()
+    with pytest.raises(DamageError, match=f"the free oid {at if words[3] == 102 else 1}") as caught:
+        list(holes)
+    assert caught.value.offset == 124 + (at if words[3] == 102 else 1)
+
+
+@pytest.mark.spec("SHELF-6", "SHELF-8", "SHELF-9", "SHELF-10")
+@pytest.mark.parametrize("count", [8191, 8192, 8193, 20000])
+def test_offset_map_of_very_many_oids(count: int) -> None:
+    offsets = [16 + n if n % 3 else 0 for n in range(count)]
+    offsets[-1] = 7
+    start = 1 << 20
+    data = b"".join(build_offset_map(offsets, start))
+    offset_map = OffsetMap(file_of(bytes(start) + data), start)
+    assert offset_map.end == start + len(data)
+    assert dict(offset_map.positions()) == {oid_from_int(n): place for n, place in enumerate(offsets) if place}
+    assert list(offset_map.holes()) == [count, *(n for n in reversed(range(count)) if not offsets[n])]
+
+
+@pytest.mark.spec("SHELF-10")
+@pytest.mark.parametrize(
+    ("start", "word_size"), [(252, 1), (253, 2), (65532, 2), (65533, 3), ((1 << 24) - 4, 3), ((1 << 24) - 3, 4)]
+)
+def test_words_are_the_fewest_bytes_that_hold_each_hole(start: int, word_size: int) -> None:
+    (head, *words) = build_offset_map([16], start)
+    assert head == b"".join(number.to_bytes(8, "big") for number in (16 + 2 * word_size, word_size, 2))
+    assert b"".join(words) == (16).to_bytes(word_size, "big") + (start + 1).to_bytes(word_size, "big")
+
+
+# Reading forward
+
+
+@pytest.mark.spec("SHELF-15")
+@pytest.mark.parametrize("step", [1000, FIRST_CHUNK_SIZE, CHUNK_SIZE + 1, 3 * CHUNK_SIZE])
+def test_forward_reader_gives_all_bytes_and_their_checksum(step: int) -> None:
+    data = bytes(range(251)) * (3 * CHUNK_SIZE // 251 + 1)
+    start, end = 5, len(data) - 7
+    reader = ForwardReader(file_of(data), start, end, 99)
+    for place in range(start, end, step):
+        size = min(step, end - place)
+        assert reader.position == place
+        assert reader.peek(28) == data[place : min(place + 28, end)]
+        if place % 3 == 0:
+            assert reader.peek(size) == data[place : place + size]
+        reader.advance(size)
+    assert reader.position == end
+    assert reader.checksum == crc32(data[start:end], 99)
+    assert reader.peek(1) == b""
+
+
+def test_forward_reader_tells_of_a_file_that_became_shorter() -> None:
+    reader = ForwardReader(file_of(bytes(100)), 0, 101, 0)
+    reader.advance(100)
+    with pytest.raises(DamageError, match="became shorter than 101 bytes") as caught:
+        reader.advance(1)
+    assert caught.value.offset == 100
+
+
+@pytest.mark.spec("SHELF-4", "SHELF-5")
+def test_transaction_is_its_length_and_its_entries() -> None:
+    entries = [entry_of(ROOT), entry_of(TWO, b"bc", ONE + TWO)]
+    first = unsealed(*entries)
+    assert transactions_of(first + unsealed()) == [
+        Transaction(0, len(first), [(ROOT, 8), (TWO, 8 + len(entries[0]))], None, crc32(first)),
+        Transaction(len(first), len(first) + 8, [], None, crc32(first + bytes(8))),
+    ]
+
+
+@pytest.mark.spec("SHELF-12", "SHELF-15")
+def test_sealed_transaction_carries_the_checksum_of_its_seal_on() -> None:
+    first, checksum = pack_transaction([entry_of(ROOT)], 0, TIME, 0)
+    second, second_checksum = pack_transaction([], len(first), TIME, checksum)
+    found = transactions_of(first + second)
+    assert [(each.offset, each.end, each.checksum) for each in found] == [
+        (0, len(first), checksum),
+        (len(first), len(first + second), second_checksum),
+    ]
+    assert [each.seal and (each.seal.offset, each.seal.time) for each in found] == [
+        (len(first) - SEAL_SIZE, TIME),
+        (len(first + second) - SEAL_SIZE, TIME),
+    ]
+
+
+@pytest.mark.spec("REC-3")
+def test_entries_of_reserved_oids_are_passed_over() -> None:
+    highest = oid_from_int(int.from_bytes(FIRST_RESERVED_OID, "big") - 1)
+    (found,) = transactions_of(unsealed(entry_of(FIRST_RESERVED_OID), entry_of(highest)))
+    assert found.entries == [(highest, 8 + len(entry_of(ROOT)))]
+
+
+def changed(data: bytes, place: int, new: bytes) -> bytes:
+    return data[:place] + new + data[place + len(new) :]
+
+
+ENTRY = entry_of(ROOT, b"a", ONE)
+
+
+@pytest.mark.spec("SHELF-23")
+@pytest.mark.parametrize(
+    ("data", "problem", "place", "end"),
+    [
+        (bytes(7), "cut after 7 of its 8 bytes", 0, 8),
+        (unsealed(ENTRY)[:-1], "would end at byte 45, 1 behind the end of the file", 0, 45),
+        (unsealed(ENTRY, bytes(27)), "27 bytes are too few for an object entry", 45, 72),
+        (unsealed(changed(ENTRY, 15, b"\1")), "does not fit", 8, 45),  # another oid than the record's
+        (unsealed(changed(ENTRY, 27, b"\0")), "does not fit", 8, 45),  # no data
+        (unsealed(changed(ENTRY, 27, b"\2")), "does not fit", 8, 45),  # references of 7 bytes
+        (unsealed(changed(ENTRY, 27, b"\x11")), "does not fit", 8, 45),  # references of -8 bytes
+        (unsealed(changed(ENTRY, 7, b"\x25")), "does not fit", 8, 45),  # 8 bytes longer than the transaction
+    ],
+)
+def test_transaction_that_is_not_sound_is_told_with_its_place(data: bytes, problem: str, place: int, end: int) -> None:
+    unsound = unsound_of(data)
+    assert problem in unsound.problem
+    assert (unsound.offset, unsound.place, unsound.end) == (0, place, end)
+    assert not unsound.has_other_checksum
+    assert not unsound.only_a_seal
+
+
+@pytest.mark.spec("SHELF-14", "SHELF-23")
+@pytest.mark.parametrize(("entries", "only_a_seal"), [([], True), ([entry_of(ROOT)], False)])
+def test_other_checksum_than_the_seals_is_told(entries: list[bytes], only_a_seal: bool) -> None:
+    data, _ = pack_transaction(entries, 0, TIME, crc32(b"something that is not there"))
+    unsound = unsound_of(data)
+    assert unsound.problem.startswith("the checksum is ")
+    assert (unsound.offset, unsound.place, unsound.end) == (0, 0, len(data))
+    assert (unsound.has_other_checksum, unsound.only_a_seal) == (True, only_a_seal)
+
+
+@pytest.mark.spec("SHELF-14")
+@pytest.mark.parametrize(
+    "seal",
+    [pack_seal(8, TIME, 0)[0] + entry_of(ROOT), pack_seal(9, TIME, 0)[0], entry_of(SEAL_OID)],
+    ids=["not at the end", "of another place", "no seal"],
+)
+def test_what_stands_in_a_seals_place_must_be_its_seal(seal: bytes) -> None:
+    unsound = unsound_of(unsealed(seal))
+    assert "what stands in a seal's place" in unsound.problem
+    assert (unsound.offset, unsound.place, unsound.end) == (0, 8, 8 + len(seal))
+
+
+# Where the sound part ends
+
+
+@pytest.mark.spec("SHELF-25")
+@pytest.mark.parametrize("start", [0, 10])
+def test_each_seal_is_found_once_wherever_reads_divide_it(start: int) -> None:
+    for place in [start, *range(start + FIRST_CHUNK_SIZE - SEAL_SIZE - 1, start + FIRST_CHUNK_SIZE + 2)]:
+        data = bytes(place) + pack_seal(place, TIME, 0)[0] + bytes(5)
+        assert list(recover.seals_behind(file_of(data), start, len(data))) == [place + SEAL_SIZE]
+
+
+@pytest.mark.spec("SHELF-25")
+def test_seals_are_found_far_behind_the_start() -> None:
+    data = b""
+    ends = []
+    while len(data) < 3 * CHUNK_SIZE:
+        data += pack_seal(len(data), TIME, 0)[0]
+        ends.append(len(data))
+        data += bytes(70_001)
+    assert list(recover.seals_behind(file_of(data), 0, len(data))) == ends
+    assert list(recover.seals_behind(file_of(data), ends[0] - 1, len(data))) == ends[1:]
+
+
+def explained(data: bytes, base: bytes = EMPTY_FILE) -> DamageError:
+    """Return the error that these bytes behind a file's base are."""
+    file = file_of(base + data)
+    last: Transaction | None = None
+    try:
+        for last in scan_transactions(file, len(base), file.size(), crc32(base)):  # noqa: B007 (what was last is wanted)
+            pass
+    except Unsound as unsound:
+        return recover.explain(file, unsound, last)
+    raise AssertionError("it is sound")
+
+
+@pytest.mark.spec("SHELF-24")
+def test_unsound_transaction_at_the_end_is_a_tail_from_its_start() -> None:
+    sound = unsealed(entry_of(ROOT))
+    error = explained(sound + unsealed(entry_of(ONE))[:-1])
+    assert isinstance(error, UnsoundTailError)
+    assert error.offset == len(EMPTY_FILE + sound)
+    assert f"the last {len(unsealed(entry_of(ONE))) - 1} bytes" in str(error)
+
+
+@pytest.mark.spec("SHELF-24", "SHELF-27")
+def test_unsound_transaction_ahead_of_a_sound_one_is_damage() -> None:
+    damaged = unsealed(changed(entry_of(ROOT), 15, b"\1"))
+    for behind in unsealed(entry_of(ONE)), unsealed() + unsealed(entry_of(ONE)):
+        error = explained(damaged + behind)
+        assert not isinstance(error, UnsoundTailError)
+        assert error.offset == len(EMPTY_FILE) + 8
+    assert isinstance(explained(damaged + unsealed()), UnsoundTailError)
+
+
+@pytest.mark.spec("SHELF-24", "SHELF-27")
+def test_unsound_transaction_ahead_of_one_with_another_checksum_is_damage() -> None:
+    damaged = unsealed(changed(entry_of(ROOT), 15, b"\1"))
+    behind, _ = pack_transaction([entry_of(ONE)], len(EMPTY_FILE + damaged), TIME, 0)
+    for data in damaged + behind, damaged + behind[:-3] + b"0" + behind[-2:]:
+        assert not isinstance(explained(data), UnsoundTailError)
+
+
+@pytest.mark.spec("SHELF-24")
+def test_length_of_zero_in_front_of_what_is_unsound_belongs_to_the_tail() -> None:
+    entries = entry_of(ROOT, b"data") + entry_of(ONE)
+    error = explained(unsealed(entry_of(TWO)) + bytes(8) + entries)
+    assert isinstance(error, UnsoundTailError)
+    assert error.offset == len(EMPTY_FILE + unsealed(entry_of(TWO)))
+
+
+# An open file
+
+
+@pytest.mark.spec("SHELF-1", "SHELF-3")
+def test_header_that_is_cut_or_wrong_is_refused() -> None:
+    for size in range(16):
+        with pytest.raises(DamageError, match="ends inside its header") as caught:
+            open_base(file_of(EMPTY_FILE[:size]))
+        assert caught.value.offset == size
+    with pytest.raises(FormatError, match="not a Durus file: it starts with b'SHELF-2"):
+        open_base(file_of(b"SHELF-2\n" + EMPTY_FILE[8:]))
+
+
+@pytest.mark.spec("SHELF-1", "SHELF-4")
+def test_first_transaction_that_goes_beyond_the_end_is_refused() -> None:
+    with pytest.raises(DamageError, match="claims to end at byte 41, behind the end of the file") as caught:
+        open_base(file_of(b"SHELF-1\n" + (25).to_bytes(8, "big") + EMPTY_FILE[16:]))
+    assert caught.value.offset == 8
+    with pytest.raises(DamageError, match="where its offset map must stand"):
+        open_base(file_of(b"SHELF-1\n" + (24).to_bytes(8, "big") + EMPTY_FILE[16:]))
+
+
+@pytest.mark.spec("SHELF-15")
+@pytest.mark.parametrize("size", [0, 1, CHUNK_SIZE, CHUNK_SIZE + 1, 2 * CHUNK_SIZE + 5])
+def test_checksum_of_the_beginning_of_a_file(size: int) -> None:
+    data = bytes(range(256)) * (2 * CHUNK_SIZE // 256 + 1)
+    assert checksum_of(file_of(data), size) == crc32(data[:size])
+
+
+@pytest.mark.spec("SHELF-5", "SHELF-11")
+@pytest.mark.parametrize("size", [1, 4067, 4068, 4069, 10_000])
+def test_record_of_any_size_is_read_as_it_was_written(size: int) -> None:
+    record = pack_record(ONE, b"a" * size, ROOT)
+    shelf = Shelf(file_of(EMPTY_FILE + unsealed(pack_entry(ONE, record), entry_of(TWO))))
+    assert shelf.read(ONE) == record
+    assert shelf.read(TWO) == pack_record(TWO, b"a", b"")
+    assert shelf.read(ROOT) is None
+
+
+@pytest.mark.spec("SHELF-23")
+@pytest.mark.parametrize(
+    "entry",
+    [
+        changed(ENTRY, 15, b"\1"),
+        changed(ENTRY, 23, b"\1"),
+        changed(ENTRY, 27, b"\0"),
+        changed(ENTRY, 27, b"\2"),
+        changed(ENTRY, 27, b"\x11"),
+        changed(ENTRY, 7, b"\x25"),
+        ENTRY[:27],
+        b"",
+    ],
+)
+def test_entry_that_was_damaged_after_opening_is_not_shown(entry: bytes) -> None:
+    file = MemoryFile("/f", bytearray(EMPTY_FILE + unsealed(ENTRY)))
+    shelf = Shelf(file)
+    file.data[len(EMPTY_FILE) + 8 :] = entry
+    with pytest.raises(DamageError, match="no sound entry of oid 0 stands here") as caught:
+        shelf.read(ROOT)
+    assert caught.value.offset == len(EMPTY_FILE) + 8
+
+
+@pytest.mark.spec("SHELF-12", "SHELF-17")
+def test_prepared_transaction_is_found_again_where_it_says() -> None:
+    file = MemoryFile("/f", bytearray(EMPTY_FILE))
+    shelf = Shelf(file)
+    for records in ([(ROOT, b"a"), (ONE, b"bcd")], [], [(TWO, b"e"), (ROOT, b"f")]):
+        packed = [(oid, pack_record(oid, data, b"")) for oid, data in records]
+        prepared = shelf.prepare(packed, TIME)
+        assert bool(prepared.cover) == (shelf.end == len(EMPTY_FILE))
+        file.append(prepared.cover + prepared.data)
+        shelf.accept(prepared)
+        again = Shelf(file)
+        assert (shelf.end, shelf.checksum, shelf.index) == (again.end, again.checksum, again.index)
+        assert shelf.is_sealed
+        assert again.is_sealed
+        assert all(shelf.read(oid) == record for oid, record in packed)
+
+
+@pytest.mark.spec("SHELF-24")
+def test_shelf_ends_in_front_of_a_tail_that_begins_with_a_length_of_zero() -> None:
+    sound, checksum = pack_transaction([entry_of(ROOT)], len(EMPTY_FILE), TIME, crc32(EMPTY_FILE))
+    for before in EMPTY_FILE, EMPTY_FILE + sound, EMPTY_FILE + unsealed(entry_of(ROOT)):
+        shelf = Shelf(file_of(before + bytes(8) + entry_of(ONE, b"data") + entry_of(TWO)))
+        expected = Shelf(file_of(before))
+        assert isinstance(shelf.tail, UnsoundTailError)
+        assert shelf.tail.offset == len(before)
+        assert (shelf.end, shelf.checksum, shelf.is_sealed) == (expected.end, expected.checksum, expected.is_sealed)
+        assert shelf.index == expected.index
+    assert Shelf(file_of(EMPTY_FILE + sound)).checksum == checksum
+
+
+def packed_file(records: dict[int, bytes]) -> tuple[MemoryFile, NewShelf]:
+    """Return a file whose packed part has the records of these oids and data."""
+    file = MemoryFile("/f", bytearray())
+    new = NewShelf(file)
+    packed = [(oid_from_int(n), pack_record(oid_from_int(n), data, b"")) for n, data in records.items()]
+    size = sum(16 + len(record) for _, record in packed)
+    for _ in new.write_base(packed, len(packed), size, max(records, default=-1), TIME):
+        pass
+    return file, new
+
+
+@pytest.mark.spec("SHELF-2", "SHELF-10", "SHELF-17", "SHELF-30")
+@pytest.mark.parametrize("records", [{}, {0: b"a"}, {5: b"e", 0: b"a"}])
+def test_new_file_is_its_packed_part_and_a_seal_that_covers_it(records: dict[int, bytes]) -> None:
+    file, new = packed_file(records)
+    shelf = Shelf(file)
+    assert shelf.map.end == file.size() - 8 - SEAL_SIZE
+    assert new.base_checksum == crc32(file.data[: shelf.map.end])
+    assert shelf.is_sealed
+    assert shelf.tail is None
+    assert [oid for oid, _ in shelf.positions()] == [oid_from_int(n) for n in records]
+    assert {n: shelf.read(oid_from_int(n)) for n in records} == {
+        n: pack_record(oid_from_int(n), data, b"") for n, data in records.items()
+    }
+    new.append([entry_of(TWO)], TIME)
+    assert Shelf(file).is_sealed
+    assert Shelf(file).read(TWO) == pack_record(TWO, b"a", b"")
+
+
+@pytest.mark.spec("SHELF-8", "SHELF-9", "SHELF-11")
+def test_positions_are_in_the_order_of_the_file_and_newest_only() -> None:
+    file, new = packed_file({5: b"e", 0: b"a", 1: b"b"})
+    new.append([entry_of(TWO), entry_of(ROOT)], TIME)
+    shelf = Shelf(file)
+    found = list(shelf.positions())
+    assert [oid for oid, _ in found] == [oid_from_int(5), ONE, TWO, ROOT]
+    assert [place for _, place in found] == sorted(place for _, place in found)
+    assert all(shelf.position(oid) == place for oid, place in found)
+    assert list(shelf.holes()) == [6, 4, 3, 2]
+    assert shelf.oid_count == 7
+
+
+def test_view_of_a_file_ends_where_the_file_ended_and_closes_it() -> None:
+    closed: list[str] = []
+
+    class Closing(MemoryFile):
+        def close(self) -> None:
+            closed.append(self.path)
+
+    file = Closing("/f", bytearray(b"0123456789"))
+    view = as_of_now(cast(File, file))
+    file.append(b"later")
+    reads: dict[Callable[[], bytes], bytes] = {
+        lambda: view.read_at(0, 100): b"0123456789",
+        lambda: view.read_at(8, 2): b"89",
+        lambda: view.read_at(8, 1): b"8",
+        lambda: view.read_at(10, 3): b"",
+        lambda: view.read_at(12, 3): b"",
+    }
+    for read, expected in reads.items():
+        assert read() == expected
+    assert (view.size(), view.path) == (10, "/f")
+    view.close()
+    assert closed == ["/f"]
