@@ -4,12 +4,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from durus.error import DurusError, DurusKeyError, ProtocolError, WriteConflictError
+from durus import session as session_module
+from durus.error import DurusError, DurusKeyError, ProtocolError, TransactionError, WriteConflictError
 from durus.oid import ROOT_OID
 from durus.progress import Progress
 from durus.record import pack_record
 from durus.session import Core, Session
-from durus.storage import NOTHING_TO_DO, MemoryStorage
+from durus.storage import NOTHING_TO_DO, Conclusion, MemoryStorage
 
 
 def record(oid: bytes, *refs: bytes, data: bytes = b"data") -> bytes:
@@ -259,3 +260,240 @@ def test_however_many_commits_wait_for_the_disk_each_is_told_what_it_lost(core: 
         pass
     assert all(isinstance(each.outcomes[0], WriteConflictError) for each in attempts)
     assert not core.has_ready_commits
+
+
+@pytest.mark.spec("TXN-24")
+def test_a_client_may_have_just_so_many_unused_oids(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert session_module.MAX_UNUSED_OIDS == 1 << 24
+    monkeypatch.setattr(session_module, "MAX_UNUSED_OIDS", 5)
+    session = core.connect()
+    oids = session.new_oids(2) + session.new_oids(3)
+    assert len(set(oids)) == 5
+    for _ in range(2):
+        with pytest.raises(ProtocolError, match="more than 5 oids"):
+            session.new_oids(1)
+    store(core, session, record(oids[0]), record(oids[3]))
+    oids += session.new_oids(2)
+    with pytest.raises(ProtocolError, match="more than 5 oids"):
+        session.new_oids(1)
+    store(core, session, record(oids[0], data=b"used twice counts once"))
+    with pytest.raises(ProtocolError, match="more than 5 oids"):
+        session.new_oids(1)
+    assert session.new_oids(0) == []
+    assert len(set(oids)) == 7
+
+
+@pytest.mark.spec("TXN-24")
+def test_of_thousands_of_oids_each_is_for_one_client_only(core: Core) -> None:
+    one, two = core.connect(), core.connect()
+    given: dict[Session, list[bytes]] = {one: one.new_oids(1), two: []}
+    store(core, one, record(ROOT_OID))
+    two.sync()
+    for number in range(1500):
+        for session, oids in given.items():
+            oids += session.new_oids(1 + number % 2)
+    for session, others in (one, given[two]), (two, given[one][1:]):
+        for oid in others:
+            with pytest.raises(ProtocolError, match="not given"):
+                Attempt(session).give(record(oid))
+    for session, oids in given.items():
+        store(core, session, *(record(oid) for oid in oids))
+
+
+@pytest.mark.spec("TXN-22")
+def test_commits_that_come_during_a_write_wait_for_the_next(core: Core) -> None:
+    one, two = core.connect(), core.connect()
+    assert not core.has_ready_commits
+    assert not core.is_writing
+    first = Attempt(one)
+    first.give(record(*one.new_oids(1)))
+    assert core.has_ready_commits
+    write = core.begin_write()
+    assert core.is_writing
+    second = Attempt(two)
+    (oid,) = two.new_oids(1)
+    second.give(record(oid))
+    assert not core.has_ready_commits
+    write.write()
+    write.finish(None)
+    assert (first.outcomes, second.outcomes) == ([None], [])
+    assert core.has_ready_commits
+    assert not core.is_writing
+    assert core.is_undurable(oid)
+    write_all(core)
+    assert second.outcomes == [None]
+    assert not core.is_undurable(oid)
+
+
+@pytest.mark.spec("TXN-23")
+def test_oid_is_undurable_until_each_commit_that_writes_it_is_over(core: Core) -> None:
+    session, other = core.connect(), core.connect()
+    (root,) = session.new_oids(1)
+    Attempt(session).give(record(root))
+    write = core.begin_write()
+    other.sync()
+    Attempt(other).give(record(root, data=b"second"))
+    proceeded: list[str] = []
+    core.when_written(lambda: proceeded.append("first"))
+    write.write()
+    write.finish(None)
+    core.when_written(lambda: proceeded.append("second"))
+    assert core.is_undurable(root)
+    write_all(core)
+    assert proceeded == ["first", "second"]
+    assert not core.is_undurable(root)
+    assert session.load(root) is None
+    assert other.load(root) == record(root, data=b"second")
+
+
+@pytest.mark.spec("TXN-22")
+def test_storage_that_refuses_commits_fails_all_that_were_ready(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = core.connect()
+    attempt = Attempt(session)
+    attempt.give(record(*session.new_oids(1)))
+    error = DurusError("no more")
+
+    def refuse(records: object) -> Conclusion:
+        raise error
+
+    with monkeypatch.context() as broken:
+        broken.setattr(core.storage, "conclude", refuse)
+        write = core.begin_write()
+    with pytest.raises(DurusError) as caught:
+        write.write()
+    assert caught.value is error
+    write.finish(error)
+    assert attempt.outcomes == [error]
+    assert not core.has_record(ROOT_OID)
+
+
+@pytest.mark.spec("TXN-22")
+def test_write_that_can_not_be_accepted_fails_its_commits(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = core.connect()
+    attempt = Attempt(session)
+    attempt.give(record(*session.new_oids(1)))
+    error = DurusError("not accepted")
+
+    def refuse() -> None:
+        raise error
+
+    with monkeypatch.context() as broken:
+        broken.setattr(core.storage, "conclude", lambda records: Conclusion(lambda: None, refuse))
+        write_all(core)
+    assert attempt.outcomes == [error]
+    assert not core.is_writing
+
+
+@pytest.mark.spec("TXN-10")
+def test_commit_that_refers_to_what_has_no_record_is_a_conflict(core: Core) -> None:
+    session = core.connect()
+    root, one, two = session.new_oids(3)
+    attempt = Attempt(session)
+    attempt.give(record(root, one, two), record(two))
+    assert isinstance(attempt.outcomes[0], WriteConflictError)
+    assert attempt.outcomes[0].oids == [one]
+    assert core.turn is None
+    store(core, session, record(root, one), record(one))
+
+
+@pytest.mark.spec("TXN-21")
+def test_records_that_are_given_one_by_one_are_one_commit(core: Core) -> None:
+    session, other = core.connect(), core.connect()
+    root, one = session.new_oids(2)
+    with pytest.raises(ProtocolError, match="out of turn"):
+        session.store(root, record(root))
+    attempt = Attempt(session)
+    waiting = Attempt(other)
+    session.store(root, record(root, one))
+    session.store(one, record(one))
+    attempt.give()
+    assert waiting.invalid == [root, one]
+    write_all(core)
+    assert attempt.outcomes == [None]
+
+
+@pytest.mark.spec("TXN-21")
+def test_record_that_is_refused_ends_the_turn(core: Core) -> None:
+    session, other = core.connect(), core.connect()
+    root, one = session.new_oids(2)
+    for wrong in (root, record(root)), (one, record(root)):
+        attempt = Attempt(session)
+        waiting = Attempt(other)
+        session.store(root, record(root))
+        with pytest.raises(DurusError):
+            session.store(*wrong)
+        assert core.turn is other
+        assert waiting.invalid == []
+        other.give_up_commit()
+        assert attempt.outcomes == []
+    store(core, session, record(root))
+
+
+@pytest.mark.spec("TXN-21")
+def test_client_that_goes_gives_up_its_turn_and_its_place_in_the_queue(core: Core) -> None:
+    first, second, third = (Attempt(core.connect()) for _ in range(3))
+    second.session.close()
+    first.session.close()
+    assert core.turn is third.session
+    assert second.invalid is None
+    assert third.invalid == []
+
+
+@pytest.mark.spec("TXN-25")
+def test_pack_does_no_step_while_commits_are_written(core: Core) -> None:
+    session, other = core.connect(), core.connect()
+    root, garbage = session.new_oids(2)
+    store(core, session, record(root), record(garbage))
+    other.sync()
+    Attempt(session).give(record(root, data=b"changed"))
+    write = core.begin_write()
+    pack = core.gen_pack()
+    for _ in range(5):
+        assert next(pack) == Progress("mark", 0, None)
+    assert core.storage.has_record(garbage)
+    write.write()
+    write.finish(None)
+    for _ in pack:
+        pass
+    assert not core.storage.has_record(garbage)
+    assert (session.sync(), other.sync()) == ([garbage], [root, garbage])
+
+
+@pytest.mark.spec("TXN-25")
+def test_commit_is_a_conflict_if_a_pack_removes_what_it_refers_to_during_its_turn(core: Core) -> None:
+    session = core.connect()
+    root, garbage = session.new_oids(2)
+    store(core, session, record(root), record(garbage))
+    attempt = Attempt(session)
+    session.store(root, record(root, garbage))
+    for _ in core.gen_pack():
+        pass
+    attempt.give()
+    assert isinstance(attempt.outcomes[0], WriteConflictError)
+    assert attempt.outcomes[0].oids == [garbage]
+    store(core, session, record(root, data=b"without it"))
+
+
+@pytest.mark.spec("TXN-25")
+def test_who_refers_to_a_commit_that_fails_fails_with_it(core: Core) -> None:
+    sessions = [core.connect() for _ in range(4)]
+    root, *oids = sessions[0].new_oids(5)
+    store(core, sessions[0], record(root))
+    for session in sessions:
+        session.sync()
+    mine = [session.new_oids(1)[0] for session in sessions]
+    attempts = []
+    for number, session in enumerate(sessions[:3]):
+        attempts.append(Attempt(session))
+        attempts[-1].give(record(mine[number], *mine[number - 1 : number]) if number else record(mine[0]))
+    independent = Attempt(sessions[3])
+    independent.give(record(mine[3]))
+    assert sessions[0].take_back_commit()
+    assert [type(each.outcomes[0]) for each in attempts] == [TransactionError, WriteConflictError, WriteConflictError]
+    assert [each.outcomes[0].oids for each in attempts[1:] if isinstance(each.outcomes[0], WriteConflictError)] == [
+        [mine[0]],
+        [mine[1]],
+    ]
+    write_all(core)
+    assert independent.outcomes == [None]
+    assert not any(map(core.has_record, [*mine[:3], *oids]))
