@@ -37,13 +37,12 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent.parent
 SURVIVORS = Path(__file__).with_name("mutation_survivors.toml")
 MOST_MEMORY = 4 << 30
-MOST_CPU_SECONDS = 15
 MOST_SECONDS = 300
-"""For one test, which takes 5 at the most without a mutant."""
+"""For one test; those of processor time are taken from the slowest without a mutant."""
 OPTIONS = ["-x", "-q", "--tb=short", "-p", "no:cacheprovider", "-p", "no:xdist", "-s"]
 OPTIONS += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # Hypothesis is there before pytest begins
 
-_SHELF = ["shelf_parts", "shelf", "shelf_interrupted_4_3"]
+_SHELF = ["shelf_parts", "shelf"]
 _CORE = ["session", "connection"]
 TESTS = {
     "durus/record.py": ["record", "bad_input"],
@@ -230,8 +229,10 @@ class _Loader(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 class _Run:
     """One run of the tests on a mutant, in a process of its own; as a plugin it limits and notes what happens."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, most_cpu_seconds: float) -> None:
         self._folder = Path(folder)
+        self._most_cpu_seconds = most_cpu_seconds
+        self._began = self._slowest = 0.0
 
     def begin(self) -> None:
         """Make this process the one that runs the tests."""
@@ -243,8 +244,15 @@ class _Run:
         self.pytest_runtest_setup()
 
     def pytest_runtest_setup(self) -> None:
-        signal.setitimer(signal.ITIMER_PROF, MOST_CPU_SECONDS)
+        signal.setitimer(signal.ITIMER_PROF, self._most_cpu_seconds)
         signal.setitimer(signal.ITIMER_REAL, MOST_SECONDS)
+        self._began = time.process_time()
+
+    def pytest_runtest_teardown(self) -> None:
+        self._slowest = max(self._slowest, time.process_time() - self._began)
+
+    def pytest_sessionfinish(self) -> None:
+        (self._folder / "slowest").write_text(str(self._slowest))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
@@ -256,13 +264,15 @@ class Outcome(NamedTuple):
     in_time: bool
     killer: str
     output: str
+    slowest: str
 
 
 class _Forks:
     """Forks of this process, some at a time, each with its folder."""
 
-    def __init__(self, jobs: int, note: Callable[[Mutant, Outcome], None]) -> None:
+    def __init__(self, jobs: int, note: Callable[[Mutant, Outcome], None], most_cpu_seconds: float = 120) -> None:
         self._jobs = jobs
+        self.most_cpu_seconds = most_cpu_seconds
         self._note = note
         self._running: dict[int, tuple[Mutant, str]] = {}
 
@@ -275,7 +285,7 @@ class _Forks:
         if process:
             self._running[process] = mutant, folder
             return None
-        run = _Run(folder)
+        run = _Run(folder, self.most_cpu_seconds)
         run.begin()
         return run
 
@@ -287,11 +297,10 @@ class _Forks:
         process, status = os.wait()
         mutant, folder = self._running.pop(process)
         in_time = not os.WIFSIGNALED(status) or os.WTERMSIG(status) not in (signal.SIGALRM, signal.SIGPROF)
-        killer, output = (
-            path.read_text() if (path := Path(folder, name)).exists() else "" for name in ("killer", "output")
-        )
+        files = [Path(folder, name) for name in ("killer", "output", "slowest")]
+        texts = [path.read_text() if path.exists() else "" for path in files]
         shutil.rmtree(folder, ignore_errors=True)
-        self._note(mutant, Outcome(status == 0, in_time, killer, output))
+        self._note(mutant, Outcome(status == 0, in_time, *texts))
 
 
 def _exit_with_tests(path: str, plugins: list[object]) -> None:
@@ -397,13 +406,14 @@ def run_module(path: str, jobs: int) -> dict[Mutant, Outcome]:
             forks.wait_for_all()
             if not (sound := outcomes.pop(none)).survived:
                 raise RuntimeError(f"{path}: its tests fail without a mutant:\n{sound.output}")
+            forks.most_cpu_seconds = 2 + 3 * float(sound.slowest)
     forks.wait_for_all()
-    outcomes.update(_outcomes_in_place(path, compiled, in_place, jobs))
+    outcomes.update(_outcomes_in_place(path, compiled, in_place, jobs, forks.most_cpu_seconds))
     return outcomes
 
 
 def _outcomes_in_place(
-    path: str, compiled: Callable[[Mutant], CodeType], found: list[Mutant], jobs: int
+    path: str, compiled: Callable[[Mutant], CodeType], found: list[Mutant], jobs: int, most_cpu_seconds: float
 ) -> dict[Mutant, Outcome]:
     """Run the tests for the mutants of functions, in a process that has the module and its tests imported."""
     with tempfile.TemporaryDirectory(prefix="durus-mutation-") as folder:
@@ -419,7 +429,7 @@ def _outcomes_in_place(
                 output = os.open(Path(folder) / "output", os.O_WRONLY | os.O_CREAT)
                 os.dup2(output, 1)
                 os.dup2(output, 2)
-                plugin = _InPlace(path, compiled, found, _Forks(jobs, note))
+                plugin = _InPlace(path, compiled, found, _Forks(jobs, note, most_cpu_seconds))
                 _exit_with_tests(path, [plugin])
         os.waitpid(process, 0)
         lines = [json.loads(line) for line in results.read_text().splitlines()]

@@ -152,6 +152,15 @@ def test_forward_reader_gives_all_bytes_and_their_checksum(step: int) -> None:
     assert reader.peek(1) == b""
 
 
+@pytest.mark.parametrize("size", [1, 2, FIRST_CHUNK_SIZE + 1])
+def test_forward_reader_reads_a_single_byte_that_is_left(size: int) -> None:
+    reader = ForwardReader(file_of(bytes(size)), 0, size, 0)
+    reader.advance(size - 1)
+    assert reader.peek(1) == bytes(1)
+    reader.advance(1)
+    assert reader.position == size
+
+
 def test_forward_reader_tells_of_a_file_that_became_shorter() -> None:
     reader = ForwardReader(file_of(bytes(100)), 0, 101, 0)
     reader.advance(100)
@@ -192,6 +201,15 @@ def test_entries_of_reserved_oids_are_passed_over() -> None:
     assert found.entries == [(highest, 8 + len(entry_of(ROOT)))]
 
 
+@pytest.mark.spec("SHELF-14")
+def test_object_that_is_as_long_as_a_seal_or_begins_like_one_is_an_object() -> None:
+    as_long = entry_of(ROOT, b"a" * 104)
+    begins_alike = entry_of(ONE, pack_seal(8, TIME, 0)[0][28:], TWO)
+    assert len(as_long) == SEAL_SIZE
+    (found,) = transactions_of(unsealed(as_long, begins_alike))
+    assert found.entries == [(ROOT, 8), (ONE, 8 + SEAL_SIZE)]
+
+
 def changed(data: bytes, place: int, new: bytes) -> bytes:
     return data[:place] + new + data[place + len(new) :]
 
@@ -207,7 +225,7 @@ ENTRY = entry_of(ROOT, b"a", ONE)
         (unsealed(ENTRY)[:-1], "would end at byte 45, 1 behind the end of the file", 0, 45),
         (unsealed(ENTRY, bytes(27)), "27 bytes are too few for an object entry", 45, 72),
         (unsealed(changed(ENTRY, 15, b"\1")), "does not fit", 8, 45),  # another oid than the record's
-        (unsealed(changed(ENTRY, 27, b"\0")), "does not fit", 8, 45),  # no data
+        (unsealed(entry_of(ROOT, b"", ONE)), "does not fit", 8, 44),  # no data
         (unsealed(changed(ENTRY, 27, b"\2")), "does not fit", 8, 45),  # references of 7 bytes
         (unsealed(changed(ENTRY, 27, b"\x11")), "does not fit", 8, 45),  # references of -8 bytes
         (unsealed(changed(ENTRY, 7, b"\x25")), "does not fit", 8, 45),  # 8 bytes longer than the transaction
@@ -216,6 +234,7 @@ ENTRY = entry_of(ROOT, b"a", ONE)
 def test_transaction_that_is_not_sound_is_told_with_its_place(data: bytes, problem: str, place: int, end: int) -> None:
     unsound = unsound_of(data)
     assert problem in unsound.problem
+    assert str(unsound) == unsound.problem
     assert (unsound.offset, unsound.place, unsound.end) == (0, place, end)
     assert not unsound.has_other_checksum
     assert not unsound.only_a_seal
@@ -234,8 +253,13 @@ def test_other_checksum_than_the_seals_is_told(entries: list[bytes], only_a_seal
 @pytest.mark.spec("SHELF-14")
 @pytest.mark.parametrize(
     "seal",
-    [pack_seal(8, TIME, 0)[0] + entry_of(ROOT), pack_seal(9, TIME, 0)[0], entry_of(SEAL_OID)],
-    ids=["not at the end", "of another place", "no seal"],
+    [
+        pack_seal(8, TIME, 0)[0] + entry_of(ROOT),
+        pack_seal(9, TIME, 0)[0],
+        entry_of(SEAL_OID),
+        changed(pack_seal(8, TIME, 0)[0], 8, bytes(16)),
+    ],
+    ids=["not at the end", "of another place", "no seal", "zeros for its oids"],
 )
 def test_what_stands_in_a_seals_place_must_be_its_seal(seal: bytes) -> None:
     unsound = unsound_of(unsealed(seal))
@@ -358,7 +382,7 @@ def test_record_of_any_size_is_read_as_it_was_written(size: int) -> None:
     [
         changed(ENTRY, 15, b"\1"),
         changed(ENTRY, 23, b"\1"),
-        changed(ENTRY, 27, b"\0"),
+        entry_of(ROOT, b"", ONE) + b"a",
         changed(ENTRY, 27, b"\2"),
         changed(ENTRY, 27, b"\x11"),
         changed(ENTRY, 7, b"\x25"),
