@@ -95,17 +95,18 @@ def test_offset_map_has_words_of_one_to_eight_bytes(word_size: int) -> None:
 def test_word_that_is_the_start_of_the_map_is_a_hole() -> None:
     offset_map = map_of(16 + 2, 1, 2, bytes([101, 100]))
     assert offset_map.position(ROOT) is None
+    assert offset_map.position(ONE) is None
     assert list(offset_map.positions()) == []
     assert list(offset_map.holes()) == [1, 0]
 
 
 @pytest.mark.spec("SHELF-9")
-@pytest.mark.parametrize(("words", "at"), [([102, 50, 102, 101], 2), ([103, 50, 104, 102], 2), ([103, 50, 99, 102], 2)])
+@pytest.mark.parametrize(("words", "at"), [([50, 50, 50, 102], 2), ([50, 50, 102, 102], 2), ([50, 102, 101, 102], 1)])
 def test_chain_of_free_oids_that_does_not_go_down_is_damage(words: list[int], at: int) -> None:
-    holes = map_of(16 + 4, 1, 4, bytes(words)).holes()
-    with pytest.raises(DamageError, match=f"the free oid {at if words[3] == 102 else 1}") as caught:
+    holes = map_of(16 + 8, 2, 4, b"".join(word.to_bytes(2, "big") for word in words)).holes()
+    with pytest.raises(DamageError, match=f"the free oid {at} is chained to {words[at] - 100},") as caught:
         list(holes)
-    assert caught.value.offset == 124 + (at if words[3] == 102 else 1)
+    assert caught.value.offset == 124 + 2 * at
 
 
 @pytest.mark.spec("SHELF-6", "SHELF-8", "SHELF-9", "SHELF-10")
@@ -338,6 +339,11 @@ def test_length_of_zero_in_front_of_what_is_unsound_belongs_to_the_tail() -> Non
 
 
 # An open file
+
+
+@pytest.mark.spec("SHELF-3", "SHELF-10")
+def test_file_without_an_object() -> None:
+    assert EMPTY_FILE == b"SHELF-1\n" + bytes(8) + b"".join(number.to_bytes(8, "big") for number in (16, 1, 0))
 
 
 @pytest.mark.spec("SHELF-1", "SHELF-3")
