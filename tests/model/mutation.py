@@ -453,9 +453,13 @@ def explained() -> dict[str, dict[Name, str]]:
     }
 
 
+def _toml_text(text: str) -> str:
+    return json.dumps(text) if text.endswith("'") else f"'''{text}'''"
+
+
 def _as_toml(path: str, name: Name) -> str:
     number = f"number = {name.number}\n" if name.number > 1 else ""
-    texts = "".join(f"{key} = '''{getattr(name, key)}'''\n" for key in ("where", "statement", "change"))
+    texts = "".join(f"{key} = {_toml_text(getattr(name, key))}\n" for key in ("where", "statement", "change"))
     return f'[["{path}"]]\n{texts}{number}reason = ""\n'
 
 

@@ -312,6 +312,12 @@ def test_unsound_transaction_at_the_end_is_a_tail_from_its_start() -> None:
     assert f"the last {len(unsealed(entry_of(ONE))) - 1} bytes" in str(error)
 
 
+@pytest.mark.spec("SHELF-24")
+def test_last_transaction_that_has_another_checksum_is_a_tail() -> None:
+    data, _ = pack_transaction([entry_of(ROOT)], len(EMPTY_FILE), TIME, 0)
+    assert isinstance(explained(data), UnsoundTailError)
+
+
 @pytest.mark.spec("SHELF-24", "SHELF-27")
 def test_unsound_transaction_ahead_of_a_sound_one_is_damage() -> None:
     damaged = unsealed(changed(entry_of(ROOT), 15, b"\1"))
@@ -343,7 +349,8 @@ def test_length_of_zero_in_front_of_what_is_unsound_belongs_to_the_tail() -> Non
 
 @pytest.mark.spec("SHELF-3", "SHELF-10")
 def test_file_without_an_object() -> None:
-    assert EMPTY_FILE == b"SHELF-1\n" + bytes(8) + b"".join(number.to_bytes(8, "big") for number in (16, 1, 0))
+    numbers = (0, 16, 1, 0)
+    assert b"SHELF-1\n" + b"".join(number.to_bytes(8, "big") for number in numbers) == EMPTY_FILE
 
 
 @pytest.mark.spec("SHELF-1", "SHELF-3")
