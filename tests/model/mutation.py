@@ -199,7 +199,7 @@ def _is_bare(node: ast.AST) -> bool:
 
 def _shown(node: ast.AST) -> str:
     """Return the source of a node, of a compound statement only what stands before its body."""
-    if not hasattr(node, "body") or isinstance(node, ast.expr):
+    if isinstance(node, ast.expr) or not (hasattr(node, "body") or isinstance(node, ast.Match)):
         return ast.unparse(node)
     return ast.unparse(node).split("\n", 1)[0]
 

@@ -198,3 +198,8 @@ def test_data_of_a_commit_that_is_no_row_of_entries_is_refused(data: bytes, prob
 def test_command_that_the_protocol_does_not_have_is_refused() -> None:
     with pytest.raises(ProtocolError, match="no command b'X'"):
         read(protocol.read_request(), b"X")
+
+
+@pytest.mark.spec("WIRE-5")
+def test_one_new_oid_has_a_command_of_its_own() -> None:
+    assert [protocol.encode_request(NewOids(number)) for number in (0, 1, 2)] == [b"M\0", b"N", b"M\2"]

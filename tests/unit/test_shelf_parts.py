@@ -9,6 +9,7 @@ import pytest
 from durus.error import DamageError, FormatError, UnsoundTailError
 from durus.file import File
 from durus.oid import FIRST_RESERVED_OID, oid_from_int
+from durus.progress import Progress
 from durus.record import pack_record
 from durus.shelf import recover
 from durus.shelf.as_of_now import as_of_now
@@ -448,8 +449,8 @@ def packed_file(records: dict[int, bytes]) -> tuple[MemoryFile, NewShelf]:
     new = NewShelf(file)
     packed = [(oid_from_int(n), pack_record(oid_from_int(n), data, b"")) for n, data in records.items()]
     size = sum(16 + len(record) for _, record in packed)
-    for _ in new.write_base(packed, len(packed), size, max(records, default=-1), TIME):
-        pass
+    steps = list(new.write_base(packed, len(packed), size, max(records, default=-1), TIME))
+    assert steps == [Progress("copy", len(packed), len(packed))] * (3 if packed else 2)
     return file, new
 
 
