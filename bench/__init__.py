@@ -1,1 +1,1 @@
-"""Programs that measure durus and print tables; what they printed stands beside them."""
+"""Programs that measure durus; what they printed stands beside them. `python -m bench` compares it with others."""

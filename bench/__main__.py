@@ -1,0 +1,68 @@
+"""python -m bench: run the workloads on all, in turn, and write bench/RESULTS.md and bench/RESULTS.svg."""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench import peers, report
+from bench.report import Results
+from bench.workloads import HERE, WORKLOADS, Workload, label
+
+_HERE = Path(__file__).parent
+_SMALLEST = 200
+_NEEDS_FILES = ("open_unpacked", "open_packed")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _options(arguments)
+    wanted = [each for each in WORKLOADS if not options.only or label(each) in options.only]
+    drivers = list(dict.fromkeys(name for work in wanted for name in work.drivers))
+    if options.drivers:
+        drivers = [each for each in drivers if each in options.drivers]
+    peers.install(drivers)
+    results: Results = {}
+    with tempfile.TemporaryDirectory(prefix="durus-bench-", dir=options.folder) as folder:
+        for number in range(options.rounds):
+            for workload in wanted:
+                for driver in workload.drivers:
+                    if driver in drivers:
+                        measured = _run(workload, driver, options.scale, Path(folder))
+                        for metric, value in measured.items():
+                            results.setdefault((label(workload), metric, driver), []).append(value)
+                print(f"round {number + 1} of {options.rounds}: {label(workload)}", file=sys.stderr)
+            if options.write:
+                _write(results, options.scale)
+    print(report.table(results, options.scale))
+    return 0
+
+
+def _write(results: Results, scale: float) -> None:
+    from bench import plot  # which needs matplotlib
+
+    report.write(_HERE / "RESULTS.md", report.table(results, scale), results)
+    plot.write(_HERE / "RESULTS.svg", results)
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure Durus against its peers.")
+    add = parser.add_argument
+    add("--only", metavar="NAME", action="append", choices=[label(each) for each in WORKLOADS], help="a workload")
+    add("--drivers", metavar="NAME", nargs="*", help="leave out all but these, such as durus5 and zodb_peer")
+    add("--scale", metavar="F", type=float, default=1.0, help="multiply the number of objects by this")
+    add("--rounds", metavar="N", type=int, default=5, help="how often each is run (5)")
+    add("--folder", metavar="F", help="where to make the databases: on the disk that is meant")
+    add("--write", action="store_true", help="write bench/RESULTS.md and bench/RESULTS.svg")
+    return parser.parse_args(arguments)
+
+
+def _run(workload: Workload, driver: str, scale: float, folder: Path) -> dict[str, float]:
+    count = max(_SMALLEST, int(workload.size * scale))
+    if workload.work in _NEEDS_FILES and not (folder / f"packed-{count}").exists():
+        peers.start("make_packed", HERE, count, folder)
+    return peers.start(workload.work, driver, count, folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,43 @@
+"""Running works: in this Python, or in that of a peer, which has an environment of its own in .venvs."""
+
+import json
+import os
+import subprocess
+import sys
+import venv
+from collections.abc import Iterable
+from pathlib import Path
+
+from bench.workloads import DURUS_4, ZODB
+
+RUN = Path(__file__).parent / "worker" / "run.py"
+VENVS = Path(__file__).with_name(".venvs")
+
+_REQUIREMENTS = {DURUS_4: ["Durus==4.3"], ZODB: ["ZODB>=6,<7", "ZEO>=6,<7"]}
+
+
+def install(drivers: Iterable[str]) -> None:
+    """Install the peers among these drivers, where that was not done before."""
+    for driver in drivers:
+        folder = VENVS / driver
+        if driver in _REQUIREMENTS and not (folder / "installed").exists():
+            print(f"installing {' and '.join(_REQUIREMENTS[driver])}", file=sys.stderr)
+            venv.create(folder, with_pip=True, clear=True)
+            subprocess.run([python(driver), "-m", "pip", "install", "--quiet", *_REQUIREMENTS[driver]], check=True)
+            (folder / "installed").touch()
+
+
+def python(driver: str) -> str:
+    """Return the path of the Python that has what this driver needs."""
+    return str(VENVS / driver / "bin" / "python") if driver in _REQUIREMENTS else sys.executable
+
+
+def start(work: str, driver: str, count: int, folder: Path) -> dict[str, float]:
+    """Run one work in a process of its own."""
+    command = [python(driver), str(RUN), work, driver, str(count), str(folder)]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # each has its own durus
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr}")
+    measured: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return measured

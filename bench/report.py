@@ -1,0 +1,97 @@
+"""The table of medians and ratios."""
+
+import os
+import platform
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+
+from bench.workloads import HERE, TITLES, WORKLOADS, Row, Target, Workload, label
+
+Results = dict[tuple[str, str, str], list[float]]
+"""By workload, metric and driver: what each round measured."""
+
+_NOTES = """
+# Benchmarks
+
+Written by `python -m bench --write`. Every figure is the median of {rounds} rounds; in each round all do the same work
+one after another, in processes of their own, on Unix sockets where there is a server, with the page cache warm. Behind
+each figure stands its spread: half the distance from the least to the greatest, as a part of the median. A ratio is
+this Durus over the other one, of medians: more than 1 is faster, or smaller, here. *fsync* means that on every side
+a commit is on the disk before it returns (Durus 4.3 is made to sync), *none* that none waits for the disk. Figures of
+different runs can't be compared. Where the unit says CPU, it is the CPU time of the process that counts,
+and not what the disk or the rest of the machine takes.
+
+{machine}
+
+"""
+
+
+def table(results: Results, scale: float = 1.0) -> str:
+    """Return the results as a table in Markdown."""
+    drivers = [each for each in TITLES if any(driver == each for _, _, driver in results)]
+    lines = [
+        "| work | unit | commits wait for | " + " | ".join(TITLES[each] for each in drivers) + " | ratio: target |",
+        "|---" * (len(drivers) + 4) + "|",
+    ]
+    for workload, row in _rows(results):
+        cells = [_cell(results.get((label(workload), row.metric, driver))) for driver in drivers]
+        verdicts = [_verdict(results, workload, row, target) for target in row.targets]
+        told = "<br>".join(verdict for verdict in verdicts if verdict)
+        lines.append(f"| {row.title} | {row.unit} | {workload.durability} | {' | '.join(cells)} | {told} |")
+    note = "" if scale == 1 else f"\nAll sizes are multiplied by {scale:g}.\n"
+    return "\n".join(lines) + "\n" + note
+
+
+def write(path: Path, text: str, results: Results) -> None:
+    """Write the table below a head, and keep what stands behind it in the file: the notes."""
+    before = path.read_text() if path.exists() else ""
+    _, found, notes = before.partition("\n## ")
+    rounds = max(len(values) for values in results.values())
+    head = _NOTES.lstrip().format(rounds=rounds, machine=_machine())
+    path.write_text(head + text + (found + notes if found else ""))
+
+
+def ratio(results: Results, workload: Workload, row: Row, target: Target) -> float | None:
+    """Return how many times better this Durus is, None if one of the two was not measured."""
+    name, _, metric = (target.metric or f"{label(workload)}.{row.metric}").rpartition(".")
+    here = results.get((label(workload), row.metric, HERE))
+    other = results.get((name, metric, target.over))
+    if not here or not other:
+        return None
+    ours, theirs = statistics.median(here), statistics.median(other)
+    if not ours or not theirs:  # memory that was there already
+        return None
+    return ours / theirs if row.more_is_better else theirs / ours
+
+
+def _rows(results: Results) -> Iterator[tuple[Workload, Row]]:
+    for workload in WORKLOADS:
+        for row in workload.rows:
+            if (label(workload), row.metric, HERE) in results:
+                yield workload, row
+
+
+def _cell(values: list[float] | None) -> str:
+    if not values:
+        return ""
+    median = statistics.median(values)
+    spread = 100 * (max(values) - min(values)) / 2 / median if median else 0
+    return f"{_number(median)} ±{spread:.0f} %"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _verdict(results: Results, workload: Workload, row: Row, target: Target) -> str:
+    found = ratio(results, workload, row, target)
+    if found is None:
+        return ""
+    over = f"{TITLES[target.over]} {target.metric.rpartition('.')[0]}".strip()
+    mark = "reached" if found >= target.ratio else "**not reached**"
+    return f"{found:.2f} over {over}: {target.ratio:.2g}, {mark}"
+
+
+def _machine() -> str:
+    return f"Python {platform.python_version()}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores."

@@ -1,0 +1,36 @@
+"""Durus 4.3, which does not sync its file by itself: here it is made to, at the end of each commit."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from durus.client_storage import ClientStorage
+from durus.file_storage import FileStorage
+from durus.storage_server import StorageServer
+from durus_api import DurusDatabase, Group, Item, Tree, range_of
+
+__all__ = ["Group", "Item", "Tree", "connect", "open", "range_of", "serve"]
+
+
+class _SyncingStorage(FileStorage):
+    def end(self, handle_invalidations: Any = None) -> None:
+        super().end(handle_invalidations)
+        shelf: Any = self.shelf  # type: ignore[attr-defined]  # a name of 4.3
+        os.fsync(shelf.file.file.fileno())
+
+
+class _Database(DurusDatabase):
+    def traverse(self) -> Iterator[Item]:
+        return self.crawl()
+
+
+def open(path: str, durable: bool) -> DurusDatabase:
+    return _Database((_SyncingStorage if durable else FileStorage)(path))
+
+
+def serve(path: str, address: str) -> None:
+    StorageServer(_SyncingStorage(path), address=address).serve()
+
+
+def connect(address: str, ahead: bool = True) -> DurusDatabase:
+    return _Database(ClientStorage(address=address))

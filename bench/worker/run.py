@@ -1,0 +1,23 @@
+"""python run.py WORK DRIVER COUNT FOLDER: do one work once, and print what it measured as JSON."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import work
+
+
+def main() -> None:
+    name, driver_name, *arguments = sys.argv[1:]
+    driver = importlib.import_module(driver_name)
+    if name == "serve":
+        driver.serve(*arguments)
+        return
+    count, folder = int(arguments[0]), Path(arguments[1])
+    own = getattr(driver, name, None)
+    print(json.dumps(own(count, folder) if own else getattr(work, name)(driver, count, folder)))
+
+
+if __name__ == "__main__":
+    main()

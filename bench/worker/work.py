@@ -1,0 +1,409 @@
+"""The works: each takes a driver, a number of objects and a folder, and returns what it measured.
+
+Each runs in a process of its own.  What it needs ready made, filled() makes once in the folder.
+Where no other process takes part, and the disk but little, cpu() is the clock: what else the machine does does not
+count then.
+"""
+
+import contextlib
+import gc
+import multiprocessing
+import os
+import random
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import timeit
+import tracemalloc
+from collections.abc import Iterable, Iterator
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from typing import Any
+
+from database import Database, Driver, StoredItem
+
+GROUP_SIZE = 1000
+
+_REPEATS = 5
+"""How often short works are repeated; the fastest is what counts."""
+
+Measured = dict[str, float]
+
+cpu = time.process_time
+
+RUN = str(Path(__file__).with_name("run.py"))
+
+
+def items_of(db: Any) -> Iterator[Any]:
+    """Yield all items, by the attributes that lead to them."""
+    for key in sorted(db.root.keys()):
+        yield from db.root[key]
+
+
+def fill(driver: Driver, count: int, path: str, durable: bool = True) -> float:
+    """Store items in commits of 1,000; return how many seconds of the CPU that took."""
+    db = driver.open(path, durable)
+    start = cpu()
+    for first in range(0, count, GROUP_SIZE):
+        group = driver.Group([driver.Item(number) for number in range(first, min(count, first + GROUP_SIZE))])
+        db.root[f"{first:09}"] = group
+        db.commit()
+    taken = cpu() - start
+    db.close()
+    return taken
+
+
+def filled(driver: Any, count: int, folder: Path) -> str:
+    """Return the path of a file of so many items, which is made by another process if it is not there."""
+    path = folder / f"{driver.__name__}-{count}"
+    if not path.exists():
+        subprocess.run([sys.executable, RUN, "prepare", driver.__name__, str(count), str(folder)], check=True)
+    return str(path)
+
+
+def prepare(driver: Any, count: int, folder: Path) -> Measured:
+    path = folder / f"{driver.__name__}-{count}"
+    fill(driver, count, f"{path}.new", durable=False)
+    os.rename(f"{path}.new", path)
+    return {}
+
+
+@contextlib.contextmanager
+def _loaded(driver: Driver, count: int, folder: Path) -> Iterator[tuple[Database, list[StoredItem]]]:
+    """All items in memory with their states, in a transaction in which none is used yet."""
+    db = driver.open(filled(driver, count, folder), durable=False)
+    items = list(items_of(db))
+    for item in items:
+        item.number  # noqa: B018  # the read is the work
+    db.abort()
+    yield db, items
+    db.close()
+
+
+# One object
+
+
+def read(driver: Driver, count: int, folder: Path) -> Measured:
+    """Attributes that were read in this transaction before."""
+    with _loaded(driver, GROUP_SIZE, folder) as (_, items):
+        return {"ns": per_statement("item.number", count, {"item": items[0]})}
+
+
+def touch(driver: Driver, count: int, folder: Path) -> Measured:
+    """The first read of each object in a transaction."""
+    times = []
+    with _loaded(driver, count, folder) as (db, items):
+        for _ in range(_REPEATS):
+            db.abort()
+            start = cpu()
+            for item in items:
+                item.number  # noqa: B018  # the read is the work
+            times.append(cpu() - start)
+    return {"ns": min(times) / count * 1e9}
+
+
+def write(driver: Driver, count: int, folder: Path) -> Measured:
+    """The first write to each object in a transaction, and writes to one that is changed already."""
+    times = []
+    with _loaded(driver, count, folder) as (db, items):
+        for _ in range(_REPEATS):
+            for item in items:
+                item.number  # noqa: B018  # it loads what the abort below made ghosts of
+            db.commit()
+            start = cpu()
+            for item in items:
+                item.number = 1
+            times.append(cpu() - start)
+            again = per_statement("item.number = 1", 10 * count, {"item": items[0]})
+            db.abort()
+    return {"first_ns": min(times) / count * 1e9, "dirty_ns": again}
+
+
+def per_statement(statement: str, count: int, names: dict[str, Any]) -> float:
+    """Return the nanoseconds that a statement takes."""
+    timer = timeit.Timer("\n".join([statement] * 20), globals=names, timer=cpu)
+    loops = count // 20 // _REPEATS
+    return min(timer.repeat(_REPEATS, loops)) / (loops * 20) * 1e9
+
+
+def memory(driver: Driver, count: int, folder: Path) -> Measured:
+    """Bytes that Python has for each ghost, and for each loaded object."""
+    db = driver.open(filled(driver, count, folder), durable=False)
+    found = []
+    tracemalloc.start()
+    before = _traced()
+    items = list(items_of(db))
+    found.append((_traced() - before) / count)
+    for item in items:
+        item.number  # noqa: B018  # the read is the work
+    db.abort()
+    found.append((_traced() - before) / count)
+    db.close()
+    return {"ghost_bytes": found[0], "loaded_bytes": found[1]}
+
+
+def _traced() -> int:
+    gc.collect()
+    return tracemalloc.get_traced_memory()[0]
+
+
+# Files
+
+
+def insert(driver: Any, count: int, folder: Path) -> Measured:
+    path = str(folder / f"{driver.__name__}-inserted")
+    taken = fill(driver, count, path)
+    size = os.path.getsize(path)
+    _remove(path)
+    return {"per_second": count / taken, "bytes": size / count}
+
+
+def traversal(driver: Driver, count: int, folder: Path) -> Measured:
+    """Reach and load all items of a file that was just opened."""
+    db = driver.open(filled(driver, count, folder), durable=False)
+    start = cpu()
+    total = sum(item.number for item in items_of(db))
+    taken = cpu() - start
+    db.close()
+    if total != count * (count - 1) // 2:
+        raise ValueError(f"the numbers of the items add up to {total}")
+    return {"per_second": count / taken}
+
+
+def commit_os(driver: Driver, count: int, folder: Path) -> Measured:
+    return {"per_second": _commits(driver, count, folder, durable=False)}
+
+
+def commit_fsync(driver: Driver, count: int, folder: Path) -> Measured:
+    return {"per_second": _commits(driver, count, folder, durable=True)}
+
+
+def _commits(driver: Any, count: int, folder: Path, durable: bool) -> float:
+    path = str(folder / f"{driver.__name__}-committed")
+    shutil.copy(filled(driver, GROUP_SIZE, folder), path)
+    db = driver.open(path, durable)
+    item = next(items_of(db))
+    item.number = 0
+    db.commit()
+    clock = time.perf_counter if durable else cpu
+    start = clock()
+    for number in range(count):
+        item.number = number
+        db.commit()
+    taken = clock() - start
+    db.close()
+    _remove(path)
+    return count / taken
+
+
+def pack(driver: Any, count: int, folder: Path) -> Measured:
+    """Pack a file half of whose items nothing refers to any more."""
+    path = str(folder / f"{driver.__name__}-packed")
+    shutil.copy(filled(driver, count, folder), path)
+    db = driver.open(path, durable=True)
+    for key in sorted(db.root.keys())[::2]:
+        del db.root[key]
+    db.commit()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = cpu()
+    db.pack()
+    taken = cpu() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    db.close()
+    _remove(path)
+    return {"per_second": count / taken, "memory_bytes": 1024 * peak / count}
+
+
+def make_packed(driver: Driver, count: int, folder: Path) -> Measured:
+    """Make the packed files that open_packed opens."""
+    for size in (count // 10, count):
+        path = folder / f"packed-{size}"
+        shutil.copy(filled(driver, size, folder), path)
+        db = driver.open(str(path), durable=False)
+        db.pack()
+        db.close()
+        shutil.copy(filled(driver, size, folder), folder / f"unpacked-{size}")
+    return {}
+
+
+def open_unpacked(driver: Driver, count: int, folder: Path) -> Measured:
+    return {"ns": _seconds_to_open(driver, folder / f"unpacked-{count}") / count * 1e9}
+
+
+def open_packed(driver: Driver, count: int, folder: Path) -> Measured:
+    small, large = (_seconds_to_open(driver, folder / f"packed-{size}") for size in (count // 10, count))
+    return {"ms": 1000 * large, "times": large / small}
+
+
+def _seconds_to_open(driver: Driver, path: Path) -> float:
+    start = cpu()
+    db = driver.open(str(path), durable=False)
+    taken = cpu() - start
+    db.close()
+    return taken
+
+
+# Trees
+
+
+def tree(driver: Any, count: int, folder: Path) -> Measured:
+    path = str(folder / f"{driver.__name__}-tree")
+    keys = list(range(count))
+    random.Random(1).shuffle(keys)
+    db = driver.open(path, durable=False)
+    tree = db.root["tree"] = driver.Tree()
+    db.commit()
+    start = cpu()
+    for key in keys:
+        tree[key] = "value"
+    inserted = cpu()
+    for key in keys:
+        tree[key]
+    looked_up = cpu()
+    _use_up(tree.iteritems())
+    iterated = cpu()
+    starts = keys[: count // 100]
+    for key in starts:
+        _use_up(driver.range_of(tree, key, key + 100))
+    ranged = cpu()
+    db.commit()
+    db.close()
+    db = driver.open(path, durable=False)
+    tree = db.root["tree"]
+    cold_keys = keys[: count // 50]
+    opened = cpu()
+    for key in cold_keys:
+        tree[key]
+    cold = cpu() - opened
+    db.close()
+    _remove(path)
+    return {
+        "insert_ns": (inserted - start) / count * 1e9,
+        "lookup_ns": (looked_up - inserted) / count * 1e9,
+        "iterate_ns": (iterated - looked_up) / count * 1e9,
+        "range_ns": (ranged - iterated) / len(starts) / 100 * 1e9,
+        "cold_ns": cold / len(cold_keys) * 1e9,
+    }
+
+
+def _use_up(pairs: Iterable[tuple[int, str]]) -> None:
+    for _ in pairs:
+        pass
+
+
+# Servers
+
+
+@contextlib.contextmanager
+def serving(driver: Any, path: str) -> Iterator[str]:
+    """A server in a process of its own; yields its address."""
+    with tempfile.TemporaryDirectory() as folder:  # since the path of a socket must be short
+        yield from _serving(driver, path, os.path.join(folder, "socket"))
+
+
+def _serving(driver: Any, path: str, address: str) -> Iterator[str]:
+    command = [sys.executable, RUN, "serve", driver.__name__, path, address]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            while not os.path.exists(address):
+                if server.poll() is not None:
+                    raise RuntimeError(f"the server of {driver.__name__} ended with {server.returncode}")
+                time.sleep(0.01)
+            time.sleep(0.2)  # the socket is there a moment before it is listened to
+            yield address
+        finally:
+            server.terminate()
+            try:
+                server.wait(10)
+            except subprocess.TimeoutExpired:
+                server.kill()
+
+
+def server_load(driver: Driver, count: int, folder: Path) -> Measured:
+    """Load records through the server, one by one."""
+    with serving(driver, filled(driver, count, folder)) as address:
+        db = driver.connect(address, ahead=False)
+        start = time.perf_counter()
+        for oid in range(1, count):
+            db.load(oid)
+        taken = time.perf_counter() - start
+        db.close()
+    return {"per_second": (count - 1) / taken}
+
+
+def server_traversal(driver: Driver, count: int, folder: Path) -> Measured:
+    """Reach and load all items through the server."""
+    with serving(driver, filled(driver, count, folder)) as address:
+        db = driver.connect(address)
+        start = time.perf_counter()
+        total = sum(item.number for item in db.traverse())
+        taken = time.perf_counter() - start
+        db.close()
+    if total != count * (count - 1) // 2:
+        raise ValueError(f"the numbers of the items add up to {total}")
+    return {"per_second": count / taken}
+
+
+def server_commit_1(driver: Driver, count: int, folder: Path) -> Measured:
+    return _commits_by(driver, 1, count, folder)
+
+
+def server_commit_4(driver: Driver, count: int, folder: Path) -> Measured:
+    return _commits_by(driver, 4, count, folder)
+
+
+def server_commit_16(driver: Driver, count: int, folder: Path) -> Measured:
+    return _commits_by(driver, 16, count, folder)
+
+
+def _commits_by(driver: Any, clients: int, count: int, folder: Path) -> Measured:
+    """Commit one small object, each client another one, through a server that syncs."""
+    path = str(folder / f"{driver.__name__}-served")
+    shutil.copy(filled(driver, GROUP_SIZE, folder), path)
+    context = multiprocessing.get_context("fork")
+    results: Any = context.SimpleQueue()
+    barrier = context.Barrier(clients)
+    with serving(driver, path) as address:
+        processes = [
+            context.Process(target=_commit_as_client, args=(driver, address, number, count, barrier, results))
+            for number in range(clients)
+        ]
+        for process in processes:
+            process.start()
+        found = [results.get() for _ in processes]
+        for process in processes:
+            process.join()
+    _remove(path)
+    times = sorted(taken for _, _, all_taken in found for taken in all_taken)
+    seconds = max(end for _, end, _ in found) - min(start for start, _, _ in found)
+    return {
+        "per_second": len(times) / seconds,
+        "p50_ms": 1000 * times[len(times) // 2],
+        "p99_ms": 1000 * times[len(times) * 99 // 100],
+    }
+
+
+def _commit_as_client(driver: Driver, address: str, number: int, count: int, barrier: Barrier, results: Any) -> None:
+    db = driver.connect(address)
+    group = db.root[min(db.root.keys())]
+    item = group[number]
+    item.number = 0
+    times = []
+    barrier.wait()
+    begin = now = time.perf_counter()
+    for value in range(count):
+        item.number = value
+        db.commit()
+        before, now = now, time.perf_counter()
+        times.append(now - before)
+    barrier.wait()
+    db.close()
+    results.put((begin, now, times))
+
+
+def _remove(path: str) -> None:
+    for found in Path(path).parent.glob(f"{Path(path).name}*"):
+        found.unlink()

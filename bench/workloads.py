@@ -1,0 +1,229 @@
+"""What is measured, as data: the works of worker/work.py, their sizes, who does them, and what each is to reach."""
+
+from typing import NamedTuple
+
+HERE = "durus5"
+DURUS_4 = "durus4"
+ZODB = "zodb_peer"
+SQLITE = "sqlite"
+LIMITS = "limits"
+
+TITLES = {
+    HERE: "Durus",
+    DURUS_4: "Durus 4.3",
+    ZODB: "ZODB",
+    SQLITE: "sqlite3",
+    LIMITS: "limit",
+}
+
+
+class Target(NamedTuple):
+    """Be so many times better than what another measured."""
+
+    ratio: float
+    over: str
+    metric: str = ""
+    """`work.metric`, if it is not the row's own."""
+
+
+class Row(NamedTuple):
+    """One line of the table. More is better where the metric is per_second, less in all others."""
+
+    metric: str
+    title: str
+    unit: str
+    targets: tuple[Target, ...] = ()
+
+    @property
+    def more_is_better(self) -> bool:
+        return self.metric == "per_second"
+
+
+class Workload(NamedTuple):
+    """A work, run by each driver in a process of its own."""
+
+    work: str
+    size: int
+    durability: str
+    """What a commit waits for, on all sides; empty where nothing is committed."""
+    drivers: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+_OBJECTS = (HERE, DURUS_4, ZODB)
+_TABLES = (*_OBJECTS, SQLITE, LIMITS)
+
+WORKLOADS = (
+    Workload(
+        "read",
+        1_000_000,
+        "",
+        (*_OBJECTS, LIMITS),
+        (Row("ns", "read an attribute", "CPU ns", (Target(1.2, DURUS_4), Target(1.2, ZODB))),),
+    ),
+    Workload(
+        "touch",
+        50_000,
+        "",
+        _OBJECTS,
+        (Row("ns", "first read in a transaction", "CPU ns", (Target(5, DURUS_4),)),),
+    ),
+    Workload(
+        "write",
+        50_000,
+        "",
+        (*_OBJECTS, LIMITS),
+        (
+            Row("dirty_ns", "write to a changed object", "CPU ns", (Target(2.5, DURUS_4), Target(1, ZODB))),
+            Row("first_ns", "first write in a transaction", "CPU ns", (Target(3, DURUS_4), Target(1.5, ZODB))),
+        ),
+    ),
+    Workload(
+        "insert",
+        100_000,
+        "fsync",
+        _TABLES,
+        (
+            Row("per_second", "insert, in commits of 1,000", "objects/CPU s", (Target(2.5, ZODB),)),
+            Row("bytes", "bytes on disk", "bytes/object", (Target(1.1, ZODB),)),
+        ),
+    ),
+    Workload(
+        "traversal",
+        100_000,
+        "",
+        _TABLES,
+        (Row("per_second", "cold traversal of a file", "objects/CPU s", (Target(3, ZODB),)),),
+    ),
+    Workload(
+        "commit_os",
+        5_000,
+        "none",
+        _TABLES,
+        (Row("per_second", "small commits without fsync", "commits/CPU s", (Target(3, ZODB),)),),
+    ),
+    Workload(
+        "commit_fsync",
+        1_000,
+        "fsync",
+        _TABLES,
+        (
+            Row(
+                "per_second",
+                "small commits with fsync",
+                "commits/s",
+                (Target(1.3, DURUS_4), Target(1.3, ZODB), Target(0.75, LIMITS)),
+            ),
+        ),
+    ),
+    Workload(
+        "pack",
+        100_000,
+        "fsync",
+        _OBJECTS,
+        (
+            Row("per_second", "pack, half of it garbage", "objects/CPU s", (Target(3, ZODB),)),
+            Row("memory_bytes", "memory of a pack", "bytes/object"),
+        ),
+    ),
+    Workload(
+        "open_unpacked",
+        1_000_000,
+        "",
+        (HERE, DURUS_4),
+        (Row("ns", "open an unpacked file", "CPU ns/record", (Target(3, DURUS_4),)),),
+    ),
+    Workload(
+        "open_packed",
+        1_000_000,
+        "",
+        (HERE, DURUS_4),
+        (
+            Row("ms", "open a packed file", "CPU ms"),
+            Row("times", "the same, over one of a tenth of its size", "times"),
+        ),
+    ),
+    Workload(
+        "tree",
+        100_000,
+        "none",
+        _OBJECTS,
+        (
+            Row("insert_ns", "BTree: insert", "CPU ns", (Target(2.5, DURUS_4),)),
+            Row("lookup_ns", "BTree: look up", "CPU ns", (Target(3.5, DURUS_4),)),
+            Row("iterate_ns", "BTree: iterate", "CPU ns/item", (Target(2, DURUS_4),)),
+            Row("range_ns", "BTree: ranges of 100", "CPU ns/item", (Target(2, DURUS_4),)),
+            Row("cold_ns", "BTree: look up in a file just opened", "CPU ns", (Target(3, DURUS_4),)),
+        ),
+    ),
+    Workload(
+        "server_load",
+        5_000,
+        "",
+        (*_OBJECTS, LIMITS),
+        (Row("per_second", "server: loads, one by one", "loads/s", (Target(1.5, DURUS_4),)),),
+    ),
+    Workload(
+        "server_traversal",
+        20_000,
+        "",
+        _OBJECTS,
+        (
+            Row(
+                "per_second",
+                "server: traversal (4.3: its crawler)",
+                "objects/s",
+                (Target(3, DURUS_4), Target(10, HERE, "server_load.per_second")),
+            ),
+        ),
+    ),
+    *(
+        Workload(
+            f"server_commit_{clients}",
+            count,
+            "fsync",
+            (*_OBJECTS, LIMITS) if clients == 1 else _OBJECTS,
+            (
+                Row("per_second", f"server: commits by {clients}", "commits/s", (Target(ratio, DURUS_4),)),
+                Row("p50_ms", f"server: commits by {clients}, p50", "ms"),
+                Row(
+                    "p99_ms",
+                    f"server: commits by {clients}, p99",
+                    "ms",
+                    (Target(2, DURUS_4),) if clients == 16 else (),
+                ),
+            ),
+        )
+        for clients, count, ratio in ((1, 500, 1.3), (4, 200, 2), (16, 100, 3))
+    ),
+    Workload(
+        "memory",
+        50_000,
+        "",
+        _OBJECTS,
+        (
+            Row("ghost_bytes", "memory of a ghost", "bytes", (Target(1, ZODB),)),
+            Row("loaded_bytes", "memory of a loaded object", "bytes", (Target(1, ZODB),)),
+        ),
+    ),
+    *(
+        Workload(
+            work,
+            count,
+            "fsync",
+            (HERE,),
+            (Row("per_second", f"{work} of {count:,}", "objects/CPU s", targets),),
+        )
+        for work in ("insert", "traversal", "pack")
+        for count, targets in (
+            (10_000, ()),
+            (1_000_000, (Target(1 / 1.3, HERE, f"{work}@10000.per_second"),)),
+        )
+    ),
+)
+
+
+def label(workload: Workload) -> str:
+    """Return what tells a workload from all others."""
+    sizes = [other.size for other in WORKLOADS if other.work == workload.work]
+    return workload.work if workload.size == sizes[0] else f"{workload.work}@{workload.size}"
