@@ -214,7 +214,7 @@ def test_a_commit_that_waits_for_the_disk_can_be_taken_back(core: Core) -> None:
     attempt = Attempt(session)
     attempt.give(record(*session.new_oids(1)))
     assert session.take_back_commit()
-    assert not session.take_back_commit()
+    assert session.take_back_commit() is False
     assert not core.has_ready_commits
     assert not core.has_record(ROOT_OID)
     other.sync()
@@ -497,3 +497,84 @@ def test_who_refers_to_a_commit_that_fails_fails_with_it(core: Core) -> None:
     write_all(core)
     assert independent.outcomes == [None]
     assert not any(map(core.has_record, [*mine[:3], *oids]))
+
+
+@pytest.mark.spec("TXN-25")
+def test_what_a_step_of_a_pack_removed_is_invalid_when_the_step_is_over(
+    core: Core, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = core.connect()
+    root, garbage = session.new_oids(2)
+    store(core, session, record(root), record(garbage))
+    ended: list[bool] = []
+
+    def packer() -> Iterator[Progress]:
+        try:
+            yield Progress("mark", 1, 2)
+            yield from MemoryStorage.get_packer(core.storage)  # type: ignore[arg-type]  # it is one
+            yield Progress("copy", 2, 2)
+        finally:
+            ended.append(True)
+
+    monkeypatch.setattr(core.storage, "get_packer", packer)
+    pack = core.gen_pack()
+    assert next(pack) == Progress("mark", 1, 2)
+    assert session.invalid == set()
+    for step in pack:
+        if step == Progress("copy", 2, 2):
+            break
+    assert session.invalid == {garbage}
+    assert ended == []
+    pack.close()
+    assert ended == [True]
+
+
+@pytest.mark.spec("TXN-20")
+def test_client_that_has_gone_is_told_of_nothing_more(core: Core) -> None:
+    gone, writer = core.connect(), core.connect()
+    gone.close()
+    store(core, writer, record(*writer.new_oids(1)))
+    assert gone.invalid == set()
+
+
+@pytest.mark.spec("TXN-25")
+def test_commit_is_a_conflict_if_a_pack_removes_what_it_stores_during_its_turn(core: Core) -> None:
+    session, other = core.connect(), core.connect()
+    root, garbage = session.new_oids(2)
+    store(core, session, record(root), record(garbage))
+    attempt = Attempt(session)
+    (new,) = session.new_oids(1)
+    for each in record(root), record(garbage, data=b"changed"), record(new):
+        session.store(each[:8], each)
+    for _ in core.gen_pack():
+        pass
+    attempt.give()
+    assert isinstance(attempt.outcomes[0], WriteConflictError)
+    assert attempt.outcomes[0].oids == [garbage]
+    assert not core.has_ready_commits
+    store(core, other, record(root, data=b"changed"))
+
+
+@pytest.mark.spec("TXN-25")
+def test_commit_of_what_a_pack_kept_during_its_turn_is_no_conflict(core: Core) -> None:
+    session = core.connect()
+    root, garbage = session.new_oids(2)
+    store(core, session, record(root), record(garbage))
+    attempt = Attempt(session)
+    (new,) = session.new_oids(1)
+    for each in record(root, new), record(new):
+        session.store(each[:8], each)
+    for _ in core.gen_pack():
+        pass
+    attempt.give()
+    write_all(core)
+    assert attempt.outcomes == [None]
+
+
+@pytest.mark.spec("TXN-21")
+def test_commit_without_a_record_is_over_at_once(core: Core) -> None:
+    attempt = Attempt(core.connect())
+    attempt.give()
+    assert attempt.outcomes == [None]
+    assert core.turn is None
+    assert not core.has_ready_commits
