@@ -5,7 +5,14 @@ from collections.abc import Iterator
 import pytest
 
 from durus import session as session_module
-from durus.error import DurusError, DurusKeyError, ProtocolError, TransactionError, WriteConflictError
+from durus.error import (
+    DurusError,
+    DurusKeyError,
+    ProtocolError,
+    ReadonlyError,
+    TransactionError,
+    WriteConflictError,
+)
 from durus.oid import ROOT_OID
 from durus.progress import Progress
 from durus.record import pack_record
@@ -578,3 +585,14 @@ def test_commit_without_a_record_is_over_at_once(core: Core) -> None:
     assert attempt.outcomes == [None]
     assert core.turn is None
     assert not core.has_ready_commits
+
+
+@pytest.mark.spec("TXN-21")
+def test_no_turn_is_given_where_the_storage_takes_no_commits(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise ReadonlyError("this storage is open for reading only")
+
+    monkeypatch.setattr(core.storage, "begin", refuse)
+    with pytest.raises(ReadonlyError):
+        Attempt(core.connect())
+    assert core.turn is None
