@@ -52,12 +52,12 @@ TESTS = {
     "durus/shelf/recover.py": _SHELF,
     "durus/shelf/shelf.py": _SHELF,
     "durus/shelf/new_shelf.py": _SHELF,
-    "durus/shelf/pack.py": _SHELF,
+    "durus/shelf/pack.py": ["shelf", "all_storages", "crash_regressions"],
     "durus/shelf/as_of_now.py": ["shelf_parts"],
     "durus/shelf/check.py": ["check"],
     "durus/protocol.py": ["protocol", "spec_examples"],
     "durus/session.py": ["session", "spec_examples", "connection", "shared_storage"],
-    "durus/connection.py": ["connection", "spec_examples", "api", "record"],
+    "durus/connection.py": ["connection", "spec_examples", "computed_attribute", "api", "record", "btree"],
 }
 """Module -> the files of tests/unit that are meant for it, quick ones first."""
 

@@ -612,3 +612,163 @@ def test_references_are_touched_in_the_only_connection_or_in_the_one_that_is_nam
     connection.close()
     with pytest.raises(TransactionError, match="0 connections are open"):
         touch_every_reference("Person")
+
+
+def test_connection_tells_of_its_parts_and_figures(tmp_path: Path) -> None:
+    storage = MemoryStorage()
+    connection = Connection(storage, cache_size=17)
+    assert connection.get_storage() is storage
+    assert connection.get_cache() is connection.cache
+    assert connection.get_cache_size() == 17
+    connection.set_cache_size(23)
+    assert connection.get_cache_size() == 23
+    connection.get_root()["person"] = Person("Ann")
+    connection.commit()
+    again = Connection(storage)
+    assert again.get_cache_size() == 100000
+    loaded = again.get_load_count()
+    person = again.get_root()["person"]
+    assert isinstance(person, Person)
+    assert again.get_load_count() == loaded + 1
+    assert person.name == "Ann"
+    assert again.get_load_count() == loaded + 2
+    assert again.get_cache_count() == 2
+
+
+def test_connection_that_can_not_be_made_closes_only_a_storage_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    Connection(path).close()
+    with pytest.raises(StateError, match="the root is a PersistentDict, not a Person"):
+        Connection(path, root_class=Person)
+    storage = FileStorage(path)  # which the failed connection would hold the lock of
+    with pytest.raises(StateError):
+        Connection(storage, root_class=Person)
+    assert storage.has_record(bytes(8))
+    storage.close()
+
+
+def test_storage_may_ask_what_is_loaded() -> None:
+    asked: list[object] = []
+
+    class Asking(MemoryStorage):
+        def set_is_loaded(self, is_loaded: object) -> None:
+            asked.append(is_loaded)
+
+    Connection(Asking())
+    (is_loaded,) = asked
+    assert callable(is_loaded)
+    assert is_loaded(bytes(8))
+    assert not is_loaded(b"\0" * 7 + b"\1")
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 100])
+def test_crawler_loads_each_object_once(batch_size: int) -> None:
+    storage = MemoryStorage()
+    writer = Connection(storage)
+    shared: PersistentDict[str, object] = PersistentDict(name="shared")
+    writer.get_root()["both"] = [PersistentDict(name=1, shared=shared), PersistentDict(name=2, shared=shared)]
+    shared["root"] = writer.get_root()
+    writer.commit()
+    connection = Connection(storage)
+    root = connection.get_root()
+    before = connection.get_load_count()
+    batches: list[int] = []
+    bulk_load = storage.bulk_load
+    storage.bulk_load = lambda oids: batches.append(len(list(oids))) or bulk_load(oids)  # type: ignore[method-assign,func-returns-value]  # counts
+    found = list(connection.get_crawler(batch_size=batch_size))
+    assert found[0] is root
+    assert sorted(obj._p_format_oid() for obj in found) == ["0", "1", "2", "3"]
+    assert not any(obj._p_is_ghost() for obj in found)
+    assert connection.get_load_count() - before == 4
+    assert list(connection.get_crawler(batch_size=batch_size)) == found
+    assert connection.get_load_count() - before == 4
+    assert max(batches) == min(batch_size, 2)
+
+
+def test_crawler_counts_as_use_of_what_it_loads() -> None:
+    storage = MemoryStorage()
+    writer = Connection(storage)
+    writer.get_root()["persons"] = [Person(str(n)) for n in range(10)]
+    writer.commit()
+    connection = Connection(storage, cache_size=3)
+    found = list(connection.get_crawler())
+    connection.commit()
+    assert sum(not obj._p_is_ghost() for obj in found) == 3
+
+
+def test_object_that_is_not_stored_is_not_noted_and_not_loaded() -> None:
+    connection = Connection(MemoryStorage())
+    person = Person("Ann")
+    connection.note_change(person)
+    connection.note_access(person)
+    assert connection.changed == {}
+    connection.commit()
+    with pytest.raises(StateError, match="not an object of this connection"):
+        connection.load_state(person)
+
+
+@pytest.mark.spec("TXN-1", "TXN-4")
+def test_transaction_block_begins_with_the_current_state_and_holds_no_other() -> None:
+    storage = InvalidatingStorage()
+    connection = Connection(storage)
+    root = connection.get_root()
+    root["n"] = 1
+    with pytest.raises(TransactionError, match="open already"), connection.transaction():
+        pass
+    connection.commit()
+    storage.invalid = [bytes(8)]
+    with connection.transaction() as current:  # though n was read before
+        current["n"] = 2
+    with connection.transaction() as outer:
+        assert outer["n"] == 2
+        with pytest.raises(TransactionError, match="open already"), connection.transaction():
+            pass
+    with pytest.raises(ValueError, match="no"), connection.transaction() as current:  # noqa: PT012 (a block is meant)
+        current["n"] = 3
+        raise ValueError("no")
+    assert root["n"] == 2
+    with connection.transaction() as current:
+        current["n"] = 4
+    assert Connection(storage).get_root()["n"] == 4
+
+
+def test_pack_syncs_before_and_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = InvalidatingStorage()
+    connection = Connection(storage)
+    root = connection.get_root()
+    root["n"] = 1
+    connection.commit()
+    calls: list[str] = []
+    monkeypatch.setattr(connection, "abort", lambda: calls.append("abort"))
+    monkeypatch.setattr(storage, "pack", lambda: calls.append("pack"))
+    connection.pack()
+    assert calls == ["abort", "pack", "abort"]
+
+
+@pytest.mark.spec("TXN-14", "TXN-15")
+def test_state_that_others_changed_is_not_shown_behind_a_conflict() -> None:
+    storage = InvalidatingStorage()
+    connection = Connection(storage)
+    root = connection.get_root()
+    root["person"] = person = Person("Ann")
+    connection.commit()
+    assert person.name == "Ann"
+    assert person._p_oid is not None
+    other = Connection(storage)
+    other_person = other.get_root()["person"]
+    assert isinstance(other_person, Person)
+    other_person.name = "Bea"
+    other.commit()
+    storage.invalid = [person._p_oid]
+    root["seen"] = person.name
+    with pytest.raises(WriteConflictError) as caught:
+        connection.commit()
+    assert caught.value.oids == [person._p_oid]
+    assert connection.invalid_oids == {person._p_oid}
+    person._p_set_status_ghost()
+    with pytest.raises(ReadConflictError):
+        person.name  # noqa: B018 (reading is the point)
+    connection.abort()
+    assert connection.invalid_oids == set()
+    assert person.name == "Bea"
+    assert "seen" not in root
