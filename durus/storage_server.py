@@ -176,17 +176,16 @@ class StorageServer:
             handler,
         ) in signal_handlers.items():  # by the loop: at any other moment a log line may be half written
             loop.add_signal_handler(number, handler)
-        servers = [
-            await loop.create_server(lambda: _Client(self), sock=found, backlog=_ACCEPTED_AT_ONCE)
-            for found in self._listening
-        ]
         for found in self._listening:
+            await loop.create_server(lambda: _Client(self), sock=found, backlog=_ACCEPTED_AT_ONCE)
             found.listen(BACKLOG)  # which asyncio has set to the number above
         watching = [self._start(self._watch_clients()), self._start(self._pack_by_the_clock())]
         if not self._is_to_stop:
             await self._stopping.wait()
-        for server in servers:
-            server.close()
+        for found in self._listening:
+            loop.remove_reader(
+                found
+            )  # for asyncio's own close() fails for a connection that is being accepted just now
         for task in watching:
             task.cancel()
         await self._finish()

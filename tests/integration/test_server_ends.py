@@ -1,8 +1,11 @@
 """How a server ends, in order or not, and what is there afterwards."""
 
+import asyncio
 import contextlib
+import logging
 import random
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +22,8 @@ from durus.persistent_list import PersistentList
 from durus.protocol import Commit, NewOids, encode_commit, encode_request
 from durus.record import pack_record
 from durus.shelf.check import Check
+from durus.storage import MemoryStorage
+from durus.storage_server import StorageServer
 from tests.integration.serving import SECONDS, Server, is_closed, receive
 
 CLIENTS = 4
@@ -163,3 +168,23 @@ def test_a_temporary_file_does_not_outlive_its_server(tmp_path: Path, how: str) 
     assert path.exists()
     assert server.end(getattr(signal, how)) == 0
     assert not path.parent.exists()
+
+
+@pytest.mark.parametrize("turns", range(12))
+def test_a_server_that_ends_while_connections_come_in_logs_no_error(
+    turns: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = StorageServer(MemoryStorage(), port=0)
+    server.listen()
+    for _ in range(3):
+        socket.create_connection(server._listening[0].getsockname()).close()
+
+    async def serve() -> None:
+        serving = asyncio.create_task(server._serve({}))
+        for _ in range(turns):  # of the loop, in each of which the three come a step further
+            await asyncio.sleep(0)
+        server._stopping.set()
+        await serving
+
+    asyncio.run(serve())
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
