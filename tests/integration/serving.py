@@ -40,11 +40,14 @@ class Log:
 class Server:
     """`durus -s` with these arguments."""
 
-    def __init__(self, *arguments: str, folder: Path, python: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, *arguments: str, folder: Path, python: tuple[str, ...] = (), environment: dict[str, str] | None = None
+    ) -> None:
         self.log = Log()
         self.process = subprocess.Popen(
             [sys.executable, *(python or ("-m", "durus")), "-s", *arguments],
             cwd=folder,
+            env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -76,7 +76,9 @@ class Nemesis:
     def _start(self) -> Server:
         """Start the server; SIGXFSZ is ignored by every Python, so that a file beyond its limit is an error."""
         arguments = ("--address", str(self.address), "--file", str(self.file), "--repair", "--logginglevel", "40")
-        return Server(*arguments, folder=self._folder)
+        # Nor does it measure its coverage, since it could not write that to a full disk.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+        return Server(*arguments, folder=self._folder, environment=environment)
 
     def run(self, seconds: float) -> None:
         """Do one fault after the other, each kind once at least, until the time is over."""
