@@ -183,9 +183,8 @@ class StorageServer:
         if not self._is_to_stop:
             await self._stopping.wait()
         for found in self._listening:
-            loop.remove_reader(
-                found
-            )  # for asyncio's own close() fails for a connection that is being accepted just now
+            # asyncio's own close() fails for a connection that is being accepted just now.
+            loop.remove_reader(found)
         for task in watching:
             task.cancel()
         await self._finish()
