@@ -54,7 +54,7 @@ TESTS = {
     "durus/shelf/new_shelf.py": _SHELF,
     "durus/shelf/pack.py": ["shelf", "all_storages", "crash_regressions"],
     "durus/shelf/as_of_now.py": ["shelf_parts"],
-    "durus/shelf/check.py": ["check"],
+    "durus/shelf/check.py": ["check_findings", "check"],
     "durus/protocol.py": ["protocol", "spec_examples"],
     "durus/session.py": ["session", "spec_examples", "connection", "shared_storage"],
     "durus/connection.py": ["connection", "spec_examples", "computed_attribute", "api", "record", "btree"],
