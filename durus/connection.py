@@ -369,10 +369,9 @@ def touch_every_reference(connection: Connection | str, *words: str) -> None:
 
 
 def _only_connection() -> Connection:
-    found = list(_open_connections)
-    if len(found) > 1:  # maybe some that nobody can use any more
+    if len(_open_connections) > 1:  # maybe some that nobody can use any more
         gc.collect()
-        found = list(_open_connections)
+    found = list(_open_connections)
     if len(found) != 1:
         raise TransactionError(
             f"{len(found)} connections are open in this process: name the one that is meant, "

@@ -8,6 +8,7 @@ import pickle
 import sys
 from pathlib import Path
 from typing import Generic, TypeVar
+from weakref import WeakSet
 
 import pytest
 
@@ -772,3 +773,19 @@ def test_state_that_others_changed_is_not_shown_behind_a_conflict() -> None:
     assert connection.invalid_oids == set()
     assert person.name == "Bea"
     assert "seen" not in root
+
+
+def test_connection_that_nobody_can_use_any_more_is_not_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_module, "_open_connections", WeakSet())
+    connection = Connection(MemoryStorage())
+    connection.get_root()["person"] = Person("Ann")
+    connection.commit()
+    gc.collect()
+    gc.disable()
+    try:
+        Connection(MemoryStorage())  # which its objects hold, and it them
+        assert len(connection_module._open_connections) == 2
+        touch_every_reference("Person")
+    finally:
+        gc.enable()
+    assert connection.root in connection.changed.values()
