@@ -251,7 +251,6 @@ class Connection(ConnectionBase):
         set_slot(root, "_p_oid", oid)
         set_slot(root, "_p_connection", self)
         self.root = root
-        self._accessed.add(oid)
         self._store([(root, oid)])
         self.cache.add(oid, root)
 

@@ -23,10 +23,12 @@ from durus.error import (
     WriteConflictError,
 )
 from durus.file_storage import FileStorage
+from durus.oid import ROOT_OID
 from durus.persistent import GHOST, ComputedAttribute, Persistent, PersistentObject
 from durus.persistent_dict import PersistentDict
 from durus.persistent_list import PersistentList
-from durus.storage import MemoryStorage, get_census
+from durus.shared_storage import SharedStorage
+from durus.storage import InvalidationHandler, MemoryStorage, get_census
 
 
 class Person(Persistent):
@@ -773,6 +775,186 @@ def test_state_that_others_changed_is_not_shown_behind_a_conflict() -> None:
     assert connection.invalid_oids == set()
     assert person.name == "Bea"
     assert "seen" not in root
+
+
+class BeatenStorage(MemoryStorage):
+    """A storage in which another client's commit of the root comes in just ahead of ours."""
+
+    def end(self, handle_invalidations: InvalidationHandler | None = None) -> None:
+        if not self.has_record(ROOT_OID):
+            assert handle_invalidations is not None
+            self._records[ROOT_OID] = record_of_root(n=1)
+            self._removed.append(ROOT_OID)
+        super().end(handle_invalidations)
+
+
+def record_of_root(**items: object) -> bytes:
+    with Connection(MemoryStorage()) as connection:
+        connection.get_root().update(items)
+        connection.commit()
+        return connection.storage.load(ROOT_OID)
+
+
+@pytest.mark.spec("TXN-13", "TXN-24")
+def test_root_that_another_client_stores_first_is_the_root() -> None:
+    connection = Connection(BeatenStorage())
+    root = connection.get_root()
+    assert root["n"] == 1
+    assert root is connection.root is connection.get(ROOT_OID)
+    root["n"] = 2
+    connection.commit()
+    assert Connection(connection.storage).get_root()["n"] == 2
+
+
+@pytest.mark.spec("TXN-24")
+def test_oid_that_came_in_place_of_the_roots_is_the_next_objects(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = SharedStorage(MemoryStorage())
+    storage = shared.new_client()
+    given: list[bytes] = []
+
+    def new_oid() -> bytes:
+        Connection(shared.new_client())  # which makes the root
+        monkeypatch.undo()
+        given.append(storage.new_oid())
+        return given[0]
+
+    monkeypatch.setattr(storage, "new_oid", new_oid)
+    connection = Connection(storage)
+    assert [oid for oid, _ in storage.gen_oid_record()] == [ROOT_OID]
+    connection.get_root()["person"] = person = Person("Ann")
+    connection.commit()
+    assert [person._p_oid] == given
+
+
+def test_storage_that_has_no_root_and_takes_none_is_refused() -> None:
+    storage = MemoryStorage()
+    storage.new_oid()  # and so the root's oid is not given out any more
+    with pytest.raises(StateError, match="no root object, and does not take one"):
+        Connection(storage)
+    assert list(storage.gen_oid_record()) == []
+
+
+def test_new_root_is_an_object_of_the_connection() -> None:
+    connection = Connection(MemoryStorage())
+    root = connection.get_root()
+    assert root._p_is_saved()
+    assert connection.get(ROOT_OID) is root
+    assert root._p_connection is connection
+    assert connection.get_load_count() == 0
+    assert connection.cache.loaded_objects() == [root]
+
+
+class StubbornStorage(InvalidatingStorage):
+    """Goes on to call some oids invalid, a number of times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refusals = 0
+        self.tells = True
+
+    def load(self, oid: bytes) -> bytes:
+        if self.refusals:
+            self.refusals -= 1
+            self.invalid = [oid] if self.tells else []
+            raise ReadConflictError([oid])
+        return super().load(oid)
+
+
+@pytest.mark.spec("TXN-14")
+@pytest.mark.parametrize("refusals", [1, 2, 3])
+def test_load_is_tried_again_as_often_as_others_change_the_object(refusals: int) -> None:
+    storage = StubbornStorage()
+    connection = Connection(storage)
+    connection.get_root()["person"] = person = Person("Ann")
+    connection.commit()
+    person._p_set_status_ghost()
+    storage.refusals = refusals
+    assert person.name == "Ann"
+    storage.refusals = refusals
+    connection.abort()
+    assert [obj._p_oid for obj in connection.get_crawler()] == [ROOT_OID, person._p_oid]
+
+
+@pytest.mark.spec("TXN-16")
+def test_load_of_what_a_sync_does_not_bring_back_is_a_conflict() -> None:
+    storage = StubbornStorage()
+    connection = Connection(storage)
+    connection.get_root()["person"] = person = Person("Ann")
+    connection.commit()
+    person._p_set_status_ghost()
+    storage.refusals, storage.tells = 10, False
+    with pytest.raises(ReadConflictError) as caught:
+        person.name  # noqa: B018 (reading is the point)
+    assert caught.value.oids == [person._p_oid]
+    assert storage.refusals == 9
+
+
+@pytest.mark.spec("TXN-12", "TXN-14")
+def test_load_that_syncs_drops_the_states_of_all_that_others_changed() -> None:
+    storage = InvalidatingStorage()
+    connection = Connection(storage)
+    connection.get_root()["persons"] = first, second = Person("1"), Person("2")
+    connection.commit()
+    first._p_set_status_ghost()
+    watch = connection.watch()
+    storage.invalid = [oid for oid in (first._p_oid, second._p_oid) if oid is not None]
+    assert first.name == "1"
+    assert second._p_is_ghost()
+    assert connection.invalid_oids == set()
+    assert watch.dropped == {first._p_oid, second._p_oid}
+
+
+@pytest.mark.spec("TXN-14")
+def test_read_conflict_names_the_object_that_was_to_be_read() -> None:
+    storage = InvalidatingStorage()
+    connection = Connection(storage)
+    connection.get_root()["persons"] = first, second = Person("1"), Person("2")
+    connection.commit()
+    assert first.name
+    second._p_set_status_ghost()
+    storage.invalid = [oid for oid in (first._p_oid, second._p_oid) if oid is not None]
+    with pytest.raises(ReadConflictError) as caught:
+        second.name  # noqa: B018 (reading is the point)
+    assert caught.value.oids == [second._p_oid]
+    assert connection.invalid_oids == {first._p_oid, second._p_oid}
+
+
+@pytest.mark.spec("OBJ-21")
+def test_state_that_was_loaded_and_not_accessed_leaves_memory_too() -> None:
+    connection = Connection(MemoryStorage())
+    connection.get_root()["persons"] = persons = [Person(str(n)) for n in range(5)]
+    connection.commit()
+    connection.set_cache_size(1)
+    connection.abort()
+    for person in persons:
+        person._p_load_state()
+    assert connection.cache.get_loaded_count() == 5
+    connection.abort()
+    assert connection.cache.get_loaded_count() == 1
+    assert sum(person._p_is_ghost() for person in persons) == 4
+
+
+def test_object_without_an_oid_is_not_kept_in_memory_for_an_access() -> None:
+    connection = Connection(MemoryStorage())
+    connection.note_access(Person("Ann"))
+    assert connection.cache.loaded_objects() == [connection.root]
+
+
+@pytest.mark.spec("OBJ-22", "OBJ-24")
+def test_only_a_saved_object_is_let_go_and_only_where_too_many_are_loaded() -> None:
+    connection = Connection(MemoryStorage())
+    connection.get_root()["persons"] = saved, changed = Person("saved"), Person("old")
+    connection.commit()
+    new = Person("new")
+    changed.name = "changed"
+    for obj in saved, changed, new:
+        connection.let_go(obj)
+    assert not saved._p_is_ghost()
+    connection.set_cache_size(1)
+    for obj in saved, changed, new:
+        connection.let_go(obj)
+    assert saved._p_is_ghost()
+    assert (changed.name, new.name) == ("changed", "new")
 
 
 def test_connection_that_nobody_can_use_any_more_is_not_open(monkeypatch: pytest.MonkeyPatch) -> None:
