@@ -255,6 +255,22 @@ def test_pack_that_is_given_up_leaves_the_file_as_it_was(tmp_path: Path) -> None
     storage.close()
 
 
+@pytest.mark.spec("SHELF-35")
+def test_commits_during_a_pack_keep_their_times(tmp_path: Path) -> None:
+    times = iter(f"2026-01-02T03:04:{second:02}.000006Z" for second in range(60))
+    storage = FileStorage(tmp_path / "f", clock=lambda: next(times))
+    put(storage, o0=b"at second 0")
+    packer = storage.get_packer()  # at second 1
+    next(packer)
+    put(storage, o0=b"at second 2")
+    put(storage, o0=b"at second 3")
+    assert list(packer)
+    storage.close()
+    data = (tmp_path / "f").read_bytes()
+    seals = [parse_seal(data, place) for place in find_seals(data, 0)]
+    assert [seal and seal.time[17:19] for seal in seals] == ["01", "02", "03"]
+
+
 @pytest.mark.spec("SHELF-21")
 def test_writer_that_waited_for_a_pack_gets_the_new_file(tmp_path: Path) -> None:
     storage = FileStorage(tmp_path / "f")
