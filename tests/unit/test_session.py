@@ -523,7 +523,8 @@ def test_what_a_step_of_a_pack_removed_is_invalid_when_the_step_is_over(
         finally:
             ended.append(True)
 
-    monkeypatch.setattr(core.storage, "get_packer", packer)
+    steps = packer()  # which lives on here, and so is not closed by being let go of
+    monkeypatch.setattr(core.storage, "get_packer", lambda: steps)
     pack = core.gen_pack()
     assert next(pack) == Progress("mark", 1, 2)
     assert session.invalid == set()

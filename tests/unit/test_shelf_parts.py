@@ -133,6 +133,11 @@ def test_words_are_the_fewest_bytes_that_hold_each_hole(start: int, word_size: i
     assert b"".join(words) == (16).to_bytes(word_size, "big") + (start + 1).to_bytes(word_size, "big")
 
 
+@pytest.mark.spec("SHELF-3")
+def test_offset_map_of_no_oids_has_no_words_of_one_byte() -> None:
+    assert b"".join(build_offset_map([], 16)) == b"".join(number.to_bytes(8, "big") for number in (16, 1, 0))
+
+
 # Reading forward
 
 
@@ -169,6 +174,43 @@ def test_forward_reader_tells_of_a_file_that_became_shorter() -> None:
     with pytest.raises(DamageError, match="became shorter than 101 bytes") as caught:
         reader.advance(1)
     assert caught.value.offset == 100
+
+
+class ReadsNoted(MemoryFile):
+    """Notes how many bytes it was asked for at a time."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__("/f", bytearray(size))
+        self.sizes: list[int] = []
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        self.sizes.append(size)
+        return super().read_at(offset, size)
+
+
+DOUBLING = [1 << n for n in range(12, 20)]
+"""The sizes of the reads that come before those of 1 MiB."""
+
+
+def test_forward_reader_reads_little_at_first_and_never_much() -> None:
+    size = 4 << 20
+    file = ReadsNoted(size)
+    reader = ForwardReader(cast(File, file), 0, size, 0)
+    for _ in range(2):
+        reader.peek(4096)
+        assert file.sizes == [4096]
+    reader.advance(size)
+    assert reader.peek(1) == b""
+    assert file.sizes == [*DOUBLING, *[1 << 20] * 3, 4096]
+
+
+@pytest.mark.spec("SHELF-25")
+def test_seals_are_looked_for_in_little_at_first_and_never_in_much() -> None:
+    for count in 0, 3:
+        sizes = [*DOUBLING, *[1 << 20] * count]
+        file = ReadsNoted(sum(sizes))
+        assert list(recover.seals_behind(cast(File, file), 0, file.size())) == []
+        assert file.sizes == [size + SEAL_SIZE for size in sizes]
 
 
 @pytest.mark.spec("SHELF-4", "SHELF-5")
