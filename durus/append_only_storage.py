@@ -40,7 +40,7 @@ Durability = Literal["fsync", "os"]
 
 def utc_now() -> str:
     """Return the wall-clock time as seals hold it."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return datetime.now(UTC).isoformat(timespec="microseconds")[:26] + "Z"
 
 
 F = TypeVar("F", bound=RecordFile)

@@ -191,8 +191,12 @@ class ClientStorage(CollectingStorage):
     def stop_server(self) -> None:
         """Have the server end, and return when it has. [WIRE-13]"""
         self._send(encode_request(Quit()))
-        with self._losing_on_error(), contextlib.suppress(EOFError, ConnectionError):
-            self._fill(1)
+        try:
+            with contextlib.suppress(EOFError, ConnectionError):
+                self._fill(1)
+        except BaseException as error:
+            self._lose(error)
+            raise
         self.close()
 
     def close(self) -> None:
@@ -223,12 +227,18 @@ class ClientStorage(CollectingStorage):
 
     def _send(self, data: bytes) -> None:
         self._check_open()
-        with self._losing_on_error():
+        try:
             self._stream.sendall(data)
+        except BaseException as error:
+            self._lose(error)
+            raise
 
     def _receive(self, reader: Reader[T]) -> T:
-        with self._losing_on_error():
+        try:
             return receive(reader, self._receive_exactly)
+        except BaseException as error:
+            self._lose(error)
+            raise
 
     def _receive_exactly(self, size: int) -> bytes:
         self._fill(size)
@@ -243,17 +253,12 @@ class ClientStorage(CollectingStorage):
                 raise EOFError("the server has closed it")
             self._buffer += data
 
-    @contextlib.contextmanager
-    def _losing_on_error(self) -> Iterator[None]:
+    def _lose(self, error: BaseException) -> None:
         """Whatever keeps a message from being whole is the end of the connection."""
-        try:
-            yield
-        except BaseException as error:
-            reason = "no answer came in time" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
-            lost = self._give_up(f"the connection to the server at {self._address} was lost: {reason}")
-            if isinstance(error, OSError | EOFError):
-                raise lost from error
-            raise
+        reason = "no answer came in time" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
+        lost = self._give_up(f"the connection to the server at {self._address} was lost: {reason}")
+        if isinstance(error, OSError | EOFError):
+            raise lost from error
 
     @contextlib.contextmanager
     def _outcome_unknown_on_error(self) -> Iterator[None]:

@@ -76,9 +76,13 @@ def _naming(operation: str, path: str, kind: type[FileError] = FileError) -> Ite
     try:
         yield
     except OSError as error:
-        named = kind(error.errno, f"cannot {operation}: {error.strerror or error}", path)
-        named.operation = operation
-        raise named from error
+        raise _named(error, operation, path, kind) from error
+
+
+def _named(error: OSError, operation: str, path: str, kind: type[FileError] = FileError) -> FileError:
+    named = kind(error.errno, f"cannot {operation}: {error.strerror or error}", path)
+    named.operation = operation
+    return named
 
 
 class OperatingSystemFile:
@@ -103,11 +107,13 @@ class OperatingSystemFile:
             raise
 
     def size(self) -> int:
-        with _naming("tell the size of the file", self.path):
+        try:
             return os.fstat(self._fd).st_size
+        except OSError as error:
+            raise _named(error, "tell the size of the file", self.path) from error
 
     def read_at(self, offset: int, size: int) -> bytes:
-        with _naming(f"read at byte {offset}", self.path):
+        try:
             data = os.pread(self._fd, size, offset)
             while len(data) < size:
                 more = os.pread(self._fd, size - len(data), offset + len(data))
@@ -115,15 +121,17 @@ class OperatingSystemFile:
                     break
                 data += more
             return data
+        except OSError as error:
+            raise _named(error, f"read at byte {offset}", self.path) from error
 
     def append(self, data: bytes) -> None:
-        with _naming("append to the file", self.path):
+        try:
             offset = os.fstat(self._fd).st_size
-            rest = memoryview(data)
-            while rest:
-                written = os.pwrite(self._fd, rest, offset)
-                offset += written
-                rest = rest[written:]
+            written = os.pwrite(self._fd, data, offset)
+            while written < len(data):
+                written += os.pwrite(self._fd, memoryview(data)[written:], offset + written)
+        except OSError as error:
+            raise _named(error, "append to the file", self.path) from error
 
     def truncate(self, size: int) -> None:
         with _naming(f"cut the file to {size} bytes", self.path):

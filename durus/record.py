@@ -38,6 +38,12 @@ def unpack_record(record: bytes) -> tuple[bytes, bytes, bytes]:
     return oid, record[HEAD_SIZE:refs_start], record[refs_start:]
 
 
+def refs_of(record: bytes) -> list[bytes]:
+    """Return the oids that a record refers to, which was found sound before."""
+    start = HEAD_SIZE + _HEAD.unpack_from(record)[1]
+    return [record[place : place + 8] for place in range(start, len(record), 8)]
+
+
 def split_oids(s: bytes) -> list[bytes]:
     """Return the oids in `s`, the refs of a record, each 8 bytes."""
     if len(s) % 8:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from durus.error import DurusKeyError, RecordError, TransactionError, WriteConflictError
 from durus.oid import FIRST_RESERVED_OID, ROOT_OID, format_oid, oid_from_int
 from durus.progress import Progress
-from durus.record import extract_class_name, split_oids, unpack_record
+from durus.record import extract_class_name, refs_of, split_oids, unpack_record
 
 InvalidationHandler = Callable[[list[bytes]], None]
 """Takes the oids that others changed; raises a ConflictError if the commit must not go on."""
@@ -197,13 +197,8 @@ def check_record(oid: bytes, record: bytes) -> None:
 
 
 def check_references(records: dict[bytes, bytes], exists: Callable[[bytes], bool]) -> None:
-    """Raise WriteConflictError if a record refers to what is neither among them nor exists. [TXN-10]"""
-    missing = {
-        ref
-        for record in records.values()
-        for ref in split_oids(unpack_record(record)[2])
-        if ref not in records and not exists(ref)
-    }
+    """Raise WriteConflictError if a sound record refers to what is neither among them nor exists. [TXN-10]"""
+    missing = {ref for record in records.values() for ref in refs_of(record) if ref not in records and not exists(ref)}
     if missing:
         raise WriteConflictError(sorted(missing))
 

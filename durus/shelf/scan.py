@@ -70,39 +70,57 @@ class ForwardReader:
 
     def __init__(self, file: File, position: int, end: int, checksum: int) -> None:
         self.position = position
-        self.checksum = checksum
+        self._checksum = checksum
         self._file = file
         self._end = end
         self._buffer = b""
         self._start = 0
         self._chunk_size = FIRST_CHUNK_SIZE
+        self._summed = 0
+        """Up to where the buffer is part of the checksum: that is caught up with in pieces that are worth it."""
+
+    @property
+    def checksum(self) -> int:
+        """The checksum of all up to the position."""
+        self._catch_up()
+        return self._checksum
+
+    @checksum.setter
+    def checksum(self, checksum: int) -> None:
+        self._summed = self._start
+        self._checksum = checksum
+
+    def _catch_up(self) -> None:
+        if self._summed < self._start:
+            self._checksum = crc32(memoryview(self._buffer)[self._summed : self._start], self._checksum)
+            self._summed = self._start
 
     def peek(self, size: int) -> bytes:
         """Return the next `size` bytes, fewer only at the end, without going on."""
-        if self._start + size > len(self._buffer):
-            rest = self._buffer[self._start :]
+        start = self._start
+        if start + size > len(self._buffer):
+            self._catch_up()
+            rest = self._buffer[start:]
             wanted = min(max(size, self._chunk_size), self._end - self.position) - len(rest)
             self._chunk_size = min(2 * self._chunk_size, CHUNK_SIZE)
             if wanted > 0:
                 rest += self._file.read_at(self.position + len(rest), wanted)
             self._buffer = rest
-            self._start = 0
-        return self._buffer[self._start : self._start + size]
+            self._start = self._summed = start = 0
+        return self._buffer[start : start + size]
 
     def advance(self, size: int) -> None:
         """Go on by `size` bytes, which must be there, and take them into the checksum."""
-        while size > 0:
-            step = min(size, len(self._buffer) - self._start)
-            if step == 0:
-                if not self.peek(1):
-                    problem = f"the file became shorter than {self._end} bytes while it was read"
-                    raise DamageError(self._file.path, self.position, problem, "open it again")
-                continue
-            piece = memoryview(self._buffer)[self._start : self._start + step]
-            self.checksum = crc32(piece, self.checksum)
+        while self._start + size > len(self._buffer):
+            step = len(self._buffer) - self._start
             self._start += step
             self.position += step
             size -= step
+            if not self.peek(1):
+                problem = f"the file became shorter than {self._end} bytes while it was read"
+                raise DamageError(self._file.path, self.position, problem, "open it again")
+        self._start += size
+        self.position += size
 
 
 def scan_transactions(file: File, offset: int, end: int, checksum: int) -> Iterator[Transaction]:

@@ -65,8 +65,8 @@ class Shelf:
 
     def read(self, oid: bytes) -> bytes | None:
         """Return the current record of `oid`, None if there is none."""
-        offset = self.position(oid)
-        return None if offset is None else self.read_entry(oid, offset)
+        offset = self.index.get(oid) or self.map.position(oid)
+        return None if offset is None else read_entry(self.file, self.end, oid, offset)
 
     def read_entry(self, oid: bytes, offset: int) -> bytes:
         """Return the record in the entry at `offset`, which must be of `oid`; DamageError if it is not."""
