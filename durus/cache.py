@@ -3,19 +3,24 @@
 Statements OBJ-20 to OBJ-23.
 """
 
-from collections import OrderedDict
-from weakref import WeakValueDictionary
+from weakref import ref
 
 from durus.persistent import PersistentObject
+
+_FEW = 1000
 
 
 class Cache:
     """The identity map of a connection, which holds about `size` objects in their loaded form."""
 
     def __init__(self, size: int) -> None:
-        self._objects: WeakValueDictionary[bytes, PersistentObject] = WeakValueDictionary()
-        self._loaded: OrderedDict[bytes, PersistentObject] = OrderedDict()
-        """Objects that have a state, the least recently used one first."""
+        self._objects: dict[bytes, ref[PersistentObject]] = {}
+        """All objects that are in memory, and some that are not any more."""
+        self._sweep_at = _FEW
+        self._loaded: dict[bytes, PersistentObject] = {}
+        """Objects that have a state."""
+        self._oldest: list[tuple[int, bytes]] = []
+        """Serials and oids of objects as they were when this list was made, the least recently used last."""
         self.set_size(size)
 
     def get_size(self) -> int:
@@ -30,6 +35,7 @@ class Cache:
 
     def get_count(self) -> int:
         """Return how many objects are in memory, ghosts among them."""
+        self._sweep()
         return len(self._objects)
 
     def get_loaded_count(self) -> int:
@@ -38,34 +44,51 @@ class Cache:
 
     def get(self, oid: bytes) -> PersistentObject | None:
         """Return the object of this oid that is in memory, if there is one."""
-        return self._objects.get(oid)
+        found = self._objects.get(oid)
+        return None if found is None else found()
 
     def add(self, oid: bytes, obj: PersistentObject) -> None:
         """Take in an object that was not in memory before."""
-        self._objects[oid] = obj
+        self._objects[oid] = ref(obj)
+        if len(self._objects) > self._sweep_at:
+            self._sweep()
+            self._sweep_at = 2 * len(self._objects) + _FEW
 
-    def note_use(self, oid: bytes, obj: PersistentObject) -> None:
-        """Note that a loaded object is in use now."""
+    def _sweep(self) -> None:
+        """Forget the oids whose objects are not in memory any more."""
+        for oid, found in self._objects.copy().items():  # since a finalizer may take in others meanwhile
+            if found() is None and self._objects.get(oid) is found:
+                del self._objects[oid]
+
+    def note_loaded(self, oid: bytes, obj: PersistentObject) -> None:
+        """Note that an object has its state in memory now."""
         self._loaded[oid] = obj
-        self._loaded.move_to_end(oid)
 
     def make_ghost(self, oid: bytes) -> None:
         """Drop the state of the object of this oid, where it is in memory."""
         self._loaded.pop(oid, None)
-        obj = self._objects.get(oid)
+        obj = self.get(oid)
         if obj is not None:
             obj._p_set_status_ghost()
 
     def shrink(self, transaction_serial: int) -> None:
-        """Make ghosts of the least recently used objects beyond the size.
+        """Make ghosts of the least recently used objects beyond the size. [OBJ-21]
 
         What the transaction under way has used keeps its state. [OBJ-23]
         """
         while self.is_overfull():
-            oid, obj = next(iter(self._loaded.items()))
-            if obj._p_serial == transaction_serial:
-                return
-            self.make_ghost(oid)
+            if not self._oldest:
+                # What was used since then is in none of the places of this list, so it is made anew when it is
+                # used up, and not for each access.
+                self._oldest = [(obj._p_serial, oid) for oid, obj in self._loaded.items()]
+                self._oldest.sort(reverse=True)
+                if self._oldest[-1][0] == transaction_serial:
+                    self._oldest.clear()
+                    return
+            serial, oid = self._oldest.pop()
+            obj = self._loaded.get(oid)
+            if obj is not None and obj._p_serial == serial != transaction_serial:
+                self.make_ghost(oid)
 
     def is_overfull(self) -> bool:
         """Tell if more objects are loaded than the size allows."""

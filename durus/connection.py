@@ -39,14 +39,12 @@ class Connection(ConnectionBase):
         cache_size: int = 100000,
         root_class: type[PersistentObject] | None = None,
     ) -> None:
+        super().__init__()
         self.storage = storage if isinstance(storage, Storage) else open_file_storage(storage)
         self.cache = Cache(cache_size)
-        self.changed: dict[bytes, PersistentObject] = {}
-        """The stored objects that were changed in this transaction, by oid."""
         self.invalid_oids: set[bytes] = set()
         """Oids that others changed, and whose states here could not be dropped for a conflict."""
         self.transaction_serial = 1
-        self._accessed: set[bytes] = set()
         self._watches: WeakSet[Watch] = WeakSet()
         self._spare_oids: list[bytes] = []
         self._in_transaction = False
@@ -128,7 +126,7 @@ class Connection(ConnectionBase):
                 obj = self._reader.ghost_of_record(oid, data)
                 if obj._p_is_ghost():
                     self._reader.load_state(obj, data)
-                    self.cache.note_use(oid, obj)
+                    self.cache.note_loaded(oid, obj)
                 objects.append(obj)
                 new = [ref for ref in split_oids(refs) if ref not in seen]
                 seen.update(new)
@@ -143,26 +141,11 @@ class Connection(ConnectionBase):
         if oid is None or not isinstance(obj, PersistentObject):
             raise StateError(f"{obj!r} is not an object of this connection")
         try:
-            data = self.get_stored_pickle(oid)
+            data = unpack_record(self._load(oid))[1]
         except DurusKeyError:
             raise ReadConflictError([oid]) from None
         self._reader.load_state(obj, data)
-        self.cache.note_use(oid, obj)
-
-    def note_access(self, obj: PersistentBase) -> None:
-        oid = obj._p_oid
-        if oid is not None and isinstance(obj, PersistentObject):
-            set_slot(obj, "_p_serial", self.transaction_serial)
-            self._accessed.add(oid)
-            self.cache.note_use(oid, obj)
-
-    def note_change(self, obj: PersistentBase) -> None:
-        oid = obj._p_oid
-        if oid is not None and isinstance(obj, PersistentObject):
-            self.changed[oid] = obj
-
-    def note_reads(self, oids: Collection[bytes]) -> None:
-        self._accessed.update(oids)
+        self.cache.note_loaded(oid, obj)
 
     def watch(self) -> Watch:
         watch = Watch()
@@ -258,8 +241,8 @@ class Connection(ConnectionBase):
         writer = ObjectWriter(self, self.root, self._new_oid, self._reader.has_broken_classes())
         try:
             records = list(writer.records(changed))
-            if not self.invalid_oids.isdisjoint(self._accessed):
-                raise WriteConflictError(sorted(self.invalid_oids & self._accessed))
+            if not self.invalid_oids.isdisjoint(self.accessed):
+                raise WriteConflictError(sorted(self.invalid_oids & self.accessed))
             self.storage.begin()
             for _, oid, record in records:
                 self.storage.store(oid, record)
@@ -273,7 +256,8 @@ class Connection(ConnectionBase):
             self.cache.add(oid, obj)
         for obj, oid, _ in records:
             set_slot(obj, "_p_status", SAVED)
-            self.cache.note_use(oid, obj)
+            self.note_access(obj)
+            self.cache.note_loaded(oid, obj)
 
     def _gen_changed(self) -> Iterator[tuple[PersistentObject, bytes]]:
         """Yield (object, oid) for all changed objects, those that a __getstate__ changes meanwhile too."""
@@ -289,7 +273,7 @@ class Connection(ConnectionBase):
 
     def _begin_next(self) -> None:
         self.changed.clear()
-        self._accessed.clear()
+        self.accessed.clear()
         self.transaction_serial += 1
         self.shrink_cache()
 
@@ -326,7 +310,7 @@ class Connection(ConnectionBase):
     def _handle_invalidations(self, oids: list[bytes], read_oid: bytes | None = None) -> None:
         """Drop the states that others changed; a conflict if this transaction has used one of them."""
         self.invalid_oids.update(oids)
-        conflicts = self.invalid_oids & self._accessed
+        conflicts = self.invalid_oids & self.accessed
         if conflicts:
             raise WriteConflictError(sorted(conflicts)) if read_oid is None else ReadConflictError([read_oid])
         self._drop_states(self.invalid_oids)

@@ -3,13 +3,17 @@
 PersistentBase sees every attribute access and tells the connection; PersistentObject adds the state
 of an object and its three statuses; Persistent is what most applications subclass.
 
+Where the C extension was built, _persistent.c does the work of the two base classes. This module stays the
+reference for it; DURUS_PURE_PYTHON=1 in the environment makes Durus use the classes here.
+
 An attribute whose name starts with `_p_` belongs to this module.  It is set with set_slot(), below,
 since a subclass may have a __setattr__ of its own (a frozen dataclass has).
 """
 
+import contextlib
+import os
 from collections.abc import Callable, Collection, Iterator
-from typing import Any, Literal, Self, TypeVar, cast
-from weakref import WeakKeyDictionary
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast
 
 Status = Literal[-1, 0, 1]
 
@@ -33,8 +37,14 @@ State = Any  # whatever __getstate__ of an application's class returns
 class ConnectionBase:
     """What an object needs of the connection that it belongs to."""
 
-    transaction_serial: int
+    transaction_serial: int = 0
     """The number of the transaction under way, which goes up by one with each commit or abort."""
+
+    def __init__(self) -> None:
+        self.accessed: set[bytes] = set()
+        """The oids of the objects that were accessed in this transaction. [TXN-2]"""
+        self.changed: dict[bytes, PersistentObject] = {}
+        """The stored objects that were changed in this transaction, by oid."""
 
     def load_state(self, obj: "PersistentBase") -> None:
         """Fill a ghost with the state in its record."""
@@ -42,11 +52,14 @@ class ConnectionBase:
 
     def note_access(self, obj: "PersistentBase") -> None:
         """Take the object into the read set of the transaction, the first time that it is used in it."""
-        raise NotImplementedError
+        set_slot(obj, "_p_serial", self.transaction_serial)
+        if obj._p_oid is not None:
+            self.accessed.add(obj._p_oid)
 
     def note_change(self, obj: "PersistentBase") -> None:
         """Take the object into the set that the next commit stores."""
-        raise NotImplementedError
+        if obj._p_oid is not None:
+            self.changed[obj._p_oid] = cast("PersistentObject", obj)
 
     def let_go(self, obj: "PersistentBase") -> None:
         """Drop the state of an object again if more is loaded than there should be. [OBJ-24]
@@ -57,7 +70,7 @@ class ConnectionBase:
 
     def note_reads(self, oids: Collection[bytes]) -> None:
         """Take objects into the read set whose states are known, though they need not be loaded."""
-        raise NotImplementedError
+        self.accessed.update(oids)
 
     def watch(self) -> "Watch":
         """Return what tells from now on which states are no longer as they were."""
@@ -109,13 +122,13 @@ class PersistentBase:
         return get_slot(self, name)
 
     def __setattr__(self, name: str, value: object) -> None:
-        if not name.startswith("_p_") and get_slot(self, "_p_connection") is not None:
-            get_slot(self, "_p_note_change")()
+        if not name.startswith("_p_"):
+            _change(self)
         set_slot(self, name, value)
 
     def __delattr__(self, name: str) -> None:
-        if not name.startswith("_p_") and get_slot(self, "_p_connection") is not None:
-            get_slot(self, "_p_note_change")()
+        if not name.startswith("_p_"):
+            _change(self)
         object.__delattr__(self, name)
 
     def _p_note_change(self) -> None:
@@ -133,10 +146,73 @@ class PersistentBase:
             set_slot(self, "_p_status", UNSAVED)
 
 
+def _change(obj: PersistentBase) -> None:
+    """Call _p_note_change() where there is anything to note."""
+    connection = get_slot(obj, "_p_connection")
+    if connection is not None and (
+        get_slot(obj, "_p_serial") != connection.transaction_serial or get_slot(obj, "_p_status") != UNSAVED
+    ):
+        get_slot(obj, "_p_note_change")()
+
+
 def _use(obj: PersistentBase, connection: ConnectionBase) -> None:
     if get_slot(obj, "_p_status") == GHOST:
         connection.load_state(obj)
     connection.note_access(obj)
+
+
+def new_ghost(cls: "type[_P]", oid: bytes, connection: ConnectionBase) -> "_P":
+    """Return a new ghost of a class."""
+    ghost = PersistentBase.__new__(cls)
+    set_slot(ghost, "_p_oid", oid)
+    set_slot(ghost, "_p_connection", connection)
+    set_slot(ghost, "_p_status", GHOST)
+    return ghost
+
+
+def take_state(obj: PersistentBase, state: State, is_plain: bool) -> None:
+    """Call __setstate__ of a ghost while it belongs to no connection, so that it notes no change. [OBJ-13]
+
+    `is_plain` tells that this is the one of PersistentObject, for who has a faster way to do the same.
+    If that raises, the object stays a ghost, with whatever was set.
+    """
+    connection = get_slot(obj, "_p_connection")
+    set_slot(obj, "_p_connection", None)
+    set_slot(obj, "_p_status", UNSAVED)
+    try:
+        obj.__setstate__(state)
+    except BaseException:
+        set_slot(obj, "_p_status", GHOST)
+        raise
+    finally:
+        set_slot(obj, "_p_connection", connection)
+    set_slot(obj, "_p_status", SAVED)
+
+
+def persistent_id_by(reference: "Callable[[PersistentBase], object]") -> Callable[[object], object]:
+    """Return the persistent_id of a pickler: what `reference` says of a persistent object, None for all else."""
+    return lambda obj: reference(obj) if issubclass(type(obj), PersistentBase) else None  # type: ignore[arg-type]  # mypy does not narrow by issubclass(type())
+
+
+implementation: Literal["C", "Python"] = "Python"
+"""What the base classes are made of."""
+
+if not TYPE_CHECKING and os.environ.get("DURUS_PURE_PYTHON", "0") in ("", "0"):
+    with contextlib.suppress(ImportError):
+        from durus import _persistent
+
+        implementation = "C"
+
+        class ConnectionBase(_persistent.ConnectionBase, ConnectionBase):
+            """What an object needs of the connection that it belongs to."""
+
+        class PersistentBase(_persistent.PersistentBase):
+            """Calls the connection when an attribute is read or written. [OBJ-5] to [OBJ-9]"""
+
+            __slots__ = ()
+
+
+_P = TypeVar("_P", bound=PersistentBase)
 
 
 class PersistentObject(PersistentBase):
@@ -226,12 +302,9 @@ class PersistentObject(PersistentBase):
         return self._p_status == SAVED
 
 
-_slots_of_class: WeakKeyDictionary[type, tuple[str, ...]] = WeakKeyDictionary()
-
-
 def _data_slots(cls: type) -> tuple[str, ...]:
     """Return the names of all slots of a class that can hold a part of the state. [OBJ-11]"""
-    found = _slots_of_class.get(cls)
+    found: tuple[str, ...] | None = cls.__dict__.get("_p_data_slots")
     if found is None:
         names = []
         for owner in cls.__mro__:
@@ -240,7 +313,8 @@ def _data_slots(cls: type) -> tuple[str, ...]:
                 if not name.startswith("_p_") and name not in ("__dict__", "__weakref__"):
                     is_private = name.startswith("__") and not name.endswith("__")
                     names.append(f"_{owner.__name__.lstrip('_')}{name}" if is_private else name)
-        found = _slots_of_class[cls] = tuple(names)
+        found = tuple(names)
+        type.__setattr__(cls, "_p_data_slots", found)
     return found
 
 

@@ -26,7 +26,14 @@ from durus.error import (
 )
 from durus.explain import unstorable
 from durus.oid import format_oid
-from durus.persistent import GHOST, SAVED, UNSAVED, ConnectionBase, PersistentBase, PersistentObject, set_slot
+from durus.persistent import (
+    ConnectionBase,
+    PersistentBase,
+    PersistentObject,
+    new_ghost,
+    persistent_id_by,
+    take_state,
+)
 from durus.record import (
     class_pickle_of,
     extract_class_name,
@@ -55,6 +62,8 @@ class ObjectReader:
         self._broken: dict[tuple[str, str], type[BrokenObject]] = {}
         self._classes: dict[bytes, _RememberedClass] = {}
         """What class pickles in GLOBAL form mean."""
+        self._last: _RememberedClass | None = None
+        """The one among them that was met last."""
         self.load_count = 0
 
     def ghost_of_record(self, oid: bytes, data: bytes) -> PersistentObject:
@@ -133,32 +142,27 @@ class ObjectReader:
     def _new_ghost(self, oid: bytes, cls: type) -> PersistentObject:
         if not issubclass(cls, PersistentObject):
             raise StateError(f"oid {format_oid(oid)}: its class {_name(cls)} is not a subclass of PersistentObject")
-        ghost = PersistentBase.__new__(cls)
-        set_slot(ghost, "_p_oid", oid)
-        set_slot(ghost, "_p_connection", self._connection)
-        set_slot(ghost, "_p_status", GHOST)
+        ghost = new_ghost(cls, oid, self._connection)
         self._cache.add(oid, ghost)
         return ghost
 
     def _set_state(self, obj: PersistentObject, state: object) -> None:
-        """Call __setstate__ while the object belongs to no connection, so that it notes no change."""
-        set_slot(obj, "_p_connection", None)
-        set_slot(obj, "_p_status", UNSAVED)
         try:
-            obj.__setstate__(state)
+            take_state(obj, state, type(obj).__setstate__ is PersistentObject.__setstate__)
         except BaseException:
             PersistentObject._p_clear_state(obj)
-            set_slot(obj, "_p_status", GHOST)
             raise
-        finally:
-            set_slot(obj, "_p_connection", self._connection)
-        set_slot(obj, "_p_status", SAVED)
 
     def _split(self, oid: bytes, data: bytes) -> tuple[type[PersistentObject], bytes]:
         """Return the class that `data` names, and bytes whose last pickle is the state. [REC-12]"""
+        last = self._last
+        if last is not None and data.startswith(last.class_pickle) and last.is_current():
+            state = decompress_state(data[last.end :])
+            return last.cls, data[: last.end] + state if last.keep else state
         class_pickle = class_pickle_of(data)
         remembered = self._classes.get(class_pickle) if class_pickle is not None else None
         if remembered is not None and remembered.is_current():
+            self._last = remembered
             state = decompress_state(data[remembered.end :])
             return remembered.cls, data[: remembered.end] + state if remembered.keep else state
         known = parse_class_pickle(data)
@@ -174,7 +178,7 @@ class ObjectReader:
         if not isinstance(cls, type):
             raise RecordError(f"oid {format_oid(oid)}: its record names {cls!r} where a class must stand")
         if known is not None and class_pickle is not None:
-            self._classes[class_pickle] = _RememberedClass(known.module, known.name, cls, end, keep)
+            self._classes[class_pickle] = _RememberedClass(class_pickle, known.module, known.name, cls, end, keep)
         state = decompress_state(data[end:])
         return cls, data[:end] + state if keep else state
 
@@ -193,6 +197,7 @@ class ObjectReader:
 class _RememberedClass(NamedTuple):
     """What a class pickle meant when it was read last."""
 
+    class_pickle: bytes
     module: str
     name: str
     cls: type[PersistentObject]
@@ -292,7 +297,7 @@ class ObjectWriter:
     def pickle(self, value: object) -> bytes:
         """Return the pickle of a value, with references in place of persistent objects."""
         file = io.BytesIO()
-        self._pickler(file, self).dump(value)
+        self._pickler(file, self.reference).dump(value)
         return file.getvalue()
 
     def reference(self, obj: PersistentBase) -> tuple[bytes, type]:
@@ -321,23 +326,18 @@ class ObjectWriter:
 
 
 class _Pickler(pickle.Pickler):
-    def __init__(self, file: io.BytesIO, writer: ObjectWriter) -> None:
+    def __init__(self, file: io.BytesIO, reference: Callable[[PersistentBase], object]) -> None:
+        # Ahead of the base class, which looks it up. It is no method: that saves a call per value.
+        self.persistent_id = persistent_id_by(reference)  # type: ignore[method-assign]
         super().__init__(file, PICKLE_PROTOCOL)
-        self._reference = writer.reference
-
-    def persistent_id(self, obj: object) -> tuple[bytes, type] | None:
-        return self._reference(obj) if issubclass(type(obj), PersistentBase) else None  # type: ignore[arg-type]  # mypy does not narrow by issubclass(type())
 
 
 class _PurePickler(pickle._Pickler):
     """Also writes references to classes that can't be imported; used only when there are such."""
 
-    def __init__(self, file: io.BytesIO, writer: ObjectWriter) -> None:
+    def __init__(self, file: io.BytesIO, reference: Callable[[PersistentBase], object]) -> None:
         super().__init__(file, PICKLE_PROTOCOL)
-        self._reference = writer.reference
-
-    def persistent_id(self, obj: object) -> tuple[bytes, type] | None:
-        return self._reference(obj) if issubclass(type(obj), PersistentBase) else None  # type: ignore[arg-type]  # as above
+        self.persistent_id = persistent_id_by(reference)  # type: ignore[assignment,method-assign]  # as above
 
     def save_global(self, obj: Any, name: str | None = None) -> None:
         if isinstance(obj, type) and issubclass(obj, BrokenObject) and obj is not BrokenObject:

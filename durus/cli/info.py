@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Protocol
 
+from durus import __version__
 from durus.contents import read_contents
 from durus.dfs20 import layout as dfs20_layout
 from durus.dfs20.dfs20 import Dfs20
@@ -18,6 +19,7 @@ from durus.file_storage import FileStorage
 from durus.file_storage2 import FileStorage2
 from durus.oid import ROOT_OID, format_oid
 from durus.open_file import storage_class_of
+from durus.persistent import implementation
 from durus.record import parse_class_pickle, split_oids, unpack_record
 from durus.shelf.as_of_now import as_of_now
 from durus.shelf.layout import BASE_START, ENTRY_FRAME_SIZE, SEAL_SIZE, U64
@@ -131,6 +133,7 @@ def _print_file(shelf: Shelf) -> tuple[int, int]:
             entries_size -= SEAL_SIZE
             last_seal = transaction.seal.time
             first_seal = first_seal or last_seal
+    print(f"durus         {__version__}, its base classes in {implementation}")
     print(f"file          {shelf.file.path}")
     print("format        SHELF-1")
     print(f"size          {shelf.file.size()} bytes, {start} of them packed")

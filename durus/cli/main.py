@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import TextIO
 
-from durus import __version__
+from durus import __version__, persistent
 from durus.cli import check, console, convert, info, pack, rename, serve
 from durus.error import DurusError, DurusWarning
 
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(_help())
         return 0
     if given[:1] == ["--version"]:
-        print(f"durus {__version__}")
+        print(f"durus {__version__} (base classes in {persistent.implementation})")
         return 0
     if not given or given[0] not in _COMMANDS:
         print(_help(), file=sys.stderr)

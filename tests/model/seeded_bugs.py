@@ -181,6 +181,7 @@ def run_test(test: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run one test on the program in the folder."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("COVERAGE_", "PYTEST_"))}
     environment = {**kept, "PYTHONPATH": str(folder), "HYPOTHESIS_PROFILE": "first"}
+    environment["DURUS_PURE_PYTHON"] = "1"  # since a bug in Python is none in the C extension
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-x", "-q", "--tb=short", "-p", "no:cacheprovider", test],
         cwd=folder,

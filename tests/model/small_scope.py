@@ -265,7 +265,7 @@ class Program:
         states = [(name, state == stored[name], state.is_linked) for name, state in sorted(seen.items())]
         in_use = [obj._p_serial == connection.transaction_serial for obj in self.objects[client].values()]
         session = connection.storage._session  # type: ignore[attr-defined]  # the storage is a client of SharedStorage
-        sets = (connection.changed, connection._accessed, connection.invalid_oids, session.invalid)
+        sets = (connection.changed, connection.accessed, connection.invalid_oids, session.invalid)
         return tuple(states), tuple(in_use), tuple(tuple(sorted(self.named(each))) for each in sets)
 
 

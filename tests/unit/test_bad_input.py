@@ -117,9 +117,15 @@ def test_class_without_init_takes_no_arguments() -> None:
 
 def test_base_classes_have_nothing_of_their_own() -> None:
     base, obj = ConnectionBase(), PersistentBase()
-    for call in (base.load_state, base.note_access, base.note_change):
-        with pytest.raises(NotImplementedError):
-            call(obj)
+    base.transaction_serial = 7
+    base.note_access(obj)
+    assert obj._p_serial == 7
+    base.note_change(obj)  # which has no oid, so nothing can be stored under it
+    assert (base.accessed, base.changed) == (set(), {})
+    base.note_reads([bytes(8)])
+    assert base.accessed == {bytes(8)}
+    with pytest.raises(NotImplementedError):
+        base.load_state(obj)
     storage = Storage()
     for ask in (storage.begin, storage.end, storage.sync, storage.new_oid):
         with pytest.raises(NotImplementedError):

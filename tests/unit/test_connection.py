@@ -165,6 +165,28 @@ def test_commit_fails_if_what_was_read_was_changed_by_another() -> None:
     connection.commit()
 
 
+@pytest.mark.spec("TXN-2", "TXN-13")
+def test_what_was_accessed_remains_so_when_it_has_left_memory() -> None:
+    storage = InvalidatingStorage()
+    connection = Connection(storage)
+    root = connection.get_root()
+    root["x"] = Person("x")
+    connection.commit()
+    person = root["x"]
+    assert isinstance(person, Person)
+    assert person.name == "x"
+    oid = person._p_oid or b""
+    for obj in connection.cache.loaded_objects():
+        connection.cache.make_ghost(obj._p_oid or b"")
+    del obj, person
+    assert connection.cache.get(oid) is None, "it is still in memory"
+    storage.invalid = [oid]
+    root["y"] = 1
+    with pytest.raises(WriteConflictError) as caught:
+        connection.commit()
+    assert caught.value.oids == [oid]
+
+
 @pytest.mark.spec("TXN-14", "TXN-15")
 def test_load_conflicts_only_if_what_was_read_is_out_of_date() -> None:
     storage = InvalidatingStorage()

@@ -1,0 +1,545 @@
+/* The hot paths of durus/persistent.py, in C.
+
+   What is true here is what is true there: that module is the reference, the tests run on both, and
+   a behaviour that is changed in one is changed in the other.  There are no caches here, no policy, and no
+   memory but the fields of two structs:
+
+       ConnectionBase   the number of the transaction under way, the set of what was accessed in it, and the dict
+                        of what was changed in it
+       PersistentBase   the four slots of an object
+
+   and three functions: new_ghost() makes an object for an oid, take_state() fills it, persistent_id_by() makes
+   the check of each value that a pickler comes to.
+
+   PersistentBase has no tp_setattro of its own. Its __setattr__ and __delattr__ are plain methods, which a
+   subclass made in Python gets into its slots by Python's own dispatch: that costs some nanoseconds
+   for each write, but only so does object.__setattr__ go on working for subclasses. Frozen dataclasses call it. */
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <structmember.h>
+
+enum { GHOST = -1, SAVED = 0, UNSAVED = 1 };
+
+typedef struct {
+    PyObject_HEAD
+    long long transaction_serial;
+    PyObject *accessed; /* a set, or NULL before __init__ */
+    PyObject *changed;  /* a dict, likewise */
+} Connection;
+
+typedef struct {
+    PyObject_HEAD
+    Connection *connection; /* NULL is None */
+    PyObject *oid;          /* likewise */
+    long long serial;
+    signed char status;
+} Persistent;
+
+typedef struct {
+    PyTypeObject *connection_type;
+    PyTypeObject *persistent_type;
+    PyObject *note_change;   /* names */
+    PyObject *p_note_change;
+    PyObject *load_state;
+    PyObject *class_;
+    PyObject *repr;
+    PyObject *setstate;
+} State;
+
+static struct PyModuleDef module_def;
+
+static State *
+state_of(PyObject *obj)
+{
+    return PyModule_GetState(PyType_GetModuleByDef(Py_TYPE(obj), &module_def));
+}
+
+/* Names */
+
+static int
+is_internal(PyObject *name)
+{
+    if (PyUnicode_GET_LENGTH(name) < 3 || PyUnicode_KIND(name) != PyUnicode_1BYTE_KIND)
+        return 0;
+    const Py_UCS1 *text = PyUnicode_1BYTE_DATA(name);
+    return text[0] == '_' && text[1] == 'p' && text[2] == '_';
+}
+
+static int
+is_untracked(Persistent *self, PyObject *name)
+{
+    if (is_internal(name))
+        return 1;
+    if (PyUnicode_GET_LENGTH(name) == 0 || PyUnicode_READ_CHAR(name, 0) != '_')
+        return 0;
+    State *state = state_of((PyObject *)self);
+    return PyUnicode_Compare(name, state->class_) == 0 || PyUnicode_Compare(name, state->repr) == 0
+        || PyUnicode_Compare(name, state->setstate) == 0;
+}
+
+/* Accesses. [OBJ-5] to [OBJ-9] */
+
+static inline int
+is_fresh(Persistent *self) /* in this transaction: neither to be loaded nor to be noted */
+{
+    return self->connection == NULL
+        || (self->serial == self->connection->transaction_serial && self->status != GHOST);
+}
+
+static int
+note_access(Connection *connection, Persistent *obj)
+{
+    if (connection->accessed == NULL || !PySet_Check(connection->accessed)) {
+        PyErr_SetString(PyExc_TypeError, "the accessed of a connection must be a set");
+        return -1;
+    }
+    obj->serial = connection->transaction_serial;
+    return obj->oid == NULL || obj->oid == Py_None ? 0 : PySet_Add(connection->accessed, obj->oid);
+}
+
+static int
+use(Persistent *self)
+{
+    Connection *connection = (Connection *)Py_NewRef(self->connection); /* loading may part the two */
+    int result = 0;
+    if (self->status == GHOST) {
+        PyObject *name = state_of((PyObject *)self)->load_state;
+        PyObject *loaded = PyObject_CallMethodOneArg((PyObject *)connection, name, (PyObject *)self);
+        if (loaded == NULL)
+            result = -1;
+        Py_XDECREF(loaded);
+    }
+    if (result == 0)
+        result = note_access(connection, self);
+    Py_DECREF(connection);
+    return result;
+}
+
+static PyObject *
+persistent_getattro(Persistent *self, PyObject *name)
+{
+    if (!is_fresh(self) && PyUnicode_Check(name) && !is_untracked(self, name) && use(self) < 0)
+        return NULL;
+    return PyObject_GenericGetAttr((PyObject *)self, name);
+}
+
+static int
+change(Persistent *self, PyObject *name)
+{
+    if ((is_fresh(self) && (self->connection == NULL || self->status == UNSAVED)) || is_internal(name))
+        return 0;
+    PyObject *noted = PyObject_CallMethodNoArgs((PyObject *)self, state_of((PyObject *)self)->p_note_change);
+    Py_XDECREF(noted);
+    return noted == NULL ? -1 : 0;
+}
+
+static PyObject *
+set_attribute(Persistent *self, PyObject *const *args, Py_ssize_t count, Py_ssize_t expected)
+{
+    if (count != expected)
+        return PyErr_Format(PyExc_TypeError, "expected %zd arguments, got %zd", expected, count);
+    if (!PyUnicode_Check(args[0]))
+        return PyErr_Format(PyExc_TypeError, "attribute name must be string, not '%.200s'", Py_TYPE(args[0])->tp_name);
+    if (change(self, args[0]) < 0
+        || PyObject_GenericSetAttr((PyObject *)self, args[0], count == 2 ? args[1] : NULL) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+persistent_setattr(Persistent *self, PyObject *const *args, Py_ssize_t count)
+{
+    return set_attribute(self, args, count, 2);
+}
+
+static PyObject *
+persistent_delattr(Persistent *self, PyObject *const *args, Py_ssize_t count)
+{
+    return set_attribute(self, args, count, 1);
+}
+
+static PyObject *
+persistent_note_change(Persistent *self, PyObject *Py_UNUSED(ignored))
+{
+    if (self->connection == NULL)
+        Py_RETURN_NONE;
+    if (!is_fresh(self) && use(self) < 0)
+        return NULL;
+    if (self->status == SAVED && self->connection != NULL) {
+        PyObject *name = state_of((PyObject *)self)->note_change;
+        PyObject *noted = PyObject_CallMethodOneArg((PyObject *)self->connection, name, (PyObject *)self);
+        if (noted == NULL)
+            return NULL;
+        Py_DECREF(noted);
+        self->status = UNSAVED;
+    }
+    Py_RETURN_NONE;
+}
+
+/* PersistentBase */
+
+static PyObject *
+allocate(PyTypeObject *type)
+{
+    if (!(type->tp_flags & Py_TPFLAGS_IS_ABSTRACT))
+        return type->tp_alloc(type, 0);
+    PyObject *no_args = PyTuple_New(0); /* object.__new__ tells what is missing */
+    PyObject *result = no_args == NULL ? NULL : PyBaseObject_Type.tp_new(type, no_args, NULL);
+    Py_XDECREF(no_args);
+    return result;
+}
+
+static PyObject *
+persistent_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    if (type->tp_init == PyBaseObject_Type.tp_init
+        && (PyTuple_GET_SIZE(args) || (kwargs != NULL && PyDict_GET_SIZE(kwargs))))
+        return PyErr_Format(PyExc_TypeError, "%s() takes no arguments", type->tp_name);
+    Persistent *self = (Persistent *)allocate(type);
+    if (self != NULL)
+        self->status = UNSAVED;
+    return (PyObject *)self;
+}
+
+static int
+persistent_traverse(Persistent *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->connection);
+    Py_VISIT(self->oid);
+    return 0;
+}
+
+static int
+persistent_clear(Persistent *self)
+{
+    Py_CLEAR(self->connection);
+    Py_CLEAR(self->oid);
+    return 0;
+}
+
+static void
+persistent_dealloc(Persistent *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    persistent_clear(self);
+    type->tp_free((PyObject *)self);
+    Py_DECREF(type);
+}
+
+static PyObject *
+get_connection(Persistent *self, void *Py_UNUSED(closure))
+{
+    return Py_NewRef(self->connection == NULL ? Py_None : (PyObject *)self->connection);
+}
+
+static int
+set_connection(Persistent *self, PyObject *value, void *Py_UNUSED(closure))
+{
+    if (value == NULL || value == Py_None)
+        Py_CLEAR(self->connection);
+    else if (PyObject_TypeCheck(value, state_of((PyObject *)self)->connection_type))
+        Py_XSETREF(self->connection, (Connection *)Py_NewRef(value));
+    else {
+        PyErr_Format(PyExc_TypeError, "_p_connection must be a ConnectionBase or None, not %.200s",
+                     Py_TYPE(value)->tp_name);
+        return -1;
+    }
+    return 0;
+}
+
+static PyGetSetDef persistent_getset[] = {
+    {"_p_connection", (getter)get_connection, (setter)set_connection, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyMemberDef persistent_members[] = {
+    {"_p_oid", T_OBJECT, offsetof(Persistent, oid), 0, NULL},
+    {"_p_serial", T_LONGLONG, offsetof(Persistent, serial), 0, NULL},
+    {"_p_status", T_BYTE, offsetof(Persistent, status), 0, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyMethodDef persistent_methods[] = {
+    {"__setattr__", (PyCFunction)(void (*)(void))persistent_setattr, METH_FASTCALL, NULL},
+    {"__delattr__", (PyCFunction)(void (*)(void))persistent_delattr, METH_FASTCALL, NULL},
+    {"_p_note_change", (PyCFunction)persistent_note_change, METH_NOARGS,
+     PyDoc_STR("_p_note_change(self)\n--\n\nNote that the state was changed, so that the next commit stores it. [OBJ-8]\n\n"
+               "Call it when a container that is not persistent, but part of the state, was changed.")},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot persistent_slots[] = {
+    {Py_tp_doc, "Calls the connection when an attribute is read or written. [OBJ-5] to [OBJ-9]"},
+    {Py_tp_new, persistent_new},
+    {Py_tp_dealloc, persistent_dealloc},
+    {Py_tp_traverse, persistent_traverse},
+    {Py_tp_clear, persistent_clear},
+    {Py_tp_getattro, persistent_getattro},
+    {Py_tp_getset, persistent_getset},
+    {Py_tp_members, persistent_members},
+    {Py_tp_methods, persistent_methods},
+    {0, NULL},
+};
+
+static PyType_Spec persistent_spec = {
+    .name = "durus._persistent.PersistentBase",
+    .basicsize = sizeof(Persistent),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
+    .slots = persistent_slots,
+};
+
+/* ConnectionBase */
+
+static int
+connection_traverse(Connection *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->accessed);
+    Py_VISIT(self->changed);
+    return 0;
+}
+
+static int
+connection_clear(Connection *self)
+{
+    Py_CLEAR(self->accessed);
+    Py_CLEAR(self->changed);
+    return 0;
+}
+
+static void
+connection_dealloc(Connection *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    connection_clear(self);
+    type->tp_free((PyObject *)self);
+    Py_DECREF(type);
+}
+
+static PyObject *
+connection_note_change(Connection *self, PyObject *obj)
+{
+    if (!PyObject_TypeCheck(obj, state_of((PyObject *)self)->persistent_type) || self->changed == NULL) {
+        PyErr_SetString(PyExc_TypeError, "note_change() takes a persistent object, after __init__()");
+        return NULL;
+    }
+    PyObject *oid = ((Persistent *)obj)->oid;
+    if (oid != NULL && oid != Py_None && PyObject_SetItem(self->changed, oid, obj) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyMemberDef connection_members[] = {
+    {"transaction_serial", T_LONGLONG, offsetof(Connection, transaction_serial), 0,
+     "The number of the transaction under way, which goes up by one with each commit or abort."},
+    {"accessed", T_OBJECT_EX, offsetof(Connection, accessed), 0,
+     "The oids of the objects that were accessed in this transaction."},
+    {"changed", T_OBJECT_EX, offsetof(Connection, changed), 0,
+     "The stored objects that were changed in this transaction, by oid."},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyMethodDef connection_methods[] = {
+    {"note_change", (PyCFunction)connection_note_change, METH_O,
+     PyDoc_STR("note_change(self, obj)\n--\n\nTake the object into the set that the next commit stores.")},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot connection_slots[] = {
+    {Py_tp_doc, "The number of the transaction under way."},
+    {Py_tp_dealloc, connection_dealloc},
+    {Py_tp_traverse, connection_traverse},
+    {Py_tp_clear, connection_clear},
+    {Py_tp_members, connection_members},
+    {Py_tp_methods, connection_methods},
+    {0, NULL},
+};
+
+static PyType_Spec connection_spec = {
+    .name = "durus._persistent.ConnectionBase",
+    .basicsize = sizeof(Connection),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
+    .slots = connection_slots,
+};
+
+/* Functions */
+
+static PyObject *
+new_ghost(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    State *state = PyModule_GetState(module);
+    if (count != 3 || !PyType_Check(args[0]) || !PyBytes_Check(args[1])
+        || !PyType_IsSubtype((PyTypeObject *)args[0], state->persistent_type)
+        || !PyObject_TypeCheck(args[2], state->connection_type)) {
+        PyErr_SetString(PyExc_TypeError, "new_ghost() takes a class, an oid and a connection");
+        return NULL;
+    }
+    Persistent *self = (Persistent *)allocate((PyTypeObject *)args[0]);
+    if (self != NULL) {
+        self->status = GHOST;
+        self->oid = Py_NewRef(args[1]);
+        self->connection = (Connection *)Py_NewRef(args[2]);
+    }
+    return (PyObject *)self;
+}
+
+static int
+is_plain_attribute(PyTypeObject *type, PyObject *name) /* of __dict__, or of a slot */
+{
+    if (!PyUnicode_CheckExact(name) || is_internal(name))
+        return 0;
+    PyObject *found = _PyType_Lookup(type, name);
+    return found == NULL || Py_TYPE(found)->tp_descr_set == NULL || Py_IS_TYPE(found, &PyMemberDescr_Type);
+}
+
+/* What the __setstate__ of PersistentObject does for a ghost, one by one: so all objects of a class share the names, and
+   none needs a dict of its own. Returns 0 if that does not go, and nothing is done. */
+static int
+set_attributes(PyObject *obj, PyObject *attributes)
+{
+    Py_ssize_t place = 0;
+    PyObject *name, *value;
+    while (PyDict_Next(attributes, &place, &name, &value))
+        if (!is_plain_attribute(Py_TYPE(obj), name))
+            return 0;
+    place = 0;
+    while (PyDict_Next(attributes, &place, &name, &value)) {
+        Py_INCREF(name);
+        PyUnicode_InternInPlace(&name);
+        int result = PyObject_GenericSetAttr(obj, name, value);
+        Py_DECREF(name);
+        if (result < 0)
+            return -1;
+    }
+    return 1;
+}
+
+static PyObject *
+take_state(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    State *state = PyModule_GetState(module);
+    if (count != 3 || !PyObject_TypeCheck(args[0], state->persistent_type)) {
+        PyErr_SetString(PyExc_TypeError, "take_state() takes a persistent object, a state and a bool");
+        return NULL;
+    }
+    Persistent *self = (Persistent *)args[0];
+    Connection *connection = self->connection;
+    self->connection = NULL;
+    self->status = UNSAVED;
+    int is_set = args[2] == Py_True && PyDict_CheckExact(args[1]) ? set_attributes(args[0], args[1]) : 0;
+    PyObject *result = NULL;
+    if (is_set > 0)
+        result = Py_NewRef(Py_None);
+    else if (is_set == 0)
+        result = PyObject_CallMethodOneArg(args[0], state->setstate, args[1]);
+    self->status = result == NULL ? GHOST : SAVED;
+    Py_XSETREF(self->connection, connection);
+    return result;
+}
+
+static PyObject *
+persistent_id(PyObject *pair, PyObject *obj) /* of PersistentBase and what makes the references */
+{
+    if (!PyObject_TypeCheck(obj, (PyTypeObject *)PyTuple_GET_ITEM(pair, 0)))
+        Py_RETURN_NONE;
+    return PyObject_CallOneArg(PyTuple_GET_ITEM(pair, 1), obj);
+}
+
+static PyMethodDef persistent_id_def = {"persistent_id", persistent_id, METH_O, NULL};
+
+static PyObject *
+persistent_id_by(PyObject *module, PyObject *reference)
+{
+    State *state = PyModule_GetState(module);
+    PyObject *pair = PyTuple_Pack(2, (PyObject *)state->persistent_type, reference);
+    PyObject *result = pair == NULL ? NULL : PyCFunction_New(&persistent_id_def, pair);
+    Py_XDECREF(pair);
+    return result;
+}
+
+static PyMethodDef module_methods[] = {
+    {"new_ghost", (PyCFunction)(void (*)(void))new_ghost, METH_FASTCALL,
+     PyDoc_STR("Return a new ghost of a class, with an oid and a connection.")},
+    {"take_state", (PyCFunction)(void (*)(void))take_state, METH_FASTCALL,
+     PyDoc_STR("Call __setstate__ while the object belongs to no connection, so that it notes no change. [OBJ-13]")},
+    {"persistent_id_by", persistent_id_by, METH_O,
+     PyDoc_STR("Return the persistent_id of a pickler: what an other function says of a persistent object.")},
+    {NULL, NULL, 0, NULL},
+};
+
+static int
+module_traverse(PyObject *module, visitproc visit, void *arg)
+{
+    State *state = PyModule_GetState(module);
+    Py_VISIT(state->connection_type);
+    Py_VISIT(state->persistent_type);
+    return 0;
+}
+
+static int
+module_clear(PyObject *module)
+{
+    State *state = PyModule_GetState(module);
+    Py_CLEAR(state->connection_type);
+    Py_CLEAR(state->persistent_type);
+    Py_CLEAR(state->note_change);
+    Py_CLEAR(state->p_note_change);
+    Py_CLEAR(state->load_state);
+    Py_CLEAR(state->class_);
+    Py_CLEAR(state->repr);
+    Py_CLEAR(state->setstate);
+    return 0;
+}
+
+static void
+module_free(void *module)
+{
+    module_clear(module);
+}
+
+static int
+module_exec(PyObject *module)
+{
+    State *state = PyModule_GetState(module);
+    state->connection_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &connection_spec, NULL);
+    state->persistent_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &persistent_spec, NULL);
+    state->note_change = PyUnicode_InternFromString("note_change");
+    state->p_note_change = PyUnicode_InternFromString("_p_note_change");
+    state->load_state = PyUnicode_InternFromString("load_state");
+    state->class_ = PyUnicode_InternFromString("__class__");
+    state->repr = PyUnicode_InternFromString("__repr__");
+    state->setstate = PyUnicode_InternFromString("__setstate__");
+    if (state->connection_type == NULL || state->persistent_type == NULL || state->note_change == NULL
+        || state->p_note_change == NULL || state->load_state == NULL || state->class_ == NULL || state->repr == NULL
+        || state->setstate == NULL || PyModule_AddType(module, state->connection_type) < 0
+        || PyModule_AddType(module, state->persistent_type) < 0)
+        return -1;
+    return 0;
+}
+
+static PyModuleDef_Slot module_slots[] = {
+    {Py_mod_exec, module_exec},
+    {0, NULL},
+};
+
+static struct PyModuleDef module_def = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "durus._persistent",
+    .m_doc = "The hot paths of durus.persistent.",
+    .m_size = sizeof(State),
+    .m_methods = module_methods,
+    .m_slots = module_slots,
+    .m_traverse = module_traverse,
+    .m_clear = module_clear,
+    .m_free = module_free,
+};
+
+PyMODINIT_FUNC
+PyInit__persistent(void)
+{
+    return PyModuleDef_Init(&module_def);
+}

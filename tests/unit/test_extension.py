@@ -1,0 +1,171 @@
+"""The C extension and the pure Python that it stands for: which is in use, and that neither leaks.
+
+All other tests run on both, since tox has an environment for each.
+"""
+
+import abc
+import gc
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from durus import persistent
+from durus.connection import Connection
+from durus.persistent import ConnectionBase, Persistent, PersistentBase
+from durus.storage import MemoryStorage
+
+ROUNDS = 200
+
+
+class Node(Persistent):
+    def __init__(self) -> None:
+        self.other: Node | None = None
+
+
+class Abstract(Persistent):
+    @property
+    def broken(self) -> int:
+        raise ValueError("broken")
+
+
+def told_by_a_new_process(**environment: str) -> str:
+    code = "import durus.persistent; print(durus.persistent.implementation)"
+    variables = {name: value for name, value in os.environ.items() if name != "DURUS_PURE_PYTHON"} | environment
+    return subprocess.run(
+        [sys.executable, "-P", "-c", code], env=variables, capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def test_the_environment_turns_the_extension_off() -> None:
+    assert told_by_a_new_process(DURUS_PURE_PYTHON="1") == "Python"
+
+
+def test_the_extension_is_used_where_it_was_built() -> None:
+    pytest.importorskip("durus._persistent", reason="the extension was not built")
+    assert told_by_a_new_process() == told_by_a_new_process(DURUS_PURE_PYTHON="0") == "C"
+
+
+def use_everything() -> None:
+    connection = Connection(MemoryStorage())
+    root = connection.get_root()
+    node = root["x"] = Node()
+    node.other = Node()
+    node.other.other = node
+    connection.commit()
+    connection.cache.make_ghost(node._p_oid or b"")
+    assert node.other is not None
+    node.other = None
+    del node.other
+    connection.abort()
+    assert node.other is not None
+    node._p_note_change()
+    connection.commit()
+    connection.close()
+
+
+def fail_everywhere() -> None:
+    obj = Abstract()
+    for fail, error in FAILURES:
+        with pytest.raises(error):
+            fail(obj)
+
+
+FAILURES: list[tuple[Callable[[Abstract], object], type[Exception]]] = [
+    (lambda obj: obj.broken, ValueError),
+    (lambda obj: getattr(obj, "nothing"), AttributeError),  # noqa: B009  # mypy would see it
+    (lambda obj: delattr(obj, "nothing"), AttributeError),
+    (lambda obj: setattr(obj, "broken", 1), AttributeError),
+    (lambda obj: Persistent(1), TypeError),
+    (lambda obj: ConnectionBase().load_state(obj), NotImplementedError),
+    (lambda obj: ghost_of_nothing().anything, NotImplementedError),
+]
+
+
+def ghost_of_nothing() -> Node:
+    return persistent.new_ghost(Node, bytes(8), ConnectionBase())
+
+
+@pytest.mark.parametrize("work", [use_everything, fail_everywhere])
+def test_nothing_is_left_behind(work: Callable[[], None]) -> None:
+    counts = []
+    for _ in range(4):
+        for _ in range(ROUNDS):
+            work()
+        gc.collect()
+        counts.append((sys.getallocatedblocks(), sys.getrefcount(None), len(gc.get_objects())))
+    blocks, nones, objects = (last - before for before, last in zip(counts[-2], counts[-1], strict=True))
+    assert max(blocks, nones, objects) < ROUNDS / 2, counts
+
+
+@pytest.mark.parametrize("name", ["x", "_p", "_p_x", "__class__", "__repr__", "__setstate__", "ä", "_pä"])
+def test_only_some_names_are_no_access(name: str) -> None:
+    obj = ghost_of_nothing()
+    if name.startswith("_p_") or name in ("__class__", "__repr__", "__setstate__"):
+        getattr(obj, name, None)
+    else:
+        with pytest.raises(NotImplementedError):
+            getattr(obj, name, None)
+
+
+def test_a_connection_that_is_in_the_ring_with_its_objects_is_collected() -> None:
+    connection = ConnectionBase()
+    obj = Node()
+    obj._p_connection = connection
+    connection.__dict__["obj"] = obj
+    del obj, connection
+    assert gc.collect() >= 2
+
+
+class Shape(abc.ABC, Persistent):
+    @abc.abstractmethod
+    def area(self) -> int: ...
+
+
+def test_an_abstract_class_has_no_ghosts() -> None:
+    with pytest.raises(TypeError, match="abstract"):
+        persistent.new_ghost(Shape, bytes(8), ConnectionBase())  # type: ignore[type-abstract]  # on purpose
+
+
+@pytest.mark.spec("TXN-2")
+def test_an_access_is_noted_in_a_set_only() -> None:
+    obj = Node()
+    connection = obj._p_connection = ConnectionBase()
+    obj._p_oid, connection.transaction_serial = bytes(8), 1
+    assert obj.other is None
+    assert connection.accessed == {bytes(8)}
+    connection.transaction_serial = 2
+    connection.accessed = ()  # type: ignore[assignment]  # on purpose
+    with pytest.raises((TypeError, AttributeError)):
+        obj.other  # noqa: B018 (reading is the point)
+
+
+class Rounded(Persistent):
+    __slots__ = ("side",)
+
+    side: int
+
+    @property
+    def area(self) -> int:
+        raise ValueError("computed")
+
+
+@pytest.mark.spec("OBJ-12")
+def test_names_that_the_class_has_a_meaning_for_are_stored_attributes_like_others() -> None:
+    state = {"side": 1, "area": 2, "n": 3, "_p_oid": b"none"}
+    obj = persistent.new_ghost(Rounded, bytes(8), ConnectionBase())
+    persistent.take_state(obj, state, True)
+    assert obj._p_is_saved()
+    assert obj._p_oid == bytes(8)
+    obj._p_connection = None
+    assert obj.side == 1
+    assert obj.__dict__ == {"area": 2, "n": 3, "_p_oid": b"none"}
+
+
+def test_base_class_alone_tracks_too() -> None:
+    obj = persistent.new_ghost(PersistentBase, bytes(8), ConnectionBase())
+    for use in (lambda: obj.x, lambda: setattr(obj, "x", 1), lambda: delattr(obj, "x")):
+        with pytest.raises(NotImplementedError):
+            use()
