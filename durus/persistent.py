@@ -211,6 +211,10 @@ if not TYPE_CHECKING and os.environ.get("DURUS_PURE_PYTHON", "0") in ("", "0"):
 
             __slots__ = ()
 
+        new_ghost = _persistent.new_ghost
+        take_state = _persistent.take_state
+        persistent_id_by = _persistent.persistent_id_by
+
 
 _P = TypeVar("_P", bound=PersistentBase)
 
