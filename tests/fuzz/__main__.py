@@ -25,7 +25,7 @@ CORPUS = Path(__file__).parent.parent / "corpus"
 SLOWEST = 20
 """Seconds after which an input has no end, and the process is ended with a traceback."""
 MOST_MEMORY = 512 << 20
-"""Bytes that the whole process may come to take: no input is longer than a few thousand."""
+"""Bytes that one input may make the process grow by: none is longer than a few thousand."""
 
 
 def corpus_of(target: str) -> list[bytes]:
@@ -50,9 +50,10 @@ def attempt(target: str, data: bytes, figures: Figures) -> None:
     figures.counts["inputs fuzzed"] += 1
     figures.counts["bytes fuzzed"] += len(data)
     faulthandler.dump_traceback_later(SLOWEST, exit=True)
+    before = _most_memory()
     try:
         TARGETS[target](data)
-        if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10 > MOST_MEMORY:
+        if _most_memory() - before > MOST_MEMORY:
             raise MemoryError(f"more than {MOST_MEMORY} bytes were taken")
     except Exception:
         name = hashlib.sha256(data).hexdigest()[:16]
@@ -61,6 +62,11 @@ def attempt(target: str, data: bytes, figures: Figures) -> None:
         (CORPUS / target / name).write_bytes(data)
     finally:
         faulthandler.cancel_dump_traceback_later()
+
+
+def _most_memory() -> int:
+    """Return the most bytes that this process has had so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
 
 def main() -> int:
