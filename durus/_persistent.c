@@ -8,8 +8,8 @@
                         of what was changed in it
        PersistentBase   the four slots of an object
 
-   and three functions: new_ghost() makes an object for an oid, take_state() fills it, persistent_id_by() makes
-   the check of each value that a pickler comes to.
+   and five functions: new_ghost() makes an object for an oid, take_state() fills it, persistent_id_by() makes
+   the check of each value that a pickler comes to; find_item() and way_to() go through the nodes of a BTree.
 
    PersistentBase has no tp_setattro of its own. Its __setattr__ and __delattr__ are plain methods, which a
    subclass made in Python gets into its slots by Python's own dispatch: that costs some nanoseconds
@@ -45,6 +45,8 @@ typedef struct {
     PyObject *class_;
     PyObject *repr;
     PyObject *setstate;
+    PyObject *items;
+    PyObject *nodes;
 } State;
 
 static struct PyModuleDef module_def;
@@ -180,11 +182,9 @@ persistent_note_change(Persistent *self, PyObject *Py_UNUSED(ignored))
 /* PersistentBase */
 
 static PyObject *
-allocate(PyTypeObject *type)
+new_object(PyTypeObject *type)
 {
-    if (!(type->tp_flags & Py_TPFLAGS_IS_ABSTRACT))
-        return type->tp_alloc(type, 0);
-    PyObject *no_args = PyTuple_New(0); /* object.__new__ tells what is missing */
+    PyObject *no_args = PyTuple_New(0); /* there is only one */
     PyObject *result = no_args == NULL ? NULL : PyBaseObject_Type.tp_new(type, no_args, NULL);
     Py_XDECREF(no_args);
     return result;
@@ -196,7 +196,7 @@ persistent_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     if (type->tp_init == PyBaseObject_Type.tp_init
         && (PyTuple_GET_SIZE(args) || (kwargs != NULL && PyDict_GET_SIZE(kwargs))))
         return PyErr_Format(PyExc_TypeError, "%s() takes no arguments", type->tp_name);
-    Persistent *self = (Persistent *)allocate(type);
+    Persistent *self = (Persistent *)new_object(type);
     if (self != NULL)
         self->status = UNSAVED;
     return (PyObject *)self;
@@ -378,7 +378,9 @@ new_ghost(PyObject *module, PyObject *const *args, Py_ssize_t count)
         PyErr_SetString(PyExc_TypeError, "new_ghost() takes a class, an oid and a connection");
         return NULL;
     }
-    Persistent *self = (Persistent *)allocate((PyTypeObject *)args[0]);
+    /* object.__new__ tells what an abstract class lacks. Past it, no memory is taken for attributes yet. */
+    PyTypeObject *type = (PyTypeObject *)args[0];
+    Persistent *self = (Persistent *)(type->tp_flags & Py_TPFLAGS_IS_ABSTRACT ? new_object(type) : type->tp_alloc(type, 0));
     if (self != NULL) {
         self->status = GHOST;
         self->oid = Py_NewRef(args[1]);
@@ -387,35 +389,25 @@ new_ghost(PyObject *module, PyObject *const *args, Py_ssize_t count)
     return (PyObject *)self;
 }
 
+/* Make a dict the one of an object's attributes, with the names that all objects of its class share. */
 static int
-is_plain_attribute(PyTypeObject *type, PyObject *name) /* of __dict__, or of a slot */
-{
-    if (!PyUnicode_CheckExact(name) || is_internal(name))
-        return 0;
-    PyObject *found = _PyType_Lookup(type, name);
-    return found == NULL || Py_TYPE(found)->tp_descr_set == NULL || Py_IS_TYPE(found, &PyMemberDescr_Type);
-}
-
-/* What the __setstate__ of PersistentObject does for a ghost, one by one: so all objects of a class share the names, and
-   none needs a dict of its own. Returns 0 if that does not go, and nothing is done. */
-static int
-set_attributes(PyObject *obj, PyObject *attributes)
+adopt(PyObject *obj, PyObject *state)
 {
     Py_ssize_t place = 0;
     PyObject *name, *value;
-    while (PyDict_Next(attributes, &place, &name, &value))
-        if (!is_plain_attribute(Py_TYPE(obj), name))
-            return 0;
-    place = 0;
-    while (PyDict_Next(attributes, &place, &name, &value)) {
+    PyObject *attributes = PyDict_New();
+    int result = attributes == NULL ? -1 : 0;
+    while (result == 0 && PyDict_Next(state, &place, &name, &value)) {
         Py_INCREF(name);
-        PyUnicode_InternInPlace(&name);
-        int result = PyObject_GenericSetAttr(obj, name, value);
+        if (PyUnicode_CheckExact(name))
+            PyUnicode_InternInPlace(&name);
+        result = PyDict_SetItem(attributes, name, value);
         Py_DECREF(name);
-        if (result < 0)
-            return -1;
     }
-    return 1;
+    if (result == 0)
+        result = PyObject_GenericSetDict(obj, attributes, NULL);
+    Py_XDECREF(attributes);
+    return result;
 }
 
 static PyObject *
@@ -430,12 +422,11 @@ take_state(PyObject *module, PyObject *const *args, Py_ssize_t count)
     Connection *connection = self->connection;
     self->connection = NULL;
     self->status = UNSAVED;
-    int is_set = args[2] == Py_True && PyDict_CheckExact(args[1]) ? set_attributes(args[0], args[1]) : 0;
     PyObject *result = NULL;
-    if (is_set > 0)
-        result = Py_NewRef(Py_None);
-    else if (is_set == 0)
+    if (args[2] != Py_True || !PyDict_CheckExact(args[1]))
         result = PyObject_CallMethodOneArg(args[0], state->setstate, args[1]);
+    else if (adopt(args[0], args[1]) == 0)
+        result = Py_NewRef(Py_None);
     self->status = result == NULL ? GHOST : SAVED;
     Py_XSETREF(self->connection, connection);
     return result;
@@ -461,7 +452,104 @@ persistent_id_by(PyObject *module, PyObject *reference)
     return result;
 }
 
+/* BTrees: find_item() and way_to() of btree.py */
+
+static PyObject *
+key_at(PyObject *items, Py_ssize_t place)
+{
+    PyObject *item = PySequence_GetItem(items, place);
+    PyObject *key = item == NULL ? NULL : PySequence_GetItem(item, 0);
+    Py_XDECREF(item);
+    return key;
+}
+
+/* Returns the place ahead of a key, or -1; sets *item if the key is there. A comparison may run any code. */
+static Py_ssize_t
+place_before(PyObject *items, PyObject *key, PyObject **item)
+{
+    Py_ssize_t low = 0, high = PySequence_Size(items);
+    if (high < 0)
+        return -1;
+    Py_ssize_t size = high;
+    while (low < high) {
+        Py_ssize_t middle = low + (high - low) / 2;
+        PyObject *other = key_at(items, middle);
+        int is_less = other == NULL ? -1 : PyObject_RichCompareBool(other, key, Py_LT);
+        Py_XDECREF(other);
+        if (is_less < 0)
+            return -1;
+        if (is_less)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    if (low < size) {
+        PyObject *other = key_at(items, low);
+        int is_above = other == NULL ? -1 : PyObject_RichCompareBool(key, other, Py_LT);
+        Py_XDECREF(other);
+        if (is_above < 0 || (!is_above && (*item = PySequence_GetItem(items, low)) == NULL))
+            return -1;
+    }
+    return low;
+}
+
+/* Goes down from a node; adds each step to the way, if there is one. Returns 1 and the item, 0 without it, or -1. */
+static int
+go_to(State *state, PyObject *root, PyObject *key, PyObject *way, PyObject **item)
+{
+    int is_there = 0;
+    PyObject *node = Py_NewRef(root);
+    *item = NULL;
+    while (node != NULL) {
+        PyObject *items = PyObject_GetAttr(node, state->items);
+        PyObject *nodes = items == NULL ? NULL : PyObject_GetAttr(node, state->nodes);
+        Py_ssize_t place = nodes == NULL ? -1 : place_before(items, key, item);
+        PyObject *step = place < 0 || way == NULL ? NULL : Py_BuildValue("On", node, place);
+        PyObject *next = NULL;
+        is_there = *item != NULL;
+        if (place < 0 || (way != NULL && (step == NULL || PyList_Append(way, step) < 0)) || PyErr_CheckSignals() < 0)
+            is_there = -1;
+        else if (!is_there && nodes != Py_None && (next = PySequence_GetItem(nodes, place)) == NULL)
+            is_there = -1;
+        Py_XDECREF(step);
+        Py_XDECREF(items);
+        Py_XDECREF(nodes);
+        Py_SETREF(node, next);
+    }
+    return is_there;
+}
+
+static PyObject *
+find_item(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    PyObject *item;
+    if (count != 2)
+        return PyErr_Format(PyExc_TypeError, "find_item() takes a node and a key");
+    int is_there = go_to(PyModule_GetState(module), args[0], args[1], NULL, &item);
+    if (is_there < 0)
+        Py_CLEAR(item);
+    return is_there == 0 ? Py_NewRef(Py_None) : item;
+}
+
+static PyObject *
+way_to(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    PyObject *item = NULL;
+    if (count != 2)
+        return PyErr_Format(PyExc_TypeError, "way_to() takes a node and a key");
+    PyObject *way = PyList_New(0);
+    int is_there = way == NULL ? -1 : go_to(PyModule_GetState(module), args[0], args[1], way, &item);
+    PyObject *result = is_there < 0 ? NULL : Py_BuildValue("OO", way, is_there ? Py_True : Py_False);
+    Py_XDECREF(item);
+    Py_XDECREF(way);
+    return result;
+}
+
 static PyMethodDef module_methods[] = {
+    {"find_item", (PyCFunction)(void (*)(void))find_item, METH_FASTCALL,
+     PyDoc_STR("Return the item of a key at or below a node of a BTree, None if there is none.")},
+    {"way_to", (PyCFunction)(void (*)(void))way_to, METH_FASTCALL,
+     PyDoc_STR("Return the way from a node to a key, and tell if it is there.")},
     {"new_ghost", (PyCFunction)(void (*)(void))new_ghost, METH_FASTCALL,
      PyDoc_STR("Return a new ghost of a class, with an oid and a connection.")},
     {"take_state", (PyCFunction)(void (*)(void))take_state, METH_FASTCALL,
@@ -492,6 +580,8 @@ module_clear(PyObject *module)
     Py_CLEAR(state->class_);
     Py_CLEAR(state->repr);
     Py_CLEAR(state->setstate);
+    Py_CLEAR(state->items);
+    Py_CLEAR(state->nodes);
     return 0;
 }
 
@@ -513,9 +603,12 @@ module_exec(PyObject *module)
     state->class_ = PyUnicode_InternFromString("__class__");
     state->repr = PyUnicode_InternFromString("__repr__");
     state->setstate = PyUnicode_InternFromString("__setstate__");
+    state->items = PyUnicode_InternFromString("items");
+    state->nodes = PyUnicode_InternFromString("nodes");
     if (state->connection_type == NULL || state->persistent_type == NULL || state->note_change == NULL
         || state->p_note_change == NULL || state->load_state == NULL || state->class_ == NULL || state->repr == NULL
-        || state->setstate == NULL || PyModule_AddType(module, state->connection_type) < 0
+        || state->setstate == NULL || state->items == NULL || state->nodes == NULL
+        || PyModule_AddType(module, state->connection_type) < 0
         || PyModule_AddType(module, state->persistent_type) < 0)
         return -1;
     return 0;

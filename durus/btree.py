@@ -21,16 +21,18 @@ import warnings
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from itertools import pairwise
-from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, overload
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar, overload
 
 from durus.error import StateError
-from durus.persistent import ConnectionBase, PersistentObject, set_slot
+from durus.persistent import ConnectionBase, PersistentObject, implementation, set_slot
 
 K = TypeVar("K")
 V = TypeVar("V")
 D = TypeVar("D")
 
 _MISSING: Any = object()
+_key_of = itemgetter(0)
 
 
 class BNode(PersistentObject, Generic[K, V]):
@@ -108,11 +110,62 @@ _NODE_CLASSES: dict[int, type[BNode[Any, Any]]] = {
 }
 
 
-class _Step(NamedTuple):
-    """A node on the way from the root to a key, and the place in it to go on at."""
+class _Cut(NamedTuple):
+    """A place between items, or at an end of them."""
 
-    node: BNode[Any, Any]
-    place: int
+    bisect: Callable[..., int]
+    key: Any
+
+    def place(self, items: list[tuple[Any, Any]]) -> int:
+        return self.bisect(items, self.key, key=_key_of)
+
+
+def _before(key: Any) -> _Cut:
+    return _Cut(bisect_left, key)
+
+
+def _behind(key: Any) -> _Cut:
+    return _Cut(bisect_right, key)
+
+
+_FIRST = _Cut(lambda items, none, key: 0, None)
+_LAST = _Cut(lambda items, none, key: len(items), None)
+
+_Way = list[tuple[BNode[Any, Any], int]]
+"""The nodes from the root to a key, each with the place in it to go on at."""
+
+
+def find_item(node: BNode[K, V], key: Any) -> tuple[K, V] | None:
+    """Return the item of a key at or below a node, None if there is none; TypeError if it can't be compared."""
+    while True:
+        items, nodes = node.items, node.nodes
+        place = bisect_left(items, key, key=_key_of)
+        if place < len(items) and not key < items[place][0]:
+            return items[place]
+        if nodes is None:
+            return None
+        node = nodes[place]
+
+
+def way_to(node: BNode[K, V], key: Any) -> tuple[_Way, bool]:
+    """Return the way from a node to the place of a key, and tell if it is there: if not, the way ends in a leaf."""
+    way: _Way = []
+    while True:
+        items, nodes = node.items, node.nodes
+        place = bisect_left(items, key, key=_key_of)
+        way.append((node, place))
+        if place < len(items) and not key < items[place][0]:
+            return way, True
+        if nodes is None:
+            return way, False
+        node = nodes[place]
+
+
+if not TYPE_CHECKING and implementation == "C":
+    from durus import _persistent
+
+    find_item = _persistent.find_item
+    way_to = _persistent.way_to
 
 
 class _Count:
@@ -205,8 +258,7 @@ class BTree(PersistentObject, MutableMapping[K, V]):
         found = self._find(key)
         if found is None:
             raise KeyError(key)
-        items: list[tuple[K, V]] = found.node.items
-        return items[found.place][1]
+        return found[1]
 
     @overload
     def get(self, key: K, /) -> V | None: ...
@@ -214,7 +266,7 @@ class BTree(PersistentObject, MutableMapping[K, V]):
     def get(self, key: K, default: V | D, /) -> V | D: ...
     def get(self, key: K, default: Any = None) -> Any:
         found = self._find(key)
-        return default if found is None else found.node.items[found.place][1]
+        return default if found is None else found[1]
 
     def __contains__(self, key: object) -> bool:
         return self._find(key) is not None
@@ -262,11 +314,11 @@ class BTree(PersistentObject, MutableMapping[K, V]):
 
     def iteritems(self) -> Iterator[tuple[K, V]]:
         """Yield (key, value) for all items, in ascending order."""
-        return self._gen(lambda items: 0, backward=False)
+        return self._gen(_FIRST, _LAST)
 
     def items_backward(self) -> Iterator[tuple[K, V]]:
         """Yield (key, value) for all items, in descending order."""
-        return self._gen(len, backward=True)
+        return self._gen(_LAST, _FIRST, backward=True)
 
     def keys(self) -> list[K]:  # type: ignore[override]  # a list, as Durus has always had it
         return list(self)
@@ -292,11 +344,11 @@ class BTree(PersistentObject, MutableMapping[K, V]):
 
     def items_from(self, key: K, closed: bool = True) -> Iterator[tuple[K, V]]:
         """Yield (key, value) in ascending order, from this key on; not with it unless `closed`."""
-        return self._gen(_before(key) if closed else _behind(key), backward=False)
+        return self._gen(_before(key) if closed else _behind(key), _LAST)
 
     def items_backward_from(self, key: K, closed: bool = False) -> Iterator[tuple[K, V]]:
         """Yield (key, value) in descending order, from this key on; not with it unless `closed`."""
-        return self._gen(_behind(key) if closed else _before(key), backward=True)
+        return self._gen(_behind(key) if closed else _before(key), _FIRST, backward=True)
 
     def items_range(
         self, start: K, end: K, closed_start: bool = True, closed_end: bool = False
@@ -306,15 +358,10 @@ class BTree(PersistentObject, MutableMapping[K, V]):
         Each of the two belongs to the range if it is closed there.
         """
         if _is_less(end, start):
-            for key, value in self.items_backward_from(start, closed_start):
-                if _is_less(key, end) or not (closed_end or _is_less(end, key)):
-                    return
-                yield key, value
-        else:
-            for key, value in self.items_from(start, closed_start):
-                if _is_less(end, key) or not (closed_end or _is_less(key, end)):
-                    return
-                yield key, value
+            first = _behind(start) if closed_start else _before(start)
+            return self._gen(first, _before(end) if closed_end else _behind(end), backward=True)
+        first = _before(start) if closed_start else _behind(start)
+        return self._gen(first, _behind(end) if closed_end else _before(end))
 
     def irange(
         self,
@@ -327,14 +374,10 @@ class BTree(PersistentObject, MutableMapping[K, V]):
 
         `inclusive` tells of each of the two if it belongs to the range.
         """
-        start: _Index = (lambda items: 0) if minimum is None else (_before if inclusive[0] else _behind)(minimum)
-        end: _Index = len if maximum is None else (_behind if inclusive[1] else _before)(maximum)
-        first, last = (end, start) if reverse else (start, end)
-        for item in self._gen(first, reverse):
-            is_beyond = last([item]) == (1 if reverse else 0)
-            if is_beyond:
-                return
-            yield item[0]
+        start = _FIRST if minimum is None else (_before if inclusive[0] else _behind)(minimum)
+        end = _LAST if maximum is None else (_behind if inclusive[1] else _before)(maximum)
+        found = self._gen(end, start, backward=True) if reverse else self._gen(start, end)
+        return (key for key, _ in found)
 
     def get_depth(self) -> int:
         """Return how many nodes stand on the way from the root to a leaf, both included."""
@@ -357,56 +400,78 @@ class BTree(PersistentObject, MutableMapping[K, V]):
             if was_ghost:
                 _let_go(node)
 
-    def _find(self, key: object) -> _Step | None:
-        """Return where the key is, None if it is not there."""
-        for step in self._way(_before(key)):
-            if _has_at(step, key):
-                return step
-        return None
+    def _find(self, key: object) -> tuple[K, V] | None:
+        """Return the item of a key, None if there is none."""
+        try:
+            return find_item(self.root, key)
+        except TypeError:
+            self._check_comparable(key)
+            raise
 
-    def _way(self, index: "_Index") -> Iterator[_Step]:
-        """Yield the steps from the root to a leaf, at the place in each node that `index` tells."""
+    def _way_to(self, key: object) -> tuple["_Way", bool]:
+        """Return the way to the place of a key, and tell if it is there: if not, the way ends in a leaf."""
+        try:
+            return way_to(self.root, key)
+        except TypeError:
+            self._check_comparable(key)
+            raise
+
+    def _check_comparable(self, key: Any) -> None:
+        """Raise a TypeError that tells with which of the keys on the way to it this key can't be compared."""
+        node: BNode[K, V] | None = self.root
+        while node is not None:
+            for other, _ in node.items:
+                _is_less(other, key)
+                _is_less(key, other)
+            place = bisect_left(node.items, key, key=_key_of)
+            node = None if node.nodes is None else node.nodes[place]
+
+    def _gen(self, start: _Cut, end: _Cut, backward: bool = False) -> Iterator[tuple[K, V]]:
+        """Yield the items from one place to another, a leaf at a time; each leaf is looked for anew."""
+        try:
+            while run := self._run(start, backward):
+                stop = end.place(run)
+                if backward:
+                    yield from reversed(run[stop:])
+                    if stop > 0:
+                        return
+                    start = _before(run[0][0])
+                else:
+                    yield from run[:stop]
+                    if stop < len(run):
+                        return
+                    start = _behind(run[-1][0])
+        except TypeError:
+            for cut in start, end:
+                if cut is not _FIRST and cut is not _LAST:
+                    self._check_comparable(cut.key)
+            raise
+
+    def _run(self, start: _Cut, backward: bool) -> list[tuple[K, V]]:
+        """Return the items next to a place: those in one leaf, and the one behind them in the nodes above it."""
+        above: list[tuple[K, V]] = []
+        bisect, key = start
         node = self.root
         while True:
-            place = index(node.items)
-            yield _Step(node, place)
-            if node.nodes is None:
-                return
-            node = node.nodes[place]
-
-    def _gen(self, index: "_Index", backward: bool) -> Iterator[tuple[K, V]]:
-        """Yield the items from a place on, a leaf at a time; each leaf is looked for anew."""
-        while run := self._run(index, backward):
-            yield from run
-            index = (_before if backward else _behind)(run[-1][0])
-
-    def _run(self, index: "_Index", backward: bool) -> list[tuple[K, V]]:
-        """Return the next items: those in one leaf, and the one of the nodes above it that comes behind them."""
-        above: list[tuple[K, V]] = []
-        run: list[tuple[K, V]] = []
-        for node, place in self._way(index):
-            if node.nodes is None:
-                run = node.items[:place][::-1] if backward else node.items[place:]
-            elif backward:
-                above = node.items[place - 1 : place] or above
-            else:
-                above = node.items[place : place + 1] or above
-        return run + above
+            items, nodes = node.items, node.nodes
+            place = bisect(items, key, key=_key_of)
+            if nodes is None:
+                return above + items[:place] if backward else items[place:] + above
+            above = (items[max(place - 1, 0) : place] if backward else items[place : place + 1]) or above
+            node = nodes[place]
 
     # Writing
 
     def __setitem__(self, key: K, value: V) -> None:
-        way = []
-        for step in self._way(_before(key)):
-            if _has_at(step, key):
-                step.node._p_note_change()
-                step.node.items[step.place] = (step.node.items[step.place][0], value)
-                return
-            way.append(step)
+        way, is_there = self._way_to(key)
+        node, place = way[-1]
+        if is_there:
+            node._p_note_change()
+            node.items[place] = (node.items[place][0], value)
+            return
         _check_orderable(key)
-        leaf, place = way[-1]
-        leaf._p_note_change()
-        leaf.items.insert(place, (key, value))
+        node._p_note_change()
+        node.items.insert(place, (key, value))
         self._note_size(1)
         self._split(way)
 
@@ -419,12 +484,8 @@ class BTree(PersistentObject, MutableMapping[K, V]):
         self[key] = value
 
     def __delitem__(self, key: K) -> None:
-        way = []
-        for step in self._way(_before(key)):
-            way.append(step)
-            if _has_at(step, key):
-                break
-        else:
+        way, is_there = self._way_to(key)
+        if not is_there:
             raise KeyError(key)
         node, place = way[-1]
         node._p_note_change()
@@ -445,10 +506,10 @@ class BTree(PersistentObject, MutableMapping[K, V]):
 
     def note_change_of_bnode_containing_key(self, key: K) -> None:
         """Have the next commit store the node of a key, whose value was changed in place. KeyError if it has none."""
-        found = self._find(key)
-        if found is None:
+        way, is_there = self._way_to(key)
+        if not is_there:
             raise KeyError(key)
-        found.node._p_note_change()
+        way[-1][0]._p_note_change()
 
     def set_bnode_minimum_degree(self, degree: int) -> bool:
         """Build the tree anew of nodes of this degree; False if it has that, or there are no such nodes."""
@@ -459,18 +520,18 @@ class BTree(PersistentObject, MutableMapping[K, V]):
         self._keep_count(None)
         return True
 
-    def _go_to_last_leaf(self, node: BNode[K, V], way: list[_Step]) -> BNode[K, V]:
+    def _go_to_last_leaf(self, node: BNode[K, V], way: _Way) -> BNode[K, V]:
         """Return the last leaf below a node, with the steps to it added to the way."""
         while True:
-            way.append(_Step(node, len(node.items)))
+            way.append((node, len(node.items)))
             if node.nodes is None:
                 return node
             node = node.nodes[-1]
 
-    def _split(self, way: list[_Step]) -> None:
+    def _split(self, way: _Way) -> None:
         """Split the last node of the way if it has one item too many, then the one above it, and so on."""
         while way:
-            node = way.pop().node
+            node, _ = way.pop()
             if len(node.items) < 2 * node.minimum_degree:
                 return
             middle = len(node.items) // 2
@@ -504,10 +565,10 @@ class BTree(PersistentObject, MutableMapping[K, V]):
         if count is not None:
             count.forget(node)
 
-    def _fill_up(self, way: list[_Step]) -> None:
+    def _fill_up(self, way: _Way) -> None:
         """Give the last node of the way what it lacks, then the one above it, and so on."""
         while len(way) > 1:
-            node = way.pop().node
+            node, _ = way.pop()
             if len(node.items) >= node.minimum_degree - 1:
                 return
             parent, place = way[-1]
@@ -562,34 +623,6 @@ class BTree(PersistentObject, MutableMapping[K, V]):
                 _let_go(part)
 
 
-_Index = Callable[[list[tuple[Any, Any]]], int]
-"""Tells a place among the items of a node."""
-
-
-def _key_of(item: tuple[K, Any]) -> K:
-    return item[0]
-
-
-def _before(key: Any) -> _Index:
-    """Return what tells the place ahead of a key."""
-    return lambda items: _bisect(bisect_left, items, key)
-
-
-def _behind(key: Any) -> _Index:
-    """Return what tells the place behind a key."""
-    return lambda items: _bisect(bisect_right, items, key)
-
-
-def _bisect(bisect: Callable[..., int], items: list[tuple[Any, Any]], key: Any) -> int:
-    try:
-        return bisect(items, key, key=_key_of)
-    except TypeError:
-        for other, _ in items:
-            _is_less(other, key)
-            _is_less(key, other)
-        raise
-
-
 def _is_less(one: Any, other: Any) -> bool:
     try:
         return bool(one < other)
@@ -600,12 +633,6 @@ def _is_less(one: Any, other: Any) -> bool:
 def _check_orderable(key: Any) -> None:
     if _is_less(key, key) or key != key:
         raise TypeError(f"the key {key!r} is not equal to itself, so it has no place in an order")
-
-
-def _has_at(step: _Step, key: Any) -> bool:
-    """Tell if the item at the place ahead of a key is the one of the key."""
-    items = step.node.items
-    return step.place < len(items) and not _is_less(key, items[step.place][0])
 
 
 def _children(node: BNode[K, V]) -> "list[BNode[K, V]]":

@@ -3,6 +3,7 @@
 Statements OBJ-20 to OBJ-23.
 """
 
+from collections.abc import Iterator
 from weakref import ref
 
 from durus.persistent import PersistentObject
@@ -14,11 +15,11 @@ class Cache:
     """The identity map of a connection, which holds about `size` objects in their loaded form."""
 
     def __init__(self, size: int) -> None:
-        self._objects: dict[bytes, ref[PersistentObject]] = {}
-        """All objects that are in memory, and some that are not any more."""
+        self._objects: dict[bytes, PersistentObject | ref[PersistentObject]] = {}
+        """All objects that are in memory: those that have a state themselves, and weak references to ghosts, of which
+        some are not there any more."""
         self._sweep_at = _FEW
-        self._loaded: dict[bytes, PersistentObject] = {}
-        """Objects that have a state."""
+        self._loaded_count = 0
         self._oldest: list[tuple[int, bytes]] = []
         """Serials and oids of objects as they were when this list was made, the least recently used last."""
         self.set_size(size)
@@ -40,15 +41,15 @@ class Cache:
 
     def get_loaded_count(self) -> int:
         """Return how many objects have their state in memory."""
-        return len(self._loaded)
+        return self._loaded_count
 
     def get(self, oid: bytes) -> PersistentObject | None:
         """Return the object of this oid that is in memory, if there is one."""
         found = self._objects.get(oid)
-        return None if found is None else found()
+        return found() if isinstance(found, ref) else found
 
     def add(self, oid: bytes, obj: PersistentObject) -> None:
-        """Take in an object that was not in memory before."""
+        """Take in a ghost that was not in memory before."""
         self._objects[oid] = ref(obj)
         if len(self._objects) > self._sweep_at:
             self._sweep()
@@ -57,18 +58,22 @@ class Cache:
     def _sweep(self) -> None:
         """Forget the oids whose objects are not in memory any more."""
         for oid, found in self._objects.copy().items():  # since a finalizer may take in others meanwhile
-            if found() is None and self._objects.get(oid) is found:
+            if isinstance(found, ref) and found() is None and self._objects.get(oid) is found:
                 del self._objects[oid]
 
     def note_loaded(self, oid: bytes, obj: PersistentObject) -> None:
         """Note that an object has its state in memory now."""
-        self._loaded[oid] = obj
+        if self._objects.get(oid) is not obj:
+            self._objects[oid] = obj
+            self._loaded_count += 1
 
     def make_ghost(self, oid: bytes) -> None:
         """Drop the state of the object of this oid, where it is in memory."""
-        self._loaded.pop(oid, None)
         obj = self.get(oid)
         if obj is not None:
+            if self.is_loaded(oid):
+                self._objects[oid] = ref(obj)
+                self._loaded_count -= 1
             obj._p_set_status_ghost()
 
     def shrink(self, transaction_serial: int) -> None:
@@ -80,24 +85,29 @@ class Cache:
             if not self._oldest:
                 # What was used since then is in none of the places of this list, so it is made anew when it is
                 # used up, and not for each access.
-                self._oldest = [(obj._p_serial, oid) for oid, obj in self._loaded.items()]
+                self._oldest = [(obj._p_serial, oid) for oid, obj in self._loaded()]
                 self._oldest.sort(reverse=True)
                 if self._oldest[-1][0] == transaction_serial:
                     self._oldest.clear()
                     return
             serial, oid = self._oldest.pop()
-            obj = self._loaded.get(oid)
-            if obj is not None and obj._p_serial == serial != transaction_serial:
+            obj = self._objects.get(oid)
+            if isinstance(obj, PersistentObject) and obj._p_serial == serial != transaction_serial:
                 self.make_ghost(oid)
 
     def is_overfull(self) -> bool:
         """Tell if more objects are loaded than the size allows."""
-        return len(self._loaded) > self._size
+        return self._loaded_count > self._size
 
     def is_loaded(self, oid: bytes) -> bool:
         """Tell if the object of this oid is in memory and has its state."""
-        return oid in self._loaded
+        return isinstance(self._objects.get(oid), PersistentObject)
 
     def loaded_objects(self) -> list[PersistentObject]:
         """Return the objects that have their state in memory."""
-        return list(self._loaded.values())
+        return [obj for _, obj in self._loaded()]
+
+    def _loaded(self) -> Iterator[tuple[bytes, PersistentObject]]:
+        for oid, found in self._objects.items():
+            if isinstance(found, PersistentObject):
+                yield oid, found

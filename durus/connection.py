@@ -235,7 +235,6 @@ class Connection(ConnectionBase):
         set_slot(root, "_p_connection", self)
         self.root = root
         self._store([(root, oid)])
-        self.cache.add(oid, root)
 
     def _store(self, changed: Iterable[tuple[PersistentObject, bytes]]) -> None:
         writer = ObjectWriter(self, self.root, self._new_oid, self._reader.has_broken_classes())
@@ -253,7 +252,6 @@ class Connection(ConnectionBase):
         for oid, obj in writer.new_objects.values():
             set_slot(obj, "_p_oid", oid)
             set_slot(obj, "_p_connection", self)
-            self.cache.add(oid, obj)
         for obj, oid, _ in records:
             set_slot(obj, "_p_status", SAVED)
             self.note_access(obj)

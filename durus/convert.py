@@ -169,7 +169,9 @@ class _Copy:
         except RecordError as error:
             raise RecordError(f"the record of oid {format_oid(oid)}: {error}; nothing is copied") from error
         new_oid = self._new_oids[oid]
-        new_record = pack_record(new_oid, new_data, join_refs(new_oid, map(self._new_oid, split_oids(refs))))
+        new_record = pack_record(
+            new_oid, new_data, join_refs(new_oid, [self._new_oid(ref) for ref in split_oids(refs)])
+        )
         self._sizes.append(len(new_record))
         self._spool.write(new_record)
 

@@ -173,7 +173,7 @@ def new_ghost(cls: "type[_P]", oid: bytes, connection: ConnectionBase) -> "_P":
 def take_state(obj: PersistentBase, state: State, is_plain: bool) -> None:
     """Call __setstate__ of a ghost while it belongs to no connection, so that it notes no change. [OBJ-13]
 
-    `is_plain` tells that this is the one of PersistentObject, for who has a faster way to do the same.
+    `is_plain` tells that has_plain_state() of its class, for who has a faster way to do the same.
     If that raises, the object stays a ghost, with whatever was set.
     """
     connection = get_slot(obj, "_p_connection")
@@ -227,10 +227,9 @@ class PersistentObject(PersistentBase):
     def __getstate__(self) -> State:
         """Return the state to store: a dict of the attributes in __dict__ and in slots. [OBJ-11]"""
         attributes = _attributes(self)
-        slots = {name: get_slot(self, name) for name in self._p_gen_data_slots()}
-        if attributes is None or not slots:
-            return slots if attributes is None else attributes
-        return {**attributes, **slots}
+        if attributes is not None and not _data_slots(type(self)):
+            return attributes
+        return {**(attributes or {}), **{name: get_slot(self, name) for name in self._p_gen_data_slots()}}
 
     def __setstate__(self, state: State) -> None:
         """Take over a state as __getstate__ returns it; attributes that are not in it are removed. [OBJ-12]"""
@@ -320,6 +319,11 @@ def _data_slots(cls: type) -> tuple[str, ...]:
         found = tuple(names)
         type.__setattr__(cls, "_p_data_slots", found)
     return found
+
+
+def has_plain_state(cls: type[PersistentObject]) -> bool:
+    """Tell if the state of an object of this class is its __dict__, and nothing else."""
+    return cls.__setstate__ is PersistentObject.__setstate__ and cls.__dictoffset__ != 0 and not _data_slots(cls)
 
 
 def _attributes(obj: PersistentObject) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ the state refers to.  What the data means is the business of serialize.py.
 
 import re
 import struct
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import NamedTuple
 
 from durus.error import RecordError
@@ -51,9 +51,9 @@ def split_oids(s: bytes) -> list[bytes]:
     return [s[start : start + 8] for start in range(0, len(s), 8)]
 
 
-def join_refs(oid: bytes, refs: Iterable[bytes]) -> bytes:
+def join_refs(oid: bytes, refs: Collection[bytes]) -> bytes:
     """Return refs as a record of `oid` holds them: sorted, once each, never its own oid. [REC-7]"""
-    return b"".join(sorted(set(refs) - {oid}))
+    return b"".join(sorted(set(refs) - {oid})) if refs else b""
 
 
 _GLOBAL_FORM = re.compile(rb"\x80.c([^\n]+)\n([^\n]+)\n(q.|r....|\x94)?\.", re.DOTALL)

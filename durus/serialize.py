@@ -30,6 +30,7 @@ from durus.persistent import (
     ConnectionBase,
     PersistentBase,
     PersistentObject,
+    has_plain_state,
     new_ghost,
     persistent_id_by,
     take_state,
@@ -64,6 +65,7 @@ class ObjectReader:
         """What class pickles in GLOBAL form mean."""
         self._last: _RememberedClass | None = None
         """The one among them that was met last."""
+        self._unpickler, self._nested_unpickler = _Unpickler.of(self), _NestedUnpickler.of(self)
         self.load_count = 0
 
     def ghost_of_record(self, oid: bytes, data: bytes) -> PersistentObject:
@@ -148,7 +150,7 @@ class ObjectReader:
 
     def _set_state(self, obj: PersistentObject, state: object) -> None:
         try:
-            take_state(obj, state, type(obj).__setstate__ is PersistentObject.__setstate__)
+            take_state(obj, state, has_plain_state(type(obj)))
         except BaseException:
             PersistentObject._p_clear_state(obj)
             raise
@@ -189,9 +191,9 @@ class ObjectReader:
     def _try_unpickle(self, pickles: bytes, first_only: bool) -> tuple[Any, int]:
         """Return the value of the last of some pickles that share one memo, or of the first, and where that ends."""
         try:
-            return _load(_Unpickler(io.BytesIO(pickles), self), pickles, first_only)
+            return _load(self._unpickler, pickles, first_only)
         except AttributeError:  # it may be that getattr() does not find a nested class
-            return _load(_NestedUnpickler(io.BytesIO(pickles), self), pickles, first_only)
+            return _load(self._nested_unpickler, pickles, first_only)
 
 
 class _RememberedClass(NamedTuple):
@@ -212,11 +214,14 @@ class _RememberedClass(NamedTuple):
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: io.BytesIO, reader: ObjectReader) -> None:
-        super().__init__(file)
-        self.file = file
-        self.persistent_load = reader.get_referenced  # type: ignore[method-assign]  # saves a call per reference
-        self._reader = reader
+    """Each reader has a subclass of its own: that costs less than an __init__() for each record."""
+
+    _reader: ObjectReader
+
+    @classmethod
+    def of(cls, reader: ObjectReader) -> "type[_Unpickler]":
+        """Return the class for a reader."""
+        return type(cls.__name__, (cls,), {"_reader": reader, "persistent_load": staticmethod(reader.get_referenced)})
 
     def find_class(self, module: str, name: str) -> Any:
         if name == "_reconstructor" and module in ("copyreg", "copy_reg"):
@@ -243,11 +248,13 @@ class _NestedUnpickler(_Unpickler):
         return super().find_class(module, name)
 
 
-def _load(unpickler: _Unpickler, pickles: bytes, first_only: bool) -> tuple[Any, int]:
+def _load(unpickler_class: type[_Unpickler], pickles: bytes, first_only: bool) -> tuple[Any, int]:
+    file = io.BytesIO(pickles)
+    unpickler = unpickler_class(file)
     value = unpickler.load()
-    while not first_only and unpickler.file.tell() < len(pickles):
+    while not first_only and file.tell() < len(pickles):
         value = unpickler.load()
-    return value, unpickler.file.tell()
+    return value, file.tell()
 
 
 class ObjectWriter:
@@ -263,7 +270,9 @@ class ObjectWriter:
         self._connection = connection
         self._root = root
         self._new_oid = new_oid
-        self._pickler = _PurePickler if has_broken_classes else _Pickler
+        self._pickler_class = _PurePickler if has_broken_classes else _Pickler
+        self._file = io.BytesIO()
+        self._pickler: _Pickler | _PurePickler | None = None
         self._pending: deque[tuple[PersistentObject, bytes]] = deque()
         self._refs: set[bytes] = set()
         self._current: PersistentObject | None = None
@@ -277,11 +286,14 @@ class ObjectWriter:
 
         UnstorableError if a state can't be pickled, ForeignReferenceError for an object of another connection.
         """
-        for pair in objects:
-            self._pending.append(pair)
-            while self._pending:
-                obj, oid = self._pending.popleft()
-                yield obj, oid, self._record(obj, oid)
+        try:
+            for pair in objects:
+                self._pending.append(pair)
+                while self._pending:
+                    obj, oid = self._pending.popleft()
+                    yield obj, oid, self._record(obj, oid)
+        finally:
+            self._pickler = None  # which holds this writer, and the last object
 
     def _record(self, obj: PersistentObject, oid: bytes) -> bytes:
         self._current = obj
@@ -296,9 +308,13 @@ class ObjectWriter:
 
     def pickle(self, value: object) -> bytes:
         """Return the pickle of a value, with references in place of persistent objects."""
-        file = io.BytesIO()
-        self._pickler(file, self.reference).dump(value)
-        return file.getvalue()
+        if self._pickler is None:
+            self._pickler = self._pickler_class(self._file, self.reference)
+        self._file.seek(0)
+        self._file.truncate()
+        self._pickler.clear_memo()
+        self._pickler.dump(value)
+        return self._file.getvalue()
 
     def reference(self, obj: PersistentBase) -> tuple[bytes, type]:
         """Return what stands for a persistent object in a state pickle. [REC-14]"""

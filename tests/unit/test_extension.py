@@ -156,7 +156,7 @@ class Rounded(Persistent):
 def test_names_that_the_class_has_a_meaning_for_are_stored_attributes_like_others() -> None:
     state = {"side": 1, "area": 2, "n": 3, "_p_oid": b"none"}
     obj = persistent.new_ghost(Rounded, bytes(8), ConnectionBase())
-    persistent.take_state(obj, state, True)
+    persistent.take_state(obj, state, persistent.has_plain_state(Rounded))
     assert obj._p_is_saved()
     assert obj._p_oid == bytes(8)
     obj._p_connection = None
