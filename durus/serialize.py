@@ -53,6 +53,10 @@ _COMPRESS_FROM = 512
 """Shorter states gain little from compression, and it takes longer than all else in a commit."""
 
 
+_REUSE_BELOW = 1000
+"""A pickler that has made a longer pickle has a larger memo, and that takes longer to clear than a new one to make."""
+
+
 class ObjectReader:
     """Makes ghosts and loads their states for one connection."""
 
@@ -308,13 +312,15 @@ class ObjectWriter:
 
     def pickle(self, value: object) -> bytes:
         """Return the pickle of a value, with references in place of persistent objects."""
-        if self._pickler is None:
-            self._pickler = self._pickler_class(self._file, self.reference)
+        pickler, self._pickler = self._pickler or self._pickler_class(self._file, self.reference), None
         self._file.seek(0)
         self._file.truncate()
-        self._pickler.clear_memo()
-        self._pickler.dump(value)
-        return self._file.getvalue()
+        pickler.clear_memo()
+        pickler.dump(value)
+        pickled = self._file.getvalue()
+        if len(pickled) < _REUSE_BELOW:
+            self._pickler = pickler
+        return pickled
 
     def reference(self, obj: PersistentBase) -> tuple[bytes, type]:
         """Return what stands for a persistent object in a state pickle. [REC-14]"""
@@ -406,7 +412,7 @@ def _find_imported(module: str, name: str) -> object:
     """Return what a qualified name stands for in a module that is imported, None if there is nothing."""
     try:
         found: object = sys.modules[module]
-        for part in name.split("."):
+        for part in name.split(".") if "." in name else (name,):
             found = getattr(found, part)
     except Exception:  # a module's own __getattr__ may import others, and so raise anything
         return None
