@@ -12,6 +12,7 @@ from durus.dfs20.scan import explain, scan_transactions, sound_rest
 from durus.error import DamageError, UnsoundTailError
 from durus.file import File
 from durus.oid import ROOT_OID
+from durus.read_ahead import ReadAhead
 from durus.record_file import is_unfinished_creation
 from durus.shelf.as_of_now import as_of_now
 from durus.shelf.scan import Unsound
@@ -86,8 +87,9 @@ class Dfs20Check:
         self.objects = len(positions)
         if positions and self._is_complete and ROOT_OID not in positions:
             yield Finding(0, ROOT_OID, "there is no root object")
+        source = ReadAhead(self._file)
         yield from record_findings(
             sorted(positions.items(), key=lambda pair: pair[1]),
-            lambda oid, offset: read_entry(self._file, self.size, oid, offset),
+            lambda oid, offset: read_entry(source, self.size, oid, offset),
             positions.keys() if self._is_complete else None,
         )

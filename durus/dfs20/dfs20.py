@@ -16,10 +16,10 @@ from durus.dfs20.scan import explain, scan_transactions
 from durus.error import DamageError, FormatError, RecordError, UnsoundTailError
 from durus.file import File
 from durus.oid import FIRST_RESERVED_OID, format_oid, oid_to_int
+from durus.read_ahead import ReadAhead
 from durus.record_file import PreparedTransaction
 from durus.shelf.scan import Unsound
 
-_FIRST_READ = 4096
 _LONGEST_RECORD = (1 << 32) - 1
 _DAMAGED = "restore the file from a backup; `durus check` lists all damage that can be noticed"
 
@@ -33,6 +33,7 @@ class Dfs20:
 
     def __init__(self, file: File, base: tuple[dict[bytes, int], int] | None = None) -> None:
         self.file = file
+        self._source = ReadAhead(file)
         self.index, self.base_end = read_base(file) if base is None else base
         self.end = self.base_end
         self.tail: UnsoundTailError | None = None
@@ -57,7 +58,7 @@ class Dfs20:
 
     def read_entry(self, oid: bytes, offset: int) -> bytes:
         """Return the record in the entry at `offset`, which must be of `oid`; DamageError if it is not."""
-        return read_entry(self.file, self.end, oid, offset)
+        return read_entry(self._source, self.end, oid, offset)
 
     def positions(self) -> Iterator[tuple[bytes, int]]:
         """Yield (oid, file offset) for all current entries, in the order of the file."""
@@ -126,14 +127,14 @@ def read_base(file: File) -> tuple[dict[bytes, int], int]:
     return {oid: offset for oid, offset in index.items() if oid < FIRST_RESERVED_OID}, stream_start + length
 
 
-def read_entry(file: File, end: int, oid: bytes, offset: int) -> bytes:
+def read_entry(source: ReadAhead, end: int, oid: bytes, offset: int) -> bytes:
     """Return the record in the entry of `oid` at `offset`, of a file whose sound part ends at `end`."""
-    data = file.read_at(offset, _FIRST_READ)
-    if len(data) >= ENTRY_HEAD.size:
-        length, record_oid, data_size = ENTRY_HEAD.unpack_from(data)
+    data, place = source.at(offset, ENTRY_HEAD.size, end)
+    if len(data) - place >= ENTRY_HEAD.size:
+        length, record_oid, data_size = ENTRY_HEAD.unpack_from(data, place)
         size = U32.size + length
         if record_oid == oid and entry_fits(length, data_size) and offset + size <= end:
-            if size > len(data):
-                data += file.read_at(offset + len(data), size - len(data))
-            return data[U32.size : size]
-    raise DamageError(file.path, offset, f"no sound entry of oid {format_oid(oid)} stands here", _DAMAGED)
+            if place + size > len(data):
+                data, place = source.at(offset, size, end)
+            return data[place + U32.size : place + size]
+    raise DamageError(source.file.path, offset, f"no sound entry of oid {format_oid(oid)} stands here", _DAMAGED)

@@ -10,6 +10,7 @@ from durus.check import Finding, record_findings
 from durus.error import DamageError, UnsoundTailError
 from durus.file import File
 from durus.oid import ROOT_OID, oid_from_int, oid_to_int
+from durus.read_ahead import ReadAhead
 from durus.record_file import is_unfinished_creation
 from durus.shelf import recover
 from durus.shelf.as_of_now import as_of_now
@@ -156,8 +157,9 @@ class Check:
         self.objects = len(self._positions)
         if self._positions and self._is_complete and ROOT_OID not in self._positions:
             yield Finding(0, ROOT_OID, "there is no root object")
+        source = ReadAhead(self._file)
         yield from record_findings(
             sorted(self._positions.items(), key=lambda pair: pair[1]),
-            lambda oid, offset: read_entry(self._file, self.size, oid, offset),
+            lambda oid, offset: read_entry(source, self.size, oid, offset),
             self._positions.keys() if self._is_complete else None,
         )

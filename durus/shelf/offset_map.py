@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from durus.error import DamageError
 from durus.file import File
 from durus.oid import oid_from_int, oid_to_int
+from durus.read_ahead import ReadAhead
 
 _MAP_HEAD = struct.Struct(">QQQ")
 _WORDS_AT_ONCE = 8192
@@ -24,6 +25,7 @@ class OffsetMap:
         self.start = start
         self.end = start + 8 + size
         self._file = file
+        self._source = ReadAhead(file)
         self._words_start = start + _MAP_HEAD.size
         if not 1 <= self.word_size <= 8 or size != 16 + self.word_size * self.count:
             problem = f"an offset map of {size} bytes can't have {self.count} words of {self.word_size} bytes"
@@ -66,7 +68,8 @@ class OffsetMap:
 
     def _word(self, number: int) -> int:
         place = self._words_start + number * self.word_size
-        return int.from_bytes(self._file.read_at(place, self.word_size), "big")
+        data, start = self._source.at(place, self.word_size, self.end)
+        return int.from_bytes(data[start : start + self.word_size], "big")
 
 
 def build_offset_map(offsets: Sequence[int], start: int) -> Iterator[bytes]:

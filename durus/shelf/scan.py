@@ -117,10 +117,20 @@ class ForwardReader:
             self.position += step
             size -= step
             if not self.peek(1):
-                problem = f"the file became shorter than {self._end} bytes while it was read"
-                raise DamageError(self._file.path, self.position, problem, "open it again")
+                raise self._became_shorter()
         self._start += size
         self.position += size
+
+    def window_at(self, position: int, size: int) -> tuple[bytes, int]:
+        """Go on to a position; return bytes that are in memory, `size` of them behind it, and where they stand."""
+        self.advance(position - self.position)
+        if len(self.peek(size)) < size:
+            raise self._became_shorter()
+        return self._buffer, self.position - self._start
+
+    def _became_shorter(self) -> DamageError:
+        problem = f"the file became shorter than {self._end} bytes while it was read"
+        return DamageError(self._file.path, self.position, problem, "open it again")
 
 
 def scan_transactions(file: File, offset: int, end: int, checksum: int) -> Iterator[Transaction]:
@@ -151,22 +161,30 @@ def _scan_transaction(reader: ForwardReader, file_end: int) -> Transaction:
 def scan_entries(reader: ForwardReader, offset: int, end: int) -> tuple[list[tuple[bytes, int]], Seal | None]:
     """Return the entries from the reader's position to `end`, of the transaction that starts at `offset`."""
     entries: list[tuple[bytes, int]] = []
-    first = reader.position
-    unpack = ENTRY_HEAD.unpack
-    while (place := reader.position) < end:
-        if end - place < ENTRY_HEAD.size:
+    place = first = reader.position
+    window, window_start, window_last = b"", place, -1
+    unpack_from = ENTRY_HEAD.unpack_from
+    last = end - ENTRY_HEAD.size
+    while place < end:
+        if place > last:
             raise Unsound(offset, end, f"{end - place} bytes are too few for an object entry", place)
-        length, oid, record_oid, data_size = unpack(reader.peek(ENTRY_HEAD.size))
+        if place > window_last:
+            window, window_start = reader.window_at(place, ENTRY_HEAD.size)
+            window_last = window_start + len(window) - ENTRY_HEAD.size
+        length, oid, record_oid, data_size = unpack_from(window, place - window_start)
         refs_size = length - SMALLEST_ENTRY - data_size
-        fits = data_size > 0 and refs_size >= 0 and refs_size % 8 == 0 and place + U64.size + length <= end
-        if oid != record_oid or not fits:
+        stop = place + U64.size + length
+        if oid != record_oid or not data_size or refs_size < 0 or refs_size & 7 or stop > end:
             problem = f"an object entry (oid {format_oid(oid)}) does not fit its transaction or its record"
             raise Unsound(offset, end, problem, place)
-        if oid == SEAL_OID or (length == SEAL_SIZE - U64.size and is_like_seal(reader.peek(SEAL_SIZE))):
-            return entries, _check_seal(reader, offset, end, only_a_seal=place == first)
+        if oid >= FIRST_RESERVED_OID or length == SEAL_SIZE - U64.size:
+            reader.advance(place - reader.position)
+            if oid == SEAL_OID or (length == SEAL_SIZE - U64.size and is_like_seal(reader.peek(SEAL_SIZE))):
+                return entries, _check_seal(reader, offset, end, only_a_seal=place == first)
         if oid < FIRST_RESERVED_OID:
             entries.append((oid, place))
-        reader.advance(U64.size + length)
+        place = stop
+    reader.advance(place - reader.position)
     return entries, None
 
 

@@ -6,6 +6,7 @@ from zlib import crc32
 from durus.error import DamageError, FormatError, UnsoundTailError
 from durus.file import File
 from durus.oid import format_oid
+from durus.read_ahead import ReadAhead
 from durus.record_file import PreparedTransaction
 from durus.shelf import recover
 from durus.shelf.layout import (
@@ -23,7 +24,6 @@ from durus.shelf.scan import CHUNK_SIZE, Transaction, Unsound, scan_transactions
 EMPTY_FILE = MAGIC + U64.pack(0) + b"".join(build_offset_map([], 0))
 """The bytes of a file without any object. [SHELF-3]"""
 
-_FIRST_READ = 4096
 _DAMAGED = "restore the file from a backup; `durus check` lists all damage"
 
 
@@ -36,6 +36,7 @@ class Shelf:
 
     def __init__(self, file: File, base_checksum: int | None = None) -> None:
         self.file = file
+        self._source = ReadAhead(file)
         self.index: dict[bytes, int] = {}
         """The file offset of the newest entry of each oid that has one behind the offset map."""
         self.tail: UnsoundTailError | None = None
@@ -66,11 +67,11 @@ class Shelf:
     def read(self, oid: bytes) -> bytes | None:
         """Return the current record of `oid`, None if there is none."""
         offset = self.index.get(oid) or self.map.position(oid)
-        return None if offset is None else read_entry(self.file, self.end, oid, offset)
+        return None if offset is None else read_entry(self._source, self.end, oid, offset)
 
     def read_entry(self, oid: bytes, offset: int) -> bytes:
         """Return the record in the entry at `offset`, which must be of `oid`; DamageError if it is not."""
-        return read_entry(self.file, self.end, oid, offset)
+        return read_entry(self._source, self.end, oid, offset)
 
     def positions(self) -> Iterator[tuple[bytes, int]]:
         """Yield (oid, file offset) for all current entries, in the order of the file."""
@@ -117,11 +118,11 @@ class Shelf:
         self.is_sealed = True
 
 
-def read_entry(file: File, end: int, oid: bytes, offset: int) -> bytes:
+def read_entry(source: ReadAhead, end: int, oid: bytes, offset: int) -> bytes:
     """Return the record in the entry of `oid` at `offset`, of a file whose sound part ends at `end`."""
-    data = file.read_at(offset, _FIRST_READ)
-    if len(data) >= ENTRY_HEAD.size:
-        length, entry_oid, record_oid, data_size = ENTRY_HEAD.unpack_from(data)
+    data, place = source.at(offset, ENTRY_HEAD.size, end)
+    if len(data) - place >= ENTRY_HEAD.size:
+        length, entry_oid, record_oid, data_size = ENTRY_HEAD.unpack_from(data, place)
         refs_size = length - SMALLEST_ENTRY - data_size
         size = U64.size + length
         if (
@@ -131,10 +132,10 @@ def read_entry(file: File, end: int, oid: bytes, offset: int) -> bytes:
             and refs_size % 8 == 0
             and offset + size <= end
         ):
-            if size > len(data):
-                data += file.read_at(offset + len(data), size - len(data))
-            return data[16:size]
-    raise DamageError(file.path, offset, f"no sound entry of oid {format_oid(oid)} stands here", _DAMAGED)
+            if place + size > len(data):
+                data, place = source.at(offset, size, end)
+            return data[place + 16 : place + size]
+    raise DamageError(source.file.path, offset, f"no sound entry of oid {format_oid(oid)} stands here", _DAMAGED)
 
 
 def open_base(file: File) -> OffsetMap:

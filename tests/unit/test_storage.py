@@ -1,6 +1,7 @@
 """Storages: what they refuse, what a failing file system does, and the tools over them."""
 
 import gc
+import random
 import warnings
 from pathlib import Path
 
@@ -134,6 +135,8 @@ def test_all_records_are_read_in_the_order_of_the_file(tmp_path: Path, monkeypat
     with Connection(tmp_path / "f") as connection:
         root = connection.get_root()
         root["all"] = items = [Persistent() for _ in range(20)]
+        for item in items:
+            item.text = random.randbytes(100_000)  # more than is read ahead
         connection.commit()
         connection.pack()
         for number in (7, 3, 11, 3):
