@@ -1,0 +1,113 @@
+"""python -m bench.guard: count what Durus does for a few works, and compare that with bench/baseline.json.
+
+Counted are the instructions of Python and the calls of C in this package, for each object: the machine, and what else
+it does, makes no difference, so that a slow-down shows in the change that makes it. What C does by itself is not
+seen. `--write` makes what is counted the new baseline of this version of Python.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from durus.persistent import implementation
+
+BASELINE = Path(__file__).with_name("baseline.json")
+ROOM = 1.05
+"""A work may take so many times as much as in the baseline."""
+WORKS = ("touch", "write", "insert", "traversal", "commit_os", "pack", "open_unpacked", "open_packed", "tree")
+COUNT = 400
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.guard", description="Look for slow-downs.")
+    parser.add_argument("--write", action="store_true", help=f"write {BASELINE.name}")
+    parser.add_argument("--count", action="store_true", help="only print what this process counts")
+    options = parser.parse_args(arguments)
+    if options.count:
+        print(json.dumps(count_all()))
+        return 0
+    found: dict[str, dict[str, float]] = {}
+    for pure in "0", "1":
+        command = [sys.executable, "-m", "bench.guard", "--count"]
+        environment = {**os.environ, "DURUS_PURE_PYTHON": pure, "PYTHONHASHSEED": "1"}
+        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+        found |= json.loads(done.stdout.splitlines()[-1])  # what makes the files prints, too
+    baselines: dict[str, dict[str, dict[str, float]]] = json.loads(BASELINE.read_text()) if BASELINE.exists() else {}
+    if options.write:
+        BASELINE.write_text(json.dumps(baselines | {PYTHON: found}, indent=2, sort_keys=True) + "\n")
+        return 0
+    if PYTHON not in baselines:
+        print(f"{BASELINE.name} has nothing for Python {PYTHON}: write it with --write")
+        return 1
+    more = compare(found, baselines[PYTHON])
+    print("\n".join(more) or f"no work takes notably more than in {BASELINE.name}")
+    return 1 if more else 0
+
+
+def compare(found: dict[str, dict[str, float]], baseline: dict[str, dict[str, float]]) -> list[str]:
+    """Return a line for each work that takes notably more than in the baseline, or is not there."""
+    return [
+        f"{implementation}, {work}: {counts[work]:g} instructions an object, {baseline[implementation][work]:g} before"
+        for implementation, counts in found.items()
+        for work in counts
+        if counts[work] > ROOM * baseline[implementation][work]
+    ]
+
+
+def count_all() -> dict[str, dict[str, float]]:
+    """Return how many instructions each work takes for an object, by what the base classes are made of."""
+    sys.path.insert(0, str(Path(__file__).with_name("worker")))
+    durus5: Any = importlib.import_module("durus5")
+    work = importlib.import_module("work")
+    counts = {}
+    with tempfile.TemporaryDirectory(prefix="durus-guard-") as folder:
+        work.make_packed(durus5, COUNT, Path(folder))
+        for name in WORKS:
+            function: Callable[..., object] = getattr(work, name)
+            function(durus5, COUNT, Path(folder))  # so that what is done once is done, and files are there
+            with counting() as counted:
+                function(durus5, COUNT, Path(folder))
+            counts[name] = round(counted[0] / COUNT, 1)
+    return {implementation: counts}
+
+
+@contextmanager
+def counting() -> Iterator[list[int]]:
+    """Count the instructions that the package runs, and the C functions that it calls."""
+    counted = [0]
+    package = str(Path(sys.modules["durus"].__file__ or "").parent)
+
+    def trace(frame: FrameType, event: str, _: Any) -> Callable[..., Any] | None:
+        if event == "opcode":
+            counted[0] += 1
+        elif event == "call":
+            if not frame.f_code.co_filename.startswith(package):
+                return None
+            frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        return trace
+
+    def profile(frame: FrameType, event: str, _: object) -> None:
+        if event == "c_call" and frame.f_code.co_filename.startswith(package):
+            counted[0] += 1
+
+    sys.settrace(trace)
+    sys.setprofile(profile)
+    try:
+        yield counted
+    finally:
+        sys.setprofile(None)
+        sys.settrace(None)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
