@@ -130,7 +130,7 @@ def read_base(file: File) -> tuple[dict[bytes, int], int]:
 def read_entry(source: ReadAhead, end: int, oid: bytes, offset: int) -> bytes:
     """Return the record in the entry of `oid` at `offset`, of a file whose sound part ends at `end`."""
     data, place = source.at(offset, ENTRY_HEAD.size, end)
-    if len(data) - place >= ENTRY_HEAD.size:
+    if len(data) >= ENTRY_HEAD.size:
         length, record_oid, data_size = ENTRY_HEAD.unpack_from(data, place)
         size = U32.size + length
         if record_oid == oid and entry_fits(length, data_size) and offset + size <= end:

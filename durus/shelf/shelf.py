@@ -121,7 +121,7 @@ class Shelf:
 def read_entry(source: ReadAhead, end: int, oid: bytes, offset: int) -> bytes:
     """Return the record in the entry of `oid` at `offset`, of a file whose sound part ends at `end`."""
     data, place = source.at(offset, ENTRY_HEAD.size, end)
-    if len(data) - place >= ENTRY_HEAD.size:
+    if len(data) >= ENTRY_HEAD.size:
         length, entry_oid, record_oid, data_size = ENTRY_HEAD.unpack_from(data, place)
         refs_size = length - SMALLEST_ENTRY - data_size
         size = U64.size + length

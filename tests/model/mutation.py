@@ -42,10 +42,11 @@ MOST_SECONDS = 300
 OPTIONS = ["-x", "-q", "--tb=short", "-p", "no:cacheprovider", "-p", "no:xdist", "-s"]
 OPTIONS += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # Hypothesis is there before pytest begins
 
-_SHELF = ["shelf_parts", "shelf"]
+_SHELF = ["shelf_parts", "read_ahead", "shelf"]
 _CORE = ["session", "connection"]
 TESTS = {
     "durus/record.py": ["record", "bad_input"],
+    "durus/read_ahead.py": ["read_ahead"],
     "durus/shelf/layout.py": _SHELF,
     "durus/shelf/scan.py": _SHELF,
     "durus/shelf/offset_map.py": _SHELF,

@@ -176,6 +176,12 @@ def test_forward_reader_tells_of_a_file_that_became_shorter() -> None:
     assert caught.value.offset == 100
 
 
+def test_scan_tells_of_a_file_that_became_shorter() -> None:
+    data = unsealed(entry_of(ROOT), entry_of(ONE))
+    with pytest.raises(DamageError, match=f"became shorter than {len(data)} bytes"):
+        list(scan_transactions(file_of(data[:-20]), 0, len(data), 0))
+
+
 class ReadsNoted(MemoryFile):
     """Notes how many bytes it was asked for at a time."""
 

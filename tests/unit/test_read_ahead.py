@@ -1,0 +1,110 @@
+"""Reading parts of a file with few reads: the right bytes, whatever was read before."""
+
+import random
+from typing import cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from durus.file import File
+from durus.oid import oid_from_int
+from durus.read_ahead import ReadAhead
+from durus.record import pack_record
+from durus.shelf.layout import pack_entry, pack_transaction
+from durus.shelf.shelf import EMPTY_FILE, Shelf
+from tests.in_memory_file import MemoryFile
+
+CONTENT = random.Random(1).randbytes(300_000)
+
+
+class NotedFile(MemoryFile):
+    """Notes the offset and the size of each read."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__("/f", bytearray(data))
+        self.reads: list[tuple[int, int]] = []
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        self.reads.append((offset, size))
+        return super().read_at(offset, size)
+
+
+def read_ahead_of(file: NotedFile) -> ReadAhead:
+    return ReadAhead(cast(File, file))
+
+
+def taken(source: ReadAhead, offset: int, size: int, end: int) -> bytes:
+    data, place = source.at(offset, size, end)
+    return data[place : place + size]
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, len(CONTENT)), st.one_of(st.integers(0, 100), st.integers(0, 100_000))), max_size=8
+    )
+)
+def test_it_gives_the_bytes_that_are_there(parts: list[tuple[int, int]]) -> None:
+    source = read_ahead_of(NotedFile(CONTENT))
+    for offset, size in parts:
+        for place in offset, offset + size:
+            assert taken(source, place, size, len(CONTENT)).startswith(CONTENT[place : place + size])
+
+
+def test_parts_in_order_take_few_reads_and_others_read_little() -> None:
+    file = NotedFile(CONTENT)
+    source = read_ahead_of(file)
+    for offset in range(0, len(CONTENT), 100):
+        taken(source, offset, 100, len(CONTENT))
+    assert len(file.reads) == 5
+    assert max(size for _, size in file.reads) == 1 << 16
+    file.reads.clear()
+    for offset in 200_000, 100_000, 0, 250_000:
+        taken(source, offset, 100, len(CONTENT))
+    assert file.reads == [(offset, 4096) for offset in (200_000, 100_000, 0, 250_000)]
+
+
+def test_what_is_a_little_further_on_counts_as_in_order() -> None:
+    file = NotedFile(CONTENT)
+    source = read_ahead_of(file)
+    for offset in 100_000, 100_000 + 2 * 4096, 200_000, 200_000 + 2 * 4096 + 1, 199_999:
+        taken(source, offset, 100, len(CONTENT))
+    assert [size for _, size in file.reads] == [4096, 1 << 16, 4096, 4096, 4096]
+
+
+def test_what_stands_behind_the_end_is_not_remembered() -> None:
+    file = NotedFile(CONTENT[:1000])
+    source = read_ahead_of(file)
+    assert taken(source, 100, 50, 200) == CONTENT[100:150]
+    file.data[200:] = b"committed by now"
+    assert taken(source, 190, 26, 216) == CONTENT[190:200] + b"committed by now"
+    source = read_ahead_of(file)
+    assert taken(source, 210, 6, 205) == taken(source, 300, 10, 216) == b""
+
+
+def test_the_first_byte_of_a_file_is_read_like_others() -> None:
+    assert taken(read_ahead_of(NotedFile(CONTENT)), 0, 1, len(CONTENT)) == CONTENT[:1]
+
+
+@pytest.mark.parametrize(("size", "is_kept"), [(1 << 16, True), ((1 << 16) + 1, False)])
+def test_a_large_part_is_not_remembered(size: int, is_kept: bool) -> None:
+    file = NotedFile(CONTENT)
+    source = read_ahead_of(file)
+    for _ in range(2):
+        assert taken(source, 5, size, len(CONTENT)) == CONTENT[5 : 5 + size]
+    assert len(file.reads) == (1 if is_kept else 2)
+
+
+@pytest.mark.spec("SHELF-11")
+@pytest.mark.parametrize("size", [*range(4096 - 120, 4096 + 4), 3 * 4096, 1 << 16, (1 << 16) + 4096])
+def test_records_are_read_wherever_what_was_read_before_ends(size: int) -> None:
+    records = {
+        oid_from_int(number): pack_record(oid_from_int(number), CONTENT[:length], b"")
+        for number, length in enumerate((size, 70, 5, 1 << 17, 1))
+    }
+    entries = [pack_entry(oid, record) for oid, record in records.items()]
+    start = Shelf(cast(File, NotedFile(EMPTY_FILE))).checksum
+    data, _ = pack_transaction(entries, len(EMPTY_FILE), "2026-01-02T03:04:05.000006Z", start)
+    shelf = Shelf(cast(File, NotedFile(EMPTY_FILE + data)))
+    for _ in range(2):
+        assert {oid: shelf.read(oid) for oid in records} == records
