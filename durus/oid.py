@@ -3,6 +3,8 @@
 ROOT_OID = bytes(8)
 FIRST_RESERVED_OID = b"\xff" * 7 + b"\x00"
 """The 256 highest oids never belong to an object of an application. [REC-3]"""
+SEAL_OID = b"\xff" * 8
+BLOCK_TABLE_OID = b"\xff" * 7 + b"\xfe"
 
 
 def oid_from_int(number: int) -> bytes:

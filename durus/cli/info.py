@@ -24,7 +24,7 @@ from durus.record import parse_class_pickle, split_oids, unpack_record
 from durus.shelf.as_of_now import as_of_now
 from durus.shelf.layout import BASE_START, ENTRY_FRAME_SIZE, SEAL_SIZE, U64
 from durus.shelf.scan import scan_transactions
-from durus.shelf.shelf import Shelf, checksum_of
+from durus.shelf.shelf import Shelf
 from durus.storage import Storage
 
 _MOST_OIDS = 100
@@ -125,12 +125,12 @@ def _print_file(shelf: Shelf) -> tuple[int, int]:
     transactions = seals = 0
     first_seal = last_seal = None
     entries_size = shelf.map.start - BASE_START - U64.size
-    for transaction in scan_transactions(shelf.file, start, shelf.end, checksum_of(shelf.file, start)):
+    for transaction in scan_transactions(shelf.file, start, shelf.end, shelf.base_checksum):
         transactions += 1
-        entries_size += transaction.end - transaction.offset - U64.size
+        if transaction.entries:
+            entries_size += transaction.end - transaction.offset - U64.size - (SEAL_SIZE if transaction.seal else 0)
         if transaction.seal is not None:
             seals += 1
-            entries_size -= SEAL_SIZE
             last_seal = transaction.seal.time
             first_seal = first_seal or last_seal
     print(f"durus         {__version__}, its base classes in {implementation}")

@@ -9,12 +9,13 @@ from collections.abc import Iterable, Iterator
 from durus.check import Finding, record_findings
 from durus.error import DamageError, UnsoundTailError
 from durus.file import File
-from durus.oid import ROOT_OID, oid_from_int, oid_to_int
+from durus.oid import BLOCK_TABLE_OID, ROOT_OID, SEAL_OID, oid_from_int, oid_to_int
 from durus.read_ahead import ReadAhead
 from durus.record_file import is_unfinished_creation
 from durus.shelf import recover
 from durus.shelf.as_of_now import as_of_now
-from durus.shelf.layout import BASE_START, ENTRY_HEAD, SEAL_OID, SEAL_SIZE, U64, parse_seal
+from durus.shelf.block_table import BLOCK_SIZE, parse_block_table, place_of_block_table
+from durus.shelf.layout import BASE_START, ENTRY_HEAD, SEAL_SIZE, U64, parse_seal
 from durus.shelf.offset_map import OffsetMap
 from durus.shelf.scan import ForwardReader, Transaction, Unsound, scan_entries, scan_transactions
 from durus.shelf.shelf import EMPTY_FILE, checksum_of, open_base, read_entry
@@ -53,8 +54,10 @@ class Check:
             yield Finding(error.offset, None, error.problem)
             resume = self._resume_behind(0)
         else:
+            checksum = checksum_of(self._file, offset_map.end)
             yield from self._base_findings(offset_map)
-            resume = offset_map.end, checksum_of(self._file, offset_map.end)
+            yield from self._block_findings(offset_map.end, checksum)
+            resume = offset_map.end, checksum
         yield from self._transaction_findings(resume)
         yield from self._record_findings()
 
@@ -94,14 +97,32 @@ class Check:
             yield Finding(error.offset, None, error.problem)
 
     def _reserved_findings(self, start: int, end: int, entries: Iterable[tuple[bytes, int]]) -> Iterator[Finding]:
-        """Note what stands among the entries from `start` to `end` and is neither an object nor a seal. [REC-3]"""
+        """Note what stands among the entries from `start` to `end` and is no object, seal or block table. [REC-3]"""
         objects = {offset for _, offset in entries}
         place = start
         while place < end and len(head := self._file.read_at(place, ENTRY_HEAD.size)) == ENTRY_HEAD.size:
             length, oid, _, _ = ENTRY_HEAD.unpack(head)
-            if place not in objects and oid != SEAL_OID:
-                yield Finding(place, oid, "an entry of a reserved oid that is no seal is passed over", is_fault=False)
+            if place not in objects and oid not in (SEAL_OID, BLOCK_TABLE_OID):
+                yield Finding(place, oid, "an entry of a reserved oid that is not known is passed over", is_fault=False)
             place += U64.size + length
+
+    def _block_findings(self, end: int, checksum: int) -> Iterator[Finding]:
+        """Compare the packed part, which ends at `end` and has this checksum, with its block table. [SHELF-45]"""
+        place, size = place_of_block_table(end)
+        entry = self._file.read_at(place, size)
+        if not entry.startswith(BLOCK_TABLE_OID, U64.size):
+            return
+        table = parse_block_table(entry, end)
+        if table is None:
+            yield Finding(place, BLOCK_TABLE_OID, "what stands here is no block table of the packed part")
+            return
+        if table.checksum != checksum:
+            problem = f"it says {table.checksum:08x} of the packed part, whose checksum is {checksum:08x}"
+            yield Finding(place, BLOCK_TABLE_OID, problem)
+        for number, offset in enumerate(range(0, end, BLOCK_SIZE)):
+            block = self._file.read_at(offset, min(BLOCK_SIZE, end - offset))
+            if fault := table.fault(number, block):
+                yield Finding(offset, None, fault)
 
     def _transaction_findings(self, resume: tuple[int, int] | None) -> Iterator[Finding]:
         """Go through the transactions from (file offset, running checksum) on, if there is such a place."""

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 from zlib import crc32
 
+from durus.oid import SEAL_OID
+
 MAGIC = b"SHELF-1\n"
 U64 = struct.Struct(">Q")
 BASE_START = len(MAGIC)
@@ -22,17 +24,17 @@ ENTRY_FRAME_SIZE = 16
 SMALLEST_ENTRY = ENTRY_HEAD.size - U64.size
 """The length that the smallest object entry declares: an oid and a record that has no data."""
 
-SEAL_OID = b"\xff" * 8
+PERSISTENT_CLASS = b"\x80\x02cdurus.persistent\nPersistent\n."
+"""The class pickle of a seal and of a block table: Durus 4.3 takes them for objects of this class."""
 
-_SEAL_CLASS = b"\x80\x02cdurus.persistent\nPersistent\n."
 _SEAL_STATE = b"\x80\x02}X\x04\x00\x00\x00sealX\x35\x00\x00\x00"
 _SEAL_END = b"s."
 _OIDS_END = 24
 _TEXT_SIZE = 53
 _CHECKSUM_SIZE = 8
-_SEAL_DATA_SIZE = len(_SEAL_CLASS) + len(_SEAL_STATE) + _TEXT_SIZE + len(_SEAL_END)
+_SEAL_DATA_SIZE = len(PERSISTENT_CLASS) + len(_SEAL_STATE) + _TEXT_SIZE + len(_SEAL_END)
 _SEAL_START = ENTRY_HEAD.pack(8 + 12 + _SEAL_DATA_SIZE, SEAL_OID, SEAL_OID, _SEAL_DATA_SIZE) + (
-    _SEAL_CLASS + _SEAL_STATE
+    PERSISTENT_CLASS + _SEAL_STATE
 )
 SEAL_SIZE = len(_SEAL_START) + _TEXT_SIZE + len(_SEAL_END)
 """The bytes of a whole seal entry."""

@@ -1,30 +1,29 @@
-"""Writing a new SHELF-1 file, from its first byte on. Statements SHELF-2, SHELF-10, SHELF-17, SHELF-30."""
+"""Writing a new SHELF-1 file, from its first byte on. Statements SHELF-2, SHELF-10, SHELF-17, SHELF-30, SHELF-40."""
 
 from array import array
 from collections.abc import Iterable, Iterator
-from zlib import crc32
 
 from durus.file import File
 from durus.new_file import NewFile
 from durus.oid import oid_to_int
 from durus.progress import Progress
+from durus.shelf.block_table import MOST_BYTES, BlockSums, pack_block_table
 from durus.shelf.layout import MAGIC, U64, pack_entry, pack_transaction
 from durus.shelf.offset_map import build_offset_map
 
 
 class NewShelf(NewFile):
-    """A file that is written as a whole: its packed part, a seal that covers it, then transactions."""
+    """A file that is written as a whole: its packed part, a seal that covers it, a block table, then transactions."""
 
     def __init__(self, file: File) -> None:
         super().__init__(file)
-        self.base_checksum = 0
-        """The running checksum at the end of the offset map."""
+        self._sums = BlockSums()
         self._checksum = 0
 
     def write_base(
         self, records: Iterable[tuple[bytes, bytes]], count: int, size: int, highest_oid: int, time: str
     ) -> Iterator[Progress]:
-        """Write the packed part of these (oid, record) pairs, and the seal that covers it, in small steps.
+        """Write the packed part of these (oid, record) pairs, its seal and its block table, in small steps.
 
         There are `count` of them, and `size` bytes in their object entries; `highest_oid` is -1 if there is none.
         """
@@ -38,16 +37,20 @@ class NewShelf(NewFile):
         for piece in build_offset_map(offsets, self._end):
             self._write(piece)
             yield Progress("copy", count, count)
-        self.base_checksum = self._checksum
+        table = self._sums.table()
+        self._checksum = table.checksum
+        is_small_enough = self._end <= MOST_BYTES
         self.append([], time)
+        if is_small_enough:
+            self.append([pack_block_table(table)], time)
         yield Progress("copy", count, count)
 
     def append(self, entries: list[bytes], time: str) -> None:
         """Append a sealed transaction of these object entries."""
-        data, checksum = pack_transaction(entries, self._end, time, self._checksum)
-        self._write(data)
-        self._checksum = checksum
+        data, self._checksum = pack_transaction(entries, self._end, time, self._checksum)
+        super()._write(data)
 
     def _write(self, data: bytes) -> None:
+        """Write a piece of the packed part."""
         super()._write(data)
-        self._checksum = crc32(data, self._checksum)
+        self._sums.add(data)

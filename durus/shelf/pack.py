@@ -46,4 +46,4 @@ class ShelfPacker(Packer[Shelf]):
         self._new.append([pack_entry(oid, record) for oid, record in records.items()], time)
 
     def open_target(self) -> Shelf:
-        return Shelf(self._target, self._new.base_checksum)
+        return Shelf(self._target)

@@ -12,11 +12,10 @@ from zlib import crc32
 
 from durus.error import DamageError
 from durus.file import File
-from durus.oid import FIRST_RESERVED_OID, format_oid
+from durus.oid import FIRST_RESERVED_OID, SEAL_OID, format_oid
 from durus.shelf.layout import (
     ENTRY_HEAD,
     SEAL_COVERED_SIZE,
-    SEAL_OID,
     SEAL_SIZE,
     SMALLEST_ENTRY,
     U64,

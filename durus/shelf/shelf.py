@@ -1,4 +1,4 @@
-"""An open SHELF-1 file: its records by oid, and appending to it. Statements SHELF-1 to SHELF-23."""
+"""An open SHELF-1 file: its records by oid, and appending to it. Statements SHELF-1 to SHELF-23, SHELF-43."""
 
 from collections.abc import Iterator, Sequence
 from zlib import crc32
@@ -9,6 +9,8 @@ from durus.oid import format_oid
 from durus.read_ahead import ReadAhead
 from durus.record_file import PreparedTransaction
 from durus.shelf import recover
+from durus.shelf.block_table import read_block_table
+from durus.shelf.checked_file import DAMAGED, checked_file
 from durus.shelf.layout import (
     BASE_START,
     ENTRY_HEAD,
@@ -24,25 +26,30 @@ from durus.shelf.scan import CHUNK_SIZE, Transaction, Unsound, scan_transactions
 EMPTY_FILE = MAGIC + U64.pack(0) + b"".join(build_offset_map([], 0))
 """The bytes of a file without any object. [SHELF-3]"""
 
-_DAMAGED = "restore the file from a backup; `durus check` lists all damage"
-
 
 class Shelf:
     """A SHELF-1 file that was read up to the end of its last sound transaction.
 
-    `base_checksum` is the checksum of all up to the end of the offset map, for who knows it already.
+    With a block table the packed part is not read for that, and its blocks are checked when they are. [SHELF-43]
     `tail` is the error that tells of the bytes behind it, None where there are none.
     """
 
-    def __init__(self, file: File, base_checksum: int | None = None) -> None:
-        self.file = file
-        self._source = ReadAhead(file)
+    def __init__(self, file: File) -> None:
         self.index: dict[bytes, int] = {}
         """The file offset of the newest entry of each oid that has one behind the offset map."""
         self.tail: UnsoundTailError | None = None
         self.map = open_base(file)
+        table = read_block_table(file, self.map.end)
+        if table is None:
+            self.base_checksum = checksum_of(file, self.map.end)
+        else:
+            self.base_checksum = table.checksum
+            file = checked_file(file, self.map.end, table)
+            self.map = open_base(file)  # from bytes that are checked now
+        self.file = file
+        self._source = ReadAhead(file)
         self.end = self.map.end
-        self.checksum = checksum_of(file, self.map.end) if base_checksum is None else base_checksum
+        self.checksum = self.base_checksum
         self.is_sealed = False
         last: Transaction | None = None
         before = self.end, self.checksum, self.is_sealed
@@ -135,7 +142,7 @@ def read_entry(source: ReadAhead, end: int, oid: bytes, offset: int) -> bytes:
             if place + size > len(data):
                 data, place = source.at(offset, size, end)
             return data[place + 16 : place + size]
-    raise DamageError(source.file.path, offset, f"no sound entry of oid {format_oid(oid)} stands here", _DAMAGED)
+    raise DamageError(source.file.path, offset, f"no sound entry of oid {format_oid(oid)} stands here", DAMAGED)
 
 
 def open_base(file: File) -> OffsetMap:
@@ -143,12 +150,12 @@ def open_base(file: File) -> OffsetMap:
     if head[:BASE_START] != MAGIC[: len(head)]:
         raise FormatError(f"{file.path}: this is not a Durus file: it starts with {head[:8]!r}, not with {MAGIC!r}")
     if len(head) < BASE_START + U64.size:
-        raise DamageError(file.path, len(head), "the file ends inside its header", _DAMAGED)
+        raise DamageError(file.path, len(head), "the file ends inside its header", DAMAGED)
     (length,) = U64.unpack_from(head, BASE_START)
     start = len(head) + length
     if start > file.size():
         problem = f"the first transaction claims to end at byte {start}, behind the end of the file"
-        raise DamageError(file.path, BASE_START, problem, _DAMAGED)
+        raise DamageError(file.path, BASE_START, problem, DAMAGED)
     return OffsetMap(file, start)
 
 

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from zlib import crc32
 
-from durus.oid import oid_from_int
+from durus.oid import SEAL_OID, oid_from_int
 from durus.protocol import (
     INVALID,
     NOT_FOUND,
@@ -29,7 +29,7 @@ from durus.protocol import (
 )
 from durus.record import pack_record
 from durus.serialize import compress_state
-from durus.shelf.layout import MAGIC, SEAL_OID, U64, pack_entry, pack_seal
+from durus.shelf.layout import MAGIC, U64, pack_entry, pack_seal
 from durus.shelf.offset_map import build_offset_map
 
 NUMBERS = (0, 1, 7, 8, 12, 16, 20, 255, 256, 1 << 16, 1 << 20, 1 << 30, (1 << 31) - 1, 1 << 31, (1 << 32) - 1)

@@ -12,13 +12,13 @@ from durus.connection import Connection
 from durus.error import DamageError, DurusWarning, FileError, FormatError, TransactionError, UnsoundTailError
 from durus.file import File, Mode, OperatingSystem, OperatingSystemFile
 from durus.file_storage import FileStorage
-from durus.oid import oid_from_int
+from durus.oid import SEAL_OID, oid_from_int
 from durus.persistent import Persistent
 from durus.persistent_list import PersistentList
 from durus.record import pack_record
-from durus.shelf.layout import SEAL_OID, SEAL_SIZE, find_seals, pack_entry, pack_seal, pack_transaction, parse_seal
+from durus.shelf.layout import SEAL_SIZE, find_seals, pack_entry, pack_seal, pack_transaction, parse_seal
 from durus.shelf.offset_map import OffsetMap, build_offset_map
-from durus.shelf.shelf import EMPTY_FILE, Shelf
+from durus.shelf.shelf import EMPTY_FILE
 
 TIME = "2026-01-02T03:04:05.000006Z"
 ROOT, ONE, TWO = (oid_from_int(n) for n in range(3))
@@ -305,17 +305,6 @@ def test_errors_of_the_operating_system_name_operation_and_file(tmp_path: Path, 
     with pytest.raises(FileError, match=str(tmp_path / "f")) as caught:
         calls[operation]()
     assert caught.value.operation
-
-
-def test_shelf_of_a_packed_file_needs_no_second_reading_of_its_base(tmp_path: Path) -> None:
-    storage = FileStorage(tmp_path / "f")
-    put(storage, o0=b"a")
-    storage.pack()
-    storage.close()
-    file = OperatingSystem().open(str(tmp_path / "f"), "read")
-    shelf = Shelf(file)
-    assert Shelf(file, crc32(file.read_at(0, shelf.map.end))).checksum == shelf.checksum
-    file.close()
 
 
 @pytest.mark.spec("SHELF-14")
