@@ -11,6 +11,8 @@ from hypothesis import Phase, event, given, settings
 from hypothesis import strategies as st
 
 from durus.file import OperatingSystem
+from durus.oid import BLOCK_TABLE_OID
+from durus.shelf.block_table import BLOCK_SIZE
 from durus.shelf.check import Check
 from durus.shelf.new_shelf import NewShelf
 from tests.integration.interop.serving import served_by
@@ -187,6 +189,37 @@ def test_4_3_takes_the_seals_for_one_object_until_it_packs(sides: Sides, tmp_pat
     assert sides.old.ask("take_census", path) == {**objects, "Persistent": 1}
     sides.old.ask("pack_file", path)
     assert sides.old.ask("take_census", path) == objects
+
+
+@pytest.mark.spec("REC-3", "SHELF-40")
+def test_4_3_opens_reads_commits_to_and_packs_a_file_with_a_block_table(sides: Sides, tmp_path: Path) -> None:
+    path = str(tmp_path / "f")
+    large = ["put", 0, "large", ["large", os.urandom(30_000).hex(), 2]]  # so that the packed part has some blocks
+    plain = [["put", 0, f"key {number}", ["new", "plain"]] for number in range(4)]
+    sides.new.ask("work_on_file", path, [large, *plain, ["put", 1, "a", 1]], True)
+    packed = Path(path).read_bytes()
+    start, _, offset_map = base_of(packed)
+    end = start + len(offset_map)
+    assert packed[end + 156 : end + 164] == BLOCK_TABLE_OID
+    assert end > 4 * BLOCK_SIZE
+    assert sides.old.ask("describe_file", path) == sides.new.ask("describe_file", path)
+    objects = {"PersistentDict": 1, "Plain": 4}
+    assert sides.new.ask("take_census", path) == objects
+    assert sides.old.ask("take_census", path) == {**objects, "Persistent": 2}  # the seals, and the table
+
+    in_memory = sides.old.ask("work_on_file", path, [["put", 0, "by 4.3", ["new", "plain"]]], False)
+    assert Path(path).read_bytes().startswith(packed)
+    assert sides.new.ask("describe_file", path)[0] == in_memory
+    in_memory = sides.new.ask("work_on_file", path, [["put", 0, "by this", ["new", "plain"]]], False)
+    assert findings(Path(path)) == []
+    assert sides.old.ask("describe_file", path)[0] == in_memory
+
+    sides.old.ask("pack_file", path)
+    assert BLOCK_TABLE_OID not in Path(path).read_bytes()
+    assert findings(Path(path)) == []
+    for side in (sides.new, sides.old):
+        assert side.ask("take_census", path) == {"PersistentDict": 1, "Plain": 6}
+        assert side.ask("describe_file", path)[0] == in_memory
 
 
 @pytest.mark.spec("SHELF-21")
