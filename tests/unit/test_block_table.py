@@ -18,7 +18,7 @@ from durus.oid import oid_from_int
 from durus.persistent import Persistent
 from durus.persistent_list import PersistentList
 from durus.record import pack_record
-from durus.shelf import block_table
+from durus.shelf import block_table, new_shelf
 from durus.shelf.block_table import BlockTable
 from durus.shelf.check import Check
 from durus.shelf.checked_file import checked_file
@@ -207,12 +207,13 @@ def test_block_table_is_no_object(database: bytes) -> None:
 
 @pytest.mark.spec("SHELF-40")
 def test_packed_part_that_is_too_long_for_a_block_table_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    with_it = packed(100)
-    assert not reads_all(packed(BLOCK * 9))
-    monkeypatch.setattr(block_table, "MOST_BYTES", end_of_base(with_it) - 1)
-    assert reads_all(with_it)
-    monkeypatch.setattr("durus.shelf.new_shelf.MOST_BYTES", end_of_base(with_it) - 1)
-    assert packed(100) == with_it[: end_of_base(with_it) + COVER]
+    data = packed(BLOCK * 9)
+    end = end_of_base(data)
+    for most, is_too_long in ((end, False), (end - 1, True)):
+        monkeypatch.setattr(block_table, "MOST_BYTES", most)
+        monkeypatch.setattr(new_shelf, "MOST_BYTES", most)
+        assert reads_all(data) == is_too_long
+        assert packed(BLOCK * 9) == (data[: end + COVER] if is_too_long else data)
 
 
 # What is read
@@ -259,6 +260,8 @@ def test_opening_reads_what_was_committed_behind_the_pack(database: bytes) -> No
     st.sets(st.integers(0, 4)),
     st.lists(st.tuples(st.integers(0, 5 * BLOCK + 300), st.integers(1, 3 * BLOCK) | st.integers(1, 9)), max_size=12),
 )
+@example(BLOCK + 9, 200, set(), [(0, 3 * BLOCK)])
+@example(3 * BLOCK, 200, {1}, [(BLOCK - 5, 5), (2 * BLOCK, 5), (2 * BLOCK + 5, 2 * BLOCK), (5, 3 * BLOCK)])
 def test_each_read_returns_what_is_there_or_tells_of_the_first_unsound_block(
     end: int, behind: int, damaged: set[int], reads: list[tuple[int, int]]
 ) -> None:
@@ -373,6 +376,18 @@ def test_flipped_bit_in_what_covers_the_packed_part_is_never_overlooked(database
             assert error.offset >= end
 
 
+@pytest.mark.spec("SHELF-23", "SHELF-24", "SHELF-43")
+def test_file_cut_behind_its_packed_part_has_a_tail_or_is_whole(database: bytes) -> None:
+    end = end_of_base(database)
+    for size in range(end, len(database) + 1):
+        error = error_of(database[:size])
+        if size in (end, end + COVER, len(database)):
+            assert error is None
+        else:
+            assert isinstance(error, UnsoundTailError)
+            assert error.offset == (end if size < end + COVER else end + COVER)
+
+
 @pytest.mark.spec("SHELF-26")
 def test_repair_of_a_block_table_leaves_all_objects(database: bytes, tmp_path: Path) -> None:
     end = end_of_base(database) + COVER
@@ -467,6 +482,11 @@ def table_without_a_seal(base: bytes) -> bytes:
     return behind(base, []) + len(entry).to_bytes(8, "big") + entry
 
 
+def table_with_another_entry_in_place_of_its_seal(base: bytes) -> bytes:
+    body = right_table(base) + entry_of_another_reserved_oid(132)
+    return behind(base, []) + len(body).to_bytes(8, "big") + body
+
+
 def table_of_another_layout(base: bytes) -> bytes:
     return behind(base, [], [right_table(base).replace(b"blocks", b"blocky")])
 
@@ -479,10 +499,13 @@ def table_behind_another_transaction(base: bytes) -> bytes:
     return behind(base, [], [], [right_table(base)])
 
 
+def entry_of_another_reserved_oid(size: int) -> bytes:
+    oid = b"\xff" * 7 + b"\xfd"
+    return (size - 8).to_bytes(8, "big") + oid + pack_record(oid, bytes(size - 28), b"")
+
+
 def table_behind_a_transaction_without_a_seal(base: bytes) -> bytes:
-    filler = b"\xff" * 7 + b"\xfd"
-    record = pack_record(filler, bytes(132 - 28), b"")
-    entry = (8 + len(record)).to_bytes(8, "big") + filler + record
+    entry = entry_of_another_reserved_oid(132)
     unsealed = base + len(entry).to_bytes(8, "big") + entry
     return behind(unsealed, [right_table(base)])
 
@@ -497,7 +520,11 @@ def no_seal(base: bytes) -> bytes:
 
 OTHER_FILES = [table_of_fewer_blocks, table_of_more_blocks, table_in_the_covering_transaction, table_with_an_object]
 OTHER_FILES += [table_twice, table_without_a_seal, table_of_another_layout, table_of_another_oid, no_table, no_seal]
-OTHER_FILES += [table_behind_another_transaction, table_behind_a_transaction_without_a_seal]
+OTHER_FILES += [
+    table_with_another_entry_in_place_of_its_seal,
+    table_behind_another_transaction,
+    table_behind_a_transaction_without_a_seal,
+]
 
 
 @pytest.mark.spec("REC-3", "SHELF-43")

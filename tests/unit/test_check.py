@@ -317,6 +317,17 @@ def test_info_tells_classes_garbage_and_seals(tmp_path: Path, capsys: pytest.Cap
     assert "(0.0 %)" not in told
 
 
+def test_info_counts_no_seal_and_no_block_table_as_garbage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_file(tmp_path / "f")
+    with Connection(tmp_path / "f") as connection:
+        connection.pack()
+        connection.get_root()["d"] = Persistent()
+        connection.commit()
+        connection.pack()
+    assert main(["info", str(tmp_path / "f")]) == 0
+    assert "garbage       0.0 %: 0 bytes not reached, 0 bytes superseded" in capsys.readouterr().out
+
+
 def test_info_of_a_file_without_seals_and_of_classes_in_another_form(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
