@@ -29,7 +29,8 @@ from durus.protocol import (
 )
 from durus.record import pack_record
 from durus.serialize import compress_state
-from durus.shelf.layout import MAGIC, U64, pack_entry, pack_seal
+from durus.shelf.block_table import BlockSums, BlockTable, pack_block_table
+from durus.shelf.layout import MAGIC, U64, pack_entry, pack_seal, pack_transaction
 from durus.shelf.offset_map import build_offset_map
 
 NUMBERS = (0, 1, 7, 8, 12, 16, 20, 255, 256, 1 << 16, 1 << 20, 1 << 30, (1 << 31) - 1, 1 << 31, (1 << 32) - 1)
@@ -127,6 +128,8 @@ def a_shelf(chance: random.Random) -> bytes:
     offset_map = b"".join(build_offset_map([min(each, len(data)) for each in offsets], len(data)))
     data += offset_map if chance.random() < 0.9 else mutate(offset_map, chance)
     checksum = crc32(data)
+    if chance.random() < 0.5:
+        checksum = _append_block_table(data, chance)
     for _ in range(chance.randrange(5)):
         body = b"".join(an_entry(chance) for _ in range(chance.randrange(4)))
         start = len(data)
@@ -138,6 +141,20 @@ def a_shelf(chance: random.Random) -> bytes:
             seal, checksum = pack_seal(number(len(data), chance), "2026-01-02T03:04:05.000006Z", checksum)
             data += seal if chance.random() < 0.97 else seal.replace(SEAL_OID, bytes(8))
     return bytes(data)
+
+
+def _append_block_table(data: bytearray, chance: random.Random) -> int:
+    """Append what a pack writes behind the packed part in `data`, now and then another; return its checksum."""
+    sums = BlockSums()
+    sums.add(bytes(data))
+    table = sums.table()
+    blocks = table.blocks if chance.random() < 0.9 else mutate(table.blocks, chance)
+    entry = pack_block_table(BlockTable(table.checksum, blocks))
+    checksum = table.checksum
+    for entries in [], [entry if chance.random() < 0.9 else mutate(entry, chance)]:
+        transaction, checksum = pack_transaction(entries, len(data), "2026-01-02T03:04:05.000006Z", checksum)
+        data += transaction
+    return checksum
 
 
 def a_conversation(chance: random.Random) -> bytes:

@@ -93,6 +93,16 @@ BUGS: dict[str, Bug] = {
         ),
         "tests/unit/test_shelf.py::test_bytes_of_a_first_commit",
     ),
+    "of a read of several blocks only the first one is checked": Bug(
+        (
+            Change(
+                "durus/shelf/checked_file.py",
+                "for number in range(first, behind):",
+                "for number in range(first, first + 1):",
+            ),
+        ),
+        "tests/unit/test_block_table.py::test_each_read_returns_what_is_there_or_tells_of_the_first_unsound_block",
+    ),
     "a pack misses the commits that were made behind its last step": Bug(
         (
             Change(
