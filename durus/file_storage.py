@@ -22,7 +22,8 @@ class FileStorage(AppendOnlyStorage[Shelf]):
 
     FileError if the operating system refuses the file, LockedError if it is open for writing elsewhere,
     FormatError if it is not a SHELF-1 file, DamageError if it is damaged, UnsoundTailError if repair=True
-    would help.
+    would help.  The packed part is checked when it is read, block by block: whatever reads an object or
+    looks for one raises DamageError if it meets a block that is damaged. [SHELF-44]
     """
 
     def __init__(

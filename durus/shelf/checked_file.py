@@ -25,9 +25,10 @@ class _CheckedFile:
     def read_at(self, offset: int, size: int) -> bytes:
         """Return what the file has there; DamageError if it stands in a block that is not sound."""
         first = offset // BLOCK_SIZE
-        behind = -(-min(offset + size, self._end) // BLOCK_SIZE)
+        behind = (offset + size - 1) // BLOCK_SIZE + 1
         if offset >= self._end or self._is_sound.find(0, first, behind) < 0:
             return self._file.read_at(offset, size)
+        behind = min(behind, len(self._is_sound))
         start = offset if self._is_sound[first] else first * BLOCK_SIZE
         stop = max(offset + size, min(behind * BLOCK_SIZE, self._end))
         data = self._file.read_at(start, stop - start)
