@@ -207,6 +207,7 @@ def test_block_table_is_no_object(database: bytes) -> None:
 
 @pytest.mark.spec("SHELF-40")
 def test_packed_part_that_is_too_long_for_a_block_table_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert block_table.MOST_BYTES == 2**43
     data = packed(BLOCK * 9)
     end = end_of_base(data)
     for most, is_too_long in ((end, False), (end - 1, True)):
@@ -381,6 +382,7 @@ def test_file_cut_behind_its_packed_part_has_a_tail_or_is_whole(database: bytes)
     end = end_of_base(database)
     for size in range(end, len(database) + 1):
         error = error_of(database[:size])
+        assert bool(faults_in(database[:size])) == (error is not None)
         if size in (end, end + COVER, len(database)):
             assert error is None
         else:
