@@ -1,5 +1,6 @@
 """Reading parts of a file that never change, with few reads where they follow on one another."""
 
+from durus.error import DamageError
 from durus.file import File
 
 _ALONE = 1 << 12
@@ -24,8 +25,12 @@ class ReadAhead:
         if 0 <= place <= len(data) - size:
             return data, place
         is_in_order = 0 <= place <= len(data) + _ALONE
+        available = max(end - offset, 0)
         wanted = max(size, _IN_ORDER if is_in_order else _ALONE)
-        data = self.file.read_at(offset, max(min(wanted, end - offset), 0))
+        try:
+            data = self.file.read_at(offset, min(wanted, available))
+        except DamageError:  # it may be in what nobody has asked for
+            return self.file.read_at(offset, min(size, available)), 0
         if len(data) <= _IN_ORDER:
             self._last = offset, data
         return data, 0

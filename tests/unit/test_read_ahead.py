@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from durus.error import DamageError
 from durus.file import File
 from durus.oid import oid_from_int
 from durus.read_ahead import ReadAhead
@@ -80,6 +81,23 @@ def test_what_stands_behind_the_end_is_not_remembered() -> None:
     assert taken(source, 190, 26, 216) == CONTENT[190:200] + b"committed by now"
     source = read_ahead_of(file)
     assert taken(source, 210, 6, 205) == taken(source, 300, 10, 216) == b""
+
+
+class DamagedFile(NotedFile):
+    """Can't be read from byte 1,000 on."""
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        if offset + size > 1000:
+            raise DamageError(self.path, 1000, "it is damaged", "restore it")
+        return super().read_at(offset, size)
+
+
+def test_damage_further_on_is_no_error() -> None:
+    source = read_ahead_of(DamagedFile(CONTENT))
+    assert taken(source, 900, 100, len(CONTENT)) == CONTENT[900:1000]
+    with pytest.raises(DamageError, match="it is damaged"):
+        source.at(900, 101, len(CONTENT))
+    assert taken(source, 900, 101, 1000) == CONTENT[900:1000]
 
 
 def test_the_first_byte_of_a_file_is_read_like_others() -> None:

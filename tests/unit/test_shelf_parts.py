@@ -8,12 +8,13 @@ import pytest
 
 from durus.error import DamageError, FormatError, UnsoundTailError
 from durus.file import File
-from durus.oid import FIRST_RESERVED_OID, oid_from_int
+from durus.oid import FIRST_RESERVED_OID, SEAL_OID, oid_from_int
 from durus.progress import Progress
 from durus.record import pack_record
 from durus.shelf import recover
 from durus.shelf.as_of_now import as_of_now
-from durus.shelf.layout import SEAL_OID, SEAL_SIZE, pack_entry, pack_seal, pack_transaction
+from durus.shelf.block_table import place_of_block_table
+from durus.shelf.layout import SEAL_SIZE, pack_entry, pack_seal, pack_transaction
 from durus.shelf.new_shelf import NewShelf
 from durus.shelf.offset_map import OffsetMap, build_offset_map
 from durus.shelf.scan import CHUNK_SIZE, FIRST_CHUNK_SIZE, ForwardReader, Transaction, Unsound, scan_transactions
@@ -502,13 +503,13 @@ def packed_file(records: dict[int, bytes]) -> tuple[MemoryFile, NewShelf]:
     return file, new
 
 
-@pytest.mark.spec("SHELF-2", "SHELF-10", "SHELF-17", "SHELF-30")
+@pytest.mark.spec("SHELF-2", "SHELF-10", "SHELF-17", "SHELF-30", "SHELF-40")
 @pytest.mark.parametrize("records", [{}, {0: b"a"}, {5: b"e", 0: b"a"}])
-def test_new_file_is_its_packed_part_and_a_seal_that_covers_it(records: dict[int, bytes]) -> None:
+def test_new_file_is_its_packed_part_a_seal_that_covers_it_and_a_block_table(records: dict[int, bytes]) -> None:
     file, new = packed_file(records)
     shelf = Shelf(file)
-    assert shelf.map.end == file.size() - 8 - SEAL_SIZE
-    assert new.base_checksum == crc32(file.data[: shelf.map.end])
+    assert file.size() == sum(place_of_block_table(shelf.map.end)) + SEAL_SIZE
+    assert shelf.base_checksum == crc32(file.data[: shelf.map.end])
     assert shelf.is_sealed
     assert shelf.tail is None
     assert [oid for oid, _ in shelf.positions()] == [oid_from_int(n) for n in records]
