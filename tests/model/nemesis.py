@@ -201,7 +201,10 @@ def run_threads(seconds: float, seed: int) -> Figures:
             figures.counts["pack"] += 1
         stop.set()
         for thread in threads:
-            thread.join()
+            thread.join(SECONDS)
+        if any(thread.is_alive() for thread in threads):
+            figures.violations.append(f"a client has not ended {SECONDS} seconds after it was told to")
+            return figures
         shared.close()
         judge(history, file, figures)
     return figures

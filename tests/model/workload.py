@@ -265,7 +265,7 @@ def from_lines(lines: Iterable[str]) -> Iterator[Transaction]:
 
 def run_clients(clients: list[Client], stop: threading.Event) -> list[threading.Thread]:
     """Start the clients, each in a thread."""
-    threads = [threading.Thread(target=client.run, args=(stop,)) for client in clients]
+    threads = [threading.Thread(target=client.run, args=(stop,), daemon=True) for client in clients]
     for thread in threads:
         thread.start()
     return threads
