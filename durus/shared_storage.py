@@ -1,4 +1,4 @@
-"""One storage for several connections of a process, each in a thread of its own. Statements TXN-20 to TXN-27."""
+"""One storage for several connections of a process, each in a thread of its own. Statements TXN-20 to TXN-28."""
 
 import threading
 import time
@@ -23,11 +23,13 @@ class SharedStorage:
         self._storage = storage
         self._core = Core(storage)
         self._changed = threading.Condition()
+        self._step_is_due = threading.Event()
+        """A pack waits for the end of a write to go on."""
 
     def new_client(self) -> "SharedStorageClient":
         """Return a storage for one more connection."""
         with self._changed:
-            return SharedStorageClient(self._core, self._changed)
+            return SharedStorageClient(self._core, self._changed, self._step_is_due)
 
     def close(self) -> None:
         """Close the storage below, when a commit that is being written is done; its clients are of no use then."""
@@ -41,9 +43,10 @@ class SharedStorage:
 class SharedStorageClient(CollectingStorage):
     """A session, whose calls wait for what they need. `changed` is notified when anything may have come."""
 
-    def __init__(self, core: Core, changed: threading.Condition) -> None:
+    def __init__(self, core: Core, changed: threading.Condition, step_is_due: threading.Event) -> None:
         self._core = core
         self._changed = changed
+        self._step_is_due = step_is_due
         self._session: Session | None = core.connect()
 
     def _open_session(self) -> Session:
@@ -100,7 +103,7 @@ class SharedStorageClient(CollectingStorage):
 
     def _write_or_wait(self) -> None:
         """Write the commits that are ready, if no other thread does, with the lock given up meanwhile."""
-        if not self._core.has_ready_commits:
+        if self._step_is_due.is_set() or not self._core.has_ready_commits:
             self._changed.wait()
             return
         write = self._core.begin_write()
@@ -129,16 +132,25 @@ class SharedStorageClient(CollectingStorage):
             return self._open_session().new_oids(1)[0]
 
     def get_packer(self) -> Iterator[Progress]:
-        """Return an iterator that packs the storage below, between whose steps all its clients go on."""
+        """Return an iterator that packs the storage below, between whose steps all its clients go on.
+
+        A step waits for one write at the most, and a write for one step. [TXN-28]
+        """
         steps = self._core.gen_pack()
         try:
             while True:
                 with self._changed:
                     self._open_session()
+                    self._step_is_due.set()
                     try:
+                        while self._core.is_writing:
+                            self._changed.wait()
                         progress = next(steps)
                     except StopIteration:
                         return
+                    finally:
+                        self._step_is_due.clear()
+                        self._changed.notify_all()
                 time.sleep(0)  # or this thread would take the lock again before another can
                 yield progress
         finally:

@@ -1,7 +1,8 @@
 """Connections of one process, each in a thread of its own, over one storage."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ from durus.error import ClosedError, ConflictError, DurusError, FileError, Proto
 from durus.file_storage import FileStorage
 from durus.oid import oid_from_int
 from durus.persistent_dict import PersistentDict
+from durus.progress import Progress
 from durus.record import pack_record
+from durus.session import Core, Write
 from durus.shared_storage import SharedStorage
 from durus.storage import Conclusion, MemoryStorage, Storage
 
@@ -109,6 +112,45 @@ def commit(client: Storage, oid: bytes, data: bytes) -> None:
     client.begin()
     client.store(oid, pack_record(oid, data, b""))
     client.end()
+
+
+@pytest.mark.spec("TXN-28")
+def test_a_write_does_not_begin_while_a_step_of_a_pack_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    shared = SharedStorage(FileStorage(tmp_path / "f", durability="os"))
+    ask, begin_write, gen_pack = shared._step_is_due.set, Core.begin_write, Core.gen_pack
+
+    def noting_ask() -> None:
+        events.append("due")
+        ask()
+
+    def noting_begin_write(core: Core) -> Write:
+        events.append("write")
+        return begin_write(core)
+
+    def noting_gen_pack(core: Core) -> Iterator[Progress]:
+        for progress in gen_pack(core):
+            events.append("step")
+            yield progress
+
+    monkeypatch.setattr(shared._step_is_due, "set", noting_ask)
+    monkeypatch.setattr(Core, "begin_write", noting_begin_write)
+    monkeypatch.setattr(Core, "gen_pack", noting_gen_pack)
+    stop = threading.Event()
+
+    def pack() -> None:
+        packer = shared.new_client()
+        while not stop.is_set():
+            packer.pack()
+
+    thread = threading.Thread(target=pack)
+    thread.start()
+    add_up(shared, 3, 20)
+    stop.set()
+    thread.join()
+    behind = {(before, after) for before, after in pairwise(events) if before == "due"}
+    assert ("due", "step") in behind
+    assert ("due", "write") not in behind
 
 
 @pytest.mark.spec("TXN-22", "TXN-23")
