@@ -471,9 +471,11 @@ class BTree(PersistentObject, MutableMapping[K, V]):
             return
         _check_orderable(key)
         node._p_note_change()
-        node.items.insert(place, (key, value))
+        items = node.items
+        items.insert(place, (key, value))
         self._note_size(1)
-        self._split(way)
+        if len(items) >= 2 * node.minimum_degree:
+            self._split(way)
 
     def setdefault(self, key: K, value: V = None) -> V:  # type: ignore[assignment]  # None, as dict has it
         """Return the value of a key, which is set to this one if it has none."""

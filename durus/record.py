@@ -40,12 +40,13 @@ def unpack_record(record: bytes) -> tuple[bytes, bytes, bytes]:
 
 def refs_of(record: bytes) -> list[bytes]:
     """Return the oids that a record refers to, which was found sound before."""
-    start = HEAD_SIZE + _HEAD.unpack_from(record)[1]
-    return [record[place : place + 8] for place in range(start, len(record), 8)]
+    return split_oids(record[HEAD_SIZE + _HEAD.unpack_from(record)[1] :])
 
 
 def split_oids(s: bytes) -> list[bytes]:
     """Return the oids in `s`, the refs of a record, each 8 bytes."""
+    if not s:
+        return []
     if len(s) % 8:
         raise RecordError(f"{len(s)} bytes of references are not a multiple of 8")
     return [s[start : start + 8] for start in range(0, len(s), 8)]
