@@ -403,7 +403,7 @@ class BTree(PersistentObject, MutableMapping[K, V]):
     def _find(self, key: object) -> tuple[K, V] | None:
         """Return the item of a key, None if there is none."""
         try:
-            return find_item(self.root, key)
+            return find_item(self.root, key) if key == key else None  # a NaN is nowhere in an order
         except TypeError:
             self._check_comparable(key)
             raise
@@ -411,10 +411,11 @@ class BTree(PersistentObject, MutableMapping[K, V]):
     def _way_to(self, key: object) -> tuple["_Way", bool]:
         """Return the way to the place of a key, and tell if it is there: if not, the way ends in a leaf."""
         try:
-            return way_to(self.root, key)
+            way, is_there = way_to(self.root, key)
         except TypeError:
             self._check_comparable(key)
             raise
+        return way, is_there and bool(key == key)
 
     def _check_comparable(self, key: Any) -> None:
         """Raise a TypeError that tells with which of the keys on the way to it this key can't be compared."""

@@ -438,3 +438,18 @@ def test_a_key_that_has_no_place_in_an_order_is_refused_by_an_empty_tree(key: ob
         with pytest.raises(TypeError, match=r"None|nan|1j"):
             insert()
     assert not tree
+
+
+@pytest.mark.spec("OBJ-30")
+def test_a_nan_is_no_key() -> None:
+    tree = BTree(BNode4)
+    for number in range(100):
+        tree[float(number)] = number
+    nan = float("nan")
+    assert nan not in tree
+    assert tree.get(nan) is None
+    with pytest.raises(TypeError, match="not equal to itself"):
+        tree[nan] = 1
+    with pytest.raises(KeyError):
+        del tree[nan]
+    assert list(tree.values()) == list(range(100))
