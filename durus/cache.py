@@ -79,7 +79,7 @@ class Cache:
     def shrink(self, transaction_serial: int) -> None:
         """Make ghosts of the least recently used objects beyond the size. [OBJ-21]
 
-        What the transaction under way has used keeps its state. [OBJ-23]
+        What the transaction under way has used keeps its state [OBJ-23], and so does what it has changed.
         """
         while self.is_overfull():
             if not self._oldest:
@@ -108,6 +108,6 @@ class Cache:
         return [obj for _, obj in self._loaded()]
 
     def _loaded(self) -> Iterator[tuple[bytes, PersistentObject]]:
-        for oid, found in self._objects.items():
+        for oid, found in self._objects.copy().items():  # for the same reason
             if isinstance(found, PersistentObject):
                 yield oid, found

@@ -6,6 +6,7 @@ import dataclasses
 import gc
 import pickle
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Generic, TypeVar
 from weakref import WeakSet
@@ -993,3 +994,44 @@ def test_connection_that_nobody_can_use_any_more_is_not_open(monkeypatch: pytest
     finally:
         gc.enable()
     assert connection.root in connection.changed.values()
+
+
+class Looker:
+    """Garbage, in a cycle, that uses an object when it is collected."""
+
+    def __init__(self, root: PersistentDict[object, object], number: int) -> None:
+        self.me = self
+        self.root = root
+        self.number = number
+
+    def __del__(self) -> None:
+        self.root[self.number].name  # type: ignore[attr-defined]  # noqa: B018 (reading is the point)
+
+
+@pytest.mark.spec("OBJ-21")
+def test_a_finalizer_may_load_an_object_while_the_cache_shrinks(monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = MemoryStorage()
+    connection = Connection(storage)
+    for number in range(300):
+        person = connection.get_root()[number] = Person(str(number))
+        person.__dict__["friend"] = Person("who comes into memory with the other")
+    connection.commit()
+    connection = Connection(storage, cache_size=20)
+    root = connection.get_root()
+    for number in range(100):
+        assert isinstance(root[number], Person)
+        root[number].name  # type: ignore[attr-defined]  # noqa: B018 (reading is the point)
+    loaded = connection.cache._loaded
+
+    def collecting() -> Iterator[tuple[bytes, PersistentObject]]:
+        found = loaded()
+        yield next(found)
+        Looker(root, 299)
+        gc.collect()
+        yield from found
+
+    monkeypatch.setattr(connection.cache, "_loaded", collecting)
+    root["changed"] = True
+    connection.commit()
+    monkeypatch.undo()
+    assert connection.cache.get_loaded_count() <= 22
