@@ -55,13 +55,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def compare(found: dict[str, dict[str, float]], baseline: dict[str, dict[str, float]]) -> list[str]:
-    """Return a line for each work that takes notably more than in the baseline, or is not there."""
-    return [
-        f"{implementation}, {work}: {counts[work]:g} instructions an object, {baseline[implementation][work]:g} before"
-        for implementation, counts in found.items()
-        for work in counts
-        if counts[work] > ROOM * baseline[implementation][work]
-    ]
+    """Return a line for each work that takes notably more than in the baseline, or is in one of the two only."""
+    lines = []
+    for made_of in sorted({*found, *baseline}):
+        counts, before = found.get(made_of, {}), baseline.get(made_of, {})
+        for work in sorted({*counts, *before}):
+            if work not in counts or work not in before:
+                lines.append(f"{made_of}, {work}: is not in {'the baseline' if work in counts else 'this run'}")
+            elif counts[work] > ROOM * before[work]:
+                lines.append(f"{made_of}, {work}: {counts[work]:g} instructions an object, {before[work]:g} before")
+    return lines
 
 
 def count_all() -> dict[str, dict[str, float]]:

@@ -33,3 +33,11 @@ def test_more_than_the_room_is_told() -> None:
     assert compare({"C": {"insert": 100 * ROOM + 1, "pack": 20.0}}, baseline) == [
         f"C, insert: {100 * ROOM + 1:g} instructions an object, 100 before"
     ]
+
+
+def test_what_only_one_side_has_is_told() -> None:
+    assert compare({"C": {"new": 1.0}}, {"C": {"old": 1.0}, "Python": {"old": 1.0}}) == [
+        "C, new: is not in the baseline",
+        "C, old: is not in this run",
+        "Python, old: is not in this run",
+    ]
