@@ -1,8 +1,8 @@
 /* The hot paths of durus/persistent.py, in C.
 
    What is true here is what is true there: that module is the reference, the tests run on both, and
-   a behaviour that is changed in one is changed in the other.  There are no caches here, no policy, and no
-   memory but the fields of two structs:
+   a behaviour that is changed in one is changed in the other.  There are no caches here, no policy, and, but for
+   names and types, no memory but the fields of two structs:
 
        ConnectionBase   the number of the transaction under way, the set of what was accessed in it, and the dict
                         of what was changed in it
@@ -62,10 +62,8 @@ state_of(PyObject *obj)
 static int
 is_internal(PyObject *name)
 {
-    if (PyUnicode_GET_LENGTH(name) < 3 || PyUnicode_KIND(name) != PyUnicode_1BYTE_KIND)
-        return 0;
-    const Py_UCS1 *text = PyUnicode_1BYTE_DATA(name);
-    return text[0] == '_' && text[1] == 'p' && text[2] == '_';
+    return PyUnicode_GET_LENGTH(name) >= 3 && PyUnicode_READ_CHAR(name, 0) == '_' && PyUnicode_READ_CHAR(name, 1) == 'p'
+        && PyUnicode_READ_CHAR(name, 2) == '_';
 }
 
 static int
@@ -97,7 +95,13 @@ note_access(Connection *connection, Persistent *obj)
         return -1;
     }
     obj->serial = connection->transaction_serial;
-    return obj->oid == NULL || obj->oid == Py_None ? 0 : PySet_Add(connection->accessed, obj->oid);
+    if (obj->oid == NULL || obj->oid == Py_None)
+        return 0;
+    PyObject *accessed = Py_NewRef(connection->accessed), *oid = Py_NewRef(obj->oid); /* a hash may run any code */
+    int result = PySet_Add(accessed, oid);
+    Py_DECREF(accessed);
+    Py_DECREF(oid);
+    return result;
 }
 
 static int
@@ -170,7 +174,9 @@ persistent_note_change(Persistent *self, PyObject *Py_UNUSED(ignored))
         return NULL;
     if (self->status == SAVED && self->connection != NULL) {
         PyObject *name = state_of((PyObject *)self)->note_change;
-        PyObject *noted = PyObject_CallMethodOneArg((PyObject *)self->connection, name, (PyObject *)self);
+        PyObject *connection = Py_NewRef(self->connection);
+        PyObject *noted = PyObject_CallMethodOneArg(connection, name, (PyObject *)self);
+        Py_DECREF(connection);
         if (noted == NULL)
             return NULL;
         Py_DECREF(noted);
@@ -272,7 +278,7 @@ static PyMethodDef persistent_methods[] = {
 };
 
 static PyType_Slot persistent_slots[] = {
-    {Py_tp_doc, "Calls the connection when an attribute is read or written. [OBJ-5] to [OBJ-9]"},
+    {Py_tp_doc, "PersistentBase(*args, **kwargs)\n--\n\nCalls the connection when an attribute is read or written. [OBJ-5] to [OBJ-9]"},
     {Py_tp_new, persistent_new},
     {Py_tp_dealloc, persistent_dealloc},
     {Py_tp_traverse, persistent_traverse},
@@ -328,9 +334,14 @@ connection_note_change(Connection *self, PyObject *obj)
         return NULL;
     }
     PyObject *oid = ((Persistent *)obj)->oid;
-    if (oid != NULL && oid != Py_None && PyObject_SetItem(self->changed, oid, obj) < 0)
-        return NULL;
-    Py_RETURN_NONE;
+    if (oid == NULL || oid == Py_None)
+        Py_RETURN_NONE;
+    PyObject *changed = Py_NewRef(self->changed);
+    Py_INCREF(oid);
+    int result = PyObject_SetItem(changed, oid, obj);
+    Py_DECREF(changed);
+    Py_DECREF(oid);
+    return result < 0 ? NULL : Py_NewRef(Py_None);
 }
 
 static PyMemberDef connection_members[] = {

@@ -12,8 +12,9 @@ since a subclass may have a __setattr__ of its own (a frozen dataclass has).
 
 import contextlib
 import os
+import sys
 from collections.abc import Callable, Collection, Iterator
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, SupportsIndex, TypeVar, cast
 
 Status = Literal[-1, 0, 1]
 
@@ -51,7 +52,10 @@ class ConnectionBase:
         raise NotImplementedError
 
     def note_access(self, obj: "PersistentBase") -> None:
-        """Take the object into the read set of the transaction, the first time that it is used in it."""
+        """Take the object into the read set of the transaction, the first time that it is used in it.
+
+        The C extension does so without calling this.
+        """
         set_slot(obj, "_p_serial", self.transaction_serial)
         if obj._p_oid is not None:
             self.accessed.add(obj._p_oid)
@@ -173,14 +177,18 @@ def new_ghost(cls: "type[_P]", oid: bytes, connection: ConnectionBase) -> "_P":
 def take_state(obj: PersistentBase, state: State, is_plain: bool) -> None:
     """Call __setstate__ of a ghost while it belongs to no connection, so that it notes no change. [OBJ-13]
 
-    `is_plain` tells that has_plain_state() of its class, for who has a faster way to do the same.
-    If that raises, the object stays a ghost, with whatever was set.
+    `is_plain` is what has_plain_state() says of its class: then a dict becomes the attributes of the object, with
+    names that all objects share. If it raises, the object stays a ghost, with whatever was set.
     """
     connection = get_slot(obj, "_p_connection")
     set_slot(obj, "_p_connection", None)
     set_slot(obj, "_p_status", UNSAVED)
     try:
-        obj.__setstate__(state)
+        if is_plain and type(state) is dict:
+            shared = {sys.intern(name) if type(name) is str else name: value for name, value in state.items()}
+            set_slot(obj, "__dict__", shared)
+        else:
+            obj.__setstate__(state)
     except BaseException:
         set_slot(obj, "_p_status", GHOST)
         raise
@@ -246,6 +254,10 @@ class PersistentObject(PersistentBase):
                 set_slot(self, name, value)
             else:
                 attributes[name] = value
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
+        """Pickle a copy with its state, by protocol 2 at least: those below make objects past __new__(). [OBJ-14]"""
+        return super().__reduce_ex__(max(int(protocol), 2))
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._p_format_oid()}>"

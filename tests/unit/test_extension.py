@@ -5,7 +5,9 @@ All other tests run on both, since tox has an environment for each.
 
 import abc
 import gc
+import inspect
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -140,6 +142,56 @@ def test_an_access_is_noted_in_a_set_only() -> None:
     connection.accessed = ()  # type: ignore[assignment]  # on purpose
     with pytest.raises((TypeError, AttributeError)):
         obj.other  # noqa: B018 (reading is the point)
+
+
+class NosyOid:
+    """Takes everything away while it is being put into a set or dict."""
+
+    def __init__(self, connection: ConnectionBase, obj: PersistentBase) -> None:
+        self.holders = [connection, obj]
+
+    def __hash__(self) -> int:
+        while self.holders:
+            connection, obj = self.holders
+            self.holders = []
+            connection.accessed, connection.changed = set(), {}  # type: ignore[attr-defined]  # of the first
+            obj._p_oid = None  # type: ignore[attr-defined]  # of the second
+        return 1
+
+
+@pytest.mark.parametrize("status", [persistent.SAVED, persistent.UNSAVED])
+def test_an_oid_may_run_any_code_when_it_is_noted(status: persistent.Status) -> None:
+    connection = ConnectionBase()
+    connection.accessed.update(bytes([n]) * 8 for n in range(100))
+    obj = Node()
+    obj._p_oid = NosyOid(connection, obj)  # type: ignore[assignment]  # on purpose
+    obj._p_connection, obj._p_status = connection, status
+    connection.transaction_serial = 1 if status == persistent.UNSAVED else 0
+    obj.other = None
+    assert obj._p_oid is None
+
+
+@pytest.mark.spec("OBJ-8")
+@pytest.mark.parametrize("name", ["_p_x", "_p_\u4e2d"])
+def test_names_of_this_library_are_no_change_whatever_letters_follow(name: str) -> None:
+    obj = persistent.new_ghost(Node, bytes(8), ConnectionBase())
+    setattr(obj, name, 1)
+    assert obj._p_is_ghost()
+
+
+def test_both_tell_the_arguments_of_a_class_in_the_same_way() -> None:
+    assert list(inspect.signature(Persistent).parameters) == ["args", "kwargs"]
+
+
+@pytest.mark.spec("OBJ-14")
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_pickle_makes_a_new_object_by_each_protocol(protocol: int) -> None:
+    node = Node()
+    copied = pickle.loads(pickle.dumps(node, protocol))
+    assert copied is not node
+    assert copied.other is None
+    assert copied._p_connection is None
+    assert copied._p_is_unsaved()
 
 
 class Rounded(Persistent):
