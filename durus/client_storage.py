@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import struct
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Protocol, TypeVar
@@ -56,6 +57,9 @@ _RECEIVE_SIZE = 1 << 16
 _LOADS_AT_A_TIME = 1000
 
 
+_TIMEVAL = struct.Struct("@ll")
+
+
 class Stream(Protocol):
     """What carries the bytes: a connected socket, or what a test puts in its place."""
 
@@ -107,7 +111,11 @@ class ClientStorage(CollectingStorage):
 
     def _open(self, connect_timeout: float | None, timeout: float | None) -> socket.socket:
         opened = connect(self._address, connect_timeout)
-        opened.settimeout(timeout)
+        # By the kernel: a timeout of Python's own costs a call of poll() ahead of each other one.
+        opened.settimeout(None)
+        seconds = 0 if timeout is None else max(timeout, 0.000_001)
+        for option in socket.SO_RCVTIMEO, socket.SO_SNDTIMEO:
+            opened.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(int(seconds), int(seconds % 1 * 1_000_000)))
         return opened
 
     # Storage
@@ -255,7 +263,11 @@ class ClientStorage(CollectingStorage):
 
     def _lose(self, error: BaseException) -> None:
         """Whatever keeps a message from being whole is the end of the connection."""
-        reason = "no answer came in time" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
+        reason = (
+            "no answer came in time"
+            if isinstance(error, TimeoutError | BlockingIOError)
+            else str(error) or type(error).__name__
+        )
         lost = self._give_up(f"the connection to the server at {self._address} was lost: {reason}")
         if isinstance(error, OSError | EOFError):
             raise lost from error
