@@ -5,6 +5,7 @@ clock, the thread that waits for the disk, and the log.
 """
 
 import asyncio
+import concurrent.futures
 import contextlib
 import functools
 import logging
@@ -14,7 +15,6 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, cast
 
 from durus.address import (
@@ -60,6 +60,8 @@ STATUS_INVALID = INVALID
 
 _UNREAD_LIMIT = 1 << 18
 """Bytes that may wait for a client to read them before it is answered no further."""
+_SECONDS_FOR_ONE_CLIENT = 0.01
+"""How long the loop may stand still for the commit of the only client."""
 _SECONDS_OF_PACKING = 0.002
 """How long a pack works at the most between two writes."""
 _SECONDS_TO_FLUSH = 2.0
@@ -120,7 +122,7 @@ class StorageServer:
         self._pack_steps: Iterator[Progress] | None = None
         self._pack_began = 0.0
         self._bytes_since_pack = 0
-        self._disk = ThreadPoolExecutor(1, "durus-disk")
+        self._disk = concurrent.futures.ThreadPoolExecutor(1, "durus-disk")
 
     # Running
 
@@ -242,7 +244,12 @@ class StorageServer:
                 write = self.core.begin_write()
                 error = None
                 try:
-                    await asyncio.get_running_loop().run_in_executor(self._disk, write.write)
+                    written = self._disk.submit(write.write)
+                    if len(self.clients) == 1:  # nobody else is waiting, and this wakes sooner than the loop does
+                        concurrent.futures.wait([written], _SECONDS_FOR_ONE_CLIENT)
+                    if not written.done():
+                        await asyncio.wrap_future(written)
+                    written.result()
                 except DurusError as failure:
                     error = failure
                     _logger.error("a commit could not be stored: %s", failure)
