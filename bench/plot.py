@@ -12,6 +12,7 @@ from bench.workloads import DURUS_4, TITLES, WORKLOADS, ZODB, Target
 def write(path: Path, results: Results) -> None:
     """Draw how many times faster, or smaller, this Durus is than each of two peers."""
     mpl.rcParams["svg.hashsalt"] = "durus"
+    mpl.rcParams["svg.fonttype"] = "none"  # text as text, not as outlines
     titles = []
     ratios: dict[str, list[float]] = {DURUS_4: [], ZODB: []}
     for workload in WORKLOADS:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.workloads import HERE, TITLES, WORKLOADS, Row, Target, Workload, label
+from durus.persistent import implementation
 
 Results = dict[tuple[str, str, str], list[float]]
 """By workload, metric and driver: what each round measured."""
@@ -94,4 +95,5 @@ def _verdict(results: Results, workload: Workload, row: Row, target: Target) -> 
 
 
 def _machine() -> str:
-    return f"Python {platform.python_version()}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores."
+    made_of = f"base classes of Durus in {implementation}"
+    return f"Python {platform.python_version()}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores; {made_of}."
