@@ -95,5 +95,5 @@ def _verdict(results: Results, workload: Workload, row: Row, target: Target) -> 
 
 
 def _machine() -> str:
-    made_of = f"base classes of Durus in {implementation}"
-    return f"Python {platform.python_version()}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores; {made_of}."
+    python = f"Python {platform.python_version()}, the base classes of Durus in {implementation}"
+    return f"{python}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores."

@@ -39,6 +39,8 @@ typedef struct {
 typedef struct {
     PyTypeObject *connection_type;
     PyTypeObject *persistent_type;
+    PyObject *own_note_change; /* the methods below, to see if a subclass has others */
+    PyObject *own_p_note_change;
     PyObject *note_change;   /* names */
     PyObject *p_note_change;
     PyObject *load_state;
@@ -130,12 +132,20 @@ persistent_getattro(Persistent *self, PyObject *name)
     return PyObject_GenericGetAttr((PyObject *)self, name);
 }
 
+static PyObject *persistent_note_change(Persistent *, PyObject *);
+static PyObject *connection_note_change(Connection *, PyObject *);
+
 static int
 change(Persistent *self, PyObject *name)
 {
     if ((is_fresh(self) && (self->connection == NULL || self->status == UNSAVED)) || is_internal(name))
         return 0;
-    PyObject *noted = PyObject_CallMethodNoArgs((PyObject *)self, state_of((PyObject *)self)->p_note_change);
+    State *state = state_of((PyObject *)self);
+    PyObject *noted;
+    if (_PyType_Lookup(Py_TYPE(self), state->p_note_change) == state->own_p_note_change)
+        noted = persistent_note_change(self, NULL);
+    else
+        noted = PyObject_CallMethodNoArgs((PyObject *)self, state->p_note_change);
     Py_XDECREF(noted);
     return noted == NULL ? -1 : 0;
 }
@@ -173,9 +183,12 @@ persistent_note_change(Persistent *self, PyObject *Py_UNUSED(ignored))
     if (!is_fresh(self) && use(self) < 0)
         return NULL;
     if (self->status == SAVED && self->connection != NULL) {
-        PyObject *name = state_of((PyObject *)self)->note_change;
-        PyObject *connection = Py_NewRef(self->connection);
-        PyObject *noted = PyObject_CallMethodOneArg(connection, name, (PyObject *)self);
+        State *state = state_of((PyObject *)self);
+        PyObject *connection = Py_NewRef(self->connection), *noted;
+        if (_PyType_Lookup(Py_TYPE(connection), state->note_change) == state->own_note_change)
+            noted = connection_note_change((Connection *)connection, (PyObject *)self);
+        else
+            noted = PyObject_CallMethodOneArg(connection, state->note_change, (PyObject *)self);
         Py_DECREF(connection);
         if (noted == NULL)
             return NULL;
@@ -576,6 +589,8 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     State *state = PyModule_GetState(module);
     Py_VISIT(state->connection_type);
     Py_VISIT(state->persistent_type);
+    Py_VISIT(state->own_note_change);
+    Py_VISIT(state->own_p_note_change);
     return 0;
 }
 
@@ -585,6 +600,8 @@ module_clear(PyObject *module)
     State *state = PyModule_GetState(module);
     Py_CLEAR(state->connection_type);
     Py_CLEAR(state->persistent_type);
+    Py_CLEAR(state->own_note_change);
+    Py_CLEAR(state->own_p_note_change);
     Py_CLEAR(state->note_change);
     Py_CLEAR(state->p_note_change);
     Py_CLEAR(state->load_state);
@@ -622,7 +639,9 @@ module_exec(PyObject *module)
         || PyModule_AddType(module, state->connection_type) < 0
         || PyModule_AddType(module, state->persistent_type) < 0)
         return -1;
-    return 0;
+    state->own_note_change = PyObject_GetAttr((PyObject *)state->connection_type, state->note_change);
+    state->own_p_note_change = PyObject_GetAttr((PyObject *)state->persistent_type, state->p_note_change);
+    return state->own_note_change == NULL || state->own_p_note_change == NULL ? -1 : 0;
 }
 
 static PyModuleDef_Slot module_slots[] = {

@@ -32,6 +32,7 @@ V = TypeVar("V")
 D = TypeVar("D")
 
 _MISSING: Any = object()
+_STATE_OF_A_NODE = {"items", "nodes"}
 _key_of = itemgetter(0)
 
 
@@ -54,6 +55,10 @@ class BNode(PersistentObject, Generic[K, V]):
         self.nodes = None
 
     def __setstate__(self, state: dict[str, Any] | None) -> None:
+        if state is not None and state.keys() == _STATE_OF_A_NODE and not type(self).__dictoffset__:
+            set_slot(self, "items", state["items"])
+            set_slot(self, "nodes", state["nodes"])
+            return
         # A later version of Durus than 4.3 stores a count, which is of no use here.
         super().__setstate__({name: value for name, value in (state or {}).items() if name != "_count"})
 

@@ -453,3 +453,20 @@ def test_a_nan_is_no_key() -> None:
     with pytest.raises(KeyError):
         del tree[nan]
     assert list(tree.values()) == list(range(100))
+
+
+class DescribedNode(BNode4[int, str]):
+    """Has a __dict__, unlike the nodes that it is made of."""
+
+
+@pytest.mark.spec("OBJ-12", "OBJ-32")
+def test_a_node_takes_over_a_state_and_nothing_else_remains() -> None:
+    for cls in (BNode4, DescribedNode):
+        node: BNode[int, str] = cls()
+        if cls is DescribedNode:
+            node.__dict__["note"] = "gone when it is loaded"
+        for state in ({"items": [(1, "a")], "nodes": None}, {"items": [(2, "b")], "nodes": None, "_count": 1}):
+            node.__setstate__(state)
+            assert node.__getstate__() == {"items": state["items"], "nodes": None}
+        node.__setstate__({"items": []})
+        assert node.__getstate__() == {"items": []}

@@ -194,6 +194,39 @@ def test_pickle_makes_a_new_object_by_each_protocol(protocol: int) -> None:
     assert copied._p_is_unsaved()
 
 
+class Telling(Persistent):
+    """Tells when it is changed."""
+
+    changes = 0
+
+    def _p_note_change(self) -> None:
+        Telling.changes += 1
+        super()._p_note_change()
+
+
+class TellingConnection(ConnectionBase):
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[PersistentBase] = []
+
+    def note_change(self, obj: PersistentBase) -> None:
+        self.told.append(obj)
+        super().note_change(obj)
+
+
+@pytest.mark.spec("OBJ-8")
+def test_a_subclass_may_do_more_when_a_change_is_noted() -> None:
+    connection = TellingConnection()
+    obj = Telling()
+    obj._p_oid, obj._p_connection, obj._p_status = bytes(8), connection, persistent.SAVED
+    before = Telling.changes
+    obj.x = 1
+    obj.x = 2
+    assert Telling.changes == before + 1
+    assert connection.told == [obj]
+    assert connection.changed == {bytes(8): obj}
+
+
 class Rounded(Persistent):
     __slots__ = ("side",)
 
