@@ -96,9 +96,14 @@ def _print_all(records: _Records, sizes: tuple[int, int | None], with_broken: bo
         _print_broken(records)
 
 
-def _print_sqlite(path: str) -> tuple[int, None]:
+def _print_head(path: str, format_name: str) -> None:
+    print(f"durus         {__version__}, its base classes in {implementation}")
     print(f"file          {path}")
-    print("format        SQLite")
+    print(f"format        {format_name}")
+
+
+def _print_sqlite(path: str) -> tuple[int, None]:
+    _print_head(path, "SQLite")
     print(f"size          {os.path.getsize(path)} bytes, without what is in {path}-wal")
     print("sealed        no, the format has no checksums")
     return 0, None
@@ -109,8 +114,7 @@ def _print_dfs20(found: Dfs20) -> tuple[int, int]:
     (packed_end,) = U64.unpack(found.file.read_at(len(dfs20_layout.MAGIC), U64.size))
     entries_size = max(0, packed_end - dfs20_layout.BASE_START - len(dfs20_layout.END))
     entries_size += sum(each.end - each.offset - len(dfs20_layout.END) for each in transactions)
-    print(f"file          {found.file.path}")
-    print("format        DFS20")
+    _print_head(found.file.path, "DFS20")
     print(f"size          {found.file.size()} bytes, {found.base_end} of them packed")
     print(f"transactions  {len(transactions)} behind the packed part")
     print("sealed        no, the format has no checksums")
@@ -133,9 +137,7 @@ def _print_file(shelf: Shelf) -> tuple[int, int]:
             seals += 1
             last_seal = transaction.seal.time
             first_seal = first_seal or last_seal
-    print(f"durus         {__version__}, its base classes in {implementation}")
-    print(f"file          {shelf.file.path}")
-    print("format        SHELF-1")
+    _print_head(shelf.file.path, "SHELF-1")
     print(f"size          {shelf.file.size()} bytes, {start} of them packed")
     print(f"transactions  {transactions} behind the packed part, {transactions - seals} of them without a seal")
     if first_seal is None:

@@ -13,7 +13,7 @@ from durus.file_storage import FileStorage
 from durus.file_storage2 import FileStorage2
 from durus.oid import oid_from_int
 from durus.open_file import open_file_storage, storage_class_of
-from durus.persistent import Persistent
+from durus.persistent import Persistent, implementation
 from durus.record import pack_record
 from durus.serialize import class_pickle
 from durus.sqlite_storage import SqliteStorage
@@ -106,6 +106,8 @@ def test_info_tells_format_objects_classes_and_garbage(
     assert main(["info", str(tmp_path / "f")]) == 0
     told = capsys.readouterr().out
     assert f"format        {'SQLite' if make is SqliteStorage else 'DFS20'}\n" in told
+    assert told.startswith("durus         ")
+    assert f", its base classes in {implementation}\nfile          {tmp_path / 'f'}\n" in told
     assert "objects       22, 20 of them not reached from the root" in told
     assert "21         " in told
     assert "durus.persistent.Persistent" in told
