@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     found: dict[str, dict[str, float]] = {}
     for pure in "0", "1":
-        command = [sys.executable, "-m", "bench.guard", "--count"]
+        command = [sys.executable, "-P", __file__, "--count"]  # so that it is the durus that is installed
         environment = {**os.environ, "DURUS_PURE_PYTHON": pure, "PYTHONHASHSEED": "1"}
         done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
         found |= json.loads(done.stdout.splitlines()[-1])  # what makes the files prints, too
