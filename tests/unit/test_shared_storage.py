@@ -132,6 +132,7 @@ def test_a_write_does_not_begin_while_a_step_of_a_pack_waits(tmp_path: Path, mon
         for progress in gen_pack(core):
             events.append("step")
             yield progress
+        events.append("step")  # the last one, which ends the pack
 
     monkeypatch.setattr(shared._step_is_due, "set", noting_ask)
     monkeypatch.setattr(Core, "begin_write", noting_begin_write)
