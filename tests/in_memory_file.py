@@ -41,6 +41,17 @@ class MemoryFile:
         pass
 
 
+class CountingFile(MemoryFile):
+    """Counts the bytes that are read."""
+
+    bytes_read = 0
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        data = super().read_at(offset, size)
+        self.bytes_read += len(data)
+        return data
+
+
 class MemoryFileSystem:
     """Files by their absolute paths."""
 

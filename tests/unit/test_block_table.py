@@ -25,7 +25,7 @@ from durus.shelf.checked_file import checked_file
 from durus.shelf.layout import pack_transaction
 from durus.shelf.new_shelf import NewShelf
 from durus.shelf.shelf import Shelf
-from tests.in_memory_file import MemoryFile, MemoryFileSystem
+from tests.in_memory_file import CountingFile, MemoryFile, MemoryFileSystem
 
 TIME = "2026-01-02T03:04:05.000006Z"
 BLOCK = 16384
@@ -33,17 +33,6 @@ COVER = 140
 """The bytes of a transaction that holds nothing but a seal."""
 CLASS = b"\x80\x02cdurus.persistent\nPersistent\n."
 TABLE_OID = b"\xff" * 7 + b"\xfe"
-
-
-class CountingFile(MemoryFile):
-    """Counts the bytes that are read."""
-
-    bytes_read = 0
-
-    def read_at(self, offset: int, size: int) -> bytes:
-        data = super().read_at(offset, size)
-        self.bytes_read += len(data)
-        return data
 
 
 def base_of(*sizes: int) -> bytes:

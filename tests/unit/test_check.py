@@ -20,7 +20,7 @@ from durus.serialize import class_pickle
 from durus.shelf.check import Check
 from durus.shelf.layout import SEAL_SIZE, pack_entry, pack_seal, pack_transaction
 from durus.shelf.shelf import EMPTY_FILE, Shelf, checksum_of
-from tests.in_memory_file import MemoryFile
+from tests.in_memory_file import CountingFile
 
 TIME = "2026-01-02T03:04:05.000006Z"
 ROOT, ONE, TWO = (oid_from_int(n) for n in range(3))
@@ -348,15 +348,6 @@ def test_readers_of_records_run_no_application_code(tmp_path: Path) -> None:
     nested = b"\x80\x02c__builtin__\ngetattr\ncmodule\nOuter\nU\x05Inner\x86R."
     assert faults_of(file_of(tmp_path / "f", (ROOT, PERSISTENT + state, b""), (ONE, nested + EMPTY_STATE, b""))) == []
     assert main(["info", str(tmp_path / "f")]) == 0
-
-
-class CountingFile(MemoryFile):
-    bytes_read = 0
-
-    def read_at(self, offset: int, size: int) -> bytes:
-        data = super().read_at(offset, size)
-        self.bytes_read += len(data)
-        return data
 
 
 @pytest.mark.spec("SHELF-25")

@@ -1,5 +1,6 @@
 """Connections of one process, each in a thread of its own, over one storage."""
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -57,6 +58,25 @@ def add_up(shared: SharedStorage, count: int, rounds: int) -> None:
     in_threads(count, count_up)
 
 
+@contextlib.contextmanager
+def packing(shared: SharedStorage) -> Iterator[None]:
+    """Have a thread of its own pack again and again."""
+    stop = threading.Event()
+
+    def pack() -> None:
+        packer = Connection(shared.new_client())
+        while not stop.is_set():
+            packer.pack()
+
+    thread = threading.Thread(target=pack)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
 @pytest.mark.spec("TXN-20", "TXN-21", "TXN-22", "TXN-23", "TXN-24")
 def test_counts_of_many_threads_add_up(tmp_path: Path) -> None:
     shared = SharedStorage(FileStorage(tmp_path / "f"))
@@ -69,18 +89,8 @@ def test_counts_of_many_threads_add_up(tmp_path: Path) -> None:
 @pytest.mark.spec("TXN-25")
 def test_packs_go_on_beside_commits(tmp_path: Path) -> None:
     shared = SharedStorage(FileStorage(tmp_path / "f", durability="os"))
-    stop = threading.Event()
-
-    def pack() -> None:
-        packer = Connection(shared.new_client())
-        while not stop.is_set():
-            packer.pack()
-
-    thread = threading.Thread(target=pack)
-    thread.start()
-    add_up(shared, 3, 10)
-    stop.set()
-    thread.join()
+    with packing(shared):
+        add_up(shared, 3, 10)
     assert Connection(shared.new_client()).get_root()["count"] == 30
     shared.close()
 
@@ -137,18 +147,8 @@ def test_a_write_does_not_begin_while_a_step_of_a_pack_waits(tmp_path: Path, mon
     monkeypatch.setattr(shared._step_is_due, "set", noting_ask)
     monkeypatch.setattr(Core, "begin_write", noting_begin_write)
     monkeypatch.setattr(Core, "gen_pack", noting_gen_pack)
-    stop = threading.Event()
-
-    def pack() -> None:
-        packer = shared.new_client()
-        while not stop.is_set():
-            packer.pack()
-
-    thread = threading.Thread(target=pack)
-    thread.start()
-    add_up(shared, 3, 20)
-    stop.set()
-    thread.join()
+    with packing(shared):
+        add_up(shared, 3, 20)
     behind = {(before, after) for before, after in pairwise(events) if before == "due"}
     assert ("due", "step") in behind
     assert ("due", "write") not in behind
