@@ -73,7 +73,7 @@ class Shelf:
 
     def read(self, oid: bytes) -> bytes | None:
         """Return the current record of `oid`, None if there is none."""
-        offset = self.index.get(oid) or self.map.position(oid)
+        offset = self.position(oid)
         return None if offset is None else read_entry(self._source, self.end, oid, offset)
 
     def read_entry(self, oid: bytes, offset: int) -> bytes:
