@@ -83,6 +83,18 @@ class TransactionError(DurusError):
     """The call does not fit the state that the transaction is in."""
 
 
+class ConcurrentUseError(TransactionError):
+    """A connection or storage was called while another call was under way in it. [TXN-33]"""
+
+
+class WrongProcessError(DurusError):
+    """A connection or storage was made before a fork and used after it, in the other process. [TXN-32]"""
+
+
+class InterruptedTransactionError(TransactionError):
+    """An earlier call was interrupted, so the changes of the transaction are forgotten: start it again. [TXN-30]"""
+
+
 class ForeignReferenceError(DurusError, ValueError):
     """A stored object of one connection refers to an object of another one."""
 

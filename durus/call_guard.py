@@ -1,0 +1,198 @@
+"""Calls that must not meet: who is inside of a connection or a storage, and whether the last call came to its end.
+
+Statements TXN-30 to TXN-35.  One mechanism finds four mistakes, where they happen and at the edge of a call:
+
+    interrupted    an exception that is not the object's own (Ctrl-C, a job's time limit) left a call half done
+    concurrent     two threads, or greenlets, are in the same object at once
+    nested         a call was made from inside of another one, by a signal handler or a finalizer
+    foreign        the object was made before a fork, and is used in the child
+
+A call leaves its frame as a mark when it begins, and takes it away when it ends in its own way: by a return, or by a
+DurusError.  Whoever finds the mark of another call looks whether its frame is still running.  A frame that is not was
+interrupted, at whatever line: then the object starts anew before it does anything else.  No `finally` is needed, which
+an exception could keep from being reached.
+"""
+
+import functools
+import os
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Concatenate, Final, ParamSpec, Protocol, TypeVar
+from weakref import WeakSet
+
+from durus.error import ConcurrentUseError, DurusError, WrongProcessError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+CALL: Final = "call"
+"""The key of the call that began first."""
+_UNFINISHED: Final = "unfinished"
+"""The key of how many calls inside of it have begun and not come to their end."""
+
+_getframe = sys._getframe
+
+
+class _Foreign:
+    """The mark of what belongs to the parent of this process."""
+
+
+_FOREIGN = _Foreign()
+_guards: "WeakSet[CallGuard]" = WeakSet()
+_lock = threading.Lock()
+"""Held where a mark that was found is replaced, so that only one thread does it."""
+
+
+class CallGuard:
+    """The marks of the calls in one object. `what` is how a message calls the object."""
+
+    __slots__ = ("__weakref__", "_what", "marks", "process")
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self.marks: dict[str, FrameType | _Foreign | int] = {}
+        self.process = os.getpid()
+        _guards.add(self)
+
+    @property
+    def is_foreign(self) -> bool:
+        """True in a process that was forked since the object was made."""
+        return self.marks.get(CALL) is _FOREIGN
+
+    def check_process(self) -> None:
+        """Raise WrongProcessError in a process that was forked since the object was made. [TXN-32]"""
+        if self.is_foreign:
+            raise WrongProcessError(
+                f"this {self._what} was opened in process {self.process} and is used in process {os.getpid()}: "
+                "open it after the fork"
+            )
+
+    def begin(self, frame: FrameType, start_anew: Callable[[], object], may_nest: bool = False) -> bool:
+        """Leave `frame` as the mark of a call; tell if the call is the first one, and not inside of another.
+
+        `start_anew` is called if an earlier call was interrupted. ConcurrentUseError and WrongProcessError where
+        the call must not be made.
+        """
+        while (holder := self.marks.setdefault(CALL, frame)) is not frame:
+            self.check_process()
+            if _is_on_stack(holder, frame):
+                if not may_nest:
+                    raise ConcurrentUseError(
+                        f"this {self._what} was called from inside of a call that is under way in it, maybe by a "
+                        "signal handler, a finalizer or a __getstate__: make that call when the other one has returned"
+                    )
+                self.marks[_UNFINISHED] = self._unfinished() + 1
+                return False
+            if _is_running(holder):
+                raise ConcurrentUseError(
+                    f"this {self._what} is in use by another thread at this moment: give each thread a connection of "
+                    "its own, on a client of a SharedStorage or on a ClientStorage"
+                )
+            with _lock:
+                if self.marks.get(CALL) is holder:
+                    self.marks[_UNFINISHED] = 1
+                    self.marks[CALL] = frame
+                    break
+        if _UNFINISHED in self.marks:
+            start_anew()
+            self.marks.pop(_UNFINISHED, None)
+        return True
+
+    def end(self, is_first: bool = True) -> None:
+        """Take the mark of a call away, which came to its end."""
+        marks = self.marks
+        if is_first:
+            if len(marks) == 1:
+                marks.clear()
+            # Else a call inside of this one was interrupted, which nobody noticed: the mark stays.
+        elif (unfinished := self._unfinished() - 1) > 0:
+            marks[_UNFINISHED] = unfinished
+        else:
+            marks.pop(_UNFINISHED, None)
+
+    def note_interrupt(self) -> None:
+        """Have the next call start anew."""
+        self.marks[_UNFINISHED] = self._unfinished() + 1
+        self.marks.setdefault(CALL, _getframe())
+
+    @property
+    def is_interrupted(self) -> bool:
+        """True if the next call will start anew. To be asked between calls."""
+        return bool(self.marks) and not self.is_foreign
+
+    def _unfinished(self) -> int:
+        count = self.marks.get(_UNFINISHED, 0)
+        return count if isinstance(count, int) else 0
+
+
+class Guarded(Protocol):
+    """What has calls that are guarded."""
+
+    @property
+    def _guard(self) -> CallGuard: ...
+
+    def _start_anew(self) -> None:
+        """Give up whatever an interrupted call may have left half done. If it raises, the next call tries again."""
+
+
+G = TypeVar("G", bound=Guarded)
+
+
+def guarded(call: Callable[Concatenate[G, P], T]) -> Callable[Concatenate[G, P], T]:
+    """Guard a method: it is refused while any other call is under way."""
+    return _guard(call, may_nest=False)
+
+
+def guarded_load(call: Callable[Concatenate[G, P], T]) -> Callable[Concatenate[G, P], T]:
+    """Guard a method that may also be called from inside of another one of the same thread, as loads are."""
+    return _guard(call, may_nest=True)
+
+
+def _guard(call: Callable[Concatenate[G, P], T], may_nest: bool) -> Callable[Concatenate[G, P], T]:
+    @functools.wraps(call)
+    def guard(self: G, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        frame = _getframe()
+        guard = self._guard
+        is_first = True
+        if guard.marks.setdefault(CALL, frame) is not frame:
+            is_first = guard.begin(frame, self._start_anew, may_nest)
+        try:
+            result = call(self, *args, **kwargs)
+        except DurusError:
+            guard.end(is_first)
+            raise
+        guard.end(is_first)
+        return result
+
+    return guard
+
+
+def _is_on_stack(holder: object, frame: FrameType) -> bool:
+    above = frame.f_back
+    while above is not None:
+        if above is holder:
+            return True
+        above = above.f_back
+    return False
+
+
+def _is_running(holder: object) -> bool:
+    """Tell if a frame is being executed, in whatever thread; else its local names are forgotten."""
+    if not isinstance(holder, FrameType):
+        return False
+    try:
+        holder.clear()
+    except RuntimeError:
+        return True
+    return False
+
+
+def _mark_as_foreign() -> None:
+    """In the child after a fork: whatever its parent has is not for its use. [TXN-32]"""
+    for guard in list(_guards):
+        guard.marks[CALL] = _FOREIGN
+
+
+os.register_at_fork(after_in_child=_mark_as_foreign)
