@@ -16,7 +16,6 @@ an exception could keep from being reached.
 import functools
 import os
 import sys
-import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import Concatenate, Final, ParamSpec, Protocol, TypeVar
@@ -28,9 +27,9 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 CALL: Final = "call"
-"""The key of the call that began first."""
+"""The key of the mark of the call that began first. A frame that was interrupted is itself the key of its heir's."""
 _UNFINISHED: Final = "unfinished"
-"""The key of how many calls inside of it have begun and not come to their end."""
+"""The key of how many calls inside of another one have begun, and not come to their end."""
 
 _getframe = sys._getframe
 
@@ -39,20 +38,23 @@ class _Foreign:
     """The mark of what belongs to the parent of this process."""
 
 
+Mark = FrameType | _Foreign
 _FOREIGN = _Foreign()
 _guards: "WeakSet[CallGuard]" = WeakSet()
-_lock = threading.Lock()
-"""Held where a mark that was found is replaced, so that only one thread does it."""
 
 
 class CallGuard:
-    """The marks of the calls in one object. `what` is how a message calls the object."""
+    """The marks of the calls in one object. `what` is how a message calls the object.
+
+    Marks are left by dict.setdefault(), which is one step for all threads and for every interrupt: no lock is needed,
+    which an exception could keep from being given up.
+    """
 
     __slots__ = ("__weakref__", "_what", "marks", "process")
 
     def __init__(self, what: str) -> None:
         self._what = what
-        self.marks: dict[str, FrameType | _Foreign | int] = {}
+        self.marks: dict[object, Mark | int] = {}
         self.process = os.getpid()
         _guards.add(self)
 
@@ -75,9 +77,10 @@ class CallGuard:
         `start_anew` is called if an earlier call was interrupted. ConcurrentUseError and WrongProcessError where
         the call must not be made.
         """
-        while (holder := self.marks.setdefault(CALL, frame)) is not frame:
+        claimed: object = None
+        while (holder := self.holder(frame)) is not frame:
             self.check_process()
-            if _is_on_stack(holder, frame):
+            if is_on_stack(holder, frame):
                 if not may_nest:
                     raise ConcurrentUseError(
                         f"this {self._what} was called from inside of a call that is under way in it, maybe by a "
@@ -85,20 +88,30 @@ class CallGuard:
                     )
                 self.marks[_UNFINISHED] = self._unfinished() + 1
                 return False
-            if _is_running(holder):
+            if is_running(holder):
+                self.marks.pop(claimed, None)
                 raise ConcurrentUseError(
                     f"this {self._what} is in use by another thread at this moment: give each thread a connection of "
                     "its own, on a client of a SharedStorage or on a ClientStorage"
                 )
-            with _lock:
-                if self.marks.get(CALL) is holder:
-                    self.marks[_UNFINISHED] = 1
-                    self.marks[CALL] = frame
-                    break
-        if _UNFINISHED in self.marks:
-            start_anew()
-            self.marks.pop(_UNFINISHED, None)
+            claimed = holder
+            self.marks.setdefault(holder, frame)
+        if len(self.marks) > 1:
+            if (
+                self.marks[CALL] is not frame or _UNFINISHED in self.marks
+            ):  # else the other call came to its end just now
+                start_anew()
+            self.marks[CALL] = frame
+            for mark in [key for key in self.marks if key is not CALL]:
+                del self.marks[mark]
         return True
+
+    def holder(self, frame: FrameType) -> Mark | int:
+        """Return the mark of the call that is under way: `frame` itself if there is no other."""
+        holder = self.marks.setdefault(CALL, frame)
+        while holder is not frame and (heir := self.marks.get(holder)) is not None:
+            holder = heir
+        return holder
 
     def end(self, is_first: bool = True) -> None:
         """Take the mark of a call away, which came to its end."""
@@ -106,7 +119,7 @@ class CallGuard:
         if is_first:
             if len(marks) == 1:
                 marks.clear()
-            # Else a call inside of this one was interrupted, which nobody noticed: the mark stays.
+            # Else a call inside of this one was interrupted, and nobody noticed: the marks stay.
         elif (unfinished := self._unfinished() - 1) > 0:
             marks[_UNFINISHED] = unfinished
         else:
@@ -169,7 +182,8 @@ def _guard(call: Callable[Concatenate[G, P], T], may_nest: bool) -> Callable[Con
     return guard
 
 
-def _is_on_stack(holder: object, frame: FrameType) -> bool:
+def is_on_stack(holder: object, frame: FrameType) -> bool:
+    """Tell if a frame has called another one, directly or not."""
     above = frame.f_back
     while above is not None:
         if above is holder:
@@ -178,8 +192,8 @@ def _is_on_stack(holder: object, frame: FrameType) -> bool:
     return False
 
 
-def _is_running(holder: object) -> bool:
-    """Tell if a frame is being executed, in whatever thread; else its local names are forgotten."""
+def is_running(holder: object) -> bool:
+    """Tell if a frame is being executed, in whatever thread or greenlet; if it is not, its local names are cleared."""
     if not isinstance(holder, FrameType):
         return False
     try:
