@@ -6,7 +6,7 @@ Statements OBJ-20 to OBJ-23.
 from collections.abc import Iterator
 from weakref import ref
 
-from durus.persistent import PersistentObject
+from durus.persistent import ConnectionBase, PersistentObject, set_slot
 
 _FEW = 1000
 
@@ -75,6 +75,19 @@ class Cache:
                 self._objects[oid] = ref(obj)
                 self._loaded_count -= 1
             obj._p_set_status_ghost()
+
+    def make_all_ghosts(self, connection: ConnectionBase) -> None:
+        """Drop all states, and have each object be one of this connection, wherever an interrupt may have left it."""
+        for oid, found in self._objects.copy().items():
+            obj = found() if isinstance(found, ref) else found
+            if obj is not None:
+                set_slot(obj, "_p_oid", oid)
+                set_slot(obj, "_p_connection", connection)
+                set_slot(obj, "_p_serial", 0)
+                obj._p_set_status_ghost()
+                self._objects[oid] = ref(obj)
+        self._loaded_count = 0
+        self._oldest = []
 
     def shrink(self, transaction_serial: int) -> None:
         """Make ghosts of the least recently used objects beyond the size. [OBJ-21]

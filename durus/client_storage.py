@@ -8,9 +8,11 @@ from itertools import islice
 from typing import Protocol, TypeVar
 
 from durus.address import AnyAddress, SocketAddress, connect
+from durus.call_guard import CallGuard, guarded
 from durus.error import (
     DisconnectedError,
     DurusKeyError,
+    NetworkError,
     OutcomeUnknownError,
     ProtocolError,
     ReadConflictError,
@@ -78,7 +80,8 @@ class ClientStorage(CollectingStorage):
     come along at the most with one that is loaded; 0 turns that off. [TXN-26]
 
     ServerUnreachableError if no server is there.  When the connection is lost, this and every later
-    call raises DisconnectedError; a commit whose answer did not come raises OutcomeUnknownError.
+    call raises DisconnectedError, up to the sync() with which the next transaction begins: that connects again if
+    `reconnect` is true [WIRE-30].  A commit whose answer did not come raises OutcomeUnknownError.
     """
 
     def __init__(
@@ -90,14 +93,27 @@ class ClientStorage(CollectingStorage):
         connect_timeout: float | None = 10,
         timeout: float | None = 60,
         prefetch: int = 100,
+        reconnect: bool = True,
         stream: Stream | None = None,
     ) -> None:
         self._address = SocketAddress.new((host, port) if address is None else address)
+        self._guard: CallGuard = CallGuard("client storage")
         self._failure: DisconnectedError | None = None
+        self._is_closed = False
+        self._may_reconnect = reconnect and stream is None
+        self._timeouts = connect_timeout, timeout
+        self._prefetch_limit = prefetch
+        self._prefetch = Prefetch(prefetch)
+        self._begin_session(self._open() if stream is None else stream)
+
+    def _begin_session(self, stream: Stream) -> None:
+        """Begin to speak with a server, of whom nothing is known yet."""
+        self._stream = stream
         self._buffer = bytearray()
         self._spare_oids: list[bytes] = []
-        self._prefetch = Prefetch(prefetch)
-        self._stream = self._open(connect_timeout, timeout) if stream is None else stream
+        is_loaded, self._prefetch = self._prefetch.is_loaded, Prefetch(self._prefetch_limit)
+        self._prefetch.is_loaded = is_loaded
+        self._failure = None
         version = self._ask(Version(VERSION), read_u32())
         if version != VERSION:
             self.close()
@@ -108,8 +124,13 @@ class ClientStorage(CollectingStorage):
 
     __repr__ = __str__
 
-    def _open(self, connect_timeout: float | None, timeout: float | None) -> socket.socket:
+    def _open(self) -> socket.socket:
+        connect_timeout, timeout = self._timeouts
         opened = connect(self._address, connect_timeout)
+        if type(opened).__module__ != "socket":
+            # gevent's, or another one that does not block in the kernel, and heeds no timeout there. [WIRE-31]
+            opened.settimeout(timeout)
+            return opened
         # By the kernel: a timeout of Python's own costs a call of poll() ahead of each other one.
         opened.settimeout(None)
         seconds = 0 if timeout is None else max(timeout, 0.000_001)
@@ -117,11 +138,20 @@ class ClientStorage(CollectingStorage):
             opened.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(int(seconds), int(seconds % 1 * 1_000_000)))
         return opened
 
+    def _start_anew(self) -> None:
+        """Give up a connection on which an answer may still be on its way. [TXN-30]"""
+        if self._failure is None:
+            self._give_up(
+                f"the connection to the server at {self._address} was given up, since an exception interrupted a call; "
+                "if that call was a commit, it is stored as a whole, or not at all"
+            )
+
     # Storage
 
     def set_is_loaded(self, is_loaded: Callable[[bytes], bool]) -> None:
         self._prefetch.is_loaded = is_loaded
 
+    @guarded
     def load(self, oid: bytes) -> bytes:
         record = self._prefetch.take(oid)
         if record is None:
@@ -138,13 +168,19 @@ class ClientStorage(CollectingStorage):
     def bulk_load(self, oids: Iterable[bytes]) -> Iterator[bytes]:
         remaining = iter(oids)
         while batch := list(islice(remaining, _LOADS_AT_A_TIME)):
-            for oid, answer in zip(batch, self._ask_for_records(batch), strict=True):
+            for oid, answer in zip(batch, self._load_batch(batch), strict=True):
                 yield _record_of(oid, answer)
 
+    @guarded
+    def _load_batch(self, oids: list[bytes]) -> list[Loaded]:
+        return self._ask_for_records(oids)
+
+    @guarded
     def begin(self) -> None:
         self._check_open()
         super().begin()
 
+    @guarded
     def end(self, handle_invalidations: InvalidationHandler | None = None) -> None:
         """Conclude the commit. [WIRE-9] [WIRE-10]
 
@@ -174,7 +210,7 @@ class ClientStorage(CollectingStorage):
         self, records: dict[bytes, bytes], handle_invalidations: InvalidationHandler | None
     ) -> WriteConflictError:
         """Return the conflict that the server found after this client had found none. [WIRE-11]"""
-        invalid = self.sync()
+        invalid = self._sync()
         if handle_invalidations is not None:
             handle_invalidations(invalid)
         needed = {ref for record in records.values() for ref in split_oids(unpack_record(record)[2])} - records.keys()
@@ -182,19 +218,47 @@ class ClientStorage(CollectingStorage):
         missing = [oid for oid, answer in zip(oids, self._ask_for_records(oids), strict=True) if answer.status != OKAY]
         return WriteConflictError(missing or sorted(records.keys() & set(invalid)))
 
-    def sync(self) -> list[bytes]:
+    @guarded
+    def sync(self) -> list[bytes] | None:
+        """Return the oids that others changed; None, for any, from a new session, if the connection was lost. [WIRE-30]
+
+        DisconnectedError if it was lost, and there is no other or it may not be made.
+        """
+        if self._failure is None:
+            try:
+                return self._sync()
+            except DisconnectedError:
+                if not self._may_reconnect:
+                    raise
+        elif not self._may_reconnect or self._is_closed:
+            self._check_open()
+        self._connect_again()
+        return None
+
+    def _sync(self) -> list[bytes]:
         return self._note_invalid(self._ask(Sync(), read_oids()))
 
+    def _connect_again(self) -> None:
+        lost = self._failure
+        try:
+            self._begin_session(self._open())
+        except NetworkError as error:
+            self._failure = DisconnectedError(f"{lost}; and it can't be made again: {error}")
+            raise self._failure from error
+
+    @guarded
     def new_oid(self) -> bytes:
         if not self._spare_oids:
             self._spare_oids = self._ask(NewOids(_OIDS_AT_A_TIME), read_new_oids(_OIDS_AT_A_TIME))
             self._spare_oids.reverse()
         return self._spare_oids.pop()
 
+    @guarded
     def pack(self) -> None:
         """Have the server begin to pack; it goes on while this returns. [WIRE-12]"""
         self._ask(Pack(), read_status())
 
+    @guarded
     def stop_server(self) -> None:
         """Have the server end, and return when it has. [WIRE-13]"""
         self._send(encode_request(Quit()))
@@ -207,7 +271,10 @@ class ClientStorage(CollectingStorage):
         self.close()
 
     def close(self) -> None:
-        if self._failure is None:
+        self._is_closed = True
+        if self._guard.is_foreign:
+            self._stream.close()  # the descriptor of this process; the session is another one's
+        elif self._failure is None:
             with contextlib.suppress(DisconnectedError):
                 self._send(encode_request(Goodbye()))
             self._give_up(f"the connection to the server at {self._address} was closed here")
@@ -285,9 +352,9 @@ class ClientStorage(CollectingStorage):
             raise
 
     def _give_up(self, message: str) -> DisconnectedError:
-        self._failure = DisconnectedError(message)
         self._stream.close()
-        self._prefetch = Prefetch(0)
+        advice = "call abort() to connect again" if self._may_reconnect else "open a new storage and a new Connection"
+        self._failure = DisconnectedError(message if self._is_closed else f"{message}; {advice}")
         return self._failure
 
 

@@ -1,27 +1,49 @@
-"""Transactions over a storage: read set, commit, abort, conflicts. Statements TXN-1 to TXN-18."""
+"""Transactions over a storage: read set, commit, abort, conflicts. Statements TXN-1 to TXN-18, TXN-30 to TXN-36."""
 
 import contextlib
 import gc
 import os
+import sys
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import TypeVar
-from weakref import WeakSet
+from collections.abc import Callable, Collection, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, TypeVar
+from weakref import WeakKeyDictionary, WeakSet, ref
 
 from durus.cache import Cache
+from durus.call_guard import CALL, CallGuard, guarded, guarded_load
 from durus.contents import split_data
-from durus.error import DurusKeyError, ReadConflictError, StateError, TransactionError, WriteConflictError
+from durus.error import (
+    ConcurrentUseError,
+    DurusError,
+    DurusKeyError,
+    InterruptedTransactionError,
+    NetworkError,
+    ReadConflictError,
+    StateError,
+    TransactionError,
+    WriteConflictError,
+)
 from durus.oid import ROOT_OID, oid_from_int
 from durus.open_file import open_file_storage
-from durus.persistent import SAVED, ConnectionBase, PersistentBase, PersistentObject, Watch, set_slot
+from durus.persistent import SAVED, UNSAVED, ConnectionBase, PersistentBase, PersistentObject, Watch, set_slot
 from durus.persistent_dict import PersistentDict
 from durus.record import split_oids, unpack_record
 from durus.serialize import ObjectReader, ObjectWriter
 from durus.storage import Storage
 
+if TYPE_CHECKING:
+    import asyncio
+
 T = TypeVar("T")
 
+_getframe = sys._getframe
 _open_connections: "WeakSet[Connection]" = WeakSet()
+_connection_of: "WeakKeyDictionary[Storage, ref[Connection]]" = WeakKeyDictionary()
+
+
+_Pickled = tuple[PersistentObject, bytes, bytes]
+"""An object, its oid and its record."""
 
 
 class Connection(ConnectionBase):
@@ -30,7 +52,8 @@ class Connection(ConnectionBase):
     `storage` is a Storage, or the path of a file of any format, made as a SHELF-1 file if it is not there;
     `cache_size` is how many objects may stay loaded beyond a transaction; `root_class` is the class of a
     new root, PersistentDict if None.
-    A connection and its objects may be used by one thread at a time.
+    A connection and its objects may be used by one thread at a time: ConcurrentUseError where it meets another one.
+    TransactionError if the storage has a connection already that is open. [TXN-35]
     """
 
     def __init__(
@@ -40,17 +63,24 @@ class Connection(ConnectionBase):
         root_class: type[PersistentObject] | None = None,
     ) -> None:
         super().__init__()
+        self._guard = CallGuard("connection")
+        self._marks = self._guard.marks
         self.storage = storage if isinstance(storage, Storage) else open_file_storage(storage)
         self.cache = Cache(cache_size)
         self.invalid_oids: set[bytes] = set()
         """Oids that others changed, and whose states here could not be dropped for a conflict."""
+        self._is_all_invalid = False
+        """True if that may be any oid."""
         self.transaction_serial = 1
         self._watches: WeakSet[Watch] = WeakSet()
         self._spare_oids: list[bytes] = []
-        self._in_transaction = False
+        self._was_interrupted = False
+        """True if the transaction was ended by an interrupt, and the application does not know yet."""
+        self._block: _Block | None = None
         self._reader = ObjectReader(self, self.cache, self.get)
-        self.storage.set_is_loaded(self.cache.is_loaded)
         try:
+            _claim(self.storage, self)
+            self.storage.set_is_loaded(self.cache.is_loaded)
             self._open_root(root_class)
         except BaseException:
             if self.storage is not storage:
@@ -80,8 +110,10 @@ class Connection(ConnectionBase):
         """Set how many objects may stay loaded beyond a transaction."""
         self.cache.set_size(size)
 
+    @guarded
     def shrink_cache(self) -> None:
         """Make ghosts of the least recently used objects beyond the cache size."""
+        self._tell_of_interrupt()
         self.cache.shrink(self.transaction_serial)
 
     def get_load_count(self) -> int:
@@ -92,8 +124,10 @@ class Connection(ConnectionBase):
         """Return the number of the transaction under way."""
         return self.transaction_serial
 
+    @guarded_load
     def get_stored_pickle(self, oid: bytes) -> bytes:
         """Return the data of the current record of `oid`; DurusKeyError if there is none."""
+        self._tell_of_interrupt()
         return unpack_record(self._load(oid))[1]
 
     def get(self, oid: bytes | int) -> PersistentObject | None:
@@ -101,15 +135,18 @@ class Connection(ConnectionBase):
         if isinstance(oid, int):
             oid = oid_from_int(oid)
         obj = self.cache.get(oid)
-        if obj is None:
-            try:
-                data = self.get_stored_pickle(oid)
-            except DurusKeyError:
-                return None
-            obj = self._reader.ghost_of_record(oid, data)
-        return obj
+        return self._get_ghost(oid) if obj is None else obj
 
     __getitem__ = get
+
+    @guarded_load
+    def _get_ghost(self, oid: bytes) -> PersistentObject | None:
+        self._tell_of_interrupt()
+        try:
+            data = unpack_record(self._load(oid))[1]
+        except DurusKeyError:
+            return None
+        return self._reader.ghost_of_record(oid, data)
 
     def get_crawler(self, start_oid: bytes = ROOT_OID, batch_size: int = 100) -> Iterator[PersistentObject]:
         """Yield all objects reached from `start_oid`, breadth first, fetched and loaded `batch_size` at a time.
@@ -120,32 +157,55 @@ class Connection(ConnectionBase):
         seen = set(pending)
         while pending:
             batch = [pending.popleft() for _ in range(min(batch_size, len(pending)))]
-            objects = []
-            for oid, record in zip(batch, self._load_all(batch), strict=True):
-                _, data, refs = unpack_record(record)
-                obj = self._reader.ghost_of_record(oid, data)
-                if obj._p_is_ghost():
-                    self._reader.load_state(obj, data)
-                    self.cache.note_loaded(oid, obj)
-                objects.append(obj)
-                new = [ref for ref in split_oids(refs) if ref not in seen]
-                seen.update(new)
-                pending.extend(new)
+            objects, refs = self._load_objects(batch)
+            new = [ref for ref in dict.fromkeys(refs) if ref not in seen]
+            seen.update(new)
+            pending.extend(new)
             yield from objects
+
+    @guarded_load
+    def _load_objects(self, oids: list[bytes]) -> tuple[list[PersistentObject], list[bytes]]:
+        """Return the objects of these oids, loaded, and the oids that they refer to, in their order."""
+        self._tell_of_interrupt()
+        objects: list[PersistentObject] = []
+        found: list[bytes] = []
+        for oid, record in zip(oids, self._load_all(oids), strict=True):
+            _, data, refs = unpack_record(record)
+            obj = self._reader.ghost_of_record(oid, data)
+            if obj._p_is_ghost():
+                self._reader.load_state(obj, data)
+                self.cache.note_loaded(oid, obj)
+            objects.append(obj)
+            found += split_oids(refs)
+        return objects, found
 
     # What objects call
 
     def load_state(self, obj: PersistentBase) -> None:
         """Load the state of a ghost. ReadConflictError if it would not fit what was read before."""
-        oid = obj._p_oid
-        if oid is None or not isinstance(obj, PersistentObject):
-            raise StateError(f"{obj!r} is not an object of this connection")
+        # As guarded_load() has it, without a call more.
+        frame = _getframe()
+        marks = self._marks
+        is_first = marks.setdefault(CALL, frame) is frame or self._guard.begin(frame, self._start_anew, may_nest=True)
         try:
-            data = unpack_record(self._load(oid))[1]
-        except DurusKeyError:
-            raise ReadConflictError([oid]) from None
-        self._reader.load_state(obj, data)
-        self.cache.note_loaded(oid, obj)
+            if self._was_interrupted:
+                self._tell_of_interrupt()
+            oid = obj._p_oid
+            if oid is None or not isinstance(obj, PersistentObject):
+                raise StateError(f"{obj!r} is not an object of this connection")
+            try:
+                data = unpack_record(self._load(oid))[1]
+            except DurusKeyError:
+                raise ReadConflictError([oid]) from None
+            self._reader.load_state(obj, data)
+            self.cache.note_loaded(oid, obj)
+        except DurusError:
+            self._guard.end(is_first)
+            raise
+        if is_first and len(marks) == 1:
+            marks.clear()
+        else:
+            self._guard.end(is_first)
 
     def watch(self) -> Watch:
         watch = Watch()
@@ -162,44 +222,102 @@ class Connection(ConnectionBase):
     def commit(self) -> None:
         """Store all changes of this transaction in one step, and begin the next one.
 
-        WriteConflictError if others changed what it used. If it raises, nothing was stored and the
-        transaction stays open: mend what the error names, or call abort().
+        WriteConflictError if others changed what it used. If it raises an error of its own, or one of a
+        __getstate__(), nothing was stored and the transaction stays open: mend what the error names, or call abort().
+        OutcomeUnknownError if the server's answer did not come. [TXN-6]
         """
-        if self.changed:
-            self._store(self._gen_changed())  # which has synced, and a second time could fail behind it
-            self._begin_next()
-        else:
-            self._sync_and_begin_next()
+        self._guard.begin(_getframe(), self._start_anew)
+        writer = self._new_writer()
+        changed: dict[bytes, PersistentObject] = {}
+        try:
+            self._tell_of_interrupt()
+            self._check_task()
+            records = self._pickle_changes(writer, changed)
+        except BaseException:
+            if not self.storage.is_interrupted:  # by an exception that came while it gave an oid
+                self._take_back(changed)
+                self._spare_oids += [oid for oid, _ in writer.new_objects.values()]
+                self._guard.end()
+            raise
+        try:
+            if records:
+                self._store(writer, records, changed)  # which syncs, and a second time could fail after it
+                self._begin_next()
+            else:
+                self._sync_and_begin_next()
+        except DurusError:
+            self._guard.end()
+            raise
+        self._guard.end()
 
+    @guarded
     def abort(self) -> None:
         """Forget all changes of this transaction, and begin the next one."""
-        self._drop_states(list(self.changed))
+        self._check_task()
+        self._abort()
+
+    def _abort(self) -> None:
+        self._was_interrupted = False
+        self._block = None
+        self._forget_changes()
         self._sync_and_begin_next()
 
-    @contextlib.contextmanager
-    def transaction(self) -> Iterator[PersistentDict[object, object]]:
+    def transaction(self) -> "contextlib.AbstractContextManager[PersistentDict[object, object]]":
         """Run a block as one transaction on the root: commit at its end, abort if it raises.
 
-        TransactionError if there are changes that were not committed before.
+        TransactionError if there are changes that were not committed before, or another such block is open. In a
+        coroutine the block belongs to its task: ConcurrentUseError where another task commits or aborts meanwhile.
         """
-        if self.changed or self._in_transaction:
+        return _Block(self)
+
+    @guarded
+    def _begin_block(self, block: "_Block") -> None:
+        self._check_task()
+        if not self._was_interrupted and (self.changed or self._block is not None):
             raise TransactionError("a transaction is open already; commit() or abort() it first")
-        self.abort()
-        self._in_transaction = True
+        self._abort()
+        self._block = block
+
+    def _end_block(self, block: "_Block", error: BaseException | None) -> None:
         try:
-            yield self.get_root()
-            self.commit()
-        except BaseException:
-            self.abort()
+            if error is None:
+                self.commit()
+                self._block = None
+        except BaseException as failure:
+            error = failure
             raise
         finally:
-            self._in_transaction = False
+            if error is not None:
+                # The first error tells what is wrong; a second one, of a lost connection say, would hide it.
+                with contextlib.suppress(DurusError):
+                    self.abort()
+
+    def _check_task(self) -> None:
+        """Raise ConcurrentUseError where a transaction block of another asyncio task is open. [TXN-34]"""
+        task = None if self._block is None else self._block.task
+        if task is not None and not task.done() and task is not _current_task():
+            raise ConcurrentUseError(
+                f"a transaction() block is open in the asyncio task {task.get_name()!r}, and another task uses the "
+                "connection: give each task a connection of its own, or let the block end before others begin"
+            )
 
     def pack(self) -> None:
-        """Abort this transaction, then remove from the storage what the root does not reach."""
+        """Remove from the storage what the root does not reach, and begin the next transaction.
+
+        TransactionError if there are changes that were not committed. [TXN-18]
+        """
+        if self.changed:
+            raise TransactionError(
+                f"{len(self.changed)} changed objects are not committed, and a pack ends the transaction: "
+                "call commit() or abort() first"
+            )
         self.abort()
+        self._pack()
+        self.abort()
+
+    @guarded
+    def _pack(self) -> None:
         self.storage.pack()
-        self.abort()
 
     def close(self) -> None:
         """Close the storage; changes that were not committed are lost."""
@@ -222,6 +340,8 @@ class Connection(ConnectionBase):
         if root is None:
             raise StateError("the storage has no root object, and does not take one")
         self.root: PersistentObject = root
+        with contextlib.suppress(StateError):  # which its first use raises, too
+            root._p_load_state()  # now, since this is the moment whose state a connection begins with [TXN-36]
         if root_class is not None and type(self.root) is not root_class:
             raise StateError(f"the root is a {type(self.root).__name__}, not a {root_class.__name__}")
 
@@ -234,53 +354,102 @@ class Connection(ConnectionBase):
         set_slot(root, "_p_oid", oid)
         set_slot(root, "_p_connection", self)
         self.root = root
-        self._store([(root, oid)])
+        writer = self._new_writer()
+        self._store(writer, list(writer.records([(root, oid)])), {})
 
-    def _store(self, changed: Iterable[tuple[PersistentObject, bytes]]) -> None:
-        writer = ObjectWriter(self, self.root, self._new_oid, self._reader.has_broken_classes())
+    def _new_writer(self) -> ObjectWriter:
+        return ObjectWriter(self, self.root, self._new_oid, self._reader.has_broken_classes())
+
+    def _pickle_changes(self, writer: ObjectWriter, changed: dict[bytes, PersistentObject]) -> list[_Pickled]:
+        """Return what is to be stored; move the objects that were changed to `changed`, saved ones from now on.
+
+        So what changes one of them afterwards, in whatever thread, is noted as a change once more.
+        """
+        return list(writer.records(self._gen_changed(changed))) if self.changed else []
+
+    def _gen_changed(self, changed: dict[bytes, PersistentObject]) -> Iterator[tuple[PersistentObject, bytes]]:
+        """Yield (object, oid) for all changed objects, those that a __getstate__ changes meanwhile too."""
+        while new := [(oid, obj) for oid, obj in list(self.changed.items()) if oid not in changed]:
+            for oid, obj in new:
+                changed[oid] = obj
+                self.changed.pop(oid, None)
+                yield obj, oid
+
+    def _take_back(self, changed: dict[bytes, PersistentObject]) -> None:
+        """Have the changed objects of a commit that failed be changed ones again."""
+        for oid, obj in changed.items():
+            self.changed[oid] = obj
+            set_slot(obj, "_p_status", UNSAVED)
+
+    def _store(self, writer: ObjectWriter, records: list[_Pickled], changed: dict[bytes, PersistentObject]) -> None:
+        """Store what was pickled; if it raises a DurusError, nothing is stored, and all is as before the commit."""
         try:
-            records = list(writer.records(changed))
-            if not self.invalid_oids.isdisjoint(self.accessed):
-                raise WriteConflictError(sorted(self.invalid_oids & self.accessed))
+            if self._is_all_invalid or not self.invalid_oids.isdisjoint(self.accessed):
+                raise self._conflict()
             self.storage.begin()
             for _, oid, record in records:
                 self.storage.store(oid, record)
-            self.storage.end(self._handle_invalidations)
-        except BaseException:
-            self._spare_oids.extend(oid for oid, _ in writer.new_objects.values())
+            self.storage.end(self._check_invalidations)
+        except DurusError:
+            self._take_back(changed)
+            if not self._has_conflict():
+                self._drop_invalid()
+            self._spare_oids += [oid for oid, _ in writer.new_objects.values()]
             raise
-        for oid, obj in writer.new_objects.values():
-            set_slot(obj, "_p_oid", oid)
-            set_slot(obj, "_p_connection", self)
         for obj, oid, _ in records:
-            set_slot(obj, "_p_status", SAVED)
+            self.cache.note_loaded(oid, obj)  # first, so that it is the object of its oid whatever comes next
+            if id(obj) in writer.new_objects:
+                set_slot(obj, "_p_oid", oid)
+                set_slot(obj, "_p_connection", self)
+                set_slot(obj, "_p_status", SAVED)
             self.note_access(obj)
-            self.cache.note_loaded(oid, obj)
+        self._drop_invalid()
 
-    def _gen_changed(self) -> Iterator[tuple[PersistentObject, bytes]]:
-        """Yield (object, oid) for all changed objects, those that a __getstate__ changes meanwhile too."""
-        done: set[bytes] = set()
-        while pending := [(obj, oid) for oid, obj in self.changed.items() if oid not in done]:
-            done.update(oid for _, oid in pending)
-            yield from pending
+    def _forget_changes(self) -> None:
+        changed, self.changed = self.changed, {}
+        self._drop_states(list(changed))
 
     def _sync_and_begin_next(self) -> None:
-        self._drop_states(self.invalid_oids.union(self.storage.sync()))
-        self.invalid_oids = set()
+        try:
+            invalid = self.storage.sync()
+        except NetworkError:
+            self._begin_next()
+            raise
+        self._note_invalid(invalid)
+        self._drop_invalid()
         self._begin_next()
 
     def _begin_next(self) -> None:
-        self.changed.clear()
         self.accessed.clear()
         self.transaction_serial += 1
-        self.shrink_cache()
+        self.cache.shrink(self.transaction_serial)
+
+    # Interrupts
+
+    def _start_anew(self) -> None:
+        """Begin with nothing but what is stored, after a call that was interrupted. [TXN-30]"""
+        self._was_interrupted = True
+        self._block = None
+        self.changed = {}
+        self._note_invalid(None)
+        self.storage.sync()
+        self._drop_invalid()
+        self._begin_next()
+
+    def _tell_of_interrupt(self) -> None:
+        if self._was_interrupted:
+            self._was_interrupted = False
+            raise InterruptedTransactionError(
+                "an earlier call of this connection was interrupted by an exception, so the transaction was aborted "
+                "and its changes are forgotten; if that call was a commit, it is stored as a whole, or not at all; "
+                "start the transaction again"
+            )
 
     def _new_oid(self) -> bytes:
         return self._spare_oids.pop() if self._spare_oids else self.storage.new_oid()
 
     def _load(self, oid: bytes) -> bytes:
-        if oid in self.invalid_oids:  # [TXN-15]
-            raise ReadConflictError([oid])
+        self._check_valid(oid)
         try:
             return self.storage.load(oid)
         except ReadConflictError as conflict:
@@ -288,7 +457,13 @@ class Connection(ConnectionBase):
             return self._read(lambda: self.storage.load(oid))
 
     def _load_all(self, oids: list[bytes]) -> list[bytes]:
+        for oid in oids:
+            self._check_valid(oid)
         return self._read(lambda: list(self.storage.bulk_load(oids)))
+
+    def _check_valid(self, oid: bytes) -> None:
+        if self._is_all_invalid or oid in self.invalid_oids:  # [TXN-15]
+            raise ReadConflictError([oid])
 
     def _read(self, read: Callable[[], T]) -> T:
         """Return what a call of the storage gives, after a sync if that is asked for. [TXN-14]"""
@@ -301,18 +476,45 @@ class Connection(ConnectionBase):
     def _sync_for(self, conflict: ReadConflictError) -> None:
         """Sync because a load came upon an invalid oid; raise the conflict if that can't help."""
         invalid = self.storage.sync()
-        self._handle_invalidations(invalid, conflict.oids[0])
-        if conflict.oids[0] not in invalid:
+        self._note_invalid(invalid)
+        if self._has_conflict():
+            raise ReadConflictError([conflict.oids[0]])
+        self._drop_invalid()
+        if invalid is not None and conflict.oids[0] not in invalid:
             raise conflict
 
-    def _handle_invalidations(self, oids: list[bytes], read_oid: bytes | None = None) -> None:
-        """Drop the states that others changed; a conflict if this transaction has used one of them."""
-        self.invalid_oids.update(oids)
-        conflicts = self.invalid_oids & self.accessed
-        if conflicts:
-            raise WriteConflictError(sorted(conflicts)) if read_oid is None else ReadConflictError([read_oid])
-        self._drop_states(self.invalid_oids)
+    # What others changed
+
+    def _check_invalidations(self, oids: list[bytes] | None) -> None:
+        """Take note of what others changed; a conflict if this transaction has used any of it."""
+        self._note_invalid(oids)
+        if self._has_conflict():
+            raise self._conflict()
+
+    def _note_invalid(self, oids: list[bytes] | None) -> None:
+        """Take note of the oids that others changed, None for any. Their states are dropped later."""
+        if oids is None:
+            self._is_all_invalid = True
+            self._spare_oids = []  # which were given to a session that is no more
+        else:
+            self.invalid_oids.update(oids)
+
+    def _has_conflict(self) -> bool:
+        return bool(self.accessed) and (self._is_all_invalid or not self.invalid_oids.isdisjoint(self.accessed))
+
+    def _conflict(self) -> WriteConflictError:
+        return WriteConflictError(sorted(self.accessed if self._is_all_invalid else self.invalid_oids & self.accessed))
+
+    def _drop_invalid(self) -> None:
+        """Drop the states that others changed."""
+        if self._is_all_invalid:
+            self.cache.make_all_ghosts(self)
+            for watch in self._watches:
+                watch.is_lost = True
+        else:
+            self._drop_states(self.invalid_oids)
         self.invalid_oids = set()
+        self._is_all_invalid = False
 
     def _drop_states(self, oids: Collection[bytes]) -> None:
         """Make ghosts of the objects whose states are no longer those that the storage has."""
@@ -321,6 +523,54 @@ class Connection(ConnectionBase):
         if oids:
             for watch in self._watches:
                 watch.note_dropped(oids)
+
+
+class _Block:
+    """A block that is one transaction. [TXN-17]"""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.task = _current_task()
+
+    def __enter__(self) -> PersistentDict[object, object]:
+        self.task = _current_task()
+        self._connection._begin_block(self)
+        return self._connection.get_root()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._connection._end_block(self, error)
+
+
+def _current_task() -> "asyncio.Task[object] | None":
+    """Return the asyncio task that runs in this thread, if there is one."""
+    if "asyncio" not in sys.modules:
+        return None
+    import asyncio  # only where the application has done so
+
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None
+
+
+def _has_open_connection(storage: Storage) -> bool:
+    known = _connection_of.get(storage)
+    connection = None if known is None else known()
+    return connection is not None and connection in _open_connections
+
+
+def _claim(storage: Storage, connection: Connection) -> None:
+    """Take a storage for a connection; TransactionError if it has another one that is open. [TXN-35]"""
+    if _has_open_connection(storage):
+        gc.collect()  # maybe nobody can use it any more
+        if _has_open_connection(storage):
+            raise TransactionError(
+                f"{storage!r} has a Connection already, and two on one storage would lose each other's changes: make "
+                "shared = SharedStorage(storage), and each Connection on a shared.new_client(), or close() the first"
+            )
+    _connection_of[storage] = ref(connection)
 
 
 def gen_every_instance(connection: Connection, *classes: type[T]) -> Iterator[T]:

@@ -175,7 +175,7 @@ class Conversation:
                     self._work += number
                     send(b"".join(session.new_oids(number)))
                 case Sync():
-                    send(encode_oids(session.sync()))
+                    send(self._invalid(session.sync()))
                 case Commit():
                     yield from self._commit()
                 case Pack():
@@ -192,6 +192,11 @@ class Conversation:
                         yield _EVENT
                 case Goodbye():
                     return
+
+    def _invalid(self, oids: list[bytes] | None) -> bytes:
+        if oids is None:
+            raise ProtocolError("the storage has started anew, which this version of the protocol has no words for")
+        return encode_oids(oids)
 
     def _let_others_in(self) -> Generator[int, bytes, None]:
         self._work = 0
@@ -228,11 +233,11 @@ class Conversation:
         self._host.send(b"".join(answers))
 
     def _commit(self) -> Generator[int, bytes, None]:
-        grants: list[list[bytes]] = []
+        grants: list[list[bytes] | None] = []
         outcomes: list[DurusError | None] = []
         count = size = 0
 
-        def granted(invalid: list[bytes]) -> None:
+        def granted(invalid: list[bytes] | None) -> None:
             grants.append(invalid)
             self._host.proceed_soon()
 
@@ -249,7 +254,7 @@ class Conversation:
         self._session.begin_commit(granted)
         while not grants:
             yield _EVENT
-        self._host.send(encode_oids(grants[0]))
+        self._host.send(self._invalid(grants[0]))
         count = yield from read_commit(take)
         self._session.commit({}, done)
         if not count:

@@ -72,7 +72,7 @@ class ServerUnreachableError(NetworkError):
 
 
 class DisconnectedError(NetworkError):
-    """The connection to the server was lost, or given up; open a new storage and a new Connection."""
+    """The connection to the server was lost, or given up; abort() connects again, where the storage may do so."""
 
 
 class OutcomeUnknownError(DisconnectedError):

@@ -27,12 +27,14 @@ from durus.error import (
 from durus.explain import unstorable
 from durus.oid import format_oid
 from durus.persistent import (
+    SAVED,
     ConnectionBase,
     PersistentBase,
     PersistentObject,
     has_plain_state,
     new_ghost,
     persistent_id_by,
+    set_slot,
     take_state,
 )
 from durus.record import (
@@ -303,7 +305,10 @@ class ObjectWriter:
         self._current = obj
         self._refs = set()
         try:
-            data = class_pickle(type(obj)) + compress_state(self.pickle(obj.__getstate__()))
+            state = obj.__getstate__()
+            if obj._p_connection is not None:
+                set_slot(obj, "_p_status", SAVED)  # so that a change from here on is noted as one more [TXN-37]
+            data = class_pickle(type(obj)) + compress_state(self.pickle(state))
         except DurusError:
             raise
         except Exception as error:

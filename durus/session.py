@@ -18,8 +18,8 @@ from durus.storage import Conclusion, Storage, check_record
 MAX_UNUSED_OIDS = 1 << 24
 """The most oids that one client may ask for and not use. [TXN-24]"""
 
-Granted = Callable[[list[bytes]], None]
-"""Takes the oids that are invalid for a client when it is its turn to commit."""
+Granted = Callable[[list[bytes] | None], None]
+"""Takes the oids that are invalid for a client when it is its turn to commit, None for any."""
 
 Done = Callable[[DurusError | None], None]
 """Takes None when a commit is durable, or else why it is not stored: a WriteConflictError for a conflict."""
@@ -145,7 +145,9 @@ class Core:
 
     def _take_removed(self) -> None:
         removed = self.storage.sync()
-        if removed:
+        if removed is None:
+            self.start_anew(is_write_lost=False)
+        elif removed:
             self._invalidate(removed, None)
             self._refuse_ready(set(removed))
 
@@ -162,6 +164,26 @@ class Core:
                 else:
                     self._ready.append(ready)
             lost = lost | found
+
+    def start_anew(self, is_write_lost: bool) -> None:
+        """Give up all that is under way, after an exception that may have come between any two steps of it. [TXN-31]
+
+        Commits that are being written go on, unless the write was lost with its thread.
+        """
+        unwritten = self._ready + (self._writing if is_write_lost else [])
+        self._ready, self._turn, self._waiting_for_turn = [], None, deque()
+        self._writing = [] if is_write_lost else self._writing
+        self._undurable = {}
+        for ready in self._writing:
+            for oid in ready.records:
+                self._undurable[oid] = self._undurable.get(oid, 0) + 1
+        for session in self._sessions.copy():
+            session.lose_track()
+        for ready in unwritten:
+            ready.done(WriteConflictError(sorted(ready.records)))
+        waiting, self._waiting_for_write = self._waiting_for_write, []
+        for proceed in waiting:
+            proceed()
 
     # What sessions call
 
@@ -234,6 +256,8 @@ class Session:
         self._core = core
         self.invalid: set[bytes] = set()
         """Oids that changed since this client last synced. [TXN-20]"""
+        self._is_track_lost = False
+        """True if that may be any oid."""
         self._given: dict[int, int] = {}
         """The oids that this client got and has not used: bit n of item i stands for oid 1024 * i + n."""
         self._given_count = 0
@@ -248,18 +272,28 @@ class Session:
 
         DurusKeyError if there is no record.  must_wait(oid) is to be asked before.
         """
-        return None if oid in self.invalid else self._core.storage.load(oid)
+        return None if oid in self.invalid or self._is_track_lost else self._core.storage.load(oid)
 
     def must_wait(self, oid: bytes) -> bool:
         """Tell if the record that this client is to see is not durable yet. [TXN-23]"""
-        return oid not in self.invalid and self._core.is_undurable(oid)
+        return oid not in self.invalid and not self._is_track_lost and self._core.is_undurable(oid)
 
-    def sync(self) -> list[bytes]:
-        """Return the invalid oids, which are forgotten for this client then. [TXN-20]"""
+    def lose_track(self) -> None:
+        """Have any oid be invalid, and nothing begun. [TXN-31]"""
+        self._is_track_lost = True
+        self.invalid = set()
+        self._staged, self._unresolved, self._conflicts = {}, set(), set()
+
+    def sync(self) -> list[bytes] | None:
+        """Return the invalid oids, None for any; they are forgotten for this client then. [TXN-20] [TXN-31]"""
         self._forget_root()
         return self._take_invalid()
 
-    def _take_invalid(self) -> list[bytes]:
+    def _take_invalid(self) -> list[bytes] | None:
+        if self._is_track_lost:
+            self._is_track_lost = False
+            self.invalid = set()
+            return None
         invalid, self.invalid = sorted(self.invalid), set()
         return invalid
 
@@ -302,6 +336,11 @@ class Session:
         """If another client has made the root, this one has heard of it now. [TXN-24]"""
         if self._core.has_record(ROOT_OID):
             self._forget_given([ROOT_OID])
+
+    @property
+    def is_in_line(self) -> bool:
+        """True while this client waits for its turn, or has it."""
+        return self._core.turn is self or any(session is self for session, _ in self._core._waiting_for_turn)
 
     def begin_commit(self, granted: Granted) -> None:
         """Ask for the turn to commit; `granted` is called with the invalid oids, now or later. [TXN-21]

@@ -1,13 +1,27 @@
-"""One storage for several connections of a process, each in a thread of its own. Statements TXN-20 to TXN-28."""
+"""One storage for several connections of a process, each in a thread of its own. Statements TXN-20 to TXN-31."""
 
-import threading
+import functools
+import gc
+import sys
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from types import FrameType
+from typing import Concatenate, ParamSpec, TypeVar
 
-from durus.error import ClosedError, DurusError, ReadConflictError, TransactionError
+from durus.call_guard import CallGuard, guarded, is_running
+from durus.error import ClosedError, DurusError, ReadConflictError
+from durus.monitor import Monitor
 from durus.progress import Progress
 from durus.session import Core, Session
 from durus.storage import CollectingStorage, InvalidationHandler, Storage
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_getframe = sys._getframe
+_COLLECT_FROM = 100
+"""How many clients there are before those are looked for that nobody can use any more."""
 
 
 class SharedStorage:
@@ -16,150 +30,276 @@ class SharedStorage:
         shared = SharedStorage(FileStorage("my.durus"))
         connection = Connection(shared.new_client())
 
-    new_client() may be called in any thread; what it returns is for one thread at a time.
+    new_client() may be called in any thread; what it returns is for one thread at a time. A client ends when it is
+    closed, or when nobody can use it any more.
     """
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
+        self._guard = CallGuard("shared storage")
         self._core = Core(storage)
-        self._changed = threading.Condition()
-        self._step_is_due = threading.Event()
-        """A pack waits for the end of a write to go on."""
+        self._monitor = Monitor(self._start_anew)
+        self._abandoned: deque[Session] = deque()
+        """Sessions of clients that are no more."""
+        self._client_count = 0
+        self._collect_at = _COLLECT_FROM
+        self._writer: FrameType | None = None
+        """The call that writes the commits which are ready for all."""
+        self._packer: FrameType | None = None
+        """The call that is about to do a step of a pack, or does it."""
 
     def new_client(self) -> "SharedStorageClient":
-        """Return a storage for one more connection."""
-        with self._changed:
-            return SharedStorageClient(self._core, self._changed, self._step_is_due)
+        """Return a storage for one more connection. WrongProcessError after a fork."""
+        self._guard.check_process()
+        if self._client_count - len(self._abandoned) >= self._collect_at:
+            gc.collect()  # connections are cycles, and a thread may have made one for each of its requests
+            self._collect_at = 2 * (self._client_count - len(self._abandoned)) + _COLLECT_FROM
+        return SharedStorageClient(self)
 
     def close(self) -> None:
-        """Close the storage below, when a commit that is being written is done; its clients are of no use then."""
-        with self._changed:
-            while self._core.is_writing:
-                self._changed.wait()
+        """Close the storage below, when the commits that were taken are written; its clients are of no use then.
+
+        After a fork, in the child, nothing is done.
+        """
+        if self._guard.is_foreign:
+            return
+        is_first = self._monitor.enter(_getframe())
+        try:
+            while self._core.is_writing or self._core.has_ready_commits:
+                self._write_or_wait()
             self._storage.close()
-            self._changed.notify_all()
+            self._monitor.notify_all()
+        finally:
+            if is_first:
+                self._monitor.leave()
 
+    def _abandon(self, session: Session, frame: FrameType) -> None:
+        """End a session, now or later: in whatever thread and call the collector runs, this must wait for nothing."""
+        self._abandoned.append(session)
+        if self._monitor.enter_if_free(frame):
+            self._drop_abandoned()
+            self._monitor.leave()
 
-class SharedStorageClient(CollectingStorage):
-    """A session, whose calls wait for what they need. `changed` is notified when anything may have come."""
+    # What clients call, inside of the monitor
 
-    def __init__(self, core: Core, changed: threading.Condition, step_is_due: threading.Event) -> None:
-        self._core = core
-        self._changed = changed
-        self._step_is_due = step_is_due
-        self._session: Session | None = core.connect()
+    def _connect(self) -> Session:
+        self._drop_abandoned()
+        self._client_count += 1
+        return self._core.connect()
 
-    def _open_session(self) -> Session:
-        if self._session is None:
-            raise ClosedError("this client of the storage is closed, or was interrupted in a commit that may be stored")
-        return self._session
+    def _drop_abandoned(self) -> None:
+        while self._abandoned:
+            self._drop(self._abandoned.popleft())
 
-    def load(self, oid: bytes) -> bytes:
-        with self._changed:
-            session = self._open_session()
-            while session.must_wait(oid):
-                self._changed.wait()
-            record = session.load(oid)
-        if record is None:
-            raise ReadConflictError([oid])
-        return record
-
-    def has_record(self, oid: bytes) -> bool:
-        with self._changed:
-            return self._core.has_record(oid)
-
-    def begin(self) -> None:
-        self._open_session()
-        super().begin()
-
-    def end(self, handle_invalidations: InvalidationHandler | None = None) -> None:
-        records = self._take_pending()
-        session = self._open_session()
-        grants: list[list[bytes]] = []
-        outcomes: list[DurusError | None] = []
-        with self._changed:
-            session.begin_commit(grants.append)
-            try:
-                while not grants:
-                    self._changed.wait()
-                if grants[0] and handle_invalidations is not None:
-                    handle_invalidations(grants[0])
-                session.commit(records, outcomes.append)
-            except BaseException:
-                session.give_up_commit()
-                raise
-            finally:
-                self._changed.notify_all()
-            try:
-                while not outcomes:
-                    self._write_or_wait()
-            except BaseException:
-                has_failed = bool(outcomes) and outcomes[0] is not None
-                if not has_failed and not session.take_back_commit():
-                    self.close()  # it is stored, or may be yet, and nobody waits for that any more
-                raise
-        if outcomes[0] is not None:
-            raise outcomes[0]
+    def _drop(self, session: Session) -> None:
+        self._client_count -= 1
+        session.close()
+        self._monitor.notify_all()
 
     def _write_or_wait(self) -> None:
-        """Write the commits that are ready, if no other thread does, with the lock given up meanwhile."""
-        if self._step_is_due.is_set() or not self._core.has_ready_commits:
-            self._changed.wait()
+        """Write the commits that are ready, if no other thread does, with others let in meanwhile."""
+        frame = _getframe()
+        if self._core.is_writing or self._is_step_due() or not self._core.has_ready_commits:
+            self._wait()
             return
+        inside = self._monitor.holder
+        self._writer = frame
         write = self._core.begin_write()
         error: DurusError | None = None
-        self._changed.release()
+        self._monitor.leave()
         try:
             write.write()
         except DurusError as failure:
             error = failure
-        except BaseException:
-            error = TransactionError(
-                "the thread that wrote this commit for all was interrupted; nothing of it is stored"
-            )
+        self._monitor.enter(inside)
+        write.finish(error)
+        self._writer = None
+        self._monitor.notify_all()
+
+    def _wait(self) -> None:
+        """Wait until something may have changed; if the thread that was writing was interrupted, start anew."""
+        self._monitor.wait()
+        self._settle()
+
+    def _settle(self) -> None:
+        if self._core.is_writing and not is_running(self._writer):
+            self._start_anew()
+
+    def _begin_step(self, frame: FrameType) -> None:
+        """Wait until a step of a pack may be done; no write begins before its end. [TXN-28]"""
+        while self._is_step_due():
+            self._wait()
+        self._packer = frame
+        while self._core.is_writing:
+            self._wait()
+
+    def _is_step_due(self) -> bool:
+        return self._packer is not None and is_running(self._packer)
+
+    def _end_step(self) -> None:
+        self._packer = None
+        self._monitor.notify_all()
+
+    def _start_anew(self) -> None:
+        is_write_lost = self._core.is_writing and not is_running(self._writer)
+        if is_write_lost:
+            self._storage.sync()
+        self._core.start_anew(is_write_lost)
+        self._monitor.notify_all()
+
+
+def _exclusive(
+    call: Callable[Concatenate["SharedStorageClient", P], T],
+) -> Callable[Concatenate["SharedStorageClient", P], T]:
+    """Guard a method of a client, and run it inside of the monitor."""
+
+    @functools.wraps(call)
+    def exclusive(self: "SharedStorageClient", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        monitor = self._shared._monitor
+        is_first = monitor.enter(_getframe())
+        try:
+            result = call(self, *args, **kwargs)
+        except DurusError:
+            if is_first:
+                monitor.leave()
+            raise
+        if is_first:
+            monitor.leave()
+        return result
+
+    return guarded(exclusive)
+
+
+class SharedStorageClient(CollectingStorage):
+    """A session, whose calls wait for what they need."""
+
+    _session: Session | None = None
+
+    def __init__(self, shared: SharedStorage) -> None:
+        self._shared = shared
+        self._guard: CallGuard = CallGuard("client of a shared storage")
+        self._is_closed = False
+        self._connect()
+
+    def __del__(self) -> None:
+        if self._session is not None and not self._guard.is_foreign:
+            self._shared._abandon(self._session, _getframe())
+
+    @_exclusive
+    def _connect(self) -> None:
+        self._session = self._shared._connect()
+
+    def _start_anew(self) -> None:
+        """Begin a new session after an interrupt, for which any oid is invalid. [TXN-30]"""
+        monitor = self._shared._monitor
+        is_first = monitor.enter(_getframe())
+        self._shared._settle()
+        session, self._session = self._session, None
+        if session is not None:
+            session.take_back_commit()  # if that is not too late
+            self._shared._drop(session)
+        if not self._is_closed:
+            self._session = self._shared._connect()
+            self._session.lose_track()
+        if is_first:
+            monitor.leave()
+
+    def _open_session(self) -> Session:
+        if self._session is None:
+            raise ClosedError("this client of the storage is closed; make another one with new_client()")
+        return self._session
+
+    @_exclusive
+    def load(self, oid: bytes) -> bytes:
+        session = self._open_session()
+        while session.must_wait(oid):
+            self._shared._write_or_wait()
+        record = session.load(oid)
+        if record is None:
+            raise ReadConflictError([oid])
+        return record
+
+    @_exclusive
+    def has_record(self, oid: bytes) -> bool:
+        return self._shared._core.has_record(oid)
+
+    @guarded
+    def begin(self) -> None:
+        self._open_session()
+        super().begin()
+
+    @_exclusive
+    def end(self, handle_invalidations: InvalidationHandler | None = None) -> None:
+        records = self._take_pending()
+        self._shared._drop_abandoned()
+        session = self._open_session()
+        outcomes: list[DurusError | None] = []
+        invalid = self._wait_for_turn(session)
+        try:
+            if (invalid is None or invalid) and handle_invalidations is not None:
+                handle_invalidations(invalid)
+            session.commit(records, outcomes.append)
+        except DurusError:
+            session.give_up_commit()
             raise
         finally:
-            self._changed.acquire()
-            write.finish(error)
-            self._changed.notify_all()
+            self._shared._monitor.notify_all()
+        while not outcomes:
+            self._shared._write_or_wait()
+        if outcomes[0] is not None:
+            raise outcomes[0]
 
-    def sync(self) -> list[bytes]:
-        with self._changed:
-            return self._open_session().sync()
+    def _wait_for_turn(self, session: Session) -> list[bytes] | None:
+        grants: list[list[bytes] | None] = []
+        session.begin_commit(grants.append)
+        while not grants:
+            self._shared._wait()
+            if not grants and not session.is_in_line:  # the core has started anew meanwhile
+                session.begin_commit(grants.append)
+        return grants[0]
 
+    @_exclusive
+    def sync(self) -> list[bytes] | None:
+        return self._open_session().sync()
+
+    @_exclusive
     def new_oid(self) -> bytes:
-        with self._changed:
-            return self._open_session().new_oids(1)[0]
+        return self._open_session().new_oids(1)[0]
 
     def get_packer(self) -> Iterator[Progress]:
         """Return an iterator that packs the storage below, between whose steps all its clients go on.
 
         A step waits for one write at the most, and a write for one step. [TXN-28]
         """
-        steps = self._core.gen_pack()
+        steps = self._shared._core.gen_pack()
         try:
-            while True:
-                with self._changed:
-                    self._open_session()
-                    self._step_is_due.set()
-                    try:
-                        while self._core.is_writing:
-                            self._changed.wait()
-                        progress = next(steps)
-                    except StopIteration:
-                        return
-                    finally:
-                        self._step_is_due.clear()
-                        self._changed.notify_all()
-                time.sleep(0)  # or this thread would take the lock again before another can
+            while (progress := self._pack_a_step(steps)) is not None:
+                time.sleep(0)  # or this thread would come inside again before another can
                 yield progress
         finally:
-            with self._changed:
-                steps.close()
+            self._end_pack(steps)
+
+    @_exclusive
+    def _pack_a_step(self, steps: Generator[Progress, None, None]) -> Progress | None:
+        self._open_session()
+        self._shared._begin_step(_getframe())
+        try:
+            return next(steps, None)
+        finally:
+            self._shared._end_step()
+
+    @_exclusive
+    def _end_pack(self, steps: Generator[Progress, None, None]) -> None:
+        steps.close()
 
     def close(self) -> None:
-        with self._changed:
-            if self._session is not None:
-                self._session.close()
-                self._session = None
-                self._changed.notify_all()
+        """End the session; further calls of close() do nothing."""
+        if not self._guard.is_foreign:
+            self._close()
+
+    @_exclusive
+    def _close(self) -> None:
+        self._is_closed = True
+        session, self._session = self._session, None
+        if session is not None:
+            self._shared._drop(session)

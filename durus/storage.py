@@ -7,13 +7,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
+from durus.call_guard import CallGuard
 from durus.error import DurusKeyError, RecordError, TransactionError, WriteConflictError
 from durus.oid import FIRST_RESERVED_OID, ROOT_OID, format_oid, oid_from_int
 from durus.progress import Progress
 from durus.record import extract_class_name, refs_of, split_oids, unpack_record
 
-InvalidationHandler = Callable[[list[bytes]], None]
-"""Takes the oids that others changed; raises a ConflictError if the commit must not go on."""
+InvalidationHandler = Callable[[list[bytes] | None], None]
+"""Takes the oids that others changed, None for any; raises a ConflictError if the commit must not go on."""
 
 
 class Conclusion(NamedTuple):
@@ -30,6 +31,14 @@ NOTHING_TO_DO = Conclusion(lambda: None, lambda: None)
 
 class Storage:
     """Base class of storages.  A subclass has all methods that raise NotImplementedError here."""
+
+    _guard: CallGuard | None = None
+    """Of a storage that an interrupt can leave half-way: what it needs to start anew. [TXN-30]"""
+
+    @property
+    def is_interrupted(self) -> bool:
+        """True if the last call was interrupted by an exception, so that the next one starts anew."""
+        return self._guard is not None and self._guard.is_interrupted
 
     def load(self, oid: bytes) -> bytes:
         """Return the current record of `oid`.
@@ -74,8 +83,11 @@ class Storage:
         self.end()
         return NOTHING_TO_DO
 
-    def sync(self) -> list[bytes]:
-        """Return the oids that others changed, or a pack removed, since the last sync() or end()."""
+    def sync(self) -> list[bytes] | None:
+        """Return the oids that others changed, or a pack removed, since the last sync() or end().
+
+        None means that it may be any: the storage has started anew. [TXN-30]
+        """
         raise NotImplementedError
 
     def new_oid(self) -> bytes:

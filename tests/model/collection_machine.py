@@ -22,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from durus.btree import BTree
 from durus.connection import Connection
-from durus.error import WriteConflictError
+from durus.error import TransactionError, WriteConflictError
 from durus.file_storage import FileStorage
 from durus.persistent import PersistentObject
 from durus.persistent_dict import PersistentDict
@@ -222,8 +222,11 @@ class CollectionMachine(RuleBasedStateMachine):
 
     @rule()
     def pack(self) -> None:
+        if self.connection.changed:
+            with pytest.raises(TransactionError, match="not committed"):
+                self.connection.pack()
+            self.abort()
         self.connection.pack()
-        self.model = copy.copy(self.committed)
 
     @rule(how=st.sampled_from(sorted(COPIES)), is_stored=st.booleans())
     def copy(self, how: str, is_stored: bool) -> None:

@@ -90,7 +90,7 @@ def read(connection: Connection) -> tuple[State, Objects]:
 
 def read_storage(storage: Storage) -> State:
     """Return what a new connection to a storage shows; a storage without a root shows nothing."""
-    return read(Connection(storage))[0] if storage.has_record(bytes(8)) else EMPTY
+    return read(Connection(SharedStorage(storage).new_client()))[0] if storage.has_record(bytes(8)) else EMPTY
 
 
 def write(objects: Objects, name: str, item: Item) -> None:

@@ -31,6 +31,7 @@ from durus.persistent_dict import PersistentDict
 from durus.persistent_list import PersistentList
 from durus.progress import Progress
 from durus.record import split_oids, unpack_record
+from durus.shared_storage import SharedStorage
 from durus.storage import MemoryStorage, Storage
 from tests.model.graph import ROOT, UNSTORABLE, Contents, Graph, Kind, Ref, Value, reached, refs
 
@@ -397,7 +398,7 @@ class ConnectionMachine(RuleBasedStateMachine):
 
     def compare_with_reader(self) -> None:
         reader = self.reader()
-        compare(self.graph, self.graph.stored, {ROOT: Connection(reader).get_root()})
+        compare(self.graph, self.graph.stored, {ROOT: Connection(SharedStorage(reader).new_client()).get_root()})
         if reader is not self.storage:
             reader.close()
 

@@ -93,7 +93,7 @@ class Client:
     """Its commit that was taken and has no outcome yet."""
     grants: list[list[bytes]] = field(default_factory=list)
     """What it must have been granted so far."""
-    granted: list[list[bytes]] = field(default_factory=list)
+    granted: list[list[bytes] | None] = field(default_factory=list)
     """What it was granted."""
 
 

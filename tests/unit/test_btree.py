@@ -212,6 +212,7 @@ def test_a_walk_over_all_nodes_keeps_to_the_cache_size_and_counts_as_reading_the
     walk(tree)
     assert one.cache.get_loaded_count() <= 30  # with those that the application itself has used
     assert tree[0] == -1
+    two.abort()
     two.get_root()["tree"][2999] = -1  # type: ignore[index]  # the root holds object
     two.commit()
     with pytest.raises(WriteConflictError):

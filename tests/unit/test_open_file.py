@@ -157,7 +157,6 @@ def damaged(tmp_path: Path, place: str) -> Path:
     """Return a FileStorage2 file with 3 packed objects and 2 commits, and what is wrong with it."""
     path = tmp_path / "f"
     with Connection(FileStorage2(path)) as connection:
-        connection.get_root()["a"] = [Persistent(), Persistent()]
         connection.pack()
         connection.get_root()["a"] = [Persistent(), Persistent()]
         connection.commit()

@@ -33,7 +33,7 @@ class Attempt:
         self.outcomes: list[DurusError | None] = []
         session.begin_commit(self._granted)
 
-    def _granted(self, invalid: list[bytes]) -> None:
+    def _granted(self, invalid: list[bytes] | None) -> None:
         self.invalid = invalid
 
     def give(self, *records: bytes) -> None:

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
@@ -128,11 +129,11 @@ def commit(client: Storage, oid: bytes, data: bytes) -> None:
 def test_a_write_does_not_begin_while_a_step_of_a_pack_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
     shared = SharedStorage(FileStorage(tmp_path / "f", durability="os"))
-    ask, begin_write, gen_pack = shared._step_is_due.set, Core.begin_write, Core.gen_pack
+    begin_step, begin_write, gen_pack = SharedStorage._begin_step, Core.begin_write, Core.gen_pack
 
-    def noting_ask() -> None:
+    def noting_begin_step(shared: SharedStorage, frame: FrameType) -> None:
+        begin_step(shared, frame)
         events.append("due")
-        ask()
 
     def noting_begin_write(core: Core) -> Write:
         events.append("write")
@@ -144,7 +145,7 @@ def test_a_write_does_not_begin_while_a_step_of_a_pack_waits(tmp_path: Path, mon
             yield progress
         events.append("step")  # the last one, which ends the pack
 
-    monkeypatch.setattr(shared._step_is_due, "set", noting_ask)
+    monkeypatch.setattr(SharedStorage, "_begin_step", noting_begin_step)
     monkeypatch.setattr(Core, "begin_write", noting_begin_write)
     monkeypatch.setattr(Core, "gen_pack", noting_gen_pack)
     with packing(shared):
@@ -214,7 +215,7 @@ def test_a_write_that_is_interrupted_stores_nothing_and_lets_others_go_on() -> N
     with pytest.raises(KeyboardInterrupt):
         commit(client, oid, b"x")
     gate.error = None
-    commit(client, oid, b"y")
+    commit(client, client.new_oid(), b"y")
     assert shared.new_client().load(oid) == pack_record(oid, b"y", b"")
 
 
@@ -224,7 +225,7 @@ def test_an_error_in_a_turn_ends_it() -> None:
     client, other = shared.new_client(), shared.new_client()
     commit(other, other.new_oid(), b"x")
 
-    def fail(oids: list[bytes]) -> None:
+    def fail(oids: list[bytes] | None) -> None:
         raise RuntimeError("what the application does")
 
     client.begin()
@@ -261,27 +262,29 @@ def test_a_thread_that_is_interrupted_while_another_writes_leaves_nobody_waiting
     first = threading.Thread(target=commit, args=(writer, oids[0], b"x"))
     first.start()
     gate.has_begun.acquire()
-    condition = shared._changed
-    wait = condition.wait
+    wait = shared._wait
 
-    def interrupted(timeout: float | None = None) -> bool:
+    def interrupted() -> None:
         if threading.current_thread() is threading.main_thread():
             raise KeyboardInterrupt
-        return wait(timeout)
+        wait()
 
-    condition.wait = interrupted  # type: ignore[method-assign]  # as Control-C does it
+    shared._wait = interrupted  # type: ignore[method-assign]  # as Control-C does it
     with pytest.raises(KeyboardInterrupt):
         commit(client, oids[1], b"never stored")
-    condition.wait = wait  # type: ignore[method-assign]
+    shared._wait = wait  # type: ignore[method-assign]
+    assert client.sync() is None
     gate.is_open = True
     gate.may_go_on.release()
     first.join(10)
     assert not first.is_alive()
     reader.sync()
     assert not reader.has_record(oids[1])
-    commit(client, oids[1], b"stored")
-    assert reader.sync() == [oids[1]]
-    assert reader.load(oids[1]) == pack_record(oids[1], b"stored", b"")
+    new = client.new_oid()
+    assert new != oids[1]
+    commit(client, new, b"stored")
+    assert reader.sync() == [new]
+    assert reader.load(new) == pack_record(new, b"stored", b"")
 
 
 def test_closing_waits_for_the_commit_that_is_being_written() -> None:

@@ -1,0 +1,108 @@
+"""Clients whose connection is lost: what they say, and that they connect again."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from durus import address, client_storage
+from durus.client_storage import ClientStorage
+from durus.connection import Connection
+from durus.error import DisconnectedError
+from durus.file_storage import FileStorage
+from durus.storage_server import StorageServer
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[None]:
+    server = StorageServer(FileStorage(folder / "f", durability="os"), address=folder / "s")
+    server.listen()
+    thread = threading.Thread(target=server.serve)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.stop()
+        thread.join()
+
+
+def count(connection: Connection) -> None:
+    with connection.transaction() as root:
+        root["n"] = root.get("n", 0) + 1  # type: ignore[operator]  # the root holds object
+
+
+@pytest.mark.spec("WIRE-30", "WIRE-25")
+def test_a_restart_of_the_server_costs_each_client_one_transaction_at_most(tmp_path: Path) -> None:
+    with serving(tmp_path):
+        clients = [Connection(ClientStorage(address=tmp_path / "s")) for _ in range(30)]
+        for client in clients:
+            count(client)
+        for client in clients[:10]:
+            client.get_root()["lost"] = True
+    with serving(tmp_path):
+        for client in clients[:10]:
+            with pytest.raises(DisconnectedError, match=r"call abort\(\) to connect again"):
+                client.commit()
+            client.abort()
+        for client in clients:
+            count(client)
+        clients[0].abort()
+        assert dict(clients[0].get_root()) == {"n": 60}
+        for client in clients:
+            client.close()
+
+
+@pytest.mark.spec("WIRE-30")
+def test_while_no_server_is_there_each_call_says_so_and_the_changes_are_forgotten(tmp_path: Path) -> None:
+    with serving(tmp_path):
+        client = Connection(ClientStorage(address=tmp_path / "s"))
+        count(client)
+        client.get_root()["lost"] = True
+    for _ in range(2):
+        with pytest.raises(DisconnectedError):
+            client.commit()
+    for call in (client.abort, lambda: count(client), client.commit):
+        with pytest.raises(DisconnectedError, match="can't be made again"):
+            call()
+    assert not client.changed
+    with serving(tmp_path):
+        count(client)
+        assert dict(client.get_root()) == {"n": 2}
+        client.close()
+        with pytest.raises(DisconnectedError, match="was closed here"):
+            client.abort()
+
+
+@pytest.mark.spec("WIRE-30")
+def test_an_error_inside_of_a_block_is_not_hidden_by_the_loss_of_the_connection(tmp_path: Path) -> None:
+    with serving(tmp_path):
+        client = Connection(ClientStorage(address=tmp_path / "s", reconnect=False))
+        with pytest.raises(ValueError, match="mine"), client.transaction() as root:  # noqa: PT012 (a block is meant)
+            root["x"] = 1
+            client.storage._stream.close()  # type: ignore[attr-defined]  # a ClientStorage
+            raise ValueError("mine")
+    with pytest.raises(DisconnectedError, match="open a new storage"):
+        count(client)
+
+
+@pytest.mark.spec("WIRE-31")
+def test_a_socket_that_does_not_wait_in_the_kernel_gets_the_timeout_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class GreenSocket(socket.socket):
+        pass
+
+    connect = address.connect
+
+    def connect_green(*arguments: object) -> socket.socket:
+        return GreenSocket(fileno=connect(*arguments).detach())  # type: ignore[arg-type]  # passed on
+
+    monkeypatch.setattr(client_storage, "connect", connect_green)
+    with serving(tmp_path):
+        storage = ClientStorage(address=tmp_path / "s", timeout=17)
+        assert isinstance(storage._stream, GreenSocket)
+        assert storage._stream.gettimeout() == 17
+        storage.close()

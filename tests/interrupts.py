@@ -1,0 +1,57 @@
+"""Interrupts between any two lines of the package, as a signal handler can raise them."""
+
+import gc
+import os
+import sys
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+import durus
+
+HOME = os.path.dirname(durus.__file__) + os.sep
+
+
+class Interrupt(BaseException):
+    """What comes in the middle of a call."""
+
+
+def interrupted_at(number: int, call: Callable[[], object]) -> str | None:
+    """Call, and raise an Interrupt at the line of the package that is reached as the number-th one.
+
+    Return where that was, None if the call came to its end before.
+    """
+    count, where = 0, None
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal count, where
+        if not frame.f_code.co_filename.startswith(HOME):
+            return None
+        if event in ("line", "return"):
+            count += 1
+            if count > number:
+                sys.settrace(None)
+                where = f"{frame.f_code.co_filename[len(HOME) :]}:{frame.f_lineno} {event} in {frame.f_code.co_name}"
+                raise Interrupt(where)
+        return trace
+
+    before = sys.gettrace()
+    gc.disable()  # since what comes in a finalizer is not raised
+    sys.settrace(trace)
+    try:
+        call()
+    except BaseException:
+        if where is None:
+            raise
+    finally:
+        sys.settrace(before)
+        gc.enable()
+    return where
+
+
+def each_line(prepare: Callable[[], Callable[[], object]]) -> Iterator[str]:
+    """Yield each place at which the call that `prepare` returns was interrupted: after that, what it left is there."""
+    number = 0
+    while (where := interrupted_at(number, prepare())) is not None:
+        yield where
+        number += 1

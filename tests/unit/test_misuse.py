@@ -1,0 +1,217 @@
+"""Forks, threads, tasks and second connections where they do not belong: each is told, and nothing is lost."""
+
+import asyncio
+import gc
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from durus.client_storage import ClientStorage
+from durus.connection import Connection
+from durus.error import ConcurrentUseError, DurusError, TransactionError, WrongProcessError
+from durus.persistent import Persistent
+from durus.persistent_list import PersistentList
+from durus.shared_storage import SharedStorage
+from durus.storage import MemoryStorage, Storage
+from durus.storage_server import StorageServer
+
+
+def in_child(work: Callable[[], None]) -> str:
+    """Do work in a forked process; return what it raised there."""
+    reading, writing = os.pipe()
+    process = os.fork()
+    if not process:
+        try:
+            work()
+            text = "nothing"
+        except BaseException as error:
+            text = f"{type(error).__name__}: {error}"
+        os.write(writing, text.encode())
+        os._exit(0)
+    os.close(writing)
+    os.waitpid(process, 0)
+    with open(reading, "rb") as told:
+        return told.read().decode()
+
+
+def counting(connection: Connection) -> Callable[[], None]:
+    def count() -> None:
+        with connection.transaction() as root:
+            root["n"] = root.get("n", 0) + 1  # type: ignore[operator]  # the root holds object
+
+    return count
+
+
+@pytest.mark.spec("TXN-32")
+@pytest.mark.parametrize("kind", ["memory", "shared", "server"])
+def test_what_was_opened_before_a_fork_is_refused_in_the_child(kind: str, tmp_path: Path) -> None:
+    server = StorageServer(MemoryStorage(), address=tmp_path / "s")
+    server.listen()
+    thread = threading.Thread(target=server.serve)
+    thread.start()
+    storage: Storage = MemoryStorage()
+    if kind == "shared":
+        storage = SharedStorage(storage).new_client()
+    elif kind == "server":
+        storage = ClientStorage(address=tmp_path / "s")
+    connection = Connection(storage)
+    counting(connection)()
+    ghost = Persistent()
+    connection.get_root()["ghost"] = ghost
+    connection.commit()
+    connection.cache.make_ghost(ghost._p_oid or b"")
+    expected = f"WrongProcessError: this connection was opened in process {os.getpid()} and is used in process "
+    for use in (
+        counting(connection),
+        connection.commit,
+        connection.abort,
+        connection.pack,
+        lambda: setattr(ghost, "x", 1),
+    ):
+        assert in_child(use).startswith(expected)
+    assert in_child(connection.close) == "nothing"
+    counting(connection)()
+    assert connection.get_root()["n"] == 2
+    connection.close()
+    server.stop()
+    thread.join()
+
+
+@pytest.mark.spec("TXN-32")
+def test_a_shared_storage_gives_no_client_in_the_child_of_a_fork() -> None:
+    shared = SharedStorage(MemoryStorage())
+    assert in_child(shared.new_client).startswith("WrongProcessError: this shared storage was opened in process")  # type: ignore[arg-type]  # what it returns does not matter
+    assert in_child(shared.close) == "nothing"
+    counting(Connection(shared.new_client()))()
+    assert issubclass(WrongProcessError, DurusError)
+
+
+@pytest.mark.spec("TXN-33", "TXN-37")
+def test_threads_that_share_a_connection_lose_nothing_that_was_acknowledged(tmp_path: Path) -> None:
+    connection = Connection(tmp_path / "f")
+    numbers: PersistentList[tuple[int, int]] = PersistentList()
+    connection.get_root()["numbers"] = numbers
+    connection.commit()
+    acknowledged: list[tuple[int, int]] = []
+    refused: list[BaseException] = []
+
+    def work(k: int) -> None:
+        for i in range(20):
+            try:
+                numbers.append((k, i))
+                connection.commit()
+                acknowledged.append((k, i))
+            except DurusError as error:
+                refused.append(error)
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    connection.close()
+    with Connection(tmp_path / "f") as again:
+        stored = again.get_root()["numbers"]
+        assert isinstance(stored, PersistentList)
+        assert set(acknowledged) <= set(stored)
+    assert all(isinstance(error, ConcurrentUseError) for error in refused)
+
+
+@pytest.mark.spec("TXN-37")
+def test_a_change_after_its_state_was_taken_is_one_of_the_next_transaction() -> None:
+    connection = Connection(MemoryStorage())
+    root = connection.get_root()
+    root["it"] = it = Persistent()
+    connection.commit()
+    store = connection.storage.store
+
+    def change_and_store(oid: bytes, record: bytes) -> None:
+        it.late = 1  # as a thread may do
+        store(oid, record)
+
+    it.early = 1
+    connection.storage.store = change_and_store  # type: ignore[method-assign]  # a thread would be at work here
+    connection.commit()
+    connection.storage.store = store  # type: ignore[method-assign]  # no more
+    assert it._p_is_unsaved()
+    connection.commit()
+    connection.cache.make_ghost(it._p_oid or b"")
+    assert vars(it) == {"early": 1, "late": 1}
+
+
+@pytest.mark.spec("TXN-34")
+def test_a_block_belongs_to_the_task_that_opened_it() -> None:
+    connection = Connection(MemoryStorage())
+    told: list[str] = []
+
+    async def first(is_open: asyncio.Event, may_end: asyncio.Event) -> None:
+        with connection.transaction() as root:
+            root["n"] = 1
+            is_open.set()
+            await may_end.wait()
+
+    async def second() -> None:
+        is_open, may_end = asyncio.Event(), asyncio.Event()
+        task = asyncio.create_task(first(is_open, may_end), name="the first")
+        await is_open.wait()
+        for call in (connection.commit, connection.abort, lambda: connection.transaction().__enter__()):
+            with pytest.raises(ConcurrentUseError, match="task 'the first'"):
+                call()
+            told.append("refused")
+        may_end.set()
+        await task
+        with connection.transaction() as root:
+            root["m"] = 2
+
+    asyncio.run(second())
+    assert told == ["refused"] * 3
+    assert dict(connection.get_root()) == {"n": 1, "m": 2}
+
+
+@pytest.mark.spec("TXN-34")
+def test_a_block_whose_task_has_ended_holds_up_nobody() -> None:
+    connection = Connection(MemoryStorage())
+
+    async def leave_open() -> None:
+        connection.transaction().__enter__()
+
+    asyncio.run(leave_open())
+    connection.abort()
+    counting(connection)()
+
+
+@pytest.mark.spec("TXN-35")
+def test_a_second_connection_on_one_storage_is_refused_while_the_first_is_open() -> None:
+    storage = MemoryStorage()
+    first = Connection(storage)
+    with pytest.raises(TransactionError, match=r"SharedStorage\(storage\)"):
+        Connection(storage)
+    first.close()
+    second = Connection(storage)
+    counting(second)()
+    del second
+    assert Connection(storage).get_root()["n"] == 1, "nobody can use the second any more"
+
+
+@pytest.mark.spec("TXN-20")
+def test_clients_that_nobody_can_use_any_more_leave_no_session() -> None:
+    shared = SharedStorage(MemoryStorage())
+    kept = Connection(shared.new_client())
+    local = threading.local()
+
+    def request() -> None:
+        local.connection = Connection(shared.new_client())
+        counting(local.connection)()
+
+    for _ in range(1000):
+        thread = threading.Thread(target=request)
+        thread.start()
+        thread.join()
+    assert len(shared._core._sessions) < 500
+    gc.collect()
+    assert len(shared._core._sessions) == 1
+    kept.abort()
+    assert kept.get_root()["n"] == 1000
