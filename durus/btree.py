@@ -559,7 +559,7 @@ class BTree(PersistentObject, MutableMapping[K, V]):
             way, is_there = _way_without_order(self.root, key)
             for node, place in way:
                 bisected = bisect_left(node.items, key, key=_key_of)
-                for other, _ in node.items[max(place - 1, 0) : place + 1]:
+                for other, _ in node.items[max(place - 1, 0) : place + 1 + is_there]:
                     _check_order(other, key)
                 if bisected != place:
                     raise _no_order(node.items[min(bisected, place)][0], key)
@@ -915,8 +915,9 @@ def _in_order(items: list[tuple[K, V]]) -> list[tuple[K, V]]:
     for key, _ in items[:1]:
         _check_orderable(key)
     for (before, _), (after, _) in pairwise(items):
-        if not _is_plain(after, ORDERED_TYPES) or not _is_less(before, after):
+        if type(after) not in _EQUAL_TO_THEMSELVES:
             _check_orderable(after)
+        if not _is_plain(after, ORDERED_TYPES) or not _is_less(before, after):
             _check_order(before, after)
             if not _is_less(before, after):
                 keys = f"the key {_short(after)} does not come behind {_short(before)}"
