@@ -485,6 +485,11 @@ persistent_id_by(PyObject *module, PyObject *reference)
 static PyObject *
 key_at(PyObject *items, Py_ssize_t place)
 {
+    if (PyList_CheckExact(items) && place < PyList_GET_SIZE(items)) {
+        PyObject *pair = PyList_GET_ITEM(items, place);
+        if (PyTuple_CheckExact(pair) && PyTuple_GET_SIZE(pair) > 0)
+            return Py_NewRef(PyTuple_GET_ITEM(pair, 0));
+    }
     PyObject *item = PySequence_GetItem(items, place);
     PyObject *key = item == NULL ? NULL : PySequence_GetItem(item, 0);
     Py_XDECREF(item);

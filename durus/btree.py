@@ -792,8 +792,10 @@ class BTree(PersistentObject, MutableMapping[K, V]):
         count = self._take_count()
         if connection is None:
             top = root or self.root
-            others = [_Page(node) for node in (top, *(node for node, _ in way), *new)]
-            copied = {id(page.node): page for page in (*others, *pages)}
+            copied = {id(page.node): page for page in pages}
+            for node in (top, *(node for node, _ in way), *new):
+                if id(node) not in copied:
+                    copied[id(node)] = _Page(node)
             self.root = _copied(top, copied)
         else:
             pages = [page for page in pages if page.node not in gone and page.is_changed()]
@@ -870,8 +872,9 @@ def _copied(node: BNode[K, V], pages: dict[int, _Page]) -> BNode[K, V]:
     So nodes that are in a tree stay as they are, and the tree gets all of the change at once, with its new root.
     """
     page, new = pages[id(node)], type(node)()
+    if page.nodes is not None:
+        page.nodes = [_copied(child, pages) if id(child) in pages else child for child in page.nodes]
     page.fill(new)
-    new.nodes = page.nodes and [_copied(child, pages) if id(child) in pages else child for child in page.nodes]
     return new
 
 
