@@ -17,9 +17,10 @@ class Interrupt(BaseException):
     """Not an error of the program: it comes from outside."""
 
 
-def interrupted_at(number: int, call: Callable[[], object]) -> str | None:
-    """Call something, and interrupt it at a line, counted from 0; return where that was, None if it has fewer."""
-    count, where = 0, None
+def interrupted_at(number: int, call: Callable[..., object], *args: object) -> str | None:
+    """Call something, and interrupt it at a line, counted from 0; return which that was, None if it has fewer."""
+    count = 0
+    where: str | None = None
 
     def trace(frame: FrameType, event: str, _: object) -> Any:
         nonlocal count, where
@@ -36,7 +37,7 @@ def interrupted_at(number: int, call: Callable[[], object]) -> str | None:
     before = sys.gettrace()
     sys.settrace(trace)
     try:
-        call()
+        call(*args)
     except Interrupt:
         pass
     finally:

@@ -220,7 +220,7 @@ def test_an_iteration_gives_the_items_as_they_are_stored() -> None:
 
 
 @pytest.mark.spec("OBJ-52")
-@pytest.mark.parametrize("key", [NAN, (NAN,), (1, (NAN, 2)), Decimal("NaN"), frozenset, Broken(TypeError)], ids=repr)
+@pytest.mark.parametrize("key", [NAN, (NAN,), (1, (NAN, 2)), Decimal("NaN"), frozenset, Broken(TypeError)])
 def test_a_key_without_order_is_refused_by_an_empty_tree_too(key: object) -> None:
     tree = tree_of()
     with pytest.raises(TypeError):
