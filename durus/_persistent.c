@@ -96,13 +96,16 @@ note_access(Connection *connection, Persistent *obj)
         PyErr_SetString(PyExc_TypeError, "the accessed of a connection must be a set");
         return -1;
     }
-    obj->serial = connection->transaction_serial;
-    if (obj->oid == NULL || obj->oid == Py_None)
-        return 0;
-    PyObject *accessed = Py_NewRef(connection->accessed), *oid = Py_NewRef(obj->oid); /* a hash may run any code */
-    int result = PySet_Add(accessed, oid);
-    Py_DECREF(accessed);
-    Py_DECREF(oid);
+    long long serial = connection->transaction_serial;
+    int result = 0;
+    if (obj->oid != NULL && obj->oid != Py_None) {
+        PyObject *accessed = Py_NewRef(connection->accessed), *oid = Py_NewRef(obj->oid); /* a hash may run any code */
+        result = PySet_Add(accessed, oid);
+        Py_DECREF(accessed);
+        Py_DECREF(oid);
+    }
+    if (result == 0)
+        obj->serial = serial;
     return result;
 }
 
@@ -443,16 +446,17 @@ take_state(PyObject *module, PyObject *const *args, Py_ssize_t count)
         return NULL;
     }
     Persistent *self = (Persistent *)args[0];
-    Connection *connection = self->connection;
-    self->connection = NULL;
+    long long serial = self->serial;
+    if (self->connection != NULL)
+        self->serial = self->connection->transaction_serial;
     self->status = UNSAVED;
     PyObject *result = NULL;
     if (args[2] != Py_True || !PyDict_CheckExact(args[1]))
         result = PyObject_CallMethodOneArg(args[0], state->setstate, args[1]);
     else if (adopt(args[0], args[1]) == 0)
         result = Py_NewRef(Py_None);
+    self->serial = serial;
     self->status = result == NULL ? GHOST : SAVED;
-    Py_XSETREF(self->connection, connection);
     return result;
 }
 
@@ -481,19 +485,52 @@ persistent_id_by(PyObject *module, PyObject *reference)
 static PyObject *
 key_at(PyObject *items, Py_ssize_t place)
 {
+    if (PyList_CheckExact(items) && place < PyList_GET_SIZE(items)) {
+        PyObject *pair = PyList_GET_ITEM(items, place);
+        if (PyTuple_CheckExact(pair) && PyTuple_GET_SIZE(pair) > 0)
+            return Py_NewRef(PyTuple_GET_ITEM(pair, 0));
+    }
     PyObject *item = PySequence_GetItem(items, place);
     PyObject *key = item == NULL ? NULL : PySequence_GetItem(item, 0);
     Py_XDECREF(item);
     return key;
 }
 
-/* Returns the place ahead of a key, or -1; sets *item if the key is there. A comparison may run any code. */
-static Py_ssize_t
-place_before(PyObject *items, PyObject *key, PyObject **item)
+/* Returns if a key is of a type all of whose values have an order, but for NaN, or a tuple of such keys; or -1. */
+static int
+is_plain(PyObject *key, PyObject *ordered)
+{
+    if (PyLong_CheckExact(key) || PyUnicode_CheckExact(key))
+        return 1;
+    if (!PyTuple_CheckExact(key))
+        return PySet_Contains(ordered, (PyObject *)Py_TYPE(key));
+    if (Py_EnterRecursiveCall(" in a key of a BTree"))
+        return -1;
+    int result = 1;
+    for (Py_ssize_t place = 0; result == 1 && place < PyTuple_GET_SIZE(key); place++)
+        result = is_plain(PyTuple_GET_ITEM(key, place), ordered);
+    Py_LeaveRecursiveCall();
+    return result;
+}
+
+static int
+is_equal(PyObject *one, PyObject *other) /* PyObject_RichCompareBool takes an object as equal to itself; NaN is not */
+{
+    PyObject *result = PyObject_RichCompare(one, other, Py_EQ);
+    int is_true = result == NULL ? -1 : PyObject_IsTrue(result);
+    Py_XDECREF(result);
+    return is_true;
+}
+
+enum { ERROR = -1, BELOW = 0, FOUND = 1, NO_ORDER = 2 };
+
+/* Sets the place ahead of a key; sets *item if the key is there. A comparison may run any code. */
+static int
+search(PyObject *items, PyObject *key, Py_ssize_t *place, PyObject **item)
 {
     Py_ssize_t low = 0, high = PySequence_Size(items);
     if (high < 0)
-        return -1;
+        return ERROR;
     Py_ssize_t size = high;
     while (low < high) {
         Py_ssize_t middle = low + (high - low) / 2;
@@ -501,69 +538,93 @@ place_before(PyObject *items, PyObject *key, PyObject **item)
         int is_less = other == NULL ? -1 : PyObject_RichCompareBool(other, key, Py_LT);
         Py_XDECREF(other);
         if (is_less < 0)
-            return -1;
+            return ERROR;
         if (is_less)
             low = middle + 1;
         else
             high = middle;
     }
-    if (low < size) {
-        PyObject *other = key_at(items, low);
-        int is_above = other == NULL ? -1 : PyObject_RichCompareBool(key, other, Py_LT);
-        Py_XDECREF(other);
-        if (is_above < 0 || (!is_above && (*item = PySequence_GetItem(items, low)) == NULL))
-            return -1;
-    }
-    return low;
+    *place = low;
+    if (low == size)
+        return BELOW;
+    PyObject *other = key_at(items, low);
+    int is_above = other == NULL ? -1 : PyObject_RichCompareBool(key, other, Py_LT);
+    int is_same = is_above == 0 ? is_equal(other, key) : 0;
+    Py_XDECREF(other);
+    if (is_above < 0 || is_same < 0)
+        return ERROR;
+    if (is_above)
+        return BELOW;
+    if (!is_same)
+        return NO_ORDER;
+    *item = PySequence_GetItem(items, low);
+    return *item == NULL ? ERROR : FOUND;
 }
 
-/* Goes down from a node; adds each step to the way, if there is one. Returns 1 and the item, 0 without it, or -1. */
+/* Goes down from a node; adds each step to the way, if there is one. */
 static int
-go_to(State *state, PyObject *root, PyObject *key, PyObject *way, PyObject **item)
+go_to(State *state, PyObject *root, PyObject *key, PyObject *ordered, PyObject *way, PyObject **item)
 {
-    int is_there = 0;
-    PyObject *node = Py_NewRef(root);
     *item = NULL;
+    if (!PyAnySet_Check(ordered)) {
+        PyErr_SetString(PyExc_TypeError, "the types of ordered keys must be a set");
+        return ERROR;
+    }
+    int is_orderly = is_plain(key, ordered);
+    if (is_orderly != 1)
+        return is_orderly < 0 ? ERROR : NO_ORDER;
+    int found = BELOW;
+    PyObject *node = Py_NewRef(root);
     while (node != NULL) {
+        Py_ssize_t place = 0;
         PyObject *items = PyObject_GetAttr(node, state->items);
         PyObject *nodes = items == NULL ? NULL : PyObject_GetAttr(node, state->nodes);
-        Py_ssize_t place = nodes == NULL ? -1 : place_before(items, key, item);
-        PyObject *step = place < 0 || way == NULL ? NULL : Py_BuildValue("On", node, place);
+        found = nodes == NULL ? ERROR : search(items, key, &place, item);
+        PyObject *step = found == ERROR || way == NULL ? NULL : Py_BuildValue("On", node, place);
         PyObject *next = NULL;
-        is_there = *item != NULL;
-        if (place < 0 || (way != NULL && (step == NULL || PyList_Append(way, step) < 0)) || PyErr_CheckSignals() < 0)
-            is_there = -1;
-        else if (!is_there && nodes != Py_None && (next = PySequence_GetItem(nodes, place)) == NULL)
-            is_there = -1;
+        if (found == ERROR || (way != NULL && (step == NULL || PyList_Append(way, step) < 0)) || PyErr_CheckSignals() < 0)
+            found = ERROR;
+        else if (found == BELOW && nodes != Py_None && (next = PySequence_GetItem(nodes, place)) == NULL)
+            found = ERROR;
         Py_XDECREF(step);
         Py_XDECREF(items);
         Py_XDECREF(nodes);
         Py_SETREF(node, next);
     }
-    return is_there;
+    return found;
 }
 
 static PyObject *
 find_item(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
     PyObject *item;
-    if (count != 2)
-        return PyErr_Format(PyExc_TypeError, "find_item() takes a node and a key");
-    int is_there = go_to(PyModule_GetState(module), args[0], args[1], NULL, &item);
-    if (is_there < 0)
-        Py_CLEAR(item);
-    return is_there == 0 ? Py_NewRef(Py_None) : item;
+    if (count != 3)
+        return PyErr_Format(PyExc_TypeError, "find_item() takes a node, a key and the types of ordered keys");
+    switch (go_to(PyModule_GetState(module), args[0], args[1], args[2], NULL, &item)) {
+    case FOUND:
+        return item;
+    case BELOW:
+        Py_RETURN_NONE;
+    case NO_ORDER:
+        return Py_NewRef(Py_NotImplemented);
+    default:
+        Py_XDECREF(item);
+        return NULL;
+    }
 }
 
 static PyObject *
 way_to(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
-    PyObject *item = NULL;
-    if (count != 2)
-        return PyErr_Format(PyExc_TypeError, "way_to() takes a node and a key");
+    PyObject *item = NULL, *result = NULL;
+    if (count != 3)
+        return PyErr_Format(PyExc_TypeError, "way_to() takes a node, a key and the types of ordered keys");
     PyObject *way = PyList_New(0);
-    int is_there = way == NULL ? -1 : go_to(PyModule_GetState(module), args[0], args[1], way, &item);
-    PyObject *result = is_there < 0 ? NULL : Py_BuildValue("OO", way, is_there ? Py_True : Py_False);
+    int found = way == NULL ? ERROR : go_to(PyModule_GetState(module), args[0], args[1], args[2], way, &item);
+    if (found == NO_ORDER)
+        result = Py_NewRef(Py_NotImplemented);
+    else if (found != ERROR)
+        result = Py_BuildValue("OO", way, found == FOUND ? Py_True : Py_False);
     Py_XDECREF(item);
     Py_XDECREF(way);
     return result;
@@ -571,13 +632,13 @@ way_to(PyObject *module, PyObject *const *args, Py_ssize_t count)
 
 static PyMethodDef module_methods[] = {
     {"find_item", (PyCFunction)(void (*)(void))find_item, METH_FASTCALL,
-     PyDoc_STR("Return the item of a key at or below a node of a BTree, None if there is none.")},
+     PyDoc_STR("Return the item of a key at or below a node of a BTree, None if there is none; NotImplemented if the keys may not be ordered.")},
     {"way_to", (PyCFunction)(void (*)(void))way_to, METH_FASTCALL,
-     PyDoc_STR("Return the way from a node to a key, and tell if it is there.")},
+     PyDoc_STR("Return the way from a node to a key, and tell if it is there; NotImplemented if the keys may not be ordered.")},
     {"new_ghost", (PyCFunction)(void (*)(void))new_ghost, METH_FASTCALL,
      PyDoc_STR("Return a new ghost of a class, with an oid and a connection.")},
     {"take_state", (PyCFunction)(void (*)(void))take_state, METH_FASTCALL,
-     PyDoc_STR("Call __setstate__ while the object belongs to no connection, so that it notes no change. [OBJ-13]")},
+     PyDoc_STR("Call __setstate__ as if the object was changed already, so that it notes no change. [OBJ-13]")},
     {"persistent_id_by", persistent_id_by, METH_O,
      PyDoc_STR("Return the persistent_id of a pickler: what an other function says of a persistent object.")},
     {NULL, NULL, 0, NULL},

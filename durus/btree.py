@@ -18,11 +18,17 @@ the other one has read that leaf's parent; on average that is once in as many in
 """
 
 import warnings
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from fractions import Fraction
 from itertools import pairwise
 from operator import itemgetter
+from reprlib import Repr
+from sys import _getframe
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar, overload
+from uuid import UUID
 
 from durus.error import StateError
 from durus.persistent import ConnectionBase, PersistentObject, implementation, set_slot
@@ -34,6 +40,9 @@ D = TypeVar("D")
 _MISSING: Any = object()
 _STATE_OF_A_NODE = {"items", "nodes"}
 _key_of = itemgetter(0)
+_shortener = Repr()
+_shortener.maxother = _shortener.maxstring = 80
+_short = _shortener.repr
 
 
 class BNode(PersistentObject, Generic[K, V]):
@@ -115,54 +124,72 @@ _NODE_CLASSES: dict[int, type[BNode[Any, Any]]] = {
 }
 
 
-class _Cut(NamedTuple):
-    """A place between items, or at an end of them."""
+# Keys
+#
+# Durus 4.3 looks for the first key that is >= the one asked for, one by one, and so reads trees whose keys have no
+# total order, such as frozensets.  Bisection finds the same in a tree that is in order, and is what keys of the types
+# below are looked for with, until a key turns up that has no order with them; then, and for keys of other types, the
+# search goes as in 4.3. [OBJ-51]
 
-    bisect: Callable[..., int]
-    key: Any
+ORDERED_TYPES: frozenset[type] = frozenset({
+    bool, bytes, date, datetime, Decimal, float, Fraction, int, str, time, timedelta, UUID
+})  # fmt: skip
+"""Types all of whose values have an order among one another, but for NaN."""
+_EQUAL_TO_THEMSELVES = frozenset({int, str, bytes, bool})
 
-    def place(self, items: list[tuple[Any, Any]]) -> int:
-        return self.bisect(items, self.key, key=_key_of)
-
-
-def _before(key: Any) -> _Cut:
-    return _Cut(bisect_left, key)
-
-
-def _behind(key: Any) -> _Cut:
-    return _Cut(bisect_right, key)
-
-
-_FIRST = _Cut(lambda items, none, key: 0, None)
-_LAST = _Cut(lambda items, none, key: len(items), None)
-
+_Items = list[tuple[Any, Any]]
 _Way = list[tuple[BNode[Any, Any], int]]
 """The nodes from the root to a key, each with the place in it to go on at."""
 
 
-def find_item(node: BNode[K, V], key: Any) -> tuple[K, V] | None:
-    """Return the item of a key at or below a node, None if there is none; TypeError if it can't be compared."""
+def _is_plain(key: object, ordered: frozenset[type]) -> bool:
+    """Tell if a key is of an ordered type, or a tuple of such keys."""
+    return type(key) in ordered or (type(key) is tuple and all(_is_plain(each, ordered) for each in key))
+
+
+def _search(items: _Items, key: Any) -> tuple[int, bool | None]:
+    """Return the place of a key, and if it is there; None if it has no order with the key at that place."""
+    place = bisect_left(items, key, key=_key_of)
+    if place == len(items) or key < items[place][0]:
+        return place, False
+    return place, bool(items[place][0] == key) or None
+
+
+def find_item(node: BNode[K, V], key: Any, ordered: frozenset[type]) -> Any:
+    """Return the item of a key at or below a node, None if there is none; TypeError if it can't be compared.
+
+    NotImplemented if the key, or one that it meets, may have no order with the others.
+    """
+    if not _is_plain(key, ordered):
+        return NotImplemented
     while True:
         items, nodes = node.items, node.nodes
-        place = bisect_left(items, key, key=_key_of)
-        if place < len(items) and not key < items[place][0]:
+        place, is_there = _search(items, key)
+        if is_there is None:
+            return NotImplemented
+        if is_there:
             return items[place]
         if nodes is None:
             return None
         node = nodes[place]
 
 
-def way_to(node: BNode[K, V], key: Any) -> tuple[_Way, bool]:
-    """Return the way from a node to the place of a key, and tell if it is there: if not, the way ends in a leaf."""
+def way_to(node: BNode[K, V], key: Any, ordered: frozenset[type]) -> Any:
+    """Return the way from a node to the place of a key, and tell if it is there: if not, the way ends in a leaf.
+
+    NotImplemented as find_item() has it.
+    """
+    if not _is_plain(key, ordered):
+        return NotImplemented
     way: _Way = []
     while True:
         items, nodes = node.items, node.nodes
-        place = bisect_left(items, key, key=_key_of)
+        place, is_there = _search(items, key)
+        if is_there is None:
+            return NotImplemented
         way.append((node, place))
-        if place < len(items) and not key < items[place][0]:
-            return way, True
-        if nodes is None:
-            return way, False
+        if is_there or nodes is None:
+            return way, is_there
         node = nodes[place]
 
 
@@ -171,6 +198,81 @@ if not TYPE_CHECKING and implementation == "C":
 
     find_item = _persistent.find_item
     way_to = _persistent.way_to
+
+
+def _place_of(items: _Items, key: Any) -> tuple[int, bool]:
+    """Return the place of a key, and if it is there, as Durus 4.3 finds it."""
+    if _is_plain(key, ORDERED_TYPES):
+        place, is_there = _search(items, key)
+        if is_there is not None:
+            return place, is_there
+    for place, (other, _) in enumerate(items):
+        if _is_not_less(other, key):
+            return place, bool(other == key)
+    return len(items), False
+
+
+def _is_not_less(one: Any, other: Any) -> bool:
+    try:
+        return bool(one >= other)
+    except TypeError:
+        return not one < other  # of a class that has no >=, which 4.3 can't have in a tree
+
+
+def _way_without_order(node: BNode[K, V], key: Any) -> tuple[_Way, bool]:
+    """Return what way_to() does, in a tree whose keys may have no order."""
+    way: _Way = []
+    while True:
+        place, is_there = _place_of(node.items, key)
+        way.append((node, place))
+        if is_there or node.nodes is None:
+            return way, is_there
+        node = node.nodes[place]
+
+
+class _Cut(NamedTuple):
+    """A place between items, or at an end of them."""
+
+    place: Callable[[_Items], int]
+    key: Any = None
+
+
+def _before(key: Any) -> _Cut:
+    return _Cut(lambda items: _place_of(items, key)[0], key)
+
+
+def _behind(key: Any) -> _Cut:
+    return _Cut(lambda items: sum(_place_of(items, key)), key)
+
+
+_FIRST = _Cut(lambda items: 0)
+_LAST = _Cut(len)
+
+
+class _Page:
+    """What a node is to hold after a change of several nodes."""
+
+    def __init__(self, node: BNode[Any, Any]) -> None:
+        self.node = node
+        self.items = node.items.copy()
+        self.nodes: list[BNode[Any, Any]] | None = None if node.nodes is None else node.nodes.copy()
+
+    @property
+    def children(self) -> list[BNode[Any, Any]]:
+        if self.nodes is None:
+            raise StateError(f"{self.node!r} is a leaf, where a node with children belongs")
+        return self.nodes
+
+    def is_changed(self) -> bool:
+        return any(
+            len(new) != len(old) or any(one is not other for one, other in zip(new, old, strict=True))
+            for new, old in ((self.items, self.node.items), (self.nodes or [], self.node.nodes or []))
+        )
+
+    def fill(self, node: BNode[Any, Any]) -> None:
+        """Have a node hold what the page does."""
+        node.items = self.items
+        node.nodes = self.nodes
 
 
 class _Count:
@@ -207,15 +309,14 @@ class _Count:
             return False
         if connection is None or self._watch is None:
             return True
-        new, self._new = self._new, []
-        for obj in new:
-            self.note(obj)
+        self._oids.update(obj._p_oid for obj in self._new if obj._p_oid is not None)
+        self._new = [obj for obj in self._new if obj._p_oid is None]
         if self._watch.is_lost or not self._watch.dropped.isdisjoint(self._oids):
             return False
         self._watch.dropped.clear()
         if self._read_in != connection.transaction_serial:
-            self._read_in = connection.transaction_serial
             connection.note_reads(self._oids)
+            self._read_in = connection.transaction_serial
         return True
 
 
@@ -244,18 +345,12 @@ class BTree(PersistentObject, MutableMapping[K, V]):
 
         ValueError if a key is not greater than the one before it.
         """
-        found = list(items)
-        for key, _ in found[:1]:
-            _check_orderable(key)
-        for (before, _), (after, _) in pairwise(found):
-            if not _is_less(before, after):
-                raise ValueError(f"the key {after!r} does not come behind {before!r}: the items are not sorted")
         tree = cls(node_constructor)
-        tree.root = _build(found, node_constructor)
+        tree.root = _build(_in_order(list(items)), node_constructor)
         return tree
 
     def __copy__(self) -> "BTree[K, V]":
-        return self._p_copy(root=_build(self.items(), type(self.root)))
+        return self._p_copy(root=_build(_in_order(self.items()), type(self.root)))
 
     # Reading
 
@@ -298,10 +393,17 @@ class BTree(PersistentObject, MutableMapping[K, V]):
     def _keep_count(self, count: _Count | None) -> None:
         set_slot(self, "_p_count", count)
 
-    def _note_size(self, change: int) -> None:
+    def _take_count(self) -> _Count | None:
+        """Return the count and keep it no more, until the change that is to come is made: it may be interrupted."""
         count = self._kept_count()
         if count is not None:
+            self._keep_count(None)
+        return count
+
+    def _give_count_back(self, count: _Count | None, change: int) -> None:
+        if count is not None:
             count.value += change
+            self._keep_count(count)
 
     def __bool__(self) -> bool:
         return bool(self.root.items)
@@ -362,11 +464,28 @@ class BTree(PersistentObject, MutableMapping[K, V]):
 
         Each of the two belongs to the range if it is closed there.
         """
+        if not (_is_plain(start, ORDERED_TYPES) and _is_plain(end, ORDERED_TYPES)):
+            return self._range_without_order(start, end, closed_start, closed_end)
         if _is_less(end, start):
             first = _behind(start) if closed_start else _before(start)
             return self._gen(first, _before(end) if closed_end else _behind(end), backward=True)
         first = _before(start) if closed_start else _behind(start)
         return self._gen(first, _behind(end) if closed_end else _before(end))
+
+    def _range_without_order(self, start: Any, end: Any, closed_start: bool, closed_end: bool) -> Iterator[tuple[K, V]]:
+        """Yield the items of a range as Durus 4.3 does, between keys that may have no order with others."""
+        if _is_less(end, start):
+            for item in self.items_backward_from(start, closed_start):
+                if _is_less(item[0], end):
+                    return
+                if closed_end or _is_less(end, item[0]):
+                    yield item
+        else:
+            for item in self.items_from(start, closed_start):
+                if _is_less(end, item[0]):
+                    return
+                if closed_end or _is_less(item[0], end):
+                    yield item
 
     def irange(
         self,
@@ -408,19 +527,54 @@ class BTree(PersistentObject, MutableMapping[K, V]):
     def _find(self, key: object) -> tuple[K, V] | None:
         """Return the item of a key, None if there is none."""
         try:
-            return find_item(self.root, key) if key == key else None  # a NaN is nowhere in an order
-        except TypeError:
-            self._check_comparable(key)
-            raise
+            found: tuple[K, V] | None = find_item(self.root, key, ORDERED_TYPES)
+            if found is NotImplemented:
+                way, is_there = _way_without_order(self.root, key)
+                node, place = way[-1]
+                return node.items[place] if is_there else None
+        except (TypeError, ArithmeticError) as error:
+            self._explain(key, error)
+            return None
+        return found
 
-    def _way_to(self, key: object) -> tuple["_Way", bool]:
+    def _way_to(self, key: object) -> tuple[_Way, bool]:
         """Return the way to the place of a key, and tell if it is there: if not, the way ends in a leaf."""
         try:
-            way, is_there = way_to(self.root, key)
+            found: tuple[_Way, bool] = way_to(self.root, key, ORDERED_TYPES)
+            if found is NotImplemented:
+                found = _way_without_order(self.root, key)
+        except (TypeError, ArithmeticError) as error:
+            self._explain(key, error)
+            return [], False
+        return found
+
+    def _way_for_change(self, key: Any) -> tuple[_Way, bool]:
+        """Return what _way_to() does; TypeError if the key has no total order with those on the way. [OBJ-50]"""
+        if type(key) not in _EQUAL_TO_THEMSELVES:
+            _check_orderable(key)
+        try:
+            found: tuple[_Way, bool] = way_to(self.root, key, ORDERED_TYPES)
+            if found is not NotImplemented:
+                return found
+            way, is_there = _way_without_order(self.root, key)
+            for node, place in way:
+                bisected = bisect_left(node.items, key, key=_key_of)
+                for other, _ in node.items[max(place - 1, 0) : place + 1 + is_there]:
+                    _check_order(other, key)
+                if bisected != place:
+                    raise _no_order(node.items[min(bisected, place)][0], key)
         except TypeError:
             self._check_comparable(key)
             raise
-        return way, is_there and bool(key == key)
+        return way, is_there
+
+    def _explain(self, key: Any, error: Exception) -> None:
+        """Raise the error of a comparison, with the keys that it is about; none if the key is a NaN."""
+        if isinstance(error, ArithmeticError) and key != key:
+            return
+        if isinstance(error, TypeError):
+            self._check_comparable(key)
+        raise error
 
     def _check_comparable(self, key: Any) -> None:
         """Raise a TypeError that tells with which of the keys on the way to it this key can't be compared."""
@@ -433,55 +587,77 @@ class BTree(PersistentObject, MutableMapping[K, V]):
             node = None if node.nodes is None else node.nodes[place]
 
     def _gen(self, start: _Cut, end: _Cut, backward: bool = False) -> Iterator[tuple[K, V]]:
-        """Yield the items from one place to another, a leaf at a time; each leaf is looked for anew."""
+        """Yield the items from one place to another, a leaf at a time.
+
+        The item behind a leaf is where it goes on; if it is no longer there, it is looked for anew.
+        """
         try:
-            while run := self._run(start, backward):
+            way = self._way_of(start)
+            while True:
+                run = _take_run(way, backward)
                 stop = end.place(run)
                 if backward:
                     yield from reversed(run[stop:])
-                    if stop > 0:
+                    if stop > 0 or not way:
                         return
-                    start = _before(run[0][0])
+                    way = self._way_past(way, run[0], backward) or self._way_of(_before(run[0][0]))
                 else:
                     yield from run[:stop]
-                    if stop < len(run):
+                    if stop < len(run) or not way:
                         return
-                    start = _behind(run[-1][0])
+                    way = self._way_past(way, run[-1], backward) or self._way_of(_behind(run[-1][0]))
         except TypeError:
             for cut in start, end:
                 if cut is not _FIRST and cut is not _LAST:
                     self._check_comparable(cut.key)
             raise
 
-    def _run(self, start: _Cut, backward: bool) -> list[tuple[K, V]]:
-        """Return the items next to a place: those in one leaf, and the one behind them in the nodes above it."""
-        above: list[tuple[K, V]] = []
-        bisect, key = start
+    def _way_of(self, cut: _Cut) -> _Way:
+        """Return the way to a place in a leaf."""
+        way: _Way = []
+        node: BNode[K, V] | None = self.root
+        while node is not None:
+            place = cut.place(node.items)
+            way.append((node, place))
+            node = None if node.nodes is None else node.nodes[place]
+        return way
+
+    def _way_past(self, way: _Way, item: tuple[K, V], backward: bool) -> _Way | None:
+        """Return the way to the leaf next to an item, to which another way led; None if that was changed."""
         node = self.root
-        while True:
-            items, nodes = node.items, node.nodes
-            place = bisect(items, key, key=_key_of)
-            if nodes is None:
-                return above + items[:place] if backward else items[place:] + above
-            above = (items[max(place - 1, 0) : place] if backward else items[place : place + 1]) or above
-            node = nodes[place]
+        for step, (known, place) in enumerate(way, 1):
+            if node is not known or node.nodes is None or place > len(node.items):
+                return None
+            if step < len(way):
+                node = node.nodes[place]
+                continue
+            at = place - 1 if backward else place
+            if not 0 <= at < len(node.items) or not (node.items[at][0] is item[0] or node.items[at][0] == item[0]):
+                return None
+            way = [*way[:-1], (node, at if backward else at + 1)]
+        while node.nodes is not None:
+            node = node.nodes[way[-1][1]]
+            way.append((node, len(node.items) if backward else 0))
+        return way
 
     # Writing
 
     def __setitem__(self, key: K, value: V) -> None:
-        way, is_there = self._way_to(key)
+        way, is_there = self._way_for_change(key)
         node, place = way[-1]
+        items = node.items
         if is_there:
             node._p_note_change()
-            node.items[place] = (node.items[place][0], value)
+            items[place] = (items[place][0], value)
             return
-        _check_orderable(key)
+        if len(items) >= 2 * node.minimum_degree - 1:
+            self._insert_and_split(way, (key, value))
+            return
         node._p_note_change()
-        items = node.items
+        count = self._take_count()
         items.insert(place, (key, value))
-        self._note_size(1)
-        if len(items) >= 2 * node.minimum_degree:
-            self._split(way)
+        if count is not None:
+            self._give_count_back(count, 1)
 
     def setdefault(self, key: K, value: V = None) -> V:  # type: ignore[assignment]  # None, as dict has it
         """Return the value of a key, which is set to this one if it has none."""
@@ -496,21 +672,19 @@ class BTree(PersistentObject, MutableMapping[K, V]):
         if not is_there:
             raise KeyError(key)
         node, place = way[-1]
-        node._p_note_change()
-        if node.nodes is None:
+        if node.nodes is None and (len(way) == 1 or len(node.items) >= node.minimum_degree):
+            node._p_note_change()
+            count = self._take_count()
             del node.items[place]
+            self._give_count_back(count, -1)
         else:
-            leaf = self._go_to_last_leaf(node.nodes[place], way)
-            leaf._p_note_change()
-            node.items[place] = leaf.items.pop()
-        self._note_size(-1)
-        self._fill_up(way)
+            self._delete_and_fill_up(way)
 
     def clear(self) -> None:
         """Remove all items; the tree gets a new root."""
         if self.root.items:
+            self._take_count()
             self.root = type(self.root)()
-            self._keep_count(None)
 
     def note_change_of_bnode_containing_key(self, key: K) -> None:
         """Have the next commit store the node of a key, whose value was changed in place. KeyError if it has none."""
@@ -524,84 +698,119 @@ class BTree(PersistentObject, MutableMapping[K, V]):
         cls = _NODE_CLASSES.get(degree)
         if cls is None or type(self.root) is cls:
             return False
-        self.root = _build(self.items(), cls)
-        self._keep_count(None)
+        root = _build(_in_order(self.items()), cls)
+        self._take_count()
+        self.root = root
         return True
 
-    def _go_to_last_leaf(self, node: BNode[K, V], way: _Way) -> BNode[K, V]:
-        """Return the last leaf below a node, with the steps to it added to the way."""
-        while True:
-            way.append((node, len(node.items)))
-            if node.nodes is None:
-                return node
-            node = node.nodes[-1]
+    # A change of several nodes is made on pages, which are copies of what they hold, and put into the nodes at last.
 
-    def _split(self, way: _Way) -> None:
-        """Split the last node of the way if it has one item too many, then the one above it, and so on."""
-        while way:
-            node, _ = way.pop()
-            if len(node.items) < 2 * node.minimum_degree:
+    def _insert_and_split(self, way: _Way, item: tuple[K, V]) -> None:
+        """Insert an item into the leaf at the end of a way, which is full, and split what gets too large."""
+        pages: list[_Page] = []
+        new: list[BNode[K, V]] = []
+        for node, place in reversed(way):
+            page = _Page(node)
+            pages.append(page)
+            page.items.insert(place, item)
+            if new:
+                page.children.insert(place + 1, new[-1])
+            if len(page.items) < 2 * node.minimum_degree:
+                self._put(way, pages, new, [], 1)
                 return
-            middle = len(node.items) // 2
-            separator = node.items[middle]
-            right = self._new_node(node)
-            right.items = node.items[middle + 1 :]
-            del node.items[middle:]
-            if node.nodes is not None:
-                right.nodes = node.nodes[middle + 1 :]
-                del node.nodes[middle + 1 :]
-            if way:
-                parent, place = way[-1]
-                parent._p_note_change()
-                parent.items.insert(place, separator)
-                _children(parent).insert(place + 1, right)
-            else:
-                root = self._new_node(node)
-                root.items, root.nodes = [separator], [node, right]
-                self.root = root
+            middle = len(page.items) // 2
+            item = page.items[middle]
+            right = type(node)()
+            right.items, page.items = page.items[middle + 1 :], page.items[:middle]
+            if page.nodes is not None:
+                right.nodes, page.nodes = page.nodes[middle + 1 :], page.nodes[: middle + 1]
+            new.append(right)
+        root = type(self.root)()
+        root.items, root.nodes = [item], [self.root, new[-1]]
+        new.append(root)
+        self._put(way, pages, new, [], 1, root)
 
-    def _new_node(self, node: BNode[K, V]) -> BNode[K, V]:
-        """Return a new node of the same class as this one."""
-        new = type(node)()
-        count = self._kept_count()
-        if count is not None:
-            count.note(new)
-        return new
+    def _delete_and_fill_up(self, way: _Way) -> None:
+        """Delete the item at the end of a way, and give the nodes on the way what they lack."""
+        pages = {id(node): _Page(node) for node, _ in way}
+        gone: list[BNode[K, V]] = []
+        root: BNode[K, V] | None = None
 
-    def _forget_node(self, node: BNode[K, V]) -> None:
-        count = self._kept_count()
-        if count is not None:
-            count.forget(node)
+        def page_of(node: BNode[K, V]) -> _Page:
+            if id(node) not in pages:
+                pages[id(node)] = _Page(node)
+            return pages[id(node)]
 
-    def _fill_up(self, way: _Way) -> None:
-        """Give the last node of the way what it lacks, then the one above it, and so on."""
-        while len(way) > 1:
-            node, _ = way.pop()
-            if len(node.items) >= node.minimum_degree - 1:
-                return
-            parent, place = way[-1]
-            parent._p_note_change()
-            node._p_note_change()
-            siblings = _children(parent)
-            left = siblings[place - 1] if place > 0 else None
-            right = siblings[place + 1] if place < len(parent.items) else None
-            if left is not None and len(left.items) >= left.minimum_degree:
-                left._p_note_change()
-                node.items.insert(0, parent.items[place - 1])
+        node, place = way[-1]
+        if node.nodes is None:
+            del page_of(node).items[place]
+        else:
+            leaf = node.nodes[place]
+            while leaf.nodes is not None:
+                way.append((leaf, len(leaf.items)))
+                leaf = leaf.nodes[-1]
+            way.append((leaf, len(leaf.items)))
+            page_of(node).items[place] = page_of(leaf).items.pop()
+        for (above, place), (below, _) in zip(way[-2::-1], way[:0:-1], strict=True):
+            parent, child = page_of(above), page_of(below)
+            if len(child.items) >= below.minimum_degree - 1:
+                break
+            left = page_of(parent.children[place - 1]) if place > 0 else None
+            if left is not None and len(left.items) >= below.minimum_degree:
+                child.items.insert(0, parent.items[place - 1])
                 parent.items[place - 1] = left.items.pop()
-                if node.nodes is not None:
-                    node.nodes.insert(0, _children(left).pop())
-            elif right is not None and len(right.items) >= right.minimum_degree:
-                right._p_note_change()
-                node.items.append(parent.items[place])
+                if child.nodes is not None:
+                    child.nodes.insert(0, left.children.pop())
+                continue
+            right = page_of(parent.children[place + 1]) if place < len(parent.items) else None
+            if right is not None and len(right.items) >= below.minimum_degree:
+                child.items.append(parent.items[place])
                 parent.items[place] = right.items.pop(0)
-                if node.nodes is not None:
-                    node.nodes.append(_children(right).pop(0))
-            else:
-                self._forget_node(_merge(parent, place if left is None else place - 1))
-        if not self.root.items and self.root.nodes is not None:
-            self._forget_node(self.root)
-            self.root = self.root.nodes[0]
+                if child.nodes is not None:
+                    child.nodes.append(right.children.pop(0))
+            elif left is not None:
+                gone.append(_merge(parent, place - 1, left, child))
+            elif right is not None:
+                gone.append(_merge(parent, place, child, right))
+        top = page_of(self.root)
+        if not top.items and top.nodes is not None:
+            gone.append(self.root)
+            root = top.nodes[0]
+        self._put(way, list(pages.values()), [], gone, -1, root)
+
+    def _put(
+        self,
+        way: _Way,
+        pages: list[_Page],
+        new: list[BNode[K, V]],
+        gone: list[BNode[K, V]],
+        change: int,
+        root: BNode[K, V] | None = None,
+    ) -> None:
+        """Put pages into their nodes, and a new root in its place, so that an interrupt is noticed. [OBJ-55]"""
+        connection = self._p_connection
+        count = self._take_count()
+        if connection is None:
+            top = root or self.root
+            copied = {id(page.node): page for page in pages}
+            for node in (top, *(node for node, _ in way), *new):
+                if id(node) not in copied:
+                    copied[id(node)] = _Page(node)
+            self.root = _copied(top, copied)
+        else:
+            pages = [page for page in pages if page.node not in gone and page.is_changed()]
+            is_first = connection.begin_steps(_getframe())
+            for page in pages:
+                page.fill(page.node)
+            if root is not None:
+                self.root = root
+            connection.end_steps(is_first)
+        if count is not None:
+            for node in new:
+                count.note(node)
+            for node in gone:
+                count.forget(node)
+            self._give_count_back(count, change)
 
     def check(self) -> None:
         """Raise StateError unless all nodes are as BNode says, their keys are in order and all leaves equally deep."""
@@ -631,40 +840,98 @@ class BTree(PersistentObject, MutableMapping[K, V]):
                 _let_go(part)
 
 
+def _take_run(way: _Way, backward: bool) -> _Items:
+    """Return the items next to a place: those in one leaf, and the one behind them in the nodes above it.
+
+    The way to that place is cut off after the node that has the item behind them; it is empty if there is none.
+    """
+    node, place = way.pop()
+    run = node.items[:place] if backward else node.items[place:]
+    while way:
+        node, place = way[-1]
+        if backward and place > 0:
+            return [node.items[place - 1], *run]
+        if not backward and place < len(node.items):
+            return [*run, node.items[place]]
+        way.pop()
+    return run
+
+
+def _merge(parent: _Page, place: int, left: _Page, right: _Page) -> BNode[Any, Any]:
+    """Put the item at a place, and the child behind it, into the child ahead of it; return the one that is empty."""
+    left.items += [parent.items.pop(place), *right.items]
+    if left.nodes is not None:
+        left.nodes += right.children
+    del parent.children[place + 1]
+    return right.node
+
+
+def _copied(node: BNode[K, V], pages: dict[int, _Page]) -> BNode[K, V]:
+    """Return a new node for one that has a page, and for those below it that have one.
+
+    So nodes that are in a tree stay as they are, and the tree gets all of the change at once, with its new root.
+    """
+    page, new = pages[id(node)], type(node)()
+    if page.nodes is not None:
+        page.nodes = [_copied(child, pages) if id(child) in pages else child for child in page.nodes]
+    page.fill(new)
+    return new
+
+
 def _is_less(one: Any, other: Any) -> bool:
     try:
         return bool(one < other)
     except TypeError as error:
-        raise TypeError(f"the keys {one!r} and {other!r} can't be ordered: {error}") from error
+        raise TypeError(f"the keys {_short(one)} and {_short(other)} can't be ordered: {error}") from error
+
+
+def _check_order(one: Any, other: Any) -> None:
+    """Raise TypeError unless one of two keys is less than the other, or they are equal, and not both. [OBJ-50]"""
+    if _is_less(one, other) + _is_less(other, one) + bool(one == other) != 1:
+        raise _no_order(one, other)
+
+
+def _no_order(one: Any, other: Any) -> TypeError:
+    return TypeError(
+        f"the keys {_short(one)} and {_short(other)} have no order: of two keys of a BTree, "
+        "one must be less than the other, or they must be equal"
+    )
 
 
 def _check_orderable(key: Any) -> None:
-    if _is_less(key, key) or key != key:
-        raise TypeError(f"the key {key!r} is not equal to itself, so it has no place in an order")
+    """Raise TypeError if a key has no order with itself, as a NaN has none. [OBJ-52]"""
+    _check_equal_to_itself(key, key)
+    if _is_less(key, key):
+        raise _no_order(key, key)
 
 
-def _children(node: BNode[K, V]) -> "list[BNode[K, V]]":
-    if node.nodes is None:
-        raise StateError(f"{node!r} is a leaf, where a node with children belongs")
-    return node.nodes
+def _check_equal_to_itself(part: Any, key: Any) -> None:
+    if type(part) is tuple:  # which takes a NaN in it as equal to itself, though not to the one that is loaded again
+        for each in part:
+            _check_equal_to_itself(each, key)
+    elif part != part:
+        raise TypeError(f"the key {_short(key)} is not equal to itself, so it has no place in an order")
+
+
+def _in_order(items: list[tuple[K, V]]) -> list[tuple[K, V]]:
+    """Return items if their keys ascend; ValueError if not, TypeError if they have no order. [OBJ-50]"""
+    for key, _ in items[:1]:
+        _check_orderable(key)
+    for (before, _), (after, _) in pairwise(items):
+        if type(after) not in _EQUAL_TO_THEMSELVES:
+            _check_orderable(after)
+        if not _is_plain(after, ORDERED_TYPES) or not _is_less(before, after):
+            _check_order(before, after)
+            if not _is_less(before, after):
+                keys = f"the key {_short(after)} does not come behind {_short(before)}"
+                raise ValueError(f"{keys}: the items are not sorted")
+    return items
 
 
 def _let_go(node: BNode[Any, Any]) -> None:
     connection = node._p_connection
     if connection is not None:
         connection.let_go(node)
-
-
-def _merge(parent: BNode[K, V], place: int) -> BNode[K, V]:
-    """Put the child behind a place, and the item between the two, into the one ahead of it; return that child."""
-    children = _children(parent)
-    left, right = children[place], children[place + 1]
-    left._p_note_change()
-    left.items += [parent.items.pop(place), *right.items]
-    if left.nodes is not None:
-        left.nodes += _children(right)
-    del children[place + 1]
-    return right
 
 
 def _build(items: list[tuple[K, V]], cls: type[BNode[K, V]]) -> BNode[K, V]:

@@ -6,7 +6,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakKeyDictionary, WeakSet, ref
 
@@ -206,6 +206,16 @@ class Connection(ConnectionBase):
             marks.clear()
         else:
             self._guard.end(is_first)
+
+    def begin_steps(self, frame: FrameType) -> bool:
+        is_first = self._guard.begin(frame, self._start_anew, may_nest=True)
+        if self._was_interrupted:
+            self._guard.end(is_first)
+            self._tell_of_interrupt()
+        return is_first
+
+    def end_steps(self, is_first: bool) -> None:
+        self._guard.end(is_first)
 
     def watch(self) -> Watch:
         watch = Watch()

@@ -14,6 +14,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Collection, Iterator
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, Self, SupportsIndex, TypeVar, cast
 
 Status = Literal[-1, 0, 1]
@@ -56,9 +57,10 @@ class ConnectionBase:
 
         The C extension does so without calling this.
         """
-        set_slot(obj, "_p_serial", self.transaction_serial)
+        serial = self.transaction_serial
         if obj._p_oid is not None:
-            self.accessed.add(obj._p_oid)
+            self.accessed.add(obj._p_oid)  # first, since an interrupt may keep the next line from being run
+        set_slot(obj, "_p_serial", serial)
 
     def note_change(self, obj: "PersistentBase") -> None:
         """Take the object into the set that the next commit stores."""
@@ -71,6 +73,17 @@ class ConnectionBase:
         For the walk over a large structure which has just loaded it, and found nobody using it.
         """
         raise NotImplementedError
+
+    def begin_steps(self, frame: FrameType) -> bool:
+        """Note that `frame` begins to change several objects, which belong together. [OBJ-55]
+
+        If it does not come to end_steps(), with what this returned, then it was interrupted, and no change of this
+        transaction may be stored.
+        """
+        return True
+
+    def end_steps(self, is_first: bool) -> None:
+        """Note that the steps came to their end."""
 
     def note_reads(self, oids: Collection[bytes]) -> None:
         """Take objects into the read set whose states are known, though they need not be loaded."""
@@ -175,26 +188,27 @@ def new_ghost(cls: "type[_P]", oid: bytes, connection: ConnectionBase) -> "_P":
 
 
 def take_state(obj: PersistentBase, state: State, is_plain: bool) -> None:
-    """Call __setstate__ of a ghost while it belongs to no connection, so that it notes no change. [OBJ-13]
+    """Call __setstate__ of a ghost as if it was changed already, so that it notes no access and no change. [OBJ-13]
 
     `is_plain` is what has_plain_state() says of its class: then a dict becomes the attributes of the object, with
     names that all objects share. If it raises, the object stays a ghost, with whatever was set.
     """
     connection = get_slot(obj, "_p_connection")
-    set_slot(obj, "_p_connection", None)
-    set_slot(obj, "_p_status", UNSAVED)
+    serial = get_slot(obj, "_p_serial")
     try:
+        if connection is not None:
+            set_slot(obj, "_p_serial", connection.transaction_serial)
+        set_slot(obj, "_p_status", UNSAVED)
         if is_plain and type(state) is dict:
             shared = {sys.intern(name) if type(name) is str else name: value for name, value in state.items()}
             set_slot(obj, "__dict__", shared)
         else:
             obj.__setstate__(state)
+        set_slot(obj, "_p_serial", serial)
+        set_slot(obj, "_p_status", SAVED)
     except BaseException:
         set_slot(obj, "_p_status", GHOST)
         raise
-    finally:
-        set_slot(obj, "_p_connection", connection)
-    set_slot(obj, "_p_status", SAVED)
 
 
 def persistent_id_by(reference: "Callable[[PersistentBase], object]") -> Callable[[object], object]:
@@ -249,6 +263,7 @@ class PersistentObject(PersistentBase):
             attributes.update(values)
             return
         self._p_clear_state()
+        attributes = _attributes(self)
         for name, value in values.items():
             if attributes is None or name in slots:
                 set_slot(self, name, value)
@@ -272,12 +287,12 @@ class PersistentObject(PersistentBase):
             yield name
 
     def _p_clear_state(self) -> None:
-        """Remove all attributes that are part of the state."""
-        attributes = _attributes(self)
-        if attributes is not None:
-            attributes.clear()
-        for name in list(self._p_gen_data_slots()):
+        """Remove all attributes that are part of the state; finalizers of their values run when all are gone."""
+        values = [(name, get_slot(self, name)) for name in self._p_gen_data_slots()]
+        for name, _ in values:
             object.__delattr__(self, name)
+        if _attributes(self) is not None:
+            set_slot(self, "__dict__", {})
 
     def _p_copy(self, **attributes: object) -> Self:
         """Return a new object with the state of this one, which is loaded, but for these attributes. [OBJ-14]"""
@@ -297,8 +312,8 @@ class PersistentObject(PersistentBase):
 
     def _p_set_status_ghost(self) -> None:
         """Drop the state; the next use loads it."""
+        set_slot(self, "_p_status", GHOST)  # first: an object without its state must never count as loaded
         self._p_clear_state()
-        set_slot(self, "_p_status", GHOST)
 
     def _p_set_status_saved(self) -> None:
         set_slot(self, "_p_status", SAVED)

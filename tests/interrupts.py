@@ -8,6 +8,8 @@ from types import FrameType
 from typing import Any
 
 import durus
+from durus.connection import Connection
+from durus.error import InterruptedTransactionError
 
 HOME = os.path.dirname(durus.__file__) + os.sep
 
@@ -16,8 +18,8 @@ class Interrupt(BaseException):
     """What comes in the middle of a call."""
 
 
-def interrupted_at(number: int, call: Callable[[], object]) -> str | None:
-    """Call, and raise an Interrupt at the line of the package that is reached as the number-th one.
+def interrupted_at(number: int, call: Callable[..., object], *arguments: object) -> str | None:
+    """Call, and raise an Interrupt at the line of the package that is reached as the number-th one, from 0 on.
 
     Return where that was, None if the call came to its end before.
     """
@@ -39,7 +41,7 @@ def interrupted_at(number: int, call: Callable[[], object]) -> str | None:
     gc.disable()  # since what comes in a finalizer is not raised
     sys.settrace(trace)
     try:
-        call()
+        call(*arguments)
     except BaseException:
         if where is None:
             raise
@@ -55,3 +57,12 @@ def each_line(prepare: Callable[[], Callable[[], object]]) -> Iterator[str]:
     while (where := interrupted_at(number, prepare())) is not None:
         yield where
         number += 1
+
+
+def commits(connection: Connection) -> bool:
+    """Commit; tell if that was not refused, with all changes forgotten, since something was interrupted."""
+    try:
+        connection.commit()
+    except InterruptedTransactionError:
+        return False
+    return True
