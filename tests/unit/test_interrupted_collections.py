@@ -133,12 +133,26 @@ def contents(obj: Any) -> object:
     )
 
 
+_records: dict[Callable[[], Any], dict[bytes, bytes]] = {}
+
+
+def records_of(make: Callable[[], Any]) -> dict[bytes, bytes]:
+    """Return the records of a storage with the object, which are made once."""
+    if make not in _records:
+        storage = MemoryStorage()
+        with Connection(storage) as writer:
+            writer.get_root()["it"] = make()
+            writer.commit()
+        _records[make] = storage._records
+    return _records[make]
+
+
 def stored(make: Callable[[], Any]) -> tuple[SharedStorage, Connection, Any]:
     """Return a storage with the object, and a client that has loaded nothing of it yet."""
-    storage = SharedStorage(MemoryStorage())
-    writer = Connection(storage.new_client())
-    writer.get_root()["it"] = make()
-    writer.commit()
+    below = MemoryStorage()
+    below._records = dict(records_of(make))
+    below._next_oid = len(below._records)
+    storage = SharedStorage(below)
     connection = Connection(storage.new_client())
     return storage, connection, connection.get_root()["it"]
 
