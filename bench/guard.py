@@ -6,6 +6,7 @@ seen. `--write` makes what is counted the new baseline of this version of Python
 """
 
 import argparse
+import gc
 import importlib
 import json
 import os
@@ -104,12 +105,15 @@ def counting() -> Iterator[list[int]]:
             counted[0] += 1
 
     before = sys.gettrace(), sys.getprofile()
+    gc.collect()
+    gc.disable()  # finalizers of what was dropped earlier would be counted
     sys.settrace(trace)
     sys.setprofile(profile)
     try:
         yield counted
     finally:
         sys.setprofile(before[1])
+        gc.enable()
         sys.settrace(before[0])  # such as that of coverage
 
 

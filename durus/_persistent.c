@@ -139,9 +139,9 @@ static PyObject *persistent_note_change(Persistent *, PyObject *);
 static PyObject *connection_note_change(Connection *, PyObject *);
 
 static int
-change(Persistent *self, PyObject *name)
+change(Persistent *self)
 {
-    if ((is_fresh(self) && (self->connection == NULL || self->status == UNSAVED)) || is_internal(name))
+    if (is_fresh(self) && (self->connection == NULL || self->status == UNSAVED))
         return 0;
     State *state = state_of((PyObject *)self);
     PyObject *noted;
@@ -153,6 +153,21 @@ change(Persistent *self, PyObject *name)
     return noted == NULL ? -1 : 0;
 }
 
+/* Returns -1 for an internal name that can't be set. [OBJ-60] */
+static int
+check_field(PyObject *name, Py_ssize_t count)
+{
+    static const char *const fields[] = {"_p_connection", "_p_oid", "_p_serial", "_p_status"};
+    for (size_t i = 0; i < sizeof(fields) / sizeof(*fields); i++)
+        if (PyUnicode_CompareWithASCIIString(name, fields[i]) == 0)
+            return 0;
+    if (count < 2) /* it is to be deleted, and is not there */
+        return 0;
+    PyErr_Format(PyExc_AttributeError,
+                 "%R can't be set: names that begin with _p_ belong to Durus; give the attribute another name", name);
+    return -1;
+}
+
 static PyObject *
 set_attribute(Persistent *self, PyObject *const *args, Py_ssize_t count, Py_ssize_t expected)
 {
@@ -160,7 +175,7 @@ set_attribute(Persistent *self, PyObject *const *args, Py_ssize_t count, Py_ssiz
         return PyErr_Format(PyExc_TypeError, "expected %zd arguments, got %zd", expected, count);
     if (!PyUnicode_Check(args[0]))
         return PyErr_Format(PyExc_TypeError, "attribute name must be string, not '%.200s'", Py_TYPE(args[0])->tp_name);
-    if (change(self, args[0]) < 0
+    if ((is_internal(args[0]) ? check_field(args[0], count) : change(self)) < 0
         || PyObject_GenericSetAttr((PyObject *)self, args[0], count == 2 ? args[1] : NULL) < 0)
         return NULL;
     Py_RETURN_NONE;
@@ -405,9 +420,9 @@ new_ghost(PyObject *module, PyObject *const *args, Py_ssize_t count)
         PyErr_SetString(PyExc_TypeError, "new_ghost() takes a class, an oid and a connection");
         return NULL;
     }
-    /* object.__new__ tells what an abstract class lacks. Past it, no memory is taken for attributes yet. */
+    /* Past object.__new__, which refuses an abstract class [OBJ-67], and takes memory for attributes. */
     PyTypeObject *type = (PyTypeObject *)args[0];
-    Persistent *self = (Persistent *)(type->tp_flags & Py_TPFLAGS_IS_ABSTRACT ? new_object(type) : type->tp_alloc(type, 0));
+    Persistent *self = (Persistent *)type->tp_alloc(type, 0);
     if (self != NULL) {
         self->status = GHOST;
         self->oid = Py_NewRef(args[1]);

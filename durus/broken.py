@@ -1,9 +1,13 @@
-"""Broken objects: stand-ins for objects whose classes can't be imported. Statements OBJ-27 to OBJ-29."""
+"""Stand-ins for objects, and for values in states, that can't be imported. Statements OBJ-27 to OBJ-29, OBJ-63."""
 
-from typing import ClassVar, Self
+import copyreg
+import operator
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, Self, cast
 
-from durus.error import ClassNotFoundError
+from durus.error import ClassNotFoundError, MissingAttributeError
 from durus.persistent import PersistentObject, State, get_slot, set_slot
+from durus.text import printable
 
 
 class BrokenObject(PersistentObject):
@@ -12,25 +16,31 @@ class BrokenObject(PersistentObject):
     Its attributes are those in the stored state, where that is a dict of such; else __getstate__() gives it as it is.
     """
 
-    __slots__ = ("__dict__", "_p_other_state")
+    __slots__ = ("__dict__",)  # and no other, so that an object can become one of its class [OBJ-66]
 
     _p_reason: ClassVar[str] = "it stands for all that are missing"
     """The error that the class was missing for."""
 
     def __new__(cls, *args: object, **kwargs: object) -> Self:
         raise ClassNotFoundError(
-            f"the class {cls.__qualname__!r} can't be imported from the module {cls.__module__!r} "
-            f"({cls._p_reason}); make it available under that name, then load what needs it again",
-            name=cls.__module__,
+            f"{_missing(cls)}; make it available under that name, then load what needs it again", name=cls.__module__
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        raise MissingAttributeError(
+            f"{self!r} has no attribute {name!r} in its state, and {_missing(type(self))}, which may have it",
+            name=name,
+            obj=self,
         )
 
     def __getstate__(self) -> State:
-        return self._p_other_state if self._p_has_other_state() else super().__getstate__()
+        return get_slot(self, "_p_other_state") if self._p_has_other_state() else super().__getstate__()
 
     def __setstate__(self, state: State) -> None:
         if type(state) is dict and all(isinstance(name, str) and not _is_reserved(name) for name in state):
             super().__setstate__(state)
         else:
+            super().__setstate__(None)
             set_slot(self, "_p_other_state", state)
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -38,40 +48,169 @@ class BrokenObject(PersistentObject):
             self._p_load_state()
             if self._p_has_other_state():
                 raise ClassNotFoundError(
-                    f"{self!r}: the attribute {name!r} can't be set: only its class knows what its state means, and it "
-                    f"can't be imported from the module {type(self).__module__!r} ({type(self)._p_reason})",
+                    f"{self!r}: the attribute {name!r} can't be set: only its class knows what its state means, and "
+                    f"{_missing(type(self))}",
                     name=type(self).__module__,
                 )
         super().__setattr__(name, value)
 
+    def __bool__(self) -> bool:
+        return True
+
     def __repr__(self) -> str:
-        return f"<broken {type(self).__module__}.{type(self).__qualname__} {self._p_format_oid()}>"
+        return printable(f"<broken {type(self).__module__}.{type(self).__qualname__} {self._p_format_oid()}>")
 
     def _p_has_other_state(self) -> bool:
         """Tell if the state that was loaded is no dict of attributes."""
-        try:
-            get_slot(self, "_p_other_state")
-        except AttributeError:
-            return False
+        return "_p_other_state" in get_slot(self, "__dict__")
+
+
+def _refusing(name: str) -> Callable[..., Any]:
+    def special(self: BrokenObject, *args: object) -> Any:
+        raise ClassNotFoundError(
+            f"{self!r} can't do {name}(): {_missing(type(self))}, which may be able to", name=type(self).__module__
+        )
+
+    return special
+
+
+for _name in ("len", "iter", "contains", "getitem", "setitem", "delitem", "call", "enter", "exit"):
+    setattr(BrokenObject, f"__{_name}__", _refusing(f"__{_name}__"))
+
+
+class _ValueClass(type):
+    """The class of the stand-ins for classes and functions of values: what pickles do with one is noted, not done."""
+
+    _p_reason: str
+    _p_is_loading: Callable[[], bool]
+
+    def __call__(cls, *args: Any, **keywords: Any) -> Any:
+        if keywords:
+            return cast("type[BrokenValue]", cls).__new__(cast("type[BrokenValue]", cls), *args, **keywords)
+        return cls._made(cls, args)
+
+    def __getitem__(cls, parameters: Any) -> "BrokenValue":
+        return cls._made(operator.getitem, (cls, parameters))
+
+    def _made(cls, function: Callable[..., Any], arguments: tuple[Any, ...]) -> "BrokenValue":
+        if not cls._p_is_loading():
+            raise ClassNotFoundError(
+                f"{_missing(cls)}; make it available under that name, then load what needs it again",
+                name=cls.__module__,
+            )
+        value = object.__new__(cast("type[BrokenValue]", cls))
+        set_slot(value, "_p_function", function)
+        set_slot(value, "_p_arguments", arguments)
+        return value
+
+    def __repr__(cls) -> str:
+        return printable(f"<broken {cls.__module__}.{cls.__qualname__}>")
+
+
+class BrokenValue(metaclass=_ValueClass):
+    """Stands for a value in a state that can't be made, since its class or a function that makes it is missing.
+
+    It keeps what its pickle said, and is stored again as that. [OBJ-63]
+    """
+
+    _p_reason = "it stands for all that are missing"
+
+    def __new__(cls, *args: Any, **keywords: Any) -> Self:
+        if keywords:
+            return cls._made(copyreg.__newobj_ex__, (cls, args, keywords))  # type: ignore[attr-defined,return-value]  # not in the stubs
+        return cls._made(copyreg.__newobj__, (cls, *args))  # type: ignore[attr-defined,return-value]  # as above
+
+    @staticmethod
+    def _p_is_loading() -> bool:
         return True
 
-    def _p_clear_state(self) -> None:
-        super()._p_clear_state()
-        if self._p_has_other_state():
-            object.__delattr__(self, "_p_other_state")
+    @staticmethod
+    def _p_of_call(
+        part: "BrokenValue | _ValueClass", function: Callable[..., Any], arguments: tuple[Any, ...]
+    ) -> "BrokenValue":
+        """Return what stands for the value of a call that failed because of a stand-in, `part`, in it."""
+        cls = part if isinstance(part, _ValueClass) else type(part)
+        return cls._made(function, arguments)
+
+    def __setstate__(self, state: Any) -> None:
+        set_slot(self, "_p_state", state)
+
+    def __reduce_ex__(self, protocol: object) -> tuple[Any, ...]:
+        own = get_slot(self, "__dict__")
+        items, pairs = own.get("_p_items"), own.get("_p_pairs")
+        return (
+            own["_p_function"],
+            own["_p_arguments"],
+            own.get("_p_state"),
+            None if items is None else iter(items),
+            None if pairs is None else iter(pairs),
+        )
+
+    def append(self, item: Any) -> None:
+        get_slot(self, "__dict__").setdefault("_p_items", []).append(item)
+
+    def extend(self, items: Any) -> None:
+        get_slot(self, "__dict__").setdefault("_p_items", []).extend(items)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        get_slot(self, "__dict__").setdefault("_p_pairs", []).append((key, value))
+
+    def __getattr__(self, name: str) -> Any:
+        state = get_slot(self, "__dict__").get("_p_state")
+        for part in state if isinstance(state, tuple) else (state,):
+            if isinstance(part, dict) and name in part:
+                return part[name]
+        raise MissingAttributeError(
+            f"{self!r} has no attribute {name!r} in its state, and {_missing(type(self))}, which may have it",
+            name=name,
+            obj=self,
+        )
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+    def __repr__(self) -> str:
+        return printable(f"<broken {type(self).__module__}.{type(self).__qualname__} value>")
+
+
+def parts_that_stand_in(value: object) -> Iterator[BrokenValue | _ValueClass]:
+    """Yield the stand-ins for values in some arguments, some levels deep."""
+    pending = [(value, 0)]
+    while pending:
+        one, depth = pending.pop()
+        if isinstance(one, BrokenValue | _ValueClass):
+            yield one
+        elif isinstance(one, tuple | list | set | frozenset) and depth < 3:
+            pending.extend((part, depth + 1) for part in one)
+        elif isinstance(one, dict) and depth < 3:
+            pending.extend((part, depth + 1) for pair in one.items() for part in pair)
+
+
+def _missing(cls: Any) -> str:
+    return (
+        f"{cls.__qualname__!r} can't be imported from the module {cls.__module__!r}, or has changed ({cls._p_reason})"
+    )
 
 
 def _is_reserved(name: str) -> bool:
-    return name.startswith("_p_") or (name.startswith("__") and name.endswith("__"))
+    return name.startswith("_p_") or (name.startswith("__") and name.endswith("__") and hasattr(BrokenObject, name))
 
 
-def broken_class(module: str, name: str, error: Exception) -> type[BrokenObject]:
-    """Return a class that stands for the one of this qualified name in a module; `error` tells why it is missing."""
+def broken_class(module: str, name: str, reason: str) -> type[BrokenObject]:
+    """Return a class that stands for the one of this qualified name in a module; `reason` tells why it is missing."""
+    attributes = {"__slots__": (), "__module__": module, "__qualname__": name, "_p_reason": reason}
+    return type(name.rpartition(".")[2], (BrokenObject,), attributes)
+
+
+def broken_value_class(module: str, name: str, reason: str, is_loading: Callable[[], bool]) -> type[BrokenValue]:
+    """Return what stands for a class or a function of this name in states; `is_loading` tells if one is being read."""
     attributes = {
-        "__slots__": (),
         "__module__": module,
         "__qualname__": name,
-        # No more than the text: the error itself would keep what was on the stack in memory.
-        "_p_reason": f"{type(error).__name__}: {error}",
+        "_p_reason": reason,
+        "_p_is_loading": staticmethod(is_loading),
     }
-    return type(name.rpartition(".")[2], (BrokenObject,), attributes)
+    return cast("type[BrokenValue]", _ValueClass(name.rpartition(".")[2], (BrokenValue,), attributes))

@@ -27,11 +27,11 @@ from itertools import pairwise
 from operator import itemgetter
 from reprlib import Repr
 from sys import _getframe
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar, cast, overload
 from uuid import UUID
 
 from durus.error import StateError
-from durus.persistent import ConnectionBase, PersistentObject, implementation, set_slot
+from durus.persistent import ConnectionBase, PersistentObject, get_slot, implementation, set_slot
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -388,7 +388,10 @@ class BTree(PersistentObject, MutableMapping[K, V]):
         return count.value
 
     def _kept_count(self) -> _Count | None:
-        return getattr(self, "_p_count", None)
+        try:
+            return cast("_Count | None", get_slot(self, "_p_count"))  # past a __getattr__() of a subclass
+        except AttributeError:
+            return None
 
     def _keep_count(self, count: _Count | None) -> None:
         set_slot(self, "_p_count", count)

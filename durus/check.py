@@ -7,7 +7,10 @@ from typing import TypeVar
 from durus.contents import read_contents
 from durus.error import DamageError, DurusError
 from durus.oid import format_oid
+from durus.pickle_machine import Name
 from durus.record import split_oids, unpack_record
+from durus.source_names import may_be_there
+from durus.text import printable
 
 _NAMED_REFS = 5
 
@@ -28,7 +31,7 @@ class Finding:
     def __str__(self) -> str:
         places = [] if self.offset is None else [f"byte {self.offset}"]
         places += [] if self.oid is None else [f"oid {format_oid(self.oid)}"]
-        return f"{'' if self.is_fault else 'note: '}{', '.join(places) or 'the file'}: {self.problem}"
+        return printable(f"{'' if self.is_fault else 'note: '}{', '.join(places) or 'the file'}: {self.problem}")
 
 
 def record_findings(
@@ -40,6 +43,7 @@ def record_findings(
 
     `oids` are all that have a record, None if that is not known.
     """
+    looked_for: set[Name] = set()
     for oid, offset in places:
         try:
             _, data, refs = unpack_record(read(oid, offset))
@@ -48,15 +52,27 @@ def record_findings(
             continue
         stored = split_oids(refs)
         try:
-            used = read_contents(data).refs - {oid}
+            contents = read_contents(data)
         except DurusError as error:
             yield Finding(offset, oid, str(error))
         else:
+            used = contents.refs - {oid}
             if stored != sorted(used):
                 yield Finding(offset, oid, _difference(set(stored), used))
+            for name in sorted(contents.names - looked_for):
+                looked_for.add(name)
+                if not may_be_there(*name):
+                    yield Finding(offset, oid, _missing(name), is_fault=False)
         for ref in stored:
             if oids is not None and ref not in oids:
                 yield Finding(offset, oid, f"it refers to oid {format_oid(ref)}, which has no record")
+
+
+def _missing(name: Name) -> str:
+    return (
+        f"it names {name.module}.{name.qualname}, which is not found by this Python, so a stand-in takes its place; "
+        "`durus info --broken` lists all that needs it"
+    )
 
 
 def _difference(stored: set[bytes], used: set[bytes]) -> str:

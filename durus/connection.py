@@ -344,7 +344,7 @@ class Connection(ConnectionBase):
         root = self.get(ROOT_OID)
         if root is None:
             with contextlib.suppress(WriteConflictError):  # another client was first [TXN-24]
-                self._make_root(root_class or PersistentDict)
+                self._make_root(PersistentDict if root_class is None else root_class)
             self._sync_and_begin_next()
             root = self.get(ROOT_OID)
         if root is None:
@@ -375,7 +375,9 @@ class Connection(ConnectionBase):
 
         So what changes one of them afterwards, in whatever thread, is noted as a change once more.
         """
-        return list(writer.records(self._gen_changed(changed))) if self.changed else []
+        records = list(writer.records(self._gen_changed(changed))) if self.changed else []
+        writer.check_loads(records, self.storage.load)
+        return records
 
     def _gen_changed(self, changed: dict[bytes, PersistentObject]) -> Iterator[tuple[PersistentObject, bytes]]:
         """Yield (object, oid) for all changed objects, those that a __getstate__ changes meanwhile too."""
@@ -587,7 +589,7 @@ def gen_every_instance(connection: Connection, *classes: type[T]) -> Iterator[T]
     """Yield every stored object of these classes and their subclasses; reads all records."""
     for oid, record in connection.storage.gen_oid_record():
         if issubclass(connection._reader.class_of_record(oid, unpack_record(record)[1]), classes):
-            obj = connection.get(oid)
+            obj = connection._reader.ghost_of_record(oid, unpack_record(record)[1])
             if isinstance(obj, classes):
                 yield obj
 

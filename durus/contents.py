@@ -1,11 +1,12 @@
 """What the data of a record says, as far as it can be told without its classes. For checks, lists and tools."""
 
 import contextlib
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING  # what pickle itself goes by
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from durus.error import RecordError
-from durus.pickle_machine import Name, PickleMachine
+from durus.pickle_machine import Name, Naming, PickleMachine
 from durus.record import parse_class_pickle
 from durus.serialize import decompress_state
 
@@ -23,6 +24,27 @@ class Contents(NamedTuple):
     def refs(self) -> set[bytes]:
         """The oids that the state refers to."""
         return {reference.oid for reference in self.machine.references}
+
+    @property
+    def names(self) -> set[Name]:
+        """What the object can't be whole without: its class, and what values in the state name, as in Python 3."""
+        own = (_present(naming) for naming in self.machine.namings if naming.step.start < self.state_start)
+        return self.value_names.union(own)
+
+    @property
+    def value_names(self) -> set[Name]:
+        """Those of values in the state: neither the class of the object itself nor those of references alone."""
+        own = {reference.cls for reference in self.machine.references}
+        in_state = [naming for naming in self.machine.namings if naming.step.start >= self.state_start]
+        return {_present(naming) for naming in in_state if naming.name not in own}
+
+
+def _present(naming: Naming) -> Name:
+    """Return a name as Python 3 has it, which pickles of protocols 0 to 2 do not."""
+    if naming.protocol > 2:
+        return naming.name
+    module, qualname = NAME_MAPPING.get(naming.name, naming.name)
+    return Name(IMPORT_MAPPING.get(module, module), qualname)
 
 
 def split_data(data: bytes) -> tuple[bytes, bytes]:

@@ -7,10 +7,14 @@ event, that built-in one is a base too.  Messages say what was found, where, and
 from collections.abc import Iterable
 
 from durus.oid import format_oid
+from durus.text import printable
 
 
 class DurusError(Exception):
-    """Base of all errors of this package."""
+    """Base of all errors of this package. Their texts are in one line, and printable. [OBJ-79]"""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class DurusWarning(UserWarning):
@@ -23,7 +27,7 @@ class DurusKeyError(KeyError, DurusError):
     def __str__(self) -> str:
         if len(self.args) == 1 and isinstance(self.args[0], bytes) and len(self.args[0]) == 8:
             return f"no object has the oid {format_oid(self.args[0])}"
-        return " ".join(str(argument) for argument in self.args)
+        return printable(" ".join(str(argument) for argument in self.args))
 
 
 class ConflictError(DurusError):
@@ -115,13 +119,20 @@ class ClassNotFoundError(StateError, ImportError):
     """The class that a record or a reference names can't be imported."""
 
 
+class MissingAttributeError(StateError, AttributeError):
+    """An attribute is not in the state of a broken object, and its class, which may have it, can't be imported."""
+
+    def __init__(self, message: str, *, name: str, obj: object) -> None:
+        AttributeError.__init__(self, message, name=name, obj=obj)
+
+
 class FileError(DurusError, OSError):
     """The operating system refused something; `operation` and `filename` tell what and where."""
 
     operation: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.filename}: {self.strerror}" if self.filename else str(self.strerror or super().__str__())
+        return printable(f"{self.filename}: {self.strerror}" if self.filename else self.strerror or super().__str__())
 
 
 class LockedError(FileError):

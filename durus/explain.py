@@ -10,8 +10,11 @@ from collections.abc import Callable, Iterator
 from durus.persistent import PersistentBase, PersistentObject
 from durus.persistent_dict import PersistentDict
 from durus.persistent_list import PersistentList
+from durus.text import printable
 
 _MOST_LEVELS = 50
+_MOST_SEEN = 100_000
+"""How many values are looked at for a way: an error must not wait for long."""
 
 
 def unstorable(
@@ -20,19 +23,31 @@ def unstorable(
     """Return why `obj` can't be stored: the part that `pickle` fails on, and the way from the root to it."""
     part, value = _failing_part(obj, pickle)
     what = f"its part {part}, {reprlib.repr(value)}, can't be pickled" if part else "it can't be pickled"
-    way = path(root, obj)
-    reached = f"it is reached as {way}" if way else "nothing that is loaded leads to it from the root"
     return (
-        f"{obj!r} can't be stored: {what} ({type(error).__name__}: {error}); {reached}; take that part out or leave it "
-        "out in __getstate__(); nothing was written, and the transaction is still open"
+        f"{told_apart(obj)} can't be stored: {what} ({type(error).__name__}: {error}); {way_to(root, obj)}; take that "
+        "part out or leave it out in __getstate__(); nothing was written, and the transaction is still open"
     )
+
+
+def told_apart(obj: PersistentObject) -> str:
+    """Return what tells which object is meant, without its own __repr__(), which may need its state."""
+    return printable(PersistentObject.__repr__(obj))
+
+
+def way_to(root: PersistentObject, obj: PersistentObject) -> str:
+    """Return how an object is reached from the root, in words."""
+    try:
+        way = path(root, obj)
+    except Exception:  # whatever an application's own containers raise is no way
+        way = None
+    return f"it is reached as {printable(way)}" if way else "nothing that is loaded leads to it from the root"
 
 
 def path(root: PersistentObject, target: PersistentObject) -> str | None:
     """Return a shortest way from the root to `target`, as `root['a'].b[2]`, None if none is in memory."""
     pending: deque[tuple[object, str]] = deque([(root, "root")])
     seen = {id(root)}
-    while pending:
+    while pending and len(seen) < _MOST_SEEN:
         value, way = pending.popleft()
         if value is target:
             return way

@@ -11,11 +11,16 @@ since a subclass may have a __setattr__ of its own (a frozen dataclass has).
 """
 
 import contextlib
+import inspect
 import os
+import re
 import sys
+import threading
 from collections.abc import Callable, Collection, Iterator
-from types import FrameType
-from typing import TYPE_CHECKING, Any, Literal, Self, SupportsIndex, TypeVar, cast
+from types import FrameType, MemberDescriptorType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, SupportsIndex, TypeVar, cast
+
+from durus.error import UnstorableError
 
 Status = Literal[-1, 0, 1]
 
@@ -29,6 +34,10 @@ GHOST: Literal[-1] = -1
 _MOST_DROPPED = 10_000
 
 _UNTRACKED = frozenset({"__class__", "__repr__", "__setstate__"})
+_FIELDS = frozenset({"_p_connection", "_p_oid", "_p_serial", "_p_status"})
+"""The names that begin with `_p_` and can be set. [OBJ-60]"""
+_TRAITS = frozenset({"_p_data_slots", "_p_traits"})
+"""What was found out about a class, and is kept in it."""
 
 set_slot = object.__setattr__
 get_slot = object.__getattribute__
@@ -141,6 +150,10 @@ class PersistentBase:
     def __setattr__(self, name: str, value: object) -> None:
         if not name.startswith("_p_"):
             _change(self)
+        elif name not in _FIELDS:
+            raise AttributeError(
+                f"{name!r} can't be set: names that begin with _p_ belong to Durus; give the attribute another name"
+            )
         set_slot(self, name, value)
 
     def __delattr__(self, name: str) -> None:
@@ -179,12 +192,27 @@ def _use(obj: PersistentBase, connection: ConnectionBase) -> None:
 
 
 def new_ghost(cls: "type[_P]", oid: bytes, connection: ConnectionBase) -> "_P":
-    """Return a new ghost of a class."""
-    ghost = PersistentBase.__new__(cls)
+    """Return a new ghost of a class, even of one that has become abstract. [OBJ-67]"""
+    ghost = _of_abstract_class(cls) if cls.__flags__ & _IS_ABSTRACT else PersistentBase.__new__(cls)
     set_slot(ghost, "_p_oid", oid)
     set_slot(ghost, "_p_connection", connection)
     set_slot(ghost, "_p_status", GHOST)
     return ghost
+
+
+_IS_ABSTRACT = 1 << 20
+"""The flag of a class that object.__new__() makes no instance of."""
+_abstract = threading.Lock()
+
+
+def _of_abstract_class(cls: "type[_P]") -> "_P":
+    with _abstract:
+        names = cls.__abstractmethods__  # type: ignore[attr-defined]  # the flag says that it is there
+        type.__setattr__(cls, "__abstractmethods__", frozenset())
+        try:
+            return PersistentBase.__new__(cls)
+        finally:
+            type.__setattr__(cls, "__abstractmethods__", names)
 
 
 def take_state(obj: PersistentBase, state: State, is_plain: bool) -> None:
@@ -246,12 +274,39 @@ class PersistentObject(PersistentBase):
 
     __slots__ = ("__weakref__",)
 
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        """Refuse names that begin with `_p_` and are not Durus's own. [OBJ-60]"""
+        super().__init_subclass__(**keywords)
+        for name in cls.__dict__.keys() & _TRAITS:  # copied from the class that a decorator makes this one of
+            type.__delattr__(cls, name)
+        if not cls.__module__.startswith("durus."):
+            for name in cls.__dict__:
+                is_own = name not in _FIELDS and any(hasattr(base, name) for base in cls.__bases__)
+                if name.startswith("_p_") and not is_own:
+                    raise TypeError(
+                        f"the class {cls.__qualname__} can't have {name!r}: names that begin with _p_ belong to Durus; "
+                        "give the attribute another name"
+                    )
+
     def __getstate__(self) -> State:
         """Return the state to store: a dict of the attributes in __dict__ and in slots. [OBJ-11]"""
         attributes = _attributes(self)
-        if attributes is not None and not _data_slots(type(self)):
+        slots = _data_slots(type(self))
+        if attributes is not None and not slots:
             return attributes
-        return {**(attributes or {}), **{name: get_slot(self, name) for name in self._p_gen_data_slots()}}
+        state = dict(attributes or {})
+        for slot in slots:
+            try:
+                value = slot.descriptor.__get__(self, type(self))
+            except AttributeError:
+                continue
+            if slot.is_hidden or slot.name in state:
+                raise UnstorableError(
+                    f"{type(self).__name__} {self._p_format_oid()} has two values named {slot.name!r}, or one in a "
+                    f"slot that its class hides, so they could not be told apart in its state; rename the slot"
+                )
+            state[slot.name] = value
+        return state
 
     def __setstate__(self, state: State) -> None:
         """Take over a state as __getstate__ returns it; attributes that are not in it are removed. [OBJ-12]"""
@@ -265,13 +320,20 @@ class PersistentObject(PersistentBase):
         self._p_clear_state()
         attributes = _attributes(self)
         for name, value in values.items():
-            if attributes is None or name in slots:
-                set_slot(self, name, value)
-            else:
+            slot = _slot_for(slots, name, values)
+            if slot is not None:
+                slot.descriptor.__set__(self, value)
+            elif attributes is not None:
                 attributes[name] = value
+            else:
+                raise AttributeError(
+                    f"{type(self).__qualname__} has no slot {name!r}, and its state has a value for it"
+                )
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
         """Pickle a copy with its state, by protocol 2 at least: those below make objects past __new__(). [OBJ-14]"""
+        if _needs_arguments(type(self)):
+            return _copied, (type(self),), self.__getstate__()
         return super().__reduce_ex__(max(int(protocol), 2))
 
     def __repr__(self) -> str:
@@ -279,24 +341,25 @@ class PersistentObject(PersistentBase):
 
     def _p_gen_data_slots(self) -> Iterator[str]:
         """Yield the names of the slots that hold a value of the state."""
-        for name in _data_slots(type(self)):
-            try:
-                get_slot(self, name)
-            except AttributeError:
-                continue
-            yield name
+        for slot in _data_slots(type(self)):
+            with contextlib.suppress(AttributeError):
+                slot.descriptor.__get__(self, type(self))
+                yield slot.name
 
     def _p_clear_state(self) -> None:
-        """Remove all attributes that are part of the state; finalizers of their values run when all are gone."""
-        values = [(name, get_slot(self, name)) for name in self._p_gen_data_slots()]
-        for name, _ in values:
-            object.__delattr__(self, name)
+        """Remove all attributes that are part of the state."""
+        dropped = []  # until all are removed: finalizers may use this object, and so load it again [OBJ-76]
+        for slot in _data_slots(type(self)):
+            with contextlib.suppress(AttributeError):  # it is empty
+                dropped.append(slot.descriptor.__get__(self, type(self)))
+                slot.descriptor.__delete__(self)
         if _attributes(self) is not None:
             set_slot(self, "__dict__", {})
 
     def _p_copy(self, **attributes: object) -> Self:
         """Return a new object with the state of this one, which is loaded, but for these attributes. [OBJ-14]"""
-        result = type(self).__new__(type(self))
+        cls = type(self)
+        result = PersistentBase.__new__(cls) if _needs_arguments(cls) else cls.__new__(cls)
         PersistentObject.__setstate__(result, {**PersistentObject.__getstate__(self), **attributes})
         return result
 
@@ -312,7 +375,7 @@ class PersistentObject(PersistentBase):
 
     def _p_set_status_ghost(self) -> None:
         """Drop the state; the next use loads it."""
-        set_slot(self, "_p_status", GHOST)  # first: an object without its state must never count as loaded
+        set_slot(self, "_p_status", GHOST)  # first: an object without its state must never count as loaded [OBJ-76]
         self._p_clear_state()
 
     def _p_set_status_saved(self) -> None:
@@ -332,20 +395,80 @@ class PersistentObject(PersistentBase):
         return self._p_status == SAVED
 
 
-def _data_slots(cls: type) -> tuple[str, ...]:
-    """Return the names of all slots of a class that can hold a part of the state. [OBJ-11]"""
-    found: tuple[str, ...] | None = cls.__dict__.get("_p_data_slots")
+class _Slot(NamedTuple):
+    """A slot that can hold a part of the state."""
+
+    name: str
+    descriptor: MemberDescriptorType
+    is_hidden: bool
+    """The name leads elsewhere: to the slot of a subclass, or past a default of a subclass to the __dict__."""
+
+
+def _data_slots(cls: type) -> tuple[_Slot, ...]:
+    """Return all slots of a class that can hold a part of the state. [OBJ-11] [OBJ-61]"""
+    found: tuple[_Slot, ...] | None = cls.__dict__.get("_p_data_slots")
     if found is None:
-        names = []
-        for owner in cls.__mro__:
-            slots = owner.__dict__.get("__slots__", ())
-            for name in (slots,) if isinstance(slots, str) else slots:
-                if not name.startswith("_p_") and name not in ("__dict__", "__weakref__"):
-                    is_private = name.startswith("__") and not name.endswith("__")
-                    names.append(f"_{owner.__name__.lstrip('_')}{name}" if is_private else name)
-        found = tuple(names)
+        found = tuple(_find_slots(cls))
         type.__setattr__(cls, "_p_data_slots", found)
     return found
+
+
+def _find_slots(cls: type) -> Iterator[_Slot]:
+    seen: dict[str, object] = {}
+    for owner in cls.__mro__:
+        for name, value in owner.__dict__.items():
+            first = seen.setdefault(name, value)
+            if name.startswith("_p_") or name in ("__dict__", "__weakref__") or not _is_slot(owner, name, value):
+                continue
+            leads_to_dict = cls.__dictoffset__ != 0 and not hasattr(type(first), "__set__")
+            yield _Slot(name, value, first is not value and (leads_to_dict or isinstance(first, MemberDescriptorType)))
+
+
+def _is_slot(owner: type, name: str, value: object) -> bool:
+    """Tell if an attribute of a class is a slot of it, or what a decorator has put in the place of one."""
+    if isinstance(value, MemberDescriptorType):
+        return value.__objclass__ is owner and value.__name__ == name
+    slots = owner.__dict__.get("__slots__", ())
+    is_named = name == slots if isinstance(slots, str) else isinstance(slots, Collection) and name in slots
+    return is_named and all(hasattr(type(value), method) for method in ("__get__", "__set__", "__delete__"))
+
+
+_PRIVATE = re.compile("_[^_].*?(__.*)")
+
+
+def _slot_for(slots: tuple[_Slot, ...], name: str, values: Collection[str]) -> _Slot | None:
+    """Return the slot for a name in a state, also for a private one of when the class had another name. [OBJ-62]"""
+    shown = [slot for slot in slots if not slot.is_hidden]
+    for slot in shown:
+        if slot.name == name:
+            return slot
+    if private := _PRIVATE.fullmatch(name):
+        renamed = [
+            slot
+            for slot in shown
+            if slot.name not in values and (own := _PRIVATE.fullmatch(slot.name)) and own[1] == private[1]
+        ]
+        if len(renamed) == 1:
+            return renamed[0]
+    return None
+
+
+def _needs_arguments(cls: type[PersistentObject]) -> bool:
+    """Tell if the class has a __new__() that can't be called without arguments, and does not tell which. [OBJ-14]"""
+    if cls.__new__ is PersistentBase.__new__ or hasattr(cls, "__getnewargs_ex__") or hasattr(cls, "__getnewargs__"):
+        return False
+    try:
+        inspect.signature(cls.__new__).bind(cls)
+    except TypeError:
+        return True
+    except ValueError:  # its signature is not known
+        return False
+    return False
+
+
+def _copied(cls: "type[_P]") -> "_P":
+    """Make what becomes a copy, past the __new__() of its class."""
+    return PersistentBase.__new__(cls)
 
 
 def has_plain_state(cls: type[PersistentObject]) -> bool:

@@ -83,6 +83,7 @@ class Reference(NamedTuple):
     class_start: int
     is_pair_made_here: bool
     """It is made right ahead of its use, the oid first and the class behind it."""
+    cls: Name
 
 
 class _Kind(NamedTuple):
@@ -300,11 +301,11 @@ class PickleMachine:
     def _refer(self, reference: Value) -> None:
         if isinstance(reference.known, Group):
             match reference.known.values:
-                case [oid, Value(start, Name())]:
+                case [oid, Value(start, Name() as cls)]:
                     oid_bytes = self._bytes(oid.known)
                     if oid_bytes is not None and len(oid_bytes) == _OID_SIZE:
                         is_made_here = reference.start <= oid.start < start
-                        self.references.append(Reference(oid_bytes, oid, start, is_made_here))
+                        self.references.append(Reference(oid_bytes, oid, start, is_made_here, cls))
                         return
         raise RecordError("a reference must be a pair of 8-byte oid and class, and one in its data is not")
 

@@ -11,6 +11,7 @@ from durus.python2_strings import STRING_STEPS, Place, read_strings
 from durus.record import pack_record, unpack_record
 from durus.rewrite import replace_steps
 from durus.storage import Storage
+from durus.text import printable
 
 _SHORT = 40
 """How many bytes of a str a list shows."""
@@ -39,12 +40,15 @@ class UndecidedError(FormatError):
     """A database of Python 2 has strs of which no rule tells if they are text or bytes; `undecided` lists them."""
 
     def __init__(self, undecided: Collection[Undecided]) -> None:
-        lines = "".join(f"\n  {one}" for one in undecided)
+        lines = "".join(f"\n  {printable(str(one))}" for one in undecided)
         super().__init__(
             "nothing is written, since it can't be told if these are text or bytes; name the attribute or key of "
             f"those that are bytes with --bytes-attribute, and the encoding of the others with --encoding:{lines}"
         )
         self.undecided = list(undecided)
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # in several lines
 
 
 class Rules:

@@ -14,11 +14,18 @@ from durus.oid import format_oid
 
 _HEAD = struct.Struct(">8sI")
 HEAD_SIZE = _HEAD.size
+MOST_DATA = (1 << 32) - 1
+"""Bytes: as many as the head of a record can tell of. [REC-32]"""
 
 
 def pack_record(oid: bytes, data: bytes, refs: bytes) -> bytes:
     """Return the record of `oid`: `data` is class and state, `refs` the oids referred to, joined."""
-    return _HEAD.pack(oid, len(data)) + data + refs
+    try:
+        return _HEAD.pack(oid, len(data)) + data + refs
+    except struct.error as error:
+        raise RecordError(
+            f"oid {format_oid(oid)}: {len(data)} bytes of data are too many: a record holds at most {MOST_DATA}"
+        ) from error
 
 
 def unpack_record(record: bytes) -> tuple[bytes, bytes, bytes]:

@@ -1,41 +1,51 @@
-"""Object state <-> the data and refs of a record. Statements REC-10 to REC-17.
+"""Object state <-> the data and refs of a record. Statements REC-10 to REC-17, REC-30 to REC-32, OBJ-63 to OBJ-75.
 
 The reader makes ghosts and fills them, the writer turns changed objects, and the new ones that
 they reach, into records.  Neither knows storages or transactions.
 """
 
-import copyreg
 import io
-import pickle
+import re
 import sys
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
-from durus.broken import BrokenObject, broken_class
+from durus.broken import BrokenObject, BrokenValue, broken_class, broken_value_class
 from durus.cache import Cache
 from durus.error import (
     ClassNotFoundError,
+    ConflictError,
     DurusError,
+    DurusKeyError,
     ForeignReferenceError,
     RecordError,
     StateError,
     UnstorableError,
 )
-from durus.explain import unstorable
+from durus.explain import told_apart, unstorable, way_to
 from durus.oid import format_oid
 from durus.persistent import (
+    GHOST,
     SAVED,
     ConnectionBase,
     PersistentBase,
     PersistentObject,
+    get_slot,
     has_plain_state,
     new_ghost,
-    persistent_id_by,
     set_slot,
     take_state,
+)
+from durus.pickling import (
+    REFUSALS,
+    CarefulPickler,
+    FastPickler,
+    Reducers,
+    class_pickle,
+    class_traits,
+    find_imported,
+    is_pythons_own,
 )
 from durus.record import (
     class_pickle_of,
@@ -46,14 +56,13 @@ from durus.record import (
     split_oids,
     unpack_record,
 )
+from durus.stored_state import compress_state, decompress_state
+from durus.text import printable
+from durus.unpickling import CarefulUnpickler, FastUnpickler, Loading, NeedsItself, Postponed, is_in, load_pickles
 
-PICKLE_PROTOCOL = 4
-"""The highest that every Python that Durus 4.3 runs on can read. [REC-11]"""
-
-_ZLIB_START = b"x"
-_COMPRESS_FROM = 512
-"""Shorter states gain little from compression, and it takes longer than all else in a commit."""
-
+_INTERNAL, _FROZENSET = b"_p_", b"\x91\x94"
+_MAKES_FROZENSET = re.compile(rb"\x91\x94(?<!C\x08.{7}\x91\x94)", re.DOTALL).search
+"""Finds the two steps, but not at the end of an oid."""
 
 _REUSE_BELOW = 1000
 """A pickler that has made a longer pickle has a larger memo, and that takes longer to clear than a new one to make."""
@@ -62,69 +71,164 @@ _REUSE_BELOW = 1000
 class ObjectReader:
     """Makes ghosts and loads their states for one connection."""
 
-    def __init__(self, connection: ConnectionBase, cache: Cache, get: Callable[[bytes], PersistentObject | None]):
+    def __init__(
+        self,
+        connection: ConnectionBase,
+        cache: Cache,
+        get: Callable[[bytes], PersistentObject | None],
+        is_strict: bool = False,
+    ) -> None:
+        """With `is_strict`, a value that its class refuses to make is an error, not a stand-in."""
         self._connection = connection
         self._cache = cache
         self._get = get
-        self._broken: dict[tuple[str, str], type[BrokenObject]] = {}
+        self._missing: dict[tuple[str, str], _Missing] = {}
         self._classes: dict[bytes, _RememberedClass] = {}
         """What class pickles in GLOBAL form mean."""
         self._last: _RememberedClass | None = None
         """The one among them that was met last."""
-        self._unpickler, self._nested_unpickler = _Unpickler.of(self), _NestedUnpickler.of(self)
+        self._unpickler = FastUnpickler.of(self)
+        self._loading: Loading | None = None
+        self._is_strict = is_strict
+        self._helped = 0
+        """How often something was done that only loading with care does."""
         self.load_count = 0
 
     def ghost_of_record(self, oid: bytes, data: bytes) -> PersistentObject:
         """Return the object of `oid`: the one in memory, or a new ghost of the class that `data` names."""
         obj = self._cache.get(oid)
-        return self._new_ghost(oid, self._split(oid, data)[0]) if obj is None else obj
+        cls = self._split(oid, data)[0]
+        if obj is None:
+            return self._new_ghost(oid, cls)
+        if type(obj) is not cls and obj._p_is_ghost():
+            _become(obj, cls)
+        return obj
 
     def class_of_record(self, oid: bytes, data: bytes) -> type[PersistentObject]:
         """Return the class that `data` names, a subclass of BrokenObject if it can't be imported."""
         return self._split(oid, data)[0]
 
     def load_state(self, obj: PersistentObject, data: bytes) -> None:
-        """Give a ghost the state in `data`. StateError where that does not go; it stays a ghost then."""
+        """Give a ghost the state in `data`. StateError where that does not go; it stays a ghost then. [OBJ-71]"""
+        outer = self._loading
+        is_careful = False
+        if outer is not None:
+            if is_in(outer, obj):
+                raise NeedsItself(obj)
+            is_careful = outer[2]
         oid = _oid_of(obj)
         cls, state_pickle = self._split(oid, data)
+        if type(obj) is not cls:
+            _become(obj, cls)
+        self._loading = obj, outer, is_careful
+        outside = None
         try:
-            state = self._unpickle(state_pickle)
-            self._set_state(obj, state)
+            try:
+                if is_careful:
+                    self._load_with_care(obj, state_pickle)
+                else:
+                    self._set_state(obj, load_pickles(self._unpickler, state_pickle, False)[0], ())
+            except (NeedsItself, *REFUSALS) as error:
+                if is_careful or (isinstance(error, NeedsItself) and error.obj is not obj):
+                    raise
+                self._loading = obj, outer, True
+                if not self._load_with_care(obj, state_pickle) and not isinstance(error, NeedsItself):
+                    obj._p_set_status_ghost()
+                    outside = error
+                    raise
         except ClassNotFoundError as error:
             raise ClassNotFoundError(f"oid {format_oid(oid)} ({_name(cls)}): {error}", name=error.name) from error
+        except NeedsItself as error:
+            if error.obj is not obj:
+                raise
+            raise StateError(
+                f"oid {format_oid(oid)} ({_name(cls)}): its state can't be loaded: making it needs the object itself"
+            ) from error
         except DurusError:
             raise
-        except Exception as error:
+        except REFUSALS as error:
+            if error is outside:
+                error.add_note(f"while the state of oid {format_oid(oid)} ({printable(_name(cls))}) was loaded")
+                raise
             raise StateError(
                 f"oid {format_oid(oid)} ({_name(cls)}): its state can't be loaded: {type(error).__name__}: {error}"
             ) from error
+        except BaseException as error:
+            error.add_note(f"while the state of oid {format_oid(oid)} ({printable(_name(cls))}) was loaded")
+            raise
+        finally:
+            self._loading = outer
         self.load_count += 1
 
+    def _load_with_care(self, obj: PersistentObject, state_pickle: bytes) -> bool:
+        """Load a state; tell if care was needed, or it would have loaded without. [OBJ-71]"""
+        postponed: list[Postponed] = []
+        helped = self._helped
+        state = load_pickles(lambda file: CarefulUnpickler(file, self, obj, postponed), state_pickle, False)[0]
+        self._set_state(obj, state, postponed)
+        return self._helped > helped or bool(postponed) or bool(self._missing)
+
+    def is_loading(self) -> bool:
+        """Tell if a state is being read."""
+        return self._loading is not None
+
     def find_class(self, module: str, name: str, find: Callable[[str, str], Any]) -> Any:
-        """Return what `find` does, or a class that stands for a missing one. It is imported only once. [OBJ-28]"""
-        known = self._broken.get((module, name))
+        """Return what `find` does, or a stand-in for what is missing. It is imported once a transaction. [OBJ-28]"""
+        missing = self._missing.get((module, name))
+        if missing is not None:
+            found = find_imported(module, name)
+            if found is not None:
+                return found
+            if missing.serial == self._connection.transaction_serial or module in sys.modules or not missing.is_absent:
+                return missing.value_class
         try:
-            if known is None:
-                return find(module, name)
-        except Exception as error:  # a module of an application may raise anything when it is imported
-            known = self._stand_in(module, name, error)
-        found = _find_imported(module, name)
-        return known if found is None else found
+            return find(module, name)
+        except (Exception, SystemExit) as error:  # a module may raise anything when it is imported
+            if not isinstance(error, ImportError | AttributeError) and _can_be_found(module, name, find):
+                raise  # it came from outside [OBJ-71]
+            found = find_imported(module, name)  # it may be there for all that
+            return self._stand_in(module, name, error).value_class if found is None else found
 
     def get_attribute(self, owner: object, name: str) -> Any:
-        """Return what getattr() does, or a class that stands for a missing nested one."""
+        """Return what getattr() does; a method of what is being loaded, or a stand-in for a class that is missing."""
+        if isinstance(owner, PersistentObject) and is_in(self._loading, owner):
+            self._helped += 1
+            return get_slot(owner, name)
         try:
             return getattr(owner, name)
         except AttributeError as error:
             if not isinstance(owner, type):
                 raise
-            return self._stand_in(owner.__module__, f"{owner.__qualname__}.{name}", error)
+            return self._stand_in(owner.__module__, f"{owner.__qualname__}.{name}", error).value_class
 
-    def _stand_in(self, module: str, name: str, error: Exception) -> type[BrokenObject]:
-        broken = self._broken.get((module, name))
-        if broken is None:
-            broken = self._broken[module, name] = broken_class(module, name, error)
-        return broken
+    def value_class(self, module: str, name: str, error: BaseException) -> type[BrokenValue] | None:
+        """Return what stands for a class or function that has refused to make a value, None if that is an error."""
+        if self._is_strict or is_pythons_own(module):
+            return None
+        return self._stand_in(module, name, error).value_class
+
+    def _stand_in(self, module: str, name: str, error: BaseException) -> "_Missing":
+        missing = self._missing.get((module, name))
+        # No more than the text: the error itself would keep what was on the stack in memory.
+        reason = f"{type(error).__name__}: {error}"
+        if missing is None:
+            module = _shared(module)
+            value_class = broken_value_class(module, name, reason, self.is_loading)
+            missing = _Missing(broken_class(module, name, reason), value_class)
+            self._missing[module, name] = missing
+        missing.serial = self._connection.transaction_serial
+        missing.is_absent = isinstance(error, ModuleNotFoundError)
+        return missing
+
+    def _object_class(self, named: object, module: str, name: str) -> type[PersistentObject]:
+        """Return the class of an object for what its name stands for, a stand-in if that is no such class. [OBJ-64]"""
+        if isinstance(named, type) and issubclass(named, PersistentObject):
+            return named
+        if isinstance(named, type) and issubclass(named, BrokenValue):
+            return self._missing[named.__module__, named.__qualname__].object_class
+        kind = f"the class {_name(named)}" if isinstance(named, type) else f"a {type(named).__name__}"
+        error = TypeError(f"what has that name is {kind}, and no subclass of PersistentObject")
+        return self._stand_in(module, name, error).object_class
 
     def has_broken_classes(self) -> bool:
         """Tell if any class that was looked for was missing.
@@ -132,31 +236,38 @@ class ObjectReader:
         It stays so when that class is imported later, since stand-ins for it may still be in memory. All further
         commits of the connection are therefore pickled by the slower pickler that is written in Python.
         """
-        return bool(self._broken)
+        return bool(self._missing)
 
     def get_referenced(self, reference: object) -> PersistentObject:
         """Return the object, a ghost if need be, that a reference in a state pickle means. [REC-14]"""
         if not (isinstance(reference, tuple) and len(reference) == 2):
             raise RecordError(f"a reference must be a pair of oid and class, not {reference!r}")
         oid, cls = reference
-        if not (isinstance(oid, bytes) and len(oid) == 8 and isinstance(cls, type)):
+        if not (isinstance(oid, bytes) and len(oid) == 8):
             raise RecordError(f"a reference must be a pair of 8-byte oid and class, not {reference!r}")
         obj = self._cache.get(oid)
-        if obj is None and issubclass(cls, BrokenObject):
-            # The class may have moved since the reference was stored; the record knows.
+        if obj is not None:
+            return obj
+        if not (isinstance(cls, type) and issubclass(cls, PersistentObject)):
+            # The class may have moved since the reference was stored, or be something else now; the record knows.
             obj = self._get(oid)
+            if obj is None:
+                if not callable(cls):
+                    raise RecordError(f"a reference must be a pair of 8-byte oid and class, not {reference!r}")
+                name = getattr(cls, "__qualname__", type(cls).__qualname__)
+                cls = self._object_class(cls, str(getattr(cls, "__module__", "builtins")), name)
         return self._new_ghost(oid, cls) if obj is None else obj
 
-    def _new_ghost(self, oid: bytes, cls: type) -> PersistentObject:
-        if not issubclass(cls, PersistentObject):
-            raise StateError(f"oid {format_oid(oid)}: its class {_name(cls)} is not a subclass of PersistentObject")
+    def _new_ghost(self, oid: bytes, cls: type[PersistentObject]) -> PersistentObject:
         ghost = new_ghost(cls, oid, self._connection)
         self._cache.add(oid, ghost)
         return ghost
 
-    def _set_state(self, obj: PersistentObject, state: object) -> None:
+    def _set_state(self, obj: PersistentObject, state: object, postponed: "Iterable[Postponed]") -> None:
         try:
             take_state(obj, state, has_plain_state(type(obj)))
+            if postponed:
+                _finish(obj, postponed)
         except BaseException:
             PersistentObject._p_clear_state(obj)
             raise
@@ -164,31 +275,50 @@ class ObjectReader:
     def _split(self, oid: bytes, data: bytes) -> tuple[type[PersistentObject], bytes]:
         """Return the class that `data` names, and bytes whose last pickle is the state. [REC-12]"""
         last = self._last
-        if last is not None and data.startswith(last.class_pickle) and last.is_current():
+        if last is None or not data.startswith(last.class_pickle) or not self._is_current(last):
+            last = self._last = self._class_of(oid, data)
+        try:
             state = decompress_state(data[last.end :])
-            return last.cls, data[: last.end] + state if last.keep else state
+        except RecordError as error:
+            raise RecordError(f"oid {format_oid(oid)} ({_name(last.cls)}): {error}") from error
+        return last.cls, data[: last.end] + state if last.keep else state
+
+    def _class_of(self, oid: bytes, data: bytes) -> "_RememberedClass":
         class_pickle = class_pickle_of(data)
         remembered = self._classes.get(class_pickle) if class_pickle is not None else None
-        if remembered is not None and remembered.is_current():
-            self._last = remembered
-            state = decompress_state(data[remembered.end :])
-            return remembered.cls, data[: remembered.end] + state if remembered.keep else state
+        if remembered is not None and self._is_current(remembered):
+            return remembered
         known = parse_class_pickle(data)
         try:
             if known is not None:
-                cls, end, keep = self._unpickle(data[: known.end]), known.end, known.has_memo
+                named, end, keep = self._unpickle(data[: known.end]), known.end, known.has_memo
             else:
-                (cls, end), keep = self._try_unpickle(data, first_only=True), True
+                (named, end), keep = self._try_unpickle(data, first_only=True), True
         except DurusError:
             raise
-        except Exception as error:
+        except REFUSALS as error:
             raise RecordError(f"oid {format_oid(oid)}: its class can't be read: {error}") from error
-        if not isinstance(cls, type):
-            raise RecordError(f"oid {format_oid(oid)}: its record names {cls!r} where a class must stand")
-        if known is not None and class_pickle is not None:
-            self._classes[class_pickle] = _RememberedClass(class_pickle, known.module, known.name, cls, end, keep)
-        state = decompress_state(data[end:])
-        return cls, data[:end] + state if keep else state
+        if known is None and not callable(named):
+            raise RecordError(f"oid {format_oid(oid)}: its record names {named!r} where a class must stand")
+        module, name = known[:2] if known else (str(named.__module__), getattr(named, "__qualname__", "?"))
+        cls = self._object_class(named, module, name)
+        if known is None or class_pickle is None:
+            return _RememberedClass(data[:end], None, "", cls, named, end, keep)
+        remembered = _RememberedClass(class_pickle, known.module, known.name, cls, named, end, keep)
+        self._classes[class_pickle] = remembered
+        return remembered
+
+    def _is_current(self, remembered: "_RememberedClass") -> bool:
+        """Tell if the name stands for the same class still; applications put others in its place to rename one."""
+        if remembered.module is None:
+            return False
+        found = find_imported(remembered.module, remembered.name)
+        if found is not None:
+            return found is remembered.named
+        missing = self._missing.get((remembered.module, remembered.name))
+        if missing is None:
+            return False
+        return missing.serial == self._connection.transaction_serial or not missing.is_absent
 
     def _unpickle(self, pickles: bytes) -> Any:
         """Return the value of the last of some pickles that share one memo."""
@@ -197,70 +327,68 @@ class ObjectReader:
     def _try_unpickle(self, pickles: bytes, first_only: bool) -> tuple[Any, int]:
         """Return the value of the last of some pickles that share one memo, or of the first, and where that ends."""
         try:
-            return _load(self._unpickler, pickles, first_only)
+            return load_pickles(self._unpickler, pickles, first_only)
         except AttributeError:  # it may be that getattr() does not find a nested class
-            return _load(self._nested_unpickler, pickles, first_only)
+            return load_pickles(lambda file: CarefulUnpickler(file, self), pickles, first_only)
+
+
+def _shared(module: str) -> str:
+    """Return the text that all classes of a module have for its name, for a pickle tells if two are the same one."""
+    name = getattr(sys.modules.get(module), "__name__", None)
+    return name if isinstance(name, str) and name == module else sys.intern(module)
+
+
+def _can_be_found(module: str, name: str, find: Callable[[str, str], Any]) -> bool:
+    try:
+        find(module, name)
+    except (Exception, SystemExit):
+        return False
+    return True
+
+
+class _Missing:
+    """The stand-ins for what is missing under one name."""
+
+    def __init__(self, object_class: type[BrokenObject], value_class: type[BrokenValue]) -> None:
+        self.object_class = object_class
+        """For objects with records of their own."""
+        self.value_class = value_class
+        """For all else that a state says of it."""
+        self.serial = 0
+        """The transaction in which it was looked for last."""
+        self.is_absent = False
+        """There was no such module; then looking again runs nothing that has failed before."""
+
+
+def _become(obj: PersistentObject, cls: type[PersistentObject]) -> None:
+    """Make a ghost one of the class that its record names, where Python can do that. [OBJ-65] [OBJ-66]"""
+    try:
+        set_slot(obj, "__class__", cls)
+    except TypeError:  # they have other slots
+        return
+
+
+def _finish(obj: PersistentObject, postponed: Iterable[Postponed]) -> None:
+    try:
+        for each in postponed:
+            each.add(*each.arguments)
+    except BaseException:
+        set_slot(obj, "_p_status", GHOST)
+        raise
 
 
 class _RememberedClass(NamedTuple):
     """What a class pickle meant when it was read last."""
 
     class_pickle: bytes
-    module: str
+    module: str | None
     name: str
     cls: type[PersistentObject]
+    named: object
+    """What has the name: the class, or what a class stands in for."""
     end: int
     keep: bool
     """The state may refer to what the class pickle put into the memo."""
-
-    def is_current(self) -> bool:
-        """Tell if the name stands for the same class still; applications put others in its place to rename one."""
-        found = _find_imported(self.module, self.name)
-        return found is self.cls or (found is None and issubclass(self.cls, BrokenObject))
-
-
-class _Unpickler(pickle.Unpickler):
-    """Each reader has a subclass of its own: that costs less than an __init__() for each record."""
-
-    _reader: ObjectReader
-
-    @classmethod
-    def of(cls, reader: ObjectReader) -> "type[_Unpickler]":
-        """Return the class for a reader."""
-        return type(cls.__name__, (cls,), {"_reader": reader, "persistent_load": staticmethod(reader.get_referenced)})
-
-    def find_class(self, module: str, name: str) -> Any:
-        if name == "_reconstructor" and module in ("copyreg", "copy_reg"):
-            return _reconstruct
-        return self._reader.find_class(module, name, super().find_class)
-
-
-def _reconstruct(cls: type, base: type, state: object) -> object:
-    """Make the instance of a class for which pickles of protocols 0 and 1 call copyreg, past its __new__. [OBJ-29]"""
-    if issubclass(cls, BrokenObject):
-        return cls()  # raises
-    return copyreg._reconstructor(cls, base, state)  # type: ignore[attr-defined]  # not in the stubs
-
-
-class _NestedUnpickler(_Unpickler):
-    """Takes what getattr(), which pickles of protocols 0 to 3 call for a nested class, does not find for a missing one.
-
-    It is not used from the start, since a state may hold the function getattr itself.
-    """
-
-    def find_class(self, module: str, name: str) -> Any:
-        if name == "getattr" and module in ("builtins", "__builtin__"):
-            return self._reader.get_attribute
-        return super().find_class(module, name)
-
-
-def _load(unpickler_class: type[_Unpickler], pickles: bytes, first_only: bool) -> tuple[Any, int]:
-    file = io.BytesIO(pickles)
-    unpickler = unpickler_class(file)
-    value = unpickler.load()
-    while not first_only and file.tell() < len(pickles):
-        value = unpickler.load()
-    return value, file.tell()
 
 
 class ObjectWriter:
@@ -276,12 +404,14 @@ class ObjectWriter:
         self._connection = connection
         self._root = root
         self._new_oid = new_oid
-        self._pickler_class = _PurePickler if has_broken_classes else _Pickler
+        self._pickler_class = CarefulPickler if has_broken_classes else FastPickler
         self._file = io.BytesIO()
-        self._pickler: _Pickler | _PurePickler | None = None
+        self._pickler: FastPickler | CarefulPickler | None = None
         self._pending: deque[tuple[PersistentObject, bytes]] = deque()
         self._refs: set[bytes] = set()
         self._current: PersistentObject | None = None
+        self._reducers = Reducers()
+        self._risky: list[tuple[PersistentObject, bytes]] = []
         self.new_objects: dict[int, tuple[bytes, PersistentObject]] = {}
         """By id(): the new objects that were found, each with the oid that it is to have."""
 
@@ -300,6 +430,7 @@ class ObjectWriter:
                     yield obj, oid, self._record(obj, oid)
         finally:
             self._pickler = None  # which holds this writer, and the last object
+            self._reducers.clear()
 
     def _record(self, obj: PersistentObject, oid: bytes) -> bytes:
         self._current = obj
@@ -308,16 +439,79 @@ class ObjectWriter:
             state = obj.__getstate__()
             if obj._p_connection is not None:
                 set_slot(obj, "_p_status", SAVED)  # so that a change from here on is noted as one more [TXN-37]
-            data = class_pickle(type(obj)) + compress_state(self.pickle(state))
         except DurusError:
             raise
-        except Exception as error:
+        except BaseException as error:
+            self._note(obj, error)
+            raise
+        try:
+            pickled = self.pickle(state)
+            class_pickle, may_refuse = class_traits(type(obj))
+            data = class_pickle + compress_state(pickled)
+            if may_refuse or self._reducers.met_risk or _FROZENSET in pickled or _INTERNAL in pickled:
+                self._look_at(obj, oid, state, pickled, may_refuse)
+        except DurusError:
+            raise
+        except REFUSALS as error:
+            if not self._fails_again(obj, state):
+                self._note(obj, error)
+                raise
             raise UnstorableError(unstorable(obj, self._root, self.pickle, error)) from error
-        return pack_record(oid, data, join_refs(oid, self._refs))
+        except BaseException as error:
+            self._note(obj, error)
+            raise
+        try:
+            return pack_record(oid, data, join_refs(oid, self._refs) if self._refs else b"")
+        except RecordError as error:
+            raise UnstorableError(
+                f"{told_apart(obj)} can't be stored: {error}; {way_to(self._root, obj)}; spread its state over several "
+                "persistent objects"
+            ) from error
+
+    def _look_at(self, obj: PersistentObject, oid: bytes, state: object, pickled: bytes, may_refuse: bool) -> None:
+        """Note that a state may not be loaded again [OBJ-74], and refuse names that it must not have [OBJ-60]."""
+        reducers = self._reducers
+        is_risky = may_refuse or reducers.met_risk or (_MAKES_FROZENSET(pickled) and self._refs)
+        if is_risky and not reducers.met_stand_in:  # which is there since loading has failed, and is kept for all that
+            self._risky.append((obj, oid))
+        reducers.met_risk = reducers.met_stand_in = False
+        if _INTERNAL in pickled and isinstance(state, dict) and not isinstance(obj, BrokenObject):
+            _check_names(obj, state)
+
+    def _fails_again(self, obj: PersistentObject, state: object) -> bool:
+        """Tell if a state refuses to be pickled, or an exception from outside came in between. [OBJ-70]"""
+        try:
+            class_traits(type(obj))
+            self.pickle(state)
+        except REFUSALS:
+            return True
+        return False
+
+    def _note(self, obj: PersistentObject, error: BaseException) -> None:
+        error.add_note(f"while the state of {told_apart(obj)} was stored; {way_to(self._root, obj)}")
+
+    def check_loads(
+        self, records: Iterable[tuple[PersistentObject, bytes, bytes]], load: Callable[[bytes], bytes]
+    ) -> None:
+        """Load what may refuse it once, apart from all else. UnstorableError if that fails. [OBJ-74]
+
+        `load` returns the record of any other object.
+        """
+        if not self._risky:
+            return
+        trial = _Trial({oid: record for _, oid, record in records}, load)
+        for obj, oid in self._risky:
+            error = trial.error_of(oid)
+            if error is not None:
+                raise UnstorableError(
+                    f"{told_apart(obj)} can't be stored: its state could not be loaded again ({error}); "
+                    f"{way_to(self._root, obj)}; change it, or leave it out in __getstate__(); nothing was written, "
+                    "and the transaction is still open"
+                ) from error
 
     def pickle(self, value: object) -> bytes:
         """Return the pickle of a value, with references in place of persistent objects."""
-        pickler, self._pickler = self._pickler or self._pickler_class(self._file, self.reference), None
+        pickler, self._pickler = self._pickler or self._pickler_class(self._file, self.reference, self._reducers), None
         self._file.seek(0)
         self._file.truncate()
         pickler.clear_memo()
@@ -352,84 +546,57 @@ class ObjectWriter:
         return oid
 
 
-class _Pickler(pickle.Pickler):
-    def __init__(self, file: io.BytesIO, reference: Callable[[PersistentBase], object]) -> None:
-        # Ahead of the base class, which looks it up. It is no method: that saves a call per value.
-        self.persistent_id = persistent_id_by(reference)  # type: ignore[method-assign]
-        super().__init__(file, PICKLE_PROTOCOL)
+def _check_names(obj: PersistentObject, state: dict[Any, Any]) -> None:
+    for name in state:
+        if isinstance(name, str) and name.startswith("_p_"):
+            raise UnstorableError(
+                f"{told_apart(obj)} can't be stored: its state has the name {name!r}, and names that begin with _p_ "
+                "belong to Durus; move the value to another attribute (vars() of the object has it)"
+            )
 
 
-class _PurePickler(pickle._Pickler):
-    """Also writes references to classes that can't be imported; used only when there are such."""
+class _Trial(ConnectionBase):
+    """A connection to records that are about to be stored, apart from all others, to see if they can be loaded."""
 
-    def __init__(self, file: io.BytesIO, reference: Callable[[PersistentBase], object]) -> None:
-        super().__init__(file, PICKLE_PROTOCOL)
-        self.persistent_id = persistent_id_by(reference)  # type: ignore[assignment,method-assign]  # as above
+    transaction_serial = 1
 
-    def save_global(self, obj: Any, name: str | None = None) -> None:
-        if isinstance(obj, type) and issubclass(obj, BrokenObject) and obj is not BrokenObject:
-            self.write(pickle.GLOBAL + _global_names(obj))  # type: ignore[attr-defined]  # not in the stubs
-            self.memoize(obj)  # type: ignore[attr-defined]  # not in the stubs
-        else:
-            super().save_global(obj, name)  # type: ignore[misc]  # not in the stubs
+    def __init__(self, records: dict[bytes, bytes], load: Callable[[bytes], bytes]) -> None:
+        super().__init__()
+        self._records = records
+        self._load = load
+        self._cache = Cache(1 << 30)
+        self._reader = ObjectReader(self, self._cache, self._get, is_strict=True)
 
-
-_class_pickles: WeakKeyDictionary[type, bytes] = WeakKeyDictionary()
-
-
-def class_pickle(cls: type) -> bytes:
-    """Return the pickle of a class in GLOBAL form without memo. [REC-10]
-
-    pickle.PicklingError if the class can't be found again under its name.
-    """
-    found = _class_pickles.get(cls)
-    if found is None:
-        if not issubclass(cls, BrokenObject):
-            _check_importable(cls)
-        found = pickle.PROTO + bytes([PICKLE_PROTOCOL]) + pickle.GLOBAL + _global_names(cls) + pickle.STOP
-        _class_pickles[cls] = found
-    return found
-
-
-def compress_state(state: bytes) -> bytes:
-    """Return a state pickle as it is stored: as a zlib stream where that is notably shorter. [REC-13]"""
-    if len(state) < _COMPRESS_FROM:
-        return state
-    compressed = zlib.compress(state, 1)
-    return compressed if len(compressed) < len(state) * 3 // 4 else state
-
-
-def decompress_state(stored: bytes) -> bytes:
-    """Return the state pickle from its stored form. [REC-13]"""
-    if stored[:1] == _ZLIB_START:
+    def error_of(self, oid: bytes) -> Exception | None:
+        """Return why the object of an oid can't be loaded, None if it can."""
+        obj = self._get(oid)
         try:
-            return zlib.decompress(stored)
-        except zlib.error:
-            return stored
-    return stored
-
-
-def _global_names(cls: type) -> bytes:
-    return f"{cls.__module__}\n{cls.__qualname__}\n".encode()
-
-
-def _find_imported(module: str, name: str) -> object:
-    """Return what a qualified name stands for in a module that is imported, None if there is nothing."""
-    try:
-        found: object = sys.modules[module]
-        for part in name.split(".") if "." in name else (name,):
-            found = getattr(found, part)
-    except Exception:  # a module's own __getattr__ may import others, and so raise anything
+            if obj is not None and obj._p_status == GHOST:
+                self.load_state(obj)
+        except (ConflictError, DurusKeyError):  # others have changed or removed what it needs; the commit will tell
+            return None
+        except (StateError, RecordError) as error:
+            return error
         return None
-    return found
 
+    def _data(self, oid: bytes) -> bytes:
+        record = self._records.get(oid)
+        return unpack_record(self._load(oid) if record is None else record)[1]
 
-def _check_importable(cls: type) -> None:
-    if _find_imported(cls.__module__, cls.__qualname__) is not cls:
-        raise pickle.PicklingError(
-            f"the class {cls.__qualname__} is not found under that name in the module {cls.__module__}; "
-            "define it at the top level of a module"
-        )
+    def _get(self, oid: bytes) -> PersistentObject | None:
+        try:
+            return self._reader.ghost_of_record(oid, self._data(oid))
+        except DurusKeyError:
+            return None
+
+    def load_state(self, obj: PersistentBase) -> None:
+        if isinstance(obj, PersistentObject):
+            oid = _oid_of(obj)
+            self._reader.load_state(obj, self._data(oid))
+            self._cache.note_loaded(oid, obj)
+
+    def note_change(self, obj: PersistentBase) -> None:
+        """Nothing is stored from here."""
 
 
 def _oid_of(obj: PersistentObject) -> bytes:

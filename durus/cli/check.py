@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Iterable
 
 from durus.check import Finding
+from durus.cli.output import tell
 from durus.dfs20.check import Dfs20Check
 from durus.file import OperatingSystem
 from durus.file_storage import FileStorage
@@ -46,13 +47,13 @@ def _print_findings(path: str, findings: Iterable[Finding]) -> int:
     faults = 0
     for finding in findings:
         faults += finding.is_fault
-        print(f"{path}: {finding}")
+        tell(f"{path}: {finding}")
     return faults
 
 
 def _print_result(path: str, faults: int, figures: str) -> None:
     result = f"{faults} fault{'s' if faults > 1 else ''}" if faults else "clean"
-    print(f"{path}: {result}: {figures}")
+    tell(f"{path}: {result}: {figures}")
 
 
 def _seals(check: Check) -> str:

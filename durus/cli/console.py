@@ -11,9 +11,11 @@ from pprint import pprint
 
 from durus.address import wait_for_server
 from durus.cli.options import add_address_arguments, add_storage_arguments, address_of, open_storage
+from durus.cli.output import tell
 from durus.client_storage import ClientStorage
 from durus.connection import Connection
 from durus.error import DurusError, ServerUnreachableError
+from durus.text import printable_lines
 from durus.utils import int8_to_str, str_to_int8
 
 _TRIES = 50
@@ -55,10 +57,17 @@ def run(options: argparse.Namespace) -> int:
         with _completion(names):
             place = options.file or address_of(options)
             banner = f"Durus on {place}: connection and root are there; connection.commit() stores changes"
-            code.interact(banner, local=names, exitmsg="")
+            _Console(names).interact(banner, exitmsg="")
     finally:
         storage.close()
     return 0
+
+
+class _Console(code.InteractiveConsole):
+    """Shows errors as they are, but for what would move the cursor. [OBJ-79]"""
+
+    def write(self, data: str) -> None:
+        super().write(printable_lines(data))
 
 
 def _open_client(options: argparse.Namespace) -> ClientStorage:
@@ -69,7 +78,7 @@ def _open_client(options: argparse.Namespace) -> ClientStorage:
     try:
         return ClientStorage(address=address)
     except ServerUnreachableError:
-        print(f"durus: waiting for a server on {address}", file=sys.stderr)
+        tell(f"durus: waiting for a server on {address}", file=sys.stderr)
     wait_for_server(address=address, maxtries=_TRIES, sleeptime=_SECONDS_BETWEEN_TRIES)
     return ClientStorage(address=address)
 

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 
 from durus.cli.options import import_storage_class
+from durus.cli.output import tell
 from durus.cli.progress import show_progress
 from durus.convert import copy_to_file
 from durus.error import DurusError
@@ -45,11 +46,11 @@ def run(options: argparse.Namespace) -> int:
     finally:
         source.close()
     if translating is not None:
-        print(
+        tell(
             f"{options.old}: of the strs of Python 2, {translating.texts} are text and {translating.byte_strings} bytes"
         )
     sizes = [os.path.getsize(path) for path in (options.old, options.new)]
-    print(f"{options.old}: {sizes[0]} bytes copied to {options.new} with {sizes[1]}")
+    tell(f"{options.old}: {sizes[0]} bytes copied to {options.new} with {sizes[1]}")
     return 0
 
 

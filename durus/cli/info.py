@@ -6,9 +6,11 @@ import pkgutil
 import sys
 from collections import Counter
 from collections.abc import Iterable
-from typing import Protocol
+from functools import lru_cache
+from typing import Protocol, cast
 
 from durus import __version__
+from durus.cli.output import tell
 from durus.contents import read_contents
 from durus.dfs20 import layout as dfs20_layout
 from durus.dfs20.dfs20 import Dfs20
@@ -19,7 +21,7 @@ from durus.file_storage import FileStorage
 from durus.file_storage2 import FileStorage2
 from durus.oid import ROOT_OID, format_oid
 from durus.open_file import storage_class_of
-from durus.persistent import implementation
+from durus.persistent import PersistentObject, implementation
 from durus.record import parse_class_pickle, split_oids, unpack_record
 from durus.shelf.as_of_now import as_of_now
 from durus.shelf.layout import BASE_START, ENTRY_FRAME_SIZE, SEAL_SIZE, U64
@@ -97,15 +99,15 @@ def _print_all(records: _Records, sizes: tuple[int, int | None], with_broken: bo
 
 
 def _print_head(path: str, format_name: str) -> None:
-    print(f"durus         {__version__}, its base classes in {implementation}")
-    print(f"file          {path}")
-    print(f"format        {format_name}")
+    tell(f"durus         {__version__}, its base classes in {implementation}")
+    tell(f"file          {path}")
+    tell(f"format        {format_name}")
 
 
 def _print_sqlite(path: str) -> tuple[int, None]:
     _print_head(path, "SQLite")
-    print(f"size          {os.path.getsize(path)} bytes, without what is in {path}-wal")
-    print("sealed        no, the format has no checksums")
+    tell(f"size          {os.path.getsize(path)} bytes, without what is in {path}-wal")
+    tell("sealed        no, the format has no checksums")
     return 0, None
 
 
@@ -115,11 +117,11 @@ def _print_dfs20(found: Dfs20) -> tuple[int, int]:
     entries_size = max(0, packed_end - dfs20_layout.BASE_START - len(dfs20_layout.END))
     entries_size += sum(each.end - each.offset - len(dfs20_layout.END) for each in transactions)
     _print_head(found.file.path, "DFS20")
-    print(f"size          {found.file.size()} bytes, {found.base_end} of them packed")
-    print(f"transactions  {len(transactions)} behind the packed part")
-    print("sealed        no, the format has no checksums")
+    tell(f"size          {found.file.size()} bytes, {found.base_end} of them packed")
+    tell(f"transactions  {len(transactions)} behind the packed part")
+    tell("sealed        no, the format has no checksums")
     if found.tail is not None:
-        print(f"tail          not whole: {found.tail.problem}")
+        tell(f"tail          not whole: {found.tail.problem}")
     return dfs20_layout.U32.size, entries_size
 
 
@@ -138,16 +140,16 @@ def _print_file(shelf: Shelf) -> tuple[int, int]:
             last_seal = transaction.seal.time
             first_seal = first_seal or last_seal
     _print_head(shelf.file.path, "SHELF-1")
-    print(f"size          {shelf.file.size()} bytes, {start} of them packed")
-    print(f"transactions  {transactions} behind the packed part, {transactions - seals} of them without a seal")
+    tell(f"size          {shelf.file.size()} bytes, {start} of them packed")
+    tell(f"transactions  {transactions} behind the packed part, {transactions - seals} of them without a seal")
     if first_seal is None:
-        print("sealed        no")
+        tell("sealed        no")
     else:
-        print(f"sealed        {'to its end' if shelf.is_sealed else 'not at its end'}")
-        print(f"first seal    {first_seal}")
-        print(f"last seal     {last_seal}")
+        tell(f"sealed        {'to its end' if shelf.is_sealed else 'not at its end'}")
+        tell(f"first seal    {first_seal}")
+        tell(f"last seal     {last_seal}")
     if shelf.tail is not None:
-        print(f"tail          not whole: {shelf.tail.problem}")
+        tell(f"tail          not whole: {shelf.tail.problem}")
     return ENTRY_FRAME_SIZE, entries_size
 
 
@@ -169,38 +171,54 @@ def _print_objects(shelf: _Records, frame_size: int, entries_size: int | None) -
         entries_size = current_size
     superseded_size = entries_size - current_size
     share = 100 * (unreached_size + superseded_size) / entries_size if entries_size else 0
-    print(f"objects       {counts.total()}, {unreached_count} of them not reached from the root")
-    print(f"garbage       {share:.1f} %: {unreached_size} bytes not reached, {superseded_size} bytes superseded")
+    tell(f"objects       {counts.total()}, {unreached_count} of them not reached from the root")
+    tell(f"garbage       {share:.1f} %: {unreached_size} bytes not reached, {superseded_size} bytes superseded")
     if counts:
-        print("classes         objects        bytes")
+        tell("classes         objects        bytes")
     for name, _ in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])):
-        print(f"{counts[name]:>23} {sizes[name]:>12}  {name}")
+        tell(f"{counts[name]:>23} {sizes[name]:>12}  {name}")
 
 
 def _print_broken(shelf: _Records) -> None:
     if "" not in sys.path:
         sys.path.insert(0, "")  # as the console has it
-    is_there: dict[str, bool] = {}
     broken: dict[str, list[str]] = {}
+    holders: dict[str, list[str]] = {}
     for oid, offset in shelf.positions():
-        name = _class_name(unpack_record(shelf.read_entry(oid, offset))[1])
-        if name == _UNREADABLE:
+        try:
+            contents = read_contents(unpack_record(shelf.read_entry(oid, offset))[1])
+        except RecordError:
             continue
-        if name not in is_there:
-            is_there[name] = _can_be_imported(name)
-        if not is_there[name]:
-            broken.setdefault(name, []).append(format_oid(oid))
-    print(f"broken        {sum(map(len, broken.values()))} objects whose class can't be imported")
-    for name, oids in sorted(broken.items()):
+        if not _is_persistent_class(contents.class_name):
+            broken.setdefault(contents.class_name, []).append(format_oid(oid))
+        for name in contents.value_names:
+            if _imported(f"{name.module}:{name.qualname}") is None:
+                holders.setdefault(f"{name.module}.{name.qualname}", []).append(format_oid(oid))
+    tell(f"broken        {sum(map(len, broken.values()))} objects whose class can't be imported")
+    _print_oids(broken)
+    if holders:
+        tell(f"values        of {len(holders)} classes or functions that can't be imported, held by these objects")
+        _print_oids(holders)
+
+
+def _print_oids(oids_by_name: dict[str, list[str]]) -> None:
+    for name, oids in sorted(oids_by_name.items()):
         more = f" and {len(oids) - _MOST_OIDS} more" if len(oids) > _MOST_OIDS else ""
-        print(f"  {name}: oid {', '.join(oids[:_MOST_OIDS])}{more}")
+        tell(f"  {name}: oid {', '.join(oids[:_MOST_OIDS])}{more}")
 
 
-def _can_be_imported(class_name: str) -> bool:
+def _is_persistent_class(name: str) -> bool:
+    found = _imported(name)
+    return isinstance(found, type) and issubclass(found, PersistentObject)
+
+
+@lru_cache(maxsize=10_000)
+def _imported(name: str) -> object:
+    """Return what has a name, None if nothing that can be imported."""
     try:
-        return isinstance(pkgutil.resolve_name(class_name), type)
+        return cast(object, pkgutil.resolve_name(name))
     except (Exception, SystemExit):  # an application's module may raise anything when it is imported
-        return False
+        return None
 
 
 def _reached_oids(shelf: _Records) -> set[bytes]:

@@ -10,7 +10,9 @@ from typing import TextIO
 
 from durus import __version__, persistent
 from durus.cli import check, console, convert, info, pack, rename, serve
+from durus.cli.output import tell
 from durus.error import DurusError, DurusWarning
+from durus.text import printable_lines
 
 Run = Callable[[argparse.Namespace], int]
 
@@ -37,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(_help())
         return 0
     if given[:1] == ["--version"]:
-        print(f"durus {__version__} (base classes in {persistent.implementation})")
+        tell(f"durus {__version__} (base classes in {persistent.implementation})")
         return 0
     if not given or given[0] not in _COMMANDS:
         print(_help(), file=sys.stderr)
@@ -56,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except DurusError as error:
-        print(f"durus: {error}", file=sys.stderr)
+        print(f"durus: {printable_lines(str(error))}", file=sys.stderr)
         return 1
     except BrokenPipeError:  # who reads the output has enough of it, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -85,7 +87,7 @@ def _warnings_in_one_line() -> Iterator[None]:
             line: str | None = None,
         ) -> None:
             if issubclass(category, DurusWarning):
-                print(f"durus: warning: {message}", file=sys.stderr)
+                tell(f"durus: warning: {message}", file=sys.stderr)
             else:
                 show_other(message, category, filename, lineno, file, line)
 

@@ -5,6 +5,7 @@ import os
 
 from durus.address import SocketAddress
 from durus.cli.options import add_address_arguments, address_of
+from durus.cli.output import tell
 from durus.cli.progress import show_progress
 from durus.client_storage import ClientStorage
 from durus.error import DurusError
@@ -32,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
         new = os.stat(options.file)
     finally:
         storage.close()
-    print(f"{options.file}: {old.st_size} bytes packed into {new.st_size}{_kept(options.file, old)}")
+    tell(f"{options.file}: {old.st_size} bytes packed into {new.st_size}{_kept(options.file, old)}")
     return 0
 
 
@@ -42,7 +43,7 @@ def _ask_server(address: SocketAddress) -> int:
         storage.pack()
     finally:
         storage.close()
-    print(f"durus: the server on {address} has begun to pack, and its log tells when it is done")
+    tell(f"durus: the server on {address} has begun to pack, and its log tells when it is done")
     return 0
 
 

@@ -3,6 +3,7 @@
 import argparse
 import os
 
+from durus.cli.output import tell
 from durus.cli.progress import show_progress
 from durus.error import DurusError
 from durus.open_file import open_file_storage
@@ -28,10 +29,10 @@ def run(options: argparse.Namespace) -> int:
     finally:
         storage.close()
     if not renaming.objects and not renaming.others:
-        print(f"{options.file}: nothing in it has the path {options.old}")
+        tell(f"{options.file}: nothing in it has the path {options.old}")
         return 0
     verb = "would be" if options.dry_run else "are now"
     for (old, new), count in sorted(renaming.objects.items()):
-        print(f"{options.file}: objects of {old} that {verb} of {new}: {count}")
-    print(f"{options.file}: other records that name them, and {verb} changed: {renaming.others}")
+        tell(f"{options.file}: objects of {old} that {verb} of {new}: {count}")
+    tell(f"{options.file}: other records that name them, and {verb} changed: {renaming.others}")
     return 0

@@ -6,9 +6,11 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from durus.address import SocketAddress, inherited_address
 from durus.cli.options import add_address_arguments, add_storage_arguments, address_of, open_storage
+from durus.cli.output import tell
 from durus.client_storage import ClientStorage
 from durus.error import DurusError, FileError
 from durus.storage_server import (
@@ -17,6 +19,7 @@ from durus.storage_server import (
     DEFAULT_STALL_TIMEOUT,
     StorageServer,
 )
+from durus.text import printable, printable_lines
 
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
@@ -80,7 +83,7 @@ def run(options: argparse.Namespace) -> int:
             )
             server.listen()
             name = options.file or "a temporary file, which is gone when the server ends"
-            print(f"durus: listening on {server.address}, serving {name}", flush=True)
+            tell(f"durus: listening on {server.address}, serving {name}", flush=True)
             server.serve(on_hangup=reopen)
         finally:
             storage.close()
@@ -93,7 +96,7 @@ def _end(*_: object) -> None:
 
 def _stop(address: SocketAddress) -> int:
     ClientStorage(address=address).stop_server()
-    print(f"durus: the server on {address} has ended")
+    tell(f"durus: the server on {address} has ended")
     return 0
 
 
@@ -139,10 +142,20 @@ def log_to(path: str | None, level: int) -> Iterator[Callable[[], None]]:
         handlers[0].close()
 
 
+class _Formatter(logging.Formatter):
+    """Keeps each message in its line; a traceback has several. [OBJ-79]"""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:
+        return printable_lines(super().formatException(ei))
+
+
 def _log_handler(path: str | None) -> logging.Handler:
     try:
         handler: logging.Handler = logging.FileHandler(path) if path else logging.StreamHandler()
     except OSError as error:
         raise FileError(error.errno, f"cannot open the log file: {error.strerror}", path) from error
-    handler.setFormatter(logging.Formatter(_LOG_FORMAT))
+    handler.setFormatter(_Formatter(_LOG_FORMAT))
     return handler

@@ -1,22 +1,30 @@
 """Objects whose class can't be imported: what is left of them, and how they come back."""
 
+import abc
 import copy
+import dataclasses
+import datetime
+import enum
+import functools
+import gc
+import importlib
 import pickle
 import sys
 import types
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import pytest
 
 from durus.broken import BrokenObject
 from durus.connection import Connection, gen_every_instance, touch_every_reference
 from durus.contents import read_contents, split_data
-from durus.error import ClassNotFoundError
+from durus.error import ClassNotFoundError, MissingAttributeError, StateError
 from durus.oid import oid_from_int
 from durus.persistent import Persistent, PersistentObject
+from durus.persistent_list import PersistentList
 from durus.record import pack_record
 from durus.serialize import ObjectReader, class_pickle
 from durus.storage import MemoryStorage
@@ -27,6 +35,9 @@ MODULE = "module_that_comes_and_goes"
 
 class Holder(Persistent):
     """Holds something by value."""
+
+    def method(self) -> None:
+        """It is gone later."""
 
 
 class Odd(Persistent):
@@ -76,6 +87,16 @@ def connection_to(*records: tuple[bytes, bytes]) -> Connection:
     storage.begin()
     for oid, data in records:
         storage.store(oid, pack_record(oid, data, b""))
+    storage.end()
+    return Connection(storage)
+
+
+def another(connection: Connection) -> Connection:
+    """Return a connection to a copy of what the storage of this one holds."""
+    storage = MemoryStorage()
+    storage.begin()
+    for oid, record in connection.storage.gen_oid_record():
+        storage.store(oid, record)
     storage.end()
     return Connection(storage)
 
@@ -158,22 +179,257 @@ def test_a_state_that_is_no_dict_is_kept_and_refuses_attributes(
         assert odd.__getstate__() == (1, "two")
 
 
-@pytest.mark.spec("OBJ-29", "REC-17")
-def test_a_value_of_a_missing_class_is_an_error_of_its_holder_alone(
-    tmp_path: Path, break_classes: Callable[[], None]
-) -> None:
+@pytest.mark.spec("OBJ-29", "OBJ-63")
+def test_a_value_of_a_missing_class_is_a_stand_in(tmp_path: Path, break_classes: Callable[[], None]) -> None:
     break_classes()
     with Connection(tmp_path / "f") as connection:
         root: Any = connection.get_root()
-        with pytest.raises(ClassNotFoundError, match=f"Holder.*Value.*{MODULE}"):
-            root["holder"].value  # noqa: B018  # reading is the point
+        assert repr(root["holder"].value) == f"<broken {MODULE}.Value value>"
         assert root["gone"].n == 1
 
 
-@pytest.mark.spec("OBJ-29", "REC-11")
+class Colour(enum.Enum):
+    RED = 1
+
+
+class Access(enum.Flag):
+    READ = 1
+    WRITE = 2
+
+
+class Pair(NamedTuple):
+    x: int
+    y: object
+
+
+@dataclasses.dataclass
+class Data:
+    n: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Frozen:
+    n: int
+
+
+class OddError(Exception):
+    pass
+
+
+class Numbers(list[Any]):
+    pass
+
+
+class Names(dict[str, Any]):
+    pass
+
+
+class Keywords:
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    def __new__(cls, *, n: int = 0) -> "Keywords":
+        return super().__new__(cls)
+
+    def __getnewargs_ex__(self) -> Any:
+        return (), {"n": self.n}
+
+
+class Zone(datetime.tzinfo):
+    def tzname(self, when: object) -> str:
+        return "zone"
+
+    def dst(self, when: object) -> None:
+        return None
+
+    def utcoffset(self, when: object) -> datetime.timedelta:
+        return datetime.timedelta(0)
+
+    def __reduce__(self) -> Any:
+        return Zone, ()
+
+
+T = TypeVar("T")
+
+
+class Generic1(Generic[T]):
+    pass
+
+
+class Outer2:
+    class Inner2:
+        pass
+
+
+def function() -> None:
+    """A function that is missing later."""
+
+
+def other_function() -> None:
+    """Another one."""
+
+
+VALUES: dict[str, Callable[[], Any]] = {
+    "Colour": lambda: Colour.RED,
+    "Access": lambda: Access.READ | Access.WRITE,
+    "Pair": lambda: Pair(1, [2]),
+    "Data": lambda: Data(3),
+    "Frozen": lambda: {Frozen(3): Frozen(4)},
+    "OddError": lambda: OddError("x", 1),
+    "Numbers": lambda: Numbers([1, 2]),
+    "Names": lambda: Names(a=1),
+    "Keywords": lambda: object.__new__(Keywords),
+    "Zone": lambda: datetime.datetime(2000, 1, 1, tzinfo=Zone()),
+    "Generic1": lambda: [Generic1[int], Generic1[str] | None, list[Generic1[int]]],
+    "Outer2": lambda: [Outer2.Inner2(), Outer2.Inner2],
+    "function": lambda: [function, functools.partial(function)],
+    "Value": lambda: defaultdict(Value, a=Value()),
+}
+
+
+def of_missing(connection: Connection, name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Store a value, and return the connection from which its class is missing."""
+    vars(Keywords)  # its instances below are made past __init__()
+    value = VALUES[name]()
+    if isinstance(value, Keywords):
+        value.n = 5
+    root: Any = connection.get_root()
+    root["x"] = holder = Holder()
+    holder.before, holder.value, holder.after = "first", [value, value], Holder()
+    connection.commit()
+    monkeypatch.delattr(sys.modules[__name__], name)
+    return another(connection)
+
+
+@pytest.mark.spec("OBJ-29", "OBJ-63")
+@pytest.mark.parametrize("name", VALUES)
+def test_a_state_with_a_missing_value_is_read_and_stored_again_byte_for_byte(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Connection(MemoryStorage())
+    there = getattr(sys.modules[__name__], name)
+    connection = of_missing(first, name, monkeypatch)
+    before = connection.storage.load(ONE)
+    holder: Any = connection.get_root()["x"]
+    assert (holder.before, type(holder.after)) == ("first", Holder)
+    assert f"<broken {__name__}.{name}" in repr(holder.value) or "broken" in repr(holder.value)
+    assert holder.value[0] is holder.value[1]
+    assert copy.deepcopy(holder.value[0]) is not None
+    holder._p_note_change()
+    connection.commit()
+    assert connection.storage.load(ONE) == before
+    holder.before = "other"
+    connection.commit()
+    monkeypatch.setattr(sys.modules[__name__], name, there, raising=False)
+    value = another(connection).get_root()["x"].value[0]  # type: ignore[attr-defined]  # it is a Holder
+    assert repr(value).partition(" at ")[0] == repr(VALUES[name]()).partition(" at ")[0] or name in (
+        "Keywords",
+        "Value",
+    )
+
+
+@pytest.mark.spec("OBJ-63")
+def test_a_missing_value_has_the_attributes_in_its_state_and_refuses_others_by_the_name_of_its_class(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    value: Any = of_missing(Connection(MemoryStorage()), "Data", monkeypatch).get_root()["x"].value[0]
+    assert (value.n, hasattr(value, "m"), getattr(value, "m", 5)) == (3, False, 5)
+    with pytest.raises(MissingAttributeError, match=f"'m'.*Data.*{__name__}"):
+        value.m()
+    with pytest.raises(ClassNotFoundError, match="Data"):
+        type(value)(1)
+    assert copy.copy(value) is value
+
+
+class EmptyColour(enum.Enum):
+    BLUE = 2
+
+
+class WiderPair(NamedTuple):
+    x: int
+    y: object
+    z: object
+
+
+class AbstractData(abc.ABC):
+    @abc.abstractmethod
+    def method(self) -> None: ...
+
+
+class SlotsOnly:
+    __slots__ = ("m",)
+
+
+class Strict(Exception):
+    def __init__(self, one: int) -> None:
+        super().__init__(one)
+
+
+class Refusing:
+    def __setstate__(self, state: object) -> None:
+        raise KeyError("no")
+
+
+@pytest.mark.spec("OBJ-29", "OBJ-63")
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("Colour", EmptyColour),
+        ("Pair", WiderPair),
+        ("Data", AbstractData),
+        ("Data", SlotsOnly),
+        ("Data", Refusing),
+        ("Data", function),
+        ("Data", 5),
+        ("OddError", Strict),
+        ("Keywords", Value),
+        ("Generic1", Value),
+    ],
+)
+def test_a_value_that_its_class_no_longer_makes_is_a_stand_in_and_stored_again_byte_for_byte(
+    name: str, changed: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Connection(MemoryStorage())
+    there = getattr(sys.modules[__name__], name)
+    connection = of_missing(first, name, monkeypatch)
+    monkeypatch.setattr(sys.modules[__name__], name, changed, raising=False)
+    before = connection.storage.load(ONE)
+    holder: Any = connection.get_root()["x"]
+    assert (holder.before, type(holder.after)) == ("first", Holder)
+    assert "<broken" in repr(holder.value)
+    monkeypatch.setattr(sys.modules[__name__], name, there, raising=False)
+    holder._p_note_change()
+    connection.commit()
+    assert connection.storage.load(ONE) == before
+    monkeypatch.setattr(sys.modules[__name__], name, changed, raising=False)
+    holder.risky = Frozen(1)
+    connection.commit()
+    assert another(connection)[1].risky == Frozen(1)  # type: ignore[union-attr]  # it is a Holder
+
+
+@pytest.mark.spec("OBJ-63", "OBJ-29")
+def test_a_method_that_is_gone_is_a_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = Connection(MemoryStorage())
+    root: Any = connection.get_root()
+    root["x"] = holder = Holder()
+    holder.other, holder.own, holder.n = root.get, Odd().__setstate__, 1
+    holder.mine = holder.method
+    connection.commit()
+    monkeypatch.delattr(Holder, "method")
+    found: Any = another(connection).get_root()["x"]
+    assert (found.n, repr(found.mine)) == (1, f"<broken {__name__}.Holder.method value>")
+
+
+def test_a_value_of_python_that_can_not_be_made_is_still_an_error() -> None:
+    connection = connection_to((ONE, class_pickle(Holder) + b"\x80\x04}U\x01acdatetime\ndate\nU\x01x\x85Rs."))
+    with pytest.raises(StateError, match=r"oid 1.*TypeError"):
+        connection[1].a  # type: ignore[union-attr]  # noqa: B018 (reading is the point)
+
+
+@pytest.mark.spec("OBJ-63", "REC-11")
 @pytest.mark.parametrize("has_attributes", [False, True])
-@pytest.mark.parametrize("protocol", [0, 1])
-def test_a_value_of_a_missing_class_is_an_error_in_old_protocols_too(
+@pytest.mark.parametrize("protocol", range(6))
+def test_a_value_of_a_missing_class_is_a_stand_in_in_all_protocols(
     monkeypatch: pytest.MonkeyPatch, protocol: int, has_attributes: bool
 ) -> None:
     value = Value()
@@ -181,10 +437,105 @@ def test_a_value_of_a_missing_class_is_an_error_in_old_protocols_too(
     connection = connection_to((ONE, class_pickle(Holder) + pickle.dumps({"value": value}, protocol)))
     holder: Any = connection[1]
     assert vars(holder.value) == vars(value)
-    holder._p_set_status_ghost()
     monkeypatch.delattr(sys.modules[__name__], "Value")
-    with pytest.raises(ClassNotFoundError, match=f"Holder.*Value.*{__name__}"):
-        holder.value  # noqa: B018  # reading is the point
+    holder._p_set_status_ghost()
+    assert getattr(holder.value, "n", None) == (1 if has_attributes else None)
+    holder._p_note_change()
+    connection.commit()
+    monkeypatch.undo()
+    again: Any = another(connection)[1]
+    assert (type(again.value), vars(again.value)) == (Value, vars(value))
+
+
+@pytest.mark.spec("OBJ-64")
+@pytest.mark.parametrize("other", [other_function, Value, 5, sys], ids=["function", "class", "number", "module"])
+def test_a_name_that_stands_for_something_else_leaves_the_holder_usable(
+    monkeypatch: pytest.MonkeyPatch, other: object
+) -> None:
+    first = Connection(MemoryStorage())
+    root: Any = first.get_root()
+    root["x"], root["other"] = Gone(), 5
+    root["x"].n = 1
+    first.commit()
+    before = first.storage.load(ONE)
+    monkeypatch.setattr(sys.modules[__name__], "Gone", other)
+    connection = another(first)
+    found: Any = connection.get_root()["x"]
+    assert (connection.get_root()["other"], found.n, isinstance(found, BrokenObject)) == (5, 1, True)
+    connection.get_root()["again"] = found
+    connection.commit()
+    assert connection.storage.load(ONE) == before
+    monkeypatch.undo()
+    assert type(another(connection).get_root()["again"]) is Gone
+
+
+@pytest.mark.spec("OBJ-69")
+def test_a_method_of_a_broken_object_is_refused_by_the_name_of_its_class() -> None:
+    broken: Any = connection_to((ONE, b"\x80\x04cgone\nA\n." + pickle.dumps({"n": 1}, 4)))[1]
+    with pytest.raises(MissingAttributeError, match=r"<broken gone.A 1> has no attribute 'count'.*'A'.*'gone'"):
+        broken.count()
+    assert (hasattr(broken, "count"), getattr(broken, "count", 3), bool(broken)) == (False, 3, True)
+    for use in (len, iter, lambda it: it["x"], lambda it: "x" in it, lambda it: it()):
+        with pytest.raises(ClassNotFoundError, match="gone"):
+            use(broken)
+
+
+@pytest.mark.spec("OBJ-66", "OBJ-28")
+def test_a_broken_object_becomes_one_of_its_class_when_that_can_be_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = connection_to((ONE, f"\x80\x04c{MODULE}\nGone\n.".encode("latin-1") + pickle.dumps({"n": 1}, 4)))
+    broken: Any = connection[1]
+    assert (broken.n, isinstance(broken, BrokenObject)) == (1, True)
+    monkeypatch.syspath_prepend(tmp_path)
+    source = (
+        "from durus.persistent import Persistent\nclass Gone(Persistent):\n    def twice(self): return 2 * self.n\n"
+    )
+    (tmp_path / f"{MODULE}.py").write_text(source)
+    importlib.invalidate_caches()
+    connection.abort()
+    broken._p_set_status_ghost()
+    assert (broken.twice(), type(broken).__name__, isinstance(broken, BrokenObject)) == (2, "Gone", False)
+    broken.n = 2
+    connection.commit()
+    del sys.modules[MODULE]
+
+
+@pytest.mark.spec("OBJ-66")
+def test_a_broken_object_of_a_class_with_slots_is_another_when_nothing_refers_to_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    connection = connection_to((ONE, f"\x80\x04c{MODULE}\nGone\n.".encode("latin-1") + pickle.dumps({"data": [1]}, 4)))
+    broken: Any = connection[1]
+    assert broken.data == [1]
+    module = types.ModuleType(MODULE)
+    vars(module)["Gone"] = type("Gone", (PersistentList,), {"__module__": MODULE, "__slots__": ()})
+    monkeypatch.setitem(sys.modules, MODULE, module)
+    connection.cache.make_ghost(ONE)
+    assert (broken.data, isinstance(broken, BrokenObject)) == ([1], True)
+    connection.cache.make_ghost(ONE)
+    del broken
+    gc.collect()
+    found: Any = connection[1]
+    assert (type(found).__name__, list(found)) == ("Gone", [1])
+
+
+@pytest.mark.spec("OBJ-71")
+def test_an_exception_from_outside_amid_an_import_comes_out_as_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = "import sys\nsys.tries.append(1)\nif len(sys.tries) == 1: raise sys.outside\n"
+    program += "from durus.persistent import Persistent\nclass Gone(Persistent): pass\n"
+    (tmp_path / f"{MODULE}.py").write_text(program)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "tries", [], raising=False)
+    monkeypatch.setattr(sys, "outside", OddError("cut off"), raising=False)
+    connection = connection_to((ONE, f"\x80\x04c{MODULE}\nGone\n.".encode("latin-1") + pickle.dumps({}, 4)))
+    with pytest.raises(OddError, match="cut off"):
+        connection[1]
+    connection.abort()
+    assert type(connection[1]).__name__ == "Gone"
+    del sys.modules[MODULE]
 
 
 @pytest.mark.spec("OBJ-27")

@@ -126,9 +126,12 @@ class Shape(abc.ABC, Persistent):
     def area(self) -> int: ...
 
 
-def test_an_abstract_class_has_no_ghosts() -> None:
+@pytest.mark.spec("OBJ-67")
+def test_an_abstract_class_has_ghosts_and_stays_abstract() -> None:
+    ghost = persistent.new_ghost(Shape, bytes(8), ConnectionBase())  # type: ignore[type-abstract]  # on purpose
+    assert (type(ghost), ghost._p_status) == (Shape, persistent.GHOST)
     with pytest.raises(TypeError, match="abstract"):
-        persistent.new_ghost(Shape, bytes(8), ConnectionBase())  # type: ignore[type-abstract]  # on purpose
+        Shape()  # type: ignore[abstract]  # on purpose
 
 
 @pytest.mark.spec("TXN-2")
@@ -171,12 +174,16 @@ def test_an_oid_may_run_any_code_when_it_is_noted(status: persistent.Status) -> 
     assert obj._p_oid is None
 
 
-@pytest.mark.spec("OBJ-8")
+@pytest.mark.spec("OBJ-8", "OBJ-60")
 @pytest.mark.parametrize("name", ["_p_x", "_p_\u4e2d"])
 def test_names_of_this_library_are_no_change_whatever_letters_follow(name: str) -> None:
     obj = persistent.new_ghost(Node, bytes(8), ConnectionBase())
-    setattr(obj, name, 1)
-    assert obj._p_is_ghost()
+    with pytest.raises(AttributeError, match="belong to Durus"):
+        setattr(obj, name, 1)
+    with pytest.raises(AttributeError):
+        delattr(obj, name)
+    obj._p_serial = 7
+    assert (obj._p_is_ghost(), obj._p_serial) == (True, 7)
 
 
 def test_both_tell_the_arguments_of_a_class_in_the_same_way() -> None:

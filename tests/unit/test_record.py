@@ -1,12 +1,20 @@
 """Records and what is in their data."""
 
 import pickle
+import random
+import tracemalloc
 import zlib
+from pathlib import Path
 
 import pytest
 
+from durus import stored_state
 from durus.connection import Connection
+from durus.contents import read_contents
+from durus.convert import copy_to_file
 from durus.error import RecordError, StateError
+from durus.file import OperatingSystem
+from durus.file_storage import FileStorage
 from durus.oid import FIRST_RESERVED_OID, oid_from_int
 from durus.persistent import ComputedAttribute, Persistent
 from durus.persistent_dict import PersistentDict
@@ -20,7 +28,9 @@ from durus.record import (
     split_oids,
     unpack_record,
 )
+from durus.rename import Renaming
 from durus.serialize import class_pickle, compress_state, decompress_state
+from durus.shelf.check import Check
 from durus.storage import MemoryStorage
 
 ROOT, ONE, TWO = (oid_from_int(n) for n in range(3))
@@ -143,7 +153,7 @@ def test_malformed_reference_is_an_error_that_names_the_object(reference: str) -
 
 
 @pytest.mark.spec("REC-17")
-@pytest.mark.parametrize("data", [b"\x80\x04", b"\x80\x04I5\n.", b"\x80\x04cos\npath\n.", b"garbage"])
+@pytest.mark.parametrize("data", [b"\x80\x04", b"\x80\x04I5\n.", b"garbage"])
 def test_data_without_a_class_is_an_error_that_names_the_oid(data: bytes) -> None:
     connection = stored(MemoryStorage(), (ONE, data, b""))
     with pytest.raises(RecordError, match="oid 1"):
@@ -166,3 +176,84 @@ def test_states_of_this_packages_classes() -> None:
     persistent = Persistent()
     persistent.n = 1
     assert persistent.__getstate__() == {"n": 1}
+
+
+BOMB = zlib.compress(bytes(70 << 20), 9)
+
+
+@pytest.mark.spec("REC-30")
+def test_a_stream_that_makes_too_much_is_refused_before_it_is_made() -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(RecordError, match=r"decompress to a state of more than 67108864.*DURUS_MOST_STATE"):
+            decompress_state(BOMB)
+        assert tracemalloc.get_traced_memory()[1] < 200 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.spec("REC-30")
+def test_a_large_stream_that_makes_little_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = random.Random(1).randbytes(100_000)
+    stored = zlib.compress(state, 1)
+    monkeypatch.setattr(stored_state, "_MOST_STATE", 1000)
+    monkeypatch.setattr(stored_state, "_NEVER_TOO_MUCH", 0)
+    assert decompress_state(stored) == state
+    assert decompress_state(stored[:-1]) == stored[:-1]
+    assert decompress_state(b"x" + stored) == b"x" + stored
+
+
+@pytest.mark.spec("REC-30")
+@pytest.mark.parametrize("size", [1, 999, 1000, 1001, 100_000])
+def test_a_stream_may_make_what_the_limit_says_and_no_more(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setattr(stored_state, "_MOST_STATE", 1000)
+    monkeypatch.setattr(stored_state, "_NEVER_TOO_MUCH", 0)
+    monkeypatch.setattr(stored_state, "_MOST_RATIO", 2)
+    stored = zlib.compress(bytes(size))
+    if size <= 1000:
+        assert decompress_state(stored) == bytes(size)
+    else:
+        with pytest.raises(RecordError):
+            decompress_state(stored)
+
+
+@pytest.mark.spec("REC-31")
+def test_a_state_that_would_be_refused_is_not_compressed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stored_state, "_MOST_STATE", 1000)
+    monkeypatch.setattr(stored_state, "_NEVER_TOO_MUCH", 0)
+    for size in (900, 100_000_0):
+        assert decompress_state(compress_state(bytes(size))) == bytes(size)
+    assert compress_state(bytes(1_000_000)) == bytes(1_000_000)
+
+
+@pytest.mark.spec("REC-30")
+def test_every_reader_refuses_such_a_record_and_names_it(tmp_path: Path) -> None:
+    data = class_pickle(Persistent) + BOMB
+    path = tmp_path / "f"
+    with Connection(path) as connection:
+        connection.storage.begin()
+        connection.storage.store(oid_from_int(0), pack_record(oid_from_int(0), data, b""))
+        connection.storage.end()
+    with pytest.raises(RecordError, match=r"oid 0 \(durus\.persistent\.Persistent\): .* DURUS_MOST_STATE"):
+        getattr(Connection(FileStorage(path, readonly=True)).get_root(), "n", None)
+    file = OperatingSystem().open(str(path), "read")
+    findings = list(Check(file).findings())
+    file.close()
+    assert ["DURUS_MOST_STATE" in finding.problem for finding in findings] == [True]
+    storage = FileStorage(path, readonly=True)
+    for work in (Renaming(storage, "a", "b").find(), copy_to_file(storage, tmp_path / "g")):
+        with pytest.raises(RecordError, match=r"oid 0: .*DURUS_MOST_STATE"):
+            list(work)
+    storage.close()
+    with pytest.raises(RecordError, match="DURUS_MOST_STATE"):
+        read_contents(data)
+
+
+@pytest.mark.spec("REC-32")
+def test_data_of_4_gib_is_refused() -> None:
+    class Huge(bytes):
+        def __len__(self) -> int:
+            return 1 << 32
+
+    with pytest.raises(RecordError, match="oid 7: 4294967296 bytes of data are too many"):
+        pack_record(oid_from_int(7), Huge(), b"")

@@ -1,0 +1,11 @@
+"""What commands print."""
+
+import sys
+from typing import TextIO
+
+from durus.text import printable
+
+
+def tell(line: str, file: TextIO | None = None, *, flush: bool = False) -> None:
+    """Print one line, in which nothing from data can move the cursor or begin another. [OBJ-79]"""
+    print(printable(line), file=sys.stdout if file is None else file, flush=flush)

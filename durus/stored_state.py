@@ -1,0 +1,49 @@
+"""State pickle <-> its stored form, which may be a zlib stream. Statements REC-13, REC-30 and REC-31."""
+
+import os
+import zlib
+
+from durus.error import RecordError
+
+_ZLIB_START = b"x"
+_COMPRESS_FROM = 512
+"""Shorter states gain little from compression, and it takes longer than all else in a commit."""
+
+
+_MOST_RATIO = 100
+_MOST_STATE = int(os.environ.get("DURUS_MOST_STATE") or 64 << 20)
+"""A zlib stream may always have so many bytes, and more if it is not above so many times its stored form. [REC-30]"""
+_NEVER_TOO_MUCH = _MOST_STATE // 1100
+"""A shorter zlib stream can't come to that: a byte of it makes at most 1,032."""
+
+
+def compress_state(state: bytes) -> bytes:
+    """Return a state pickle as it is stored: as a zlib stream where that is notably shorter. [REC-13] [REC-31]"""
+    if len(state) < _COMPRESS_FROM:
+        return state
+    compressed = zlib.compress(state, 1)
+    is_worth_it = len(compressed) < len(state) * 3 // 4 and len(state) <= _most_state(compressed)
+    return compressed if is_worth_it else state
+
+
+def decompress_state(stored: bytes) -> bytes:
+    """Return the state pickle from its stored form. [REC-13] RecordError if it is larger than it may be. [REC-30]"""
+    if stored[:1] != _ZLIB_START:
+        return stored
+    try:
+        if len(stored) < _NEVER_TOO_MUCH:
+            return zlib.decompress(stored)
+        stream = zlib.decompressobj()
+        state = stream.decompress(stored, _most_state(stored) + 1)
+    except zlib.error:
+        return stored
+    if len(state) > _most_state(stored):
+        raise RecordError(
+            f"its {len(stored)} bytes decompress to a state of more than {_most_state(stored)}; if it is no attack, "
+            "set DURUS_MOST_STATE in the environment to as many bytes as a state may have"
+        )
+    return state if stream.eof else stored
+
+
+def _most_state(stored: bytes) -> int:
+    return max(_MOST_STATE, _MOST_RATIO * len(stored))
