@@ -158,7 +158,7 @@ class ObjectReader:
         try:
             take_state(obj, state, has_plain_state(type(obj)))
         except BaseException:
-            PersistentObject._p_clear_state(obj)
+            PersistentObject._p_set_status_ghost(obj)  # an interrupt may come when it counts as loaded already
             raise
 
     def _split(self, oid: bytes, data: bytes) -> tuple[type[PersistentObject], bytes]:
