@@ -84,9 +84,11 @@ class Cache:
                 set_slot(obj, "_p_oid", oid)
                 set_slot(obj, "_p_connection", connection)
                 set_slot(obj, "_p_serial", 0)
-                obj._p_set_status_ghost()
-                self._objects[oid] = ref(obj)
-        self._loaded_count = 0
+                if obj is found:
+                    self._objects[oid] = ref(obj)
+                    self._loaded_count -= 1
+                obj._p_set_status_ghost()  # whose finalizers may load it again
+        self._loaded_count = sum(1 for _ in self._loaded())
         self._oldest = []
 
     def shrink(self, transaction_serial: int) -> None:

@@ -166,11 +166,10 @@ def guarded_load(call: Callable[Concatenate[G, P], T]) -> Callable[Concatenate[G
 def _guard(call: Callable[Concatenate[G, P], T], may_nest: bool) -> Callable[Concatenate[G, P], T]:
     @functools.wraps(call)
     def guard(self: G, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        frame = _getframe()
         guard = self._guard
         is_first = True
-        if guard.marks.setdefault(CALL, frame) is not frame:
-            is_first = guard.begin(frame, self._start_anew, may_nest)
+        if guard.marks.setdefault(CALL, _getframe()) is not _getframe():  # no name for it, which would be a cycle
+            is_first = guard.begin(_getframe(), self._start_anew, may_nest)
         try:
             result = call(self, *args, **kwargs)
         except DurusError:

@@ -184,12 +184,9 @@ class Connection(ConnectionBase):
     def load_state(self, obj: PersistentBase) -> None:
         """Load the state of a ghost. ReadConflictError if it would not fit what was read before."""
         # As guarded_load() has it, without a call more.
-        frame = _getframe()
         marks = self._marks
-        is_first = marks.setdefault(CALL, frame) is frame or self._guard.begin(frame, self._start_anew, may_nest=True)
+        is_first = marks.setdefault(CALL, _getframe()) is _getframe() or self.begin_steps(_getframe())
         try:
-            if self._was_interrupted:
-                self._tell_of_interrupt()
             oid = obj._p_oid
             if oid is None or not isinstance(obj, PersistentObject):
                 raise StateError(f"{obj!r} is not an object of this connection")
@@ -461,7 +458,8 @@ class Connection(ConnectionBase):
         return self._spare_oids.pop() if self._spare_oids else self.storage.new_oid()
 
     def _load(self, oid: bytes) -> bytes:
-        self._check_valid(oid)
+        if self._is_all_invalid or oid in self.invalid_oids:  # [TXN-15]
+            raise ReadConflictError([oid])
         try:
             return self.storage.load(oid)
         except ReadConflictError as conflict:
@@ -470,12 +468,9 @@ class Connection(ConnectionBase):
 
     def _load_all(self, oids: list[bytes]) -> list[bytes]:
         for oid in oids:
-            self._check_valid(oid)
+            if self._is_all_invalid or oid in self.invalid_oids:
+                raise ReadConflictError([oid])
         return self._read(lambda: list(self.storage.bulk_load(oids)))
-
-    def _check_valid(self, oid: bytes) -> None:
-        if self._is_all_invalid or oid in self.invalid_oids:  # [TXN-15]
-            raise ReadConflictError([oid])
 
     def _read(self, read: Callable[[], T]) -> T:
         """Return what a call of the storage gives, after a sync if that is asked for. [TXN-14]"""

@@ -269,7 +269,7 @@ class ObjectReader:
             if postponed:
                 _finish(obj, postponed)
         except BaseException:
-            PersistentObject._p_clear_state(obj)
+            PersistentObject._p_set_status_ghost(obj)  # an interrupt may come when it counts as loaded already
             raise
 
     def _split(self, oid: bytes, data: bytes) -> tuple[type[PersistentObject], bytes]:

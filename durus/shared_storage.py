@@ -98,12 +98,11 @@ class SharedStorage:
 
     def _write_or_wait(self) -> None:
         """Write the commits that are ready, if no other thread does, with others let in meanwhile."""
-        frame = _getframe()
         if self._core.is_writing or self._is_step_due() or not self._core.has_ready_commits:
             self._wait()
             return
         inside = self._monitor.holder
-        self._writer = frame
+        self._writer = _getframe()
         write = self._core.begin_write()
         error: DurusError | None = None
         self._monitor.leave()

@@ -356,6 +356,10 @@ class ConnectionMachine(RuleBasedStateMachine):
         if within_a_transaction:
             self.storage.pack()
         else:
+            if self.connection.changed:
+                with pytest.raises(TransactionError, match="not committed"):
+                    self.connection.pack()
+                self.connection.abort()
             self.connection.pack()
             self.graph.abort()
         self.graph.begin_pack()

@@ -49,8 +49,8 @@ def deleting(key: int) -> Change:
 
 
 TREE_CHANGES: dict[str, Change] = {
-    **{f"insert {n}": inserting(n) for n in (-1, 1, 19, 41, 57, 59, 61, 20)},
-    **{f"delete {n}": deleting(n) for n in (0, 2, 8, 14, 21, 22, 30, 39, 40, 46, 56, 58)},
+    **{f"insert {n}": inserting(n) for n in (-1, 19, 41, 61)},
+    **{f"delete {n}": deleting(n) for n in (0, 14, 22, 30, 39, 58)},
     "delete the root's": lambda tree: tree.__delitem__(tree.root.items[0][0]),
     "delete all": lambda tree: [tree.__delitem__(key) for key in list(tree)],
     "insert many": lambda tree: [tree.__setitem__(key, key) for key in range(100, 130)],
@@ -169,7 +169,7 @@ def check_stored(make: Callable[[], Any], change: Change, is_loaded: bool, is_si
     after = contents(changed)
     number = 0
     while True:
-        for end in ("abort", "commit"):
+        for end in ("abort", "commit") if number % 8 == 0 else ("commit",):
             storage, connection, obj = stored(make)
             if is_loaded:
                 contents(obj)
@@ -219,7 +219,7 @@ def check_new(make: Callable[[], Any], change: Change, is_counted: bool, is_sing
         connection = Connection(MemoryStorage())
         connection.get_root()["it"] = obj
         connection.commit()
-        number += 1
+        number += 1 if is_single else 97  # of a long series of the same changes
 
 
 @pytest.mark.spec("OBJ-54", "OBJ-55")
