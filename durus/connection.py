@@ -265,7 +265,7 @@ class Connection(ConnectionBase):
             yield from pending
 
     def _sync_and_begin_next(self) -> None:
-        self._drop_states(self.invalid_oids.union(self.storage.sync()))
+        self._drop_states(self.invalid_oids.union(self._known(self.storage.sync())))
         self.invalid_oids = set()
         self._begin_next()
 
@@ -300,14 +300,18 @@ class Connection(ConnectionBase):
 
     def _sync_for(self, conflict: ReadConflictError) -> None:
         """Sync because a load came upon an invalid oid; raise the conflict if that can't help."""
-        invalid = self.storage.sync()
+        invalid = self._known(self.storage.sync())
         self._handle_invalidations(invalid, conflict.oids[0])
         if conflict.oids[0] not in invalid:
             raise conflict
 
-    def _handle_invalidations(self, oids: list[bytes], read_oid: bytes | None = None) -> None:
+    def _known(self, oids: list[bytes] | None) -> list[bytes]:
+        """Return the oids that a storage calls invalid: those of all states that are loaded, if it can't tell."""
+        return [obj._p_oid for obj in self.cache.loaded_objects() if obj._p_oid] if oids is None else oids
+
+    def _handle_invalidations(self, oids: list[bytes] | None, read_oid: bytes | None = None) -> None:
         """Drop the states that others changed; a conflict if this transaction has used one of them."""
-        self.invalid_oids.update(oids)
+        self.invalid_oids.update(self._known(oids))
         conflicts = self.invalid_oids & self.accessed
         if conflicts:
             raise WriteConflictError(sorted(conflicts)) if read_oid is None else ReadConflictError([read_oid])

@@ -12,8 +12,8 @@ from durus.oid import FIRST_RESERVED_OID, ROOT_OID, format_oid, oid_from_int
 from durus.progress import Progress
 from durus.record import extract_class_name, refs_of, split_oids, unpack_record
 
-InvalidationHandler = Callable[[list[bytes]], None]
-"""Takes the oids that others changed; raises a ConflictError if the commit must not go on."""
+InvalidationHandler = Callable[[list[bytes] | None], None]
+"""Takes what sync() returns; raises a ConflictError if the commit must not go on."""
 
 
 class Conclusion(NamedTuple):
@@ -74,8 +74,11 @@ class Storage:
         self.end()
         return NOTHING_TO_DO
 
-    def sync(self) -> list[bytes]:
-        """Return the oids that others changed, or a pack removed, since the last sync() or end()."""
+    def sync(self) -> list[bytes] | None:
+        """Return the oids that others changed, or a pack removed, since the last sync() or end().
+
+        None where that is not known, after a call that was interrupted: whatever was loaded may be another now.
+        """
         raise NotImplementedError
 
     def new_oid(self) -> bytes:

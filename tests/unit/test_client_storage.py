@@ -429,7 +429,7 @@ def test_an_error_of_the_handler_gives_the_turn_back(server: InMemoryServer) -> 
     second.get_root()["n"] = 1
     second.commit()
 
-    def refuse(oids: list[bytes]) -> None:
+    def refuse(oids: list[bytes] | None) -> None:
         raise WriteConflictError(oids)
 
     first.begin()

@@ -224,7 +224,7 @@ def test_an_error_in_a_turn_ends_it() -> None:
     client, other = shared.new_client(), shared.new_client()
     commit(other, other.new_oid(), b"x")
 
-    def fail(oids: list[bytes]) -> None:
+    def fail(oids: list[bytes] | None) -> None:
         raise RuntimeError("what the application does")
 
     client.begin()
