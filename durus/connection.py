@@ -2,7 +2,6 @@
 
 import contextlib
 import gc
-import os
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TypeVar
@@ -11,6 +10,7 @@ from weakref import WeakSet
 from durus.cache import Cache
 from durus.contents import split_data
 from durus.error import DurusKeyError, ReadConflictError, StateError, TransactionError, WriteConflictError
+from durus.file import Path
 from durus.oid import ROOT_OID, oid_from_int
 from durus.open_file import open_file_storage
 from durus.persistent import SAVED, ConnectionBase, PersistentBase, PersistentObject, Watch, set_slot
@@ -35,7 +35,7 @@ class Connection(ConnectionBase):
 
     def __init__(
         self,
-        storage: Storage | str | os.PathLike[str],
+        storage: Storage | Path,
         cache_size: int = 100000,
         root_class: type[PersistentObject] | None = None,
     ) -> None:
