@@ -2,7 +2,6 @@
 
 import contextlib
 import gc
-import os
 import sys
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
@@ -24,6 +23,7 @@ from durus.error import (
     TransactionError,
     WriteConflictError,
 )
+from durus.file import Path
 from durus.oid import ROOT_OID, oid_from_int
 from durus.open_file import open_file_storage
 from durus.persistent import SAVED, UNSAVED, ConnectionBase, PersistentBase, PersistentObject, Watch, set_slot
@@ -58,12 +58,12 @@ class Connection(ConnectionBase):
 
     def __init__(
         self,
-        storage: Storage | str | os.PathLike[str],
+        storage: Storage | Path,
         cache_size: int = 100000,
         root_class: type[PersistentObject] | None = None,
     ) -> None:
         super().__init__()
-        self._guard = CallGuard("connection")
+        self._guard: CallGuard = CallGuard("connection")
         self._marks = self._guard.marks
         self.storage = storage if isinstance(storage, Storage) else open_file_storage(storage)
         self.cache = Cache(cache_size)
@@ -185,7 +185,9 @@ class Connection(ConnectionBase):
         """Load the state of a ghost. ReadConflictError if it would not fit what was read before."""
         # As guarded_load() has it, without a call more.
         marks = self._marks
-        is_first = marks.setdefault(CALL, _getframe()) is _getframe() or self.begin_steps(_getframe())
+        frame = _getframe()
+        is_first = marks.setdefault(CALL, frame) is frame or self.begin_steps(frame)
+        del frame  # or it would be a cycle
         try:
             oid = obj._p_oid
             if oid is None or not isinstance(obj, PersistentObject):
@@ -200,7 +202,7 @@ class Connection(ConnectionBase):
             self._guard.end(is_first)
             raise
         if is_first and len(marks) == 1:
-            marks.clear()
+            del marks[CALL]
         else:
             self._guard.end(is_first)
 
@@ -378,11 +380,16 @@ class Connection(ConnectionBase):
 
     def _gen_changed(self, changed: dict[bytes, PersistentObject]) -> Iterator[tuple[PersistentObject, bytes]]:
         """Yield (object, oid) for all changed objects, those that a __getstate__ changes meanwhile too."""
-        while new := [(oid, obj) for oid, obj in list(self.changed.items()) if oid not in changed]:
-            for oid, obj in new:
-                changed[oid] = obj
-                self.changed.pop(oid, None)
-                yield obj, oid
+        again: dict[bytes, PersistentObject] = {}
+        while self.changed:
+            new, self.changed = self.changed, {}
+            for oid, obj in new.items():
+                if oid in changed:
+                    again[oid] = obj
+                else:
+                    changed[oid] = obj
+                    yield obj, oid
+        self.changed.update(again)
 
     def _take_back(self, changed: dict[bytes, PersistentObject]) -> None:
         """Have the changed objects of a commit that failed be changed ones again."""
@@ -405,12 +412,13 @@ class Connection(ConnectionBase):
                 self._drop_invalid()
             self._spare_oids += [oid for oid, _ in writer.new_objects.values()]
             raise
+        for oid, new in writer.new_objects.values():
+            self.cache.note_loaded(oid, new)  # first, so that it is the object of its oid whatever comes next
+            set_slot(new, "_p_oid", oid)
+            set_slot(new, "_p_connection", self)
+            set_slot(new, "_p_status", SAVED)
         for obj, oid, _ in records:
-            self.cache.note_loaded(oid, obj)  # first, so that it is the object of its oid whatever comes next
-            if id(obj) in writer.new_objects:
-                set_slot(obj, "_p_oid", oid)
-                set_slot(obj, "_p_connection", self)
-                set_slot(obj, "_p_status", SAVED)
+            self.cache.note_loaded(oid, obj)
             self.note_access(obj)
         self._drop_invalid()
 

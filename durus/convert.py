@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO, cast
 
 from durus.error import DurusKeyError, FileError, FormatError, RecordError
-from durus.file import File, FileSystem, OperatingSystem
+from durus.file import File, FileSystem, OperatingSystem, Path
 from durus.file_storage import utc_now
 from durus.oid import ROOT_OID, format_oid, oid_from_int
 from durus.progress import Progress
@@ -27,10 +27,10 @@ _STEP_RECORDS = 100
 
 def copy_to_file(
     source: Storage,
-    path: str | os.PathLike[str],
+    path: Path,
     make_storage: Callable[[str], Storage] | None = None,
     *,
-    permissions_of: str | os.PathLike[str] | None = None,
+    permissions_of: Path | None = None,
     file_system: FileSystem | None = None,
     clock: Callable[[], str] = utc_now,
 ) -> Iterator[Progress]:
@@ -41,9 +41,9 @@ def copy_to_file(
     FormatError if the file exists or a reference leads to no object, RecordError if a record can't be read, FileError
     if the operating system refuses something.
     """
-    path = os.path.realpath(path)
+    path = os.path.realpath(os.fsdecode(path))
     file_system = OperatingSystem() if file_system is None else file_system
-    like = None if permissions_of is None else file_system.open(os.fspath(permissions_of), "read")
+    like = None if permissions_of is None else file_system.open(os.fsdecode(permissions_of), "read")
     try:
         with _publishing(path, file_system) as part, _spool(path) as spool:
             copy = _Copy(source, spool)
@@ -51,8 +51,9 @@ def copy_to_file(
             if make_storage is None:
                 yield from _write_shelf(copy, file_system, part, like, clock())
             else:
+                if like is not None:
+                    _make_private(file_system, part, like)
                 _write_storage(copy, make_storage(part))
-                _copy_permissions(file_system, part, like)
     finally:
         if like is not None:
             like.close()
@@ -66,13 +67,13 @@ def _spool(path: str) -> BinaryIO:
         raise FileError(error.errno, f"cannot make a file beside it: {error.strerror}", path) from error
 
 
-def _copy_permissions(file_system: FileSystem, path: str, like: File | None) -> None:
-    if like is not None:
-        file = file_system.open(path, "read")
-        try:
-            file.copy_permissions(like)
-        finally:
-            file.close()
+def _make_private(file_system: FileSystem, path: str, like: File) -> None:
+    """Make an empty file with the permissions of another one, before anything is in it."""
+    file = file_system.open(path, "private")
+    try:
+        file.copy_permissions(like)
+    finally:
+        file.close()
 
 
 @contextlib.contextmanager
@@ -89,8 +90,9 @@ def _publishing(path: str, file_system: FileSystem) -> Iterator[str]:
             file_system.replace(part, path)
         file_system.sync_directory(path)
     except BaseException:
-        if file_system.exists(part):
-            file_system.remove(part)
+        with contextlib.suppress(FileError):  # or it would hide what has gone wrong
+            if file_system.exists(part):
+                file_system.remove(part)
         raise
 
 
@@ -104,7 +106,7 @@ def _unused_name(path: str, file_system: FileSystem) -> str:
 
 
 def _write_shelf(copy: "_Copy", file_system: FileSystem, path: str, like: File | None, time: str) -> Iterator[Progress]:
-    file = file_system.open(path, "new")
+    file = file_system.open(path, "new" if like is None else "private")
     try:
         if like is not None:
             file.copy_permissions(like)

@@ -14,9 +14,15 @@ from collections.abc import Iterator
 from typing import Literal, Protocol
 
 from durus.error import FileError, LockedError
+from durus.forked import note_held
 
-Mode = Literal["read", "write", "new"]
-"""How to open: read only; to append, made if it is not there; to append, and it must not be there yet."""
+Mode = Literal["read", "write", "new", "private"]
+"""How to open: read only; to append, made if it is not there; to append, and it must not be there yet; the same, and
+for its owner alone until copy_permissions()."""
+
+
+Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+"""The name of a file, as users give it."""
 
 
 class File(Protocol):
@@ -30,8 +36,8 @@ class File(Protocol):
     def read_at(self, offset: int, size: int) -> bytes:
         """Return `size` bytes from `offset`, fewer only where the file ends."""
 
-    def append(self, data: bytes) -> None:
-        """Write all of `data` behind the end; on an error part of it may be there."""
+    def append(self, data: bytes, end: int | None = None) -> None:
+        """Write all of `data` at the end, which is at `end` if that is known; on an error part of it may be there."""
 
     def truncate(self, size: int) -> None:
         """Cut the file to `size` bytes."""
@@ -42,11 +48,14 @@ class File(Protocol):
     def lock(self) -> None:
         """Take the exclusive lock, at once; LockedError where another holds it."""
 
-    def has_its_name(self) -> bool:
-        """Tell if the path still leads to this file, not to one that replaced it."""
+    def has_its_name(self, name: str | None = None) -> bool:
+        """Tell if the path, or another name, still leads to this file, not to one that replaced it."""
 
     def copy_permissions(self, other: "File") -> None:
-        """Take over the mode and, where it is allowed, the owner of an other file."""
+        """Take over group, mode and, where it is allowed, owner, ACLs and extended attributes of another file.
+
+        FileError if the group can't be kept and its members would lose or others get access by that.
+        """
 
     def close(self) -> None:
         """Close the file and give up its lock; further calls do nothing."""
@@ -88,19 +97,23 @@ def _named(error: OSError, operation: str, path: str, kind: type[FileError] = Fi
 class OperatingSystemFile:
     """A File of the operating system, by its descriptor."""
 
+    _fd = -1
+
     def __init__(self, path: str, mode: Mode) -> None:
         flags = {
             "read": os.O_RDONLY,
             "write": os.O_RDWR | os.O_CREAT,
             "new": os.O_RDWR | os.O_CREAT | os.O_EXCL,
+            "private": os.O_RDWR | os.O_CREAT | os.O_EXCL,
         }[mode]
-        self._fd = -1
         self.path = path
+        note_held(self)
         with _naming("open the file", path):
-            self._fd = os.open(path, flags | os.O_CLOEXEC, 0o666)
+            self._fd = os.open(path, flags | os.O_CLOEXEC, 0o600 if mode == "private" else 0o666)
         try:
             with _naming("open the file", path):
-                if not stat.S_ISREG(os.fstat(self._fd).st_mode):
+                self._status = os.fstat(self._fd)
+                if not stat.S_ISREG(self._status.st_mode):
                     raise OSError(errno.EINVAL, "it is not a regular file")
         except FileError:
             self.close()
@@ -124,9 +137,9 @@ class OperatingSystemFile:
         except OSError as error:
             raise _named(error, f"read at byte {offset}", self.path) from error
 
-    def append(self, data: bytes) -> None:
+    def append(self, data: bytes, end: int | None = None) -> None:
         try:
-            offset = os.fstat(self._fd).st_size
+            offset = os.fstat(self._fd).st_size if end is None else end
             written = os.pwrite(self._fd, data, offset)
             while written < len(data):
                 written += os.pwrite(self._fd, memoryview(data)[written:], offset + written)
@@ -152,24 +165,42 @@ class OperatingSystemFile:
         message = f"the file is in use by {by}; close it there, or open it with readonly=True"
         raise LockedError(errno.EWOULDBLOCK, message, self.path)
 
-    def has_its_name(self) -> bool:
-        with _naming("look the file up by its name", self.path):
+    def has_its_name(self, name: str | None = None) -> bool:
+        with _naming("look the file up by its name", name or self.path):
             try:
-                return os.path.samestat(os.fstat(self._fd), os.stat(self.path))
-            except FileNotFoundError:
+                return os.path.samestat(self._status, os.stat(name or self.path))
+            except (FileNotFoundError, NotADirectoryError):
                 return False
 
     def copy_permissions(self, other: File) -> None:
         with _naming("set the permissions of the file", self.path):
-            model = os.stat(other.path)
+            model, now = os.stat(other.path), os.fstat(self._fd)
+            if model.st_uid != now.st_uid:
+                with contextlib.suppress(PermissionError):  # only root may give a file away
+                    os.fchown(self._fd, model.st_uid, -1)
+            if model.st_gid != now.st_gid:
+                self._set_group(model, other.path)
             os.fchmod(self._fd, stat.S_IMODE(model.st_mode))
-            with contextlib.suppress(PermissionError):  # only root may give a file away
-                os.fchown(self._fd, model.st_uid, model.st_gid)
+            _copy_attributes(other.path, self._fd)
+
+    def _set_group(self, model: os.stat_result, path: str) -> None:
+        try:
+            os.fchown(self._fd, -1, model.st_gid)
+        except PermissionError as error:
+            if stat.S_IMODE(model.st_mode) >> 3 & 7 != stat.S_IMODE(model.st_mode) & 7:
+                raise OSError(
+                    error.errno,
+                    f"{path} is of the group {model.st_gid}, in which this process is not, and a new file in its place "
+                    "would be of another: have a member of the group do this, or root",
+                ) from error
 
     def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        fd, self._fd = self._fd, -1  # closed for all others first: the number may be a stranger's file right after
+        if fd >= 0:
+            os.close(fd)
+
+    leave_to_parent = close
+    """The lock stays: it belongs to what the descriptors of parent and child have in common."""
 
     def __del__(self) -> None:
         self.close()  # a storage that is dropped without close() must not keep its lock
@@ -210,6 +241,20 @@ class OperatingSystem:
                 os.fsync(fd)
             finally:
                 os.close(fd)
+
+
+def _copy_attributes(path: str, fd: int) -> None:
+    """Give a new file the ACLs and extended attributes of another one, as far as file system and rights allow."""
+    if not hasattr(os, "listxattr"):
+        return
+    with contextlib.suppress(OSError):
+        wanted = os.listxattr(path)
+        for name in set(os.listxattr(fd)).difference(wanted):  # what it has from the directory's default ACL
+            with contextlib.suppress(OSError):
+                os.removexattr(fd, name)
+        for name in wanted:
+            with contextlib.suppress(OSError):
+                os.setxattr(fd, name, os.getxattr(path, name))
 
 
 def _full_sync(fd: int) -> None:

@@ -1,10 +1,9 @@
 """FileStorage: a storage in one SHELF-1 file. spec/shelf.md."""
 
-import os
 from collections.abc import Callable
 
 from durus.append_only_storage import AppendOnlyStorage, Durability, utc_now
-from durus.file import File, FileSystem
+from durus.file import File, FileSystem, Path
 from durus.shelf.pack import ShelfPacker
 from durus.shelf.shelf import EMPTY_FILE, Shelf
 
@@ -28,7 +27,7 @@ class FileStorage(AppendOnlyStorage[Shelf]):
 
     def __init__(
         self,
-        filename: str | os.PathLike[str] | None = None,
+        filename: Path | None = None,
         readonly: bool = False,
         repair: bool = False,
         *,

@@ -1,12 +1,10 @@
 """FileStorage2: a storage in one DFS20 file, the older format. spec/file-storage-2.md."""
 
-import os
-
 from durus.append_only_storage import AppendOnlyStorage, Durability, utc_now
 from durus.dfs20.dfs20 import Dfs20
 from durus.dfs20.layout import EMPTY_FILE
 from durus.dfs20.pack import Dfs20Packer
-from durus.file import File, FileSystem
+from durus.file import File, FileSystem, Path
 
 
 class FileStorage2(AppendOnlyStorage[Dfs20]):
@@ -18,7 +16,7 @@ class FileStorage2(AppendOnlyStorage[Dfs20]):
 
     def __init__(
         self,
-        file: str | os.PathLike[str] | None = None,
+        file: Path | None = None,
         readonly: bool = False,
         repair: bool = False,
         *,

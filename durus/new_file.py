@@ -22,7 +22,7 @@ class NewFile:
         self._synced_to = 0
 
     def _write(self, data: bytes) -> None:
-        self.file.append(data)
+        self.file.append(data, self._end)
         self._end += len(data)
         if self._end - self._synced_to >= _SYNC_SIZE:
             self.file.sync()
@@ -30,19 +30,26 @@ class NewFile:
 
     def _write_records(
         self,
-        records: Iterable[tuple[bytes, bytes]],
+        records: Iterable[tuple[bytes, bytes] | None],
         count: int,
         pack_entry: Callable[[bytes, bytes], bytes],
         note_place: Callable[[bytes, int], None],
     ) -> Iterator[Progress]:
-        """Write the entries of these (oid, record) pairs, of which there are `count`, and note where each stands."""
+        """Write the entries of these (oid, record) pairs, of which there are `count`, and note where each stands.
+
+        A None among them is a piece of work, too.
+        """
         pending = bytearray()
-        for number, (oid, record) in enumerate(records, 1):
-            note_place(oid, self._end + len(pending))
-            pending += pack_entry(oid, record)
+        number = 0
+        for work, found in enumerate(records, 1):
+            if found is not None:
+                oid, record = found
+                note_place(oid, self._end + len(pending))
+                pending += pack_entry(oid, record)
+                number += 1
             if len(pending) >= _WRITE_SIZE:
                 self._write(bytes(pending))
                 pending.clear()
-            if number % STEP_RECORDS == 0:
+            if work % STEP_RECORDS == 0:
                 yield Progress("copy", number, count)
         self._write(bytes(pending))

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from durus.dfs20.layout import MAGIC as DFS20_MAGIC
 from durus.error import FormatError
+from durus.file import Path
 from durus.file_storage import FileStorage
 from durus.file_storage2 import FileStorage2
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 _SQLITE_MAGIC = b"SQLite format 3\0"
 
 
-def storage_class_of(path: str | os.PathLike[str]) -> "type[FileStorage | FileStorage2 | SqliteStorage]":
+def storage_class_of(path: Path) -> "type[FileStorage | FileStorage2 | SqliteStorage]":
     """Return the storage class for a file, by its first bytes: FileStorage for one that is new, or of no known kind."""
     if not os.path.isfile(path):
         return FileStorage
@@ -22,7 +23,7 @@ def storage_class_of(path: str | os.PathLike[str]) -> "type[FileStorage | FileSt
         from durus.sqlite_storage import SqliteStorage, is_open_in_this_process
     except ImportError as error:  # Python can be built without SQLite
         if _start_of(path) == _SQLITE_MAGIC:
-            raise FormatError(f"{os.fspath(path)}: this is a SQLite file, and this Python has no SQLite") from error
+            raise FormatError(f"{os.fsdecode(path)}: this is a SQLite file, and this Python has no SQLite") from error
     else:
         if is_open_in_this_process(path) or _start_of(path) == _SQLITE_MAGIC:
             return SqliteStorage
@@ -30,13 +31,13 @@ def storage_class_of(path: str | os.PathLike[str]) -> "type[FileStorage | FileSt
 
 
 def open_file_storage(
-    path: str | os.PathLike[str], readonly: bool = False, repair: bool = False
+    path: Path, readonly: bool = False, repair: bool = False
 ) -> "FileStorage | FileStorage2 | SqliteStorage":
     """Open the storage in a file, whatever its format; a FileStorage if it is not there. Errors as each class has."""
     return storage_class_of(path)(path, readonly, repair)
 
 
-def _start_of(path: str | os.PathLike[str]) -> bytes:
+def _start_of(path: Path) -> bytes:
     try:
         with open(path, "rb") as file:
             return file.read(len(_SQLITE_MAGIC))

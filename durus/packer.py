@@ -1,31 +1,48 @@
-"""Writing the packed copy of a file, step by step, while commits go on. Statements SHELF-30 to SHELF-38.
+"""Writing the packed copy of a file, step by step, while commits go on. Statements SHELF-30 to SHELF-38, SHELF-50.
 
-Three passes, each in small steps: mark what the root reaches, copy that in the order of the file
-into the packed part of the new one, then follow with the transactions that were committed
-meanwhile.  A step is over at each yield; between two steps the file may be read and appended to.
-What differs between formats stands in their subclasses.
+Three passes, each in small steps: mark what the root reaches; go through the file from its first byte to where it
+ended when the pack began, and copy what is marked into the packed part of the new one; then follow with the
+transactions that were committed meanwhile.  A step is over at each yield; between two steps the file may be read and
+appended to.  What differs between formats stands in their subclasses.
 """
 
+from array import array
+from bisect import bisect_left
+from collections import defaultdict, deque
 from collections.abc import Iterator
 from typing import Generic, NamedTuple, TypeVar
+from zlib import crc32
 
 from durus import new_file
 from durus.error import DamageError, FormatError
 from durus.file import File
-from durus.oid import FIRST_RESERVED_OID, ROOT_OID, format_oid, oid_to_int
+from durus.oid import FIRST_RESERVED_OID, ROOT_OID, format_oid, oid_from_int, oid_to_int
 from durus.progress import Progress
 from durus.record import split_oids, unpack_record
 from durus.record_file import RecordFile
 from durus.shelf.scan import Unsound
 
-_HIGHEST_PACKABLE = 1 << 40
+HIGHEST_PACKABLE = 1 << 40
+"""From this oid on a pack refuses an object that the root reaches. [SHELF-51]"""
+
+_REGION_SIZE = 1 << 22
+"""What is marked next is read in the order of the file within so many bytes of it."""
+
+_ADVICE = "the file is not packed; look at it with `durus check`"
+
+
+class Entry(NamedTuple):
+    """An object entry, with bytes that were compared with the checksum that covers them, or will be before the end."""
+
+    oid: bytes
+    offset: int
+    record: bytes
 
 
 class Committed(NamedTuple):
     """A transaction that was committed since the pack began."""
 
-    entries: list[tuple[bytes, int]]
-    """(oid, file offset of the entry) of each object in it."""
+    records: dict[bytes, bytes]
     end: int
     time: str
     """When it was committed, in a format that tells it."""
@@ -44,7 +61,10 @@ class Packer(Generic[F]):
     def __init__(self, source: F, target: File) -> None:
         self._source = source
         self._target = target
-        self._snapshot = dict(source.index)
+        self._new: F | None = None
+        """The target, from when its packed part is whole."""
+        self._before = source.watch()
+        """Where the entries stood, when the pack began, that were replaced since."""
         self._snapshot_end = source.end
         self._followed_to = source.end
         self._live = bytearray()
@@ -52,18 +72,22 @@ class Packer(Generic[F]):
         self._live_size = 0
         """The bytes of the records that are live."""
         self._garbage: list[bytes] = []
+        self.highest_garbage = -1
+        self._garbage_offsets = array("Q")
+        self._garbage_sums = array("I")
+        """The crc32 of each record that is garbage: it may be brought back."""
         self._followed: set[bytes] = set()
         """Oids with a record behind the packed part of the target."""
+        self._has_brought_back = False
 
     # What a format says
 
-    def _position(self, oid: bytes) -> int | None:
-        """Return where the entry of `oid` stands that was current when the pack began."""
-        return self._snapshot.get(oid)
+    def _gen_entries(self) -> Iterator[Entry | None]:
+        """Yield all object entries up to where the source ended when the pack began; None where a step may end.
 
-    def _snapshot_positions(self) -> Iterator[tuple[bytes, int]]:
-        """Yield (oid, file offset) of all entries that were current when the pack began, in the order of the file."""
-        yield from sorted(self._snapshot.items(), key=lambda pair: pair[1])
+        Every byte is read once, and DamageError raised if one is not covered by the checksum that is there for it.
+        """
+        raise NotImplementedError
 
     def _copy(self) -> Iterator[Progress]:
         """Write the packed part, of _live_records()."""
@@ -73,8 +97,8 @@ class Packer(Generic[F]):
         """Yield the transactions of the source that stand behind those followed already. Unsound if one is."""
         raise NotImplementedError
 
-    def _append(self, records: dict[bytes, bytes], time: str) -> None:
-        """Write a transaction of these records behind the packed part."""
+    def _open_target(self) -> F:
+        """Return the target, whose packed part is whole, as it is used from then on."""
         raise NotImplementedError
 
     # Packing
@@ -84,6 +108,7 @@ class Packer(Generic[F]):
         yield from self._mark()
         yield from self._copy()
         self._target.sync()
+        self._new = self._open_target()
         yield from self._follow()
         self._target.sync()
         yield from self._follow()
@@ -96,28 +121,42 @@ class Packer(Generic[F]):
 
     def open_target(self) -> F:
         """Return the target, when it is finished, as it is used from then on."""
-        raise NotImplementedError
+        return self._open_target() if self._new is None else self._new
 
     def removed(self) -> list[bytes]:
         """Return the oids that the source has and the target does not."""
+        if not self._has_brought_back:
+            return self._garbage
         return [oid for oid in self._garbage if oid not in self._followed]
 
+    def _position(self, oid: bytes) -> int | None:
+        """Return where the entry of `oid` stands that was current when the pack began."""
+        return self._before[oid] if oid in self._before else self._source.position(oid)
+
     def _mark(self) -> Iterator[Progress]:
-        """Mark what the root reaches, breadth first, each generation in the order of the file."""
-        generation = {ROOT_OID: ROOT_OID} if self._position(ROOT_OID) is not None else {}
-        while generation:
-            found = [(self._require(oid, referrer), oid) for oid, referrer in generation.items()]
-            found.sort()
-            for oid in generation:
-                self._set_live(oid)
-            generation = {}
-            for offset, oid in found:
-                record = self._source.read_entry(oid, offset)
+        """Mark what the root reaches, region by region of the file."""
+        regions: defaultdict[int, array[int]] = defaultdict(lambda: array("Q"))
+        due: deque[int] = deque()
+
+        def note(oid: bytes, offset: int) -> None:
+            self._set_live(oid)
+            region = regions[offset // _REGION_SIZE]
+            if not region:
+                due.append(offset // _REGION_SIZE)
+            region.extend((offset, oid_to_int(oid)))
+
+        if (root := self._position(ROOT_OID)) is not None:
+            note(ROOT_OID, root)
+        while due:
+            region = regions.pop(due.popleft())
+            for offset, number in sorted(zip(region[::2], region[1::2], strict=True)):
+                referrer = oid_from_int(number)
+                record = self._source.read_entry(referrer, offset)
                 self._live_count += 1
                 self._live_size += len(record)
                 for ref in split_oids(unpack_record(record)[2]):
                     if not self._is_live(ref):
-                        generation.setdefault(ref, oid)
+                        note(ref, self._require(ref, referrer))
                 if self._live_count % new_file.STEP_RECORDS == 0:
                     yield Progress("mark", self._live_count, None)
 
@@ -130,33 +169,52 @@ class Packer(Generic[F]):
             )
         return offset
 
-    def _live_records(self) -> Iterator[tuple[bytes, bytes]]:
-        """Yield (oid, record) for what is marked, and take note of what is not."""
-        for oid, offset in self._snapshot_positions():
-            if self._is_live(oid):
-                yield oid, self._source.read_entry(oid, offset)
-            elif oid < FIRST_RESERVED_OID:
-                self._garbage.append(oid)
+    def _live_records(self) -> Iterator[tuple[bytes, bytes] | None]:
+        """Yield (oid, record) for what is marked, and take note of what is not; None where a step may end. [SHELF-50]
+
+        DamageError if the bytes that are copied are not those by which it was marked.
+        """
+        count = size = 0
+        for entry in self._gen_entries():
+            if entry is None or self._position(entry.oid) != entry.offset:
+                yield None
+            elif self._is_live(entry.oid):
+                count += 1
+                size += len(entry.record)
+                if size > self._live_size or not all(map(self._is_live, split_oids(unpack_record(entry.record)[2]))):
+                    raise self._changed(entry.offset)
+                yield entry.oid, entry.record
+            else:
+                self._garbage.append(entry.oid)
+                self.highest_garbage = max(self.highest_garbage, oid_to_int(entry.oid))
+                self._garbage_offsets.append(entry.offset)
+                self._garbage_sums.append(crc32(entry.record))
+                yield None
+        if (count, size) != (self._live_count, self._live_size):
+            raise self._changed(0)
+
+    def _changed(self, offset: int) -> DamageError:
+        problem = "what the pack copies is not what it read before"
+        return DamageError(self._source.file.path, offset, problem, _ADVICE)
 
     def _follow(self) -> Iterator[Progress]:
         """Append the transactions that were committed since, each with what it brings back. [SHELF-35]"""
-        source = self._source
+        source, new = self._source, self.open_target()
         try:
             for committed in self._gen_committed():
-                records = {oid: source.read_entry(oid, offset) for oid, offset in committed.entries}
+                records = committed.records
+                if not self._has_brought_back:
+                    self._has_brought_back = not all(self._is_live(oid) for oid in records)
                 self._followed.update(records)
                 self._bring_back(records)
                 if records:
-                    self._append(records, committed.time)
+                    prepared = new.prepare(list(records.items()), committed.time)
+                    self._target.append(prepared.cover + prepared.data, new.end)
+                    new.accept(prepared)
                 self._followed_to = committed.end
                 yield Progress("follow", self._followed_to - self._snapshot_end, None)
         except Unsound as unsound:
-            raise DamageError(
-                source.file.path,
-                unsound.place,
-                unsound.problem,
-                "the file is not packed; look at it with `durus check`",
-            ) from None
+            raise DamageError(source.file.path, unsound.place, unsound.problem, _ADVICE) from None
 
     def _bring_back(self, records: dict[bytes, bytes]) -> None:
         """Add to `records` the objects they reach that were garbage when the pack began."""
@@ -165,10 +223,20 @@ class Packer(Generic[F]):
             referrer, record = pending.pop()
             for oid in split_oids(unpack_record(record)[2]):
                 if not self._is_live(oid) and oid not in self._followed:
-                    found = self._source.read_entry(oid, self._require(oid, referrer))
+                    found = self._read_garbage(oid, self._require(oid, referrer))
+                    self._has_brought_back = True
                     self._followed.add(oid)
                     records[oid] = found
                     pending.append((oid, found))
+
+    def _read_garbage(self, oid: bytes, offset: int) -> bytes:
+        record = self._source.read_entry(oid, offset)
+        place = bisect_left(self._garbage_offsets, offset)
+        if self._garbage_offsets[place : place + 1] != array("Q", [offset]) or (
+            self._garbage_sums[place] != crc32(record)
+        ):
+            raise self._changed(offset)
+        return record
 
     def _is_live(self, oid: bytes) -> bool:
         number = oid_to_int(oid)
@@ -176,10 +244,10 @@ class Packer(Generic[F]):
 
     def _set_live(self, oid: bytes) -> None:
         number = oid_to_int(oid)
-        if number >= _HIGHEST_PACKABLE:
+        if number >= HIGHEST_PACKABLE:
             raise FormatError(
                 f"{self._source.file.path}: the oid {format_oid(oid)} is too high for a pack, which needs room "
-                "for every oid below it; copy the objects into a new file"
+                "for every oid below it; copy the objects into a new file (`durus convert`)"
             )
         if number >= len(self._live):
             self._live.extend(bytes(max(number + 1 - len(self._live), len(self._live) // 8)))

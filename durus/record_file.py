@@ -1,6 +1,7 @@
 """What the storages in one file need of its format, whichever it is."""
 
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from durus.error import UnsoundTailError
@@ -15,8 +16,32 @@ class PreparedTransaction(NamedTuple):
     data: bytes
     positions: list[tuple[bytes, int]]
     """(oid, file offset of its entry) of each record."""
+    end: int
+    """Where it ends in the file."""
     checksum: int
-    """The running checksum at its end, 0 in a format without checksums."""
+    """The running checksum there, 0 in a format without checksums."""
+
+
+class Replaced(dict[bytes, int | None]):
+    """Where the entries of some oids stood before they were replaced, None for an oid that had none."""
+
+
+class Watched:
+    """What has entries that are replaced, and can tell a pack of it."""
+
+    _watcher: "weakref.ref[Replaced] | None" = None
+
+    def watch(self) -> Replaced:
+        """Return what accept() adds the entries to that it replaces, as long as that is held."""
+        replaced = Replaced()
+        self._watcher = weakref.ref(replaced)
+        return replaced
+
+    def _note_replaced(self, prepared: PreparedTransaction, position: Callable[[bytes], int | None]) -> None:
+        replaced = None if self._watcher is None else self._watcher()
+        if replaced is not None:
+            for oid, _ in prepared.positions:
+                replaced.setdefault(oid, position(oid))
 
 
 class RecordFile(Protocol):
@@ -32,6 +57,9 @@ class RecordFile(Protocol):
 
     def position(self, oid: bytes) -> int | None:
         """Return the file offset of the current entry of `oid`, None if there is none."""
+
+    def watch(self) -> "Replaced":
+        """Return what accept() adds the entries to that it replaces, as long as that is held."""
 
     def read(self, oid: bytes) -> bytes | None:
         """Return the current record of `oid`, None if there is none."""
@@ -53,7 +81,7 @@ class RecordFile(Protocol):
         """Return the transaction that holds these (oid, record) pairs at the end of this file."""
 
     def accept(self, prepared: PreparedTransaction) -> None:
-        """Take a transaction into account that was written behind the end."""
+        """Take a transaction into account that was written at the end. It may be called again. [SHELF-46]"""
 
 
 def is_unfinished_creation(file: File, empty_file: bytes) -> bool:

@@ -36,7 +36,7 @@ class SharedStorage:
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
-        self._guard = CallGuard("shared storage")
+        self._guard: CallGuard = CallGuard("shared storage")
         self._core = Core(storage)
         self._monitor = Monitor(self._start_anew)
         self._abandoned: deque[Session] = deque()

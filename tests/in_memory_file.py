@@ -19,7 +19,7 @@ class MemoryFile:
     def read_at(self, offset: int, size: int) -> bytes:
         return bytes(self.data[offset : offset + size])
 
-    def append(self, data: bytes) -> None:
+    def append(self, data: bytes, end: int | None = None) -> None:
         self.data += data
 
     def truncate(self, size: int) -> None:
@@ -31,7 +31,7 @@ class MemoryFile:
     def lock(self) -> None:
         pass
 
-    def has_its_name(self) -> bool:
+    def has_its_name(self, name: str | None = None) -> bool:
         return True
 
     def copy_permissions(self, other: File) -> None:
@@ -59,7 +59,7 @@ class MemoryFileSystem:
         self.files = {f"/{name}": bytearray(data) for name, data in files.items()}
 
     def open(self, path: str, mode: Mode) -> File:
-        if mode == "new" or (mode == "write" and path not in self.files):
+        if mode in ("new", "private") or (mode == "write" and path not in self.files):
             self.files[path] = bytearray()
         if path not in self.files:
             raise FileError(errno.ENOENT, "no such file", path)

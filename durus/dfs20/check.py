@@ -39,7 +39,7 @@ class Dfs20Check:
             yield Finding(self.size, None, problem)
             return
         try:
-            index, base_end = read_base(self._file)
+            index, _, base_end = read_base(self._file)
         except DamageError as error:
             yield Finding(error.offset, None, error.problem)
             return  # what stands where can't be told without the index

@@ -17,24 +17,24 @@ from durus.error import DamageError, FormatError, RecordError, UnsoundTailError
 from durus.file import File
 from durus.oid import FIRST_RESERVED_OID, format_oid, oid_to_int
 from durus.read_ahead import ReadAhead
-from durus.record_file import PreparedTransaction
+from durus.record_file import PreparedTransaction, Watched
 from durus.shelf.scan import Unsound
 
 _LONGEST_RECORD = (1 << 32) - 1
-_DAMAGED = "restore the file from a backup; `durus check` lists all damage that can be noticed"
+DAMAGED = "restore the file from a backup; `durus check` lists all damage that can be noticed"
 
 
-class Dfs20:
+class Dfs20(Watched):
     """A DFS20 file that was read up to the end of its last sound transaction.
 
-    `base` is what its index record says, and where that ends, for who knows it already.
+    `base` is what its index record says, and where that starts and ends, for who knows it already.
     `tail` is the error that tells of the bytes behind it, None where there are none.
     """
 
-    def __init__(self, file: File, base: tuple[dict[bytes, int], int] | None = None) -> None:
+    def __init__(self, file: File, base: tuple[dict[bytes, int], int, int] | None = None) -> None:
         self.file = file
         self._source = ReadAhead(file)
-        self.index, self.base_end = read_base(file) if base is None else base
+        self.index, self.base_start, self.base_end = read_base(file) if base is None else base
         self.end = self.base_end
         self.tail: UnsoundTailError | None = None
         try:
@@ -82,12 +82,13 @@ class Dfs20:
             positions.append((oid, place))
             pieces.append(pack_entry(oid, record))
             place += U32.size + len(record)
-        return PreparedTransaction(b"", b"".join([*pieces, END]), positions, 0)
+        return PreparedTransaction(b"", b"".join([*pieces, END]), positions, place + len(END), 0)
 
     def accept(self, prepared: PreparedTransaction) -> None:
-        """Take a transaction into account that was written behind the end."""
+        """Take a transaction into account that was written at the end. It may be called again. [SHELF-46]"""
+        self._note_replaced(prepared, self.position)
         self.index.update(prepared.positions)
-        self.end += len(prepared.data)
+        self.end = prepared.end
 
 
 def pack_entry(oid: bytes, record: bytes) -> bytes:
@@ -100,31 +101,31 @@ def pack_entry(oid: bytes, record: bytes) -> bytes:
     return U32.pack(len(record)) + record
 
 
-def read_base(file: File) -> tuple[dict[bytes, int], int]:
-    """Return what the index record says, and where it ends. [DFS-6]"""
+def read_base(file: File) -> tuple[dict[bytes, int], int, int]:
+    """Return what the index record says, and where it starts and ends. [DFS-6]"""
     head = file.read_at(0, BASE_START)
     if head[: len(MAGIC)] != MAGIC[: len(head)]:
         raise FormatError(f"{file.path}: this is not a DFS20 file: it starts with {head[:8]!r}, not with {MAGIC!r}")
     if len(head) < BASE_START:
-        raise DamageError(file.path, len(head), "the file ends inside its header", _DAMAGED)
+        raise DamageError(file.path, len(head), "the file ends inside its header", DAMAGED)
     (start,) = U64.unpack_from(head, len(MAGIC))
     stream_start = start + U64.size
     if not BASE_START <= start <= file.size() - U64.size:
         problem = f"the header leads to an index record at byte {start}, where none can be"
-        raise DamageError(file.path, len(MAGIC), problem, _DAMAGED)
+        raise DamageError(file.path, len(MAGIC), problem, DAMAGED)
     (length,) = U64.unpack(file.read_at(start, U64.size))
     if length > file.size() - stream_start:
         problem = f"the index record claims to end at byte {stream_start + length}, behind the end of the file"
-        raise DamageError(file.path, start, problem, _DAMAGED)
+        raise DamageError(file.path, start, problem, DAMAGED)
     try:
         index = parse_index(file.read_at(stream_start, length))
     except ValueError as error:
-        raise DamageError(file.path, stream_start, f"what stands here is not an index: {error}", _DAMAGED) from error
+        raise DamageError(file.path, stream_start, f"what stands here is not an index: {error}", DAMAGED) from error
     for oid, offset in index.items():
         if not BASE_START <= offset < start:
             problem = f"the index leads to byte {offset} for oid {format_oid(oid)}, which is not in the packed part"
-            raise DamageError(file.path, stream_start, problem, _DAMAGED)
-    return {oid: offset for oid, offset in index.items() if oid < FIRST_RESERVED_OID}, stream_start + length
+            raise DamageError(file.path, stream_start, problem, DAMAGED)
+    return {oid: offset for oid, offset in index.items() if oid < FIRST_RESERVED_OID}, start, stream_start + length
 
 
 def read_entry(source: ReadAhead, end: int, oid: bytes, offset: int) -> bytes:
@@ -137,4 +138,4 @@ def read_entry(source: ReadAhead, end: int, oid: bytes, offset: int) -> bytes:
             if place + size > len(data):
                 data, place = source.at(offset, size, end)
             return data[place + U32.size : place + size]
-    raise DamageError(source.file.path, offset, f"no sound entry of oid {format_oid(oid)} stands here", _DAMAGED)
+    raise DamageError(source.file.path, offset, f"no sound entry of oid {format_oid(oid)} stands here", DAMAGED)

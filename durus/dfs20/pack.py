@@ -3,13 +3,15 @@
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
-from durus.dfs20.dfs20 import Dfs20, pack_entry
+from durus.dfs20.dfs20 import DAMAGED, Dfs20, pack_entry
 from durus.dfs20.layout import BASE_START, END, MAGIC, U32, U64, IndexPickle
-from durus.dfs20.scan import scan_transactions
+from durus.dfs20.scan import scan_entries
+from durus.error import DamageError
 from durus.file import File
 from durus.new_file import STEP_RECORDS, NewFile
-from durus.packer import Committed, Packer
+from durus.packer import Committed, Entry, Packer
 from durus.progress import Progress
+from durus.shelf.scan import ForwardReader, Unsound
 
 
 class NewDfs20(NewFile):
@@ -18,12 +20,14 @@ class NewDfs20(NewFile):
     def __init__(self, file: File) -> None:
         super().__init__(file)
         self.index: dict[bytes, int] = {}
-        self.base_end = 0
+        self.base_start = self.base_end = 0
+        """Where the index record starts and ends."""
 
-    def write_base(self, records: Iterable[tuple[bytes, bytes]], count: int, size: int) -> Iterator[Progress]:
+    def write_base(self, records: Iterable[tuple[bytes, bytes] | None], count: int, size: int) -> Iterator[Progress]:
         """Write the packed part of `count` (oid, record) pairs, `size` bytes in all, and the index, in small steps."""
         entries_size = size + U32.size * count
-        self._write(MAGIC + U64.pack(BASE_START + entries_size + len(END)))
+        self.base_start = BASE_START + entries_size + len(END)
+        self._write(MAGIC + U64.pack(self.base_start))
         yield from self._write_records(records, count, pack_entry, self.index.__setitem__)
         self._write(END)
         index_pickle = IndexPickle()
@@ -35,27 +39,35 @@ class NewDfs20(NewFile):
         self.base_end = self._end
         yield Progress("copy", count, count)
 
-    def append(self, records: dict[bytes, bytes]) -> None:
-        """Append a transaction of these records."""
-        self._write(b"".join([*(pack_entry(oid, record) for oid, record in records.items()), END]))
-
 
 class Dfs20Packer(Packer[Dfs20]):
     """A Packer from a DFS20 file into one."""
 
     def __init__(self, source: Dfs20, target: File) -> None:
         super().__init__(source, target)
-        self._new = NewDfs20(target)
+        self._writer = NewDfs20(target)
+
+    def _gen_entries(self) -> Iterator[Entry | None]:
+        source = self._source
+        for start, end in ((BASE_START, source.base_start), (source.base_end, self._snapshot_end)):
+            reader = ForwardReader(source.file, start, end, 0)
+            while reader.position < end:
+                try:
+                    for oid, offset, record in scan_entries(reader, reader.position, end):
+                        yield Entry(oid, offset, record)
+                except Unsound as unsound:
+                    raise DamageError(source.file.path, unsound.place, unsound.problem, DAMAGED) from None
 
     def _copy(self) -> Iterator[Progress]:
-        return self._new.write_base(self._live_records(), self._live_count, self._live_size)
+        return self._writer.write_base(self._live_records(), self._live_count, self._live_size)
 
     def _gen_committed(self) -> Iterator[Committed]:
-        for found in scan_transactions(self._source.file, self._followed_to, self._source.end):
-            yield Committed(found.entries, found.end, "")
+        source = self._source
+        stop = source.end
+        while self._followed_to < stop:
+            reader = ForwardReader(source.file, self._followed_to, source.end, 0)
+            records = {oid: record for oid, _, record in scan_entries(reader, self._followed_to, source.end)}
+            yield Committed(records, reader.position, "")
 
-    def _append(self, records: dict[bytes, bytes], time: str) -> None:
-        self._new.append(records)
-
-    def open_target(self) -> Dfs20:
-        return Dfs20(self._target, (self._new.index, self._new.base_end))
+    def _open_target(self) -> Dfs20:
+        return Dfs20(self._target, (self._writer.index, self._writer.base_start, self._writer.base_end))

@@ -35,7 +35,14 @@ def scan_transactions(file: File, offset: int, end: int) -> Iterator[Transaction
 
 def _scan_transaction(reader: ForwardReader, end: int) -> Transaction:
     offset = reader.position
-    entries: list[tuple[bytes, int]] = []
+    entries = [(oid, place) for oid, place, _ in scan_entries(reader, offset, end, with_records=False)]
+    return Transaction(offset, reader.position, entries)
+
+
+def scan_entries(
+    reader: ForwardReader, offset: int, end: int, with_records: bool = True
+) -> Iterator[tuple[bytes, int, bytes]]:
+    """Yield oid, file offset and record of each entry of the transaction that starts at `offset`."""
     while True:
         place = reader.position
         head = reader.peek(ENTRY_HEAD.size)
@@ -44,7 +51,7 @@ def _scan_transaction(reader: ForwardReader, end: int) -> Transaction:
         (length,) = U32.unpack_from(head)
         if not length:
             reader.advance(U32.size)
-            return Transaction(offset, reader.position, entries)
+            return
         entry_end = place + U32.size + length
         if entry_end > end:
             problem = f"an object entry would end at byte {entry_end}, {entry_end - end} behind the end"
@@ -53,9 +60,10 @@ def _scan_transaction(reader: ForwardReader, end: int) -> Transaction:
         if not entry_fits(length, data_size):
             problem = f"the length of an object entry (oid {format_oid(oid)}) does not fit its record"
             raise Unsound(offset, end, problem, place)
-        if oid < FIRST_RESERVED_OID:
-            entries.append((oid, place))
+        record = reader.peek(U32.size + length)[U32.size :] if with_records else b""
         reader.advance(U32.size + length)
+        if oid < FIRST_RESERVED_OID:
+            yield oid, place, record
 
 
 def explain(file: File, unsound: Unsound) -> DamageError:

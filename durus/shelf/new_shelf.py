@@ -21,7 +21,7 @@ class NewShelf(NewFile):
         self._checksum = 0
 
     def write_base(
-        self, records: Iterable[tuple[bytes, bytes]], count: int, size: int, highest_oid: int, time: str
+        self, records: Iterable[tuple[bytes, bytes] | None], count: int, size: int, highest_oid: int, time: str
     ) -> Iterator[Progress]:
         """Write the packed part of these (oid, record) pairs, its seal and its block table, in small steps.
 

@@ -44,17 +44,21 @@ class OffsetMap:
 
     def holes(self) -> Iterator[int]:
         """Yield the numbers of the free oids, from the highest down. [SHELF-9]"""
-        hole = self.count - 1
+        hole = before = self.count - 1
         while hole >= 0:
-            yield hole
             following = self._word(hole) - self.start
+            if following < 0:  # or an object's oid would be given out
+                problem = f"the chain of free oids leads to {hole}, which is not free"
+                raise self._damage(before, problem)
+            yield hole
             if following == self.count - 1:
                 return
-            if not 0 <= following < hole:
-                place = self._words_start + hole * self.word_size
-                problem = f"the free oid {hole} is chained to {following}, which is not below it"
-                raise DamageError(self._file.path, place, problem, _ADVICE)
-            hole = following
+            if following >= hole:
+                raise self._damage(hole, f"the free oid {hole} is chained to {following}, which is not below it")
+            hole, before = following, hole
+
+    def _damage(self, number: int, problem: str) -> DamageError:
+        return DamageError(self._file.path, self._words_start + number * self.word_size, problem, _ADVICE)
 
     def positions(self) -> Iterator[tuple[bytes, int]]:
         """Yield (oid, file offset of its entry) for all objects of the packed part, in order of oid."""

@@ -179,7 +179,7 @@ def scan_entries(reader: ForwardReader, offset: int, end: int) -> tuple[list[tup
         if oid >= FIRST_RESERVED_OID or length == SEAL_SIZE - U64.size:
             reader.advance(place - reader.position)
             if oid == SEAL_OID or (length == SEAL_SIZE - U64.size and is_like_seal(reader.peek(SEAL_SIZE))):
-                return entries, _check_seal(reader, offset, end, only_a_seal=place == first)
+                return entries, check_seal(reader, offset, end, only_a_seal=place == first)
         if oid < FIRST_RESERVED_OID:
             entries.append((oid, place))
         place = stop
@@ -187,7 +187,7 @@ def scan_entries(reader: ForwardReader, offset: int, end: int) -> tuple[list[tup
     return entries, None
 
 
-def _check_seal(reader: ForwardReader, offset: int, end: int, only_a_seal: bool) -> Seal:
+def check_seal(reader: ForwardReader, offset: int, end: int, only_a_seal: bool) -> Seal:
     place = reader.position
     seal = parse_seal(reader.peek(SEAL_SIZE))
     if seal is None or seal.offset != place or place + SEAL_SIZE != end:

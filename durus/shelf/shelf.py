@@ -7,7 +7,7 @@ from durus.error import DamageError, FormatError, UnsoundTailError
 from durus.file import File
 from durus.oid import format_oid
 from durus.read_ahead import ReadAhead
-from durus.record_file import PreparedTransaction
+from durus.record_file import PreparedTransaction, Watched
 from durus.shelf import recover
 from durus.shelf.block_table import read_block_table
 from durus.shelf.checked_file import DAMAGED, checked_file
@@ -27,7 +27,7 @@ EMPTY_FILE = MAGIC + U64.pack(0) + b"".join(build_offset_map([], 0))
 """The bytes of a file without any object. [SHELF-3]"""
 
 
-class Shelf:
+class Shelf(Watched):
     """A SHELF-1 file that was read up to the end of its last sound transaction.
 
     With a block table the packed part is not read for that, and its blocks are checked when they are. [SHELF-43]
@@ -38,6 +38,8 @@ class Shelf:
         self.index: dict[bytes, int] = {}
         """The file offset of the newest entry of each oid that has one behind the offset map."""
         self.tail: UnsoundTailError | None = None
+        self.raw_file = file
+        """The file without the check of blocks."""
         self.map = open_base(file)
         table = read_block_table(file, self.map.end)
         if table is None:
@@ -74,11 +76,11 @@ class Shelf:
     def read(self, oid: bytes) -> bytes | None:
         """Return the current record of `oid`, None if there is none."""
         offset = self.position(oid)
-        return None if offset is None else read_entry(self._source, self.end, oid, offset)
+        return None if offset is None else self.read_entry(oid, offset)
 
     def read_entry(self, oid: bytes, offset: int) -> bytes:
         """Return the record in the entry at `offset`, which must be of `oid`; DamageError if it is not."""
-        return read_entry(self._source, self.end, oid, offset)
+        return read_entry(self._source, self.end if offset >= self.map.end else self.map.start, oid, offset)
 
     def positions(self) -> Iterator[tuple[bytes, int]]:
         """Yield (oid, file offset) for all current entries, in the order of the file."""
@@ -115,14 +117,13 @@ class Shelf:
         for (oid, _), entry in zip(records, entries, strict=True):
             positions.append((oid, place))
             place += len(entry)
-        return PreparedTransaction(cover, data, positions, checksum)
+        return PreparedTransaction(cover, data, positions, start + len(data), checksum)
 
     def accept(self, prepared: PreparedTransaction) -> None:
-        """Take a transaction into account that was written behind the end."""
+        """Take a transaction into account that was written at the end. It may be called again. [SHELF-46]"""
+        self._note_replaced(prepared, self.position)
         self.index.update(prepared.positions)
-        self.end += len(prepared.cover) + len(prepared.data)
-        self.checksum = prepared.checksum
-        self.is_sealed = True
+        self.end, self.checksum, self.is_sealed = prepared.end, prepared.checksum, True
 
 
 def read_entry(source: ReadAhead, end: int, oid: bytes, offset: int) -> bytes:

@@ -306,7 +306,7 @@ class SimulatedFile:
         _raise(*self._step("read", size))
         return self._inode.data[offset : offset + size]
 
-    def append(self, data: bytes) -> None:
+    def append(self, data: bytes, end: int | None = None) -> None:
         operation, fault = self._step("append", len(data))
         if fault is not None:
             data = data[: {"none": 0, "half": len(data) // 2, "all": len(data)}[fault.done]]
@@ -340,9 +340,9 @@ class SimulatedFile:
             self._inode.lock = self._lock
         _raise(operation, fault)
 
-    def has_its_name(self) -> bool:
+    def has_its_name(self, name: str | None = None) -> bool:
         _raise(*self._step("look up"))
-        return self._process.disk.names.get(self.path) is self._inode
+        return self._process.disk.names.get(name or self.path) is self._inode
 
     def copy_permissions(self, other: File) -> None:
         _raise(*self._step("set the permissions of"))
@@ -399,7 +399,7 @@ class SimulatedFileSystem:
         if fault is None or fault.done == "all":
             if mode == "read" and path not in names:
                 raise failure(errno.ENOENT)(operation)
-            if mode == "new" and path in names:
+            if mode in ("new", "private") and path in names:
                 raise failure(errno.EEXIST)(operation)
             if path not in names:
                 self.disk.change_name(path, Inode())
@@ -421,7 +421,8 @@ class SimulatedFileSystem:
 
     def replace(self, source: str, name: str) -> None:
         operation, fault = self.step("replace", name)
-        if fault is None or fault.done == "all":
+        is_done = fault is None or fault.done == "all"
+        if is_done and self.disk.names.get(name) is not self.disk.names[source]:  # POSIX: else both names stay
             self.disk.change_name(name, self.disk.names[source])
             self.disk.change_name(source, None)
         _raise(operation, fault)

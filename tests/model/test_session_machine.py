@@ -336,7 +336,7 @@ class DiskFile(OperatingSystemFile):
         super().__init__(path, mode)
         self._disk = disk
 
-    def append(self, data: bytes) -> None:
+    def append(self, data: bytes, end: int | None = None) -> None:
         if self._disk.fails_at == "append":
             super().append(data[: len(data) // 2])
         self._disk.check("append", self.path)

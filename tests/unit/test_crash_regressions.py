@@ -144,7 +144,7 @@ def test_new_file_that_can_not_be_made_durable_is_left_empty(disk: Disk) -> None
 
 @pytest.mark.spec("SHELF-36")
 @pytest.mark.parametrize("kind", ["replace", "sync directory"])
-def test_pack_interrupted_when_the_new_file_has_its_name_ends_the_taking_of_commits(disk: Disk, kind: str) -> None:
+def test_pack_interrupted_when_the_new_file_has_its_name_comes_to_its_end(disk: Disk, kind: str) -> None:
     storage = opened(disk)
     put(storage, b"a")
 
@@ -157,10 +157,10 @@ def test_pack_interrupted_when_the_new_file_has_its_name_ends_the_taking_of_comm
     disk.observer = interrupt
     with pytest.raises(KeyboardInterrupt):
         storage.pack()
-    with pytest.raises(ClosedError, match="KeyboardInterrupt"):
-        put(storage, b"b")
+    put(storage, b"b")
     storage.close()
-    assert root_of(disk) == b"a"
+    assert root_of(disk) == b"b"
+    assert disk.names.keys() == {PATH, PATH + ".prepack"}
 
 
 @pytest.mark.spec("SHELF-36")
@@ -193,9 +193,7 @@ def test_pack_of_a_shared_storage_is_given_up_when_its_iterator_is_closed(disk: 
     client = SharedStorage(storage).new_client()
     packer: Any = client.get_packer()
     next(packer)
-    fails(disk, "look up")
-    with pytest.raises(FileError):
-        packer.close()
+    packer.close()
     assert disk.names.keys() == {PATH}
     client.close()
     storage.close()

@@ -85,7 +85,7 @@ def test_a_commit_is_one_append_and_one_sync(tmp_path: Path) -> None:
     class Watched(OperatingSystem):
         def open(self, path: str, mode: Mode) -> File:
             class WatchedFile(OperatingSystemFile):
-                def append(self, data: bytes) -> None:
+                def append(self, data: bytes, end: int | None = None) -> None:
                     operations.append("append")
                     super().append(data)
 

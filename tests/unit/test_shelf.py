@@ -43,7 +43,7 @@ class Watched(OperatingSystem):
         note = self.operations.append
 
         class WatchedFile(OperatingSystemFile):
-            def append(self, data: bytes) -> None:
+            def append(self, data: bytes, end: int | None = None) -> None:
                 note(f"append to {os.path.basename(self.path)}")
                 super().append(data)
 
@@ -201,7 +201,7 @@ def test_order_of_operations_of_a_pack(tmp_path: Path) -> None:
     system.operations.clear()
     storage.pack()
     assert system.operations[0] == "lock f.pack"
-    assert system.operations[-4:] == ["sync f.pack", "replace f.prepack", "replace f", "sync directory"]
+    assert system.operations[-4:] == ["sync f.pack", "replace f", "replace f.prepack", "sync directory"]
     assert (tmp_path / "f.prepack").read_bytes() == before
     storage.close()
 

@@ -29,7 +29,7 @@ class FullDisk(OperatingSystem):
         disk = self
 
         class FailingFile(OperatingSystemFile):
-            def append(self, data: bytes) -> None:
+            def append(self, data: bytes, end: int | None = None) -> None:
                 super().append(data[: len(data) // 2] if disk.fails == "append" else data)
                 if disk.fails == "append":
                     raise FileError(28, "no space left", self.path)
