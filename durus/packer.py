@@ -18,7 +18,7 @@ from durus.error import DamageError, FormatError
 from durus.file import File
 from durus.oid import FIRST_RESERVED_OID, ROOT_OID, format_oid, oid_from_int, oid_to_int
 from durus.progress import Progress
-from durus.record import split_oids, unpack_record
+from durus.record import gen_refs, split_oids, unpack_record
 from durus.record_file import RecordFile
 from durus.shelf.scan import Unsound
 
@@ -27,6 +27,9 @@ HIGHEST_PACKABLE = 1 << 40
 
 _REGION_SIZE = 1 << 22
 """What is marked next is read in the order of the file within so many bytes of it."""
+
+_STEP_REFS = 1000
+"""How many references of one record are looked at in one step."""
 
 _ADVICE = "the file is not packed; look at it with `durus check`"
 
@@ -154,9 +157,11 @@ class Packer(Generic[F]):
                 record = self._source.read_entry(referrer, offset)
                 self._live_count += 1
                 self._live_size += len(record)
-                for ref in split_oids(unpack_record(record)[2]):
+                for number_of_refs, ref in enumerate(gen_refs(record), 1):
                     if not self._is_live(ref):
                         note(ref, self._require(ref, referrer))
+                    if number_of_refs % _STEP_REFS == 0:
+                        yield Progress("mark", self._live_count, None)
                 if self._live_count % new_file.STEP_RECORDS == 0:
                     yield Progress("mark", self._live_count, None)
 
@@ -181,8 +186,13 @@ class Packer(Generic[F]):
             elif self._is_live(entry.oid):
                 count += 1
                 size += len(entry.record)
-                if size > self._live_size or not all(map(self._is_live, split_oids(unpack_record(entry.record)[2]))):
+                if size > self._live_size:
                     raise self._changed(entry.offset)
+                for number_of_refs, ref in enumerate(gen_refs(entry.record), 1):
+                    if not self._is_live(ref):
+                        raise self._changed(entry.offset)
+                    if number_of_refs % (_STEP_REFS // new_file.STEP_RECORDS) == 0:
+                        yield None
                 yield entry.oid, entry.record
             else:
                 self._garbage.append(entry.oid)

@@ -6,7 +6,7 @@ the state refers to.  What the data means is the business of serialize.py.
 
 import re
 import struct
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 from durus.error import RecordError
@@ -48,6 +48,15 @@ def unpack_record(record: bytes) -> tuple[bytes, bytes, bytes]:
 def refs_of(record: bytes) -> list[bytes]:
     """Return the oids that a record refers to, which was found sound before."""
     return split_oids(record[HEAD_SIZE + _HEAD.unpack_from(record)[1] :])
+
+
+def gen_refs(record: bytes) -> Iterator[bytes]:
+    """Yield the oids to which a record refers, one at a time: there can be millions."""
+    refs = unpack_record(record)[2]
+    if len(refs) % 8:
+        split_oids(refs)  # which tells of it
+    for place in range(0, len(refs), 8):
+        yield refs[place : place + 8]
 
 
 def split_oids(s: bytes) -> list[bytes]:

@@ -2,16 +2,20 @@
 
 import contextlib
 import errno
+import inspect
 import os
 import sqlite3
-import threading
+import sys
 import urllib.parse
+import weakref
 from collections import Counter
 from collections.abc import Generator, Iterator
 
+from durus.call_guard import CallGuard, guarded
 from durus.check import Finding, record_findings
 from durus.error import (
     ClosedError,
+    ConcurrentUseError,
     DurusError,
     DurusKeyError,
     FileError,
@@ -20,10 +24,13 @@ from durus.error import (
     ReadonlyError,
     RecordError,
     TransactionError,
+    WrongProcessError,
 )
+from durus.file import Path
+from durus.forked import note_held
 from durus.oid import ROOT_OID, format_oid, oid_from_int, oid_to_int
 from durus.progress import Progress
-from durus.record import pack_record, split_oids, unpack_record
+from durus.record import gen_refs, pack_record, unpack_record
 from durus.storage import (
     NOTHING_TO_DO,
     CollectingStorage,
@@ -61,22 +68,32 @@ class SqliteStorage(CollectingStorage):
     _writer: sqlite3.Connection | None = None
     _inode: tuple[int, int] | None = None
 
-    def __init__(self, filename: str | os.PathLike[str], readonly: bool = False, repair: bool = False) -> None:
-        self._reading = threading.Lock()
-        self._writing = threading.RLock()
+    def __init__(self, filename: Path, readonly: bool = False, repair: bool = False) -> None:
+        self._guard = CallGuard("storage")
+        self._write_guard = CallGuard("storage")
+        """A commit is written while others load."""
+        note_held(self)
         self._failure: str | None = None
+        self._has_started_anew = False
+        self._unsettled: list[int] = []
+        """What a commit writes that is not at its end."""
         self._removed: list[bytes] = []
         self._condemned: set[int] = set()
         """What a pack has removed, and whose rows may be there yet. [SQL-8]"""
         self._written: set[int] | None = None
         """What was committed since a pack last looked, None where none is under way."""
-        self._packer: Generator[Progress, None, None] | None = None
-        self._is_packing = False
+        self._packing: weakref.ref[Generator[Progress, None, None]] | None = None
+        """The pack that is under way, which ends when nobody can go on with it."""
         self._readonly = readonly
-        self._filename = os.fspath(filename)
+        self._filename = os.fsdecode(filename)
         self._path = os.path.realpath(self._filename)
         if readonly and repair:
             raise TransactionError("a readonly SqliteStorage can't repair its file")
+        if _inodes_of_parent and os.path.exists(self._path) and _inode_of(self._path) in _inodes_of_parent:
+            raise WrongProcessError(
+                f"{self._path}: the parent of this process had this file open when it was forked, and SQLite can't "
+                "have it open in both: fork before it is opened, or use a process of its own"
+            )
         try:
             with self._naming("open the file"):
                 if not readonly:
@@ -134,7 +151,7 @@ class SqliteStorage(CollectingStorage):
         return reader
 
     def _connect(self, mode: str, seconds_to_wait: float) -> sqlite3.Connection:
-        uri = f"file:{urllib.parse.quote(self._path)}?mode={mode}"
+        uri = f"file:{urllib.parse.quote(os.fsencode(self._path))}?mode={mode}"
         return sqlite3.connect(uri, uri=True, timeout=seconds_to_wait, isolation_level=None, check_same_thread=False)
 
     def _has_table(self, connection: sqlite3.Connection) -> bool:
@@ -175,6 +192,7 @@ class SqliteStorage(CollectingStorage):
 
     def _open_reader_connection(self) -> sqlite3.Connection:
         if self._reader is None:
+            self._guard.check_process()
             raise ClosedError(f"{self._path}: the storage is closed")
         return self._reader
 
@@ -211,7 +229,7 @@ class SqliteStorage(CollectingStorage):
         return number <= _HIGHEST_ID and number not in self._condemned
 
     def _select(self, statement: str, *values: int) -> list[tuple[object, ...]]:
-        with self._reading, self._naming("read"):
+        with self._naming("read"):
             return self._open_reader_connection().execute(statement, values).fetchall()
 
     def _record(self, number: int, data: object, refs: object) -> bytes:
@@ -220,10 +238,12 @@ class SqliteStorage(CollectingStorage):
             raise FormatError(f"{self._path}: the row with the id {number} has no bytes where data and refs must stand")
         return pack_record(oid, data, refs)
 
+    @guarded
     def begin(self) -> None:
         self._check_writable()
         super().begin()
 
+    @guarded
     def end(self, handle_invalidations: InvalidationHandler | None = None) -> None:
         """Conclude the commit with one transaction of SQLite. [SQL-3]
 
@@ -231,13 +251,17 @@ class SqliteStorage(CollectingStorage):
         failure that left the outcome of a commit unknown. [SQL-4]
         """
         pending = self._take_pending()
-        if self._removed and handle_invalidations is not None:
-            handle_invalidations(self.sync())
-        conclusion = self.conclude(pending)
+        if (self._removed or self._has_started_anew) and handle_invalidations is not None:
+            handle_invalidations(self._take_removed())
+        conclusion = self._conclude(pending)
         conclusion.write()
         conclusion.accept()
 
+    @guarded
     def conclude(self, records: dict[bytes, bytes]) -> Conclusion:
+        return self._conclude(records)
+
+    def _conclude(self, records: dict[bytes, bytes]) -> Conclusion:
         self._check_writable()
         rows = []
         for oid, record in records.items():
@@ -252,37 +276,63 @@ class SqliteStorage(CollectingStorage):
             return NOTHING_TO_DO
 
         def write() -> None:
-            check_references(records, self.has_record)
+            check_references(records, self._has_row)
             self._write("insert or replace into objects (id, data, refs) values (?, ?, ?)", rows)
 
-        def accept() -> None:
-            numbers = [number for number, _, _ in rows]
-            self._condemned.difference_update(numbers)
-            if self._written is not None:
-                self._written.update(numbers)
+        return Conclusion(write, lambda: self._accept([number for number, _, _ in rows]))
 
-        return Conclusion(write, accept)
+    def _has_row(self, oid: bytes) -> bool:
+        """Tell if there is a record, while others load: by the connection that writes."""
+        number = oid_to_int(oid)
+        if not self._may_have(number):
+            return False
+        with self._naming("read"):
+            statement = "select 1 from objects where id = ?"
+            return bool(self._open_writer_connection().execute(statement, (number,)).fetchall())
+
+    def _accept(self, numbers: list[int]) -> None:
+        self._condemned.difference_update(numbers)
+        if self._written is not None:
+            self._written.update(numbers)
 
     def _write(self, statement: str, rows: list[tuple[int, bytes, bytes]] | list[tuple[int]]) -> None:
         """Do a statement for all rows in one transaction that is durable then. [SQL-3]"""
-        with self._writing:
-            self._check_writable()
-            writer = self._open_writer_connection()
-            is_ending = False
-            try:
-                with self._naming("write to the file"):
-                    writer.executemany(statement, rows)
-                    is_ending = True
-                    writer.execute("commit")
-                    is_ending = False
-            except BaseException as error:
-                if is_ending:
-                    self._failure = f"an earlier commit failed in its end: {error}"
-                with contextlib.suppress(sqlite3.Error):  # what SQLite has taken back by itself already
-                    writer.execute("rollback")
-                raise
-            finally:
-                self._keep_others_out(writer)
+        self._write_guard.begin(sys._getframe(), self._settle_write)
+        try:
+            self._write_rows(statement, rows)
+        except DurusError:
+            self._write_guard.end()
+            raise
+        self._write_guard.end()
+
+    def _write_rows(self, statement: str, rows: list[tuple[int, bytes, bytes]] | list[tuple[int]]) -> None:
+        self._check_writable()
+        writer = self._open_writer_connection()
+        self._unsettled = [row[0] for row in rows]
+        is_ending = False
+        try:
+            with self._naming("write to the file"):
+                writer.executemany(statement, rows)
+                is_ending = True
+                writer.execute("commit")
+        except DurusError as error:
+            if is_ending:
+                self._failure = f"an earlier commit failed in its end: {error}"
+            with contextlib.suppress(sqlite3.Error):  # what SQLite has taken back by itself already
+                writer.execute("rollback")
+            self._keep_others_out(writer)
+            raise
+        self._keep_others_out(writer)
+        self._unsettled = []
+
+    def _settle_write(self) -> None:
+        """Take back what an interrupted call has written and not committed, and keep other writers out. [SQL-20]"""
+        if self._writer is not None:
+            with contextlib.suppress(sqlite3.Error):
+                if self._writer.in_transaction:
+                    self._writer.execute("rollback")
+            self._keep_others_out(self._writer)
+        self._accept(self._unsettled)  # they may be stored
 
     def _keep_others_out(self, writer: sqlite3.Connection) -> None:
         """Begin the next transaction; if another was first to write, this storage must end. [SQL-5]"""
@@ -293,27 +343,59 @@ class SqliteStorage(CollectingStorage):
         except sqlite3.Error as error:
             self._failure = self._failure or f"another program is writing to the file: {error}"
 
-    def sync(self) -> list[bytes]:
+    @guarded
+    def sync(self) -> list[bytes] | None:
+        return self._take_removed()
+
+    def _take_removed(self) -> list[bytes] | None:
+        if self._has_started_anew:
+            self._has_started_anew, self._removed = False, []
+            return None
         removed, self._removed = self._removed, []
         return removed
 
+    @guarded
     def new_oid(self) -> bytes:
         self._open_reader_connection()
         self._next_id += 1
         return oid_from_int(self._next_id - 1)
 
     def close(self) -> None:
-        if self._packer is not None:
-            self._packer.close()
-            self._packer = None
-        with self._writing, self._reading:
-            for connection in (self._reader, self._writer):
-                if connection is not None:
-                    connection.close()
-            self._reader = self._writer = None
-            if self._inode is not None:
-                _open_inodes[self._inode] -= 1
-                self._inode = None
+        if not self._guard.is_foreign:  # else it is the parent's
+            self._close()
+
+    @guarded
+    def _close(self) -> None:
+        self._give_up_pack()
+        reader, self._reader = self._reader, None
+        writer, self._writer = self._writer, None
+        inode, self._inode = self._inode, None
+        for connection in reader, writer:
+            if connection is not None:
+                connection.close()
+        if inode is not None:
+            _open_inodes[inode] -= 1
+
+    # Interrupts and forks
+
+    def _start_anew(self) -> None:
+        """Give up what a call has left that was interrupted. [SQL-20]"""
+        self._has_started_anew = True
+        self._pending = None
+        self._give_up_pack()
+        if self._write_guard.is_interrupted and self._writer is not None:
+            with contextlib.suppress(ConcurrentUseError):  # a write that is under way was not interrupted
+                self._write_guard.begin(sys._getframe(), self._settle_write)
+                self._write_guard.end()
+        elif self._writer is not None and not self._writer.in_transaction:
+            self._keep_others_out(self._writer)
+
+    def leave_to_parent(self) -> None:
+        """Never close the connections: that could write to what the parent shares with this process. [SQL-21]"""
+        for connection in self._reader, self._writer:
+            if connection is not None:
+                _keep_for_ever(connection)
+        self._reader = self._writer = self._inode = None
 
     def gen_oid_record(self, start_oid: bytes | None = None, batch_size: int = 100) -> Iterator[tuple[bytes, bytes]]:
         """Yield (oid, record) for every record in the order of the oids, or for those reached from `start_oid`."""
@@ -347,42 +429,74 @@ class SqliteStorage(CollectingStorage):
 
     def pack(self) -> None:
         """Remove the records that the root does not reach, and give their room back to the file system."""
-        super().pack()
+        self._pack_all()
         self.vacuum()
 
+    @guarded
+    def _pack_all(self) -> None:
+        self._check_writable()
+        self._check_not_packing()
+        steps = self._pack()
+        self._packing = weakref.ref(steps)
+        for _ in steps:
+            pass
+
+    @guarded
     def vacuum(self) -> None:
         """Give the room of deleted rows back to the file system; takes its time."""
-        with self._writing:
-            self._check_writable()
-            writer = self._open_writer_connection()
-            with self._naming("give back room of the file"):
-                try:
-                    writer.execute("commit")
-                    writer.execute("vacuum")
-                    writer.execute("pragma wal_checkpoint(truncate)")
-                finally:
-                    self._keep_others_out(writer)
+        self._check_writable()
+        writer = self._open_writer_connection()
+        with self._naming("give back room of the file"):
+            try:
+                writer.execute("commit")
+                writer.execute("vacuum")
+                writer.execute("pragma wal_checkpoint(truncate)")
+            finally:
+                self._keep_others_out(writer)
 
+    @guarded
     def get_packer(self) -> Iterator[Progress]:
         """Return an iterator that packs in steps, while commits go on between them. [SQL-8]"""
         self._check_writable()
-        if self._is_packing:
+        self._check_not_packing()
+        return self._gen_steps(self._pack())
+
+    def _pack_under_way(self) -> Generator[Progress, None, None] | None:
+        steps = self._packing() if self._packing is not None else None
+        return None if steps is None or inspect.getgeneratorstate(steps) == inspect.GEN_CLOSED else steps
+
+    def _check_not_packing(self) -> None:
+        if self._pack_under_way() is not None:
             raise TransactionError(f"{self._path}: a pack is under way already")
-        self._packer = self._pack()
-        return self._packer
+
+    def _gen_steps(self, steps: Generator[Progress, None, None]) -> Generator[Progress, None, None]:
+        try:
+            while (progress := self._pack_step(steps)) is not None:
+                yield progress
+        finally:
+            steps.close()
+
+    @guarded
+    def _pack_step(self, steps: Generator[Progress, None, None]) -> Progress | None:
+        if self._pack_under_way() is not steps:
+            self._check_not_packing()
+            self._packing = weakref.ref(steps)
+        return next(steps, None)
+
+    def _give_up_pack(self) -> None:
+        steps = self._pack_under_way()
+        if steps is not None and inspect.getgeneratorstate(steps) != inspect.GEN_RUNNING:
+            steps.close()
+        self._written = None
 
     def _pack(self) -> Generator[Progress, None, None]:
-        if self._is_packing:
-            raise TransactionError(f"{self._path}: a pack is under way already")
-        self._is_packing = True
         try:
             garbage = yield from self._find_garbage()
-            self._condemned.update(garbage)
-            self._removed.extend(oid_from_int(number) for number in garbage)
+            oids = [oid_from_int(number) for number in garbage]
+            self._removed, self._condemned = self._removed + oids, self._condemned.union(garbage)
             yield from self._delete(garbage)
         finally:
             self._written = None
-            self._is_packing = False
 
     def _find_garbage(self) -> Generator[Progress, None, list[int]]:
         self._written = {oid_to_int(ROOT_OID)} if self.has_record(ROOT_OID) else set()
@@ -412,7 +526,9 @@ class SqliteStorage(CollectingStorage):
         while pending:
             for _ in range(min(_STEP_RECORDS, len(pending))):
                 number = pending.pop()
-                for ref in split_oids(unpack_record(self.load(oid_from_int(number)))[2]):
+                for count, ref in enumerate(gen_refs(self.load(oid_from_int(number))), 1):
+                    if count % _STEP_ROWS == 0:
+                        yield Progress("mark", len(reached), None)
                     found = oid_to_int(ref)
                     if found not in reached:
                         self._require(ref, number)
@@ -436,15 +552,36 @@ class SqliteStorage(CollectingStorage):
             last = ids[-1]
 
 
+_inodes_of_parent: set[tuple[int, int]] = set()
+"""Files that the parent of this process had open when it was forked: SQLite takes its locks for those of the child."""
+_connections_of_parent: list[sqlite3.Connection] = []
+
+
+def _keep_for_ever(connection: sqlite3.Connection) -> None:
+    """Have a connection never be closed, not even at the end of the process."""
+    _connections_of_parent.append(connection)
+    with contextlib.suppress(ImportError, AttributeError):
+        import ctypes
+
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+
+
+def _note_fork() -> None:
+    _inodes_of_parent.update(inode for inode, count in _open_inodes.items() if inode is not None and count > 0)
+    _open_inodes.clear()
+
+
+os.register_at_fork(after_in_child=_note_fork)
+
 _open_inodes: Counter[tuple[int, int] | None] = Counter()
 
 
-def is_open_in_this_process(path: str | os.PathLike[str]) -> bool:
+def is_open_in_this_process(path: Path) -> bool:
     """Tell if a SqliteStorage has this file open: reading the file in another way would then give up SQLite's locks."""
     return _open_inodes[_inode_of(path)] > 0
 
 
-def _inode_of(path: str | os.PathLike[str]) -> tuple[int, int]:
+def _inode_of(path: Path) -> tuple[int, int]:
     status = os.stat(path)
     return status.st_dev, status.st_ino
 

@@ -13,7 +13,7 @@ from durus.call_guard import CallGuard
 from durus.error import DurusKeyError, FormatError, RecordError, TransactionError, WriteConflictError
 from durus.oid import FIRST_RESERVED_OID, ROOT_OID, format_oid, oid_from_int
 from durus.progress import Progress
-from durus.record import extract_class_name, refs_of, split_oids, unpack_record
+from durus.record import extract_class_name, gen_refs, refs_of, split_oids, unpack_record
 
 _STEP_RECORDS = 100
 _STEP_REMOVALS = 1000
@@ -190,7 +190,9 @@ class Sweep:
         while pending:
             for _ in range(min(_STEP_RECORDS, len(pending))):
                 referrer = pending.pop()
-                for ref in split_oids(unpack_record(self._storage.load(referrer))[2]):
+                for number, ref in enumerate(gen_refs(self._storage.load(referrer)), 1):
+                    if number % _STEP_REMOVALS == 0:
+                        yield Progress("mark", len(self._reached), None)
                     if ref not in self._reached:
                         if not self._storage.has_record(ref):
                             raise FormatError(

@@ -12,15 +12,21 @@ from typing import Any
 import pytest
 
 import durus
+from durus.connection import Connection
+from durus.convert import copy_to_file
 from durus.error import DamageError, DurusError, FileError, WrongProcessError
 from durus.file_storage import FileStorage
 from durus.file_storage2 import FileStorage2
 from durus.oid import oid_from_int
+from durus.open_file import open_file_storage
 from durus.record import join_refs, pack_record
 from durus.shelf.layout import pack_entry
+from durus.sqlite_storage import SqliteStorage
+from durus.storage import MemoryStorage, Storage
 
 ROOT = oid_from_int(0)
 KINDS: list[Callable[..., FileStorage | FileStorage2]] = [FileStorage, FileStorage2]
+ANY_KIND: list[Callable[..., FileStorage | FileStorage2 | SqliteStorage]] = [*KINDS, SqliteStorage]
 HOME = os.path.dirname(durus.__file__)
 
 
@@ -29,7 +35,7 @@ def make(request: pytest.FixtureRequest) -> Any:
     return request.param
 
 
-def put(storage: FileStorage | FileStorage2, **data: bytes) -> None:
+def put(storage: FileStorage | FileStorage2 | SqliteStorage, **data: bytes) -> None:
     """Commit objects without references."""
     storage.begin()
     for name, each in data.items():
@@ -204,7 +210,7 @@ def interrupted_at(number: int, call: Callable[[], object]) -> bool:
     return lines > number
 
 
-def commit(storage: FileStorage | FileStorage2, text: bytes) -> None:
+def commit(storage: FileStorage | FileStorage2 | SqliteStorage, text: bytes) -> None:
     storage.begin()
     oid = storage.new_oid()
     storage.store(ROOT, pack_record(ROOT, text, join_refs(ROOT, [oid])))
@@ -213,14 +219,15 @@ def commit(storage: FileStorage | FileStorage2, text: bytes) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.spec("SHELF-46")
+@pytest.mark.spec("SHELF-46", "SQL-20")
 @pytest.mark.parametrize("call", ["commit", "pack"])
+@pytest.mark.parametrize("make", ANY_KIND)
 def test_storage_goes_on_after_an_interrupt_at_any_line(make: Any, call: str, tmp_path: Path) -> None:
     number = 0
     is_interrupted = True
     while is_interrupted:
         path = tmp_path / f"f{number}"
-        storage = make(path, durability="os")
+        storage = make(path)
         assert storage.new_oid() == ROOT
         commit(storage, b"first")
         commit(storage, b"second")
@@ -261,7 +268,8 @@ def in_child(call: Callable[[], object]) -> str:
     return outcome
 
 
-@pytest.mark.spec("SHELF-53")
+@pytest.mark.spec("SHELF-53", "SQL-21")
+@pytest.mark.parametrize("make", ANY_KIND)
 def test_storage_is_of_no_use_in_a_forked_process(make: Any, tmp_path: Path) -> None:
     storage = make(tmp_path / "f")
     put(storage, o0=b"a")
@@ -339,3 +347,62 @@ def test_pack_refuses_an_oid_that_would_need_too_much_room(tmp_path: Path) -> No
     with pytest.raises(DurusError, match="too high for a pack"):
         storage.pack()
     storage.close()
+
+
+@pytest.mark.spec("SQL-21")
+def test_file_of_sqlite_that_the_parent_had_open_is_not_opened_by_its_child(tmp_path: Path) -> None:
+    storage = SqliteStorage(tmp_path / "f")
+    assert in_child(lambda: SqliteStorage(tmp_path / "f", readonly=True)) == WrongProcessError.__name__
+    put(storage, o0=b"a")
+    storage.close()
+    assert in_child(SqliteStorage(tmp_path / "f").close) == "None"
+
+
+def most_calls_in_a_step(storage: Storage) -> int:
+    """Pack; return how many functions of Python a step has called at the most."""
+    calls = most = 0
+
+    def count_call(frame: FrameType, event: str, argument: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    sys.setprofile(count_call)
+    try:
+        for _ in storage.get_packer():
+            most, calls = max(most, calls), 0
+    finally:
+        sys.setprofile(None)
+    return max(most, calls)
+
+
+@pytest.mark.spec("SHELF-50")
+@pytest.mark.parametrize("make", [*ANY_KIND, lambda path: MemoryStorage()])
+def test_step_of_a_pack_is_as_long_for_many_objects_of_one_level_as_for_few(make: Any, tmp_path: Path) -> None:
+    found = []
+    for count in (3_000, 12_000):
+        storage = make(tmp_path / str(count))
+        storage.begin()
+        numbers = [oid_from_int(n) for n in range(1, count)]
+        storage.store(ROOT, pack_record(ROOT, b"root", join_refs(ROOT, numbers)))
+        for oid in numbers:
+            storage.store(oid, pack_record(oid, b"one", b""))
+        storage.end()
+        found.append(most_calls_in_a_step(storage))
+        storage.close()
+    assert found[1] < 2 * found[0] + 100, found
+
+
+@pytest.mark.parametrize("make", ANY_KIND)
+def test_path_may_be_bytes(make: Any, tmp_path: Path) -> None:
+    path = os.fsencode(tmp_path / "f") + b"\xe4"
+    with Connection(make(path)) as connection:
+        connection.get_root()["a"] = 1
+        connection.commit()
+        connection.pack()
+    with Connection(path) as connection:
+        assert connection.get_root()["a"] == 1
+    copy = os.fsencode(tmp_path / "copy")
+    with contextlib.closing(open_file_storage(path, readonly=True)) as again:
+        for _ in copy_to_file(again, copy, permissions_of=path):
+            pass
+    assert os.path.exists(copy)
