@@ -447,6 +447,7 @@ class Connection(ConnectionBase):
         """Begin with nothing but what is stored, after a call that was interrupted. [TXN-30]"""
         self._was_interrupted = True
         self._block = None
+        self._reader.start_anew()
         self.changed = {}
         self._note_invalid(None)
         self.storage.sync()

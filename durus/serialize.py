@@ -160,6 +160,10 @@ class ObjectReader:
             self._loading = outer
         self.load_count += 1
 
+    def start_anew(self) -> None:
+        """Forget what was being loaded when an interrupt came. [TXN-30]"""
+        self._loading = None
+
     def _load_with_care(self, obj: PersistentObject, state_pickle: bytes) -> bool:
         """Load a state; tell if care was needed, or it would have loaded without. [OBJ-71]"""
         postponed: list[Postponed] = []

@@ -69,7 +69,7 @@ class SqliteStorage(CollectingStorage):
     _inode: tuple[int, int] | None = None
 
     def __init__(self, filename: Path, readonly: bool = False, repair: bool = False) -> None:
-        self._guard = CallGuard("storage")
+        self._guard: CallGuard = CallGuard("storage")
         self._write_guard = CallGuard("storage")
         """A commit is written while others load."""
         note_held(self)
