@@ -380,16 +380,11 @@ class Connection(ConnectionBase):
 
     def _gen_changed(self, changed: dict[bytes, PersistentObject]) -> Iterator[tuple[PersistentObject, bytes]]:
         """Yield (object, oid) for all changed objects, those that a __getstate__ changes meanwhile too."""
-        again: dict[bytes, PersistentObject] = {}
-        while self.changed:
-            new, self.changed = self.changed, {}
-            for oid, obj in new.items():
-                if oid in changed:
-                    again[oid] = obj
-                else:
-                    changed[oid] = obj
-                    yield obj, oid
-        self.changed.update(again)
+        while new := [(oid, obj) for oid, obj in list(self.changed.items()) if oid not in changed]:
+            for oid, obj in new:
+                changed[oid] = obj
+                self.changed.pop(oid, None)
+                yield obj, oid
 
     def _take_back(self, changed: dict[bytes, PersistentObject]) -> None:
         """Have the changed objects of a commit that failed be changed ones again."""
