@@ -3,20 +3,15 @@
 A storage keeps records by oid and replaces or adds a set of them in one step.
 """
 
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
 from typing import NamedTuple
 
 from durus.call_guard import CallGuard
-from durus.error import DurusKeyError, FormatError, RecordError, TransactionError, WriteConflictError
+from durus.error import DurusKeyError, RecordError, TransactionError, WriteConflictError
 from durus.oid import FIRST_RESERVED_OID, ROOT_OID, format_oid, oid_from_int
 from durus.progress import Progress
-from durus.record import extract_class_name, gen_refs, refs_of, split_oids, unpack_record
-
-_STEP_RECORDS = 100
-_STEP_REMOVALS = 1000
+from durus.record import extract_class_name, refs_of, split_oids, unpack_record
 
 InvalidationHandler = Callable[[list[bytes] | None], None]
 """Takes the oids that others changed, None for any; raises a ConflictError if the commit must not go on."""
@@ -161,53 +156,6 @@ class CollectingStorage(Storage):
         return pending
 
 
-class Sweep:
-    """Finds what the root of a storage does not reach, in steps, while commits go on between them."""
-
-    def __init__(self, storage: Storage) -> None:
-        self._storage = storage
-        self.written = {ROOT_OID} if storage.has_record(ROOT_OID) else set()
-        """What is to be looked at: what a commit writes is to be added."""
-        self.garbage: set[bytes] = set()
-        """When all steps are done: what is not reached."""
-        self._reached: set[bytes] = set()
-
-    def steps(self, oids: Iterable[bytes]) -> Iterator[Progress]:
-        """Do the work for these oids, a step at a time."""
-        yield Progress("mark", 0, None)
-        yield from self._mark()
-        remaining = iter(oids)
-        while some := list(islice(remaining, _STEP_REMOVALS)):
-            self.garbage.update(oid for oid in some if oid not in self._reached)
-            yield Progress("mark", len(self._reached), None)
-        yield from self._mark()
-        for _ in self._mark():
-            pass  # what is left is what was committed since the last step
-
-    def _mark(self) -> Iterator[Progress]:
-        pending, self.written = list(self.written), set()
-        self._note_reached(pending)
-        while pending:
-            for _ in range(min(_STEP_RECORDS, len(pending))):
-                referrer = pending.pop()
-                for number, ref in enumerate(gen_refs(self._storage.load(referrer)), 1):
-                    if number % _STEP_REMOVALS == 0:
-                        yield Progress("mark", len(self._reached), None)
-                    if ref not in self._reached:
-                        if not self._storage.has_record(ref):
-                            raise FormatError(
-                                f"the object {format_oid(referrer)} refers to oid {format_oid(ref)}, which does not "
-                                "exist, so nothing is packed; take that reference out first"
-                            )
-                        self._note_reached([ref])
-                        pending.append(ref)
-            yield Progress("mark", len(self._reached), None)
-
-    def _note_reached(self, oids: list[bytes]) -> None:
-        self._reached.update(oids)
-        self.garbage.difference_update(oids)
-
-
 class MemoryStorage(CollectingStorage):
     """A storage for one connection that keeps its records in memory, and no longer than itself."""
 
@@ -215,30 +163,21 @@ class MemoryStorage(CollectingStorage):
         self._records: dict[bytes, bytes] = {}
         self._removed: list[bytes] = []
         self._next_oid = 0
-        self._condemned: set[bytes] = set()
-        """What a pack has removed, and whose records may be there yet."""
-        self._sweep: weakref.ref[Sweep] | None = None
 
     def load(self, oid: bytes) -> bytes:
         try:
-            if self._condemned and oid in self._condemned:
-                raise KeyError
             return self._records[oid]
         except KeyError:
             raise DurusKeyError(oid) from None
 
     def has_record(self, oid: bytes) -> bool:
-        return oid in self._records and oid not in self._condemned
+        return oid in self._records
 
     def end(self, handle_invalidations: InvalidationHandler | None = None) -> None:
         pending = self._take_pending()
         if self._removed and handle_invalidations is not None:
             handle_invalidations(self.sync())
         check_references(pending, self.has_record)
-        sweep = None if self._sweep is None else self._sweep()
-        if sweep is not None:
-            sweep.written.update(pending)
-        self._condemned.difference_update(pending)
         self._records.update(pending)
 
     def sync(self) -> list[bytes]:
@@ -250,24 +189,15 @@ class MemoryStorage(CollectingStorage):
         return oid_from_int(self._next_oid - 1)
 
     def get_packer(self) -> Iterator[Progress]:
-        """Return an iterator that packs in steps, while commits go on between them."""
-        sweep = Sweep(self)
-        self._sweep = weakref.ref(sweep)
-        yield from sweep.steps(list(self._records))
-        garbage = sweep.garbage
-        self._removed, self._condemned = self._removed + list(garbage), garbage | self._condemned
-        oids = iter(list(self._condemned))
-        while some := list(islice(oids, _STEP_REMOVALS)):
-            yield Progress("remove", len(garbage), None)
-            for oid in some:
-                if oid in self._condemned:
-                    self._records.pop(oid, None)
-            self._condemned.difference_update(some)
+        yield Progress("mark", 0, None)
+        live = {oid for oid, _ in Storage.gen_oid_record(self)} if ROOT_OID in self._records else set()
+        self._removed.extend(oid for oid in self._records if oid not in live)
+        self._records = {oid: record for oid, record in self._records.items() if oid in live}
 
     def gen_oid_record(self, start_oid: bytes | None = None, batch_size: int = 100) -> Iterator[tuple[bytes, bytes]]:
         """Yield (oid, record) for every record, or for those reached from `start_oid`."""
         if start_oid is None:
-            return iter([pair for pair in self._records.items() if pair[0] not in self._condemned])
+            return iter(list(self._records.items()))
         return super().gen_oid_record(start_oid, batch_size)
 
 
