@@ -337,6 +337,7 @@ class Client:
         self.connection.abort()
 
     def pack(self) -> None:
+        self.connection.abort()  # in 4.3 a pack does so, and here it wants it done
         self.connection.pack()
 
     def crawl(self) -> None:
