@@ -29,7 +29,7 @@ _REGION_SIZE = 1 << 22
 """What is marked next is read in the order of the file within so many bytes of it."""
 
 _STEP_REFS = 1000
-"""How many references of one record are looked at in one step."""
+"""How many references one step looks at, at the most."""
 
 _ADVICE = "the file is not packed; look at it with `durus check`"
 
@@ -150,6 +150,7 @@ class Packer(Generic[F]):
 
         if (root := self._position(ROOT_OID)) is not None:
             note(ROOT_OID, root)
+        work = 0
         while due:
             region = regions.pop(due.popleft())
             for offset, number in sorted(zip(region[::2], region[1::2], strict=True)):
@@ -157,12 +158,16 @@ class Packer(Generic[F]):
                 record = self._source.read_entry(referrer, offset)
                 self._live_count += 1
                 self._live_size += len(record)
-                for number_of_refs, ref in enumerate(gen_refs(record), 1):
+                work += _STEP_REFS // new_file.STEP_RECORDS
+                for ref in gen_refs(record):
                     if not self._is_live(ref):
                         note(ref, self._require(ref, referrer))
-                    if number_of_refs % _STEP_REFS == 0:
+                    work += 1
+                    if work >= _STEP_REFS:
+                        work = 0
                         yield Progress("mark", self._live_count, None)
-                if self._live_count % new_file.STEP_RECORDS == 0:
+                if work >= _STEP_REFS:
+                    work = 0
                     yield Progress("mark", self._live_count, None)
 
     def _require(self, oid: bytes, referrer: bytes) -> int:

@@ -49,7 +49,6 @@ _ERRNO = {
     sqlite3.SQLITE_READONLY: errno.EROFS,
 }
 _MILLISECONDS_TO_WAIT = 1000
-_STEP_RECORDS = 100
 _STEP_ROWS = 1000
 """How many rows one step lists or deletes at the most."""
 
@@ -523,18 +522,24 @@ class SqliteStorage(CollectingStorage):
         """Add to `reached` what was written up to now since this was last called, and all that it reaches."""
         pending, self._written = list(self._written or ()), set()
         reached.update(pending)
+        work = 0
         while pending:
-            for _ in range(min(_STEP_RECORDS, len(pending))):
-                number = pending.pop()
-                for count, ref in enumerate(gen_refs(self.load(oid_from_int(number))), 1):
-                    if count % _STEP_ROWS == 0:
-                        yield Progress("mark", len(reached), None)
-                    found = oid_to_int(ref)
-                    if found not in reached:
-                        self._require(ref, number)
-                        reached.add(found)
-                        pending.append(found)
-            yield Progress("mark", len(reached), None)
+            number = pending.pop()
+            work += 10
+            for ref in gen_refs(self.load(oid_from_int(number))):
+                work += 1
+                found = oid_to_int(ref)
+                if found not in reached:
+                    self._require(ref, number)
+                    reached.add(found)
+                    pending.append(found)
+                if work >= _STEP_ROWS:
+                    work = 0
+                    yield Progress("mark", len(reached), None)
+            if work >= _STEP_ROWS:
+                work = 0
+                yield Progress("mark", len(reached), None)
+        yield Progress("mark", len(reached), None)
 
     def _require(self, oid: bytes, referrer: int) -> None:
         if not self.has_record(oid):

@@ -3,15 +3,20 @@
 A storage keeps records by oid and replaces or adds a set of them in one step.
 """
 
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import NamedTuple
 
 from durus.call_guard import CallGuard
-from durus.error import DurusKeyError, RecordError, TransactionError, WriteConflictError
+from durus.error import DurusKeyError, FormatError, RecordError, TransactionError, WriteConflictError
 from durus.oid import FIRST_RESERVED_OID, ROOT_OID, format_oid, oid_from_int
 from durus.progress import Progress
-from durus.record import extract_class_name, refs_of, split_oids, unpack_record
+from durus.record import extract_class_name, gen_refs, refs_of, split_oids, unpack_record
+
+_STEP_WORK = 1000
+"""How many references, or a tenth as many records, one step looks at."""
 
 InvalidationHandler = Callable[[list[bytes] | None], None]
 """Takes the oids that others changed, None for any; raises a ConflictError if the commit must not go on."""
@@ -156,6 +161,84 @@ class CollectingStorage(Storage):
         return pending
 
 
+class _Sweep:
+    """Finds what the root does not reach when it begins, and no commit since has brought back, in steps."""
+
+    def __init__(self, records: dict[bytes, bytes]) -> None:
+        self._records = records
+        self._oids = list(records)
+        self.garbage: set[bytes] = set()
+        """When all steps are done: what is to be removed."""
+        self._before: dict[bytes, bytes | None] = {}
+        """What was replaced since, None for what was not there."""
+        self._live: set[bytes] = set()
+        """What the root reached when this began."""
+        self._kept: set[bytes] = set()
+        """What was committed since, or brought back by that."""
+        self._brought: list[bytes] = []
+        """What commits since have referred to."""
+
+    def note(self, committed: dict[bytes, bytes]) -> None:
+        """Take note of a commit, before it is done."""
+        for oid, record in committed.items():
+            self._before.setdefault(oid, self._records.get(oid))
+            self._brought.extend(gen_refs(record))
+        self._kept.update(committed)
+        self.garbage.difference_update(committed)
+
+    def steps(self) -> Iterator[Progress]:
+        """Do the work, a step at a time."""
+        yield Progress("mark", 0, None)
+        yield from self._mark()
+        oids = iter(self._oids)
+        while some := list(islice(oids, _STEP_WORK)):
+            dead = (oid for oid in some if oid not in self._live and oid not in self._kept)
+            self.garbage.update(oid for oid in dead if oid in self._records)
+            yield Progress("mark", len(self._live), None)
+        yield from self._bring_back()
+        for _ in self._bring_back():
+            pass  # what is left is what was committed since the last step
+
+    def _mark(self) -> Iterator[Progress]:
+        pending = [ROOT_OID] if self._record_before(ROOT_OID) is not None else []
+        self._live.update(pending)
+        work = 0
+        while pending:
+            referrer = pending.pop()
+            work += 10
+            for ref in gen_refs(self._record_before(referrer) or b""):
+                work += 1
+                if ref not in self._live:
+                    if self._record_before(ref) is None:
+                        raise FormatError(
+                            f"the object {format_oid(referrer)} refers to oid {format_oid(ref)}, which does not exist, "
+                            "so nothing is packed; take that reference out first"
+                        )
+                    self._live.add(ref)
+                    pending.append(ref)
+                if work >= _STEP_WORK:
+                    work = 0
+                    yield Progress("mark", len(self._live), None)
+            if work >= _STEP_WORK:
+                work = 0
+                yield Progress("mark", len(self._live), None)
+
+    def _record_before(self, oid: bytes) -> bytes | None:
+        return self._before[oid] if oid in self._before else self._records.get(oid)
+
+    def _bring_back(self) -> Iterator[Progress]:
+        work = 0
+        while self._brought:
+            oid = self._brought.pop()
+            if oid not in self._live and oid not in self._kept:
+                self._kept.add(oid)
+                self.garbage.discard(oid)
+                self._brought.extend(gen_refs(self._records[oid]))
+            work += 1
+            if work % _STEP_WORK == 0:
+                yield Progress("mark", len(self._live), None)
+
+
 class MemoryStorage(CollectingStorage):
     """A storage for one connection that keeps its records in memory, and no longer than itself."""
 
@@ -163,22 +246,32 @@ class MemoryStorage(CollectingStorage):
         self._records: dict[bytes, bytes] = {}
         self._removed: list[bytes] = []
         self._next_oid = 0
+        self._condemned: set[bytes] = set()
+        """What a pack has removed, and whose records may be there yet."""
+        self._sweep: weakref.ref[_Sweep] | None = None
 
     def load(self, oid: bytes) -> bytes:
         try:
+            if self._condemned and oid in self._condemned:
+                raise KeyError
             return self._records[oid]
         except KeyError:
             raise DurusKeyError(oid) from None
 
     def has_record(self, oid: bytes) -> bool:
-        return oid in self._records
+        return oid in self._records and oid not in self._condemned
 
     def end(self, handle_invalidations: InvalidationHandler | None = None) -> None:
         pending = self._take_pending()
         if self._removed and handle_invalidations is not None:
             handle_invalidations(self.sync())
         check_references(pending, self.has_record)
+        sweep = None if self._sweep is None else self._sweep()
+        if sweep is not None:
+            sweep.note(pending)
+        self._condemned.difference_update(pending)
         self._records.update(pending)
+        self._remove_some()
 
     def sync(self) -> list[bytes]:
         removed, self._removed = self._removed, []
@@ -189,15 +282,25 @@ class MemoryStorage(CollectingStorage):
         return oid_from_int(self._next_oid - 1)
 
     def get_packer(self) -> Iterator[Progress]:
-        yield Progress("mark", 0, None)
-        live = {oid for oid, _ in Storage.gen_oid_record(self)} if ROOT_OID in self._records else set()
-        self._removed.extend(oid for oid in self._records if oid not in live)
-        self._records = {oid: record for oid, record in self._records.items() if oid in live}
+        """Return an iterator that packs in steps, while commits go on between them."""
+        sweep = _Sweep(self._records)
+        self._sweep = weakref.ref(sweep)
+        while self._condemned:  # by the pack before
+            self._remove_some()
+            yield Progress("mark", 0, None)
+        yield from sweep.steps()
+        self._removed, self._condemned = self._removed + list(sweep.garbage), sweep.garbage
+
+    def _remove_some(self) -> None:
+        """Give back the memory of some of what a pack has removed: of all, it would take its time."""
+        for oid in list(islice(self._condemned, _STEP_WORK)):
+            self._records.pop(oid, None)
+            self._condemned.discard(oid)
 
     def gen_oid_record(self, start_oid: bytes | None = None, batch_size: int = 100) -> Iterator[tuple[bytes, bytes]]:
         """Yield (oid, record) for every record, or for those reached from `start_oid`."""
         if start_oid is None:
-            return iter(list(self._records.items()))
+            return iter([pair for pair in self._records.items() if pair[0] not in self._condemned])
         return super().gen_oid_record(start_oid, batch_size)
 
 

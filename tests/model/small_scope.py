@@ -86,12 +86,11 @@ class Client:
 class Rules:
     """What must come of each step: TXN-2, TXN-4, TXN-7, TXN-10, TXN-12 to TXN-16 and TXN-25."""
 
-    def __init__(self, packs_what_was: bool) -> None:
+    def __init__(self) -> None:
         self.stored: dict[str, State | None] = {"x": State(0, False), "y": State(0, True)}
         self.clients = [Client(), Client()]
-        self.packs_what_was = packs_what_was
-        """A pack removes what was garbage when it began and was not used since, else what is garbage at its end."""
         self.is_packing = self.is_garbage = False
+        """A pack removes what was garbage when it began and was not used since."""
 
     def do(self, step: Step, number: int) -> Result:
         client = self.clients[step[0]]
@@ -151,10 +150,9 @@ class Rules:
 
     def pack(self) -> None:
         y = self.stored["y"]
-        is_garbage_now = self.stored["x"] is not None and y is not None and not y.is_linked
         if not self.is_packing:
-            self.is_garbage = is_garbage_now
-        elif self.is_garbage if self.packs_what_was else is_garbage_now:
+            self.is_garbage = self.stored["x"] is not None and y is not None and not y.is_linked
+        elif self.is_garbage:
             self.stored["x"] = None
             for client in self.clients:
                 client.invalid.add("x")
@@ -279,7 +277,7 @@ _RANDOM_HISTORIES = 200
 
 def run_history(steps: list[Step], storage: Callable[[], Storage]) -> tuple[str | None, Key]:
     """Do the steps; return what was wrong first, and the state that they led to."""
-    program, rules = Program(storage()), Rules(packs_what_was=storage is file_storage)
+    program, rules = Program(storage()), Rules()
     problem = None
     for number, step in enumerate(steps, 1):
         found, expected = program.do(step, number), rules.do(step, number)

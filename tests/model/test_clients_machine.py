@@ -574,13 +574,9 @@ class ClientsMachine(RuleBasedStateMachine):
 
 
 class MemoryClientsMachine(ClientsMachine):
-    """The same on MemoryStorage, whose packs see what there is when they end."""
+    """The same on MemoryStorage."""
 
     makes_files = False
-
-    def end_pack(self, garbage: set[Label]) -> None:
-        now = self.history.number
-        super().end_pack(self.history.existing(now) - self.history.reached([ROOT], now))
 
 
 SETTINGS = settings(max_examples=4 * settings().max_examples, stateful_step_count=50, report_multiple_bugs=False)

@@ -771,15 +771,12 @@ class SessionMachine(RuleBasedStateMachine):
             assert has_failed == (self.disk.fails_at != armed)
         self.disk.fails_at = None
         if has_ended:
-            removed = self.removed_by_pack()
+            assert self.pack is not None
+            removed = self.pack.removed()
             self.history.remove(removed)
             self.history.refuse(removed)
         if has_ended or has_failed:
             self.packing = self.pack = None
-
-    def removed_by_pack(self) -> set[bytes]:
-        """Return what a pack removes that ends now; this one sees what there is when it ends."""
-        return Pack(self.history.records()).removed()
 
     @precondition(lambda self: self.packing is not None)
     @rule(really=st.sampled_from([False, False, False, True]))
@@ -863,10 +860,6 @@ class FileMachine(SessionMachine):
 
     def open(self) -> Storage:
         return FileStorage(self.directory / "f.durus", file_system=self.disk)
-
-    def removed_by_pack(self) -> set[bytes]:
-        assert self.pack is not None
-        return self.pack.removed()
 
     @precondition(lambda self: self.is_broken or self.history.place > 5)
     @rule()

@@ -22,7 +22,7 @@ from durus.open_file import open_file_storage
 from durus.record import join_refs, pack_record
 from durus.shelf.layout import pack_entry
 from durus.sqlite_storage import SqliteStorage
-from durus.storage import Storage
+from durus.storage import MemoryStorage, Storage
 
 ROOT = oid_from_int(0)
 KINDS: list[Callable[..., FileStorage | FileStorage2]] = [FileStorage, FileStorage2]
@@ -376,7 +376,7 @@ def most_calls_in_a_step(storage: Storage) -> int:
 
 
 @pytest.mark.spec("SHELF-50")
-@pytest.mark.parametrize("make", ANY_KIND)
+@pytest.mark.parametrize("make", [*ANY_KIND, lambda path: MemoryStorage()])
 def test_step_of_a_pack_is_as_long_for_many_objects_of_one_level_as_for_few(make: Any, tmp_path: Path) -> None:
     found = []
     for count in (3_000, 12_000):
