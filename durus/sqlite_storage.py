@@ -336,7 +336,8 @@ class SqliteStorage(CollectingStorage):
     def _keep_others_out(self, writer: sqlite3.Connection) -> None:
         """Begin the next transaction; if another was first to write, this storage must end. [SQL-5]"""
         try:
-            writer.execute("begin immediate")
+            if not writer.in_transaction:
+                writer.execute("begin immediate")
             if self._get_data_version() != self._data_version:
                 self._failure = self._failure or "another program has written to the file meanwhile"
         except sqlite3.Error as error:
