@@ -7,7 +7,7 @@ to send, to wait and to work.
 from collections.abc import Generator
 from typing import Protocol
 
-from durus.error import DurusError, DurusKeyError, ProtocolError, WriteConflictError
+from durus.error import DurusError, DurusKeyError, ProtocolError, TransactionError, WriteConflictError
 from durus.protocol import (
     INVALID,
     NOT_FOUND,
@@ -90,13 +90,16 @@ class Conversation:
         """How many requests have begun."""
         self._work = 0
         self._is_between_requests = True
+        self._is_alone = False
+        """True if what arrived last was one byte, with nothing before it that is not used up."""
+        self._has_said_version = False
         self._steps = self._converse()
         self._wanted = next(self._steps)
 
     @property
     def has_turn(self) -> bool:
-        """True while all other commits wait for the data of this client's."""
-        return self._core.turn is self._session
+        """True while the client may send the data of a commit."""
+        return self._session.has_turn
 
     @property
     def is_inside_request(self) -> bool:
@@ -110,7 +113,9 @@ class Conversation:
 
     def receive(self, data: bytes) -> None:
         """Take bytes that have arrived."""
+        self._is_alone = len(data) == 1 and not self._buffer
         self._buffer += data
+        self._session.note_received(len(data))
         self._advance()
 
     def proceed(self) -> None:
@@ -179,13 +184,16 @@ class Conversation:
                 case Commit():
                     yield from self._commit()
                 case Pack():
+                    self._check_is_meant(b"P")
                     self._host.pack()
                     send(OKAY)
                 case Version(version):
                     send(encode_u32(VERSION))
+                    self._has_said_version = True
                     if version != VERSION:
                         raise ProtocolError(f"the client speaks version {version} of the protocol, not {VERSION}")
                 case Quit():
+                    self._check_is_meant(b"Q")
                     self._host.quit()
                     self._is_held = True
                     while True:
@@ -195,8 +203,16 @@ class Conversation:
 
     def _invalid(self, oids: list[bytes] | None) -> bytes:
         if oids is None:
-            raise ProtocolError("the storage has started anew, which this version of the protocol has no words for")
+            raise TransactionError(
+                "the server has lost track of what this client has not heard of, for which this version of the "
+                "protocol has no words; it can connect again"
+            )
         return encode_oids(oids)
+
+    def _check_is_meant(self, command: bytes) -> None:
+        """Raise ProtocolError where a request of one byte may be the beginning of some other protocol's. [WIRE-40]"""
+        if not self._has_said_version and (self._buffer or not self._is_alone):
+            raise ProtocolError(f"the command {command!r} comes with other bytes, from a client that has not sent V")
 
     def _let_others_in(self) -> Generator[int, bytes, None]:
         self._work = 0

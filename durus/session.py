@@ -1,22 +1,28 @@
-"""The session core: many clients over one storage. spec/transactions.md, statements TXN-20 to TXN-27.
+"""The session core: many clients over one storage. Statements TXN-20 to TXN-28 and TXN-40 to TXN-45.
 
-Who has not heard of which change, whose turn it is to commit, which oids were given to whom, and what
-waits until it is durable is decided here and nowhere else.  No sockets, no threads, no clocks: what
-takes time is handed to the caller (Core.begin_write), and what has to wait gets a callback.
+Who has not heard of which change (change_log.py), whose turn it is to commit (turns.py), which oids were
+given to whom, and what waits until it is durable is decided here and nowhere else.  No sockets, no
+threads, no clocks: what takes time is handed to the caller (Core.begin_write), what has to wait gets a
+callback, and the time is what the caller's clock tells.
 """
 
-from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from typing import NamedTuple
+from dataclasses import dataclass
 
+from durus.change_log import ChangeLog
 from durus.error import DurusError, ProtocolError, TransactionError, WriteConflictError
 from durus.oid import ROOT_OID, format_oid, oid_to_int
 from durus.progress import Progress
 from durus.record import split_oids, unpack_record
 from durus.storage import Conclusion, Storage, check_record
+from durus.turns import Standing, Turn, Turns
 
 MAX_UNUSED_OIDS = 1 << 24
 """The most oids that one client may ask for and not use. [TXN-24]"""
+MAX_WAITING = 1 << 30
+"""The most bytes of records that are kept of commits whose turn was passed on. [TXN-42]"""
+_NEVER = -1
+"""The place in the order of a client that has lost track."""
 
 Granted = Callable[[list[bytes] | None], None]
 """Takes the oids that are invalid for a client when it is its turn to commit, None for any."""
@@ -25,7 +31,8 @@ Done = Callable[[DurusError | None], None]
 """Takes None when a commit is durable, or else why it is not stored: a WriteConflictError for a conflict."""
 
 
-class _Ready(NamedTuple):
+@dataclass(eq=False, slots=True)
+class _Ready:
     """A commit whose place in the order is taken."""
 
     session: "Session"
@@ -36,15 +43,22 @@ class _Ready(NamedTuple):
 class Core:
     """The clients of a storage, and the commits that are under way."""
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, clock: Callable[[], float] = lambda: 0.0) -> None:
         self.storage = storage
+        self._clock = clock
         self._sessions: set[Session] = set()
-        self._turn: Session | None = None
-        self._waiting_for_turn: deque[tuple[Session, Granted]] = deque()
+        self._log = ChangeLog()
+        self._turns = Turns(clock)
+        self._in_turn: set[Session] = set()
+        """The clients that have their turn, exclusive or passed on, and whose commit can still be taken."""
+        self._waiting_bytes = 0
+        """How many bytes of records they have given."""
         self._ready: list[_Ready] = []
         self._writing: list[_Ready] = []
         self._undurable: dict[bytes, int] = {}
         """How many commits that are not durable yet write an oid."""
+        self._untold: dict[_Ready, None] = {}
+        """The commits that were taken and whose outcome was not told, wherever an exception comes."""
         self._waiting_for_write: list[Callable[[], None]] = []
 
     def connect(self) -> "Session":
@@ -56,7 +70,16 @@ class Core:
     @property
     def turn(self) -> "Session | None":
         """The client whose turn it is to send the data of its commit. [TXN-21]"""
-        return self._turn
+        turn = self._turns.holder
+        return next((session for session in self._sessions if session._turn is turn), None) if turn else None
+
+    def pass_turn_on(self) -> float | None:
+        """Pass the turn on if its client holds up others for too long; return when to ask again. [TXN-42]
+
+        That is in so many seconds; None if nobody waits for it.
+        """
+        self._turns.pass_on()
+        return self._turns.seconds_left()
 
     def has_record(self, oid: bytes) -> bool:
         """Tell if an oid has a record, durable or on its way."""
@@ -117,6 +140,7 @@ class Core:
         if error is None:
             ready.session._forget_given(ready.records)
         ready.done(error)
+        self._untold.pop(ready, None)
         return set() if error is None else {oid for oid in ready.records if not self.has_record(oid)}
 
     # Packing
@@ -148,7 +172,8 @@ class Core:
         if removed is None:
             self.start_anew(is_write_lost=False)
         elif removed:
-            self._invalidate(removed, None)
+            self._log.add(removed)
+            self._trim_log()
             self._refuse_ready(set(removed))
 
     def _refuse_ready(self, lost: set[bytes]) -> None:
@@ -170,44 +195,53 @@ class Core:
 
         Commits that are being written go on, unless the write was lost with its thread.
         """
-        unwritten = self._ready + (self._writing if is_write_lost else [])
-        self._ready, self._turn, self._waiting_for_turn = [], None, deque()
-        self._writing = [] if is_write_lost else self._writing
+        writing = [] if is_write_lost else [ready for ready in self._writing if ready in self._untold]
+        untold = [ready for ready in self._untold if ready not in writing]
+        waiting = self._waiting_for_write
+        self._log = ChangeLog(self._log.end + 1)
+        self._turns = Turns(self._clock)
+        self._in_turn, self._waiting_bytes = set(), 0
+        self._ready, self._writing, self._waiting_for_write = [], writing, []
+        self._untold = dict.fromkeys(writing)
         self._undurable = {}
-        for ready in self._writing:
-            for oid in ready.records:
-                self._undurable[oid] = self._undurable.get(oid, 0) + 1
+        for ready in writing:
+            self._count_undurable(ready)
         for session in self._sessions.copy():
-            session.lose_track()
-        for ready in unwritten:
+            session._start_anew()
+        for ready in untold:
             ready.done(WriteConflictError(sorted(ready.records)))
-        waiting, self._waiting_for_write = self._waiting_for_write, []
         for proceed in waiting:
             proceed()
 
     # What sessions call
 
-    def _ask_for_turn(self, session: "Session", granted: Granted) -> None:
-        self._waiting_for_turn.append((session, granted))
-        self._pass_turn()
-
-    def _give_up_turn(self, session: "Session") -> None:
-        self._waiting_for_turn = deque(pair for pair in self._waiting_for_turn if pair[0] is not session)
-        if self._turn is session:
-            self._turn = None
-            self._pass_turn()
-
-    def _pass_turn(self) -> None:
-        if self._turn is None and self._waiting_for_turn:
-            self._turn, granted = self._waiting_for_turn.popleft()
-            granted(self._turn._take_invalid())
-
     def _take(self, ready: _Ready) -> None:
         """Give a commit its place: from here on it comes before every commit that is taken later."""
+        self._untold[ready] = None
         self._ready.append(ready)
+        self._count_undurable(ready)
+        for other in self._in_turn - {ready.session}:
+            other._lose_turn()
+        session, log = ready.session, self._log
+        has_heard_of_all = session._place == log.end
+        if has_heard_of_all and len(self._sessions) == 1:
+            log.skip()
+        else:
+            log.add(ready.records)
+            self._trim_log()
+        if has_heard_of_all:
+            session._place = log.end
+        else:  # a pack removed something during its turn
+            session._own_place = log.end
+
+    def _count_undurable(self, ready: _Ready) -> None:
         for oid in ready.records:
             self._undurable[oid] = self._undurable.get(oid, 0) + 1
-        self._invalidate(ready.records, ready.session)
+
+    def _trim_log(self) -> None:
+        if self._log.is_long:
+            places = (session._place for session in self._sessions)
+            self._log.trim(min((place for place in places if place >= self._log.start), default=self._log.end))
 
     def _take_back(self, session: "Session") -> bool:
         for ready in self._ready:
@@ -217,15 +251,9 @@ class Core:
                 return True
         return False
 
-    def _invalidate(self, oids: Iterable[bytes], writer: "Session | None") -> None:
-        found = list(oids)
-        for session in self._sessions:
-            if session is not writer:
-                session.invalid.update(found)
-
     def _drop(self, session: "Session") -> None:
+        session._end_turn(has_committed=False)
         self._sessions.discard(session)
-        self._give_up_turn(session)
 
 
 class Write:
@@ -254,10 +282,15 @@ class Session:
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self.invalid: set[bytes] = set()
-        """Oids that changed since this client last synced. [TXN-20]"""
-        self._is_track_lost = False
-        """True if that may be any oid."""
+        self._place = core._log.end
+        """The place in the order of the last change that this client has heard of. [TXN-20]"""
+        self._own_place = 0
+        """The place of its own commit, if that came after changes which it has not heard of yet."""
+        self._standing = Standing()
+        self._turn: Turn | None = None
+        self._has_lost_turn = False
+        """Another commit was taken since this client got its turn: its own is a conflict. [TXN-42]"""
+        self._staged_bytes = 0
         self._given: dict[int, int] = {}
         """The oids that this client got and has not used: bit n of item i stands for oid 1024 * i + n."""
         self._given_count = 0
@@ -272,30 +305,51 @@ class Session:
 
         DurusKeyError if there is no record.  must_wait(oid) is to be asked before.
         """
-        return None if oid in self.invalid or self._is_track_lost else self._core.storage.load(oid)
+        return None if self._is_invalid(oid) else self._core.storage.load(oid)
 
     def must_wait(self, oid: bytes) -> bool:
         """Tell if the record that this client is to see is not durable yet. [TXN-23]"""
-        return oid not in self.invalid and not self._is_track_lost and self._core.is_undurable(oid)
+        return self._core.is_undurable(oid) and not self._is_invalid(oid)
+
+    @property
+    def has_lost_track(self) -> bool:
+        """True if the next sync has to tell that any oid may be invalid. [TXN-41]"""
+        return self._place < self._core._log.start
+
+    @property
+    def invalid(self) -> set[bytes]:
+        """The oids that are invalid for this client, if it has not lost track. [TXN-20]"""
+        return set(self._core._log.changes_after(self._place, self._own_place))
+
+    def _is_invalid(self, oid: bytes) -> bool:
+        log = self._core._log
+        if self._place == log.end:
+            return False
+        return self._place < log.start or log.changed_after(oid, self._place) not in (0, self._own_place)
 
     def lose_track(self) -> None:
-        """Have any oid be invalid, and nothing begun. [TXN-31]"""
-        self._is_track_lost = True
-        self.invalid = set()
-        self._staged, self._unresolved, self._conflicts = {}, set(), set()
+        """Have any oid be invalid. [TXN-31]"""
+        self._place = _NEVER
+
+    def _start_anew(self) -> None:
+        self.lose_track()
+        self._turn = None
+        self._own_place = 0
+        self._has_lost_turn = False
+        self._staged, self._unresolved, self._conflicts, self._staged_bytes = {}, set(), set(), 0
+        self._given_count = sum(given.bit_count() for given in self._given.values())
 
     def sync(self) -> list[bytes] | None:
-        """Return the invalid oids, None for any; they are forgotten for this client then. [TXN-20] [TXN-31]"""
+        """Return the invalid oids, None for any; they are forgotten for this client then. [TXN-20] [TXN-41]"""
         self._forget_root()
         return self._take_invalid()
 
     def _take_invalid(self) -> list[bytes] | None:
-        if self._is_track_lost:
-            self._is_track_lost = False
-            self.invalid = set()
-            return None
-        invalid, self.invalid = sorted(self.invalid), set()
-        return invalid
+        log = self._core._log
+        place, own, self._place, self._own_place = self._place, self._own_place, log.end, 0
+        if place == log.end:
+            return []
+        return None if place < log.start else list(log.changes_after(place, own))
 
     def new_oids(self, number: int) -> list[bytes]:
         """Return oids that no object has and that only this client may commit. [TXN-24]
@@ -340,15 +394,33 @@ class Session:
     @property
     def is_in_line(self) -> bool:
         """True while this client waits for its turn, or has it."""
-        return self._core.turn is self or any(session is self for session, _ in self._core._waiting_for_turn)
+        return self._turn is not None
+
+    @property
+    def has_turn(self) -> bool:
+        """True while this client may send the data of its commit, be its turn exclusive or passed on. [TXN-42]"""
+        return self._turn is not None and self._turn.is_granted
+
+    def note_received(self, size: int) -> None:
+        """Take note of bytes that have come from the client, for which others wait for longer. [TXN-42]"""
+        if self._turn is not None and self._turn.is_granted:
+            self._turn.received += size
 
     def begin_commit(self, granted: Granted) -> None:
         """Ask for the turn to commit; `granted` is called with the invalid oids, now or later. [TXN-21]
 
         ReadonlyError or ClosedError if the storage takes no commits.
         """
+        if self._turn is not None:
+            raise ProtocolError("a client asked for its turn twice")
         self._core.storage.begin()
-        self._core._ask_for_turn(self, granted)
+
+        def grant() -> None:
+            self._core._in_turn.add(self)
+            granted(self._take_invalid())
+
+        self._turn = Turn(self._standing, grant)
+        self._core._turns.ask(self._turn)
 
     def store(self, oid: bytes, record: bytes) -> None:
         """Take a record into the commit; what is wrong with it ends the turn.
@@ -357,14 +429,20 @@ class Session:
         given to this client, or the commit has a record of it already.
         """
         try:
-            if self._core.turn is not self:
+            if not self.has_turn:
                 raise ProtocolError("a commit came out of turn")
+            if self._has_lost_turn:
+                return
             self._check(oid, record)
         except DurusError:
             self.give_up_commit()
             raise
         self._staged[oid] = record
         self._unresolved.update(ref for ref in split_oids(unpack_record(record)[2]) if ref not in self._staged)
+        self._staged_bytes += len(record)
+        self._core._waiting_bytes += len(record)
+        if self._core._waiting_bytes > MAX_WAITING and self._turn is not self._core._turns.holder:
+            self._lose_turn()
 
     def _check(self, oid: bytes, record: bytes) -> None:
         check_record(oid, record)
@@ -374,24 +452,39 @@ class Session:
             if self._core.has_record(oid):
                 self._conflicts.add(oid)  # another client was first to make the root [TXN-24]
         elif not (self._was_given(oid) or self._core.storage.has_record(oid)):
-            if oid not in self.invalid:
+            if not self._is_invalid(oid):
                 raise ProtocolError(f"a commit of oid {format_oid(oid)}, which was not given to this client")
             self._conflicts.add(oid)  # a pack removed it since this client got its turn [TXN-25]
 
     def commit(self, records: dict[bytes, bytes], done: Done) -> None:
         """Commit these records and those that store() took; `done` is called with the outcome.
 
+        If the turn was passed on, that is when the client which has it now is done. [TXN-42]
+
         Without any record the commit is given up.  Errors as store() has them, and nothing is stored.
         """
-        if self._core.turn is not self:
+        if not self.has_turn:
             raise ProtocolError("a commit came out of turn")
         for oid, record in records.items():
             self.store(oid, record)
+        turns, turn = self._core._turns, self._turn
+        if turn is None or turn is turns.holder or self._has_lost_turn or not self._staged:
+            self._conclude(done)
+        else:
+            turns.wait_again(turn, lambda: self._conclude(done))
+
+    def _conclude(self, done: Done) -> None:
+        if self._has_lost_turn:
+            self._standing.losses += 1
+            self.give_up_commit()
+            done(WriteConflictError())
+            return
         staged, conflicts = self._staged, self._conflicts | self._missing()
         self._forget_root()
-        if staged and not conflicts:
+        is_taken = bool(staged) and not conflicts
+        if is_taken:
             self._core._take(_Ready(self, staged, done))
-        self._end_commit()
+        self._end_turn(is_taken)
         if conflicts:
             done(WriteConflictError(sorted(conflicts)))
         elif not staged:
@@ -399,22 +492,32 @@ class Session:
 
     def _missing(self) -> set[bytes]:
         """Return the oids without a record that the commit needs. [TXN-10] [TXN-25]"""
-        if self.invalid:  # a pack has ended since records were looked at
+        if self._place != self._core._log.end:  # a pack has ended since records were looked at
             self._unresolved = _references(self._staged)
             self._conflicts.update(
-                oid for oid in self._staged if oid in self.invalid and not self._core.has_record(oid)
+                oid for oid in self._staged if self._is_invalid(oid) and not self._core.has_record(oid)
             )
         return {ref for ref in self._unresolved if ref not in self._staged and not self._core.has_record(ref)}
 
     def give_up_commit(self) -> None:
         """Ask no longer for the turn to commit, or give it up."""
-        if self._core.turn is self:
+        if self.has_turn:
             self._forget_root()
-        self._end_commit()
+        self._end_turn(has_committed=False)
 
-    def _end_commit(self) -> None:
-        self._staged, self._unresolved, self._conflicts = {}, set(), set()
-        self._core._give_up_turn(self)
+    def _lose_turn(self) -> None:
+        """Forget what was given, for it can't be taken any more."""
+        self._core._in_turn.discard(self)
+        self._has_lost_turn = True
+        self._core._waiting_bytes -= self._staged_bytes
+        self._staged, self._unresolved, self._conflicts, self._staged_bytes = {}, set(), set(), 0
+
+    def _end_turn(self, has_committed: bool) -> None:
+        self._lose_turn()
+        self._has_lost_turn = False
+        turn, self._turn = self._turn, None
+        if turn is not None:
+            self._core._turns.end(turn, has_committed)
 
     def take_back_commit(self) -> bool:
         """Take back a commit that was given and is not being written yet; False if there is none."""

@@ -106,7 +106,8 @@ class StorageServer:
         self.address = SocketAddress.new((host, port) if address is None else address)
         self.commit_timeout = commit_timeout
         self.stall_timeout = stall_timeout
-        self.core = Core(storage)
+        self.core = Core(storage, time.monotonic)
+        self._turn_timer: asyncio.TimerHandle | None = None
         self.clients: set[_Client] = set()
         self._quitters: set[_Client] = set()
         """The clients that have sent Q, and wait for the end."""
@@ -212,6 +213,7 @@ class StorageServer:
         """Refuse what is not whole yet, finish what is, and have the answers go out."""
         for client in list(self.clients):
             client.finish()
+        self.tend_turn()
         if self._writing is not None:
             await self._writing
         if self._packing is not None:
@@ -232,6 +234,18 @@ class StorageServer:
             client.abort()
 
     # Work for clients
+
+    def tend_turn(self) -> None:
+        """Pass the turn on if its client has held up others for too long, now or at the right moment. [TXN-42]"""
+        seconds = self.core.pass_turn_on()
+        if self.core.has_ready_commits:
+            self.write()
+        if seconds is not None and self._turn_timer is None and self._loop is not None:
+            self._turn_timer = self._loop.call_later(seconds, self._tend_turn_again)
+
+    def _tend_turn_again(self) -> None:
+        self._turn_timer = None
+        self.tend_turn()
 
     def write(self) -> None:
         """Have the commits that are ready written. [TXN-22]"""
@@ -356,6 +370,7 @@ class _Client(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._conversation.receive(data)
+        self._server.tend_turn()
         self._flow()
 
     def pause_writing(self) -> None:
@@ -368,6 +383,7 @@ class _Client(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self._conversation.close()
         self._server.clients.discard(self)
+        self._server.tend_turn()
         _logger.info("client %s disconnected", self)
 
     # What the conversation calls
@@ -411,6 +427,7 @@ class _Client(asyncio.Protocol):
 
     def proceed(self) -> None:
         self._conversation.proceed()
+        self._server.tend_turn()
         self._flow()
 
     def finish(self) -> None:
