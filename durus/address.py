@@ -4,6 +4,7 @@ import contextlib
 import errno
 import ipaddress
 import os
+import re
 import shutil
 import socket
 import stat
@@ -17,8 +18,9 @@ from durus.protocol import DEFAULT_HOST, DEFAULT_PORT
 BACKLOG = 1024
 _NOBODY_THERE = (errno.ECONNREFUSED, errno.ENOENT)
 _FIRST_SYSTEMD_DESCRIPTOR = 3
+_HOST_AND_PORT = re.compile(r"[^/:]+:\d+")
 
-AnyAddress = Union["SocketAddress", str, os.PathLike[str], tuple[str, int]]
+AnyAddress = Union["SocketAddress", str, bytes, os.PathLike[str], os.PathLike[bytes], tuple[str, int]]
 """A (host, port) pair, the path of a Unix socket, or `@name` for an abstract one of Linux."""
 
 
@@ -42,18 +44,19 @@ class SocketAddress:
         """
         if isinstance(address, SocketAddress):
             return address
-        if isinstance(address, str | os.PathLike):
-            path = os.fspath(address)
+        if isinstance(address, str | bytes | os.PathLike):
+            path = os.fsdecode(address)
             if path.startswith("@"):
                 return UnixAbstractAddress(path)
+            if _HOST_AND_PORT.fullmatch(path) and not os.path.exists(path):
+                host, _, number = path.rpartition(":")
+                raise AddressError(
+                    f"{path!r} is no address: give ({host!r}, {number}), or './{path}' for a Unix socket of this name"
+                )
             return UnixDomainSocketAddress(path, owner, group, umask)
-        try:
-            host, port = address
-        except (TypeError, ValueError):
-            raise AddressError(
-                f"{address!r} is no address: it is a (host, port) pair, the path of a Unix socket, or @name"
-            ) from None
-        return HostPortAddress(host, port)
+        if isinstance(address, tuple | list) and len(address) == 2:
+            return HostPortAddress(*address)
+        raise AddressError(f"{address!r} is no address: it is a (host, port) pair, the path of a Unix socket, or @name")
 
     def get_connected_socket(self, timeout: float | None = None) -> socket.socket | None:
         """Return a socket that is connected, None if nobody listens here.
@@ -80,7 +83,7 @@ class SocketAddress:
             yield
         except AddressError:
             raise
-        except (OSError, OverflowError, UnicodeError, LookupError) as error:
+        except (OSError, OverflowError, ValueError, LookupError, TypeError) as error:  # ValueError of a NUL in a name
             raise AddressError(f"cannot {operation} {self}: {getattr(error, 'strerror', None) or error}") from error
 
 
@@ -88,8 +91,10 @@ class HostPortAddress(SocketAddress):
     """A TCP port of a host: a name, an IPv4 or an IPv6 address. The port 0 stands for any that is free."""
 
     def __init__(self, host: str = DEFAULT_HOST, port: int = DEFAULT_PORT) -> None:
-        if not 0 <= port < 1 << 16:
-            raise AddressError(f"{port} is no port: that is a number from 0 to 65535")
+        if not isinstance(host, str):
+            raise AddressError(f"{host!r} is no host: that is a name or an address, as a str")
+        if type(port) is not int or not 0 <= port < 1 << 16:
+            raise AddressError(f"{port!r} is no port: that is a number from 0 to 65535")
         self.host = host
         self.port = port
 
@@ -149,6 +154,8 @@ class UnixAbstractAddress(_UnixAddress):
 
     def __init__(self, filename: str) -> None:
         self.filename = "\0" + filename.removeprefix("@")
+        if self.filename == "\0":
+            raise AddressError("'@' is no address: the name of the socket is missing")
 
     def __str__(self) -> str:
         return "@" + self.filename[1:]
@@ -172,13 +179,16 @@ class UnixDomainSocketAddress(_UnixAddress):
         group: str | int | None = None,
         umask: int | None = None,
     ) -> None:
-        if umask is not None and not 0 <= umask <= 0o777:
-            raise AddressError(f"{umask:#o} is no umask: that is a number from 0 to 0o777")
+        if umask is not None and (type(umask) is not int or not 0 <= umask <= 0o777):
+            raise AddressError(f"{umask!r} is no umask: that is a number from 0 to 0o777")
+        if not filename:
+            raise AddressError("'' is no address: the path of the socket is missing")
         self.filename = os.path.abspath(filename)
         self._owner = _number_or_name(owner)
         self._group = _number_or_name(group)
         self._umask = umask
         self._made: os.stat_result | None = None
+        self._process = os.getpid()
 
     def __str__(self) -> str:
         return self.filename
@@ -189,7 +199,7 @@ class UnixDomainSocketAddress(_UnixAddress):
             try:
                 self._bind_anew(listening)
                 listening.listen(BACKLOG)  # at once: until then another server would take it for stale
-                self._made = os.stat(self.filename)
+                self._made, self._process = os.stat(self.filename), os.getpid()
                 if self._owner is not None or self._group is not None:
                     shutil.chown(self.filename, self._owner, self._group)  # type: ignore[arg-type]  # both may be None
             except BaseException:
@@ -199,7 +209,8 @@ class UnixDomainSocketAddress(_UnixAddress):
 
     def close(self, listening: socket.socket) -> None:
         with contextlib.suppress(OSError):  # another may have taken the name away
-            if self._made is not None and os.path.samestat(os.stat(self.filename), self._made):
+            is_own = self._made is not None and self._process == os.getpid()  # a forked child has none [WIRE-42]
+            if is_own and self._made is not None and os.path.samestat(os.stat(self.filename), self._made):
                 os.unlink(self.filename)
         self._made = None
         listening.close()

@@ -9,13 +9,16 @@ import concurrent.futures
 import contextlib
 import functools
 import logging
+import os
+import selectors
 import signal
 import socket
 import struct
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
+from weakref import WeakSet
 
 from durus.address import (
     BACKLOG,
@@ -29,7 +32,7 @@ from durus.address import (
     wait_for_server,
 )
 from durus.conversation import Conversation
-from durus.error import DurusError, WriteConflictError
+from durus.error import DurusError, WriteConflictError, WrongProcessError
 from durus.progress import Progress
 from durus.protocol import DEFAULT_HOST, DEFAULT_PORT, INVALID, NOT_FOUND, OKAY
 from durus.session import Core
@@ -70,6 +73,9 @@ _SECONDS_TO_FLUSH = 2.0
 _ACCEPTED_AT_ONCE = 16
 """How many connections a turn of the loop takes. Out of descriptors, asyncio fails and logs so many times in a row."""
 
+_SECONDS_BETWEEN_COMPLAINTS = 60.0
+"""How long the loop's complaints of one kind are not logged again."""
+
 _logger = logging.getLogger("durus")
 
 
@@ -96,6 +102,9 @@ class StorageServer:
         commit_timeout: float = DEFAULT_COMMIT_TIMEOUT,
         stall_timeout: float = DEFAULT_STALL_TIMEOUT,
     ) -> None:
+        for number in (gcbytes, gcinterval, commit_timeout, stall_timeout):
+            if not isinstance(number, int | float):
+                raise DurusError(f"{number!r} is no number: gcbytes, gcinterval and timeouts must be numbers")
         if not (gcbytes >= 0 and gcinterval >= 0):
             raise DurusError(f"gcbytes ({gcbytes}) and gcinterval ({gcinterval}) must not be less than 0")
         if not (commit_timeout > 0 and stall_timeout > 0):
@@ -123,12 +132,24 @@ class StorageServer:
         self._pack_steps: Iterator[Progress] | None = None
         self._pack_began = 0.0
         self._bytes_since_pack = 0
+        self._complaints: dict[str, float] = {}
         self._disk = concurrent.futures.ThreadPoolExecutor(1, "durus-disk")
+        self._handlers_before: dict[int, Callable[..., object] | int | None] = {}
+        self._process = os.getpid()
+        _servers.add(self)
 
     # Running
 
     def listen(self) -> None:
-        """Open the sockets, so that clients can connect. AddressError if that can't be."""
+        """Open the sockets, so that clients can connect.
+
+        AddressError if that can't be, WrongProcessError after a fork.
+        """
+        if self._process != os.getpid():
+            raise WrongProcessError(
+                f"this server was made in process {self._process} and is used in process {os.getpid()}: "
+                "make the storage and the server after the fork"
+            )
         if not self._listening:
             self._listening = self.address.get_listening_sockets()
             _logger.info("listening on %s, serving %s", self.address, self.storage)
@@ -150,17 +171,42 @@ class StorageServer:
                 handlers[number] = functools.partial(self._stop_for, number)
             if on_hangup is not None:
                 handlers[signal.SIGHUP] = on_hangup
-        before = {number: signal.getsignal(number) for number in handlers}
         try:
             self.listen()
-            asyncio.run(self._serve(handlers))
+            self._handlers_before = {number: signal.getsignal(number) for number in handlers}
+            self._selector = selectors.DefaultSelector()
+            with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(self._selector)) as runner:
+                runner.run(self._serve(handlers))
         finally:
-            for heeded, handler in before.items():
-                signal.signal(heeded, handler)
+            self._loop = None
+            self._restore_handlers()
             self._disk.shutdown()
             self._close()
 
+    def _restore_handlers(self) -> None:
+        for number, handler in self._handlers_before.items():
+            signal.signal(number, handler)
+        self._handlers_before = {}
+
+    def leave_to_parent(self) -> None:
+        """In the child after a fork: leave alone what is the parent's, and keep none of it open. [WIRE-42]"""
+        if self._handlers_before:
+            signal.set_wakeup_fd(-1)  # or a signal for this process would be heeded by the other one
+            self._restore_handlers()
+        descriptors = [each.fileno() for each in self._listening]
+        descriptors += [client.descriptor for client in self.clients]
+        if self._loop is not None and isinstance(self._selector, getattr(selectors, "EpollSelector", ())):
+            descriptors.append(self._selector.fileno())
+        self._loop = None
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for descriptor in descriptors:
+            if descriptor >= 0:
+                os.dup2(nothing, descriptor, inheritable=False)  # what has the number goes on to have it
+        os.close(nothing)
+
     def _close(self) -> None:
+        if self._process != os.getpid():
+            return
         for listening in self._listening:
             self.address.close(listening)
         self.storage.close()
@@ -174,6 +220,7 @@ class StorageServer:
 
     async def _serve(self, signal_handlers: dict[int, Callable[[], None]]) -> None:
         self._loop = loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._note_complaint)
         for (
             number,
             handler,
@@ -193,6 +240,15 @@ class StorageServer:
         await self._finish()
         if self._failure is not None:
             raise self._failure
+
+    def _note_complaint(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Log what the loop complains of: one line, and the same not all the time. [WIRE-41]"""
+        message, error = str(context.get("message")), context.get("exception")
+        now = time.monotonic()
+        if now - self._complaints.get(message, -_SECONDS_BETWEEN_COMPLAINTS) >= _SECONDS_BETWEEN_COMPLAINTS:
+            self._complaints[message] = now
+            is_expected = error is None or isinstance(error, OSError)
+            _logger.error("%s: %s", message, error, exc_info=None if is_expected else error)
 
     def _start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         """Have work done beside all other; if it fails unforeseen, the server ends with its error."""
@@ -333,6 +389,17 @@ class StorageServer:
                 client.drop_if_stalled(now)
 
 
+_servers: "WeakSet[StorageServer]" = WeakSet()
+
+
+def _leave_to_parent() -> None:
+    for server in list(_servers):
+        server.leave_to_parent()
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)
+
+
 class _Wait(NamedTuple):
     """What a client lets the server wait for; a new one begins when it changes."""
 
@@ -362,6 +429,7 @@ class _Client(asyncio.Protocol):
         if connected.family != socket.AF_UNIX:
             with contextlib.suppress(OSError):  # of a client that has gone already
                 set_tcp_options(connected)
+        self.descriptor = connected.fileno()
         self._name = _name_of_peer(connected, transport.get_extra_info("peername"))
         self._transport.set_write_buffer_limits(_UNREAD_LIMIT)
         self._conversation = Conversation(self._server.core, self)
@@ -389,7 +457,8 @@ class _Client(asyncio.Protocol):
     # What the conversation calls
 
     def send(self, data: bytes) -> None:
-        self._transport.write(data)
+        if not self._transport.is_closing():  # else asyncio would complain
+            self._transport.write(data)
 
     def proceed_soon(self) -> None:
         asyncio.get_running_loop().call_soon(self.proceed)
