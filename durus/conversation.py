@@ -267,9 +267,11 @@ class Conversation:
             self._host.commit_ended(count, size, error)
             self._host.proceed_soon()
 
-        self._session.begin_commit(granted)
+        self._session.begin_commit(granted, abandoned=self._host.proceed_soon)
         while not grants:
             yield _EVENT
+            if not grants and not self._session.is_in_line:
+                raise TransactionError("the storage has started anew")
         self._host.send(self._invalid(grants[0]))
         count = yield from read_commit(take)
         self._session.commit({}, done)

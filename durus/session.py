@@ -31,6 +31,10 @@ Done = Callable[[DurusError | None], None]
 """Takes None when a commit is durable, or else why it is not stored: a WriteConflictError for a conflict."""
 
 
+def _do_nothing() -> None:
+    pass
+
+
 @dataclass(eq=False, slots=True)
 class _Ready:
     """A commit whose place in the order is taken."""
@@ -207,7 +211,7 @@ class Core:
         for ready in writing:
             self._count_undurable(ready)
         for session in self._sessions.copy():
-            session._start_anew()
+            waiting += session._start_anew()
         for ready in untold:
             ready.done(WriteConflictError(sorted(ready.records)))
         for proceed in waiting:
@@ -290,6 +294,11 @@ class Session:
         self._turn: Turn | None = None
         self._has_lost_turn = False
         """Another commit was taken since this client got its turn: its own is a conflict. [TXN-42]"""
+        self._whole: Done | None = None
+        """Takes the outcome of a commit that is whole and waits until another client's turn is over."""
+        self._abandoned: Callable[[], None] = _do_nothing
+        self._has_given = False
+        """True if a record was given in this turn."""
         self._staged_bytes = 0
         self._given: dict[int, int] = {}
         """The oids that this client got and has not used: bit n of item i stands for oid 1024 * i + n."""
@@ -331,13 +340,19 @@ class Session:
         """Have any oid be invalid. [TXN-31]"""
         self._place = _NEVER
 
-    def _start_anew(self) -> None:
+    def _start_anew(self) -> list[Callable[[], None]]:
+        """Lose track, and whatever commit was begun; return what is to be called to tell the client of that."""
+        done, abandoned, was_in_line = self._whole, self._abandoned, self._turn is not None
         self.lose_track()
-        self._turn = None
+        self._turn = self._whole = None
         self._own_place = 0
         self._has_lost_turn = False
         self._staged, self._unresolved, self._conflicts, self._staged_bytes = {}, set(), set(), 0
+        self._has_given = False
         self._given_count = sum(given.bit_count() for given in self._given.values())
+        if done is not None:
+            return [lambda: done(WriteConflictError())]
+        return [abandoned] if was_in_line else []
 
     def sync(self) -> list[bytes] | None:
         """Return the invalid oids, None for any; they are forgotten for this client then. [TXN-20] [TXN-41]"""
@@ -406,9 +421,10 @@ class Session:
         if self._turn is not None and self._turn.is_granted:
             self._turn.received += size
 
-    def begin_commit(self, granted: Granted) -> None:
+    def begin_commit(self, granted: Granted, abandoned: Callable[[], None] = _do_nothing) -> None:
         """Ask for the turn to commit; `granted` is called with the invalid oids, now or later. [TXN-21]
 
+        `abandoned` is called if the core starts anew before the commit was given: this has to be called again then.
         ReadonlyError or ClosedError if the storage takes no commits.
         """
         if self._turn is not None:
@@ -419,6 +435,7 @@ class Session:
             self._core._in_turn.add(self)
             granted(self._take_invalid())
 
+        self._abandoned = abandoned
         self._turn = Turn(self._standing, grant)
         self._core._turns.ask(self._turn)
 
@@ -431,6 +448,7 @@ class Session:
         try:
             if not self.has_turn:
                 raise ProtocolError("a commit came out of turn")
+            self._has_given = True
             if self._has_lost_turn:
                 return
             self._check(oid, record)
@@ -471,10 +489,11 @@ class Session:
         if turn is None or turn is turns.holder or self._has_lost_turn or not self._staged:
             self._conclude(done)
         else:
+            self._whole = done
             turns.wait_again(turn, lambda: self._conclude(done))
 
     def _conclude(self, done: Done) -> None:
-        if self._has_lost_turn:
+        if self._has_lost_turn and self._has_given:
             self._standing.losses += 1
             self.give_up_commit()
             done(WriteConflictError())
@@ -514,7 +533,8 @@ class Session:
 
     def _end_turn(self, has_committed: bool) -> None:
         self._lose_turn()
-        self._has_lost_turn = False
+        self._has_lost_turn = self._has_given = False
+        self._whole = None
         turn, self._turn = self._turn, None
         if turn is not None:
             self._core._turns.end(turn, has_committed)

@@ -1,7 +1,8 @@
 """Up to five sessions of one core, their single steps in any order, against an oracle that keeps every version.
 
 The oracle numbers commits and packs by their place in the order, and knows up to which place each client
-has synced. From that follows what each call must answer.
+has synced. From that follows what each call must answer. When a turn is passed on is the core's choice, and so is
+whether it still knows of changes beyond its bound; the oracle follows, and holds it to what follows from that.
 """
 
 import errno
@@ -40,6 +41,8 @@ ROOT = bytes(8)
 NEVER_GIVEN = (1 << 30).to_bytes(8, "big")
 MOST_CLIENTS = 5
 MOST_UNUSED_OIDS = 6
+MOST_CHANGES = 12
+"""How many changes are kept for clients that have not heard of them."""
 ENOUGH_PACK_STEPS = 100
 
 Outcome = DurusError | None
@@ -91,10 +94,20 @@ class Client:
     """What was a conflict about one of them when it was given."""
     commit: "Commit | None" = None
     """Its commit that was taken and has no outcome yet."""
-    grants: list[list[bytes]] = field(default_factory=list)
-    """What it must have been granted so far."""
+    grant_count: int = 0
+    """How often it must have been granted its turn."""
     granted: list[list[bytes] | None] = field(default_factory=list)
     """What it was granted."""
+    told: list[Outcome] = field(default_factory=list)
+    """What it was told of the commit that it gave last."""
+    has_given: bool = False
+    """It has given a record in this turn."""
+    has_lost_turn: bool = False
+    """Another commit was taken since it got its turn."""
+    has_lost_track: bool = False
+    """Any oid may be invalid for it."""
+    times_abandoned: int = 0
+    """How often it was told that its turn, or its place in the line, is no more."""
 
 
 @dataclass(eq=False)
@@ -145,14 +158,19 @@ class Pack:
 class History:
     """Every version of every object, and whose turn comes when."""
 
-    def __init__(self, records: Records, shows_writes: bool) -> None:
+    def __init__(self, records: Records, shows_writes: bool, clients: list[Client]) -> None:
         self.place = 0
+        self.clients = clients
         self.shows_writes = shows_writes
         """The storage has the records of a commit from the beginning of its write, not only from the end."""
         self.versions = {oid: [Version(0, None, record)] for oid, record in records.items()}
         self.commits: list[Commit] = []
-        self.queue: list[Client] = []
-        """Who asked for the turn; the first has it."""
+        self.line: list[Client] = []
+        """Who waits for the turn."""
+        self.holder: Client | None = None
+        """Whose turn is exclusive."""
+        self.whole: list[Client] = []
+        """Whose turn was passed on, whose commit is whole and waits; the last is the first to be looked at."""
 
     # What there is
 
@@ -201,10 +219,20 @@ class History:
                 return version.record
         return None
 
-    def sync(self, client: Client) -> list[bytes]:
+    def check_sync(self, client: Client, told: list[bytes] | None) -> None:
+        """The client must have been told of what is invalid for it; of all that can be if that is too much."""
         invalid = self.invalid(client)
-        client.synced = self.place
-        return sorted(invalid)
+        if told is None:
+            assert client.has_lost_track or self.changes_since(client) > MOST_CHANGES
+        else:
+            assert told == sorted(invalid)
+            assert not client.has_lost_track
+            assert len(invalid) <= MOST_CHANGES
+        client.synced, client.has_lost_track = self.place, False
+
+    def changes_since(self, client: Client) -> int:
+        """Return how many changes there were since the client synced, its own among them."""
+        return sum(version.place > client.synced for versions in self.versions.values() for version in versions)
 
     def note_root(self, client: Client) -> None:
         """If there is a root, the client knows of it now, and can't make it any more. [TXN-24]"""
@@ -213,26 +241,52 @@ class History:
 
     # Turns
 
-    def ask_for_turn(self, client: Client) -> None:
-        self.queue.append(client)
-        self.pass_turn()
-
     def give_up(self, client: Client) -> None:
-        if client.turn is not None:
+        if client.turn is not None and client not in self.whole:
             self.note_root(client)
         self.leave(client)
 
     def leave(self, client: Client) -> None:
         client.turn, client.staged, client.conflicts = None, {}, set()
-        if client in self.queue:
-            self.queue.remove(client)
-            self.pass_turn()
+        client.has_given = client.has_lost_turn = False
+        if client is self.holder:
+            self.holder = None
+        for waiting in self.line, self.whole:
+            if client in waiting:
+                waiting.remove(client)
 
-    def pass_turn(self) -> None:
-        if self.queue and self.queue[0].turn is None:
-            first = self.queue[0]
+    def follow(self, turn: Session | None) -> None:
+        """Have the turn be that of the client which the core chose: the holder, or one that waited."""
+        if self.holder is not None and self.holder.session is turn:
+            return
+        assert self.holder is None or self.line or self.whole, "a turn was passed on, and nobody waited for it"
+        self.holder = None
+        while self.whole:
+            self.conclude(self.whole[-1])
+        while self.line and (self.holder is None or self.holder.session is not turn):
+            self.holder = first = self.line.pop(0)
             first.turn = self.place
-            first.grants.append(self.sync(first))
+            first.grant_count += 1
+            assert len(first.granted) == first.grant_count
+            self.check_sync(first, first.granted[-1])
+        assert (self.holder and self.holder.session) is turn
+
+    def conclude(self, client: Client) -> None:
+        """The commit that a client has given whole is taken, or refused."""
+        told = client.told
+        if client.has_lost_turn and client.has_given:
+            self.note_root(client)
+            assert oids_of_conflict(told) == []
+        else:
+            conflicts, gives_up = self.conflicts(client), not client.staged
+            self.note_root(client)
+            if conflicts:
+                assert oids_of_conflict(told) == conflicts
+            elif gives_up:
+                assert told == [None]
+            else:
+                self.take(client, told)
+        self.leave(client)
 
     # Commits
 
@@ -240,9 +294,12 @@ class History:
         """Tell if no honest client gives a record of this oid now."""
         assert client.turn is not None
         known = self.records().keys() | client.given | self.removed(since=client.turn)
-        return oid not in known or oid in client.staged
+        return not client.has_lost_turn and (oid not in known or oid in client.staged)
 
     def stage(self, client: Client, records: Records) -> None:
+        client.has_given = client.has_given or bool(records)
+        if client.has_lost_turn:
+            return
         existing = self.existing()
         client.conflicts |= records.keys() - existing - client.given
         if ROOT in client.given:
@@ -258,6 +315,9 @@ class History:
 
     def take(self, client: Client, told: list[Outcome]) -> None:
         self.place += 1
+        for other in self.clients:
+            if other is not client and other.turn is not None:
+                other.has_lost_turn, other.staged, other.conflicts = True, {}, set()
         commit = Commit(self.place, client, client.staged, told)
         client.commit = commit
         self.commits.append(commit)
@@ -296,6 +356,19 @@ class History:
                 stored.update(commit.records)
                 commit.writer.given -= commit.records.keys()
         return stored
+
+    def start_anew(self) -> None:
+        """Commits that wait for the disk are refused, turns are no more, and no client knows what is invalid."""
+        for commit in self.in_state("ready"):
+            commit.lost = set(commit.records)
+            self.end(commit, "refused")
+        for client in self.clients:
+            client.has_lost_track = True
+            if client in self.whole:
+                assert oids_of_conflict(client.told) == []
+            elif client.turn is not None or client in self.line:
+                client.times_abandoned += 1
+            self.leave(client)
 
     def end(self, commit: Commit, state: State) -> None:
         commit.state = state
@@ -394,14 +467,21 @@ class SessionMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.limit = mock.patch("durus.session.MAX_UNUSED_OIDS", MOST_UNUSED_OIDS)
-        self.limit.start()
+        self.limits = [
+            mock.patch("durus.session.MAX_UNUSED_OIDS", MOST_UNUSED_OIDS),
+            mock.patch("durus.change_log.MAX_CHANGES", MOST_CHANGES),
+            mock.patch("durus.change_log._MERGED", 4),
+        ]
+        for limit in self.limits:
+            limit.start()
+        self.now = 0.0
         self.disk = Disk()
         self.number = 0
 
     def teardown(self) -> None:
         self.storage.close()
-        self.limit.stop()
+        for limit in self.limits:
+            limit.stop()
 
     def open(self) -> Storage:
         return MemoryStorage()
@@ -409,9 +489,10 @@ class SessionMachine(RuleBasedStateMachine):
     def start(self, records: Records) -> None:
         """Begin with a storage that has these records."""
         self.storage = self.open()
-        self.core = Core(self.storage)
-        self.history = History(records, shows_writes=not self.has_disk)
+        self.core = Core(self.storage, lambda: self.now)
         self.clients: list[Client] = []
+        self.abandoned: list[Client] = []
+        self.history = History(records, not self.has_disk, self.clients)
         self.gone: list[Client] = []
         self.handed_out: set[bytes] = set()
         self.write: Write | None = None
@@ -448,13 +529,21 @@ class SessionMachine(RuleBasedStateMachine):
 
     def quiet(self) -> list[Client]:
         """Return the clients that have nothing to do with a commit."""
-        return [each for each in self.clients if each not in self.history.queue and each.commit is None]
+        return [each for each in self.clients if each not in self.asking() and each.commit is None]
+
+    def asking(self) -> list[Client]:
+        """Return the clients that wait for their turn, or have it."""
+        return [each for each in self.clients if each.turn is not None or each in self.history.line]
 
     def in_turn(self) -> list[Client]:
-        return self.history.queue[:1]
+        """Return the clients that may give records, be their turn exclusive or passed on."""
+        return [each for each in self.clients if each.turn is not None and each not in self.history.whole]
 
     def not_in_turn(self) -> list[Client]:
-        return self.quiet() + self.history.queue[1:]
+        return self.quiet() + self.history.line
+
+    def follow(self) -> None:
+        self.history.follow(self.core.turn)
 
     def collectors(self) -> list[Client]:
         """Return the clients that may ask for an oid more."""
@@ -474,6 +563,7 @@ class SessionMachine(RuleBasedStateMachine):
         self.gone.append(client)
         self.history.leave(client)
         client.session.close()
+        self.follow()
 
     # What takes no turn
 
@@ -498,14 +588,14 @@ class SessionMachine(RuleBasedStateMachine):
         client.given |= set(oids)
         return oids
 
-    @precondition(lambda self: any(self.history.invalid(each) for each in self.not_in_turn()))
+    @precondition(lambda self: any(self.history.invalid(each) or each.has_lost_track for each in self.not_in_turn()))
     @rule(pick=picks)
     def sync(self, pick: int) -> None:
         self.sync_client(choose(self.not_in_turn(), pick))
 
     def sync_client(self, client: Client) -> None:
         self.history.note_root(client)
-        assert client.session.sync() == self.history.sync(client)
+        self.history.check_sync(client, client.session.sync())
 
     @precondition(lambda self: len(self.sleepers) < 3 and self.history.undurable())
     @rule()
@@ -524,7 +614,7 @@ class SessionMachine(RuleBasedStateMachine):
         if is_hasty:
             self.give_out_of_turn(client)
         self.ask(client)
-        if is_hasty and self.in_turn() != [client]:
+        if is_hasty and client.turn is None:
             self.give_out_of_turn(client)
 
     def ask(self, client: Client) -> None:
@@ -532,8 +622,9 @@ class SessionMachine(RuleBasedStateMachine):
             with pytest.raises(ClosedError):
                 client.session.begin_commit(client.granted.append)
         else:
-            self.history.ask_for_turn(client)
-            client.session.begin_commit(client.granted.append)
+            self.history.line.append(client)
+            client.session.begin_commit(client.granted.append, lambda: self.abandoned.append(client))
+            self.follow()
 
     def give_out_of_turn(self, client: Client) -> None:
         told: list[Outcome] = []
@@ -545,7 +636,7 @@ class SessionMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.in_turn())
     @rule(edits=edits, flaw=flaws, pick=picks, is_first=st.booleans())
     def give_records(self, edits: list[Edit], flaw: str, pick: int, is_first: bool) -> None:
-        client = self.history.queue[0]
+        client = choose(self.in_turn(), pick)
         records = self.records_of(client, edits)
         if flaw in UNSOUND:
             self.give_unsound(client, {oid: record.data for oid, record in records.items()}, flaw)
@@ -555,9 +646,9 @@ class SessionMachine(RuleBasedStateMachine):
             self.give(client, {**other, **records} if is_first else {**records, **other})
 
     @precondition(lambda self: self.in_turn())
-    @rule(edits=edits)
-    def give_some_records_ahead(self, edits: list[Edit]) -> None:
-        client = self.history.queue[0]
+    @rule(edits=edits, pick=picks)
+    def give_some_records_ahead(self, edits: list[Edit], pick: int) -> None:
+        client = choose(self.in_turn(), pick)
         durable = self.history.records().keys()
         for oid, record in self.records_of(client, edits).items():
             if oid in durable | client.given:
@@ -569,18 +660,45 @@ class SessionMachine(RuleBasedStateMachine):
     def ask_and_give_records_if_granted(self, pick: int, edits: list[Edit]) -> None:
         client = choose(self.quiet(), pick)
         self.ask(client)
-        if self.in_turn() == [client]:
+        if client.turn is not None:
             self.give(client, self.records_of(client, edits))
 
-    @precondition(lambda self: self.history.queue)
+    @precondition(lambda self: self.asking())
     @rule(pick=picks, by_giving_nothing=st.booleans())
     def give_up(self, pick: int, by_giving_nothing: bool) -> None:
-        client = choose(self.history.queue, pick)
-        if by_giving_nothing and client.turn is not None and not client.staged:
+        client = choose(self.asking(), pick)
+        if by_giving_nothing and client in self.in_turn() and not client.staged:
             self.give(client, {})
         else:
             self.history.give_up(client)
             client.session.give_up_commit()
+            self.follow()
+
+    @precondition(lambda self: self.asking())
+    @rule(
+        seconds=st.sampled_from([0.05, 0.1, 0.25, 0.25, 0.25, 3, 20]), pick=picks, size=st.sampled_from([0, 1, 1 << 20])
+    )
+    def let_time_pass(self, seconds: float, pick: int, size: int) -> None:
+        """A turn that is not used is passed on, and what comes in makes it last."""
+        choose(self.asking(), pick).session.note_received(size)
+        self.now += seconds
+        self.core.pass_turn_on()
+        self.follow()
+
+    @precondition(lambda self: self.asking())
+    @rule(really=st.sampled_from([False, False, True]))
+    def start_the_core_anew(self, really: bool) -> None:
+        """As after an interrupt, which may have come anywhere."""
+        if really:
+            before = {client: client.times_abandoned for client in self.clients}
+            self.core.start_anew(is_write_lost=False)
+            self.history.start_anew()
+            told = [client for client in self.clients if client.times_abandoned > before[client]]
+            assert sorted(map(id, self.abandoned)) == sorted(map(id, told))
+            self.abandoned.clear()
+            assert self.woken == self.sleepers
+            self.sleepers, self.woken = [], []
+            self.follow()
 
     @precondition(lambda self: any(each.commit for each in self.clients))
     @rule(pick=picks)
@@ -600,7 +718,7 @@ class SessionMachine(RuleBasedStateMachine):
     def give(self, client: Client, records: Records) -> None:
         """Have the client, whose turn it is, give these records as the last of its commit."""
         history = self.history
-        told: list[Outcome] = []
+        client.told = told = []
         data = {oid: record.data for oid, record in records.items()}
 
         def done(error: Outcome) -> None:
@@ -613,18 +731,16 @@ class SessionMachine(RuleBasedStateMachine):
             with pytest.raises(ProtocolError):
                 client.session.commit(data, done)
             assert told == []
+            self.follow()
             return
         history.stage(client, records)
-        conflicts, gives_up = history.conflicts(client), not client.staged
-        history.note_root(client)
-        if not conflicts and not gives_up:
-            history.take(client, told)
-        history.leave(client)
+        must_wait = client is not history.holder and not client.has_lost_turn and bool(client.staged)
         client.session.commit(data, done)
-        if conflicts:
-            assert oids_of_conflict(told) == conflicts
-        elif gives_up:
-            assert told == [None]
+        if must_wait:
+            history.whole.append(client)
+        else:
+            history.conclude(client)
+        self.follow()
 
     def give_unsound(self, client: Client, records: dict[bytes, bytes], flaw: str) -> None:
         oid = next(iter(records), ROOT)
@@ -637,10 +753,16 @@ class SessionMachine(RuleBasedStateMachine):
             "half a reference": {oid: pack_record(oid, b"data", b"half")},
         }[flaw]
         told: list[Outcome] = []
+        has_lost_turn = client.has_lost_turn
         self.history.give_up(client)
-        with pytest.raises(ProtocolError if comes_last else RecordError):
+        if has_lost_turn:
             client.session.commit(records, told.append)
-        assert told == []
+            assert oids_of_conflict(told) == []
+        else:
+            with pytest.raises(ProtocolError if comes_last else RecordError):
+                client.session.commit(records, told.append)
+            assert told == []
+        self.follow()
 
     def oids_of(self, client: Client, kind: str) -> list[bytes]:
         assert client.turn is not None
@@ -788,11 +910,13 @@ class SessionMachine(RuleBasedStateMachine):
     # What holds after every step
 
     @invariant()
-    def turns_come_in_order_with_what_is_invalid(self) -> None:
-        turn = self.history.queue[0].session if self.history.queue else None
-        assert self.core.turn is turn
+    def turns_come_in_order(self) -> None:
+        assert self.core.turn is (self.history.holder and self.history.holder.session)
         for client in self.clients + self.gone:
-            assert client.granted == client.grants
+            assert len(client.granted) == client.grant_count
+        for client in self.clients:
+            assert client.session.is_in_line == (client in self.asking())
+            assert client.session.has_turn == (client in self.in_turn())
 
     @invariant()
     def commits_have_been_told_their_outcome_once(self) -> None:
@@ -826,6 +950,9 @@ class SessionMachine(RuleBasedStateMachine):
         undurable = self.history.undurable()
         for client in self.clients:
             invalid = self.history.invalid(client)
+            if client.session.has_lost_track:
+                assert client.has_lost_track or self.history.changes_since(client) > MOST_CHANGES
+                invalid = known
             for oid in known:
                 must_wait = oid in undurable and oid not in invalid
                 assert client.session.must_wait(oid) == must_wait
