@@ -15,6 +15,8 @@ from durus.oid import oid_from_int, oid_to_int
 
 MAX_CHANGES = 1 << 20
 """The most changes that are kept, of 16 bytes each. [TXN-41]"""
+_FEW = 64
+"""Up to so many changes nobody looks for what all clients have heard of."""
 _MERGED = 1 << 15
 """The most changes of a run that was merged: so long one commit may hold up others for it."""
 
@@ -34,7 +36,7 @@ class ChangeLog:
         self.start = self.end = start
         self._runs: list[_Run] = []
         self._count = 0
-        self._trim_at = 64
+        self._trim_at = _FEW
 
     def __len__(self) -> int:
         return self._count
@@ -64,7 +66,7 @@ class ChangeLog:
         """Forget what all clients have heard of, which is what comes before or at this place."""
         while self._runs and self._runs[0].last <= place:
             self._forget_oldest()
-        self._trim_at = 2 * self._count + 64
+        self._trim_at = 2 * self._count + _FEW
 
     def changed_after(self, oid: bytes, place: int) -> int:
         """Return the last place at which the oid changed, 0 if that is not after `place`."""

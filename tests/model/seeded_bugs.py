@@ -149,8 +149,9 @@ BUGS: dict[str, Bug] = {
         (
             Change(
                 SESSION,
-                "        for session in self._sessions:\n            if session is not writer:",
-                "        for session in list(self._sessions)[:2]:\n            if session is not writer:",
+                "            log.add(ready.records)\n            self._trim_log()\n",
+                "            log.add(ready.records)\n            self._trim_log()\n"
+                "            for third in list(self._sessions)[2:]:\n                third._place = log.end\n",
             ),
         ),
         SESSIONS_OVER_MEMORY,
@@ -159,11 +160,32 @@ BUGS: dict[str, Bug] = {
         (
             Change(
                 SESSION,
-                "        self._waiting_for_turn.append((session, granted))",
-                "        known = session._take_invalid()\n"
-                "        self._waiting_for_turn.append((session, lambda invalid: granted(known)))",
+                "        def grant() -> None:\n            self._core._in_turn.add(self)\n"
+                "            granted(self._take_invalid())\n",
+                "        known = self._take_invalid()\n\n"
+                "        def grant() -> None:\n            self._core._in_turn.add(self)\n            granted(known)\n",
             ),
         ),
+        SESSIONS_OVER_MEMORY,
+    ),
+    "a commit whose turn was passed on is taken though another one was before it": Bug(
+        (Change(SESSION, "for other in self._in_turn - {ready.session}:", "for other in set[Session]():"),),
+        SESSIONS_OVER_MEMORY,
+    ),
+    "a commit whose turn was passed on does not wait until another client's turn is over": Bug(
+        (Change(SESSION, "turn is turns.holder or self._has_lost_turn", "turn.is_granted or self._has_lost_turn"),),
+        SESSIONS_OVER_MEMORY,
+    ),
+    "a client that has lost track is told of what is known": Bug(
+        (Change(SESSION, "return None if place < log.start else list(", "return list("),),
+        SESSIONS_OVER_MEMORY,
+    ),
+    "what all clients have heard of is forgotten, and a bit more": Bug(
+        (Change("durus/change_log.py", "self._runs[0].last <= place:", "self._runs[0].last <= place + 3:"),),
+        SESSIONS_OVER_MEMORY,
+    ),
+    "a core that starts anew goes on with the turn that was": Bug(
+        (Change(SESSION, "        self._turn = self._whole = None\n", "        self._whole = None\n"),),
         SESSIONS_OVER_MEMORY,
     ),
 }

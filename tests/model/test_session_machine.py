@@ -43,6 +43,8 @@ MOST_CLIENTS = 5
 MOST_UNUSED_OIDS = 6
 MOST_CHANGES = 12
 """How many changes are kept for clients that have not heard of them."""
+MERGED = 4
+"""How many of the oldest are forgotten together, at the most, when there are more."""
 ENOUGH_PACK_STEPS = 100
 
 Outcome = DurusError | None
@@ -223,7 +225,7 @@ class History:
         """The client must have been told of what is invalid for it; of all that can be if that is too much."""
         invalid = self.invalid(client)
         if told is None:
-            assert client.has_lost_track or self.changes_since(client) > MOST_CHANGES
+            assert client.has_lost_track or self.changes_since(client) > MOST_CHANGES - MERGED
         else:
             assert told == sorted(invalid)
             assert not client.has_lost_track
@@ -470,7 +472,8 @@ class SessionMachine(RuleBasedStateMachine):
         self.limits = [
             mock.patch("durus.session.MAX_UNUSED_OIDS", MOST_UNUSED_OIDS),
             mock.patch("durus.change_log.MAX_CHANGES", MOST_CHANGES),
-            mock.patch("durus.change_log._MERGED", 4),
+            mock.patch("durus.change_log._MERGED", MERGED),
+            mock.patch("durus.change_log._FEW", 1),
         ]
         for limit in self.limits:
             limit.start()
@@ -684,6 +687,21 @@ class SessionMachine(RuleBasedStateMachine):
         self.now += seconds
         self.core.pass_turn_on()
         self.follow()
+
+    @precondition(lambda self: len(self.quiet()) > 1 and not self.history.line and not self.is_broken)
+    @rule(pick=picks, edits=edits, others=edits, order=st.integers(0, 3))
+    def pass_a_turn_on(self, pick: int, edits: list[Edit], others: list[Edit], order: int) -> None:
+        """A client stalls, another one gets the turn, and both go on in either order."""
+        slow = choose(self.quiet(), pick)
+        self.ask(slow)
+        other = choose(self.quiet(), pick)
+        self.ask(other)
+        self.now += 0.25
+        self.core.pass_turn_on()
+        self.follow()
+        for client in [[slow, other], [other, slow], [slow], [other]][order]:
+            if client in self.in_turn():
+                self.give(client, self.records_of(client, edits if client is slow else others))
 
     @precondition(lambda self: self.asking())
     @rule(really=st.sampled_from([False, False, True]))
@@ -951,7 +969,7 @@ class SessionMachine(RuleBasedStateMachine):
         for client in self.clients:
             invalid = self.history.invalid(client)
             if client.session.has_lost_track:
-                assert client.has_lost_track or self.history.changes_since(client) > MOST_CHANGES
+                assert client.has_lost_track or self.history.changes_since(client) > MOST_CHANGES - MERGED
                 invalid = known
             for oid in known:
                 must_wait = oid in undurable and oid not in invalid
