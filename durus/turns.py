@@ -6,6 +6,7 @@ No clock here: the caller gives one.  With a clock that stands still a turn last
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 
 SECONDS = 0.2
 """For how long others wait for a client that sends nothing. [TXN-42]"""
@@ -112,8 +113,10 @@ class Turns:
         if losses >= LOSSES and self._longer_allowance >= 0:
             times = min(LONGER * 2 ** (losses - LOSSES), LONGEST)
             turn.is_longer, turn.seconds, turn.rate = True, SECONDS * times, RATE / times
-        elif not turn.standing.has_stalled:
-            turn.seconds = max(self._allowance, 0)
+        elif self._allowance > 0 and not turn.standing.has_stalled:
+            turn.seconds = self._allowance
+        else:
+            turn.rate = inf
         turn.grant()
 
     def _charge(self, turn: Turn, has_committed: bool) -> None:

@@ -16,7 +16,9 @@ class InMemoryServer:
 
     def __init__(self, storage: Storage, packs_at_once: bool = True) -> None:
         self.storage = storage
-        self.core = Core(storage)
+        self.now = 0.0
+        """The time, which passes where a client waits for its turn."""
+        self.core = Core(storage, lambda: self.now)
         self.connections: list[InMemoryConnection] = []
         self.work: deque[Callable[[], None]] = deque()
         self.packing: Iterator[Progress] | None = None
@@ -40,6 +42,15 @@ class InMemoryServer:
         if self._packs_at_once:
             while self.packing is not None:
                 self.pack_a_step()
+
+    def let_time_pass(self) -> bool:
+        """Let as much time pass as it takes until a turn is passed on; False if nobody waits for one."""
+        seconds = self.core.pass_turn_on()
+        if seconds is not None:
+            self.now += seconds
+            self.core.pass_turn_on()
+            self.settle()
+        return seconds is not None
 
     def write(self) -> None:
         write = self.core.begin_write()
@@ -104,6 +115,8 @@ class InMemoryConnection:
         self._server.settle()
 
     def recv(self, size: int) -> bytes:
+        while not self.received and not self.is_closed and self._server.let_time_pass():
+            pass
         if not self.received and not self.is_closed:
             raise TimeoutError("the server does not answer")
         data = bytes(self.received[:size])

@@ -1,0 +1,162 @@
+"""What clients have not heard of, kept once for all of them."""
+
+import random
+
+import pytest
+
+from durus import change_log
+from durus.change_log import ChangeLog
+from durus.error import TransactionError
+from durus.oid import oid_from_int
+from durus.protocol import Commit, Load, NewOids, Sync, encode_commit, encode_request
+from durus.record import pack_record
+from durus.session import Core
+from durus.storage import MemoryStorage
+from tests.in_memory_server import InMemoryServer
+
+ROOT = bytes(8)
+
+
+def oids(*numbers: int) -> list[bytes]:
+    return [oid_from_int(number) for number in numbers]
+
+
+@pytest.mark.spec("TXN-40")
+@pytest.mark.parametrize("seed", range(20))
+def test_the_log_tells_what_changed_after_any_place(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    chance = random.Random(seed)
+    monkeypatch.setattr(change_log, "_MERGED", chance.choice([1, 8, 1000]))
+    log = ChangeLog()
+    last: dict[int, int] = {}
+    for place in range(1, 120):
+        changed = chance.sample(range(40), chance.choice([0, 1, 1, 2, 20]))
+        log.add(oids(*changed))
+        last.update(dict.fromkeys(changed, place))
+        since, own = chance.randrange(place + 1), chance.randrange(1, place + 1)
+        expected = [number for number in sorted(last) if last[number] > since and last[number] != own]
+        assert list(log.changes_after(since, own)) == oids(*expected)
+        for number in range(40):
+            found = log.changed_after(oid_from_int(number), since)
+            assert found == (last.get(number, 0) if last.get(number, 0) > since else 0)
+
+
+@pytest.mark.spec("TXN-41")
+def test_the_log_is_bounded_and_forgets_the_oldest_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert change_log.MAX_CHANGES * 16 == 16 << 20
+    monkeypatch.setattr(change_log, "MAX_CHANGES", 100)
+    monkeypatch.setattr(change_log, "_MERGED", 10)
+    log = ChangeLog()
+    for place in range(1000):
+        log.add(oids(place, 5000))
+        assert len(log) <= 100
+    assert 0 < log.end - log.start <= 100
+    assert list(log.changes_after(log.end - 3, 0)) == oids(997, 998, 999, 5000)
+
+
+@pytest.mark.spec("TXN-40")
+def test_many_small_changes_are_few_runs() -> None:
+    log = ChangeLog()
+    for number in range(5000):
+        log.add(oids(number))
+    assert len(log._runs) < 20
+
+
+def commit(core: Core, *numbers: int) -> None:
+    session = core.connect()
+    session.begin_commit(lambda invalid: None)
+    session.commit({oid: pack_record(oid, b"data", b"") for oid in oids(*numbers)}, lambda error: None)
+    write = core.begin_write()
+    write.write()
+    write.finish(None)
+    session.close()
+
+
+@pytest.fixture
+def core() -> Core:
+    core = Core(MemoryStorage())
+    session = core.connect()
+    session.new_oids(200)
+    session.begin_commit(lambda invalid: None)
+    session.commit({oid: pack_record(oid, b"data", b"") for oid in oids(*range(200))}, lambda error: None)
+    write = core.begin_write()
+    write.write()
+    write.finish(None)
+    session.close()
+    return core
+
+
+@pytest.mark.spec("TXN-40")
+def test_a_commit_is_kept_once_however_many_clients_have_not_heard_of_it(core: Core) -> None:
+    silent = [core.connect() for _ in range(100)]
+    commit(core, *range(50))
+    assert len(core._log) == 50
+    assert {len(session.invalid) for session in silent} == {50}
+
+
+@pytest.mark.spec("TXN-40")
+def test_what_all_have_heard_of_is_forgotten(core: Core) -> None:
+    session = core.connect()
+    for _ in range(100):
+        commit(core, *range(100))
+        session.sync()
+    assert len(core._log) <= 300
+
+
+@pytest.mark.spec("TXN-41")
+def test_a_client_that_lost_track_is_told_once_that_any_oid_may_be_invalid(
+    core: Core, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(change_log, "MAX_CHANGES", 100)
+    idle, other = core.connect(), core.connect()
+    commit(core, 199)
+    other.sync()
+    commit(core, *range(100))
+    assert idle.has_lost_track
+    assert idle.load(oid_from_int(150)) is None
+    assert not idle.must_wait(oid_from_int(150))
+    assert idle.sync() is None
+    assert idle.sync() == []
+    assert idle.load(oid_from_int(150)) is not None
+    assert other.sync() == oids(*range(100))
+
+
+@pytest.mark.spec("TXN-41")
+def test_a_client_of_version_1_that_lost_track_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(change_log, "MAX_CHANGES", 1)
+    server = InMemoryServer(MemoryStorage())
+    idle, asking, writer = server.connect(), server.connect(), server.connect()
+    writer.sendall(encode_request(NewOids(2)))
+    writer.sendall(encode_request(Commit()))
+    writer.sendall(encode_commit([(oid, pack_record(oid, b"data", b"")) for oid in oids(0, 1)]))
+    assert writer.received.endswith(b"O")
+    idle.sendall(encode_request(Load(ROOT)))
+    assert idle.received == b"I"
+    for connection, request in (idle, Sync()), (asking, Commit()):
+        connection.sendall(encode_request(request))
+        assert connection.is_closed
+        assert isinstance(connection.error, TransactionError)
+        assert "lost track" in str(connection.error)
+    assert not writer.is_closed
+    assert server.core.turn is None
+
+
+@pytest.mark.spec("TXN-45", "TXN-31")
+def test_a_core_that_starts_anew_gives_up_all_that_is_under_way(core: Core) -> None:
+    sessions = [core.connect() for _ in range(4)]
+    told: list[object] = []
+    woken: list[str] = []
+    sessions[0].begin_commit(lambda invalid: None)
+    sessions[0].commit({oid_from_int(1): pack_record(oid_from_int(1), b"data", b"")}, told.append)
+    sessions[1].begin_commit(lambda invalid: None, lambda: woken.append("in turn"))
+    sessions[1].store(oid_from_int(2), pack_record(oid_from_int(2), b"data", b""))
+    sessions[2].begin_commit(lambda invalid: None, lambda: woken.append("in line"))
+    core.when_written(lambda: woken.append("waits for the disk"))
+    core.start_anew(is_write_lost=False)
+    assert [type(error).__name__ for error in told] == ["WriteConflictError"]
+    assert sorted(woken) == ["in line", "in turn", "waits for the disk"]
+    assert core.turn is None
+    assert not core.has_ready_commits
+    assert not core.is_undurable(oid_from_int(1))
+    assert [session.sync() for session in sessions] == [None] * 4
+    commit(core, 3)
+    assert sessions[3].sync() == oids(3)
