@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=DEFAULT_COMMIT_TIMEOUT,
         metavar="S",
-        help="seconds that a client has to send a commit, in which other commits wait (%(default)s)",
+        help="seconds after which a client is dropped that has its turn and does not send its commit (%(default)s)",
     )
     parser.add_argument(
         "--stall-timeout",

@@ -63,8 +63,13 @@ def attack(server: Server, message: bytes, reason: str) -> None:
 @pytest.mark.spec("WIRE-20", "WIRE-23")
 @pytest.mark.parametrize(
     ("message", "reason"),
-    [(b"x", "no command b'x'"), (b"\0", "no command"), (b"B" + FOUR_GIB, "4294967295 oids .* limit")],
-    ids=["unknown command", "zero", "4 Gi oids"],
+    [
+        (b"x", "no command b'x'"),
+        (b"\0", "no command"),
+        (b"B" + FOUR_GIB, "4294967295 oids .* limit"),
+        (b"POST / HTTP/1.1\r\n", "the command b'P' comes with other bytes"),
+    ],
+    ids=["unknown command", "zero", "4 Gi oids", "web page"],
 )
 def test_bad_requests(server: Server, message: bytes, reason: str) -> None:
     before = memory(server)
@@ -179,6 +184,7 @@ def test_ten_thousand_connections_that_come_and_go(tmp_path: Path) -> None:
         assert server.log.text == ""
 
 
+@pytest.mark.spec("WIRE-41")
 def test_more_connections_than_there_are_file_descriptors(tmp_path: Path) -> None:
     with serving("--logginglevel", "30", folder=tmp_path) as server:
         limit_descriptors(server, 64)
@@ -186,6 +192,9 @@ def test_more_connections_than_there_are_file_descriptors(tmp_path: Path) -> Non
         for attacker in crowd:
             attacker.close()
         assert is_served(server)
+        assert "Traceback" not in server.log.text
+        assert len(server.log.text.splitlines()) < 5
+        server.log.expect("Too many open files")
 
 
 def limit_descriptors(server: Server, count: int) -> None:

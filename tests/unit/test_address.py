@@ -34,9 +34,24 @@ def test_each_kind_of_address_is_known_by_its_form() -> None:
     assert str(address) == "127.0.0.1:2972"
     assert str(HostPortAddress("::1", 5)) == "[::1]:5"
     assert str(SocketAddress.new("@name")) == "@name"
-    for wrong in (5, ("a", 1, 2), None):
+    assert str(SocketAddress.new(b"some/path")) == str(SocketAddress.new("some/path"))
+    for wrong in (5, ("a", 1, 2), None, {"a": 1, "b": 2}, "", "@", "localhost:2972"):
         with pytest.raises(AddressError, match="is no address"):
             SocketAddress.new(wrong)  # type: ignore[arg-type]  # that is the point
+    for host, port in (("a", "2972"), ("a", None), ("a", True), ("a", 1.5), ("a", -1)):
+        with pytest.raises(AddressError, match="is no port"):
+            SocketAddress.new((host, port))  # type: ignore[arg-type]  # that is the point
+    for no_host in (None, 5, b"a"):
+        with pytest.raises(AddressError, match="is no host"):
+            SocketAddress.new((no_host, 1))  # type: ignore[arg-type]  # that is the point
+
+
+def test_the_name_of_a_socket_may_look_like_a_host_and_a_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    address = SocketAddress.new("./a:1")
+    listening = address.get_listening_socket()
+    connect(SocketAddress.new("a:1"), timeout=5).close()
+    address.close(listening)
 
 
 def test_a_port_is_listened_on_by_one_at_a_time() -> None:
@@ -51,8 +66,8 @@ def test_a_port_is_listened_on_by_one_at_a_time() -> None:
 
 @pytest.mark.parametrize(
     "address",
-    [("no such host.invalid", 1), "a" * 200, "no/such/folder/socket"],
-    ids=["host", "length", "folder"],
+    [("no such host.invalid", 1), "a" * 200, "no/such/folder/socket", "a\0b", "a\ud800", ("a\0b", 1)],
+    ids=["host", "length", "folder", "NUL", "surrogate", "NUL in a host"],
 )
 def test_what_can_not_be_listened_on_is_told(address: str | tuple[str, int]) -> None:
     with pytest.raises(AddressError, match="cannot listen on"):
@@ -95,8 +110,11 @@ def test_a_unix_socket_has_the_rights_that_were_asked_for(tmp_path: Path) -> Non
     assert stat.S_IMODE(path.stat().st_mode) == 0o700
     address.close(listening)
     assert not path.exists()
-    with pytest.raises(AddressError, match="no umask"):
-        UnixDomainSocketAddress(str(path), umask=-1)
+    for umask in (-1, "077"):
+        with pytest.raises(AddressError, match="no umask"):
+            UnixDomainSocketAddress(str(path), umask=umask)  # type: ignore[arg-type]  # that is the point
+    with pytest.raises(AddressError, match="uid"):
+        UnixDomainSocketAddress(str(path), owner=3.5).get_listening_socket()  # type: ignore[arg-type]  # so is this
     with pytest.raises(AddressError, match="no such user"):
         UnixDomainSocketAddress(str(path), owner="nobody of this name").get_listening_socket()
     assert not path.exists()
@@ -123,9 +141,16 @@ def test_inherited_sockets_are_looked_at(host: str, is_local: bool, monkeypatch:
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"gcbytes": -1}, {"gcinterval": -1.0}, {"commit_timeout": 0.0}, {"stall_timeout": -1.0}, {"gcinterval": nan}],
+    [
+        {"gcbytes": -1},
+        {"gcinterval": -1.0},
+        {"commit_timeout": 0.0},
+        {"stall_timeout": -1.0},
+        {"gcinterval": nan},
+        {"gcbytes": "5"},
+    ],
 )
-def test_numbers_that_make_no_sense_are_refused(arguments: dict[str, float]) -> None:
+def test_numbers_that_make_no_sense_are_refused(arguments: dict[str, object]) -> None:
     with pytest.raises(DurusError, match="must"):
         StorageServer(MemoryStorage(), **arguments)  # type: ignore[arg-type]  # mypy can't tell which is which
 

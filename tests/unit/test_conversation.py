@@ -229,6 +229,50 @@ def test_a_client_can_end_the_server(server: InMemoryServer) -> None:
     assert other.is_closed
 
 
+@pytest.mark.spec("WIRE-40")
+@pytest.mark.parametrize("piece", [b"POST", b"PP", b"SP", b"QUIT", b"SQ", b"N" * 100 + b"P"])
+def test_a_pack_and_an_end_in_one_piece_with_other_bytes_are_refused(server: InMemoryServer, piece: bytes) -> None:
+    connection, other = server.connect(), server.connect()
+    connection.sendall(piece)
+    assert "comes with other bytes" in str(connection.error)
+    assert server.packing is None
+    assert not other.is_closed
+
+
+@pytest.mark.spec("WIRE-40")
+def test_a_pack_alone_or_of_a_client_that_sent_its_version_is_meant(server: InMemoryServer) -> None:
+    alone, known = server.connect(), server.connect()
+    alone.sendall(b"S")
+    alone.sendall(b"P")
+    assert alone.received == NOTHING_INVALID + b"O"
+    known.sendall(b"V\0\0\0\1SPS")
+    assert known.received == b"\0\0\0\1" + NOTHING_INVALID + b"O" + NOTHING_INVALID
+
+
+@pytest.mark.spec("WIRE-40")
+def test_bytes_that_come_soon_after_a_pack_make_it_one_that_was_not_meant() -> None:
+    host = Paused(Core(MemoryStorage()))
+    host.conversation.receive(b"S" * 200)  # which are not all answered yet
+    host.conversation.receive(b"P")
+    host.conversation.receive(b"OST")
+    for _ in range(10):
+        host.conversation.proceed()
+    assert host.has_ended
+    assert b"O" not in host.sent
+
+
+@pytest.mark.spec("TXN-45")
+def test_a_client_in_line_is_closed_when_the_storage_has_started_anew(server: InMemoryServer) -> None:
+    first, second = server.connect(), server.connect()
+    first.sendall(encode_request(Commit()))
+    second.sendall(encode_request(Commit()))
+    server.core.start_anew(is_write_lost=False)
+    server.settle()
+    assert "started anew" in str(second.error)
+    first.sendall(encode_commit([(ROOT, record(ROOT))]))
+    assert isinstance(first.error, ProtocolError)
+
+
 @pytest.mark.spec("WIRE-23")
 def test_a_dropped_client_is_told_nothing_more_and_heard_no_longer(server: InMemoryServer) -> None:
     connection = server.connect()
