@@ -57,6 +57,8 @@ T = TypeVar("T")
 _OIDS_AT_A_TIME = 32
 _RECEIVE_SIZE = 1 << 16
 _LOADS_AT_A_TIME = 1000
+_TRIES = 100
+"""How often a commit is tried that comes too late each time."""
 _TIMEVAL = struct.Struct("@ll")
 """Seconds and microseconds, as the kernel takes them."""
 
@@ -182,13 +184,22 @@ class ClientStorage(CollectingStorage):
 
     @guarded
     def end(self, handle_invalidations: InvalidationHandler | None = None) -> None:
-        """Conclude the commit. [WIRE-9] [WIRE-10]
+        """Conclude the commit. [WIRE-9] [WIRE-10] [WIRE-43]
 
         DisconnectedError if the connection is lost before the records are on their way, and nothing is
         stored; OutcomeUnknownError if it is lost before the answer.
         """
         records = self._take_pending()
         data = encode_commit(records.items())
+        for _ in range(_TRIES):
+            if self._try_to_commit(records, data, handle_invalidations):
+                return
+        raise WriteConflictError()
+
+    def _try_to_commit(
+        self, records: dict[bytes, bytes], data: bytes, handle_invalidations: InvalidationHandler | None
+    ) -> bool:
+        """Return False if the commit came too late, and nothing is in the way of another try."""
         invalid = self._note_invalid(self._ask(Commit(), read_oids()))
         try:
             if invalid and handle_invalidations is not None:
@@ -198,25 +209,26 @@ class ClientStorage(CollectingStorage):
             raise
         if not records:
             self._send(data)
-            return
+            return True
         with self._outcome_unknown_on_error():
             self._send(data)
             status = self._receive(read_status())
         if status == INVALID:
-            raise self._conflict(records, handle_invalidations)
+            self._check_conflict(records, handle_invalidations)
+            return False
         self._prefetch.forget(records)
+        return True
 
-    def _conflict(
-        self, records: dict[bytes, bytes], handle_invalidations: InvalidationHandler | None
-    ) -> WriteConflictError:
-        """Return the conflict that the server found after this client had found none. [WIRE-11]"""
+    def _check_conflict(self, records: dict[bytes, bytes], handle_invalidations: InvalidationHandler | None) -> None:
+        """Raise the conflict that the server found after this client had found none, if it concerns this commit."""
         invalid = self._sync()
         if handle_invalidations is not None:
             handle_invalidations(invalid)
         needed = {ref for record in records.values() for ref in split_oids(unpack_record(record)[2])} - records.keys()
         oids = sorted(needed)
         missing = [oid for oid, answer in zip(oids, self._ask_for_records(oids), strict=True) if answer.status != OKAY]
-        return WriteConflictError(missing or sorted(records.keys() & set(invalid)))
+        if conflicts := missing or sorted(records.keys() & set(invalid)):
+            raise WriteConflictError(conflicts)
 
     @guarded
     def sync(self) -> list[bytes] | None:

@@ -27,6 +27,7 @@ EARNED_LONGER = 0.02
 class Standing:
     """What the turns of a client have come to so far."""
 
+    has_committed: bool = False
     losses: int = 0
     """Its commits that came too late, since it last had one taken."""
     has_stalled: bool = False
@@ -56,8 +57,8 @@ class Turns:
         self._clock = clock
         self._line: deque[Turn] = deque()
         self.holder: Turn | None = None
-        self._allowance = SECONDS
-        """How many seconds others may still wait in vain. [TXN-43]"""
+        self._allowances = {False: SECONDS, True: SECONDS}
+        """How many seconds others may still wait in vain, for clients without a commit and with one. [TXN-43]"""
         self._longer_allowance = 0.0
         self._waited_since = 0.0
         """Since when somebody waits for the holder."""
@@ -80,9 +81,10 @@ class Turns:
     def end(self, turn: Turn, has_committed: bool) -> None:
         """End a turn, or ask no longer for it."""
         if has_committed:
-            self._allowance = min(SECONDS, self._allowance + EARNED)
+            for kind in self._allowances:
+                self._allowances[kind] = min(SECONDS, self._allowances[kind] + EARNED)
             self._longer_allowance = min(0.0, self._longer_allowance + EARNED_LONGER)
-            turn.standing.losses, turn.standing.has_stalled = 0, False
+            turn.standing.losses, turn.standing.has_stalled, turn.standing.has_committed = 0, False, True
         if turn is self.holder:
             self._charge(turn, has_committed)
             self.holder = None
@@ -107,14 +109,14 @@ class Turns:
             self._begin(self.holder)
 
     def _begin(self, turn: Turn) -> None:
-        turn.is_granted = True
+        turn.is_granted, turn.is_longer = True, False
         turn.began = self._waited_since = self._clock()
         losses = turn.standing.losses
         if losses >= LOSSES and self._longer_allowance >= 0:
             times = min(LONGER * 2 ** (losses - LOSSES), LONGEST)
             turn.is_longer, turn.seconds, turn.rate = True, SECONDS * times, RATE / times
-        elif self._allowance > 0 and not turn.standing.has_stalled:
-            turn.seconds = self._allowance
+        elif self._allowances[turn.standing.has_committed] > 0 and not turn.standing.has_stalled:
+            turn.seconds = SECONDS
         else:
             turn.rate = inf
         turn.grant()
@@ -126,4 +128,4 @@ class Turns:
             self._longer_allowance -= waited
             turn.standing.losses = 0
         elif not has_committed:
-            self._allowance -= waited
+            self._allowances[turn.standing.has_committed] -= waited

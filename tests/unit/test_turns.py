@@ -318,6 +318,43 @@ def test_a_late_client_is_answered_that_its_commit_is_a_conflict() -> None:
     assert late.received == b"I"
 
 
+@pytest.mark.spec("WIRE-43")
+def test_a_client_whose_commit_only_came_too_late_tries_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = InMemoryServer(MemoryStorage())
+    late, other = (Connection(server.new_client()) for _ in range(2))
+    for name, connection in ("late", late), ("other", other):
+        connection.abort()
+        connection.get_root()[name] = PersistentDict()
+        connection.commit()
+    late.abort()
+    mine, his = late.get_root()["late"], other.get_root()["other"]
+    assert isinstance(mine, PersistentDict)
+    assert isinstance(his, PersistentDict)
+    stream = late.storage._stream  # type: ignore[attr-defined]  # it is a ClientStorage
+    overtakes = 3
+    sendall = InMemoryConnection.sendall
+
+    def stall(connection: InMemoryConnection, data: bytes) -> None:
+        nonlocal overtakes
+        if connection is stream and connection.conversation.has_turn and overtakes:
+            overtakes -= 1
+            his["n"] = overtakes
+            other.commit()
+        sendall(connection, data)
+
+    late.abort()
+    mine["n"] = 1
+    monkeypatch.setattr(InMemoryConnection, "sendall", stall)
+    late.commit()
+    monkeypatch.undo()
+    other.abort()
+    assert overtakes == 0
+    stored = other.get_root()["late"]
+    assert isinstance(stored, PersistentDict)
+    assert stored["n"] == 1
+    assert his["n"] == 0
+
+
 def test_turns_in_one_process_are_not_passed_on() -> None:
     shared = SharedStorage(MemoryStorage())
     Connection(shared.new_client()).close()
