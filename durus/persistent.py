@@ -416,7 +416,7 @@ def _data_slots(cls: type) -> tuple[_Slot, ...]:
 def _find_slots(cls: type) -> Iterator[_Slot]:
     seen: dict[str, object] = {}
     for owner in cls.__mro__:
-        for name, value in owner.__dict__.items():
+        for name, value in list(owner.__dict__.items()):  # to which another thread may add what it has found out
             first = seen.setdefault(name, value)
             if name.startswith("_p_") or name in ("__dict__", "__weakref__") or not _is_slot(owner, name, value):
                 continue

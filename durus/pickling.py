@@ -135,7 +135,7 @@ def _reduce_method(method: MethodType) -> Any:
         if get(owner, name) == method:
             return getattr, (owner, name)
     for cls in (owner.__mro__ if isinstance(owner, type) else ()) + type(owner).__mro__:
-        for name, found in cls.__dict__.items():
+        for name, found in list(cls.__dict__.items()):
             is_it = found is function or getattr(found, "__func__", None) is function
             if is_it and get(owner, name) == method:
                 return getattr, (owner, name)

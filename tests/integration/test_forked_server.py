@@ -71,8 +71,8 @@ def fork() -> None:
         child = os.fork()
         if child == 0:
             os.close(0)
+            print(os.getpid(), flush=True)  # from here, since its signals are the parent's until the fork is over
             threading.Event().wait()  # until a signal ends it
-        print(child, flush=True)
 
 threading.Thread(target=fork, daemon=True).start()
 server.serve()
@@ -108,6 +108,8 @@ def test_a_signal_for_a_child_ends_the_child_and_a_child_holds_no_client(tmp_pat
         with socket.socket(socket.AF_UNIX) as dropped:
             dropped.settimeout(60)
             dropped.connect(str(tmp_path / "socket"))
+            dropped.sendall(b"V" + bytes([0, 0, 0, 1]))
+            assert dropped.recv(4) == bytes([0, 0, 0, 1])
             process.stdin.write("\n")
             process.stdin.flush()
             children.append(int(process.stdout.readline()))

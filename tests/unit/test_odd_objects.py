@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from durus import serialize
+from durus import persistent, serialize
 from durus.connection import Connection, gen_every_instance
 from durus.error import ReadConflictError, UnstorableError
 from durus.persistent import Persistent, PersistentObject
@@ -751,3 +751,14 @@ def test_the_error_for_an_object_whose_repr_fails_is_still_that_of_the_object() 
     root["x"] = Local()
     with pytest.raises(UnstorableError, match="Local"):
         connection.commit()
+
+
+@pytest.mark.spec("OBJ-61")
+def test_the_slots_of_a_class_are_found_while_another_thread_notes_something_in_the_class() -> None:
+    class Slotted(PersistentObject):
+        __slots__ = ("a", "b")
+
+    slots = persistent._find_slots(Slotted)
+    assert next(slots).name == "a"
+    type.__setattr__(Slotted, "_p_data_slots", ())
+    assert [slot.name for slot in slots] == ["b"]
