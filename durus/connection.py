@@ -365,6 +365,7 @@ class Connection(ConnectionBase):
         self.root = root
         writer = self._new_writer()
         self._store(writer, list(writer.records([(root, oid)])), {})
+        self.cache.note_loaded(oid, root)
 
     def _new_writer(self) -> ObjectWriter:
         return ObjectWriter(self, self.root, self._new_oid, self._reader.has_broken_classes())
@@ -383,7 +384,7 @@ class Connection(ConnectionBase):
         while new := [(oid, obj) for oid, obj in list(self.changed.items()) if oid not in changed]:
             for oid, obj in new:
                 changed[oid] = obj
-                self.changed.pop(oid, None)
+                del self.changed[oid]
                 yield obj, oid
 
     def _take_back(self, changed: dict[bytes, PersistentObject]) -> None:
@@ -412,8 +413,7 @@ class Connection(ConnectionBase):
             set_slot(new, "_p_oid", oid)
             set_slot(new, "_p_connection", self)
             set_slot(new, "_p_status", SAVED)
-        for obj, oid, _ in records:
-            self.cache.note_loaded(oid, obj)
+        for obj, _, _ in records:
             self.note_access(obj)
         self._drop_invalid()
 

@@ -415,6 +415,9 @@ class ObjectWriter:
         self._refs: set[bytes] = set()
         self._current: PersistentObject | None = None
         self._reducers = Reducers()
+        self._class: type | None = None
+        """The class that was met last, and its traits."""
+        self._class_pickle, self._may_refuse = b"", False
         self._risky: list[tuple[PersistentObject, bytes]] = []
         self.new_objects: dict[int, tuple[bytes, PersistentObject]] = {}
         """By id(): the new objects that were found, each with the oid that it is to have."""
@@ -450,9 +453,18 @@ class ObjectWriter:
             raise
         try:
             pickled = self.pickle(state)
-            class_pickle, may_refuse = class_traits(type(obj))
-            data = class_pickle + compress_state(pickled)
-            if may_refuse or self._reducers.met_risk or _FROZENSET in pickled or _INTERNAL in pickled:
+            cls = type(obj)
+            if cls is not self._class:
+                self._class_pickle, self._may_refuse = class_traits(cls)
+                self._class = cls
+            may_refuse = self._may_refuse
+            data = self._class_pickle + compress_state(pickled)
+            if (
+                may_refuse
+                or self._reducers.met_risk
+                or (_FROZENSET[0] in pickled and _FROZENSET in pickled)  # one byte is found much faster than two
+                or (_INTERNAL[0] in pickled and _INTERNAL in pickled)
+            ):
                 self._look_at(obj, oid, state, pickled, may_refuse)
         except DurusError:
             raise
