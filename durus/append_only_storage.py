@@ -306,6 +306,7 @@ class AppendOnlyStorage(CollectingStorage, Generic[F]):
 
     def _check_end(self, found: F) -> None:
         """Make sure that the file ends where this storage believes that it ends. [SHELF-47]"""
+        self._settle_commit()
         size = found.file.size()
         if size != found.end:
             self._failure = f"the file ends at byte {size} and not at {found.end}, where the last commit ended"
@@ -342,6 +343,9 @@ class AppendOnlyStorage(CollectingStorage, Generic[F]):
 
     @guarded
     def sync(self) -> list[bytes] | None:
+        if self._commit is not None and not is_running(self._commit.frame):
+            self._settle_commit()  # before anybody reads on: it may change what is current
+            self._has_started_anew = True
         return self._take_removed()
 
     def _take_removed(self) -> list[bytes] | None:

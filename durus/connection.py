@@ -76,7 +76,8 @@ class Connection(ConnectionBase):
         self._spare_oids: list[bytes] = []
         self._was_interrupted = False
         """True if the transaction was ended by an interrupt, and the application does not know yet."""
-        self._block: _Block | None = None
+        self._open_block: ref[_Block] | None = None
+        """The block that is open while its `with` statement holds it; an interrupt may keep it from being closed."""
         self._reader = ObjectReader(self, self.cache, self.get)
         try:
             _claim(self.storage, self)
@@ -235,6 +236,7 @@ class Connection(ConnectionBase):
         __getstate__(), nothing was stored and the transaction stays open: mend what the error names, or call abort().
         OutcomeUnknownError if the server's answer did not come. [TXN-6]
         """
+        self._note_lost_block()
         self._guard.begin(_getframe(), self._start_anew)
         writer = self._new_writer()
         changed: dict[bytes, PersistentObject] = {}
@@ -267,7 +269,7 @@ class Connection(ConnectionBase):
 
     def _abort(self) -> None:
         self._was_interrupted = False
-        self._block = None
+        self._open_block = None
         self._forget_changes()
         self._sync_and_begin_next()
 
@@ -282,16 +284,24 @@ class Connection(ConnectionBase):
     @guarded
     def _begin_block(self, block: "_Block") -> None:
         self._check_task()
-        if not self._was_interrupted and (self.changed or self._block is not None):
+        if not self._was_interrupted and (self.changed or self._block() is not None):
             raise TransactionError("a transaction is open already; commit() or abort() it first")
         self._abort()
-        self._block = block
+        self._open_block = ref(block)
+
+    def _note_lost_block(self) -> None:
+        """Start anew if an interrupt has kept a block from being closed: its changes must not come into another one."""
+        if self._open_block is not None and self._open_block() is None:
+            self._guard.note_interrupt()
+
+    def _block(self) -> "_Block | None":
+        return None if self._open_block is None else self._open_block()
 
     def _end_block(self, block: "_Block", error: BaseException | None) -> None:
         try:
             if error is None:
                 self.commit()
-                self._block = None
+                self._open_block = None
         except BaseException as failure:
             error = failure
             raise
@@ -303,7 +313,8 @@ class Connection(ConnectionBase):
 
     def _check_task(self) -> None:
         """Raise ConcurrentUseError where a transaction block of another asyncio task is open. [TXN-34]"""
-        task = None if self._block is None else self._block.task
+        block = self._block()
+        task = None if block is None else block.task
         if task is not None and not task.done() and task is not _current_task():
             raise ConcurrentUseError(
                 f"a transaction() block is open in the asyncio task {task.get_name()!r}, and another task uses the "
@@ -441,7 +452,7 @@ class Connection(ConnectionBase):
     def _start_anew(self) -> None:
         """Begin with nothing but what is stored, after a call that was interrupted. [TXN-30]"""
         self._was_interrupted = True
-        self._block = None
+        self._open_block = None
         self._reader.start_anew()
         self.changed = {}
         self._note_invalid(None)
@@ -545,6 +556,7 @@ class _Block:
 
     def __enter__(self) -> PersistentDict[object, object]:
         self.task = _current_task()
+        self._connection._note_lost_block()
         self._connection._begin_block(self)
         return self._connection.get_root()
 

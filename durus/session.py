@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 
 from durus.change_log import ChangeLog
-from durus.error import DurusError, ProtocolError, TransactionError, WriteConflictError
+from durus.error import DurusError, InterruptedTransactionError, ProtocolError, TransactionError, WriteConflictError
 from durus.oid import ROOT_OID, format_oid, oid_to_int
 from durus.progress import Progress
 from durus.record import split_oids, unpack_record
@@ -200,6 +200,7 @@ class Core:
         Commits that are being written go on, unless the write was lost with its thread.
         """
         writing = [] if is_write_lost else [ready for ready in self._writing if ready in self._untold]
+        lost = self._writing if is_write_lost else []
         untold = [ready for ready in self._untold if ready not in writing]
         waiting = self._waiting_for_write
         self._log = ChangeLog(self._log.end + 1)
@@ -213,7 +214,7 @@ class Core:
         for session in self._sessions.copy():
             waiting += session._start_anew()
         for ready in untold:
-            ready.done(WriteConflictError(sorted(ready.records)))
+            ready.done(_outcome_unknown() if ready in lost else WriteConflictError(sorted(ready.records)))
         for proceed in waiting:
             proceed()
 
@@ -555,6 +556,13 @@ def _place(oid: bytes) -> tuple[int, int]:
 
 def _references(records: dict[bytes, bytes]) -> set[bytes]:
     return {ref for record in records.values() for ref in split_oids(unpack_record(record)[2])}
+
+
+def _outcome_unknown() -> InterruptedTransactionError:
+    return InterruptedTransactionError(
+        "the thread that wrote this commit, with others, was interrupted: it is stored as a whole, or not at all; "
+        "call abort(), and look before you try again"
+    )
 
 
 def _failing(error: DurusError) -> Conclusion:

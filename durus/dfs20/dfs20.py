@@ -87,8 +87,8 @@ class Dfs20(Watched):
     def accept(self, prepared: PreparedTransaction) -> None:
         """Take a transaction into account that was written at the end. It may be called again. [SHELF-46]"""
         self._note_replaced(prepared, self.position)
-        self.index.update(prepared.positions)
         self.end = prepared.end
+        self.index.update(prepared.positions)  # last: what it leads to must stand before the end
 
 
 def pack_entry(oid: bytes, record: bytes) -> bytes:

@@ -122,8 +122,8 @@ class Shelf(Watched):
     def accept(self, prepared: PreparedTransaction) -> None:
         """Take a transaction into account that was written at the end. It may be called again. [SHELF-46]"""
         self._note_replaced(prepared, self.position)
-        self.index.update(prepared.positions)
         self.end, self.checksum, self.is_sealed = prepared.end, prepared.checksum, True
+        self.index.update(prepared.positions)  # last: what it leads to must stand before the end
 
 
 def read_entry(source: ReadAhead, end: int, oid: bytes, offset: int) -> bytes:

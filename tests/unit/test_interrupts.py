@@ -11,6 +11,7 @@ from durus.call_guard import CallGuard, guarded
 from durus.client_storage import ClientStorage
 from durus.connection import Connection
 from durus.error import ConcurrentUseError, DisconnectedError, DurusError, InterruptedTransactionError
+from durus.file_storage import FileStorage
 from durus.monitor import Monitor
 from durus.persistent import Persistent
 from durus.shared_storage import SharedStorage
@@ -348,3 +349,41 @@ def test_a_monitor_lets_others_in_after_an_interrupt_at_any_line() -> None:
         thread.join(20)
         assert not thread.is_alive()
     assert starts
+
+
+@pytest.mark.spec("TXN-30")
+def test_changes_of_a_block_that_an_interrupt_kept_from_being_closed_come_into_no_other_transaction() -> None:
+    connection = Connection(MemoryStorage())
+    for go_on in (connection.commit, lambda: connection.transaction().__enter__()):
+        block = connection.transaction()
+        block.__enter__()["never"] = 1
+        del block  # as its `with` statement does it when the interrupt comes before __exit__() has done anything
+        if go_on == connection.commit:
+            with pytest.raises(InterruptedTransactionError):
+                connection.commit()
+        else:
+            go_on()
+        assert "never" not in connection.get_root()
+        connection.abort()
+
+
+@pytest.mark.spec("TXN-31", "SHELF-46")
+def test_after_an_interrupt_of_a_write_a_pack_goes_on(tmp_path: Path) -> None:
+    storages: list[FileStorage] = []
+
+    def prepare() -> Callable[[], object]:
+        path = tmp_path / str(len(storages))
+        storages.append(FileStorage(path, durability="os"))
+        connection = Connection(SharedStorage(storages[-1]).new_client())
+        connection.get_root()["a"] = Doc("a")
+        return connection.commit
+
+    for where in each_line(prepare):
+        shared = SharedStorage(storages[-1])
+        shared.new_client().pack()
+        with Connection(shared.new_client()) as connection:
+            connection.get_root()["b"] = Doc("b")
+            connection.commit()
+            assert connection.get_root().keys() in (["b"], ["a", "b"]), where
+        storages[-1].close()
+    storages[-1].close()

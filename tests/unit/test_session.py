@@ -8,6 +8,7 @@ from durus import session as session_module
 from durus.error import (
     DurusError,
     DurusKeyError,
+    InterruptedTransactionError,
     ProtocolError,
     ReadonlyError,
     TransactionError,
@@ -597,3 +598,18 @@ def test_no_turn_is_given_where_the_storage_takes_no_commits(core: Core, monkeyp
     with pytest.raises(ReadonlyError):
         Attempt(core.connect())
     assert core.turn is None
+
+
+@pytest.mark.spec("TXN-31")
+def test_the_outcome_of_a_commit_whose_write_was_lost_with_its_thread_is_unknown(core: Core) -> None:
+    sessions = [core.connect() for _ in range(2)]
+    attempts = []
+    for session in sessions:
+        attempts.append(Attempt(session))
+        attempts[-1].give(record(*session.new_oids(1)))
+        if len(attempts) == 1:
+            core.begin_write()
+    core.start_anew(is_write_lost=True)
+    (first,), second = attempts[0].outcomes, attempts[1].outcomes
+    assert isinstance(first, InterruptedTransactionError)
+    assert all(isinstance(each, WriteConflictError) for each in second)
