@@ -1,4 +1,4 @@
-"""Copying a whole database, from any kind of storage to any other, with fresh dense oids. Statements OBJ-44 and OBJ-45.
+"""Copying a whole database, from any kind of storage to any other, with fresh dense oids. Statements OBJ-44 to OBJ-46.
 
 The records are read once, in the order of their new oids, and wait in a temporary file until all are known: a
 SHELF-1 file begins with the length of what it holds.
@@ -7,6 +7,7 @@ SHELF-1 file begins with the length of what it holds.
 import contextlib
 import itertools
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, cast
@@ -23,6 +24,7 @@ from durus.shelf.new_shelf import NewShelf
 from durus.storage import Storage
 
 _STEP_RECORDS = 100
+_PART = re.compile(r"\.(\d+)-\d+\.part(?:-journal|-wal|-shm)?")
 
 
 def copy_to_file(
@@ -81,6 +83,8 @@ def _publishing(path: str, file_system: FileSystem) -> Iterator[str]:
     """Yield the name of a file to write, which gets the name `path` when it is whole and is gone if it is not."""
     if file_system.exists(path):
         raise FormatError(f"{path}: there is such a file already; give the copy another name, or move that away")
+    with contextlib.suppress(FileError):  # what can't be removed does not keep a copy from being made
+        _remove_left_overs(path, file_system)
     part = _unused_name(path, file_system)
     try:
         yield part
@@ -94,6 +98,25 @@ def _publishing(path: str, file_system: FileSystem) -> Iterator[str]:
             if file_system.exists(part):
                 file_system.remove(part)
         raise
+
+
+def _remove_left_overs(path: str, file_system: FileSystem) -> None:
+    """Remove the parts beside the path that killed processes have left. [OBJ-46]"""
+    directory, name = os.path.split(path)
+    for each in file_system.names_beside(path):
+        part = _PART.fullmatch(each.removeprefix(name)) if each.startswith(name) else None
+        if part is not None and not _is_alive(int(part[1])):
+            file_system.remove(os.path.join(directory, each))
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
 
 
 def _unused_name(path: str, file_system: FileSystem) -> str:

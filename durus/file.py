@@ -68,6 +68,9 @@ class FileSystem(Protocol):
 
     def exists(self, path: str) -> bool: ...
 
+    def names_beside(self, path: str) -> list[str]:
+        """Return the names of all that the directory of this file holds, without the directory."""
+
     def link(self, source: str, name: str) -> bool:
         """Make `name` a second name of the file; False where the file system has no such thing."""
 
@@ -214,6 +217,11 @@ class OperatingSystem:
 
     def exists(self, path: str) -> bool:
         return os.path.lexists(path)
+
+    def names_beside(self, path: str) -> list[str]:
+        directory = os.path.dirname(path) or "."
+        with _naming("list the directory", directory):
+            return os.listdir(directory)
 
     def link(self, source: str, name: str) -> bool:
         with _naming(f"give the name {name} to the file", source):

@@ -1,6 +1,7 @@
 """Files in memory, for tests that open very many of them."""
 
 import errno
+import os
 
 from durus.error import FileError
 from durus.file import File, Mode
@@ -67,6 +68,9 @@ class MemoryFileSystem:
 
     def exists(self, path: str) -> bool:
         return path in self.files
+
+    def names_beside(self, path: str) -> list[str]:
+        return [os.path.basename(name) for name in self.files if os.path.dirname(name) == os.path.dirname(path)]
 
     def link(self, source: str, name: str) -> bool:
         self.files[name] = self.files[source]

@@ -410,6 +410,11 @@ class SimulatedFileSystem:
         _raise(*self.step("exists", path))
         return path in self.disk.names
 
+    def names_beside(self, path: str) -> list[str]:
+        _raise(*self.step("names beside", path))
+        directory = os.path.dirname(path)
+        return [os.path.basename(name) for name in self.disk.names if os.path.dirname(name) == directory]
+
     def link(self, source: str, name: str) -> bool:
         operation, fault = self.step("link", name)
         if fault is None or fault.done == "all":

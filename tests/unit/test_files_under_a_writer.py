@@ -406,3 +406,21 @@ def test_path_may_be_bytes(make: Any, tmp_path: Path) -> None:
         for _ in copy_to_file(again, copy, permissions_of=path):
             pass
     assert os.path.exists(copy)
+
+
+@pytest.mark.spec("OBJ-46")
+def test_a_copy_removes_what_killed_processes_have_left_and_nothing_else(tmp_path: Path) -> None:
+    child = os.fork()
+    if not child:
+        os._exit(0)
+    os.waitpid(child, 0)
+    left = [f"copy.{child}-0.part", f"copy.{child}-7.part-journal", f"copy.{10**30}-0.part"]
+    others = [f"copy.{os.getpid()}-0.part", f"copy.{os.getppid()}-0.part", f"copy.{child}.part", f"x.{child}-0.part"]
+    for name in left + others:
+        (tmp_path / name).write_bytes(b"part")
+    with Connection(MemoryStorage()) as connection:
+        connection.get_root()["a"] = 1
+        connection.commit()
+        for _ in copy_to_file(connection.get_storage(), tmp_path / "copy"):
+            pass
+    assert {each.name for each in tmp_path.iterdir()} == {"copy", *others}
