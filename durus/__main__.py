@@ -11,13 +11,13 @@ if not __package__:  # started as a script: its folder must not stand in front o
 
 from collections.abc import Callable
 
-from durus.address import AnyAddress
 from durus.cli.main import main
 from durus.cli.options import import_storage_class
 from durus.cli.serve import log_to
 from durus.client_storage import ClientStorage
 from durus.file_storage import FileStorage
 from durus.open_file import storage_class_of
+from durus.sharing.address import AnyAddress
 from durus.storage import Storage
 from durus.storage_server import StorageServer
 

@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Protocol, TypeVar
 
-from durus.address import AnyAddress, SocketAddress, connect
-from durus.call_guard import CallGuard, guarded
+from durus.concurrency.call_guard import CallGuard, guarded
 from durus.error import (
     DisconnectedError,
     DurusKeyError,
@@ -19,8 +18,10 @@ from durus.error import (
     WriteConflictError,
 )
 from durus.oid import format_oid
-from durus.prefetch import Prefetch
-from durus.protocol import (
+from durus.records.record import split_oids, unpack_record
+from durus.sharing.address import AnyAddress, SocketAddress, connect
+from durus.sharing.prefetch import Prefetch
+from durus.sharing.protocol import (
     DEFAULT_HOST,
     DEFAULT_PORT,
     INVALID,
@@ -49,7 +50,6 @@ from durus.protocol import (
     read_u32,
     receive,
 )
-from durus.record import split_oids, unpack_record
 from durus.storage import CollectingStorage, InvalidationHandler
 
 T = TypeVar("T")

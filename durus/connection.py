@@ -9,9 +9,7 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakKeyDictionary, WeakSet, ref
 
-from durus.cache import Cache
-from durus.call_guard import CALL, CallGuard, guarded, guarded_load
-from durus.contents import split_data
+from durus.concurrency.call_guard import CALL, CallGuard, guarded, guarded_load
 from durus.error import (
     ConcurrentUseError,
     DurusError,
@@ -23,12 +21,14 @@ from durus.error import (
     TransactionError,
     WriteConflictError,
 )
-from durus.file import Path
+from durus.files.file import Path
+from durus.objects.cache import Cache
 from durus.oid import ROOT_OID, oid_from_int
 from durus.open_file import open_file_storage
 from durus.persistent import SAVED, UNSAVED, ConnectionBase, PersistentBase, PersistentObject, Watch, set_slot
 from durus.persistent_dict import PersistentDict
-from durus.record import split_oids, unpack_record
+from durus.records.contents import split_data
+from durus.records.record import split_oids, unpack_record
 from durus.serialize import ObjectReader, ObjectWriter
 from durus.storage import Storage
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
-from durus.append_only_storage import AppendOnlyStorage, Durability, utc_now
-from durus.file import File, FileSystem, Path
-from durus.shelf.pack import ShelfPacker
-from durus.shelf.shelf import EMPTY_FILE, Shelf
+from durus.files.append_only_storage import AppendOnlyStorage, Durability, utc_now
+from durus.files.file import File, FileSystem, Path
+from durus.files.shelf.pack import ShelfPacker
+from durus.files.shelf.shelf import EMPTY_FILE, Shelf
 
 __all__ = ["Durability", "FileStorage", "TempFileStorage", "utc_now"]
 

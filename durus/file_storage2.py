@@ -1,10 +1,10 @@
 """FileStorage2: a storage in one DFS20 file, the older format. spec/file-storage-2.md."""
 
-from durus.append_only_storage import AppendOnlyStorage, Durability, utc_now
-from durus.dfs20.dfs20 import Dfs20
-from durus.dfs20.layout import EMPTY_FILE
-from durus.dfs20.pack import Dfs20Packer
-from durus.file import File, FileSystem, Path
+from durus.files.append_only_storage import AppendOnlyStorage, Durability, utc_now
+from durus.files.dfs20.dfs20 import Dfs20
+from durus.files.dfs20.layout import EMPTY_FILE
+from durus.files.dfs20.pack import Dfs20Packer
+from durus.files.file import File, FileSystem, Path
 
 
 class FileStorage2(AppendOnlyStorage[Dfs20]):

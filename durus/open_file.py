@@ -3,11 +3,11 @@
 import os
 from typing import TYPE_CHECKING
 
-from durus.dfs20.layout import MAGIC as DFS20_MAGIC
 from durus.error import FormatError
-from durus.file import Path
 from durus.file_storage import FileStorage
 from durus.file_storage2 import FileStorage2
+from durus.files.dfs20.layout import MAGIC as DFS20_MAGIC
+from durus.files.file import Path
 
 if TYPE_CHECKING:
     from durus.sqlite_storage import SqliteStorage

@@ -11,8 +11,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from durus.broken import BrokenObject, BrokenValue, broken_class, broken_value_class
-from durus.cache import Cache
 from durus.error import (
     ClassNotFoundError,
     ConflictError,
@@ -23,7 +21,28 @@ from durus.error import (
     StateError,
     UnstorableError,
 )
-from durus.explain import told_apart, unstorable, way_to
+from durus.objects.broken import BrokenObject, BrokenValue, broken_class, broken_value_class
+from durus.objects.cache import Cache
+from durus.objects.pickling import (
+    REFUSALS,
+    CarefulPickler,
+    FastPickler,
+    Reducers,
+    class_pickle,
+    class_traits,
+    find_imported,
+    is_pythons_own,
+)
+from durus.objects.unpickling import (
+    CarefulUnpickler,
+    FastUnpickler,
+    Loading,
+    NeedsItself,
+    Postponed,
+    is_in,
+    load_pickles,
+)
+from durus.objects.unstorable import told_apart, unstorable, way_to
 from durus.oid import format_oid
 from durus.persistent import (
     GHOST,
@@ -37,17 +56,7 @@ from durus.persistent import (
     set_slot,
     take_state,
 )
-from durus.pickling import (
-    REFUSALS,
-    CarefulPickler,
-    FastPickler,
-    Reducers,
-    class_pickle,
-    class_traits,
-    find_imported,
-    is_pythons_own,
-)
-from durus.record import (
+from durus.records.record import (
     class_pickle_of,
     extract_class_name,
     join_refs,
@@ -56,9 +65,8 @@ from durus.record import (
     split_oids,
     unpack_record,
 )
-from durus.stored_state import compress_state, decompress_state
+from durus.records.stored_state import compress_state, decompress_state
 from durus.text import printable
-from durus.unpickling import CarefulUnpickler, FastUnpickler, Loading, NeedsItself, Postponed, is_in, load_pickles
 
 _INTERNAL, _FROZENSET = b"_p_", b"\x91\x94"
 _MAKES_FROZENSET = re.compile(rb"\x91\x94(?<!C\x08.{7}\x91\x94)", re.DOTALL).search

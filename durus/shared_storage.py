@@ -9,11 +9,11 @@ from collections.abc import Callable, Generator, Iterator
 from types import FrameType
 from typing import Concatenate, ParamSpec, TypeVar
 
-from durus.call_guard import CallGuard, guarded, is_running
+from durus.concurrency.call_guard import CallGuard, guarded, is_running
+from durus.concurrency.monitor import Monitor
 from durus.error import ClosedError, DurusError, ReadConflictError
-from durus.monitor import Monitor
 from durus.progress import Progress
-from durus.session import Core, Session
+from durus.sharing.session import Core, Session
 from durus.storage import CollectingStorage, InvalidationHandler, Storage
 
 P = ParamSpec("P")

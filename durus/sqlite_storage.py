@@ -11,8 +11,8 @@ import weakref
 from collections import Counter
 from collections.abc import Generator, Iterator
 
-from durus.call_guard import CallGuard, guarded
-from durus.check import Finding, record_findings
+from durus.concurrency.call_guard import CallGuard, guarded
+from durus.concurrency.forked import note_held
 from durus.error import (
     ClosedError,
     ConcurrentUseError,
@@ -26,11 +26,11 @@ from durus.error import (
     TransactionError,
     WrongProcessError,
 )
-from durus.file import Path
-from durus.forked import note_held
+from durus.files.file import Path
+from durus.files.inspection import Finding, record_findings
 from durus.oid import ROOT_OID, format_oid, oid_from_int, oid_to_int
 from durus.progress import Progress
-from durus.record import gen_refs, pack_record, unpack_record
+from durus.records.record import gen_refs, pack_record, unpack_record
 from durus.storage import (
     NOTHING_TO_DO,
     CollectingStorage,

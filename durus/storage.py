@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import NamedTuple
 
-from durus.call_guard import CallGuard
+from durus.concurrency.call_guard import CallGuard
 from durus.error import DurusKeyError, FormatError, RecordError, TransactionError, WriteConflictError
 from durus.oid import FIRST_RESERVED_OID, ROOT_OID, format_oid, oid_from_int
 from durus.progress import Progress
-from durus.record import extract_class_name, gen_refs, refs_of, split_oids, unpack_record
+from durus.records.record import extract_class_name, gen_refs, refs_of, split_oids, unpack_record
 
 _STEP_WORK = 1000
 """How many references, or a tenth as many records, one step looks at."""

@@ -20,7 +20,9 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, NamedTuple, cast
 from weakref import WeakSet
 
-from durus.address import (
+from durus.error import DurusError, WriteConflictError, WrongProcessError
+from durus.progress import Progress
+from durus.sharing.address import (
     BACKLOG,
     AnyAddress,
     HostPortAddress,
@@ -31,11 +33,9 @@ from durus.address import (
     set_tcp_options,
     wait_for_server,
 )
-from durus.conversation import Conversation
-from durus.error import DurusError, WriteConflictError, WrongProcessError
-from durus.progress import Progress
-from durus.protocol import DEFAULT_HOST, DEFAULT_PORT, INVALID, NOT_FOUND, OKAY
-from durus.session import Core
+from durus.sharing.conversation import Conversation
+from durus.sharing.protocol import DEFAULT_HOST, DEFAULT_PORT, INVALID, NOT_FOUND, OKAY
+from durus.sharing.session import Core
 from durus.storage import Storage
 
 __all__ = [

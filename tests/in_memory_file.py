@@ -4,7 +4,7 @@ import errno
 import os
 
 from durus.error import FileError
-from durus.file import File, Mode
+from durus.files.file import File, Mode
 
 
 class MemoryFile:

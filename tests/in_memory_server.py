@@ -4,10 +4,10 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from durus.client_storage import ClientStorage
-from durus.conversation import Conversation
 from durus.error import DurusError
 from durus.progress import Progress
-from durus.session import Core
+from durus.sharing.conversation import Conversation
+from durus.sharing.session import Core
 from durus.storage import Storage
 
 

@@ -5,18 +5,18 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from durus.cache import Cache
-from durus.dfs20.dfs20 import Dfs20
-from durus.dfs20.scan import scan_transactions as scan_dfs20
 from durus.error import DamageError, FormatError, RecordError, UnsoundTailError
-from durus.file import File, OperatingSystem
+from durus.files.dfs20.dfs20 import Dfs20
+from durus.files.dfs20.scan import scan_transactions as scan_dfs20
+from durus.files.file import File, OperatingSystem
+from durus.files.file_format import RecordFile
+from durus.files.shelf.scan import scan_transactions
+from durus.files.shelf.shelf import Shelf, checksum_of
+from durus.objects.cache import Cache
 from durus.oid import format_oid, oid_to_int
 from durus.persistent import ConnectionBase, PersistentObject
-from durus.record import unpack_record
-from durus.record_file import RecordFile
+from durus.records.record import unpack_record
 from durus.serialize import ObjectReader
-from durus.shelf.scan import scan_transactions
-from durus.shelf.shelf import Shelf, checksum_of
 from durus.storage import MemoryStorage
 from tests.in_memory_server import InMemoryConnection, InMemoryServer
 from tests.spec import Example, bytes_and_expected, exchange, steps

@@ -3,14 +3,14 @@
 import argparse
 from collections.abc import Iterable
 
-from durus.check import Finding
 from durus.cli.output import tell
-from durus.dfs20.check import Dfs20Check
-from durus.file import OperatingSystem
 from durus.file_storage import FileStorage
 from durus.file_storage2 import FileStorage2
+from durus.files.dfs20.check import Dfs20Check
+from durus.files.file import OperatingSystem
+from durus.files.inspection import Finding
+from durus.files.shelf.check import Check
 from durus.open_file import storage_class_of
-from durus.shelf.check import Check
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,12 +9,12 @@ import traceback
 from collections.abc import Iterator
 from pprint import pprint
 
-from durus.address import wait_for_server
 from durus.cli.options import add_address_arguments, add_storage_arguments, address_of, open_storage
 from durus.cli.output import tell
 from durus.client_storage import ClientStorage
 from durus.connection import Connection
 from durus.error import DurusError, ServerUnreachableError
+from durus.sharing.address import wait_for_server
 from durus.text import printable_lines
 from durus.utils import int8_to_str, str_to_int8
 

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from durus.cli.options import import_storage_class
 from durus.cli.output import tell
 from durus.cli.progress import show_progress
-from durus.convert import copy_to_file
 from durus.error import DurusError
 from durus.open_file import open_file_storage
-from durus.python2 import Python2Records, Rules
 from durus.storage import Storage
+from durus.tools.convert import copy_to_file
+from durus.tools.python2 import Python2Records, Rules
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,22 +11,22 @@ from typing import Protocol, cast
 
 from durus import __version__
 from durus.cli.output import tell
-from durus.contents import read_contents
-from durus.dfs20 import layout as dfs20_layout
-from durus.dfs20.dfs20 import Dfs20
-from durus.dfs20.scan import scan_transactions as scan_dfs20
 from durus.error import RecordError
-from durus.file import OperatingSystem
 from durus.file_storage import FileStorage
 from durus.file_storage2 import FileStorage2
+from durus.files.dfs20 import layout as dfs20_layout
+from durus.files.dfs20.dfs20 import Dfs20
+from durus.files.dfs20.scan import scan_transactions as scan_dfs20
+from durus.files.file import OperatingSystem
+from durus.files.shelf.layout import BASE_START, ENTRY_FRAME_SIZE, SEAL_SIZE, U64
+from durus.files.shelf.scan import scan_transactions
+from durus.files.shelf.shelf import Shelf
+from durus.files.snapshot import as_of_now
 from durus.oid import ROOT_OID, format_oid
 from durus.open_file import storage_class_of
 from durus.persistent import PersistentObject, implementation
-from durus.record import parse_class_pickle, split_oids, unpack_record
-from durus.shelf.as_of_now import as_of_now
-from durus.shelf.layout import BASE_START, ENTRY_FRAME_SIZE, SEAL_SIZE, U64
-from durus.shelf.scan import scan_transactions
-from durus.shelf.shelf import Shelf
+from durus.records.contents import read_contents
+from durus.records.record import parse_class_pickle, split_oids, unpack_record
 from durus.storage import Storage
 
 _MOST_OIDS = 100

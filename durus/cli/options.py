@@ -3,11 +3,11 @@
 import argparse
 import importlib
 
-from durus.address import SocketAddress
 from durus.error import DurusError
 from durus.file_storage import FileStorage
 from durus.open_file import open_file_storage
-from durus.protocol import DEFAULT_HOST, DEFAULT_PORT
+from durus.sharing.address import SocketAddress
+from durus.sharing.protocol import DEFAULT_HOST, DEFAULT_PORT
 from durus.storage import Storage
 
 

@@ -3,7 +3,6 @@
 import argparse
 import os
 
-from durus.address import SocketAddress
 from durus.cli.options import add_address_arguments, address_of
 from durus.cli.output import tell
 from durus.cli.progress import show_progress
@@ -12,6 +11,7 @@ from durus.error import DurusError
 from durus.file_storage import FileStorage
 from durus.file_storage2 import FileStorage2
 from durus.open_file import open_file_storage
+from durus.sharing.address import SocketAddress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

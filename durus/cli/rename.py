@@ -7,7 +7,7 @@ from durus.cli.output import tell
 from durus.cli.progress import show_progress
 from durus.error import DurusError
 from durus.open_file import open_file_storage
-from durus.rename import Renaming
+from durus.tools.rename import Renaming
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

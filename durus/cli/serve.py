@@ -8,11 +8,11 @@ import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from durus.address import SocketAddress, inherited_address
 from durus.cli.options import add_address_arguments, add_storage_arguments, address_of, open_storage
 from durus.cli.output import tell
 from durus.client_storage import ClientStorage
 from durus.error import DurusError, FileError
+from durus.sharing.address import SocketAddress, inherited_address
 from durus.storage_server import (
     DEFAULT_COMMIT_TIMEOUT,
     DEFAULT_GCBYTES,

@@ -6,8 +6,13 @@ import zlib
 from collections.abc import Callable, Sequence
 from zlib import crc32
 
+from durus.files.shelf.block_table import BlockSums, BlockTable, pack_block_table
+from durus.files.shelf.layout import MAGIC, U64, pack_entry, pack_seal, pack_transaction
+from durus.files.shelf.offset_map import build_offset_map
 from durus.oid import SEAL_OID, oid_from_int
-from durus.protocol import (
+from durus.records.record import pack_record
+from durus.serialize import compress_state
+from durus.sharing.protocol import (
     INVALID,
     NOT_FOUND,
     OKAY,
@@ -27,11 +32,6 @@ from durus.protocol import (
     encode_oids,
     encode_request,
 )
-from durus.record import pack_record
-from durus.serialize import compress_state
-from durus.shelf.block_table import BlockSums, BlockTable, pack_block_table
-from durus.shelf.layout import MAGIC, U64, pack_entry, pack_seal, pack_transaction
-from durus.shelf.offset_map import build_offset_map
 
 NUMBERS = (0, 1, 7, 8, 12, 16, 20, 255, 256, 1 << 16, 1 << 20, 1 << 30, (1 << 31) - 1, 1 << 31, (1 << 32) - 1)
 LARGE = (1 << 40, (1 << 63) - 1, 1 << 63, (1 << 64) - 9, (1 << 64) - 1)

@@ -8,11 +8,17 @@ import warnings
 from collections.abc import Callable
 
 from durus.client_storage import ClientStorage
-from durus.contents import read_contents
 from durus.error import DurusError, DurusWarning
 from durus.file_storage import FileStorage
+from durus.files.forward_reader import Unsound
+from durus.files.shelf.check import Check
+from durus.files.shelf.offset_map import OffsetMap
+from durus.files.shelf.scan import scan_transactions
+from durus.files.shelf.shelf import Shelf
 from durus.oid import oid_from_int
-from durus.protocol import (
+from durus.records.contents import read_contents
+from durus.records.record import extract_class_name, pack_record, parse_class_pickle, split_oids, unpack_record
+from durus.sharing.protocol import (
     MAX_COMMIT,
     Commit,
     NewOids,
@@ -24,11 +30,6 @@ from durus.protocol import (
     read_request,
     receive,
 )
-from durus.record import extract_class_name, pack_record, parse_class_pickle, split_oids, unpack_record
-from durus.shelf.check import Check
-from durus.shelf.offset_map import OffsetMap
-from durus.shelf.scan import Unsound, scan_transactions
-from durus.shelf.shelf import Shelf
 from durus.storage import MemoryStorage
 from tests.in_memory_file import MemoryFile, MemoryFileSystem
 from tests.in_memory_server import InMemoryServer

@@ -14,7 +14,7 @@ from durus.cli.main import main
 from durus.connection import Connection
 from durus.file_storage import FileStorage
 from durus.oid import oid_from_int
-from durus.record import pack_record
+from durus.records.record import pack_record
 
 
 def durus(*arguments: str, cwd: Path, typed: str = "") -> "subprocess.CompletedProcess[str]":

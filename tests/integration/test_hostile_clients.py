@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from durus.file import OperatingSystem
+from durus.files.file import OperatingSystem
+from durus.files.shelf.check import Check
 from durus.oid import oid_from_int
-from durus.protocol import Commit, Load, NewOids, Sync, encode_commit, encode_request
-from durus.record import pack_record
-from durus.shelf.check import Check
+from durus.records.record import pack_record
+from durus.sharing.protocol import Commit, Load, NewOids, Sync, encode_commit, encode_request
 from tests.integration.serving import Server, is_closed, receive, serving
 
 MOST_MEMORY_MORE = 64 << 20

@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 
 from durus.connection import Connection
-from durus.file import OperatingSystem
+from durus.files.file import OperatingSystem
+from durus.files.shelf.check import Check
 from durus.persistent_dict import PersistentDict
 from durus.persistent_list import PersistentList
-from durus.shelf.check import Check
 from tests.integration.serving import SECONDS, serving
 
 PROCESSES = 4

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from durus.address import wait_for_server
+from durus.sharing.address import wait_for_server
 
 README = Path(__file__).resolve().parent.parent.parent / "README.md"
 

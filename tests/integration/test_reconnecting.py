@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from durus import address, client_storage
+from durus import client_storage
 from durus.client_storage import ClientStorage
 from durus.connection import Connection
 from durus.error import DisconnectedError
 from durus.file_storage import FileStorage
+from durus.sharing import address
 from durus.storage_server import StorageServer
 
 

@@ -15,13 +15,13 @@ import pytest
 from durus.client_storage import ClientStorage
 from durus.connection import Connection
 from durus.error import DisconnectedError, DurusWarning, NetworkError, OutcomeUnknownError, UnsoundTailError
-from durus.file import OperatingSystem
 from durus.file_storage import FileStorage
+from durus.files.file import OperatingSystem
+from durus.files.shelf.check import Check
 from durus.persistent_dict import PersistentDict
 from durus.persistent_list import PersistentList
-from durus.protocol import Commit, NewOids, encode_commit, encode_request
-from durus.record import pack_record
-from durus.shelf.check import Check
+from durus.records.record import pack_record
+from durus.sharing.protocol import Commit, NewOids, encode_commit, encode_request
 from durus.storage import MemoryStorage
 from durus.storage_server import StorageServer
 from tests.integration.serving import SECONDS, Server, is_closed, receive

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from durus.connection import Connection
-from durus.file import OperatingSystem
+from durus.files.file import OperatingSystem
+from durus.files.shelf.check import Check
 from durus.oid import oid_from_int
 from durus.persistent import Persistent
-from durus.protocol import BulkLoad, Commit, NewOids, encode_commit, encode_request
-from durus.record import pack_record
-from durus.shelf.check import Check
+from durus.records.record import pack_record
+from durus.sharing.protocol import BulkLoad, Commit, NewOids, encode_commit, encode_request
 from tests.integration.serving import Server, is_closed, receive, serving
 
 LOADS = 200

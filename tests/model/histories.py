@@ -15,13 +15,13 @@ from io import BytesIO
 from typing import Any, Literal, NamedTuple
 from unittest import mock
 
-from durus import new_file
 from durus.connection import Connection
 from durus.error import DurusError, DurusWarning, TransactionError
 from durus.file_storage import Durability, FileStorage
+from durus.files import writer as new_file
 from durus.persistent import Persistent
-from durus.session import Core
 from durus.shared_storage import SharedStorage
+from durus.sharing.session import Core
 from durus.storage import Storage
 from tests.model.simulated_files import Disk, SimulatedFileSystem
 

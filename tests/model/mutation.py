@@ -1,7 +1,7 @@
 """Mutation testing: small changes of the program, each of which a test must notice.
 
 python -m tests.model.mutation                       every module of TESTS
-python -m tests.model.mutation durus/record.py ...   these modules
+python -m tests.model.mutation durus/records/record.py ...   these modules
 
 A mutator of our own, because a run must take minutes: a mutant of a function is a fork of a process that has
 collected the tests of its module, with the code of the function exchanged. It begins with the tests that caught the
@@ -45,21 +45,22 @@ OPTIONS += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # Hypothesis is 
 _SHELF = ["shelf_parts", "read_ahead", "shelf"]
 _CORE = ["session", "connection"]
 TESTS = {
-    "durus/record.py": ["record", "bad_input"],
-    "durus/read_ahead.py": ["read_ahead"],
-    "durus/shelf/layout.py": _SHELF,
-    "durus/shelf/scan.py": _SHELF,
-    "durus/shelf/offset_map.py": _SHELF,
-    "durus/shelf/block_table.py": ["block_table"],
-    "durus/shelf/checked_file.py": ["block_table"],
-    "durus/shelf/recover.py": _SHELF,
-    "durus/shelf/shelf.py": [*_SHELF, "block_table"],
-    "durus/shelf/new_shelf.py": [*_SHELF, "block_table"],
-    "durus/shelf/pack.py": ["shelf", "all_storages", "crash_regressions"],
-    "durus/shelf/as_of_now.py": ["shelf_parts"],
-    "durus/shelf/check.py": ["check_findings", "check", "block_table"],
-    "durus/protocol.py": ["protocol", "spec_examples"],
-    "durus/session.py": ["session", "spec_examples", "connection", "shared_storage"],
+    "durus/records/record.py": ["record", "bad_input"],
+    "durus/files/read_ahead.py": ["read_ahead"],
+    "durus/files/forward_reader.py": _SHELF,
+    "durus/files/shelf/layout.py": _SHELF,
+    "durus/files/shelf/scan.py": _SHELF,
+    "durus/files/shelf/offset_map.py": _SHELF,
+    "durus/files/shelf/block_table.py": ["block_table"],
+    "durus/files/shelf/checked_file.py": ["block_table"],
+    "durus/files/shelf/recover.py": _SHELF,
+    "durus/files/shelf/shelf.py": [*_SHELF, "block_table"],
+    "durus/files/shelf/new_shelf.py": [*_SHELF, "block_table"],
+    "durus/files/shelf/pack.py": ["shelf", "all_storages", "crash_regressions"],
+    "durus/files/snapshot.py": ["shelf_parts"],
+    "durus/files/shelf/check.py": ["check_findings", "check", "block_table"],
+    "durus/sharing/protocol.py": ["protocol", "spec_examples"],
+    "durus/sharing/session.py": ["session", "spec_examples", "connection", "shared_storage"],
     "durus/connection.py": ["connection", "spec_examples", "computed_attribute", "api", "record", "btree"],
 }
 """Module -> the files of tests/unit that are meant for it, quick ones first."""

@@ -26,10 +26,10 @@ from pathlib import Path
 from durus.client_storage import ClientStorage
 from durus.connection import Connection
 from durus.error import DurusError, DurusWarning, NetworkError
-from durus.file import OperatingSystem
 from durus.file_storage import FileStorage
+from durus.files.file import OperatingSystem
+from durus.files.shelf.check import Check
 from durus.shared_storage import SharedStorage
-from durus.shelf.check import Check
 from tests.integration.serving import SECONDS, Server
 from tests.model.history import Transaction, anomalies
 from tests.model.proxy import Proxy

@@ -30,8 +30,8 @@ class Bug(NamedTuple):
     caught_by: str
 
 
-STORAGE = "durus/append_only_storage.py"
-SESSION = "durus/session.py"
+STORAGE = "durus/files/append_only_storage.py"
+SESSION = "durus/sharing/session.py"
 CRASH = "tests/model/test_crashes.py::test_crash_at_any_operation_leaves_a_state_between_acknowledged_and_attempted"
 SESSIONS_OVER_FILE = "tests/model/test_session_machine.py::TestOverFile"
 SESSIONS_OVER_MEMORY = "tests/model/test_session_machine.py::TestOverMemory"
@@ -82,10 +82,12 @@ BUGS: dict[str, Bug] = {
     "a seal does not cover the length of its transaction": Bug(
         (
             Change(
-                "durus/shelf/layout.py", "crc32(body, crc32(head, checksum))", "crc32(body, checksum)  # not the head"
+                "durus/files/shelf/layout.py",
+                "crc32(body, crc32(head, checksum))",
+                "crc32(body, checksum)  # not the head",
             ),
             Change(
-                "durus/shelf/scan.py",
+                "durus/files/shelf/scan.py",
                 "    reader.advance(U64.size)\n    entries, seal",
                 "    before = reader.checksum\n    reader.advance(U64.size)\n    reader.checksum = before\n"
                 "    entries, seal",
@@ -96,7 +98,7 @@ BUGS: dict[str, Bug] = {
     "of a read of several blocks only the first one is checked": Bug(
         (
             Change(
-                "durus/shelf/checked_file.py",
+                "durus/files/shelf/checked_file.py",
                 "for number in range(first, behind):",
                 "for number in range(first, first + 1):",
             ),
@@ -106,7 +108,7 @@ BUGS: dict[str, Bug] = {
     "a pack misses the commits that were made behind its last step": Bug(
         (
             Change(
-                "durus/packer.py",
+                "durus/files/packer.py",
                 "        for _ in self._follow():\n            pass\n        self._target.sync()",
                 "        self._target.sync()",
             ),
@@ -181,7 +183,7 @@ BUGS: dict[str, Bug] = {
         SESSIONS_OVER_MEMORY,
     ),
     "what all clients have heard of is forgotten, and a bit more": Bug(
-        (Change("durus/change_log.py", "self._runs[0].last <= place:", "self._runs[0].last <= place + 3:"),),
+        (Change("durus/sharing/change_log.py", "self._runs[0].last <= place:", "self._runs[0].last <= place + 3:"),),
         SESSIONS_OVER_MEMORY,
     ),
     "a core that starts anew goes on with the turn that was": Bug(

@@ -1,6 +1,6 @@
 """A file system in memory that forgets at a crash what was not synced.
 
-It stands behind the seam of durus/file.py.  A Disk is what a machine has; a SimulatedFileSystem is what one
+It stands behind the seam of durus/files/file.py.  A Disk is what a machine has; a SimulatedFileSystem is what one
 process on it works with.  What a process has written is seen by all at once, and is on stable storage
 only when a sync has returned.  Until then a crash leaves of a file any of the lengths that it had since its last
 sync, in each sector any of the contents that this sector had since, and of a name any of the files that it
@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol, TypeVar
 
 from durus.error import FileError, LockedError
-from durus.file import File, Mode
+from durus.files.file import File, Mode
 
 SECTOR = 512
 """The bytes that a disk writes wholly or not at all."""
@@ -58,7 +58,7 @@ class Fault(NamedTuple):
 
 
 def failure(code: int) -> Callable[[Operation], BaseException]:
-    """Return what makes the error that durus/file.py makes of this errno."""
+    """Return what makes the error that durus/files/file.py makes of this errno."""
 
     def error(operation: Operation) -> BaseException:
         made = FileError(code, f"cannot {operation.kind}: {os.strerror(code)}", operation.path)

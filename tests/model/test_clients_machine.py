@@ -18,10 +18,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from durus.connection import Connection
 from durus.error import ConflictError, DisconnectedError, ReadConflictError, WriteConflictError
-from durus.file import OperatingSystem
 from durus.file_storage import FileStorage
+from durus.files.file import OperatingSystem
+from durus.files.shelf.check import Check
 from durus.persistent import Persistent, get_slot
-from durus.shelf.check import Check
 from durus.storage import MemoryStorage, Storage
 from tests.in_memory_server import InMemoryServer
 

@@ -14,7 +14,6 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from durus import new_file
 from durus.connection import Connection
 from durus.error import (
     DurusWarning,
@@ -24,13 +23,14 @@ from durus.error import (
     UnstorableError,
     WriteConflictError,
 )
-from durus.file import File, Mode, OperatingSystem, OperatingSystemFile
 from durus.file_storage import FileStorage
+from durus.files import writer as new_file
+from durus.files.file import File, Mode, OperatingSystem, OperatingSystemFile
 from durus.persistent import Persistent, PersistentObject
 from durus.persistent_dict import PersistentDict
 from durus.persistent_list import PersistentList
 from durus.progress import Progress
-from durus.record import split_oids, unpack_record
+from durus.records.record import split_oids, unpack_record
 from durus.shared_storage import SharedStorage
 from durus.storage import MemoryStorage, Storage
 from tests.model.graph import ROOT, UNSTORABLE, Contents, Graph, Kind, Ref, Value, reached, refs

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from durus.connection import Connection
-from durus.convert import copy_to_file
 from durus.error import FormatError
 from durus.storage import MemoryStorage
+from durus.tools.convert import copy_to_file
 from tests.model import crashes, faults
 from tests.model.histories import (
     BEGINNINGS,

@@ -37,7 +37,7 @@ def test_mutator_changes_operators_constants_and_statements() -> None:
 
 
 def test_every_module_of_the_shelf_is_mutated() -> None:
-    shelf = {path.relative_to(ROOT).as_posix() for path in (ROOT / "durus/shelf").glob("[a-z]*.py")}
+    shelf = {path.relative_to(ROOT).as_posix() for path in (ROOT / "durus/files/shelf").glob("[a-z]*.py")}
     assert shelf <= set(TESTS)
 
 

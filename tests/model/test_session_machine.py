@@ -19,7 +19,6 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from durus import new_file
 from durus.error import (
     ClosedError,
     DurusError,
@@ -30,11 +29,12 @@ from durus.error import (
     TransactionError,
     WriteConflictError,
 )
-from durus.file import File, Mode, OperatingSystem, OperatingSystemFile
 from durus.file_storage import FileStorage
+from durus.files import writer as new_file
+from durus.files.file import File, Mode, OperatingSystem, OperatingSystemFile
 from durus.progress import Progress
-from durus.record import pack_record
-from durus.session import Core, Session, Write
+from durus.records.record import pack_record
+from durus.sharing.session import Core, Session, Write
 from durus.storage import MemoryStorage, Storage
 
 ROOT = bytes(8)
@@ -470,10 +470,10 @@ class SessionMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.limits = [
-            mock.patch("durus.session.MAX_UNUSED_OIDS", MOST_UNUSED_OIDS),
-            mock.patch("durus.change_log.MAX_CHANGES", MOST_CHANGES),
-            mock.patch("durus.change_log._MERGED", MERGED),
-            mock.patch("durus.change_log._FEW", 1),
+            mock.patch("durus.sharing.session.MAX_UNUSED_OIDS", MOST_UNUSED_OIDS),
+            mock.patch("durus.sharing.change_log.MAX_CHANGES", MOST_CHANGES),
+            mock.patch("durus.sharing.change_log._MERGED", MERGED),
+            mock.patch("durus.sharing.change_log._FEW", 1),
         ]
         for limit in self.limits:
             limit.start()

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from durus.address import (
+from durus.error import AddressError, DurusError, ServerUnreachableError
+from durus.sharing.address import (
     HostPortAddress,
     InheritedAddress,
     SocketAddress,
@@ -19,7 +20,6 @@ from durus.address import (
     inherited_address,
     wait_for_server,
 )
-from durus.error import AddressError, DurusError, ServerUnreachableError
 from durus.storage import MemoryStorage
 from durus.storage_server import StorageServer
 
@@ -133,7 +133,7 @@ def test_the_sockets_of_a_service_manager_are_for_the_process_that_it_names() ->
 @pytest.mark.parametrize(("host", "is_local"), [("127.0.0.1", True), ("0.0.0.0", False)])
 def test_inherited_sockets_are_looked_at(host: str, is_local: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server((host, 0)) as opened:
-        monkeypatch.setattr("durus.address._FIRST_SYSTEMD_DESCRIPTOR", os.dup(opened.fileno()))
+        monkeypatch.setattr("durus.sharing.address._FIRST_SYSTEMD_DESCRIPTOR", os.dup(opened.fileno()))
         address = InheritedAddress(1)
         address.close(address.get_listening_socket())
         assert address.is_local is is_local

@@ -23,7 +23,7 @@ from durus.file_storage2 import FileStorage2
 from durus.oid import oid_from_int, oid_to_int
 from durus.persistent import Persistent
 from durus.persistent_list import PersistentList
-from durus.record import pack_record
+from durus.records.record import pack_record
 from durus.shared_storage import SharedStorage
 from durus.sqlite_storage import SqliteStorage
 from durus.storage import MemoryStorage, Storage, get_census

@@ -18,8 +18,8 @@ from durus.error import (
     TransactionError,
     WriteConflictError,
 )
-from durus.file import OperatingSystem
 from durus.file_storage import FileStorage
+from durus.files.file import OperatingSystem
 from durus.oid import oid_from_int
 from durus.persistent import ConnectionBase, Persistent, PersistentBase, PersistentObject
 from durus.storage import MemoryStorage, Storage

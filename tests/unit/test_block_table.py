@@ -14,17 +14,17 @@ from hypothesis import strategies as st
 from durus.connection import Connection
 from durus.error import DamageError, DurusWarning, FormatError, UnsoundTailError
 from durus.file_storage import FileStorage
+from durus.files.shelf import block_table, new_shelf
+from durus.files.shelf.block_table import BlockTable
+from durus.files.shelf.check import Check
+from durus.files.shelf.checked_file import checked_file
+from durus.files.shelf.layout import pack_transaction
+from durus.files.shelf.new_shelf import NewShelf
+from durus.files.shelf.shelf import Shelf
 from durus.oid import oid_from_int
 from durus.persistent import Persistent
 from durus.persistent_list import PersistentList
-from durus.record import pack_record
-from durus.shelf import block_table, new_shelf
-from durus.shelf.block_table import BlockTable
-from durus.shelf.check import Check
-from durus.shelf.checked_file import checked_file
-from durus.shelf.layout import pack_transaction
-from durus.shelf.new_shelf import NewShelf
-from durus.shelf.shelf import Shelf
+from durus.records.record import pack_record
 from tests.in_memory_file import CountingFile, MemoryFile, MemoryFileSystem
 
 TIME = "2026-01-02T03:04:05.000006Z"

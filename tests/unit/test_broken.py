@@ -18,14 +18,14 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import pytest
 
-from durus.broken import BrokenObject
 from durus.connection import Connection, gen_every_instance, touch_every_reference
-from durus.contents import read_contents, split_data
 from durus.error import ClassNotFoundError, MissingAttributeError, StateError
+from durus.objects.broken import BrokenObject
 from durus.oid import oid_from_int
 from durus.persistent import Persistent, PersistentObject
 from durus.persistent_list import PersistentList
-from durus.record import pack_record
+from durus.records.contents import read_contents, split_data
+from durus.records.record import pack_record
 from durus.serialize import ObjectReader, class_pickle
 from durus.storage import MemoryStorage
 from durus.utils import int8_to_str

@@ -4,13 +4,13 @@ import random
 
 import pytest
 
-from durus import change_log
-from durus.change_log import ChangeLog
 from durus.error import TransactionError
 from durus.oid import oid_from_int
-from durus.protocol import Commit, Load, NewOids, Sync, encode_commit, encode_request
-from durus.record import pack_record
-from durus.session import Core
+from durus.records.record import pack_record
+from durus.sharing import change_log
+from durus.sharing.change_log import ChangeLog
+from durus.sharing.protocol import Commit, Load, NewOids, Sync, encode_commit, encode_request
+from durus.sharing.session import Core
 from durus.storage import MemoryStorage
 from tests.in_memory_server import InMemoryServer
 

@@ -10,19 +10,19 @@ from typing import Any
 
 import pytest
 
-from durus.broken import BrokenObject
 from durus.connection import Connection, gen_every_instance, touch_every_reference
-from durus.convert import copy_to_file
 from durus.error import DurusError, DurusKeyError, FileError, FormatError, RecordError
-from durus.file import OperatingSystem
 from durus.file_storage import FileStorage
+from durus.files.file import OperatingSystem
+from durus.files.shelf.check import Check
+from durus.objects.broken import BrokenObject
 from durus.oid import oid_from_int
 from durus.persistent import Persistent
-from durus.record import pack_record, split_oids, unpack_record
-from durus.rename import Renaming
+from durus.records.record import pack_record, split_oids, unpack_record
 from durus.serialize import class_pickle
-from durus.shelf.check import Check
 from durus.storage import MemoryStorage, Storage, get_census
+from durus.tools.convert import copy_to_file
+from durus.tools.rename import Renaming
 from tests.spec import SPEC
 
 OLD, NEW = "shop_of_old", "shop.now"

@@ -6,20 +6,20 @@ from typing import cast
 
 import pytest
 
-from durus.check import Finding
 from durus.cli.main import main
 from durus.connection import Connection
 from durus.error import DurusError
-from durus.file import File, OperatingSystem
 from durus.file_storage import FileStorage
+from durus.files.file import File, OperatingSystem
+from durus.files.inspection import Finding
+from durus.files.shelf.check import Check
+from durus.files.shelf.layout import SEAL_SIZE, pack_entry, pack_seal, pack_transaction
+from durus.files.shelf.shelf import EMPTY_FILE, Shelf, checksum_of
 from durus.oid import oid_from_int
 from durus.persistent import Persistent
 from durus.persistent_list import PersistentList
-from durus.record import pack_record
+from durus.records.record import pack_record
 from durus.serialize import class_pickle
-from durus.shelf.check import Check
-from durus.shelf.layout import SEAL_SIZE, pack_entry, pack_seal, pack_transaction
-from durus.shelf.shelf import EMPTY_FILE, Shelf, checksum_of
 from tests.in_memory_file import CountingFile
 
 TIME = "2026-01-02T03:04:05.000006Z"

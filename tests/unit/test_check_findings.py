@@ -5,15 +5,15 @@ from zlib import crc32
 
 import pytest
 
-from durus.check import Finding
-from durus.file import File
+from durus.files.file import File
+from durus.files.inspection import Finding
+from durus.files.shelf.check import Check
+from durus.files.shelf.layout import SEAL_SIZE, pack_entry, pack_seal, pack_transaction
+from durus.files.shelf.shelf import EMPTY_FILE
 from durus.oid import oid_from_int
 from durus.persistent import Persistent
-from durus.record import pack_record
+from durus.records.record import pack_record
 from durus.serialize import class_pickle
-from durus.shelf.check import Check
-from durus.shelf.layout import SEAL_SIZE, pack_entry, pack_seal, pack_transaction
-from durus.shelf.shelf import EMPTY_FILE
 from tests.in_memory_file import MemoryFile
 
 TIME = "2026-01-02T03:04:05.000006Z"

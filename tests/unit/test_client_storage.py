@@ -20,7 +20,7 @@ from durus.oid import oid_from_int
 from durus.persistent import Persistent
 from durus.persistent_dict import PersistentDict
 from durus.persistent_list import PersistentList
-from durus.record import pack_record
+from durus.records.record import pack_record
 from durus.storage import MemoryStorage
 from tests.in_memory_server import InMemoryConnection, InMemoryServer
 
@@ -151,7 +151,7 @@ def test_a_record_that_came_along_is_dropped_when_this_client_commits_another(se
 
 def test_what_came_along_is_bounded(server: InMemoryServer, monkeypatch: pytest.MonkeyPatch) -> None:
     store_items(server, 300)
-    monkeypatch.setattr("durus.prefetch._MAX_SIZE", 1)
+    monkeypatch.setattr("durus.sharing.prefetch._MAX_SIZE", 1)
     connection, stream = new_client(server)
     assert [item.n for item in items_of(connection)] == list(range(300))
     assert stream.loads() >= 300

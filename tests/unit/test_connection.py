@@ -28,7 +28,7 @@ from durus.oid import ROOT_OID
 from durus.persistent import GHOST, ComputedAttribute, Persistent, PersistentObject
 from durus.persistent_dict import PersistentDict
 from durus.persistent_list import PersistentList
-from durus.record import pack_record, unpack_record
+from durus.records.record import pack_record, unpack_record
 from durus.shared_storage import SharedStorage
 from durus.storage import InvalidationHandler, MemoryStorage, get_census
 

@@ -10,12 +10,12 @@ from collections import OrderedDict
 import pytest
 
 from durus.connection import Connection
-from durus.contents import read_contents
 from durus.error import RecordError
 from durus.oid import oid_from_int
 from durus.persistent import Persistent
-from durus.pickle_machine import Name, PickleMachine
-from durus.record import unpack_record
+from durus.records.contents import read_contents
+from durus.records.pickle_machine import Name, PickleMachine
+from durus.records.record import unpack_record
 from durus.storage import MemoryStorage
 
 CLASS = b"\x80\x04cdurus.persistent\nPersistent\n."

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from durus.conversation import Conversation
 from durus.error import ClosedError, DurusError, ProtocolError, ReadonlyError
 from durus.file_storage import FileStorage
-from durus.protocol import (
+from durus.records.record import pack_record
+from durus.sharing.conversation import Conversation
+from durus.sharing.protocol import (
     BulkLoad,
     Commit,
     Load,
@@ -18,8 +19,7 @@ from durus.protocol import (
     encode_commit,
     encode_request,
 )
-from durus.record import pack_record
-from durus.session import MAX_UNUSED_OIDS, Core
+from durus.sharing.session import MAX_UNUSED_OIDS, Core
 from durus.storage import MemoryStorage
 from tests.in_memory_server import InMemoryConnection, InMemoryServer
 
@@ -128,7 +128,7 @@ def test_the_turn_of_a_client_that_goes_passes_on(server: InMemoryServer) -> Non
 @pytest.mark.spec("TXN-24", "WIRE-5")
 def test_a_client_may_not_hoard_oids(server: InMemoryServer, monkeypatch: pytest.MonkeyPatch) -> None:
     assert MAX_UNUSED_OIDS >= 1 << 20
-    monkeypatch.setattr("durus.session.MAX_UNUSED_OIDS", 300)
+    monkeypatch.setattr("durus.sharing.session.MAX_UNUSED_OIDS", 300)
     connection = server.connect()
     commit_root(connection)  # what is used is not hoarded
     connection.sendall(encode_request(NewOids(200)))

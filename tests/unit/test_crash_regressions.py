@@ -8,11 +8,11 @@ import pytest
 
 from durus.error import ClosedError, DurusWarning, FileError, FormatError
 from durus.file_storage import FileStorage
+from durus.files.shelf.check import Check
+from durus.files.shelf.shelf import EMPTY_FILE
 from durus.oid import ROOT_OID
-from durus.record import pack_record
+from durus.records.record import pack_record
 from durus.shared_storage import SharedStorage
-from durus.shelf.check import Check
-from durus.shelf.shelf import EMPTY_FILE
 from tests.model.simulated_files import Disk, Fault, Operation, Share, every_outcome, failure, no_fault
 
 PATH = "/simulated/f"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from durus.error import FileError, LockedError
-from durus.file import File, FileSystem, OperatingSystem
+from durus.files.file import File, FileSystem, OperatingSystem
 
 
 @pytest.fixture

@@ -12,12 +12,12 @@ import pytest
 
 from durus.connection import Connection
 from durus.error import DamageError, DurusWarning, FormatError, LockedError, RecordError, UnsoundTailError
-from durus.file import File, Mode, OperatingSystem, OperatingSystemFile
 from durus.file_storage2 import FileStorage2
+from durus.files.file import File, Mode, OperatingSystem, OperatingSystemFile
 from durus.oid import oid_from_int
 from durus.persistent import Persistent
 from durus.persistent_list import PersistentList
-from durus.record import pack_record
+from durus.records.record import pack_record
 
 ROOT, ONE, TWO = (oid_from_int(n) for n in range(3))
 DATA = b"\x80\x02cdurus.persistent\nPersistent\n.\x80\x02}."
@@ -198,7 +198,7 @@ def test_packed_entry_of_another_oid_is_damage_when_it_is_loaded(tmp_path: Path)
 def test_record_that_is_too_long_is_refused_with_nothing_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("durus.dfs20.dfs20._LONGEST_RECORD", 1000)
+    monkeypatch.setattr("durus.files.dfs20.dfs20._LONGEST_RECORD", 1000)
     storage = FileStorage2(tmp_path / "f")
     put(storage, o0=bytes(988))
     before = (tmp_path / "f").read_bytes()

@@ -13,16 +13,16 @@ import pytest
 
 import durus
 from durus.connection import Connection
-from durus.convert import copy_to_file
 from durus.error import DamageError, DurusError, FileError, WrongProcessError
 from durus.file_storage import FileStorage
 from durus.file_storage2 import FileStorage2
+from durus.files.shelf.layout import pack_entry
 from durus.oid import oid_from_int
 from durus.open_file import open_file_storage
-from durus.record import join_refs, pack_record
-from durus.shelf.layout import pack_entry
+from durus.records.record import join_refs, pack_record
 from durus.sqlite_storage import SqliteStorage
 from durus.storage import MemoryStorage, Storage
+from durus.tools.convert import copy_to_file
 
 ROOT = oid_from_int(0)
 KINDS: list[Callable[..., FileStorage | FileStorage2]] = [FileStorage, FileStorage2]

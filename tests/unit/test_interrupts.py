@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from durus.call_guard import CallGuard, guarded
 from durus.client_storage import ClientStorage
+from durus.concurrency.call_guard import CallGuard, guarded
+from durus.concurrency.monitor import Monitor
 from durus.connection import Connection
 from durus.error import ConcurrentUseError, DisconnectedError, DurusError, InterruptedTransactionError
 from durus.file_storage import FileStorage
-from durus.monitor import Monitor
 from durus.persistent import Persistent
 from durus.shared_storage import SharedStorage
 from durus.storage import MemoryStorage, Storage

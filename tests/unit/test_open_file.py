@@ -14,7 +14,7 @@ from durus.file_storage2 import FileStorage2
 from durus.oid import oid_from_int
 from durus.open_file import open_file_storage, storage_class_of
 from durus.persistent import Persistent, implementation
-from durus.record import pack_record
+from durus.records.record import pack_record
 from durus.serialize import class_pickle
 from durus.sqlite_storage import SqliteStorage
 from durus.storage import Storage

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from durus import protocol
 from durus.error import ProtocolError, TransactionError
-from durus.protocol import (
+from durus.sharing import protocol
+from durus.sharing.protocol import (
     INVALID,
     MAX_COMMIT,
     MAX_REQUEST_OIDS,

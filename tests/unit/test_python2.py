@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 
 from durus.cli.main import main
 from durus.connection import Connection
-from durus.convert import copy_to_file
 from durus.error import FormatError, RecordError
 from durus.file_storage import FileStorage
 from durus.oid import oid_from_int
 from durus.persistent import Persistent
-from durus.python2 import Python2Records, Rules, UndecidedError
-from durus.record import pack_record
+from durus.records.record import pack_record
 from durus.storage import MemoryStorage, Storage
+from durus.tools.convert import copy_to_file
+from durus.tools.python2 import Python2Records, Rules, UndecidedError
 
 
 class Str(bytes):

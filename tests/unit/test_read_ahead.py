@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from durus.error import DamageError
-from durus.file import File
+from durus.files.file import File
+from durus.files.read_ahead import ReadAhead
+from durus.files.shelf.layout import pack_entry, pack_transaction
+from durus.files.shelf.shelf import EMPTY_FILE, Shelf
 from durus.oid import oid_from_int
-from durus.read_ahead import ReadAhead
-from durus.record import pack_record
-from durus.shelf.layout import pack_entry, pack_transaction
-from durus.shelf.shelf import EMPTY_FILE, Shelf
+from durus.records.record import pack_record
 from tests.in_memory_file import MemoryFile
 
 CONTENT = random.Random(1).randbytes(300_000)

@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from durus import stored_state
 from durus.connection import Connection
-from durus.contents import read_contents
-from durus.convert import copy_to_file
 from durus.error import RecordError, StateError
-from durus.file import OperatingSystem
 from durus.file_storage import FileStorage
+from durus.files.file import OperatingSystem
+from durus.files.shelf.check import Check
 from durus.oid import FIRST_RESERVED_OID, oid_from_int
 from durus.persistent import ComputedAttribute, Persistent
 from durus.persistent_dict import PersistentDict
 from durus.persistent_list import PersistentList
-from durus.record import (
+from durus.records import stored_state
+from durus.records.contents import read_contents
+from durus.records.record import (
     class_pickle_of,
     extract_class_name,
     join_refs,
@@ -28,10 +28,10 @@ from durus.record import (
     split_oids,
     unpack_record,
 )
-from durus.rename import Renaming
 from durus.serialize import class_pickle, compress_state, decompress_state
-from durus.shelf.check import Check
 from durus.storage import MemoryStorage
+from durus.tools.convert import copy_to_file
+from durus.tools.rename import Renaming
 
 ROOT, ONE, TWO = (oid_from_int(n) for n in range(3))
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from durus.contents import read_contents
 from durus.error import RecordError
-from durus.rewrite import rename_classes, renumber_references
+from durus.records.contents import read_contents
+from durus.records.rewrite import rename_classes, renumber_references
 from durus.serialize import compress_state, decompress_state
 from durus.utils import int8_to_str
 

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from durus import session as session_module
 from durus.error import (
     DurusError,
     DurusKeyError,
@@ -16,8 +15,9 @@ from durus.error import (
 )
 from durus.oid import ROOT_OID
 from durus.progress import Progress
-from durus.record import pack_record
-from durus.session import Core, Session
+from durus.records.record import pack_record
+from durus.sharing import session as session_module
+from durus.sharing.session import Core, Session
 from durus.storage import NOTHING_TO_DO, Conclusion, MemoryStorage
 
 

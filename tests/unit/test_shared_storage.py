@@ -15,9 +15,9 @@ from durus.file_storage import FileStorage
 from durus.oid import oid_from_int
 from durus.persistent_dict import PersistentDict
 from durus.progress import Progress
-from durus.record import pack_record
-from durus.session import Core, Write
+from durus.records.record import pack_record
 from durus.shared_storage import SharedStorage
+from durus.sharing.session import Core, Write
 from durus.storage import Conclusion, MemoryStorage, Storage
 
 

@@ -10,15 +10,15 @@ import pytest
 
 from durus.connection import Connection
 from durus.error import DamageError, DurusWarning, FileError, FormatError, TransactionError, UnsoundTailError
-from durus.file import File, Mode, OperatingSystem, OperatingSystemFile
 from durus.file_storage import FileStorage
+from durus.files.file import File, Mode, OperatingSystem, OperatingSystemFile
+from durus.files.shelf.layout import SEAL_SIZE, find_seals, pack_entry, pack_seal, pack_transaction, parse_seal
+from durus.files.shelf.offset_map import OffsetMap, build_offset_map
+from durus.files.shelf.shelf import EMPTY_FILE
 from durus.oid import SEAL_OID, oid_from_int
 from durus.persistent import Persistent
 from durus.persistent_list import PersistentList
-from durus.record import pack_record
-from durus.shelf.layout import SEAL_SIZE, find_seals, pack_entry, pack_seal, pack_transaction, parse_seal
-from durus.shelf.offset_map import OffsetMap, build_offset_map
-from durus.shelf.shelf import EMPTY_FILE
+from durus.records.record import pack_record
 
 TIME = "2026-01-02T03:04:05.000006Z"
 ROOT, ONE, TWO = (oid_from_int(n) for n in range(3))

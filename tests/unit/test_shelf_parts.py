@@ -7,18 +7,19 @@ from zlib import crc32
 import pytest
 
 from durus.error import DamageError, FormatError, UnsoundTailError
-from durus.file import File
+from durus.files.file import File
+from durus.files.forward_reader import CHUNK_SIZE, FIRST_CHUNK_SIZE, ForwardReader, Unsound
+from durus.files.shelf import recover
+from durus.files.shelf.block_table import place_of_block_table
+from durus.files.shelf.layout import SEAL_SIZE, pack_entry, pack_seal, pack_transaction
+from durus.files.shelf.new_shelf import NewShelf
+from durus.files.shelf.offset_map import OffsetMap, build_offset_map
+from durus.files.shelf.scan import Transaction, scan_transactions
+from durus.files.shelf.shelf import EMPTY_FILE, Shelf, checksum_of, open_base
+from durus.files.snapshot import as_of_now
 from durus.oid import FIRST_RESERVED_OID, SEAL_OID, oid_from_int
 from durus.progress import Progress
-from durus.record import pack_record
-from durus.shelf import recover
-from durus.shelf.as_of_now import as_of_now
-from durus.shelf.block_table import place_of_block_table
-from durus.shelf.layout import SEAL_SIZE, pack_entry, pack_seal, pack_transaction
-from durus.shelf.new_shelf import NewShelf
-from durus.shelf.offset_map import OffsetMap, build_offset_map
-from durus.shelf.scan import CHUNK_SIZE, FIRST_CHUNK_SIZE, ForwardReader, Transaction, Unsound, scan_transactions
-from durus.shelf.shelf import EMPTY_FILE, Shelf, checksum_of, open_base
+from durus.records.record import pack_record
 from tests.in_memory_file import MemoryFile
 
 TIME = "2026-01-02T03:04:05.000006Z"

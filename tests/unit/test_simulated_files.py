@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from durus.error import FileError, LockedError
-from durus.file import File
+from durus.files.file import File
 from tests.model.simulated_files import (
     OLDEST,
     SECTOR,

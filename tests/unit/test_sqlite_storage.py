@@ -11,7 +11,7 @@ import pytest
 from durus.connection import Connection
 from durus.error import ClosedError, DurusKeyError, FileError, FormatError, LockedError, RecordError
 from durus.oid import oid_from_int
-from durus.record import pack_record
+from durus.records.record import pack_record
 from durus.sqlite_storage import SqliteStorage
 
 ROOT, ONE, TWO = (oid_from_int(n) for n in range(3))

@@ -13,8 +13,8 @@ from durus.error import (
     FileError,
     StateError,
 )
-from durus.file import File, Mode, OperatingSystem, OperatingSystemFile
 from durus.file_storage import FileStorage, TempFileStorage
+from durus.files.file import File, Mode, OperatingSystem, OperatingSystemFile
 from durus.persistent import Persistent
 from durus.storage import MemoryStorage, gen_referring_oid_record, get_reference_index
 from durus.utils import int8_to_str

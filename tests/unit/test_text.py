@@ -16,8 +16,8 @@ from durus.connection import Connection
 from durus.error import DurusError, RecordError
 from durus.file_storage import FileStorage
 from durus.oid import oid_from_int
-from durus.record import pack_record
-from durus.source_names import may_be_there
+from durus.records.record import pack_record
+from durus.records.source_names import may_be_there
 from durus.text import printable, printable_lines
 
 EVIL = "\x1b]0;owned\x07\x1b[2J\rforged: line\u202e\x9b1m"

@@ -5,12 +5,12 @@ import pytest
 from durus.connection import Connection
 from durus.error import DurusError, WriteConflictError
 from durus.persistent_dict import PersistentDict
-from durus.protocol import Commit, NewOids, encode_commit, encode_request
-from durus.record import pack_record
-from durus.session import Core, Session
+from durus.records.record import pack_record
 from durus.shared_storage import SharedStorage
+from durus.sharing.protocol import Commit, NewOids, encode_commit, encode_request
+from durus.sharing.session import Core, Session
+from durus.sharing.turns import RATE, SECONDS
 from durus.storage import MemoryStorage
-from durus.turns import RATE, SECONDS
 from tests.in_memory_server import InMemoryConnection, InMemoryServer
 
 ROOT = bytes(8)
@@ -163,7 +163,7 @@ def test_a_late_commit_is_taken_when_the_next_client_stalls_too(clock: Clock) ->
 def test_records_of_turns_that_were_passed_on_take_bounded_memory(
     clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("durus.session.MAX_WAITING", 50)
+    monkeypatch.setattr("durus.sharing.session.MAX_WAITING", 50)
     slow, other = clock.client().ask(), clock.client().ask()
     clock.tick(1)
     slow.session.store(ROOT, pack_record(ROOT, b"x" * 60, b""))

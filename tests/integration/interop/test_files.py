@@ -10,11 +10,11 @@ import pytest
 from hypothesis import Phase, event, given, settings
 from hypothesis import strategies as st
 
-from durus.file import OperatingSystem
+from durus.files.file import OperatingSystem
+from durus.files.shelf.block_table import BLOCK_SIZE
+from durus.files.shelf.check import Check
+from durus.files.shelf.new_shelf import NewShelf
 from durus.oid import BLOCK_TABLE_OID
-from durus.shelf.block_table import BLOCK_SIZE
-from durus.shelf.check import Check
-from durus.shelf.new_shelf import NewShelf
 from tests.integration.interop.serving import served_by
 from tests.integration.interop.side import Refused, Sides
 

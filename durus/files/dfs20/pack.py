@@ -1,0 +1,73 @@
+"""The packed copy of a DFS20 file: its packed part and its index record. Statement DFS-13."""
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+from durus.error import DamageError
+from durus.files.dfs20.dfs20 import DAMAGED, Dfs20, pack_entry
+from durus.files.dfs20.layout import BASE_START, END, MAGIC, U32, U64, IndexPickle
+from durus.files.dfs20.scan import scan_entries
+from durus.files.file import File
+from durus.files.forward_reader import ForwardReader, Unsound
+from durus.files.packer import Committed, Entry, Packer
+from durus.files.writer import STEP_RECORDS, NewFile
+from durus.progress import Progress
+
+
+class NewDfs20(NewFile):
+    """A file that is written as a whole: its packed part, its index record, then transactions."""
+
+    def __init__(self, file: File) -> None:
+        super().__init__(file)
+        self.index: dict[bytes, int] = {}
+        self.base_start = self.base_end = 0
+        """Where the index record starts and ends."""
+
+    def write_base(self, records: Iterable[tuple[bytes, bytes] | None], count: int, size: int) -> Iterator[Progress]:
+        """Write the packed part of `count` (oid, record) pairs, `size` bytes in all, and the index, in small steps."""
+        entries_size = size + U32.size * count
+        self.base_start = BASE_START + entries_size + len(END)
+        self._write(MAGIC + U64.pack(self.base_start))
+        yield from self._write_records(records, count, pack_entry, self.index.__setitem__)
+        self._write(END)
+        index_pickle = IndexPickle()
+        places = iter(self.index.items())
+        while some := list(islice(places, 10 * STEP_RECORDS)):
+            index_pickle.add(some)
+            yield Progress("copy", count, count)
+        self._write(index_pickle.record())
+        self.base_end = self._end
+        yield Progress("copy", count, count)
+
+
+class Dfs20Packer(Packer[Dfs20]):
+    """A Packer from a DFS20 file into one."""
+
+    def __init__(self, source: Dfs20, target: File) -> None:
+        super().__init__(source, target)
+        self._writer = NewDfs20(target)
+
+    def _gen_entries(self) -> Iterator[Entry | None]:
+        source = self._source
+        for start, end in ((BASE_START, source.base_start), (source.base_end, self._snapshot_end)):
+            reader = ForwardReader(source.file, start, end, 0)
+            while reader.position < end:
+                try:
+                    for oid, offset, record in scan_entries(reader, reader.position, end):
+                        yield Entry(oid, offset, record)
+                except Unsound as unsound:
+                    raise DamageError(source.file.path, unsound.place, unsound.problem, DAMAGED) from None
+
+    def _copy(self) -> Iterator[Progress]:
+        return self._writer.write_base(self._live_records(), self._live_count, self._live_size)
+
+    def _gen_committed(self) -> Iterator[Committed]:
+        source = self._source
+        stop = source.end
+        while self._followed_to < stop:
+            reader = ForwardReader(source.file, self._followed_to, source.end, 0)
+            records = {oid: record for oid, _, record in scan_entries(reader, self._followed_to, source.end)}
+            yield Committed(records, reader.position, "")
+
+    def _open_target(self) -> Dfs20:
+        return Dfs20(self._target, (self._writer.index, self._writer.base_start, self._writer.base_end))

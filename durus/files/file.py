@@ -1,0 +1,297 @@
+"""The one place that touches the operating system's files.
+
+FileStorage works on a FileSystem and the Files that it opens; OperatingSystem is the real one,
+and a simulator can stand in for it.  A File is only ever appended to and cut, never overwritten.
+Everything here that fails raises a FileError that names the operation and the file.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+from collections.abc import Iterator
+from typing import Literal, Protocol
+
+from durus.concurrency.forked import note_held
+from durus.error import FileError, LockedError
+
+Mode = Literal["read", "write", "new", "private"]
+"""How to open: read only; to append, made if it is not there; to append, and it must not be there yet; the same, and
+for its owner alone until copy_permissions()."""
+
+
+Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+"""The name of a file, as users give it."""
+
+
+class File(Protocol):
+    """An open file.  Offsets and sizes are in bytes."""
+
+    path: str
+
+    def size(self) -> int:
+        """Return the present length of the file."""
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Return `size` bytes from `offset`, fewer only where the file ends."""
+
+    def append(self, data: bytes, end: int | None = None) -> None:
+        """Write all of `data` at the end, which is at `end` if that is known; on an error part of it may be there."""
+
+    def truncate(self, size: int) -> None:
+        """Cut the file to `size` bytes."""
+
+    def sync(self) -> None:
+        """Return when all that was written is on stable storage."""
+
+    def lock(self) -> None:
+        """Take the exclusive lock, at once; LockedError where another holds it."""
+
+    def has_its_name(self, name: str | None = None) -> bool:
+        """Tell if the path, or another name, still leads to this file, not to one that replaced it."""
+
+    def copy_permissions(self, other: "File") -> None:
+        """Take over group, mode and, where it is allowed, owner, ACLs and extended attributes of another file.
+
+        FileError if the group can't be kept and its members would lose or others get access by that.
+        """
+
+    def close(self) -> None:
+        """Close the file and give up its lock; further calls do nothing."""
+
+
+class FileSystem(Protocol):
+    """The operations on names that FileStorage needs."""
+
+    def open(self, path: str, mode: Mode) -> File: ...
+
+    def exists(self, path: str) -> bool: ...
+
+    def names_beside(self, path: str) -> list[str]:
+        """Return the names of all that the directory of this file holds, without the directory."""
+
+    def link(self, source: str, name: str) -> bool:
+        """Make `name` a second name of the file; False where the file system has no such thing."""
+
+    def replace(self, source: str, name: str) -> None:
+        """Give the file `source` the name `name`, atomically, in place of what had it."""
+
+    def remove(self, path: str) -> None: ...
+
+    def sync_directory(self, path: str) -> None:
+        """Return when the entry of this file in its directory is on stable storage."""
+
+
+@contextlib.contextmanager
+def _naming(operation: str, path: str, kind: type[FileError] = FileError) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _named(error, operation, path, kind) from error
+
+
+def _named(error: OSError, operation: str, path: str, kind: type[FileError] = FileError) -> FileError:
+    named = kind(error.errno, f"cannot {operation}: {error.strerror or error}", path)
+    named.operation = operation
+    return named
+
+
+class OperatingSystemFile:
+    """A File of the operating system, by its descriptor."""
+
+    _fd = -1
+
+    def __init__(self, path: str, mode: Mode) -> None:
+        flags = {
+            "read": os.O_RDONLY,
+            "write": os.O_RDWR | os.O_CREAT,
+            "new": os.O_RDWR | os.O_CREAT | os.O_EXCL,
+            "private": os.O_RDWR | os.O_CREAT | os.O_EXCL,
+        }[mode]
+        self.path = path
+        note_held(self)
+        with _naming("open the file", path):
+            self._fd = os.open(path, flags | os.O_CLOEXEC, 0o600 if mode == "private" else 0o666)
+        try:
+            with _naming("open the file", path):
+                self._status = os.fstat(self._fd)
+                if not stat.S_ISREG(self._status.st_mode):
+                    raise OSError(errno.EINVAL, "it is not a regular file")
+        except FileError:
+            self.close()
+            raise
+
+    def size(self) -> int:
+        try:
+            return os.fstat(self._fd).st_size
+        except OSError as error:
+            raise _named(error, "tell the size of the file", self.path) from error
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        try:
+            data = os.pread(self._fd, size, offset)
+            while len(data) < size:
+                more = os.pread(self._fd, size - len(data), offset + len(data))
+                if not more:
+                    break
+                data += more
+            return data
+        except OSError as error:
+            raise _named(error, f"read at byte {offset}", self.path) from error
+
+    def append(self, data: bytes, end: int | None = None) -> None:
+        try:
+            offset = os.fstat(self._fd).st_size if end is None else end
+            written = os.pwrite(self._fd, data, offset)
+            while written < len(data):
+                written += os.pwrite(self._fd, memoryview(data)[written:], offset + written)
+        except OSError as error:
+            raise _named(error, "append to the file", self.path) from error
+
+    def truncate(self, size: int) -> None:
+        with _naming(f"cut the file to {size} bytes", self.path):
+            os.ftruncate(self._fd, size)
+
+    def sync(self) -> None:
+        with _naming("sync the file to its disk", self.path):
+            _full_sync(self._fd)
+
+    def lock(self) -> None:
+        with _naming("lock the file", self.path):
+            if _try_lock(self._fd):
+                return
+            holder = _lock_holder(self._fd)
+        by = f"process {holder}" if holder else "another process"
+        if holder == os.getpid():
+            by = "this process already"
+        message = f"the file is in use by {by}; close it there, or open it with readonly=True"
+        raise LockedError(errno.EWOULDBLOCK, message, self.path)
+
+    def has_its_name(self, name: str | None = None) -> bool:
+        with _naming("look the file up by its name", name or self.path):
+            try:
+                return os.path.samestat(self._status, os.stat(name or self.path))
+            except (FileNotFoundError, NotADirectoryError):
+                return False
+
+    def copy_permissions(self, other: File) -> None:
+        with _naming("set the permissions of the file", self.path):
+            model, now = os.stat(other.path), os.fstat(self._fd)
+            if model.st_uid != now.st_uid:
+                with contextlib.suppress(PermissionError):  # only root may give a file away
+                    os.fchown(self._fd, model.st_uid, -1)
+            if model.st_gid != now.st_gid:
+                self._set_group(model, other.path)
+            os.fchmod(self._fd, stat.S_IMODE(model.st_mode))
+            _copy_attributes(other.path, self._fd)
+
+    def _set_group(self, model: os.stat_result, path: str) -> None:
+        try:
+            os.fchown(self._fd, -1, model.st_gid)
+        except PermissionError as error:
+            if stat.S_IMODE(model.st_mode) >> 3 & 7 != stat.S_IMODE(model.st_mode) & 7:
+                raise OSError(
+                    error.errno,
+                    f"{path} is of the group {model.st_gid}, in which this process is not, and a new file in its place "
+                    "would be of another: have a member of the group do this, or root",
+                ) from error
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, -1  # closed for all others first: the number may be a stranger's file right after
+        if fd >= 0:
+            os.close(fd)
+
+    leave_to_parent = close
+    """The lock stays: it belongs to what the descriptors of parent and child have in common."""
+
+    def __del__(self) -> None:
+        self.close()  # a storage that is dropped without close() must not keep its lock
+
+
+class OperatingSystem:
+    """The FileSystem of the operating system."""
+
+    def open(self, path: str, mode: Mode) -> File:
+        return OperatingSystemFile(path, mode)
+
+    def exists(self, path: str) -> bool:
+        return os.path.lexists(path)
+
+    def names_beside(self, path: str) -> list[str]:
+        directory = os.path.dirname(path) or "."
+        with _naming("list the directory", directory):
+            return os.listdir(directory)
+
+    def link(self, source: str, name: str) -> bool:
+        with _naming(f"give the name {name} to the file", source):
+            try:
+                os.link(source, name)
+            except OSError as error:
+                if error.errno in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+                    return False
+                raise
+        return True
+
+    def replace(self, source: str, name: str) -> None:
+        with _naming(f"rename {source} to this name", name):
+            os.replace(source, name)
+
+    def remove(self, path: str) -> None:
+        with _naming("remove the file", path):
+            os.unlink(path)
+
+    def sync_directory(self, path: str) -> None:
+        directory = os.path.dirname(os.path.abspath(path))
+        with _naming("sync the directory to its disk", directory):
+            fd = os.open(directory, os.O_RDONLY)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
+
+def _copy_attributes(path: str, fd: int) -> None:
+    """Give a new file the ACLs and extended attributes of another one, as far as file system and rights allow."""
+    if not hasattr(os, "listxattr"):
+        return
+    with contextlib.suppress(OSError):
+        wanted = os.listxattr(path)
+        for name in set(os.listxattr(fd)).difference(wanted):  # what it has from the directory's default ACL
+            with contextlib.suppress(OSError):
+                os.removexattr(fd, name)
+        for name in wanted:
+            with contextlib.suppress(OSError):
+                os.setxattr(fd, name, os.getxattr(path, name))
+
+
+def _full_sync(fd: int) -> None:
+    """On macOS fsync leaves the data in the drive's cache; F_FULLFSYNC does not."""
+    full = getattr(fcntl, "F_FULLFSYNC", None)
+    if full is None:
+        os.fsync(fd)
+    else:
+        fcntl.fcntl(fd, full)
+
+
+def _try_lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _lock_holder(fd: int) -> int | None:
+    """Return the id of the process that has this file locked, where Linux tells it."""
+    status = os.fstat(fd)
+    wanted = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    try:
+        with open("/proc/locks", encoding="ascii") as locks:
+            for line in locks:
+                fields = line.split()
+                if fields[1] == "FLOCK" and fields[5] == wanted:
+                    return int(fields[4])
+    except (OSError, ValueError, IndexError):
+        return None
+    return None

@@ -1,0 +1,115 @@
+"""Reading a file forward, whatever its format, and what an unsound transaction in it is.
+
+The running checksum is that of SHELF-15; a format without checksums ignores it.
+"""
+
+from zlib import crc32
+
+from durus.error import DamageError, UnsoundTailError
+from durus.files.file import File
+
+CHUNK_SIZE = 1 << 20
+FIRST_CHUNK_SIZE = 1 << 12
+"""Reading begins with so many bytes, and each read doubles them: in a damaged file it begins anew very often."""
+
+
+class Unsound(Exception):
+    """The transaction at `offset` is not whole and sound; it would end at `end`."""
+
+    def __init__(
+        self,
+        offset: int,
+        end: int,
+        problem: str,
+        place: int,
+        has_other_checksum: bool = False,
+        only_a_seal: bool = False,
+    ) -> None:
+        super().__init__(problem)
+        self.offset = offset
+        self.end = end
+        self.problem = problem
+        self.place = place
+        self.has_other_checksum = has_other_checksum
+        """All is in its place, and the checksum is not that of the bytes."""
+        self.only_a_seal = only_a_seal
+        """Such a transaction holds nothing but its seal."""
+
+
+class ForwardReader:
+    """Reads a file forward from `position` in chunks that become large, and keeps the running checksum."""
+
+    def __init__(self, file: File, position: int, end: int, checksum: int) -> None:
+        self.position = position
+        self._checksum = checksum
+        self._file = file
+        self._end = end
+        self._buffer = b""
+        self._start = 0
+        self._chunk_size = FIRST_CHUNK_SIZE
+        self._summed = 0
+        """Up to where the buffer is part of the checksum: that is caught up with in pieces that are worth it."""
+
+    @property
+    def checksum(self) -> int:
+        """The checksum of all up to the position."""
+        self._catch_up()
+        return self._checksum
+
+    @checksum.setter
+    def checksum(self, checksum: int) -> None:
+        self._summed = self._start
+        self._checksum = checksum
+
+    def _catch_up(self) -> None:
+        if self._summed < self._start:
+            self._checksum = crc32(memoryview(self._buffer)[self._summed : self._start], self._checksum)
+            self._summed = self._start
+
+    def peek(self, size: int) -> bytes:
+        """Return the next `size` bytes, fewer only at the end, without going on."""
+        start = self._start
+        if start + size > len(self._buffer):
+            self._catch_up()
+            rest = self._buffer[start:]
+            wanted = min(max(size, self._chunk_size), self._end - self.position) - len(rest)
+            self._chunk_size = min(2 * self._chunk_size, CHUNK_SIZE)
+            if wanted > 0:
+                rest += self._file.read_at(self.position + len(rest), wanted)
+            self._buffer = rest
+            self._start = self._summed = start = 0
+        return self._buffer[start : start + size]
+
+    def advance(self, size: int) -> None:
+        """Go on by `size` bytes, which must be there, and take them into the checksum."""
+        while self._start + size > len(self._buffer):
+            step = len(self._buffer) - self._start
+            self._start += step
+            self.position += step
+            size -= step
+            if not self.peek(1):
+                raise self._became_shorter()
+        self._start += size
+        self.position += size
+
+    def window_at(self, position: int, size: int) -> tuple[bytes, int]:
+        """Go on to a position; return bytes that are in memory, `size` of them behind it, and where they stand."""
+        self.advance(position - self.position)
+        if len(self.peek(size)) < size:
+            raise self._became_shorter()
+        return self._buffer, self.position - self._start
+
+    def _became_shorter(self) -> DamageError:
+        problem = f"the file became shorter than {self._end} bytes while it was read"
+        return DamageError(self._file.path, self.position, problem, "open it again")
+
+
+def unsound_tail(path: str, start: int, size: int, problem: str) -> UnsoundTailError:
+    """Return the error that tells of an unsound tail, from `start` to the end of the file at `size`."""
+    return UnsoundTailError(
+        path,
+        start,
+        f"the last {size - start} bytes are not a whole, sound transaction: {problem}",
+        "open it with repair=True (durus -c --repair) to cut them off and keep them in a file beside it, or with "
+        "readonly=True to see the state before them",
+    )

@@ -1,0 +1,272 @@
+"""Writing the packed copy of a file, step by step, while commits go on. Statements SHELF-30 to SHELF-38, SHELF-50.
+
+Three passes, each in small steps: mark what the root reaches; go through the file from its first byte to where it
+ended when the pack began, and copy what is marked into the packed part of the new one; then follow with the
+transactions that were committed meanwhile.  A step is over at each yield; between two steps the file may be read and
+appended to.  What differs between formats stands in their subclasses.
+"""
+
+from array import array
+from bisect import bisect_left
+from collections import defaultdict, deque
+from collections.abc import Iterator
+from typing import Generic, NamedTuple, TypeVar
+from zlib import crc32
+
+from durus.error import DamageError, FormatError
+from durus.files import writer as new_file
+from durus.files.file import File
+from durus.files.file_format import RecordFile
+from durus.files.forward_reader import Unsound
+from durus.oid import FIRST_RESERVED_OID, ROOT_OID, format_oid, oid_from_int, oid_to_int
+from durus.progress import Progress
+from durus.records.record import gen_refs, split_oids, unpack_record
+
+HIGHEST_PACKABLE = 1 << 40
+"""From this oid on a pack refuses an object that the root reaches. [SHELF-51]"""
+
+_REGION_SIZE = 1 << 22
+"""What is marked next is read in the order of the file within so many bytes of it."""
+
+_STEP_REFS = 1000
+"""How many references one step looks at, at the most."""
+
+_ADVICE = "the file is not packed; look at it with `durus check`"
+
+
+class Entry(NamedTuple):
+    """An object entry, with bytes that were compared with the checksum that covers them, or will be before the end."""
+
+    oid: bytes
+    offset: int
+    record: bytes
+
+
+class Committed(NamedTuple):
+    """A transaction that was committed since the pack began."""
+
+    records: dict[bytes, bytes]
+    end: int
+    time: str
+    """When it was committed, in a format that tells it."""
+
+
+F = TypeVar("F", bound=RecordFile)
+
+
+class Packer(Generic[F]):
+    """Writes into `target`, a new empty file, what `source` holds and its root reaches.
+
+    steps() does all but the last piece of the work; finish() does that piece, and nothing may be
+    appended to the source between it and the replacing of the file.
+    """
+
+    def __init__(self, source: F, target: File) -> None:
+        self._source = source
+        self._target = target
+        self._new: F | None = None
+        """The target, from when its packed part is whole."""
+        self._before = source.watch()
+        """Where the entries stood, when the pack began, that were replaced since."""
+        self._snapshot_end = source.end
+        self._followed_to = source.end
+        self._live = bytearray()
+        self._live_count = 0
+        self._live_size = 0
+        """The bytes of the records that are live."""
+        self._garbage: list[bytes] = []
+        self.highest_garbage = -1
+        self._garbage_offsets = array("Q")
+        self._garbage_sums = array("I")
+        """The crc32 of each record that is garbage: it may be brought back."""
+        self._followed: set[bytes] = set()
+        """Oids with a record behind the packed part of the target."""
+        self._has_brought_back = False
+
+    # What a format says
+
+    def _gen_entries(self) -> Iterator[Entry | None]:
+        """Yield all object entries up to where the source ended when the pack began; None where a step may end.
+
+        Every byte is read once, and DamageError raised if one is not covered by the checksum that is there for it.
+        """
+        raise NotImplementedError
+
+    def _copy(self) -> Iterator[Progress]:
+        """Write the packed part, of _live_records()."""
+        raise NotImplementedError
+
+    def _gen_committed(self) -> Iterator[Committed]:
+        """Yield the transactions of the source that stand behind those followed already. Unsound if one is."""
+        raise NotImplementedError
+
+    def _open_target(self) -> F:
+        """Return the target, whose packed part is whole, as it is used from then on."""
+        raise NotImplementedError
+
+    # Packing
+
+    def steps(self) -> Iterator[Progress]:
+        """Do the work, a step at a time."""
+        yield from self._mark()
+        yield from self._copy()
+        self._target.sync()
+        self._new = self._open_target()
+        yield from self._follow()
+        self._target.sync()
+        yield from self._follow()
+
+    def finish(self) -> None:
+        """Follow with what was committed since the last step, and sync the target. [SHELF-36]"""
+        for _ in self._follow():
+            pass
+        self._target.sync()
+
+    def open_target(self) -> F:
+        """Return the target, when it is finished, as it is used from then on."""
+        return self._open_target() if self._new is None else self._new
+
+    def removed(self) -> list[bytes]:
+        """Return the oids that the source has and the target does not."""
+        if not self._has_brought_back:
+            return self._garbage
+        return [oid for oid in self._garbage if oid not in self._followed]
+
+    def _position(self, oid: bytes) -> int | None:
+        """Return where the entry of `oid` stands that was current when the pack began."""
+        return self._before[oid] if oid in self._before else self._source.position(oid)
+
+    def _mark(self) -> Iterator[Progress]:
+        """Mark what the root reaches, region by region of the file."""
+        regions: defaultdict[int, array[int]] = defaultdict(lambda: array("Q"))
+        due: deque[int] = deque()
+
+        def note(oid: bytes, offset: int) -> None:
+            self._set_live(oid)
+            region = regions[offset // _REGION_SIZE]
+            if not region:
+                due.append(offset // _REGION_SIZE)
+            region.extend((offset, oid_to_int(oid)))
+
+        if (root := self._position(ROOT_OID)) is not None:
+            note(ROOT_OID, root)
+        work = 0
+        while due:
+            region = regions.pop(due.popleft())
+            for offset, number in sorted(zip(region[::2], region[1::2], strict=True)):
+                referrer = oid_from_int(number)
+                record = self._source.read_entry(referrer, offset)
+                self._live_count += 1
+                self._live_size += len(record)
+                work += _STEP_REFS // new_file.STEP_RECORDS
+                for ref in gen_refs(record):
+                    if not self._is_live(ref):
+                        note(ref, self._require(ref, referrer))
+                    work += 1
+                    if work >= _STEP_REFS:
+                        work = 0
+                        yield Progress("mark", self._live_count, None)
+                if work >= _STEP_REFS:
+                    work = 0
+                    yield Progress("mark", self._live_count, None)
+
+    def _require(self, oid: bytes, referrer: bytes) -> int:
+        offset = self._position(oid)
+        if offset is None or oid >= FIRST_RESERVED_OID:
+            raise FormatError(
+                f"{self._source.file.path}: the object {format_oid(referrer)} refers to oid {format_oid(oid)}, which "
+                "does not exist, so the file is not packed; take that reference out first (`durus check` lists all)"
+            )
+        return offset
+
+    def _live_records(self) -> Iterator[tuple[bytes, bytes] | None]:
+        """Yield (oid, record) for what is marked, and take note of what is not; None where a step may end. [SHELF-50]
+
+        DamageError if the bytes that are copied are not those by which it was marked.
+        """
+        count = size = 0
+        for entry in self._gen_entries():
+            if entry is None or self._position(entry.oid) != entry.offset:
+                yield None
+            elif self._is_live(entry.oid):
+                count += 1
+                size += len(entry.record)
+                if size > self._live_size:
+                    raise self._changed(entry.offset)
+                for number_of_refs, ref in enumerate(gen_refs(entry.record), 1):
+                    if not self._is_live(ref):
+                        raise self._changed(entry.offset)
+                    if number_of_refs % (_STEP_REFS // new_file.STEP_RECORDS) == 0:
+                        yield None
+                yield entry.oid, entry.record
+            else:
+                self._garbage.append(entry.oid)
+                self.highest_garbage = max(self.highest_garbage, oid_to_int(entry.oid))
+                self._garbage_offsets.append(entry.offset)
+                self._garbage_sums.append(crc32(entry.record))
+                yield None
+        if (count, size) != (self._live_count, self._live_size):
+            raise self._changed(0)
+
+    def _changed(self, offset: int) -> DamageError:
+        problem = "what the pack copies is not what it read before"
+        return DamageError(self._source.file.path, offset, problem, _ADVICE)
+
+    def _follow(self) -> Iterator[Progress]:
+        """Append the transactions that were committed since, each with what it brings back. [SHELF-35]"""
+        source, new = self._source, self.open_target()
+        try:
+            for committed in self._gen_committed():
+                records = committed.records
+                if not self._has_brought_back:
+                    self._has_brought_back = not all(self._is_live(oid) for oid in records)
+                self._followed.update(records)
+                self._bring_back(records)
+                if records:
+                    prepared = new.prepare(list(records.items()), committed.time)
+                    self._target.append(prepared.cover + prepared.data, new.end)
+                    new.accept(prepared)
+                self._followed_to = committed.end
+                yield Progress("follow", self._followed_to - self._snapshot_end, None)
+        except Unsound as unsound:
+            raise DamageError(source.file.path, unsound.place, unsound.problem, _ADVICE) from None
+
+    def _bring_back(self, records: dict[bytes, bytes]) -> None:
+        """Add to `records` the objects they reach that were garbage when the pack began."""
+        pending = list(records.items())
+        while pending:
+            referrer, record = pending.pop()
+            for oid in split_oids(unpack_record(record)[2]):
+                if not self._is_live(oid) and oid not in self._followed:
+                    found = self._read_garbage(oid, self._require(oid, referrer))
+                    self._has_brought_back = True
+                    self._followed.add(oid)
+                    records[oid] = found
+                    pending.append((oid, found))
+
+    def _read_garbage(self, oid: bytes, offset: int) -> bytes:
+        record = self._source.read_entry(oid, offset)
+        place = bisect_left(self._garbage_offsets, offset)
+        if self._garbage_offsets[place : place + 1] != array("Q", [offset]) or (
+            self._garbage_sums[place] != crc32(record)
+        ):
+            raise self._changed(offset)
+        return record
+
+    def _is_live(self, oid: bytes) -> bool:
+        number = oid_to_int(oid)
+        return number < len(self._live) and self._live[number] == 1
+
+    def _set_live(self, oid: bytes) -> None:
+        number = oid_to_int(oid)
+        if number >= HIGHEST_PACKABLE:
+            raise FormatError(
+                f"{self._source.file.path}: the oid {format_oid(oid)} is too high for a pack, which needs room "
+                "for every oid below it; copy the objects into a new file (`durus convert`)"
+            )
+        if number >= len(self._live):
+            self._live.extend(bytes(max(number + 1 - len(self._live), len(self._live) // 8)))
+        self._live[number] = 1
+
+    def _highest_live(self) -> int:
+        return self._live.rfind(b"\x01")

@@ -1,0 +1,105 @@
+"""Reading transactions one behind the other, with their checksums.
+
+Statements SHELF-4, SHELF-5, SHELF-14 to SHELF-16, SHELF-23.
+
+Everything that decides whether the bytes of a transaction are sound lives here; what to do about
+one that is not is the business of recover.py.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from durus.files.file import File
+from durus.files.forward_reader import ForwardReader, Unsound
+from durus.files.shelf.layout import (
+    ENTRY_HEAD,
+    SEAL_COVERED_SIZE,
+    SEAL_SIZE,
+    SMALLEST_ENTRY,
+    U64,
+    Seal,
+    is_like_seal,
+    parse_seal,
+)
+from durus.oid import FIRST_RESERVED_OID, SEAL_OID, format_oid
+
+
+class Transaction(NamedTuple):
+    """A sound transaction of a file."""
+
+    offset: int
+    end: int
+    entries: list[tuple[bytes, int]]
+    """(oid, file offset of the entry) of each object in it, in their order."""
+    seal: Seal | None
+    checksum: int
+    """The running checksum at its end."""
+
+
+def scan_transactions(file: File, offset: int, end: int, checksum: int) -> Iterator[Transaction]:
+    """Yield the transactions from `offset` up to the byte `end`; Unsound at the first that is not sound.
+
+    `checksum` is the running checksum at `offset`.
+    """
+    reader = ForwardReader(file, offset, end, checksum)
+    while reader.position < end:
+        yield _scan_transaction(reader, end)
+
+
+def _scan_transaction(reader: ForwardReader, file_end: int) -> Transaction:
+    offset = reader.position
+    head = reader.peek(U64.size)
+    if len(head) < U64.size:
+        problem = f"the length of a transaction is cut after {len(head)} of its 8 bytes"
+        raise Unsound(offset, offset + U64.size, problem, offset)
+    end = offset + U64.size + U64.unpack(head)[0]
+    if end > file_end:
+        problem = f"a transaction would end at byte {end}, {end - file_end} behind the end of the file"
+        raise Unsound(offset, end, problem, offset)
+    reader.advance(U64.size)
+    entries, seal = scan_entries(reader, offset, end)
+    return Transaction(offset, end, entries, seal, reader.checksum)
+
+
+def scan_entries(reader: ForwardReader, offset: int, end: int) -> tuple[list[tuple[bytes, int]], Seal | None]:
+    """Return the entries from the reader's position to `end`, of the transaction that starts at `offset`."""
+    entries: list[tuple[bytes, int]] = []
+    place = first = reader.position
+    window, window_start, window_last = b"", place, -1
+    unpack_from = ENTRY_HEAD.unpack_from
+    last = end - ENTRY_HEAD.size
+    while place < end:
+        if place > last:
+            raise Unsound(offset, end, f"{end - place} bytes are too few for an object entry", place)
+        if place > window_last:
+            window, window_start = reader.window_at(place, ENTRY_HEAD.size)
+            window_last = window_start + len(window) - ENTRY_HEAD.size
+        length, oid, record_oid, data_size = unpack_from(window, place - window_start)
+        refs_size = length - SMALLEST_ENTRY - data_size
+        stop = place + U64.size + length
+        if oid != record_oid or not data_size or refs_size < 0 or refs_size & 7 or stop > end:
+            problem = f"an object entry (oid {format_oid(oid)}) does not fit its transaction or its record"
+            raise Unsound(offset, end, problem, place)
+        if oid >= FIRST_RESERVED_OID or length == SEAL_SIZE - U64.size:
+            reader.advance(place - reader.position)
+            if oid == SEAL_OID or (length == SEAL_SIZE - U64.size and is_like_seal(reader.peek(SEAL_SIZE))):
+                return entries, check_seal(reader, offset, end, only_a_seal=place == first)
+        if oid < FIRST_RESERVED_OID:
+            entries.append((oid, place))
+        place = stop
+    reader.advance(place - reader.position)
+    return entries, None
+
+
+def check_seal(reader: ForwardReader, offset: int, end: int, only_a_seal: bool) -> Seal:
+    place = reader.position
+    seal = parse_seal(reader.peek(SEAL_SIZE))
+    if seal is None or seal.offset != place or place + SEAL_SIZE != end:
+        raise Unsound(offset, end, "what stands in a seal's place is not the seal of this place", place)
+    reader.advance(SEAL_COVERED_SIZE)
+    if reader.checksum != seal.checksum:
+        problem = f"the checksum is {reader.checksum:08x}, but the seal of {seal.time} says {seal.checksum:08x}"
+        raise Unsound(offset, end, problem, offset, has_other_checksum=True, only_a_seal=only_a_seal)
+    reader.advance(SEAL_SIZE - SEAL_COVERED_SIZE)
+    reader.checksum = seal.checksum
+    return seal

@@ -1,0 +1,169 @@
+"""An open SHELF-1 file: its records by oid, and appending to it. Statements SHELF-1 to SHELF-23, SHELF-43."""
+
+from collections.abc import Iterator, Sequence
+from zlib import crc32
+
+from durus.error import DamageError, FormatError, UnsoundTailError
+from durus.files.file import File
+from durus.files.file_format import PreparedTransaction, Watched
+from durus.files.forward_reader import CHUNK_SIZE, Unsound
+from durus.files.read_ahead import ReadAhead
+from durus.files.shelf import recover
+from durus.files.shelf.block_table import read_block_table
+from durus.files.shelf.checked_file import DAMAGED, checked_file
+from durus.files.shelf.layout import (
+    BASE_START,
+    ENTRY_HEAD,
+    MAGIC,
+    SMALLEST_ENTRY,
+    U64,
+    pack_entry,
+    pack_transaction,
+)
+from durus.files.shelf.offset_map import OffsetMap, build_offset_map
+from durus.files.shelf.scan import Transaction, scan_transactions
+from durus.oid import format_oid
+
+EMPTY_FILE = MAGIC + U64.pack(0) + b"".join(build_offset_map([], 0))
+"""The bytes of a file without any object. [SHELF-3]"""
+
+
+class Shelf(Watched):
+    """A SHELF-1 file that was read up to the end of its last sound transaction.
+
+    With a block table the packed part is not read for that, and its blocks are checked when they are. [SHELF-43]
+    `tail` is the error that tells of the bytes behind it, None where there are none.
+    """
+
+    def __init__(self, file: File) -> None:
+        self.index: dict[bytes, int] = {}
+        """The file offset of the newest entry of each oid that has one behind the offset map."""
+        self.tail: UnsoundTailError | None = None
+        self.raw_file = file
+        """The file without the check of blocks."""
+        self.map = open_base(file)
+        table = read_block_table(file, self.map.end)
+        if table is None:
+            self.base_checksum = checksum_of(file, self.map.end)
+        else:
+            self.base_checksum = table.checksum
+            file = checked_file(file, self.map.end, table)
+            self.map = open_base(file)  # from bytes that are checked now
+        self.file = file
+        self._source = ReadAhead(file)
+        self.end = self.map.end
+        self.checksum = self.base_checksum
+        self.is_sealed = False
+        last: Transaction | None = None
+        before = self.end, self.checksum, self.is_sealed
+        try:
+            for last in scan_transactions(file, self.end, file.size(), self.checksum):
+                before = self.end, self.checksum, self.is_sealed
+                self.index.update(last.entries)
+                self.end, self.checksum, self.is_sealed = last.end, last.checksum, last.seal is not None
+        except Unsound as unsound:
+            error = recover.explain(file, unsound, last)
+            if not isinstance(error, UnsoundTailError):
+                raise error from None
+            self.tail = error
+            if error.offset < self.end:  # the transaction of length 0 in front belongs to the tail
+                self.end, self.checksum, self.is_sealed = before
+
+    def position(self, oid: bytes) -> int | None:
+        """Return the file offset of the current entry of `oid`, None if there is none. [SHELF-11]"""
+        offset = self.index.get(oid)
+        return self.map.position(oid) if offset is None else offset
+
+    def read(self, oid: bytes) -> bytes | None:
+        """Return the current record of `oid`, None if there is none."""
+        offset = self.position(oid)
+        return None if offset is None else self.read_entry(oid, offset)
+
+    def read_entry(self, oid: bytes, offset: int) -> bytes:
+        """Return the record in the entry at `offset`, which must be of `oid`; DamageError if it is not."""
+        return read_entry(self._source, self.end if offset >= self.map.end else self.map.start, oid, offset)
+
+    def positions(self) -> Iterator[tuple[bytes, int]]:
+        """Yield (oid, file offset) for all current entries, in the order of the file."""
+        packed = [(offset, oid) for oid, offset in self.map.positions() if oid not in self.index]
+        packed.sort()
+        for offset, oid in packed:
+            yield oid, offset
+        for offset, oid in sorted((offset, oid) for oid, offset in self.index.items()):
+            yield oid, offset
+
+    def holes(self) -> Iterator[int]:
+        """Yield the numbers of the free oids, in the order of their chain. [SHELF-9]"""
+        return self.map.holes()
+
+    @property
+    def oid_count(self) -> int:
+        """The number of words in the offset map."""
+        count: int = self.map.count
+        return count
+
+    def prepare(self, records: Sequence[tuple[bytes, bytes]], time: str) -> PreparedTransaction:
+        """Return the transaction that holds these (oid, record) pairs at the end of this file. [SHELF-12]
+
+        Where the bytes before it have no seal yet it brings one that covers them. [SHELF-17]
+        """
+        cover, checksum = b"", self.checksum
+        if not self.is_sealed:
+            cover, checksum = pack_transaction([], self.end, time, checksum)
+        entries = [pack_entry(oid, record) for oid, record in records]
+        start = self.end + len(cover)
+        data, checksum = pack_transaction(entries, start, time, checksum)
+        positions = []
+        place = start + U64.size
+        for (oid, _), entry in zip(records, entries, strict=True):
+            positions.append((oid, place))
+            place += len(entry)
+        return PreparedTransaction(cover, data, positions, start + len(data), checksum)
+
+    def accept(self, prepared: PreparedTransaction) -> None:
+        """Take a transaction into account that was written at the end. It may be called again. [SHELF-46]"""
+        self._note_replaced(prepared, self.position)
+        self.end, self.checksum, self.is_sealed = prepared.end, prepared.checksum, True
+        self.index.update(prepared.positions)  # last: what it leads to must stand before the end
+
+
+def read_entry(source: ReadAhead, end: int, oid: bytes, offset: int) -> bytes:
+    """Return the record in the entry of `oid` at `offset`, of a file whose sound part ends at `end`."""
+    data, place = source.at(offset, ENTRY_HEAD.size, end)
+    if len(data) >= ENTRY_HEAD.size:
+        length, entry_oid, record_oid, data_size = ENTRY_HEAD.unpack_from(data, place)
+        refs_size = length - SMALLEST_ENTRY - data_size
+        size = U64.size + length
+        if (
+            entry_oid == record_oid == oid
+            and data_size
+            and refs_size >= 0
+            and refs_size % 8 == 0
+            and offset + size <= end
+        ):
+            if place + size > len(data):
+                data, place = source.at(offset, size, end)
+            return data[place + 16 : place + size]
+    raise DamageError(source.file.path, offset, f"no sound entry of oid {format_oid(oid)} stands here", DAMAGED)
+
+
+def open_base(file: File) -> OffsetMap:
+    head = file.read_at(0, BASE_START + U64.size)
+    if head[:BASE_START] != MAGIC[: len(head)]:
+        raise FormatError(f"{file.path}: this is not a Durus file: it starts with {head[:8]!r}, not with {MAGIC!r}")
+    if len(head) < BASE_START + U64.size:
+        raise DamageError(file.path, len(head), "the file ends inside its header", DAMAGED)
+    (length,) = U64.unpack_from(head, BASE_START)
+    start = len(head) + length
+    if start > file.size():
+        problem = f"the first transaction claims to end at byte {start}, behind the end of the file"
+        raise DamageError(file.path, BASE_START, problem, DAMAGED)
+    return OffsetMap(file, start)
+
+
+def checksum_of(file: File, end: int) -> int:
+    """Return the crc32 of the first `end` bytes of a file."""
+    checksum = 0
+    for offset in range(0, end, CHUNK_SIZE):
+        checksum = crc32(file.read_at(offset, min(CHUNK_SIZE, end - offset)), checksum)
+    return checksum

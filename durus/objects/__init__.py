@@ -1,0 +1,1 @@
+"""Objects in memory: the cache, broken objects, and their pickles in both directions."""

@@ -1,0 +1,247 @@
+"""Reading the pickles of a state: as fast as Python can, or with care. Statements OBJ-63, OBJ-72 and OBJ-73."""
+
+import copyreg
+import io
+import pickle
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
+
+from durus.error import DurusError, MissingAttributeError, StateError
+from durus.objects.broken import BrokenValue, parts_that_stand_in
+from durus.objects.pickling import REFUSALS
+from durus.persistent import PersistentObject
+
+if TYPE_CHECKING:
+    from durus.serialize import ObjectReader
+
+
+class NeedsItself(StateError):
+    """To load the state of an object, that object must have been loaded."""
+
+    def __init__(self, obj: PersistentObject) -> None:
+        super().__init__(f"oid {obj._p_format_oid()}: its state is used while it is being loaded")
+        self.obj = obj
+
+
+Loading: TypeAlias = "tuple[PersistentObject, Loading | None, bool]"
+"""An object whose state is being loaded, what was being loaded when that began, and True if the CarefulUnpickler does
+it: that then loads what is needed meanwhile, too, so that each takes one try, not two."""
+
+
+def is_in(loading: "Loading | None", obj: PersistentObject) -> bool:
+    """Tell if an object is among those that are being loaded."""
+    while loading is not None:
+        if loading[0] is obj:
+            return True
+        loading = loading[1]
+    return False
+
+
+class Postponed(NamedTuple):
+    """Something that is put into a container when the object that it is a part of has its state."""
+
+    add: Callable[..., object]
+    arguments: tuple[object, ...]
+
+
+class FastUnpickler(pickle.Unpickler):
+    """Each reader has a subclass of its own: that costs less than an __init__() for each record."""
+
+    _reader: "ObjectReader"
+
+    @classmethod
+    def of(cls, reader: "ObjectReader") -> "type[FastUnpickler]":
+        """Return the class for a reader."""
+        return type(cls.__name__, (cls,), {"_reader": reader, "persistent_load": staticmethod(reader.get_referenced)})
+
+    def find_class(self, module: str, name: str) -> Any:
+        if name == "_reconstructor" and module in ("copyreg", "copy_reg"):
+            return _reconstruct
+        return self._reader.find_class(module, name, super().find_class)
+
+
+def _reconstruct(cls: type, base: type, state: object) -> object:
+    """Make the instance of a class for which pickles of protocols 0 and 1 call copyreg, past its __new__. [OBJ-29]"""
+    make = copyreg._reconstructor  # type: ignore[attr-defined]  # not in the stubs
+    return (
+        BrokenValue._p_of_call(cls, make, (cls, base, state))
+        if issubclass(cls, BrokenValue)
+        else make(cls, base, state)
+    )
+
+
+_NEW = copyreg.__newobj__  # type: ignore[attr-defined]  # these are not in the stubs
+_NEW_EX = copyreg.__newobj_ex__  # type: ignore[attr-defined]
+
+
+class CarefulUnpickler(pickle._Unpickler):
+    """Does what the other one fails in, and is slower: it is written in Python.
+
+    - It takes from a missing class what getattr(), which pickles of protocols 0 to 3 call for a nested class, does not
+      find there, and from the object `owner`, which is being loaded, its methods. [OBJ-72]
+    - What can't be hashed before the owner has its state comes into its container afterwards. [OBJ-73]
+    - A value that its class refuses to make, or that needs a stand-in and refuses it, is a stand-in. [OBJ-63]
+    """
+
+    def __init__(
+        self,
+        file: io.BytesIO,
+        reader: "ObjectReader",
+        owner: PersistentObject | None = None,
+        postponed: list[Postponed] | None = None,
+    ) -> None:
+        super().__init__(file)
+        self._reader = reader
+        self._owner = owner
+        self._postponed = postponed
+        self._unfinished: list[object] = []
+        self._makers: dict[int, tuple[object, Any, tuple[Any, ...]]] = {}
+        """By id(): the values that were made, and how."""
+        self._names: dict[int, tuple[str, str]] = {}
+        """By id(): the names under which classes and functions were found."""
+        self.persistent_load = reader.get_referenced  # type: ignore[assignment]  # as it is in the other one
+
+    def find_class(self, module: str, name: str) -> Any:
+        if name == "_reconstructor" and module in ("copyreg", "copy_reg"):
+            return _reconstruct
+        found = self._reader.find_class(module, name, super().find_class)
+        self._names[id(found)] = module, name
+        return found
+
+    stack: list[Any]
+    memo: dict[int, Any]
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(pickle._Unpickler.dispatch)
+
+    def _load_reduce(self) -> None:
+        arguments = self.stack.pop()
+        self._check_finished(arguments)
+        self.stack[-1] = self._call(self.stack[-1], arguments)
+
+    def _load_newobj(self) -> None:
+        arguments = self.stack.pop()
+        self._check_finished(arguments)
+        self.stack[-1] = self._make(_NEW, (self.stack[-1], *arguments), _NEW)
+
+    def _load_newobj_ex(self) -> None:
+        keywords = self.stack.pop()
+        arguments = self.stack.pop()
+        self._check_finished((arguments, keywords))
+        self.stack[-1] = self._make(_NEW_EX, (self.stack[-1], arguments, keywords), _NEW_EX)
+
+    def _instantiate(self, cls: Any, arguments: list[Any]) -> None:
+        if arguments or not isinstance(cls, type) or hasattr(cls, "__getinitargs__"):
+            self.stack.append(self._call(cls, tuple(arguments)))
+        else:
+            self.stack.append(self._make(_NEW, (cls,), _NEW))
+
+    def _call(self, function: Any, arguments: tuple[Any, ...]) -> Any:
+        return self._make(self._reader.get_attribute if function is getattr else function, arguments, function)
+
+    def _make(self, make: Any, arguments: tuple[Any, ...], function: Any) -> Any:
+        """Return the value that a call makes, or what stands for it; `function` is what the pickle calls."""
+        try:
+            value = make(*arguments)
+        except DurusError as error:
+            if not isinstance(error, MissingAttributeError):
+                raise
+            return self._stand_in_for(error, function, arguments)
+        except REFUSALS as error:
+            return self._stand_in_for(error, function, arguments)
+        self._makers[id(value)] = value, function, arguments
+        return value
+
+    def _stand_in_for(self, error: BaseException, function: Any, arguments: tuple[Any, ...]) -> BrokenValue:
+        """Return what stands for the value of a call that failed, or raise the error. [OBJ-63]"""
+        part = next(parts_that_stand_in((function, *arguments)), None)
+        if part is None and function is getattr:
+            cls = type(arguments[0])
+            part = self._reader.value_class(cls.__module__, f"{cls.__qualname__}.{arguments[1]}", error)
+        for one in (function, *arguments) if part is None else ():
+            module, name = self._names.get(id(one), ("builtins", ""))
+            part = self._reader.value_class(module, name, error)
+            if part is not None:  # it has another name now, maybe
+                function = part if function is one else function
+                arguments = tuple(part if each is one else each for each in arguments)
+                break
+        if part is None:
+            raise error
+        function = copyreg._reconstructor if function is _reconstruct else function  # type: ignore[attr-defined]
+        return BrokenValue._p_of_call(part, function, arguments)
+
+    def _load_build(self) -> None:
+        value, state = self.stack[-2:]
+        if hasattr(type(value), "__setstate__"):
+            self._check_finished(state)
+        try:
+            super().load_build()  # type: ignore[misc]
+        except REFUSALS as error:
+            made, function, arguments = self._makers.get(id(value), (None, None, ()))
+            if made is not value:
+                raise
+            broken = self._stand_in_for(error, function, arguments)
+            broken.__setstate__(state)
+            self.stack[-1] = broken
+            for key, each in self.memo.items():
+                if each is value:
+                    self.memo[key] = broken
+
+    def _load_setitem(self) -> None:
+        value = self.stack.pop()
+        key = self.stack.pop()
+        self._put(self.stack[-1], self.stack[-1].__setitem__, key, value)
+
+    def _load_setitems(self) -> None:
+        pairs = self.pop_mark()  # type: ignore[attr-defined]
+        for key, value in zip(pairs[::2], pairs[1::2], strict=True):
+            self._put(self.stack[-1], self.stack[-1].__setitem__, key, value)
+
+    def _load_additems(self) -> None:
+        for item in self.pop_mark():  # type: ignore[attr-defined]
+            self._put(self.stack[-1], self.stack[-1].add, item)
+
+    dispatch[pickle.REDUCE[0]] = _load_reduce
+    dispatch[pickle.NEWOBJ[0]] = _load_newobj
+    dispatch[pickle.NEWOBJ_EX[0]] = _load_newobj_ex
+    dispatch[pickle.BUILD[0]] = _load_build
+    dispatch[pickle.SETITEM[0]] = _load_setitem
+    dispatch[pickle.SETITEMS[0]] = _load_setitems
+    dispatch[pickle.ADDITEMS[0]] = _load_additems
+
+    def _put(self, container: object, add: Callable[..., object], *arguments: object) -> None:
+        if not any(each is container for each in self._unfinished):
+            try:
+                add(*arguments)
+                return
+            except NeedsItself as error:
+                if error.obj is not self._owner or not _keeps_containers(type(error.obj)):
+                    raise
+            self._unfinished.append(container)
+        if self._postponed is not None:
+            self._postponed.append(Postponed(add, arguments))  # the later ones, too, to keep their order
+
+    def _check_finished(self, value: object) -> None:
+        """Refuse to pass on a container that is not filled yet: what takes it may copy it."""
+        if self._unfinished and self._owner is not None and _contains(value, self._unfinished):
+            raise NeedsItself(self._owner)
+
+
+def _keeps_containers(cls: type[PersistentObject]) -> bool:
+    """Tell if what gives an object its state keeps the containers in it, so that they may be filled afterwards."""
+    return cls.__setstate__.__module__.startswith("durus.")
+
+
+def _contains(value: object, wanted: list[object]) -> bool:
+    if any(value is each for each in wanted):
+        return True
+    if isinstance(value, dict):
+        return any(_contains(part, wanted) for pair in value.items() for part in pair)
+    return isinstance(value, list | tuple | set | frozenset) and any(_contains(part, wanted) for part in value)
+
+
+def load_pickles(make: Callable[[io.BytesIO], Any], pickles: bytes, first_only: bool) -> tuple[Any, int]:
+    file = io.BytesIO(pickles)
+    unpickler = make(file)
+    value = unpickler.load()
+    while not first_only and file.tell() < len(pickles):
+        value = unpickler.load()
+    return value, file.tell()

@@ -1,0 +1,87 @@
+"""What the data of a record says, as far as it can be told without its classes. For checks, lists and tools."""
+
+import contextlib
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING  # what pickle itself goes by
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from durus.error import RecordError
+from durus.records.pickle_machine import Name, Naming, PickleMachine
+from durus.records.record import parse_class_pickle
+from durus.records.stored_state import decompress_state
+
+
+class Contents(NamedTuple):
+    """The two pickles of a record, read up to their ends."""
+
+    machine: PickleMachine
+    state_start: int
+    """Where in the pickles of the machine the one of the state begins."""
+    class_name: str
+    """Module and qualified name, with a dot between."""
+
+    @property
+    def refs(self) -> set[bytes]:
+        """The oids that the state refers to."""
+        return {reference.oid for reference in self.machine.references}
+
+    @property
+    def names(self) -> set[Name]:
+        """What the object can't be whole without: its class, and what values in the state name, as in Python 3."""
+        own = (_present(naming) for naming in self.machine.namings if naming.step.start < self.state_start)
+        return self.value_names.union(own)
+
+    @property
+    def value_names(self) -> set[Name]:
+        """Those of values in the state: neither the class of the object itself nor those of references alone."""
+        own = {reference.cls for reference in self.machine.references}
+        in_state = [naming for naming in self.machine.namings if naming.step.start >= self.state_start]
+        return {_present(naming) for naming in in_state if naming.name not in own}
+
+
+def _present(naming: Naming) -> Name:
+    """Return a name as Python 3 has it, which pickles of protocols 0 to 2 do not."""
+    if naming.protocol > 2:
+        return naming.name
+    module, qualname = NAME_MAPPING.get(naming.name, naming.name)
+    return Name(IMPORT_MAPPING.get(module, module), qualname)
+
+
+def split_data(data: bytes) -> tuple[bytes, bytes]:
+    """Return the class pickle and the state pickle, decompressed, in `data` of a record.
+
+    RecordError if it does not start with a pickle.
+    """
+    known = parse_class_pickle(data)
+    if known is not None:
+        end = known.end
+    else:
+        machine = PickleMachine(data)
+        with _as_record_error():
+            machine.load()
+        end = machine.position
+    return data[:end], decompress_state(data[end:])
+
+
+def read_contents(data: bytes) -> Contents:
+    """Return what `data` of a record says; RecordError if it can't be read."""
+    class_pickle, state_pickle = split_data(data)
+    machine = PickleMachine(class_pickle + state_pickle)
+    with _as_record_error():
+        cls = machine.load()
+        if not isinstance(cls, Name):
+            raise RecordError("its data names something else where a class must stand")
+        machine.load()
+    if machine.position < len(machine.pickles):
+        raise RecordError("its data goes on behind the state")
+    return Contents(machine, len(class_pickle), f"{cls.module}.{cls.qualname}")
+
+
+@contextlib.contextmanager
+def _as_record_error() -> Iterator[None]:
+    try:
+        yield
+    except RecordError:  # which is a ValueError
+        raise
+    except (IndexError, KeyError, ValueError) as error:  # what the bytes of no pickle make of the machine
+        raise RecordError(f"its data can't be read: {type(error).__name__}: {error}") from error

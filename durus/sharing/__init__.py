@@ -1,0 +1,1 @@
+"""One storage for many clients: the session core, the wire protocol and addresses."""

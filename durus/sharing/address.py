@@ -1,0 +1,341 @@
+"""Where a storage server listens and its clients connect: TCP, Unix sockets, what systemd hands over."""
+
+import contextlib
+import errno
+import ipaddress
+import os
+import re
+import shutil
+import socket
+import stat
+import time
+from collections.abc import Iterator, Mapping
+from typing import Union
+
+from durus.error import AddressError, ServerUnreachableError
+from durus.sharing.protocol import DEFAULT_HOST, DEFAULT_PORT
+
+BACKLOG = 1024
+_NOBODY_THERE = (errno.ECONNREFUSED, errno.ENOENT)
+_FIRST_SYSTEMD_DESCRIPTOR = 3
+_HOST_AND_PORT = re.compile(r"[^/:]+:\d+")
+
+AnyAddress = Union["SocketAddress", str, bytes, os.PathLike[str], os.PathLike[bytes], tuple[str, int]]
+"""A (host, port) pair, the path of a Unix socket, or `@name` for an abstract one of Linux."""
+
+
+class SocketAddress:
+    """An address, of one of the kinds below."""
+
+    is_local = True
+    """True if only processes of this machine can connect."""
+
+    @staticmethod
+    def new(
+        address: AnyAddress,
+        *,
+        owner: str | int | None = None,
+        group: str | int | None = None,
+        umask: int | None = None,
+    ) -> "SocketAddress":
+        """Return an address of the kind that `address` is of; the rest is for the path of a Unix socket.
+
+        AddressError if it is of none.
+        """
+        if isinstance(address, SocketAddress):
+            return address
+        if isinstance(address, str | bytes | os.PathLike):
+            path = os.fsdecode(address)
+            if path.startswith("@"):
+                return UnixAbstractAddress(path)
+            if _HOST_AND_PORT.fullmatch(path) and not os.path.exists(path):
+                host, _, number = path.rpartition(":")
+                raise AddressError(
+                    f"{path!r} is no address: give ({host!r}, {number}), or './{path}' for a Unix socket of this name"
+                )
+            return UnixDomainSocketAddress(path, owner, group, umask)
+        if isinstance(address, tuple | list) and len(address) == 2:
+            return HostPortAddress(*address)
+        raise AddressError(f"{address!r} is no address: it is a (host, port) pair, the path of a Unix socket, or @name")
+
+    def get_connected_socket(self, timeout: float | None = None) -> socket.socket | None:
+        """Return a socket that is connected, None if nobody listens here.
+
+        `timeout` is in seconds; AddressError for any other failure.
+        """
+        raise NotImplementedError
+
+    def get_listening_socket(self) -> socket.socket:
+        """Return a socket that listens here; AddressError if that can't be."""
+        raise NotImplementedError
+
+    def get_listening_sockets(self) -> list[socket.socket]:
+        """Return all sockets that listen for this address."""
+        return [self.get_listening_socket()]
+
+    def close(self, listening: socket.socket) -> None:
+        """Close what get_listening_socket() returned, and take its name away."""
+        listening.close()
+
+    @contextlib.contextmanager
+    def _naming(self, operation: str) -> Iterator[None]:
+        try:
+            yield
+        except AddressError:
+            raise
+        except (OSError, OverflowError, ValueError, LookupError, TypeError) as error:  # ValueError of a NUL in a name
+            raise AddressError(f"cannot {operation} {self}: {getattr(error, 'strerror', None) or error}") from error
+
+
+class HostPortAddress(SocketAddress):
+    """A TCP port of a host: a name, an IPv4 or an IPv6 address. The port 0 stands for any that is free."""
+
+    def __init__(self, host: str = DEFAULT_HOST, port: int = DEFAULT_PORT) -> None:
+        if not isinstance(host, str):
+            raise AddressError(f"{host!r} is no host: that is a name or an address, as a str")
+        if type(port) is not int or not 0 <= port < 1 << 16:
+            raise AddressError(f"{port!r} is no port: that is a number from 0 to 65535")
+        self.host = host
+        self.port = port
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def get_connected_socket(self, timeout: float | None = None) -> socket.socket | None:
+        with self._naming("connect to"):
+            try:
+                connected = socket.create_connection((self.host, self.port), timeout)
+            except OSError as error:
+                if error.errno in _NOBODY_THERE:
+                    return None
+                raise
+        set_tcp_options(connected)
+        return connected
+
+    def get_listening_socket(self) -> socket.socket:
+        with self._naming("listen on"):
+            family, kind, protocol, _, name = socket.getaddrinfo(
+                self.host or None, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )[0]
+            listening = socket.socket(family, kind, protocol)
+            with _closing_on_error(listening):
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, self.host != "::")
+                listening.bind(name)
+                listening.listen(BACKLOG)
+        self.port = listening.getsockname()[1]
+        self.is_local = _is_local(listening)
+        return listening
+
+
+class _UnixAddress(SocketAddress):
+    """What both kinds of Unix sockets have in common."""
+
+    filename: str
+
+    def get_connected_socket(self, timeout: float | None = None) -> socket.socket | None:
+        with self._naming("connect to"):
+            connected = socket.socket(socket.AF_UNIX)
+            with _closing_on_error(connected):
+                connected.settimeout(timeout)
+                try:
+                    connected.connect(self.filename)
+                except OSError as error:
+                    if error.errno not in _NOBODY_THERE:
+                        raise
+                    connected.close()
+                    return None
+        return connected
+
+
+class UnixAbstractAddress(_UnixAddress):
+    """A name in Linux's abstract space of Unix sockets, written `@name`."""
+
+    def __init__(self, filename: str) -> None:
+        self.filename = "\0" + filename.removeprefix("@")
+        if self.filename == "\0":
+            raise AddressError("'@' is no address: the name of the socket is missing")
+
+    def __str__(self) -> str:
+        return "@" + self.filename[1:]
+
+    def get_listening_socket(self) -> socket.socket:
+        with self._naming("listen on"):
+            listening = socket.socket(socket.AF_UNIX)
+            with _closing_on_error(listening):
+                listening.bind(self.filename)
+                listening.listen(BACKLOG)
+        return listening
+
+
+class UnixDomainSocketAddress(_UnixAddress):
+    """The path of a Unix socket; owner and group are names or numbers, and `umask` takes its bits from 0o777."""
+
+    def __init__(
+        self,
+        filename: str,
+        owner: str | int | None = None,
+        group: str | int | None = None,
+        umask: int | None = None,
+    ) -> None:
+        if umask is not None and (type(umask) is not int or not 0 <= umask <= 0o777):
+            raise AddressError(f"{umask!r} is no umask: that is a number from 0 to 0o777")
+        if not filename:
+            raise AddressError("'' is no address: the path of the socket is missing")
+        self.filename = os.path.abspath(filename)
+        self._owner = _number_or_name(owner)
+        self._group = _number_or_name(group)
+        self._umask = umask
+        self._made: os.stat_result | None = None
+        self._process = os.getpid()
+
+    def __str__(self) -> str:
+        return self.filename
+
+    def get_listening_socket(self) -> socket.socket:
+        with self._naming("listen on"):
+            listening = socket.socket(socket.AF_UNIX)
+            try:
+                self._bind_anew(listening)
+                listening.listen(BACKLOG)  # at once: until then another server would take it for stale
+                self._made, self._process = os.stat(self.filename), os.getpid()
+                if self._owner is not None or self._group is not None:
+                    shutil.chown(self.filename, self._owner, self._group)  # type: ignore[arg-type]  # both may be None
+            except BaseException:
+                self.close(listening)
+                raise
+        return listening
+
+    def close(self, listening: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # another may have taken the name away
+            is_own = self._made is not None and self._process == os.getpid()  # a forked child has none [WIRE-42]
+            if is_own and self._made is not None and os.path.samestat(os.stat(self.filename), self._made):
+                os.unlink(self.filename)
+        self._made = None
+        listening.close()
+
+    def _bind_anew(self, listening: socket.socket) -> None:
+        try:
+            self._bind(listening)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            self._remove_if_stale()
+            self._bind(listening)
+
+    def _bind(self, listening: socket.socket) -> None:
+        if self._umask is None:
+            listening.bind(self.filename)
+            return
+        before = os.umask(self._umask)
+        try:
+            listening.bind(self.filename)
+        finally:
+            os.umask(before)
+
+    def _remove_if_stale(self) -> None:
+        """Remove the socket of a server that is gone; AddressError if it is not one."""
+        found = os.lstat(self.filename)
+        if not stat.S_ISSOCK(found.st_mode):
+            raise AddressError(f"cannot listen on {self}: there is a file with this name that is not a socket")
+        connected = self.get_connected_socket(timeout=1)
+        if connected is not None:
+            connected.close()
+        if connected is not None or not os.path.samestat(os.lstat(self.filename), found):
+            raise AddressError(f"cannot listen on {self}: another server listens there")
+        os.unlink(self.filename)
+
+
+def _number_or_name(who: str | int | None) -> str | int | None:
+    return int(who) if isinstance(who, str) and who.isdecimal() else who
+
+
+class InheritedAddress(SocketAddress):
+    """The listening sockets that systemd, or who speaks like it, has opened for this process."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __str__(self) -> str:
+        return "the sockets of the service manager"
+
+    def get_listening_socket(self) -> socket.socket:
+        return self.get_listening_sockets()[0]
+
+    def get_listening_sockets(self) -> list[socket.socket]:
+        first = _FIRST_SYSTEMD_DESCRIPTOR
+        with self._naming("listen on"), contextlib.ExitStack() as opened:
+            found = [opened.enter_context(socket.socket(fileno=first + n)) for n in range(self._count)]
+            for listening in found:
+                listening.set_inheritable(False)
+            self.is_local = all(_is_local(listening) for listening in found)
+            opened.pop_all()
+        return found
+
+
+def inherited_address(environment: Mapping[str, str]) -> InheritedAddress | None:
+    """Return the address that LISTEN_PID and LISTEN_FDS tell of, None if they are not for this process."""
+    if environment.get("LISTEN_PID") != str(os.getpid()):
+        return None
+    count = environment.get("LISTEN_FDS", "")
+    if not count.isdecimal() or int(count) < 1:
+        raise AddressError(f"LISTEN_FDS is {count!r}, which is no number of sockets")
+    return InheritedAddress(int(count))
+
+
+def connect(address: SocketAddress, timeout: float | None) -> socket.socket:
+    """Return a socket that is connected; ServerUnreachableError if nobody listens there."""
+    connected = address.get_connected_socket(timeout)
+    if connected is None:
+        raise ServerUnreachableError(f"no server listens on {address}; start one with `durus -s`")
+    return connected
+
+
+def wait_for_server(
+    host: str = DEFAULT_HOST,
+    port: int = DEFAULT_PORT,
+    maxtries: int = 300,
+    sleeptime: float = 2,
+    address: AnyAddress | None = None,
+) -> None:
+    """Return when a server takes connections; ServerUnreachableError after `maxtries` tries.
+
+    `sleeptime` is what stands between two tries, in seconds.
+    """
+    target = SocketAddress.new((host, port) if address is None else address)
+    for tries in range(maxtries):
+        if tries:
+            time.sleep(sleeptime)
+        try:
+            connected = target.get_connected_socket(timeout=max(sleeptime, 1))
+        except AddressError as error:
+            if not isinstance(error.__cause__, TimeoutError):
+                raise
+            continue
+        if connected is not None:
+            connected.close()
+            return
+    raise ServerUnreachableError(f"no server listens on {target}, after {maxtries} tries {sleeptime} seconds apart")
+
+
+def _is_local(listening: socket.socket) -> bool:
+    """Tell if only processes of this machine can connect to a socket."""
+    if listening.family not in (socket.AF_INET, socket.AF_INET6):
+        return True
+    return ipaddress.ip_address(listening.getsockname()[0].partition("%")[0]).is_loopback
+
+
+def set_tcp_options(connected: socket.socket) -> None:
+    """Have messages sent at once, and a peer noticed that is gone without a word."""
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
+@contextlib.contextmanager
+def _closing_on_error(opened: socket.socket) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        opened.close()
+        raise

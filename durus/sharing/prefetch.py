@@ -1,0 +1,95 @@
+"""Which records to load ahead, and those that were: the siblings of an object. Statement TXN-26."""
+
+from bisect import bisect_left
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+
+from durus.records.record import unpack_record
+from durus.sharing.protocol import OKAY, Loaded
+
+_FAMILIES = 256
+_LOOKED_AT = 4
+"""How many siblings are looked at for each that may come along."""
+_ANSWER_SIZE = 1 << 20
+"""About how many bytes may come along with one record."""
+_MAX_SIZE = 1 << 24
+"""How many bytes of records that nobody asked for yet are kept."""
+_FIRST_GUESS = 1 << 16
+"""How long a record is taken to be before any has come."""
+
+
+class Prefetch:
+    """Up to `limit` siblings of an object that is loaded: what an object that was loaded lately refers to, too."""
+
+    def __init__(self, limit: int) -> None:
+        self.is_loaded: Callable[[bytes], bool] = lambda oid: False
+        self._limit = limit
+        self._families: OrderedDict[bytes, None] = OrderedDict()
+        """The references of the objects loaded lately, sorted as records have them; used last stands last."""
+        self._records: dict[bytes, tuple[bytes, bytes]] = {}
+        """The records that came along, each with the family that it came with."""
+        self._size = 0
+        self._usual_size: float = _FIRST_GUESS
+        """The length of the records that were loaded lately."""
+
+    def siblings(self, oid: bytes) -> list[bytes]:
+        """Return the oids to load along with this one."""
+        if not self._limit:
+            return []
+        for family in reversed(self._families):
+            if family[:8] <= oid <= family[-8:]:
+                count = len(family) // 8
+                index = bisect_left(range(count), oid, key=lambda i: family[8 * i : 8 * i + 8])
+                if family[8 * index : 8 * index + 8] == oid:
+                    self._families.move_to_end(family)
+                    return list(self._wanted(family, count, index))
+        return []
+
+    def _wanted(self, family: bytes, count: int, index: int) -> Iterator[bytes]:
+        """Yield what is not there yet of those that follow in the family, the first following the last."""
+        found = 0
+        limit = min(self._limit, int(_ANSWER_SIZE / self._usual_size))
+        for step in range(1, min(count, limit * _LOOKED_AT)):
+            place = 8 * ((index + step) % count)
+            oid = family[place : place + 8]
+            if oid not in self._records and not self.is_loaded(oid):
+                yield oid
+                found += 1
+                if found == limit:
+                    return
+
+    def keep(self, oids: list[bytes], answers: Iterable[Loaded]) -> None:
+        """Take in the answers to the load of siblings(), in their order."""
+        family = next(reversed(self._families))
+        for oid, answer in zip(oids, answers, strict=True):
+            if answer.status == OKAY and self._size + len(answer.record) <= _MAX_SIZE:
+                self._records[oid] = answer.record, family
+                self._size += len(answer.record)
+
+    def take(self, oid: bytes) -> bytes | None:
+        """Return the record of this oid, if it came along, and forget it here."""
+        found = self._records.pop(oid, None)
+        if found is None:
+            return None
+        record, family = found
+        self._size -= len(record)
+        if family in self._families:
+            self._families.move_to_end(family)
+        return record
+
+    def forget(self, oids: Iterable[bytes]) -> None:
+        """Forget the records of oids that are invalid, or were committed here."""
+        for oid in oids:
+            found = self._records.pop(oid, None)
+            if found is not None:
+                self._size -= len(found[0])
+
+    def note_loaded(self, record: bytes) -> None:
+        """Take note of what an object that was loaded refers to."""
+        family = unpack_record(record)[2]
+        self._usual_size += (len(record) - self._usual_size) / 8
+        if self._limit and len(family) > 8:
+            self._families[family] = None
+            self._families.move_to_end(family)
+            if len(self._families) > _FAMILIES:
+                self._families.popitem(last=False)

@@ -1,0 +1,572 @@
+"""The session core: many clients over one storage. Statements TXN-20 to TXN-28 and TXN-40 to TXN-45.
+
+Who has not heard of which change (change_log.py), whose turn it is to commit (turns.py), which oids were
+given to whom, and what waits until it is durable is decided here and nowhere else.  No sockets, no
+threads, no clocks: what takes time is handed to the caller (Core.begin_write), what has to wait gets a
+callback, and the time is what the caller's clock tells.
+"""
+
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass
+
+from durus.error import DurusError, InterruptedTransactionError, ProtocolError, TransactionError, WriteConflictError
+from durus.oid import ROOT_OID, format_oid, oid_to_int
+from durus.progress import Progress
+from durus.records.record import split_oids, unpack_record
+from durus.sharing.change_log import ChangeLog
+from durus.sharing.turns import Standing, Turn, Turns
+from durus.storage import Conclusion, Storage, check_record
+
+MAX_UNUSED_OIDS = 1 << 24
+"""The most oids that one client may ask for and not use. [TXN-24]"""
+MAX_WAITING = 1 << 30
+"""The most bytes of records that are kept of commits whose turn was passed on. [TXN-42]"""
+_NEVER = -1
+"""The place in the order of a client that has lost track."""
+
+Granted = Callable[[list[bytes] | None], None]
+"""Takes the oids that are invalid for a client when it is its turn to commit, None for any."""
+
+Done = Callable[[DurusError | None], None]
+"""Takes None when a commit is durable, or else why it is not stored: a WriteConflictError for a conflict."""
+
+
+def _do_nothing() -> None:
+    pass
+
+
+@dataclass(eq=False, slots=True)
+class _Ready:
+    """A commit whose place in the order is taken."""
+
+    session: "Session"
+    records: dict[bytes, bytes]
+    done: Done
+
+
+class Core:
+    """The clients of a storage, and the commits that are under way."""
+
+    def __init__(self, storage: Storage, clock: Callable[[], float] = lambda: 0.0) -> None:
+        self.storage = storage
+        self._clock = clock
+        self._sessions: set[Session] = set()
+        self._log = ChangeLog()
+        self._turns = Turns(clock)
+        self._in_turn: set[Session] = set()
+        """The clients that have their turn, exclusive or passed on, and whose commit can still be taken."""
+        self._waiting_bytes = 0
+        """How many bytes of records they have given."""
+        self._ready: list[_Ready] = []
+        self._writing: list[_Ready] = []
+        self._undurable: dict[bytes, int] = {}
+        """How many commits that are not durable yet write an oid."""
+        self._untold: dict[_Ready, None] = {}
+        """The commits that were taken and whose outcome was not told, wherever an exception comes."""
+        self._waiting_for_write: list[Callable[[], None]] = []
+
+    def connect(self) -> "Session":
+        """Return the session of a new client."""
+        session = Session(self)
+        self._sessions.add(session)
+        return session
+
+    @property
+    def turn(self) -> "Session | None":
+        """The client whose turn it is to send the data of its commit. [TXN-21]"""
+        turn = self._turns.holder
+        return next((session for session in self._sessions if session._turn is turn), None) if turn else None
+
+    def pass_turn_on(self) -> float | None:
+        """Pass the turn on if its client holds up others for too long; return when to ask again. [TXN-42]
+
+        That is in so many seconds; None if nobody waits for it.
+        """
+        self._turns.pass_on()
+        return self._turns.seconds_left()
+
+    def has_record(self, oid: bytes) -> bool:
+        """Tell if an oid has a record, durable or on its way."""
+        return oid in self._undurable or self.storage.has_record(oid)
+
+    def is_undurable(self, oid: bytes) -> bool:
+        """Tell if a commit that is not durable yet writes this oid. [TXN-23]"""
+        return oid in self._undurable
+
+    def when_written(self, proceed: Callable[[], None]) -> None:
+        """Call `proceed` when the present or the next write has ended."""
+        self._waiting_for_write.append(proceed)
+
+    # Writing
+
+    @property
+    def has_ready_commits(self) -> bool:
+        """True if begin_write() has something to do."""
+        return bool(self._ready) and not self._writing
+
+    @property
+    def is_writing(self) -> bool:
+        """True between begin_write() and finish()."""
+        return bool(self._writing)
+
+    def begin_write(self) -> "Write":
+        """Take all commits that are ready into one transaction of the storage. [TXN-22]
+
+        The caller calls write() of what it gets, in whatever thread, and then finish() of it.
+        """
+        self._writing, self._ready = self._ready, []
+        merged: dict[bytes, bytes] = {}
+        for ready in self._writing:
+            merged.update(ready.records)
+        try:
+            return Write(self, self.storage.conclude(merged))
+        except DurusError as error:
+            return Write(self, _failing(error))
+
+    def _finish_write(self, error: DurusError | None) -> None:
+        written, self._writing = self._writing, []
+        for ready in written:
+            self._end(ready, error)
+        waiting, self._waiting_for_write = self._waiting_for_write, []
+        for proceed in waiting:
+            proceed()
+
+    def _end(self, ready: _Ready, error: DurusError | None) -> None:
+        """Tell a client the outcome of its commit, and others if theirs need what it was to store."""
+        self._refuse_ready(self._tell(ready, error))
+
+    def _tell(self, ready: _Ready, error: DurusError | None) -> set[bytes]:
+        """Tell a client the outcome of its commit; return the oids that have no record because it failed."""
+        for oid in ready.records:
+            self._undurable[oid] -= 1
+            if not self._undurable[oid]:
+                del self._undurable[oid]
+        if error is None:
+            ready.session._forget_given(ready.records)
+        ready.done(error)
+        self._untold.pop(ready, None)
+        return set() if error is None else {oid for oid in ready.records if not self.has_record(oid)}
+
+    # Packing
+
+    def gen_pack(self) -> Generator[Progress, None, None]:
+        """Pack in steps; what one of them removed is invalid for all clients when it is over. [TXN-25]
+
+        No step is done while commits are being written: they count neither as stored nor as not.
+        """
+        steps = self.storage.get_packer()
+        progress = Progress("mark", 0, None)
+        try:
+            while True:
+                while self._writing:
+                    yield progress
+                try:
+                    progress = next(steps)
+                except StopIteration:
+                    return
+                self._take_removed()
+                yield progress
+        finally:  # an error may come when it has removed them already
+            if isinstance(steps, Generator):
+                steps.close()
+            self._take_removed()
+
+    def _take_removed(self) -> None:
+        removed = self.storage.sync()
+        if removed is None:
+            self.start_anew(is_write_lost=False)
+        elif removed:
+            self._log.add(removed)
+            self._trim_log()
+            self._refuse_ready(set(removed))
+
+    def _refuse_ready(self, lost: set[bytes]) -> None:
+        """Take the commits back that wait for the disk, and store or refer to what has no record any more."""
+        found = lost
+        while found:
+            found = set()
+            waiting, self._ready = self._ready, []
+            for ready in waiting:
+                conflicts = lost & (ready.records.keys() | _references(ready.records))
+                if conflicts:
+                    found |= self._tell(ready, WriteConflictError(sorted(conflicts)))
+                else:
+                    self._ready.append(ready)
+            lost = lost | found
+
+    def start_anew(self, is_write_lost: bool) -> None:
+        """Give up all that is under way, after an exception that may have come between any two steps of it. [TXN-31]
+
+        Commits that are being written go on, unless the write was lost with its thread.
+        """
+        writing = [] if is_write_lost else [ready for ready in self._writing if ready in self._untold]
+        lost = self._writing if is_write_lost else []
+        untold = [ready for ready in self._untold if ready not in writing]
+        waiting = self._waiting_for_write
+        self._log = ChangeLog(self._log.end + 1)
+        self._turns = Turns(self._clock)
+        self._in_turn, self._waiting_bytes = set(), 0
+        self._ready, self._writing, self._waiting_for_write = [], writing, []
+        self._untold = dict.fromkeys(writing)
+        self._undurable = {}
+        for ready in writing:
+            self._count_undurable(ready)
+        for session in self._sessions.copy():
+            waiting += session._start_anew()
+        for ready in untold:
+            ready.done(_outcome_unknown() if ready in lost else WriteConflictError(sorted(ready.records)))
+        for proceed in waiting:
+            proceed()
+
+    # What sessions call
+
+    def _take(self, ready: _Ready) -> None:
+        """Give a commit its place: from here on it comes before every commit that is taken later."""
+        self._untold[ready] = None
+        self._ready.append(ready)
+        self._count_undurable(ready)
+        for other in self._in_turn - {ready.session}:
+            other._lose_turn()
+        session, log = ready.session, self._log
+        has_heard_of_all = session._place == log.end
+        if has_heard_of_all and len(self._sessions) == 1:
+            log.skip()
+        else:
+            log.add(ready.records)
+            self._trim_log()
+        if has_heard_of_all:
+            session._place = log.end
+        else:  # a pack removed something during its turn
+            session._own_place = log.end
+
+    def _count_undurable(self, ready: _Ready) -> None:
+        for oid in ready.records:
+            self._undurable[oid] = self._undurable.get(oid, 0) + 1
+
+    def _trim_log(self) -> None:
+        if self._log.is_long:
+            places = (session._place for session in self._sessions)
+            self._log.trim(min((place for place in places if place >= self._log.start), default=self._log.end))
+
+    def _take_back(self, session: "Session") -> bool:
+        for ready in self._ready:
+            if ready.session is session:
+                self._ready = [other for other in self._ready if other is not ready]
+                self._end(ready, TransactionError("the commit was taken back"))
+                return True
+        return False
+
+    def _drop(self, session: "Session") -> None:
+        session._end_turn(has_committed=False)
+        self._sessions.discard(session)
+
+
+class Write:
+    """Commits on their way to the disk."""
+
+    def __init__(self, core: Core, conclusion: Conclusion) -> None:
+        self._core = core
+        self._conclusion = conclusion
+
+    def write(self) -> None:
+        """Make them durable; may be called in another thread. DurusError if that fails."""
+        self._conclusion.write()
+
+    def finish(self, error: DurusError | None) -> None:
+        """Make them current and tell their clients, or tell them that write() raised `error`."""
+        if error is None:
+            try:
+                self._conclusion.accept()
+            except DurusError as failure:
+                error = failure
+        self._core._finish_write(error)
+
+
+class Session:
+    """One client: what it has not heard of, and what it may do now."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._place = core._log.end
+        """The place in the order of the last change that this client has heard of. [TXN-20]"""
+        self._own_place = 0
+        """The place of its own commit, if that came after changes which it has not heard of yet."""
+        self._standing = Standing()
+        self._turn: Turn | None = None
+        self._has_lost_turn = False
+        """Another commit was taken since this client got its turn: its own is a conflict. [TXN-42]"""
+        self._whole: Done | None = None
+        """Takes the outcome of a commit that is whole and waits until another client's turn is over."""
+        self._abandoned: Callable[[], None] = _do_nothing
+        self._has_given = False
+        """True if a record was given in this turn."""
+        self._staged_bytes = 0
+        self._given: dict[int, int] = {}
+        """The oids that this client got and has not used: bit n of item i stands for oid 1024 * i + n."""
+        self._given_count = 0
+        self._staged: dict[bytes, bytes] = {}
+        """The records of the commit whose turn it is."""
+        self._unresolved: set[bytes] = set()
+        """What they refer to and was not among them at that moment."""
+        self._conflicts: set[bytes] = set()
+
+    def load(self, oid: bytes) -> bytes | None:
+        """Return the record of an oid, None if the oid is invalid for this client. [TXN-20]
+
+        DurusKeyError if there is no record.  must_wait(oid) is to be asked before.
+        """
+        return None if self._is_invalid(oid) else self._core.storage.load(oid)
+
+    def must_wait(self, oid: bytes) -> bool:
+        """Tell if the record that this client is to see is not durable yet. [TXN-23]"""
+        return self._core.is_undurable(oid) and not self._is_invalid(oid)
+
+    @property
+    def has_lost_track(self) -> bool:
+        """True if the next sync has to tell that any oid may be invalid. [TXN-41]"""
+        return self._place < self._core._log.start
+
+    @property
+    def invalid(self) -> set[bytes]:
+        """The oids that are invalid for this client, if it has not lost track. [TXN-20]"""
+        return set(self._core._log.changes_after(self._place, self._own_place))
+
+    def _is_invalid(self, oid: bytes) -> bool:
+        log = self._core._log
+        if self._place == log.end:
+            return False
+        return self._place < log.start or log.changed_after(oid, self._place) not in (0, self._own_place)
+
+    def lose_track(self) -> None:
+        """Have any oid be invalid. [TXN-31]"""
+        self._place = _NEVER
+
+    def _start_anew(self) -> list[Callable[[], None]]:
+        """Lose track, and whatever commit was begun; return what is to be called to tell the client of that."""
+        done, abandoned, was_in_line = self._whole, self._abandoned, self._turn is not None
+        self.lose_track()
+        self._turn = self._whole = None
+        self._own_place = 0
+        self._has_lost_turn = False
+        self._staged, self._unresolved, self._conflicts, self._staged_bytes = {}, set(), set(), 0
+        self._has_given = False
+        self._given_count = sum(given.bit_count() for given in self._given.values())
+        if done is not None:
+            return [lambda: done(WriteConflictError())]
+        return [abandoned] if was_in_line else []
+
+    def sync(self) -> list[bytes] | None:
+        """Return the invalid oids, None for any; they are forgotten for this client then. [TXN-20] [TXN-41]"""
+        self._forget_root()
+        return self._take_invalid()
+
+    def _take_invalid(self) -> list[bytes] | None:
+        log = self._core._log
+        place, own, self._place, self._own_place = self._place, self._own_place, log.end, 0
+        if place == log.end:
+            return []
+        return None if place < log.start else list(log.changes_after(place, own))
+
+    def new_oids(self, number: int) -> list[bytes]:
+        """Return oids that no object has and that only this client may commit. [TXN-24]
+
+        The first is ROOT_OID as long as there is no root.  ProtocolError if too many are unused.
+        """
+        if self._given_count + number > MAX_UNUSED_OIDS:
+            raise ProtocolError(f"this client asked for more than {MAX_UNUSED_OIDS} oids and did not use them")
+        oids: list[bytes] = []
+        if number and not self._core.has_record(ROOT_OID) and not self._was_given(ROOT_OID):
+            oids.append(ROOT_OID)
+        while len(oids) < number:
+            oid = self._core.storage.new_oid()
+            if oid != ROOT_OID:
+                oids.append(oid)
+        for oid in oids:
+            block, bit = _place(oid)
+            self._given[block] = self._given.get(block, 0) | bit
+        self._given_count += number
+        return oids
+
+    def _was_given(self, oid: bytes) -> bool:
+        block, bit = _place(oid)
+        return bool(self._given.get(block, 0) & bit)
+
+    def _forget_given(self, oids: Iterable[bytes]) -> None:
+        for oid in oids:
+            block, bit = _place(oid)
+            given = self._given.get(block, 0)
+            if given & bit:
+                self._given_count -= 1
+                if given == bit:
+                    del self._given[block]
+                else:
+                    self._given[block] = given ^ bit
+
+    def _forget_root(self) -> None:
+        """If another client has made the root, this one has heard of it now. [TXN-24]"""
+        if self._core.has_record(ROOT_OID):
+            self._forget_given([ROOT_OID])
+
+    @property
+    def is_in_line(self) -> bool:
+        """True while this client waits for its turn, or has it."""
+        return self._turn is not None
+
+    @property
+    def has_turn(self) -> bool:
+        """True while this client may send the data of its commit, be its turn exclusive or passed on. [TXN-42]"""
+        return self._turn is not None and self._turn.is_granted
+
+    def note_received(self, size: int) -> None:
+        """Take note of bytes that have come from the client, for which others wait for longer. [TXN-42]"""
+        if self._turn is not None and self._turn.is_granted:
+            self._turn.received += size
+
+    def begin_commit(self, granted: Granted, abandoned: Callable[[], None] = _do_nothing) -> None:
+        """Ask for the turn to commit; `granted` is called with the invalid oids, now or later. [TXN-21]
+
+        `abandoned` is called if the core starts anew before the commit was given: this has to be called again then.
+        ReadonlyError or ClosedError if the storage takes no commits.
+        """
+        if self._turn is not None:
+            raise ProtocolError("a client asked for its turn twice")
+        self._core.storage.begin()
+
+        def grant() -> None:
+            self._core._in_turn.add(self)
+            granted(self._take_invalid())
+
+        self._abandoned = abandoned
+        self._turn = Turn(self._standing, grant)
+        self._core._turns.ask(self._turn)
+
+    def store(self, oid: bytes, record: bytes) -> None:
+        """Take a record into the commit; what is wrong with it ends the turn.
+
+        RecordError if it is unsound, ProtocolError if it is not this client's turn, the oid was not
+        given to this client, or the commit has a record of it already.
+        """
+        try:
+            if not self.has_turn:
+                raise ProtocolError("a commit came out of turn")
+            self._has_given = True
+            if self._has_lost_turn:
+                return
+            self._check(oid, record)
+        except DurusError:
+            self.give_up_commit()
+            raise
+        self._staged[oid] = record
+        self._unresolved.update(ref for ref in split_oids(unpack_record(record)[2]) if ref not in self._staged)
+        self._staged_bytes += len(record)
+        self._core._waiting_bytes += len(record)
+        if self._core._waiting_bytes > MAX_WAITING and self._turn is not self._core._turns.holder:
+            self._lose_turn()
+
+    def _check(self, oid: bytes, record: bytes) -> None:
+        check_record(oid, record)
+        if oid in self._staged:
+            raise ProtocolError(f"a commit has two records of oid {format_oid(oid)}")
+        if oid == ROOT_OID and self._was_given(oid):
+            if self._core.has_record(oid):
+                self._conflicts.add(oid)  # another client was first to make the root [TXN-24]
+        elif not (self._was_given(oid) or self._core.storage.has_record(oid)):
+            if not self._is_invalid(oid):
+                raise ProtocolError(f"a commit of oid {format_oid(oid)}, which was not given to this client")
+            self._conflicts.add(oid)  # a pack removed it since this client got its turn [TXN-25]
+
+    def commit(self, records: dict[bytes, bytes], done: Done) -> None:
+        """Commit these records and those that store() took; `done` is called with the outcome.
+
+        If the turn was passed on, that is when the client which has it now is done. [TXN-42]
+
+        Without any record the commit is given up.  Errors as store() has them, and nothing is stored.
+        """
+        if not self.has_turn:
+            raise ProtocolError("a commit came out of turn")
+        for oid, record in records.items():
+            self.store(oid, record)
+        turns, turn = self._core._turns, self._turn
+        if turn is None or turn is turns.holder or self._has_lost_turn or not self._staged:
+            self._conclude(done)
+        else:
+            self._whole = done
+            turns.wait_again(turn, lambda: self._conclude(done))
+
+    def _conclude(self, done: Done) -> None:
+        if self._has_lost_turn and self._has_given:
+            self._standing.losses += 1
+            self.give_up_commit()
+            done(WriteConflictError())
+            return
+        staged, conflicts = self._staged, self._conflicts | self._missing()
+        self._forget_root()
+        is_taken = bool(staged) and not conflicts
+        if is_taken:
+            self._core._take(_Ready(self, staged, done))
+        self._end_turn(is_taken)
+        if conflicts:
+            done(WriteConflictError(sorted(conflicts)))
+        elif not staged:
+            done(None)
+
+    def _missing(self) -> set[bytes]:
+        """Return the oids without a record that the commit needs. [TXN-10] [TXN-25]"""
+        if self._place != self._core._log.end:  # a pack has ended since records were looked at
+            self._unresolved = _references(self._staged)
+            self._conflicts.update(
+                oid for oid in self._staged if self._is_invalid(oid) and not self._core.has_record(oid)
+            )
+        return {ref for ref in self._unresolved if ref not in self._staged and not self._core.has_record(ref)}
+
+    def give_up_commit(self) -> None:
+        """Ask no longer for the turn to commit, or give it up."""
+        if self.has_turn:
+            self._forget_root()
+        self._end_turn(has_committed=False)
+
+    def _lose_turn(self) -> None:
+        """Forget what was given, for it can't be taken any more."""
+        self._core._in_turn.discard(self)
+        self._has_lost_turn = True
+        self._core._waiting_bytes -= self._staged_bytes
+        self._staged, self._unresolved, self._conflicts, self._staged_bytes = {}, set(), set(), 0
+
+    def _end_turn(self, has_committed: bool) -> None:
+        self._lose_turn()
+        self._has_lost_turn = self._has_given = False
+        self._whole = None
+        turn, self._turn = self._turn, None
+        if turn is not None:
+            self._core._turns.end(turn, has_committed)
+
+    def take_back_commit(self) -> bool:
+        """Take back a commit that was given and is not being written yet; False if there is none."""
+        return self._core._take_back(self)
+
+    def close(self) -> None:
+        """Forget this client; a commit that it gave whole goes on."""
+        self._core._drop(self)
+
+
+def _place(oid: bytes) -> tuple[int, int]:
+    number = oid_to_int(oid)
+    return number >> 10, 1 << (number & 1023)
+
+
+def _references(records: dict[bytes, bytes]) -> set[bytes]:
+    return {ref for record in records.values() for ref in split_oids(unpack_record(record)[2])}
+
+
+def _outcome_unknown() -> InterruptedTransactionError:
+    return InterruptedTransactionError(
+        "the thread that wrote this commit, with others, was interrupted: it is stored as a whole, or not at all; "
+        "call abort(), and look before you try again"
+    )
+
+
+def _failing(error: DurusError) -> Conclusion:
+    def write() -> None:
+        raise error
+
+    return Conclusion(write, lambda: None)

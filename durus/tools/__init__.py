@@ -1,0 +1,1 @@
+"""Work on whole databases: copy, rename, and the way from Python 2."""

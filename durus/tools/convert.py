@@ -1,0 +1,216 @@
+"""Copying a whole database, from any kind of storage to any other, with fresh dense oids. Statements OBJ-44 to OBJ-46.
+
+The records are read once, in the order of their new oids, and wait in a temporary file until all are known: a
+SHELF-1 file begins with the length of what it holds.
+"""
+
+import contextlib
+import itertools
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import BinaryIO, cast
+
+from durus.error import DurusKeyError, FileError, FormatError, RecordError
+from durus.file_storage import utc_now
+from durus.files.file import File, FileSystem, OperatingSystem, Path
+from durus.files.shelf.layout import ENTRY_FRAME_SIZE
+from durus.files.shelf.new_shelf import NewShelf
+from durus.oid import ROOT_OID, format_oid, oid_from_int
+from durus.progress import Progress
+from durus.records.record import join_refs, pack_record, split_oids, unpack_record
+from durus.records.rewrite import renumber_references
+from durus.storage import Storage
+
+_STEP_RECORDS = 100
+_PART = re.compile(r"\.(\d+)-\d+\.part(?:-journal|-wal|-shm)?")
+
+
+def copy_to_file(
+    source: Storage,
+    path: Path,
+    make_storage: Callable[[str], Storage] | None = None,
+    *,
+    permissions_of: Path | None = None,
+    file_system: FileSystem | None = None,
+    clock: Callable[[], str] = utc_now,
+) -> Iterator[Progress]:
+    """Copy what the root of `source` reaches into a new file, in steps. [OBJ-44]
+
+    It is a SHELF-1 file, unless make_storage(path) makes another kind of storage in a file; that one gets all in one
+    commit, which it may hold in memory.  The file has the permissions of the file `permissions_of`, if that is given.
+    FormatError if the file exists or a reference leads to no object, RecordError if a record can't be read, FileError
+    if the operating system refuses something.
+    """
+    path = os.path.realpath(os.fsdecode(path))
+    file_system = OperatingSystem() if file_system is None else file_system
+    like = None if permissions_of is None else file_system.open(os.fsdecode(permissions_of), "read")
+    try:
+        with _publishing(path, file_system) as part, _spool(path) as spool:
+            copy = _Copy(source, spool)
+            yield from copy.read()
+            if make_storage is None:
+                yield from _write_shelf(copy, file_system, part, like, clock())
+            else:
+                if like is not None:
+                    _make_private(file_system, part, like)
+                _write_storage(copy, make_storage(part))
+    finally:
+        if like is not None:
+            like.close()
+
+
+def _spool(path: str) -> BinaryIO:
+    """Return a file without a name beside the one of this path."""
+    try:
+        return cast(BinaryIO, tempfile.TemporaryFile(dir=os.path.dirname(path)))
+    except OSError as error:
+        raise FileError(error.errno, f"cannot make a file beside it: {error.strerror}", path) from error
+
+
+def _make_private(file_system: FileSystem, path: str, like: File) -> None:
+    """Make an empty file with the permissions of another one, before anything is in it."""
+    file = file_system.open(path, "private")
+    try:
+        file.copy_permissions(like)
+    finally:
+        file.close()
+
+
+@contextlib.contextmanager
+def _publishing(path: str, file_system: FileSystem) -> Iterator[str]:
+    """Yield the name of a file to write, which gets the name `path` when it is whole and is gone if it is not."""
+    if file_system.exists(path):
+        raise FormatError(f"{path}: there is such a file already; give the copy another name, or move that away")
+    with contextlib.suppress(FileError):  # what can't be removed does not keep a copy from being made
+        _remove_left_overs(path, file_system)
+    part = _unused_name(path, file_system)
+    try:
+        yield part
+        if file_system.link(part, path):  # which never takes the place of a file that came meanwhile
+            file_system.remove(part)
+        else:
+            file_system.replace(part, path)
+        file_system.sync_directory(path)
+    except BaseException:
+        with contextlib.suppress(FileError):  # or it would hide what has gone wrong
+            if file_system.exists(part):
+                file_system.remove(part)
+        raise
+
+
+def _remove_left_overs(path: str, file_system: FileSystem) -> None:
+    """Remove the parts beside the path that killed processes have left. [OBJ-46]"""
+    directory, name = os.path.split(path)
+    for each in file_system.names_beside(path):
+        part = _PART.fullmatch(each.removeprefix(name)) if each.startswith(name) else None
+        if part is not None and not _is_alive(int(part[1])):
+            file_system.remove(os.path.join(directory, each))
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
+
+
+def _unused_name(path: str, file_system: FileSystem) -> str:
+    """Return a name beside the path that no file has, and no other process is about to use."""
+    for number in itertools.count():
+        name = f"{path}.{os.getpid()}-{number}.part"
+        if not file_system.exists(name):
+            break
+    return name
+
+
+def _write_shelf(copy: "_Copy", file_system: FileSystem, path: str, like: File | None, time: str) -> Iterator[Progress]:
+    file = file_system.open(path, "new" if like is None else "private")
+    try:
+        if like is not None:
+            file.copy_permissions(like)
+        yield from NewShelf(file).write_base(copy.records(), copy.count, copy.entries_size, copy.count - 1, time)
+        file.sync()
+    finally:
+        file.close()
+
+
+def _write_storage(copy: "_Copy", storage: Storage) -> None:
+    try:
+        storage.begin()
+        for oid, record in copy.records():
+            storage.store(oid, record)
+        storage.end()
+    finally:
+        storage.close()
+
+
+class _Copy:
+    """The records under their new oids, kept in `spool`, which is an empty file."""
+
+    def __init__(self, source: Storage, spool: BinaryIO) -> None:
+        self._source = source
+        self._spool = spool
+        self._new_oids: dict[bytes, bytes] = {}
+        self._sizes: list[int] = []
+
+    @property
+    def count(self) -> int:
+        """The number of objects."""
+        return len(self._sizes)
+
+    @property
+    def entries_size(self) -> int:
+        """The bytes of the records with the frames of object entries around them."""
+        return sum(self._sizes) + ENTRY_FRAME_SIZE * self.count
+
+    def read(self) -> Iterator[Progress]:
+        """Read the source, breadth first, and renumber what is read."""
+        if not self._source.has_record(ROOT_OID):
+            return
+        self._give_number(ROOT_OID)
+        try:
+            for oid, record in self._source.gen_oid_record(ROOT_OID):
+                self._take(oid, record)
+                if self.count % _STEP_RECORDS == 0:
+                    yield Progress("read", self.count, len(self._new_oids))
+        except DurusKeyError as error:
+            missing = format_oid(error.args[0])
+            raise FormatError(
+                f"a reference leads to oid {missing}, which does not exist, so nothing is copied; take it out first "
+                "(`durus check` tells whose it is)"
+            ) from error
+
+    def _take(self, oid: bytes, record: bytes) -> None:
+        _, data, refs = unpack_record(record)
+        for ref in split_oids(refs):
+            self._give_number(ref)
+        try:
+            new_data = renumber_references(data, self._new_oid)
+        except RecordError as error:
+            raise RecordError(f"the record of oid {format_oid(oid)}: {error}; nothing is copied") from error
+        new_oid = self._new_oids[oid]
+        new_record = pack_record(
+            new_oid, new_data, join_refs(new_oid, [self._new_oid(ref) for ref in split_oids(refs)])
+        )
+        self._sizes.append(len(new_record))
+        self._spool.write(new_record)
+
+    def _give_number(self, oid: bytes) -> None:
+        self._new_oids.setdefault(oid, oid_from_int(len(self._new_oids)))
+
+    def _new_oid(self, oid: bytes) -> bytes:
+        try:
+            return self._new_oids[oid]
+        except KeyError:
+            raise RecordError(f"its refs lack the oid {format_oid(oid)}, to which its state refers") from None
+
+    def records(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yield (oid, record) for all, in the order of their oids."""
+        self._spool.seek(0)
+        for number, size in enumerate(self._sizes):
+            yield oid_from_int(number), self._spool.read(size)

@@ -1,0 +1,77 @@
+"""Other paths for the classes in a storage, without importing any. Statements OBJ-42 and OBJ-43."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from durus.error import DurusError, RecordError
+from durus.oid import format_oid
+from durus.progress import Progress
+from durus.records.contents import read_contents
+from durus.records.record import pack_record, unpack_record
+from durus.records.rewrite import Rename, rename_classes
+from durus.storage import Storage
+
+_STEP_RECORDS = 100
+
+
+class Renaming:
+    """The records of a storage that are others when a class or a module has another path."""
+
+    def __init__(self, storage: Storage, old: str, new: str) -> None:
+        """`old` and `new` are as [OBJ-42] has them; DurusError if they are no paths."""
+        self._storage = storage
+        self._new_path = _new_path_of(old, new)
+        self._changed: list[bytes] = []
+        self.objects: Counter[tuple[str, str]] = Counter()
+        """How many objects change their class, by its old and its new path."""
+        self.others = 0
+        """How many further records change: they refer to such objects, or hold such values."""
+
+    def find(self) -> Iterator[Progress]:
+        """Read all records. RecordError at one that can't be read, or can't have the new path."""
+        for number, (oid, record) in enumerate(self._storage.gen_oid_record()):
+            if number % _STEP_RECORDS == 0:
+                yield Progress("read", number, None)
+            data = unpack_record(record)[1]
+            try:
+                new_data = rename_classes(data, self._new_path)
+                if new_data is not data:
+                    self._changed.append(oid)
+                    self._count(read_contents(data).class_name, read_contents(new_data).class_name)
+            except RecordError as error:
+                raise RecordError(f"the record of oid {format_oid(oid)}: {error}; nothing is changed") from error
+
+    def _count(self, old_class: str, new_class: str) -> None:
+        if new_class != old_class:
+            self.objects[old_class, new_class] += 1
+        else:
+            self.others += 1
+
+    def store(self) -> None:
+        """Store what find() has found to change, in one transaction, which the storage holds in memory. [OBJ-43]"""
+        if self._changed:
+            self._storage.begin()
+            for oid in self._changed:
+                _, data, refs = unpack_record(self._storage.load(oid))
+                self._storage.store(oid, pack_record(oid, rename_classes(data, self._new_path), refs))
+            self._storage.end()
+
+
+def _new_path_of(old: str, new: str) -> Rename:
+    if not all(part.isidentifier() for part in [*old.split("."), *new.replace(":", ".", 1).split(".")]):
+        raise DurusError(f"{old} and {new} must be paths of classes or modules, such as package.module.Class")
+    new_module, _, new_name = new.rpartition(":" if ":" in new else ".")
+
+    def new_path(module: str, name: str) -> tuple[str, str]:
+        if f"{module}.".startswith(f"{old}."):
+            if ":" in new:
+                raise DurusError(f"{old} is a module in this storage, and {new} a class: give the path of a module")
+            return new + module[len(old) :], name
+        path = f"{module}.{name}"
+        if f"{path}.".startswith(f"{old}."):
+            if not new_module:
+                raise DurusError(f"{old} is a class in this storage: give the module of {new}, too: MODULE.{new}")
+            return new_module, new_name + path[len(old) :]
+        return module, name
+
+    return new_path
