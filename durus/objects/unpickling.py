@@ -4,15 +4,12 @@ import copyreg
 import io
 import pickle
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
 from durus.error import DurusError, MissingAttributeError, StateError
 from durus.objects.broken import BrokenValue, parts_that_stand_in
 from durus.objects.pickling import REFUSALS
 from durus.persistent import PersistentObject
-
-if TYPE_CHECKING:
-    from durus.serialize import ObjectReader
 
 
 class NeedsItself(StateError):
@@ -44,13 +41,29 @@ class Postponed(NamedTuple):
     arguments: tuple[object, ...]
 
 
+class Resolver(Protocol):
+    """Tells an unpickler what names and references in a state stand for."""
+
+    def find_class(self, module: str, name: str, find: Callable[[str, str], Any]) -> Any:
+        """Return what `find` does, or a stand-in for what is missing. [OBJ-28]"""
+
+    def get_attribute(self, owner: object, name: str) -> Any:
+        """Return what getattr() does, or a stand-in."""
+
+    def get_referenced(self, reference: object) -> PersistentObject:
+        """Return the object that a reference stands for. [REC-14]"""
+
+    def value_class(self, module: str, name: str, error: BaseException) -> type[BrokenValue] | None:
+        """Return the stand-in for a class that has refused to make a value; None if that is an error."""
+
+
 class FastUnpickler(pickle.Unpickler):
     """Each reader has a subclass of its own: that costs less than an __init__() for each record."""
 
-    _reader: "ObjectReader"
+    _reader: Resolver
 
     @classmethod
-    def of(cls, reader: "ObjectReader") -> "type[FastUnpickler]":
+    def of(cls, reader: Resolver) -> "type[FastUnpickler]":
         """Return the class for a reader."""
         return type(cls.__name__, (cls,), {"_reader": reader, "persistent_load": staticmethod(reader.get_referenced)})
 
@@ -86,7 +99,7 @@ class CarefulUnpickler(pickle._Unpickler):
     def __init__(
         self,
         file: io.BytesIO,
-        reader: "ObjectReader",
+        reader: Resolver,
         owner: PersistentObject | None = None,
         postponed: list[Postponed] | None = None,
     ) -> None:

@@ -199,7 +199,7 @@ def test_pack_of_a_dangling_reference_fails_and_changes_nothing(make: Callable[.
     put(storage, {ROOT: ONE, ONE: b"", TWO: b""})
     storage.begin()
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("append_only_storage", "sqlite_storage"):
+        for module in ("files.append_only_storage", "sqlite_storage"):
             patch.setattr(f"durus.{module}.check_references", lambda records, exists: None)
         put(storage, {ONE: THREE})
     with pytest.raises(FormatError, match="object 1 refers to oid 3, which does not exist"):

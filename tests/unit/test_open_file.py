@@ -81,7 +81,7 @@ def test_check_of_a_sound_file_is_clean_and_tells_that_there_are_no_checksums(
 def test_check_names_each_record_that_is_wrong(
     make: Callable[..., Storage], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("append_only_storage", "sqlite_storage"):
+    for module in ("files.append_only_storage", "sqlite_storage"):
         monkeypatch.setattr(f"durus.{module}.check_references", lambda records, exists: None)
     storage = make(tmp_path / "f")
     storage.begin()
