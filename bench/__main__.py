@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench import peers, report
+from bench.plan import HERE, WORKLOADS, Workload, label
 from bench.report import Results
-from bench.workloads import HERE, WORKLOADS, Workload, label
 
 _HERE = Path(__file__).parent
 _SMALLEST = 200
@@ -18,7 +18,7 @@ _NEEDS_FILES = ("open_unpacked", "open_packed")
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     wanted = [each for each in WORKLOADS if not options.only or label(each) in options.only]
-    drivers = list(dict.fromkeys(name for work in wanted for name in work.drivers))
+    drivers = list(dict.fromkeys(name for workload in wanted for name in workload.drivers))
     if options.drivers:
         drivers = [each for each in drivers if each in options.drivers]
     peers.install(drivers)
@@ -59,9 +59,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _run(workload: Workload, driver: str, scale: float, folder: Path) -> dict[str, float]:
     count = max(_SMALLEST, int(workload.size * scale))
-    if workload.work in _NEEDS_FILES and not (folder / f"packed-{count}").exists():
+    if workload.name in _NEEDS_FILES and not (folder / f"packed-{count}").exists():
         peers.start("make_packed", HERE, count, folder)
-    return peers.start(workload.work, driver, count, folder)
+    return peers.start(workload.name, driver, count, folder)
 
 
 if __name__ == "__main__":

@@ -22,8 +22,8 @@ from typing import Any
 from durus.persistent import implementation
 
 BASELINE = Path(__file__).with_name("baseline.json")
-ROOM = 1.05
-"""A work may take so many times as much as in the baseline."""
+TOLERANCE = 1.05
+"""A workload may take so many times as much as in the baseline."""
 WORKS = ("touch", "write", "insert", "traversal", "commit_os", "pack", "open_unpacked", "open_packed", "tree")
 COUNT = 400
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -51,33 +51,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{BASELINE.name} has nothing for Python {PYTHON}: write it with --write")
         return 1
     more = compare(found, baselines[PYTHON])
-    print("\n".join(more) or f"no work takes notably more than in {BASELINE.name}")
+    print("\n".join(more) or f"no workload takes notably more than in {BASELINE.name}")
     return 1 if more else 0
 
 
 def compare(found: dict[str, dict[str, float]], baseline: dict[str, dict[str, float]]) -> list[str]:
-    """Return a line for each work that takes notably more than in the baseline, or is in one of the two only."""
+    """Return a line for each workload that takes notably more than in the baseline, or is in one of the two only."""
     lines = []
     for made_of in sorted({*found, *baseline}):
         counts, before = found.get(made_of, {}), baseline.get(made_of, {})
-        for work in sorted({*counts, *before}):
-            if work not in counts or work not in before:
-                lines.append(f"{made_of}, {work}: is not in {'the baseline' if work in counts else 'this run'}")
-            elif counts[work] > ROOM * before[work]:
-                lines.append(f"{made_of}, {work}: {counts[work]:g} instructions an object, {before[work]:g} before")
+        for workload in sorted({*counts, *before}):
+            if workload not in counts or workload not in before:
+                lines.append(f"{made_of}, {workload}: is not in {'the baseline' if workload in counts else 'this run'}")
+            elif counts[workload] > TOLERANCE * before[workload]:
+                lines.append(
+                    f"{made_of}, {workload}: {counts[workload]:g} instructions an object, {before[workload]:g} before"
+                )
     return lines
 
 
 def count_all() -> dict[str, dict[str, float]]:
-    """Return how many instructions each work takes for an object, by what the base classes are made of."""
+    """Return how many instructions each workload takes for an object, by what the base classes are made of."""
     sys.path.insert(0, str(Path(__file__).with_name("worker")))
     durus5: Any = importlib.import_module("durus5")
-    work = importlib.import_module("work")
+    workloads = importlib.import_module("workloads")
     counts = {}
     with tempfile.TemporaryDirectory(prefix="durus-guard-") as folder:
-        work.make_packed(durus5, COUNT, Path(folder))
+        workloads.make_packed(durus5, COUNT, Path(folder))
         for name in WORKS:
-            function: Callable[..., object] = getattr(work, name)
+            function: Callable[..., object] = getattr(workloads, name)
             function(durus5, COUNT, Path(folder))  # so that what is done once is done, and files are there
             with counting() as counted:
                 function(durus5, COUNT, Path(folder))

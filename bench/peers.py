@@ -8,7 +8,7 @@ import venv
 from collections.abc import Iterable
 from pathlib import Path
 
-from bench.workloads import DURUS_4, ZODB
+from bench.plan import DURUS_4, ZODB
 
 RUN = Path(__file__).parent / "worker" / "run.py"
 VENVS = Path(__file__).with_name(".venvs")
@@ -32,9 +32,9 @@ def python(driver: str) -> str:
     return str(VENVS / driver / "bin" / "python") if driver in _REQUIREMENTS else sys.executable
 
 
-def start(work: str, driver: str, count: int, folder: Path) -> dict[str, float]:
-    """Run one work in a process of its own."""
-    command = [python(driver), str(RUN), work, driver, str(count), str(folder)]
+def start(workload: str, driver: str, count: int, folder: Path) -> dict[str, float]:
+    """Run one workload in a process of its own."""
+    command = [python(driver), str(RUN), workload, driver, str(count), str(folder)]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # each has its own durus
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -5,8 +5,8 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib import pyplot
 
+from bench.plan import DURUS_4, TITLES, WORKLOADS, ZODB, Target
 from bench.report import Results, ratio
-from bench.workloads import DURUS_4, TITLES, WORKLOADS, ZODB, Target
 
 
 def write(path: Path, results: Results) -> None:

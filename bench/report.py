@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.workloads import HERE, TITLES, WORKLOADS, Row, Target, Workload, label
+from bench.plan import HERE, TITLES, WORKLOADS, Row, Target, Workload, label
 from durus.persistent import implementation
 
 Results = dict[tuple[str, str, str], list[float]]
@@ -15,12 +15,12 @@ Results = dict[tuple[str, str, str], list[float]]
 _NOTES = """
 # Benchmarks
 
-Written by `python -m bench --write`. Every figure is the median of {rounds} rounds; in each round all do the same work
-one after another, in processes of their own, on Unix sockets where there is a server, with the page cache warm. Behind
-each figure stands its spread: half the distance from the least to the greatest, as a part of the median. A ratio is
-this Durus over the other one, of medians: more than 1 is faster, or smaller, here. *fsync* means that on every side
-a commit is on the disk before it returns (Durus 4.3 is made to sync), *none* that none waits for the disk. Figures of
-different runs can't be compared. Where the unit says CPU, it is the CPU time of the process that counts,
+Written by `python -m bench --write`. Every figure is the median of {rounds} rounds; in each round all run the same
+workloads one after another, in processes of their own, on Unix sockets where there is a server, with the page cache
+warm. Behind each figure stands its spread: half the distance from the least to the greatest, as a part of the median.
+A ratio is this Durus over the other one, of medians: more than 1 is faster, or smaller, here. *fsync* means that on
+every side a commit is on the disk before it returns (Durus 4.3 is made to sync), *none* that none waits for the disk.
+Figures of different runs can't be compared. Where the unit says CPU, it is the CPU time of the process that counts,
 and not what the disk or the rest of the machine takes.
 
 {machine}
@@ -32,7 +32,7 @@ def table(results: Results, scale: float = 1.0) -> str:
     """Return the results as a table in Markdown."""
     drivers = [each for each in TITLES if any(driver == each for _, _, driver in results)]
     lines = [
-        "| work | unit | commits wait for | " + " | ".join(TITLES[each] for each in drivers) + " | ratio: target |",
+        "| workload | unit | commits wait for | " + " | ".join(TITLES[each] for each in drivers) + " | ratio: target |",
         "|---" * (len(drivers) + 4) + "|",
     ]
     for workload, row in _rows(results):

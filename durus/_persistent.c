@@ -9,7 +9,7 @@
        PersistentBase   the four slots of an object
 
    and five functions: new_ghost() makes an object for an oid, take_state() fills it, persistent_id_by() makes
-   the check of each value that a pickler comes to; find_item() and way_to() go through the nodes of a BTree.
+   the check of each value that a pickler comes to; find_item() and path_to() go through the nodes of a BTree.
 
    PersistentBase has no tp_setattro of its own. Its __setattr__ and __delattr__ are plain methods, which a
    subclass made in Python gets into its slots by Python's own dispatch: that costs some nanoseconds
@@ -495,7 +495,7 @@ persistent_id_by(PyObject *module, PyObject *reference)
     return result;
 }
 
-/* BTrees: find_item() and way_to() of btree.py */
+/* BTrees: find_item() and path_to() of btree.py */
 
 static PyObject *
 key_at(PyObject *items, Py_ssize_t place)
@@ -576,9 +576,9 @@ search(PyObject *items, PyObject *key, Py_ssize_t *place, PyObject **item)
     return *item == NULL ? ERROR : FOUND;
 }
 
-/* Goes down from a node; adds each step to the way, if there is one. */
+/* Goes down from a node; adds each step to the path, if there is one. */
 static int
-go_to(State *state, PyObject *root, PyObject *key, PyObject *ordered, PyObject *way, PyObject **item)
+go_to(State *state, PyObject *root, PyObject *key, PyObject *ordered, PyObject *path, PyObject **item)
 {
     *item = NULL;
     if (!PyAnySet_Check(ordered)) {
@@ -595,9 +595,9 @@ go_to(State *state, PyObject *root, PyObject *key, PyObject *ordered, PyObject *
         PyObject *items = PyObject_GetAttr(node, state->items);
         PyObject *nodes = items == NULL ? NULL : PyObject_GetAttr(node, state->nodes);
         found = nodes == NULL ? ERROR : search(items, key, &place, item);
-        PyObject *step = found == ERROR || way == NULL ? NULL : Py_BuildValue("On", node, place);
+        PyObject *step = found == ERROR || path == NULL ? NULL : Py_BuildValue("On", node, place);
         PyObject *next = NULL;
-        if (found == ERROR || (way != NULL && (step == NULL || PyList_Append(way, step) < 0)) || PyErr_CheckSignals() < 0)
+        if (found == ERROR || (path != NULL && (step == NULL || PyList_Append(path, step) < 0)) || PyErr_CheckSignals() < 0)
             found = ERROR;
         else if (found == BELOW && nodes != Py_None && (next = PySequence_GetItem(nodes, place)) == NULL)
             found = ERROR;
@@ -629,27 +629,27 @@ find_item(PyObject *module, PyObject *const *args, Py_ssize_t count)
 }
 
 static PyObject *
-way_to(PyObject *module, PyObject *const *args, Py_ssize_t count)
+path_to(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
     PyObject *item = NULL, *result = NULL;
     if (count != 3)
-        return PyErr_Format(PyExc_TypeError, "way_to() takes a node, a key and the types of ordered keys");
-    PyObject *way = PyList_New(0);
-    int found = way == NULL ? ERROR : go_to(PyModule_GetState(module), args[0], args[1], args[2], way, &item);
+        return PyErr_Format(PyExc_TypeError, "path_to() takes a node, a key and the types of ordered keys");
+    PyObject *path = PyList_New(0);
+    int found = path == NULL ? ERROR : go_to(PyModule_GetState(module), args[0], args[1], args[2], path, &item);
     if (found == NO_ORDER)
         result = Py_NewRef(Py_NotImplemented);
     else if (found != ERROR)
-        result = Py_BuildValue("OO", way, found == FOUND ? Py_True : Py_False);
+        result = Py_BuildValue("OO", path, found == FOUND ? Py_True : Py_False);
     Py_XDECREF(item);
-    Py_XDECREF(way);
+    Py_XDECREF(path);
     return result;
 }
 
 static PyMethodDef module_methods[] = {
     {"find_item", (PyCFunction)(void (*)(void))find_item, METH_FASTCALL,
      PyDoc_STR("Return the item of a key at or below a node of a BTree, None if there is none; NotImplemented if the keys may not be ordered.")},
-    {"way_to", (PyCFunction)(void (*)(void))way_to, METH_FASTCALL,
-     PyDoc_STR("Return the way from a node to a key, and tell if it is there; NotImplemented if the keys may not be ordered.")},
+    {"path_to", (PyCFunction)(void (*)(void))path_to, METH_FASTCALL,
+     PyDoc_STR("Return the path from a node to a key, and tell if it is there; NotImplemented if the keys may not be ordered.")},
     {"new_ghost", (PyCFunction)(void (*)(void))new_ghost, METH_FASTCALL,
      PyDoc_STR("Return a new ghost of a class, with an oid and a connection.")},
     {"take_state", (PyCFunction)(void (*)(void))take_state, METH_FASTCALL,

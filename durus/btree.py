@@ -3,7 +3,7 @@
 What is stored is OBJ-30 to OBJ-33.  Which nodes an operation reads and writes decides which
 transactions conflict:
 
-    lookup, first step of an iteration     reads the nodes on the way from the root to one leaf
+    lookup, first step of an iteration     reads the nodes on the path from the root to one leaf
     iteration                              reads the nodes that it passes
     setting a key that is there            writes the node that has it
     inserting                              writes one leaf; if that is full, it is split, which writes its parent too,
@@ -138,8 +138,8 @@ ORDERED_TYPES: frozenset[type] = frozenset({
 _EQUAL_TO_THEMSELVES = frozenset({int, str, bytes, bool})
 
 _Items = list[tuple[Any, Any]]
-_Way = list[tuple[BNode[Any, Any], int]]
-"""The nodes from the root to a key, each with the place in it to go on at."""
+_Path = list[tuple[BNode[Any, Any], int]]
+"""The nodes from the root to a key, each with the index in it to go on at."""
 
 
 def _is_plain(key: object, ordered: frozenset[type]) -> bool:
@@ -148,11 +148,11 @@ def _is_plain(key: object, ordered: frozenset[type]) -> bool:
 
 
 def _search(items: _Items, key: Any) -> tuple[int, bool | None]:
-    """Return the place of a key, and if it is there; None if it has no order with the key at that place."""
-    place = bisect_left(items, key, key=_key_of)
-    if place == len(items) or key < items[place][0]:
-        return place, False
-    return place, bool(items[place][0] == key) or None
+    """Return the index of a key, and if it is there; None if it has no order with the key at that index."""
+    index = bisect_left(items, key, key=_key_of)
+    if index == len(items) or key < items[index][0]:
+        return index, False
+    return index, bool(items[index][0] == key) or None
 
 
 def find_item(node: BNode[K, V], key: Any, ordered: frozenset[type]) -> Any:
@@ -164,51 +164,51 @@ def find_item(node: BNode[K, V], key: Any, ordered: frozenset[type]) -> Any:
         return NotImplemented
     while True:
         items, nodes = node.items, node.nodes
-        place, is_there = _search(items, key)
+        index, is_there = _search(items, key)
         if is_there is None:
             return NotImplemented
         if is_there:
-            return items[place]
+            return items[index]
         if nodes is None:
             return None
-        node = nodes[place]
+        node = nodes[index]
 
 
-def way_to(node: BNode[K, V], key: Any, ordered: frozenset[type]) -> Any:
-    """Return the way from a node to the place of a key, and tell if it is there: if not, the way ends in a leaf.
+def path_to(node: BNode[K, V], key: Any, ordered: frozenset[type]) -> Any:
+    """Return the path from a node to the index of a key, and tell if it is there: if not, the path ends in a leaf.
 
     NotImplemented as find_item() has it.
     """
     if not _is_plain(key, ordered):
         return NotImplemented
-    way: _Way = []
+    path: _Path = []
     while True:
         items, nodes = node.items, node.nodes
-        place, is_there = _search(items, key)
+        index, is_there = _search(items, key)
         if is_there is None:
             return NotImplemented
-        way.append((node, place))
+        path.append((node, index))
         if is_there or nodes is None:
-            return way, is_there
-        node = nodes[place]
+            return path, is_there
+        node = nodes[index]
 
 
 if not TYPE_CHECKING and implementation == "C":
     from durus import _persistent
 
     find_item = _persistent.find_item
-    way_to = _persistent.way_to
+    path_to = _persistent.path_to
 
 
-def _place_of(items: _Items, key: Any) -> tuple[int, bool]:
-    """Return the place of a key, and if it is there, as Durus 4.3 finds it."""
+def _index_of(items: _Items, key: Any) -> tuple[int, bool]:
+    """Return the index of a key, and if it is there, as Durus 4.3 finds it."""
     if _is_plain(key, ORDERED_TYPES):
-        place, is_there = _search(items, key)
+        index, is_there = _search(items, key)
         if is_there is not None:
-            return place, is_there
-    for place, (other, _) in enumerate(items):
+            return index, is_there
+    for index, (other, _) in enumerate(items):
         if _is_not_less(other, key):
-            return place, bool(other == key)
+            return index, bool(other == key)
     return len(items), False
 
 
@@ -219,34 +219,34 @@ def _is_not_less(one: Any, other: Any) -> bool:
         return not one < other  # of a class that has no >=, which 4.3 can't have in a tree
 
 
-def _way_without_order(node: BNode[K, V], key: Any) -> tuple[_Way, bool]:
-    """Return what way_to() does, in a tree whose keys may have no order."""
-    way: _Way = []
+def _path_without_order(node: BNode[K, V], key: Any) -> tuple[_Path, bool]:
+    """Return what path_to() does, in a tree whose keys may have no order."""
+    path: _Path = []
     while True:
-        place, is_there = _place_of(node.items, key)
-        way.append((node, place))
+        index, is_there = _index_of(node.items, key)
+        path.append((node, index))
         if is_there or node.nodes is None:
-            return way, is_there
-        node = node.nodes[place]
+            return path, is_there
+        node = node.nodes[index]
 
 
-class _Cut(NamedTuple):
-    """A place between items, or at an end of them."""
+class _Boundary(NamedTuple):
+    """A boundary between items, or at an end of them."""
 
-    place: Callable[[_Items], int]
+    index_in: Callable[[_Items], int]
     key: Any = None
 
 
-def _before(key: Any) -> _Cut:
-    return _Cut(lambda items: _place_of(items, key)[0], key)
+def _before(key: Any) -> _Boundary:
+    return _Boundary(lambda items: _index_of(items, key)[0], key)
 
 
-def _behind(key: Any) -> _Cut:
-    return _Cut(lambda items: sum(_place_of(items, key)), key)
+def _after(key: Any) -> _Boundary:
+    return _Boundary(lambda items: sum(_index_of(items, key)), key)
 
 
-_FIRST = _Cut(lambda items: 0)
-_LAST = _Cut(len)
+_FIRST = _Boundary(lambda items: 0)
+_LAST = _Boundary(len)
 
 
 class _Page:
@@ -311,7 +311,7 @@ class _Count:
             return True
         self._oids.update(obj._p_oid for obj in self._new if obj._p_oid is not None)
         self._new = [obj for obj in self._new if obj._p_oid is None]
-        if self._watch.is_lost or not self._watch.dropped.isdisjoint(self._oids):
+        if self._watch.overflowed or not self._watch.dropped.isdisjoint(self._oids):
             return False
         self._watch.dropped.clear()
         if self._read_in != connection.transaction_serial:
@@ -454,11 +454,11 @@ class BTree(PersistentObject, MutableMapping[K, V]):
 
     def items_from(self, key: K, closed: bool = True) -> Iterator[tuple[K, V]]:
         """Yield (key, value) in ascending order, from this key on; not with it unless `closed`."""
-        return self._gen(_before(key) if closed else _behind(key), _LAST)
+        return self._gen(_before(key) if closed else _after(key), _LAST)
 
     def items_backward_from(self, key: K, closed: bool = False) -> Iterator[tuple[K, V]]:
         """Yield (key, value) in descending order, from this key on; not with it unless `closed`."""
-        return self._gen(_behind(key) if closed else _before(key), _FIRST, backward=True)
+        return self._gen(_after(key) if closed else _before(key), _FIRST, backward=True)
 
     def items_range(
         self, start: K, end: K, closed_start: bool = True, closed_end: bool = False
@@ -470,10 +470,10 @@ class BTree(PersistentObject, MutableMapping[K, V]):
         if not (_is_plain(start, ORDERED_TYPES) and _is_plain(end, ORDERED_TYPES)):
             return self._range_without_order(start, end, closed_start, closed_end)
         if _is_less(end, start):
-            first = _behind(start) if closed_start else _before(start)
-            return self._gen(first, _before(end) if closed_end else _behind(end), backward=True)
-        first = _before(start) if closed_start else _behind(start)
-        return self._gen(first, _behind(end) if closed_end else _before(end))
+            first = _after(start) if closed_start else _before(start)
+            return self._gen(first, _before(end) if closed_end else _after(end), backward=True)
+        first = _before(start) if closed_start else _after(start)
+        return self._gen(first, _after(end) if closed_end else _before(end))
 
     def _range_without_order(self, start: Any, end: Any, closed_start: bool, closed_end: bool) -> Iterator[tuple[K, V]]:
         """Yield the items of a range as Durus 4.3 does, between keys that may have no order with others."""
@@ -501,13 +501,13 @@ class BTree(PersistentObject, MutableMapping[K, V]):
 
         `inclusive` tells of each of the two if it belongs to the range.
         """
-        start = _FIRST if minimum is None else (_before if inclusive[0] else _behind)(minimum)
-        end = _LAST if maximum is None else (_behind if inclusive[1] else _before)(maximum)
+        start = _FIRST if minimum is None else (_before if inclusive[0] else _after)(minimum)
+        end = _LAST if maximum is None else (_after if inclusive[1] else _before)(maximum)
         found = self._gen(end, start, backward=True) if reverse else self._gen(start, end)
         return (key for key, _ in found)
 
     def get_depth(self) -> int:
-        """Return how many nodes stand on the way from the root to a leaf, both included."""
+        """Return how many nodes stand on the path from the root to a leaf, both included."""
         depth, node = 1, self.root
         while node.nodes is not None:
             depth, node = depth + 1, node.nodes[0]
@@ -532,44 +532,44 @@ class BTree(PersistentObject, MutableMapping[K, V]):
         try:
             found: tuple[K, V] | None = find_item(self.root, key, ORDERED_TYPES)
             if found is NotImplemented:
-                way, is_there = _way_without_order(self.root, key)
-                node, place = way[-1]
-                return node.items[place] if is_there else None
+                path, is_there = _path_without_order(self.root, key)
+                node, index = path[-1]
+                return node.items[index] if is_there else None
         except (TypeError, ArithmeticError) as error:
             self._explain(key, error)
             return None
         return found
 
-    def _way_to(self, key: object) -> tuple[_Way, bool]:
-        """Return the way to the place of a key, and tell if it is there: if not, the way ends in a leaf."""
+    def _path_to(self, key: object) -> tuple[_Path, bool]:
+        """Return the path to the index of a key, and tell if it is there: if not, the path ends in a leaf."""
         try:
-            found: tuple[_Way, bool] = way_to(self.root, key, ORDERED_TYPES)
+            found: tuple[_Path, bool] = path_to(self.root, key, ORDERED_TYPES)
             if found is NotImplemented:
-                found = _way_without_order(self.root, key)
+                found = _path_without_order(self.root, key)
         except (TypeError, ArithmeticError) as error:
             self._explain(key, error)
             return [], False
         return found
 
-    def _way_for_change(self, key: Any) -> tuple[_Way, bool]:
-        """Return what _way_to() does; TypeError if the key has no total order with those on the way. [OBJ-50]"""
+    def _path_for_change(self, key: Any) -> tuple[_Path, bool]:
+        """Return what _path_to() does; TypeError if the key has no total order with those on the path. [OBJ-50]"""
         if type(key) not in _EQUAL_TO_THEMSELVES:
             _check_orderable(key)
         try:
-            found: tuple[_Way, bool] = way_to(self.root, key, ORDERED_TYPES)
+            found: tuple[_Path, bool] = path_to(self.root, key, ORDERED_TYPES)
             if found is not NotImplemented:
                 return found
-            way, is_there = _way_without_order(self.root, key)
-            for node, place in way:
+            path, is_there = _path_without_order(self.root, key)
+            for node, index in path:
                 bisected = bisect_left(node.items, key, key=_key_of)
-                for other, _ in node.items[max(place - 1, 0) : place + 1 + is_there]:
+                for other, _ in node.items[max(index - 1, 0) : index + 1 + is_there]:
                     _check_order(other, key)
-                if bisected != place:
-                    raise _no_order(node.items[min(bisected, place)][0], key)
+                if bisected != index:
+                    raise _no_order(node.items[min(bisected, index)][0], key)
         except TypeError:
             self._check_comparable(key)
             raise
-        return way, is_there
+        return path, is_there
 
     def _explain(self, key: Any, error: Exception) -> None:
         """Raise the error of a comparison, with the keys that it is about; none if the key is a NaN."""
@@ -580,85 +580,85 @@ class BTree(PersistentObject, MutableMapping[K, V]):
         raise error
 
     def _check_comparable(self, key: Any) -> None:
-        """Raise a TypeError that tells with which of the keys on the way to it this key can't be compared."""
+        """Raise a TypeError that tells with which of the keys on the path to it this key can't be compared."""
         node: BNode[K, V] | None = self.root
         while node is not None:
             for other, _ in node.items:
                 _is_less(other, key)
                 _is_less(key, other)
-            place = bisect_left(node.items, key, key=_key_of)
-            node = None if node.nodes is None else node.nodes[place]
+            index = bisect_left(node.items, key, key=_key_of)
+            node = None if node.nodes is None else node.nodes[index]
 
-    def _gen(self, start: _Cut, end: _Cut, backward: bool = False) -> Iterator[tuple[K, V]]:
-        """Yield the items from one place to another, a leaf at a time.
+    def _gen(self, start: _Boundary, end: _Boundary, backward: bool = False) -> Iterator[tuple[K, V]]:
+        """Yield the items from one boundary to another, a leaf at a time.
 
         The item behind a leaf is where it goes on; if it is no longer there, it is looked for anew.
         """
         try:
-            way = self._way_of(start)
+            path = self._path_of(start)
             while True:
-                run = _take_run(way, backward)
-                stop = end.place(run)
+                run = _leaf_run(path, backward)
+                stop = end.index_in(run)
                 if backward:
                     yield from reversed(run[stop:])
-                    if stop > 0 or not way:
+                    if stop > 0 or not path:
                         return
-                    way = self._way_past(way, run[0], backward) or self._way_of(_before(run[0][0]))
+                    path = self._path_past(path, run[0], backward) or self._path_of(_before(run[0][0]))
                 else:
                     yield from run[:stop]
-                    if stop < len(run) or not way:
+                    if stop < len(run) or not path:
                         return
-                    way = self._way_past(way, run[-1], backward) or self._way_of(_behind(run[-1][0]))
+                    path = self._path_past(path, run[-1], backward) or self._path_of(_after(run[-1][0]))
         except TypeError:
-            for cut in start, end:
-                if cut is not _FIRST and cut is not _LAST:
-                    self._check_comparable(cut.key)
+            for boundary in start, end:
+                if boundary is not _FIRST and boundary is not _LAST:
+                    self._check_comparable(boundary.key)
             raise
 
-    def _way_of(self, cut: _Cut) -> _Way:
-        """Return the way to a place in a leaf."""
-        way: _Way = []
+    def _path_of(self, boundary: _Boundary) -> _Path:
+        """Return the path to a boundary in a leaf."""
+        path: _Path = []
         node: BNode[K, V] | None = self.root
         while node is not None:
-            place = cut.place(node.items)
-            way.append((node, place))
-            node = None if node.nodes is None else node.nodes[place]
-        return way
+            index = boundary.index_in(node.items)
+            path.append((node, index))
+            node = None if node.nodes is None else node.nodes[index]
+        return path
 
-    def _way_past(self, way: _Way, item: tuple[K, V], backward: bool) -> _Way | None:
-        """Return the way to the leaf next to an item, to which another way led; None if that was changed."""
+    def _path_past(self, path: _Path, item: tuple[K, V], backward: bool) -> _Path | None:
+        """Return the path to the leaf next to an item, to which another path led; None if that was changed."""
         node = self.root
-        for step, (known, place) in enumerate(way, 1):
-            if node is not known or node.nodes is None or place > len(node.items):
+        for step, (known, index) in enumerate(path, 1):
+            if node is not known or node.nodes is None or index > len(node.items):
                 return None
-            if step < len(way):
-                node = node.nodes[place]
+            if step < len(path):
+                node = node.nodes[index]
                 continue
-            at = place - 1 if backward else place
+            at = index - 1 if backward else index
             if not 0 <= at < len(node.items) or not (node.items[at][0] is item[0] or node.items[at][0] == item[0]):
                 return None
-            way = [*way[:-1], (node, at if backward else at + 1)]
+            path = [*path[:-1], (node, at if backward else at + 1)]
         while node.nodes is not None:
-            node = node.nodes[way[-1][1]]
-            way.append((node, len(node.items) if backward else 0))
-        return way
+            node = node.nodes[path[-1][1]]
+            path.append((node, len(node.items) if backward else 0))
+        return path
 
     # Writing
 
     def __setitem__(self, key: K, value: V) -> None:
-        way, is_there = self._way_for_change(key)
-        node, place = way[-1]
+        path, is_there = self._path_for_change(key)
+        node, index = path[-1]
         items = node.items
         if is_there:
             node._p_note_change()
-            items[place] = (items[place][0], value)
+            items[index] = (items[index][0], value)
             return
         if len(items) >= 2 * node.minimum_degree - 1:
-            self._insert_and_split(way, (key, value))
+            self._insert_and_split(path, (key, value))
             return
         node._p_note_change()
         count = self._take_count()
-        items.insert(place, (key, value))
+        items.insert(index, (key, value))
         if count is not None:
             self._give_count_back(count, 1)
 
@@ -671,17 +671,17 @@ class BTree(PersistentObject, MutableMapping[K, V]):
         self[key] = value
 
     def __delitem__(self, key: K) -> None:
-        way, is_there = self._way_to(key)
+        path, is_there = self._path_to(key)
         if not is_there:
             raise KeyError(key)
-        node, place = way[-1]
-        if node.nodes is None and (len(way) == 1 or len(node.items) >= node.minimum_degree):
+        node, index = path[-1]
+        if node.nodes is None and (len(path) == 1 or len(node.items) >= node.minimum_degree):
             node._p_note_change()
             count = self._take_count()
-            del node.items[place]
+            del node.items[index]
             self._give_count_back(count, -1)
         else:
-            self._delete_and_fill_up(way)
+            self._delete_and_rebalance(path)
 
     def clear(self) -> None:
         """Remove all items; the tree gets a new root."""
@@ -691,10 +691,10 @@ class BTree(PersistentObject, MutableMapping[K, V]):
 
     def note_change_of_bnode_containing_key(self, key: K) -> None:
         """Have the next commit store the node of a key, whose value was changed in place. KeyError if it has none."""
-        way, is_there = self._way_to(key)
+        path, is_there = self._path_to(key)
         if not is_there:
             raise KeyError(key)
-        way[-1][0]._p_note_change()
+        path[-1][0]._p_note_change()
 
     def set_bnode_minimum_degree(self, degree: int) -> bool:
         """Build the tree anew of nodes of this degree; False if it has that, or there are no such nodes."""
@@ -708,18 +708,18 @@ class BTree(PersistentObject, MutableMapping[K, V]):
 
     # A change of several nodes is made on pages, which are copies of what they hold, and put into the nodes at last.
 
-    def _insert_and_split(self, way: _Way, item: tuple[K, V]) -> None:
-        """Insert an item into the leaf at the end of a way, which is full, and split what gets too large."""
+    def _insert_and_split(self, path: _Path, item: tuple[K, V]) -> None:
+        """Insert an item into the leaf at the end of a path, which is full, and split what gets too large."""
         pages: list[_Page] = []
         new: list[BNode[K, V]] = []
-        for node, place in reversed(way):
+        for node, index in reversed(path):
             page = _Page(node)
             pages.append(page)
-            page.items.insert(place, item)
+            page.items.insert(index, item)
             if new:
-                page.children.insert(place + 1, new[-1])
+                page.children.insert(index + 1, new[-1])
             if len(page.items) < 2 * node.minimum_degree:
-                self._put(way, pages, new, [], 1)
+                self._put(path, pages, new, [], 1)
                 return
             middle = len(page.items) // 2
             item = page.items[middle]
@@ -731,11 +731,11 @@ class BTree(PersistentObject, MutableMapping[K, V]):
         root = type(self.root)()
         root.items, root.nodes = [item], [self.root, new[-1]]
         new.append(root)
-        self._put(way, pages, new, [], 1, root)
+        self._put(path, pages, new, [], 1, root)
 
-    def _delete_and_fill_up(self, way: _Way) -> None:
-        """Delete the item at the end of a way, and give the nodes on the way what they lack."""
-        pages = {id(node): _Page(node) for node, _ in way}
+    def _delete_and_rebalance(self, path: _Path) -> None:
+        """Delete the item at the end of a path, and give the nodes on the path what they lack."""
+        pages = {id(node): _Page(node) for node, _ in path}
         gone: list[BNode[K, V]] = []
         root: BNode[K, V] | None = None
 
@@ -744,46 +744,46 @@ class BTree(PersistentObject, MutableMapping[K, V]):
                 pages[id(node)] = _Page(node)
             return pages[id(node)]
 
-        node, place = way[-1]
+        node, index = path[-1]
         if node.nodes is None:
-            del page_of(node).items[place]
+            del page_of(node).items[index]
         else:
-            leaf = node.nodes[place]
+            leaf = node.nodes[index]
             while leaf.nodes is not None:
-                way.append((leaf, len(leaf.items)))
+                path.append((leaf, len(leaf.items)))
                 leaf = leaf.nodes[-1]
-            way.append((leaf, len(leaf.items)))
-            page_of(node).items[place] = page_of(leaf).items.pop()
-        for (above, place), (below, _) in zip(way[-2::-1], way[:0:-1], strict=True):
+            path.append((leaf, len(leaf.items)))
+            page_of(node).items[index] = page_of(leaf).items.pop()
+        for (above, index), (below, _) in zip(path[-2::-1], path[:0:-1], strict=True):
             parent, child = page_of(above), page_of(below)
             if len(child.items) >= below.minimum_degree - 1:
                 break
-            left = page_of(parent.children[place - 1]) if place > 0 else None
+            left = page_of(parent.children[index - 1]) if index > 0 else None
             if left is not None and len(left.items) >= below.minimum_degree:
-                child.items.insert(0, parent.items[place - 1])
-                parent.items[place - 1] = left.items.pop()
+                child.items.insert(0, parent.items[index - 1])
+                parent.items[index - 1] = left.items.pop()
                 if child.nodes is not None:
                     child.nodes.insert(0, left.children.pop())
                 continue
-            right = page_of(parent.children[place + 1]) if place < len(parent.items) else None
+            right = page_of(parent.children[index + 1]) if index < len(parent.items) else None
             if right is not None and len(right.items) >= below.minimum_degree:
-                child.items.append(parent.items[place])
-                parent.items[place] = right.items.pop(0)
+                child.items.append(parent.items[index])
+                parent.items[index] = right.items.pop(0)
                 if child.nodes is not None:
                     child.nodes.append(right.children.pop(0))
             elif left is not None:
-                gone.append(_merge(parent, place - 1, left, child))
+                gone.append(_merge(parent, index - 1, left, child))
             elif right is not None:
-                gone.append(_merge(parent, place, child, right))
+                gone.append(_merge(parent, index, child, right))
         top = page_of(self.root)
         if not top.items and top.nodes is not None:
             gone.append(self.root)
             root = top.nodes[0]
-        self._put(way, list(pages.values()), [], gone, -1, root)
+        self._put(path, list(pages.values()), [], gone, -1, root)
 
     def _put(
         self,
-        way: _Way,
+        path: _Path,
         pages: list[_Page],
         new: list[BNode[K, V]],
         gone: list[BNode[K, V]],
@@ -796,7 +796,7 @@ class BTree(PersistentObject, MutableMapping[K, V]):
         if connection is None:
             top = root or self.root
             copied = {id(page.node): page for page in pages}
-            for node in (top, *(node for node, _ in way), *new):
+            for node in (top, *(node for node, _ in path), *new):
                 if id(node) not in copied:
                     copied[id(node)] = _Page(node)
             self.root = _copied(top, copied)
@@ -836,36 +836,36 @@ class BTree(PersistentObject, MutableMapping[K, V]):
             if part.nodes is not None and len(part.nodes) != len(part.items) + 1:
                 raise StateError(f"{self!r}: {part!r} has {len(part.items)} items and {len(part.nodes)} children")
             parts: list[BNode[K, V] | tuple[K, V]] = [*part.items]
-            for place, child in enumerate(part.nodes or ()):
-                parts.insert(2 * place, child)
+            for index, child in enumerate(part.nodes or ()):
+                parts.insert(2 * index, child)
             pending.extend((each, level + 1) for each in reversed(parts))
             if was_ghost:
                 _let_go(part)
 
 
-def _take_run(way: _Way, backward: bool) -> _Items:
-    """Return the items next to a place: those in one leaf, and the one behind them in the nodes above it.
+def _leaf_run(path: _Path, backward: bool) -> _Items:
+    """Return the items next to the end of a path: those in one leaf, and the one after them in the nodes above it.
 
-    The way to that place is cut off after the node that has the item behind them; it is empty if there is none.
+    The path is cut off after the node that has the item after them; it is empty if there is none.
     """
-    node, place = way.pop()
-    run = node.items[:place] if backward else node.items[place:]
-    while way:
-        node, place = way[-1]
-        if backward and place > 0:
-            return [node.items[place - 1], *run]
-        if not backward and place < len(node.items):
-            return [*run, node.items[place]]
-        way.pop()
+    node, index = path.pop()
+    run = node.items[:index] if backward else node.items[index:]
+    while path:
+        node, index = path[-1]
+        if backward and index > 0:
+            return [node.items[index - 1], *run]
+        if not backward and index < len(node.items):
+            return [*run, node.items[index]]
+        path.pop()
     return run
 
 
-def _merge(parent: _Page, place: int, left: _Page, right: _Page) -> BNode[Any, Any]:
-    """Put the item at a place, and the child behind it, into the child ahead of it; return the one that is empty."""
-    left.items += [parent.items.pop(place), *right.items]
+def _merge(parent: _Page, index: int, left: _Page, right: _Page) -> BNode[Any, Any]:
+    """Put the item at an index, and the child after it, into the child before it; return the one that is empty."""
+    left.items += [parent.items.pop(index), *right.items]
     if left.nodes is not None:
         left.nodes += right.children
-    del parent.children[place + 1]
+    del parent.children[index + 1]
     return right.node
 
 
@@ -934,7 +934,7 @@ def _in_order(items: list[tuple[K, V]]) -> list[tuple[K, V]]:
 def _let_go(node: BNode[Any, Any]) -> None:
     connection = node._p_connection
     if connection is not None:
-        connection.let_go(node)
+        connection.release(node)
 
 
 def _build(items: list[tuple[K, V]], cls: type[BNode[K, V]]) -> BNode[K, V]:

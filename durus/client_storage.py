@@ -160,7 +160,7 @@ class ClientStorage(CollectingStorage):
             siblings = self._prefetch.siblings(oid)
             if siblings:
                 answer, *others = self._ask_for_records([oid, *siblings])
-                self._prefetch.keep(siblings, others)
+                self._prefetch.add_answers(siblings, others)
             else:
                 answer = self._ask(Load(oid), read_loaded())
             record = _record_of(oid, answer)

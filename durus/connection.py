@@ -222,7 +222,7 @@ class Connection(ConnectionBase):
         self._watches.add(watch)
         return watch
 
-    def let_go(self, obj: PersistentBase) -> None:
+    def release(self, obj: PersistentBase) -> None:
         oid = obj._p_oid
         if oid is not None and obj._p_status == SAVED and self.cache.is_overfull():
             self.cache.make_ghost(oid)
@@ -532,7 +532,7 @@ class Connection(ConnectionBase):
         if self._is_all_invalid:
             self.cache.make_all_ghosts(self)
             for watch in self._watches:
-                watch.is_lost = True
+                watch.overflowed = True
         else:
             self._drop_states(self.invalid_oids)
         self.invalid_oids = set()

@@ -31,7 +31,7 @@ SAVED: Literal[0] = 0
 GHOST: Literal[-1] = -1
 """Not loaded: it has an oid and a class, and no state."""
 
-_MOST_DROPPED = 10_000
+_MAX_DROPPED = 10_000
 
 _UNTRACKED = frozenset({"__class__", "__repr__", "__setstate__"})
 _FIELDS = frozenset({"_p_connection", "_p_oid", "_p_serial", "_p_status"})
@@ -76,7 +76,7 @@ class ConnectionBase:
         if obj._p_oid is not None:
             self.changed[obj._p_oid] = cast("PersistentObject", obj)
 
-    def let_go(self, obj: "PersistentBase") -> None:
+    def release(self, obj: "PersistentBase") -> None:
         """Drop the state of an object again if more is loaded than there should be. [OBJ-24]
 
         For the walk over a large structure which has just loaded it, and found nobody using it.
@@ -108,13 +108,13 @@ class Watch:
 
     def __init__(self) -> None:
         self.dropped: set[bytes] = set()
-        self.is_lost = False
+        self.overflowed = False
         """True when there were too many to remember."""
 
     def note_dropped(self, oids: Collection[bytes]) -> None:
         self.dropped.update(oids)
-        if len(self.dropped) > _MOST_DROPPED:
-            self.is_lost = True
+        if len(self.dropped) > _MAX_DROPPED:
+            self.overflowed = True
             self.dropped.clear()
 
 

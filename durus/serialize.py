@@ -105,7 +105,7 @@ class ObjectReader:
     def ghost_of_record(self, oid: bytes, data: bytes) -> PersistentObject:
         """Return the object of `oid`: the one in memory, or a new ghost of the class that `data` names."""
         obj = self._cache.get(oid)
-        cls = self._split(oid, data)[0]
+        cls = self._read_class(oid, data)[0]
         if obj is None:
             return self._new_ghost(oid, cls)
         if type(obj) is not cls and obj._p_is_ghost():
@@ -114,7 +114,7 @@ class ObjectReader:
 
     def class_of_record(self, oid: bytes, data: bytes) -> type[PersistentObject]:
         """Return the class that `data` names, a subclass of BrokenObject if it can't be imported."""
-        return self._split(oid, data)[0]
+        return self._read_class(oid, data)[0]
 
     def load_state(self, obj: PersistentObject, data: bytes) -> None:
         """Give a ghost the state in `data`. StateError where that does not go; it stays a ghost then. [OBJ-71]"""
@@ -125,7 +125,7 @@ class ObjectReader:
                 raise NeedsItself(obj)
             is_careful = outer[2]
         oid = _oid_of(obj)
-        cls, state_pickle = self._split(oid, data)
+        cls, state_pickle = self._read_class(oid, data)
         if type(obj) is not cls:
             _become(obj, cls)
         self._loading = obj, outer, is_careful
@@ -284,7 +284,7 @@ class ObjectReader:
             PersistentObject._p_set_status_ghost(obj)  # an interrupt may come when it counts as loaded already
             raise
 
-    def _split(self, oid: bytes, data: bytes) -> tuple[type[PersistentObject], bytes]:
+    def _read_class(self, oid: bytes, data: bytes) -> tuple[type[PersistentObject], bytes]:
         """Return the class that `data` names, and bytes whose last pickle is the state. [REC-12]"""
         last = self._last
         if last is None or not data.startswith(last.class_pickle) or not self._is_current(last):
@@ -293,7 +293,7 @@ class ObjectReader:
             state = decompress_state(data[last.end :])
         except RecordError as error:
             raise RecordError(f"oid {format_oid(oid)} ({_name(last.cls)}): {error}") from error
-        return last.cls, data[: last.end] + state if last.keep else state
+        return last.cls, data[: last.end] + state if last.state_needs_class_pickle else state
 
     def _class_of(self, oid: bytes, data: bytes) -> "_RememberedClass":
         class_pickle = class_pickle_of(data)
@@ -303,9 +303,9 @@ class ObjectReader:
         known = parse_class_pickle(data)
         try:
             if known is not None:
-                named, end, keep = self._unpickle(data[: known.end]), known.end, known.has_memo
+                named, end, needs_class = self._unpickle(data[: known.end]), known.end, known.has_memo
             else:
-                (named, end), keep = self._try_unpickle(data, first_only=True), True
+                (named, end), needs_class = self._try_unpickle(data, first_only=True), True
         except DurusError:
             raise
         except REFUSALS as error:
@@ -315,8 +315,8 @@ class ObjectReader:
         module, name = known[:2] if known else (str(named.__module__), getattr(named, "__qualname__", "?"))
         cls = self._object_class(named, module, name)
         if known is None or class_pickle is None:
-            return _RememberedClass(data[:end], None, "", cls, named, end, keep)
-        remembered = _RememberedClass(class_pickle, known.module, known.name, cls, named, end, keep)
+            return _RememberedClass(data[:end], None, "", cls, named, end, needs_class)
+        remembered = _RememberedClass(class_pickle, known.module, known.name, cls, named, end, needs_class)
         self._classes[class_pickle] = remembered
         return remembered
 
@@ -399,7 +399,7 @@ class _RememberedClass(NamedTuple):
     named: object
     """What has the name: the class, or what a class stands in for."""
     end: int
-    keep: bool
+    state_needs_class_pickle: bool
     """The state may refer to what the class pickle put into the memo."""
 
 

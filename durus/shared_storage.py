@@ -13,7 +13,7 @@ from durus.concurrency.call_guard import CallGuard, guarded, is_running
 from durus.concurrency.monitor import Monitor
 from durus.error import ClosedError, DurusError, ReadConflictError
 from durus.progress import Progress
-from durus.sharing.session import Core, Session
+from durus.sharing.session import Session, SessionCore
 from durus.storage import CollectingStorage, InvalidationHandler, Storage
 
 P = ParamSpec("P")
@@ -37,7 +37,7 @@ class SharedStorage:
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
         self._guard: CallGuard = CallGuard("shared storage")
-        self._core = Core(storage)
+        self._core = SessionCore(storage)
         self._monitor = Monitor(self._start_anew)
         self._abandoned: deque[Session] = deque()
         """Sessions of clients that are no more."""
@@ -195,7 +195,7 @@ class SharedStorageClient(CollectingStorage):
         self._shared._settle()
         session, self._session = self._session, None
         if session is not None:
-            session.take_back_commit()  # if that is not too late
+            session.withdraw_commit()  # if that is not too late
             self._shared._drop(session)
         if not self._is_closed:
             self._session = self._shared._connect()
@@ -203,14 +203,14 @@ class SharedStorageClient(CollectingStorage):
         if is_first:
             monitor.leave()
 
-    def _open_session(self) -> Session:
+    def _require_open(self) -> Session:
         if self._session is None:
             raise ClosedError("this client of the storage is closed; make another one with new_client()")
         return self._session
 
     @_exclusive
     def load(self, oid: bytes) -> bytes:
-        session = self._open_session()
+        session = self._require_open()
         while session.must_wait(oid):
             self._shared._write_or_wait()
         record = session.load(oid)
@@ -224,14 +224,14 @@ class SharedStorageClient(CollectingStorage):
 
     @guarded
     def begin(self) -> None:
-        self._open_session()
+        self._require_open()
         super().begin()
 
     @_exclusive
     def end(self, handle_invalidations: InvalidationHandler | None = None) -> None:
         records = self._take_pending()
         self._shared._drop_abandoned()
-        session = self._open_session()
+        session = self._require_open()
         outcomes: list[DurusError | None] = []
         invalid = self._wait_for_turn(session)
         try:
@@ -259,11 +259,11 @@ class SharedStorageClient(CollectingStorage):
 
     @_exclusive
     def sync(self) -> list[bytes] | None:
-        return self._open_session().sync()
+        return self._require_open().sync()
 
     @_exclusive
     def new_oid(self) -> bytes:
-        return self._open_session().new_oids(1)[0]
+        return self._require_open().new_oids(1)[0]
 
     def get_packer(self) -> Iterator[Progress]:
         """Return an iterator that packs the storage below, between whose steps all its clients go on.
@@ -280,7 +280,7 @@ class SharedStorageClient(CollectingStorage):
 
     @_exclusive
     def _pack_a_step(self, steps: Generator[Progress, None, None]) -> Progress | None:
-        self._open_session()
+        self._require_open()
         self._shared._begin_step(_getframe())
         try:
             return next(steps, None)

@@ -35,7 +35,7 @@ from durus.sharing.address import (
 )
 from durus.sharing.conversation import Conversation
 from durus.sharing.protocol import DEFAULT_HOST, DEFAULT_PORT, INVALID, NOT_FOUND, OKAY
-from durus.sharing.session import Core
+from durus.sharing.session import SessionCore
 from durus.storage import Storage
 
 __all__ = [
@@ -115,7 +115,7 @@ class StorageServer:
         self.address = SocketAddress.new((host, port) if address is None else address)
         self.commit_timeout = commit_timeout
         self.stall_timeout = stall_timeout
-        self.core = Core(storage, time.monotonic)
+        self.core = SessionCore(storage, time.monotonic)
         self._turn_timer: asyncio.TimerHandle | None = None
         self.clients: set[_Client] = set()
         self._quitters: set[_Client] = set()
@@ -125,7 +125,7 @@ class StorageServer:
         self._listening: list[socket.socket] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = asyncio.Event()
-        self._is_to_stop = False
+        self._stop_requested = False
         self._failure: BaseException | None = None
         self._writing: asyncio.Task[None] | None = None
         self._packing: asyncio.Task[None] | None = None
@@ -213,7 +213,7 @@ class StorageServer:
 
     def stop(self) -> None:
         """End serve() in order, or as soon as it begins; may be called from any thread."""
-        self._is_to_stop = True
+        self._stop_requested = True
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # it has ended by itself
                 self._loop.call_soon_threadsafe(self._stopping.set)
@@ -230,7 +230,7 @@ class StorageServer:
             await loop.create_server(lambda: _Client(self), sock=found, backlog=_ACCEPTED_AT_ONCE)
             found.listen(BACKLOG)  # which asyncio has set to the number above
         watching = [self._start(self._watch_clients()), self._start(self._pack_by_the_clock())]
-        if not self._is_to_stop:
+        if not self._stop_requested:
             await self._stopping.wait()
         for found in self._listening:
             # asyncio's own close() fails for a connection that is being accepted just now.
@@ -532,7 +532,7 @@ class _Client(asyncio.Protocol):
 
     def _flow(self) -> None:
         """Read on from the client when what it sent is used up, and only then."""
-        if self._conversation.has_enough:
+        if self._conversation.has_unread_input:
             self._transport.pause_reading()
         else:
             self._transport.resume_reading()

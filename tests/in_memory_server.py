@@ -7,7 +7,7 @@ from durus.client_storage import ClientStorage
 from durus.error import DurusError
 from durus.progress import Progress
 from durus.sharing.conversation import Conversation
-from durus.sharing.session import Core
+from durus.sharing.session import SessionCore
 from durus.storage import Storage
 
 
@@ -18,7 +18,7 @@ class InMemoryServer:
         self.storage = storage
         self.now = 0.0
         """The time, which passes where a client waits for its turn."""
-        self.core = Core(storage, lambda: self.now)
+        self.core = SessionCore(storage, lambda: self.now)
         self.connections: list[InMemoryConnection] = []
         self.work: deque[Callable[[], None]] = deque()
         self.packing: Iterator[Progress] | None = None
@@ -115,9 +115,9 @@ class InMemoryConnection:
         self._server.settle()
 
     def recv(self, size: int) -> bytes:
-        while not self.received and not self.is_closed and self._server.let_time_pass():
+        while size and not self.received and not self.is_closed and self._server.let_time_pass():
             pass
-        if not self.received and not self.is_closed:
+        if size and not self.received and not self.is_closed:
             raise TimeoutError("the server does not answer")
         data = bytes(self.received[:size])
         del self.received[:size]

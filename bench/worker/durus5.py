@@ -6,7 +6,7 @@ from durus.client_storage import ClientStorage
 from durus.file_storage import FileStorage
 from durus.storage_server import StorageServer
 from durus_api import DurusDatabase, Group, Item, Tree, range_of
-from work import items_of
+from workloads import items_of
 
 __all__ = ["Group", "Item", "Tree", "connect", "open", "range_of", "serve"]
 

@@ -8,7 +8,7 @@ import time
 import timeit
 from pathlib import Path
 
-from work import GROUP_SIZE, Measured, cpu, per_statement
+from workloads import GROUP_SIZE, Measured, cpu, per_statement
 
 COMMIT_SIZE = 330
 """Bytes that a commit of one item appends, seal included."""

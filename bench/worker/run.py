@@ -1,11 +1,11 @@
-"""python run.py WORK DRIVER COUNT FOLDER: do one work once, and print what it measured as JSON."""
+"""python run.py WORKLOAD DRIVER COUNT FOLDER: run one workload once, and print what it measured as JSON."""
 
 import importlib
 import json
 import sys
 from pathlib import Path
 
-import work
+import workloads
 
 
 def main() -> None:
@@ -16,7 +16,7 @@ def main() -> None:
         return
     count, folder = int(arguments[0]), Path(arguments[1])
     own = getattr(driver, name, None)
-    print(json.dumps(own(count, folder) if own else getattr(work, name)(driver, count, folder)))
+    print(json.dumps(own(count, folder) if own else getattr(workloads, name)(driver, count, folder)))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import sqlite3
 import time
 from pathlib import Path
 
-from work import GROUP_SIZE, Measured, _remove, cpu
+from workloads import GROUP_SIZE, Measured, _remove, cpu
 
 
 def _open(path: str, synchronous: str) -> sqlite3.Connection:

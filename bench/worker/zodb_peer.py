@@ -14,7 +14,7 @@ from persistent import Persistent
 from persistent.list import PersistentList
 from ZODB.utils import p64
 
-from work import items_of
+from workloads import items_of
 
 CACHE_SIZE = 1_000_000
 

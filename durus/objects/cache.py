@@ -8,7 +8,7 @@ from weakref import ref
 
 from durus.persistent import ConnectionBase, PersistentObject, set_slot
 
-_FEW = 1000
+_SWEEP_SLACK = 1000
 
 
 class Cache:
@@ -18,7 +18,7 @@ class Cache:
         self._objects: dict[bytes, PersistentObject | ref[PersistentObject]] = {}
         """All objects that are in memory: those that have a state themselves, and weak references to ghosts, of which
         some are not there any more."""
-        self._sweep_at = _FEW
+        self._sweep_at = _SWEEP_SLACK
         self._loaded_count = 0
         self._oldest: list[tuple[int, bytes]] = []
         """Serials and oids of objects as they were when this list was made, the least recently used last."""
@@ -53,7 +53,7 @@ class Cache:
         self._objects[oid] = ref(obj)
         if len(self._objects) > self._sweep_at:
             self._sweep()
-            self._sweep_at = 2 * len(self._objects) + _FEW
+            self._sweep_at = 2 * len(self._objects) + _SWEEP_SLACK
 
     def _sweep(self) -> None:
         """Forget the oids whose objects are not in memory any more."""

@@ -12,7 +12,7 @@ from durus.persistent_dict import PersistentDict
 from durus.persistent_list import PersistentList
 from durus.text import printable
 
-_MOST_LEVELS = 50
+_MAX_LEVELS = 50
 _MOST_SEEN = 100_000
 """How many values are looked at for a way: an error must not wait for long."""
 
@@ -62,7 +62,7 @@ def _failing_part(obj: PersistentObject, pickle: Callable[[object], bytes]) -> t
     """Return the label and the value of the smallest part of the state that can't be pickled."""
     label, value = "", object()
     inside: object = obj
-    for _ in range(_MOST_LEVELS):
+    for _ in range(_MAX_LEVELS):
         found = next((each for each in _parts(inside) if not _is_picklable(each[1], pickle)), None)
         if found is None:
             break

@@ -28,7 +28,7 @@ _REFUSED = {ord("P"): "PERSID", 0x82: "EXT1", 0x83: "EXT2", 0x84: "EXT4", 0x97: 
 """Steps that no reader of a record can do."""
 
 _BUILTINS = ("builtins", "__builtin__")
-_LONGEST_NAME = 1000
+_MAX_NAME = 1000
 """Bytes. A pickle could repeat a longer one without end, in few bytes each time."""
 
 
@@ -265,7 +265,7 @@ class PickleMachine:
         return self._text(known)
 
     def _check_name(self, step: Step) -> None:
-        if step.end - step.start > _LONGEST_NAME:
+        if step.end - step.start > _MAX_NAME:
             raise RecordError(f"its data has a name of {step.end - step.start} bytes at byte {step.start}")
 
     def _text(self, step: Step) -> str:
@@ -293,7 +293,7 @@ class PickleMachine:
             # What they call for a nested class.
             case Name(module, "getattr"), [Name() as owner, Step() as attribute] if module in _BUILTINS:
                 qualname = f"{owner.qualname}.{self._name_text(attribute)}"
-                if len(qualname) > _LONGEST_NAME:
+                if len(qualname) > _MAX_NAME:
                     raise RecordError(f"its data has a name of {len(qualname)} characters at byte {step.start}")
                 return self._note_name(step, Name(owner.module, qualname), owner)
         return None

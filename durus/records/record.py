@@ -14,7 +14,7 @@ from durus.oid import format_oid
 
 _HEAD = struct.Struct(">8sI")
 HEAD_SIZE = _HEAD.size
-MOST_DATA = (1 << 32) - 1
+MAX_DATA = (1 << 32) - 1
 """Bytes: as many as the head of a record can tell of. [REC-32]"""
 
 
@@ -24,7 +24,7 @@ def pack_record(oid: bytes, data: bytes, refs: bytes) -> bytes:
         return _HEAD.pack(oid, len(data)) + data + refs
     except struct.error as error:
         raise RecordError(
-            f"oid {format_oid(oid)}: {len(data)} bytes of data are too many: a record holds at most {MOST_DATA}"
+            f"oid {format_oid(oid)}: {len(data)} bytes of data are too many: a record holds at most {MAX_DATA}"
         ) from error
 
 

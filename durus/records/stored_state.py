@@ -10,10 +10,10 @@ _COMPRESS_FROM = 512
 """Shorter states gain little from compression, and it takes longer than all else in a commit."""
 
 
-_MOST_RATIO = 100
-_MOST_STATE = int(os.environ.get("DURUS_MOST_STATE") or 64 << 20)
+_MAX_RATIO = 100
+_MAX_STATE = int(os.environ.get("DURUS_MAX_STATE") or 64 << 20)
 """A zlib stream may always have so many bytes, and more if it is not above so many times its stored form. [REC-30]"""
-_NEVER_TOO_MUCH = _MOST_STATE // 1100
+_NEVER_TOO_MUCH = _MAX_STATE // 1100
 """A shorter zlib stream can't come to that: a byte of it makes at most 1,032."""
 
 
@@ -40,10 +40,10 @@ def decompress_state(stored: bytes) -> bytes:
     if len(state) > _most_state(stored):
         raise RecordError(
             f"its {len(stored)} bytes decompress to a state of more than {_most_state(stored)}; if it is no attack, "
-            "set DURUS_MOST_STATE in the environment to as many bytes as a state may have"
+            "set DURUS_MAX_STATE in the environment to as many bytes as a state may have"
         )
     return state if stream.eof else stored
 
 
 def _most_state(stored: bytes) -> int:
-    return max(_MOST_STATE, _MOST_RATIO * len(stored))
+    return max(_MAX_STATE, _MAX_RATIO * len(stored))

@@ -1,8 +1,8 @@
 """What changed when, kept once for all clients of a storage. Statements TXN-40 and TXN-41.
 
-Each commit, and each removal by a pack, has a place in the order.  A client is told of what comes after its own place.
-The log is a list of runs: sorted oids, and the place at which each changed last.  Small runs are merged, so a
-look-up searches a few dozens of them at the most, however many commits there were.
+Each commit, and each removal by a pack, has a serial: its number in the order of all.  A client is told of what comes
+after its own serial.  The log is a list of runs: sorted oids, and the serial at which each changed last.  Small runs
+are merged, so a look-up searches a few dozen of them at most, however many commits there were.
 """
 
 import sys
@@ -15,28 +15,28 @@ from durus.oid import oid_from_int, oid_to_int
 
 MAX_CHANGES = 1 << 20
 """The most changes that are kept, of 16 bytes each. [TXN-41]"""
-_FEW = 64
+_TRIM_SLACK = 64
 """Up to so many changes nobody looks for what all clients have heard of."""
-_MERGED = 1 << 15
+_MAX_MERGED = 1 << 15
 """The most changes of a run that was merged: so long one commit may hold up others for it."""
 
 
 class _Run(NamedTuple):
-    """Changes that follow one another: sorted oids, the place at which each changed last, and the last place."""
+    """Changes that follow one another: sorted oids, the serial at which each changed last, and the last serial."""
 
     oids: "array[int]"
-    places: "array[int]"
+    serials: "array[int]"
     last: int
 
 
 class ChangeLog:
-    """The changes after the place `start`, up to the place `end`."""
+    """The changes after the serial `start`, up to the serial `end`."""
 
     def __init__(self, start: int = 0) -> None:
         self.start = self.end = start
         self._runs: list[_Run] = []
         self._count = 0
-        self._trim_at = _FEW
+        self._trim_at = _TRIM_SLACK
 
     def __len__(self) -> int:
         return self._count
@@ -62,31 +62,31 @@ class ChangeLog:
         """True if it is time to look for what all clients have heard of."""
         return self._count > self._trim_at
 
-    def trim(self, place: int) -> None:
-        """Forget what all clients have heard of, which is what comes before or at this place."""
-        while self._runs and self._runs[0].last <= place:
+    def trim(self, serial: int) -> None:
+        """Forget what all clients have heard of, which is what comes before or at this serial."""
+        while self._runs and self._runs[0].last <= serial:
             self._forget_oldest()
-        self._trim_at = 2 * self._count + _FEW
+        self._trim_at = 2 * self._count + _TRIM_SLACK
 
-    def changed_after(self, oid: bytes, place: int) -> int:
-        """Return the last place at which the oid changed, 0 if that is not after `place`."""
+    def changed_after(self, oid: bytes, serial: int) -> int:
+        """Return the last serial at which the oid changed, 0 if that is not after `serial`."""
         number = oid_to_int(oid)
         for run in reversed(self._runs):
-            if run.last <= place:
+            if run.last <= serial:
                 break
             index = bisect_left(run.oids, number)
             if index < len(run.oids) and run.oids[index] == number:
-                return run.places[index] if run.places[index] > place else 0
+                return run.serials[index] if run.serials[index] > serial else 0
         return 0
 
-    def changes_after(self, place: int, own: int) -> Iterator[bytes]:
-        """Yield, sorted, the oids whose last change is after `place`, and not at the place `own`."""
+    def changes_after(self, serial: int, own_serial: int) -> Iterator[bytes]:
+        """Yield, sorted, the oids whose last change is after `serial`, and not at `own_serial`."""
         last: dict[int, int] = {}
         for run in self._runs:
-            if run.last > place:
-                last.update(zip(run.oids, run.places, strict=True))
+            if run.last > serial:
+                last.update(zip(run.oids, run.serials, strict=True))
         for number in sorted(last):
-            if last[number] > place and last[number] != own:
+            if last[number] > serial and last[number] != own_serial:
                 yield oid_from_int(number)
 
     def _push(self, run: _Run) -> None:
@@ -94,7 +94,7 @@ class ChangeLog:
         while self._runs:
             before = self._runs[-1]
             size = len(before.oids) + len(run.oids)
-            if size > _MERGED or len(before.oids) > 2 * len(run.oids):
+            if size > _MAX_MERGED or len(before.oids) > 2 * len(run.oids):
                 break
             self._runs.pop()
             run = _merged(before, run)
@@ -108,7 +108,7 @@ class ChangeLog:
 
 
 def _merged(before: _Run, after: _Run) -> _Run:
-    last = dict(zip(before.oids, before.places, strict=True))
-    last.update(zip(after.oids, after.places, strict=True))
+    last = dict(zip(before.oids, before.serials, strict=True))
+    last.update(zip(after.oids, after.serials, strict=True))
     oids = array("Q", sorted(last))
     return _Run(oids, array("Q", [last[oid] for oid in oids]), after.last)

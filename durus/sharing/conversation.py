@@ -29,9 +29,9 @@ from durus.sharing.protocol import (
     read_commit,
     read_request,
 )
-from durus.sharing.session import Core
+from durus.sharing.session import SessionCore
 
-_EVENT = 0
+_EVENT = -1
 """What the conversation yields when it waits for an event and not for bytes."""
 
 _WORK_AT_A_TIME = 64
@@ -76,7 +76,7 @@ class Host(Protocol):
 class Conversation:
     """What one client asks, and what it is answered, in order."""
 
-    def __init__(self, core: Core, host: Host) -> None:
+    def __init__(self, core: SessionCore, host: Host) -> None:
         self._core = core
         self._host = host
         self._session = core.connect()
@@ -107,7 +107,7 @@ class Conversation:
         return self._wanted != _EVENT and not self._is_between_requests
 
     @property
-    def has_enough(self) -> bool:
+    def has_unread_input(self) -> bool:
         """True if what has arrived is not used up and more would only take memory."""
         return self._wanted == _EVENT and bool(self._buffer)
 

@@ -50,15 +50,15 @@ class Prefetch:
         found = 0
         limit = min(self._limit, int(_ANSWER_SIZE / self._usual_size))
         for step in range(1, min(count, limit * _LOOKED_AT)):
-            place = 8 * ((index + step) % count)
-            oid = family[place : place + 8]
+            start = 8 * ((index + step) % count)
+            oid = family[start : start + 8]
             if oid not in self._records and not self.is_loaded(oid):
                 yield oid
                 found += 1
                 if found == limit:
                     return
 
-    def keep(self, oids: list[bytes], answers: Iterable[Loaded]) -> None:
+    def add_answers(self, oids: list[bytes], answers: Iterable[Loaded]) -> None:
         """Take in the answers to the load of siblings(), in their order."""
         family = next(reversed(self._families))
         for oid, answer in zip(oids, answers, strict=True):

@@ -2,8 +2,8 @@
 
 No sockets here.  A reader is a generator that yields how many bytes it needs next, is sent just
 those, and returns a message; who drives it decides where the bytes come from.  A length that the
-other side declares is checked against a limit before a byte of it is asked for, and no reader asks
-for 0 bytes.
+other side declares is checked against a limit before a byte of it is asked for.  For 0 bytes it is
+sent none.
 """
 
 import struct
@@ -160,15 +160,17 @@ def read_commit(take: Callable[[bytes, bytes], None]) -> Reader[int]:
     size = yield from read_u32()
     if size > MAX_COMMIT:
         raise ProtocolError(f"a commit of {size} bytes is longer than the limit of {MAX_COMMIT}")
-    count = place = 0
-    while place < size:
-        if place + _ENTRY_HEAD.size > size:
-            raise ProtocolError(f"the data of a commit ends inside an entry's head, at byte {place}")
+    count = offset = 0
+    while offset < size:
+        if offset + _ENTRY_HEAD.size > size:
+            raise ProtocolError(f"the data of a commit ends inside an entry's head, at byte {offset}")
         length, oid = _ENTRY_HEAD.unpack((yield _ENTRY_HEAD.size))
-        if length < 8 or place + 4 + length > size:
-            raise ProtocolError(f"an entry of {length} bytes at byte {place} does not fit the {size} bytes of a commit")
-        take(oid, (yield length - 8) if length > 8 else b"")
-        place += 4 + length
+        if length < 8 or offset + 4 + length > size:
+            raise ProtocolError(
+                f"an entry of {length} bytes at byte {offset} does not fit the {size} bytes of a commit"
+            )
+        take(oid, (yield length - 8))
+        offset += 4 + length
         count += 1
     return count
 
@@ -207,7 +209,7 @@ def read_u32() -> Reader[int]:
 
 def read_new_oids(count: int) -> Reader[list[bytes]]:
     """Read the answer to N or M."""
-    return _split((yield 8 * count) if count else b"")
+    return _split((yield 8 * count))
 
 
 def read_oids(limit: int | None = None) -> Reader[list[bytes]]:
@@ -215,7 +217,7 @@ def read_oids(limit: int | None = None) -> Reader[list[bytes]]:
     count = yield from read_u32()
     if limit is not None and count > limit:
         raise ProtocolError(f"{count} oids in one message are more than the limit of {limit}")
-    return _split((yield 8 * count) if count else b"")
+    return _split((yield 8 * count))
 
 
 def read_loaded() -> Reader[Loaded]:
@@ -226,7 +228,7 @@ def read_loaded() -> Reader[Loaded]:
     if status != OKAY:
         raise ProtocolError(f"there is no answer {status!r} to a load")
     size = yield from read_u32()
-    return Loaded(OKAY, (yield size) if size else b"")
+    return Loaded(OKAY, (yield size))
 
 
 def read_all_loaded(count: int) -> Reader[list[Loaded]]:
@@ -246,7 +248,7 @@ def read_status() -> Reader[bytes]:
 
 
 def _split(oids: bytes) -> list[bytes]:
-    return [oids[place : place + 8] for place in range(0, len(oids), 8)]
+    return [oids[start : start + 8] for start in range(0, len(oids), 8)]
 
 
 # Driving a reader

@@ -2,18 +2,19 @@
 
 Who has not heard of which change (change_log.py), whose turn it is to commit (turns.py), which oids were
 given to whom, and what waits until it is durable is decided here and nowhere else.  No sockets, no
-threads, no clocks: what takes time is handed to the caller (Core.begin_write), what has to wait gets a
+threads, no clocks: what takes time is handed to the caller (SessionCore.begin_write), what has to wait gets a
 callback, and the time is what the caller's clock tells.
 """
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 from durus.error import DurusError, InterruptedTransactionError, ProtocolError, TransactionError, WriteConflictError
-from durus.oid import ROOT_OID, format_oid, oid_to_int
+from durus.oid import ROOT_OID, format_oid
 from durus.progress import Progress
 from durus.records.record import split_oids, unpack_record
 from durus.sharing.change_log import ChangeLog
+from durus.sharing.oid_grants import OidGrants
 from durus.sharing.turns import Standing, Turn, Turns
 from durus.storage import Conclusion, Storage, check_record
 
@@ -22,12 +23,12 @@ MAX_UNUSED_OIDS = 1 << 24
 MAX_WAITING = 1 << 30
 """The most bytes of records that are kept of commits whose turn was passed on. [TXN-42]"""
 _NEVER = -1
-"""The place in the order of a client that has lost track."""
+"""The serial of a client that has lost track."""
 
-Granted = Callable[[list[bytes] | None], None]
+OnTurn = Callable[[list[bytes] | None], None]
 """Takes the oids that are invalid for a client when it is its turn to commit, None for any."""
 
-Done = Callable[[DurusError | None], None]
+OnOutcome = Callable[[DurusError | None], None]
 """Takes None when a commit is durable, or else why it is not stored: a WriteConflictError for a conflict."""
 
 
@@ -36,15 +37,15 @@ def _do_nothing() -> None:
 
 
 @dataclass(eq=False, slots=True)
-class _Ready:
-    """A commit whose place in the order is taken."""
+class _QueuedCommit:
+    """A commit that has its serial and waits to be written."""
 
     session: "Session"
     records: dict[bytes, bytes]
-    done: Done
+    done: OnOutcome
 
 
-class Core:
+class SessionCore:
     """The clients of a storage, and the commits that are under way."""
 
     def __init__(self, storage: Storage, clock: Callable[[], float] = lambda: 0.0) -> None:
@@ -57,11 +58,11 @@ class Core:
         """The clients that have their turn, exclusive or passed on, and whose commit can still be taken."""
         self._waiting_bytes = 0
         """How many bytes of records they have given."""
-        self._ready: list[_Ready] = []
-        self._writing: list[_Ready] = []
+        self._queued: list[_QueuedCommit] = []
+        self._writing: list[_QueuedCommit] = []
         self._undurable: dict[bytes, int] = {}
         """How many commits that are not durable yet write an oid."""
-        self._untold: dict[_Ready, None] = {}
+        self._untold: dict[_QueuedCommit, None] = {}
         """The commits that were taken and whose outcome was not told, wherever an exception comes."""
         self._waiting_for_write: list[Callable[[], None]] = []
 
@@ -102,7 +103,7 @@ class Core:
     @property
     def has_ready_commits(self) -> bool:
         """True if begin_write() has something to do."""
-        return bool(self._ready) and not self._writing
+        return bool(self._queued) and not self._writing
 
     @property
     def is_writing(self) -> bool:
@@ -110,14 +111,14 @@ class Core:
         return bool(self._writing)
 
     def begin_write(self) -> "Write":
-        """Take all commits that are ready into one transaction of the storage. [TXN-22]
+        """Take all queued commits into one transaction of the storage. [TXN-22]
 
         The caller calls write() of what it gets, in whatever thread, and then finish() of it.
         """
-        self._writing, self._ready = self._ready, []
+        self._writing, self._queued = self._queued, []
         merged: dict[bytes, bytes] = {}
-        for ready in self._writing:
-            merged.update(ready.records)
+        for commit in self._writing:
+            merged.update(commit.records)
         try:
             return Write(self, self.storage.conclude(merged))
         except DurusError as error:
@@ -125,27 +126,27 @@ class Core:
 
     def _finish_write(self, error: DurusError | None) -> None:
         written, self._writing = self._writing, []
-        for ready in written:
-            self._end(ready, error)
+        for commit in written:
+            self._settle(commit, error)
         waiting, self._waiting_for_write = self._waiting_for_write, []
         for proceed in waiting:
             proceed()
 
-    def _end(self, ready: _Ready, error: DurusError | None) -> None:
+    def _settle(self, commit: _QueuedCommit, error: DurusError | None) -> None:
         """Tell a client the outcome of its commit, and others if theirs need what it was to store."""
-        self._refuse_ready(self._tell(ready, error))
+        self._withdraw_conflicting(self._notify(commit, error))
 
-    def _tell(self, ready: _Ready, error: DurusError | None) -> set[bytes]:
+    def _notify(self, commit: _QueuedCommit, error: DurusError | None) -> set[bytes]:
         """Tell a client the outcome of its commit; return the oids that have no record because it failed."""
-        for oid in ready.records:
+        for oid in commit.records:
             self._undurable[oid] -= 1
             if not self._undurable[oid]:
                 del self._undurable[oid]
         if error is None:
-            ready.session._forget_given(ready.records)
-        ready.done(error)
-        self._untold.pop(ready, None)
-        return set() if error is None else {oid for oid in ready.records if not self.has_record(oid)}
+            commit.session._grants.discard(commit.records)
+        commit.done(error)
+        self._untold.pop(commit, None)
+        return set() if error is None else {oid for oid in commit.records if not self.has_record(oid)}
 
     # Packing
 
@@ -178,20 +179,20 @@ class Core:
         elif removed:
             self._log.add(removed)
             self._trim_log()
-            self._refuse_ready(set(removed))
+            self._withdraw_conflicting(set(removed))
 
-    def _refuse_ready(self, lost: set[bytes]) -> None:
+    def _withdraw_conflicting(self, lost: set[bytes]) -> None:
         """Take the commits back that wait for the disk, and store or refer to what has no record any more."""
         found = lost
         while found:
             found = set()
-            waiting, self._ready = self._ready, []
-            for ready in waiting:
-                conflicts = lost & (ready.records.keys() | _references(ready.records))
+            waiting, self._queued = self._queued, []
+            for commit in waiting:
+                conflicts = lost & (commit.records.keys() | _references(commit.records))
                 if conflicts:
-                    found |= self._tell(ready, WriteConflictError(sorted(conflicts)))
+                    found |= self._notify(commit, WriteConflictError(sorted(conflicts)))
                 else:
-                    self._ready.append(ready)
+                    self._queued.append(commit)
             lost = lost | found
 
     def start_anew(self, is_write_lost: bool) -> None:
@@ -199,60 +200,60 @@ class Core:
 
         Commits that are being written go on, unless the write was lost with its thread.
         """
-        writing = [] if is_write_lost else [ready for ready in self._writing if ready in self._untold]
+        writing = [] if is_write_lost else [commit for commit in self._writing if commit in self._untold]
         lost = self._writing if is_write_lost else []
-        untold = [ready for ready in self._untold if ready not in writing]
+        untold = [commit for commit in self._untold if commit not in writing]
         waiting = self._waiting_for_write
         self._log = ChangeLog(self._log.end + 1)
         self._turns = Turns(self._clock)
         self._in_turn, self._waiting_bytes = set(), 0
-        self._ready, self._writing, self._waiting_for_write = [], writing, []
+        self._queued, self._writing, self._waiting_for_write = [], writing, []
         self._untold = dict.fromkeys(writing)
         self._undurable = {}
-        for ready in writing:
-            self._count_undurable(ready)
+        for commit in writing:
+            self._count_undurable(commit)
         for session in self._sessions.copy():
             waiting += session._start_anew()
-        for ready in untold:
-            ready.done(_outcome_unknown() if ready in lost else WriteConflictError(sorted(ready.records)))
+        for commit in untold:
+            commit.done(_outcome_unknown() if commit in lost else WriteConflictError(sorted(commit.records)))
         for proceed in waiting:
             proceed()
 
     # What sessions call
 
-    def _take(self, ready: _Ready) -> None:
-        """Give a commit its place: from here on it comes before every commit that is taken later."""
-        self._untold[ready] = None
-        self._ready.append(ready)
-        self._count_undurable(ready)
-        for other in self._in_turn - {ready.session}:
+    def _enqueue(self, commit: _QueuedCommit) -> None:
+        """Give a commit its serial: from now on it comes before every commit that is queued later."""
+        self._untold[commit] = None
+        self._queued.append(commit)
+        self._count_undurable(commit)
+        for other in self._in_turn - {commit.session}:
             other._lose_turn()
-        session, log = ready.session, self._log
-        has_heard_of_all = session._place == log.end
+        session, log = commit.session, self._log
+        has_heard_of_all = session._serial == log.end
         if has_heard_of_all and len(self._sessions) == 1:
             log.skip()
         else:
-            log.add(ready.records)
+            log.add(commit.records)
             self._trim_log()
         if has_heard_of_all:
-            session._place = log.end
+            session._serial = log.end
         else:  # a pack removed something during its turn
-            session._own_place = log.end
+            session._own_serial = log.end
 
-    def _count_undurable(self, ready: _Ready) -> None:
-        for oid in ready.records:
+    def _count_undurable(self, commit: _QueuedCommit) -> None:
+        for oid in commit.records:
             self._undurable[oid] = self._undurable.get(oid, 0) + 1
 
     def _trim_log(self) -> None:
         if self._log.is_long:
-            places = (session._place for session in self._sessions)
-            self._log.trim(min((place for place in places if place >= self._log.start), default=self._log.end))
+            serials = (session._serial for session in self._sessions)
+            self._log.trim(min((serial for serial in serials if serial >= self._log.start), default=self._log.end))
 
-    def _take_back(self, session: "Session") -> bool:
-        for ready in self._ready:
-            if ready.session is session:
-                self._ready = [other for other in self._ready if other is not ready]
-                self._end(ready, TransactionError("the commit was taken back"))
+    def _withdraw(self, session: "Session") -> bool:
+        for commit in self._queued:
+            if commit.session is session:
+                self._queued = [other for other in self._queued if other is not commit]
+                self._settle(commit, TransactionError("the commit was withdrawn"))
                 return True
         return False
 
@@ -264,7 +265,7 @@ class Core:
 class Write:
     """Commits on their way to the disk."""
 
-    def __init__(self, core: Core, conclusion: Conclusion) -> None:
+    def __init__(self, core: SessionCore, conclusion: Conclusion) -> None:
         self._core = core
         self._conclusion = conclusion
 
@@ -285,25 +286,23 @@ class Write:
 class Session:
     """One client: what it has not heard of, and what it may do now."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: SessionCore) -> None:
         self._core = core
-        self._place = core._log.end
-        """The place in the order of the last change that this client has heard of. [TXN-20]"""
-        self._own_place = 0
-        """The place of its own commit, if that came after changes which it has not heard of yet."""
+        self._serial = core._log.end
+        """The serial of the last change that this client has heard of. [TXN-20]"""
+        self._own_serial = 0
+        """The serial of its own commit, if that came after changes which it has not heard of yet."""
         self._standing = Standing()
         self._turn: Turn | None = None
         self._has_lost_turn = False
         """Another commit was taken since this client got its turn: its own is a conflict. [TXN-42]"""
-        self._whole: Done | None = None
+        self._whole: OnOutcome | None = None
         """Takes the outcome of a commit that is whole and waits until another client's turn is over."""
         self._abandoned: Callable[[], None] = _do_nothing
         self._has_given = False
         """True if a record was given in this turn."""
         self._staged_bytes = 0
-        self._given: dict[int, int] = {}
-        """The oids that this client got and has not used: bit n of item i stands for oid 1024 * i + n."""
-        self._given_count = 0
+        self._grants = OidGrants()
         self._staged: dict[bytes, bytes] = {}
         """The records of the commit whose turn it is."""
         self._unresolved: set[bytes] = set()
@@ -324,33 +323,33 @@ class Session:
     @property
     def has_lost_track(self) -> bool:
         """True if the next sync has to tell that any oid may be invalid. [TXN-41]"""
-        return self._place < self._core._log.start
+        return self._serial < self._core._log.start
 
     @property
     def invalid(self) -> set[bytes]:
         """The oids that are invalid for this client, if it has not lost track. [TXN-20]"""
-        return set(self._core._log.changes_after(self._place, self._own_place))
+        return set(self._core._log.changes_after(self._serial, self._own_serial))
 
     def _is_invalid(self, oid: bytes) -> bool:
         log = self._core._log
-        if self._place == log.end:
+        if self._serial == log.end:
             return False
-        return self._place < log.start or log.changed_after(oid, self._place) not in (0, self._own_place)
+        return self._serial < log.start or log.changed_after(oid, self._serial) not in (0, self._own_serial)
 
     def lose_track(self) -> None:
         """Have any oid be invalid. [TXN-31]"""
-        self._place = _NEVER
+        self._serial = _NEVER
 
     def _start_anew(self) -> list[Callable[[], None]]:
         """Lose track, and whatever commit was begun; return what is to be called to tell the client of that."""
         done, abandoned, was_in_line = self._whole, self._abandoned, self._turn is not None
         self.lose_track()
         self._turn = self._whole = None
-        self._own_place = 0
+        self._own_serial = 0
         self._has_lost_turn = False
         self._staged, self._unresolved, self._conflicts, self._staged_bytes = {}, set(), set(), 0
         self._has_given = False
-        self._given_count = sum(given.bit_count() for given in self._given.values())
+        self._grants.recount()
         if done is not None:
             return [lambda: done(WriteConflictError())]
         return [abandoned] if was_in_line else []
@@ -362,50 +361,32 @@ class Session:
 
     def _take_invalid(self) -> list[bytes] | None:
         log = self._core._log
-        place, own, self._place, self._own_place = self._place, self._own_place, log.end, 0
-        if place == log.end:
+        serial, own, self._serial, self._own_serial = self._serial, self._own_serial, log.end, 0
+        if serial == log.end:
             return []
-        return None if place < log.start else list(log.changes_after(place, own))
+        return None if serial < log.start else list(log.changes_after(serial, own))
 
     def new_oids(self, number: int) -> list[bytes]:
         """Return oids that no object has and that only this client may commit. [TXN-24]
 
         The first is ROOT_OID as long as there is no root.  ProtocolError if too many are unused.
         """
-        if self._given_count + number > MAX_UNUSED_OIDS:
+        if self._grants.count + number > MAX_UNUSED_OIDS:
             raise ProtocolError(f"this client asked for more than {MAX_UNUSED_OIDS} oids and did not use them")
         oids: list[bytes] = []
-        if number and not self._core.has_record(ROOT_OID) and not self._was_given(ROOT_OID):
+        if number and not self._core.has_record(ROOT_OID) and ROOT_OID not in self._grants:
             oids.append(ROOT_OID)
         while len(oids) < number:
             oid = self._core.storage.new_oid()
             if oid != ROOT_OID:
                 oids.append(oid)
-        for oid in oids:
-            block, bit = _place(oid)
-            self._given[block] = self._given.get(block, 0) | bit
-        self._given_count += number
+        self._grants.add(oids)
         return oids
-
-    def _was_given(self, oid: bytes) -> bool:
-        block, bit = _place(oid)
-        return bool(self._given.get(block, 0) & bit)
-
-    def _forget_given(self, oids: Iterable[bytes]) -> None:
-        for oid in oids:
-            block, bit = _place(oid)
-            given = self._given.get(block, 0)
-            if given & bit:
-                self._given_count -= 1
-                if given == bit:
-                    del self._given[block]
-                else:
-                    self._given[block] = given ^ bit
 
     def _forget_root(self) -> None:
         """If another client has made the root, this one has heard of it now. [TXN-24]"""
         if self._core.has_record(ROOT_OID):
-            self._forget_given([ROOT_OID])
+            self._grants.discard([ROOT_OID])
 
     @property
     def is_in_line(self) -> bool:
@@ -422,7 +403,7 @@ class Session:
         if self._turn is not None and self._turn.is_granted:
             self._turn.received += size
 
-    def begin_commit(self, granted: Granted, abandoned: Callable[[], None] = _do_nothing) -> None:
+    def begin_commit(self, granted: OnTurn, abandoned: Callable[[], None] = _do_nothing) -> None:
         """Ask for the turn to commit; `granted` is called with the invalid oids, now or later. [TXN-21]
 
         `abandoned` is called if the core starts anew before the commit was given: this has to be called again then.
@@ -467,15 +448,15 @@ class Session:
         check_record(oid, record)
         if oid in self._staged:
             raise ProtocolError(f"a commit has two records of oid {format_oid(oid)}")
-        if oid == ROOT_OID and self._was_given(oid):
+        if oid == ROOT_OID and oid in self._grants:
             if self._core.has_record(oid):
                 self._conflicts.add(oid)  # another client was first to make the root [TXN-24]
-        elif not (self._was_given(oid) or self._core.storage.has_record(oid)):
+        elif not (oid in self._grants or self._core.storage.has_record(oid)):
             if not self._is_invalid(oid):
                 raise ProtocolError(f"a commit of oid {format_oid(oid)}, which was not given to this client")
             self._conflicts.add(oid)  # a pack removed it since this client got its turn [TXN-25]
 
-    def commit(self, records: dict[bytes, bytes], done: Done) -> None:
+    def commit(self, records: dict[bytes, bytes], done: OnOutcome) -> None:
         """Commit these records and those that store() took; `done` is called with the outcome.
 
         If the turn was passed on, that is when the client which has it now is done. [TXN-42]
@@ -488,12 +469,12 @@ class Session:
             self.store(oid, record)
         turns, turn = self._core._turns, self._turn
         if turn is None or turn is turns.holder or self._has_lost_turn or not self._staged:
-            self._conclude(done)
+            self._finish_commit(done)
         else:
             self._whole = done
-            turns.wait_again(turn, lambda: self._conclude(done))
+            turns.ask_again_first(turn, lambda: self._finish_commit(done))
 
-    def _conclude(self, done: Done) -> None:
+    def _finish_commit(self, done: OnOutcome) -> None:
         if self._has_lost_turn and self._has_given:
             self._standing.losses += 1
             self.give_up_commit()
@@ -503,7 +484,7 @@ class Session:
         self._forget_root()
         is_taken = bool(staged) and not conflicts
         if is_taken:
-            self._core._take(_Ready(self, staged, done))
+            self._core._enqueue(_QueuedCommit(self, staged, done))
         self._end_turn(is_taken)
         if conflicts:
             done(WriteConflictError(sorted(conflicts)))
@@ -512,7 +493,7 @@ class Session:
 
     def _missing(self) -> set[bytes]:
         """Return the oids without a record that the commit needs. [TXN-10] [TXN-25]"""
-        if self._place != self._core._log.end:  # a pack has ended since records were looked at
+        if self._serial != self._core._log.end:  # a pack has ended since records were looked at
             self._unresolved = _references(self._staged)
             self._conflicts.update(
                 oid for oid in self._staged if self._is_invalid(oid) and not self._core.has_record(oid)
@@ -540,18 +521,13 @@ class Session:
         if turn is not None:
             self._core._turns.end(turn, has_committed)
 
-    def take_back_commit(self) -> bool:
-        """Take back a commit that was given and is not being written yet; False if there is none."""
-        return self._core._take_back(self)
+    def withdraw_commit(self) -> bool:
+        """Withdraw a commit that was given and is not being written yet; False if there is none."""
+        return self._core._withdraw(self)
 
     def close(self) -> None:
         """Forget this client; a commit that it gave whole goes on."""
         self._core._drop(self)
-
-
-def _place(oid: bytes) -> tuple[int, int]:
-    number = oid_to_int(oid)
-    return number >> 10, 1 << (number & 1023)
 
 
 def _references(records: dict[bytes, bytes]) -> set[bytes]:

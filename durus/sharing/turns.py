@@ -8,18 +8,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 
-SECONDS = 0.2
+EXCLUSIVE_SECONDS = 0.2
 """For how long others wait for a client that sends nothing. [TXN-42]"""
-RATE = 1 << 23
+BYTES_PER_SECOND = 1 << 23
 """Bytes a second: for so many others wait a second more. [TXN-42]"""
-EARNED = 0.01
+SECONDS_EARNED = 0.01
 """Seconds of waiting in vain that a commit makes up for. [TXN-43]"""
-LOSSES = 2
+LOSSES_FOR_LONGER_TURN = 2
 """After how many lost commits in a row a client gets a longer turn. [TXN-44]"""
-LONGER = 10
-LONGEST = 40
+LONGER_FACTOR = 10
+MAX_LONGER_FACTOR = 40
 """How many times as long a longer turn is, at first and at the most. [TXN-44]"""
-EARNED_LONGER = 0.02
+LONGER_SECONDS_EARNED = 0.02
 """Seconds of longer turns that a commit makes up for. [TXN-44]"""
 
 
@@ -45,7 +45,7 @@ class Turn:
     received: int = 0
     """Bytes that its client has sent in it."""
     seconds: float = 0
-    rate: float = RATE
+    rate: float = BYTES_PER_SECOND
     began: float = 0
     is_longer: bool = False
 
@@ -57,7 +57,7 @@ class Turns:
         self._clock = clock
         self._line: deque[Turn] = deque()
         self.holder: Turn | None = None
-        self._allowances = {False: SECONDS, True: SECONDS}
+        self._allowances = {False: EXCLUSIVE_SECONDS, True: EXCLUSIVE_SECONDS}
         """How many seconds others may still wait in vain, for clients without a commit and with one. [TXN-43]"""
         self._longer_allowance = 0.0
         self._waited_since = 0.0
@@ -70,7 +70,7 @@ class Turns:
         self._line.append(turn)
         self.pass_on()
 
-    def wait_again(self, turn: Turn, finish: Callable[[], None]) -> None:
+    def ask_again_first(self, turn: Turn, finish: Callable[[], None]) -> None:
         """Have a turn that was passed on be the next in the line; `finish` is called, to end it, when it comes."""
         turn.is_granted, turn.grant = False, finish
         if not self._line:
@@ -82,8 +82,8 @@ class Turns:
         """End a turn, or ask no longer for it."""
         if has_committed:
             for kind in self._allowances:
-                self._allowances[kind] = min(SECONDS, self._allowances[kind] + EARNED)
-            self._longer_allowance = min(0.0, self._longer_allowance + EARNED_LONGER)
+                self._allowances[kind] = min(EXCLUSIVE_SECONDS, self._allowances[kind] + SECONDS_EARNED)
+            self._longer_allowance = min(0.0, self._longer_allowance + LONGER_SECONDS_EARNED)
             turn.standing.losses, turn.standing.has_stalled, turn.standing.has_committed = 0, False, True
         if turn is self.holder:
             self._charge(turn, has_committed)
@@ -112,11 +112,11 @@ class Turns:
         turn.is_granted, turn.is_longer = True, False
         turn.began = self._waited_since = self._clock()
         losses = turn.standing.losses
-        if losses >= LOSSES and self._longer_allowance >= 0:
-            times = min(LONGER * 2 ** (losses - LOSSES), LONGEST)
-            turn.is_longer, turn.seconds, turn.rate = True, SECONDS * times, RATE / times
+        if losses >= LOSSES_FOR_LONGER_TURN and self._longer_allowance >= 0:
+            times = min(LONGER_FACTOR * 2 ** (losses - LOSSES_FOR_LONGER_TURN), MAX_LONGER_FACTOR)
+            turn.is_longer, turn.seconds, turn.rate = True, EXCLUSIVE_SECONDS * times, BYTES_PER_SECOND / times
         elif self._allowances[turn.standing.has_committed] > 0 and not turn.standing.has_stalled:
-            turn.seconds = SECONDS
+            turn.seconds = EXCLUSIVE_SECONDS
         else:
             turn.rate = inf
         turn.grant()

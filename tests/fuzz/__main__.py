@@ -24,7 +24,7 @@ from tests.model.nemesis import Figures
 CORPUS = Path(__file__).parent.parent / "corpus"
 SLOWEST = 20
 """Seconds after which an input has no end, and the process is ended with a traceback."""
-MOST_MEMORY = 512 << 20
+MAX_MEMORY = 512 << 20
 """Bytes that one input may make the process grow by: none is longer than a few thousand."""
 
 
@@ -53,8 +53,8 @@ def attempt(target: str, data: bytes, figures: Figures) -> None:
     before = _most_memory()
     try:
         TARGETS[target](data)
-        if _most_memory() - before > MOST_MEMORY:
-            raise MemoryError(f"more than {MOST_MEMORY} bytes were taken")
+        if _most_memory() - before > MAX_MEMORY:
+            raise MemoryError(f"more than {MAX_MEMORY} bytes were taken")
     except Exception:
         name = hashlib.sha256(data).hexdigest()[:16]
         figures.violations.append(f"{target}/{name}: {data!r}\n{traceback.format_exc()}")

@@ -133,7 +133,7 @@ class _Source:
         self._place = 0
 
     def __call__(self, size: int) -> bytes:
-        if not 0 < size <= MAX_COMMIT:
+        if not 0 <= size <= MAX_COMMIT:
             raise RuntimeError(f"{size} bytes are asked for")
         if self._place + size > len(self._data):
             raise EOFError

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bench.workloads import HERE, WORKLOADS, label
+from bench.plan import HERE, WORKLOADS, label
 
 ROOT = Path(__file__).parents[2]
 

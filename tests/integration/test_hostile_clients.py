@@ -14,7 +14,7 @@ from durus.records.record import pack_record
 from durus.sharing.protocol import Commit, Load, NewOids, Sync, encode_commit, encode_request
 from tests.integration.serving import Server, is_closed, receive, serving
 
-MOST_MEMORY_MORE = 64 << 20
+MAX_MEMORY_MORE = 64 << 20
 """How many bytes more the server may take for what claims to be gigabytes."""
 FOUR_GIB = b"\xff\xff\xff\xff"
 
@@ -74,7 +74,7 @@ def attack(server: Server, message: bytes, reason: str) -> None:
 def test_bad_requests(server: Server, message: bytes, reason: str) -> None:
     before = memory(server)
     attack(server, message, reason)
-    assert memory(server) < before + MOST_MEMORY_MORE
+    assert memory(server) < before + MAX_MEMORY_MORE
 
 
 def attack_with_commit(server: Server, data: bytes, reason: str) -> None:
@@ -144,7 +144,7 @@ def commit(*entries: bytes) -> bytes:
 def test_bad_commits(server: Server, data: bytes, reason: str) -> None:
     before = memory(server)
     attack_with_commit(server, data, reason)
-    assert memory(server) < before + MOST_MEMORY_MORE
+    assert memory(server) < before + MAX_MEMORY_MORE
 
 
 @pytest.mark.spec("TXN-24", "WIRE-23")
@@ -170,7 +170,7 @@ def test_random_bytes(server: Server) -> None:
             while receive(attacker, 1 << 16):
                 pass
     assert is_served(server)
-    assert memory(server) < before + MOST_MEMORY_MORE
+    assert memory(server) < before + MAX_MEMORY_MORE
 
 
 @pytest.mark.spec("WIRE-22")
@@ -180,7 +180,7 @@ def test_ten_thousand_connections_that_come_and_go(tmp_path: Path) -> None:
         for _ in range(10_000):
             server.open_socket().close()
         assert is_served(server)
-        assert memory(server) < before + MOST_MEMORY_MORE
+        assert memory(server) < before + MAX_MEMORY_MORE
         assert server.log.text == ""
 
 
@@ -217,6 +217,6 @@ def test_requests_without_an_end_take_no_memory(server: Server) -> None:
     except BlockingIOError:
         pass
     assert is_served(server)
-    assert memory(server) < before + MOST_MEMORY_MORE
+    assert memory(server) < before + MAX_MEMORY_MORE
     assert sent < 256 << 20
     attacker.close()

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from tests.fuzz import __main__ as fuzz
-from tests.model import crashes, faults, interruptions, nemesis, small_scope
+from tests.model import crashes, faults, interruptions, misuse, nemesis, small_scope
 
 Run = Callable[[int], Counter[str]]
 """Takes a seed and returns figures, by what they count; any exception is a violation."""
@@ -28,6 +28,7 @@ RUNS: Mapping[str, Run] = {
     "nemesis": lambda seed: nemesis.run(5, seed).sound(),
     "threads": lambda seed: nemesis.run_threads(2, seed).sound(),
     "interrupts": interruptions.run,
+    "misuse": misuse.run,
     "interleavings": lambda seed: small_scope.run(seed).sound(),
     "fuzz": lambda seed: fuzz.run(2, seed).sound(),
 }

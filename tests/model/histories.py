@@ -21,7 +21,7 @@ from durus.file_storage import Durability, FileStorage
 from durus.files import writer as new_file
 from durus.persistent import Persistent
 from durus.shared_storage import SharedStorage
-from durus.sharing.session import Core
+from durus.sharing.session import SessionCore
 from durus.storage import Storage
 from tests.model.simulated_files import Disk, SimulatedFileSystem
 
@@ -373,7 +373,7 @@ class History:
         assert shown == self.state, "memory shows another state than the last acknowledged commit"
         oids = {name: int.from_bytes(obj._p_oid, "big") for name, obj in objects.items()}
         items = dict(shown)
-        core: Core = self.shared._core
+        core: SessionCore = self.shared._core
         told: list[DurusError | None] = []
         names = self.chance.sample(list(items), min(3, len(items)))
         sessions = [core.connect() for _ in names]

@@ -151,9 +151,9 @@ BUGS: dict[str, Bug] = {
         (
             Change(
                 SESSION,
-                "            log.add(ready.records)\n            self._trim_log()\n",
-                "            log.add(ready.records)\n            self._trim_log()\n"
-                "            for third in list(self._sessions)[2:]:\n                third._place = log.end\n",
+                "            log.add(commit.records)\n            self._trim_log()\n",
+                "            log.add(commit.records)\n            self._trim_log()\n"
+                "            for third in list(self._sessions)[2:]:\n                third._serial = log.end\n",
             ),
         ),
         SESSIONS_OVER_MEMORY,
@@ -171,7 +171,7 @@ BUGS: dict[str, Bug] = {
         SESSIONS_OVER_MEMORY,
     ),
     "a commit whose turn was passed on is taken though another one was before it": Bug(
-        (Change(SESSION, "for other in self._in_turn - {ready.session}:", "for other in set[Session]():"),),
+        (Change(SESSION, "for other in self._in_turn - {commit.session}:", "for other in set[Session]():"),),
         SESSIONS_OVER_MEMORY,
     ),
     "a commit whose turn was passed on does not wait until another client's turn is over": Bug(
@@ -179,11 +179,11 @@ BUGS: dict[str, Bug] = {
         SESSIONS_OVER_MEMORY,
     ),
     "a client that has lost track is told of what is known": Bug(
-        (Change(SESSION, "return None if place < log.start else list(", "return list("),),
+        (Change(SESSION, "return None if serial < log.start else list(", "return list("),),
         SESSIONS_OVER_MEMORY,
     ),
     "what all clients have heard of is forgotten, and a bit more": Bug(
-        (Change("durus/sharing/change_log.py", "self._runs[0].last <= place:", "self._runs[0].last <= place + 3:"),),
+        (Change("durus/sharing/change_log.py", "self._runs[0].last <= serial:", "self._runs[0].last <= serial + 3:"),),
         SESSIONS_OVER_MEMORY,
     ),
     "a core that starts anew goes on with the turn that was": Bug(

@@ -21,7 +21,7 @@ from tests.model.collection_machine import (
     run,
 )
 
-LONGEST = 20
+MAX_LENGTH = 20
 
 # Of which there is one object each: a slice that is set to the same objects is no change.
 items = st.sampled_from([0, 1, 2, 3, 4, 5, None])
@@ -104,8 +104,8 @@ class ListMachine(CollectionMachine):
 
     @rule(call=calls(CHANGES))
     def change(self, call: Call) -> None:
-        if len(self.model) > LONGEST:
-            call = Call("__delitem__", (slice(LONGEST // 2, None),))
+        if len(self.model) > MAX_LENGTH:
+            call = Call("__delitem__", (slice(MAX_LENGTH // 2, None),))
         self.check_change(call)
 
     @rule(call=calls(ASSIGNS))

@@ -34,14 +34,14 @@ from durus.files import writer as new_file
 from durus.files.file import File, Mode, OperatingSystem, OperatingSystemFile
 from durus.progress import Progress
 from durus.records.record import pack_record
-from durus.sharing.session import Core, Session, Write
+from durus.sharing.session import Session, SessionCore, Write
 from durus.storage import MemoryStorage, Storage
 
 ROOT = bytes(8)
 NEVER_GIVEN = (1 << 30).to_bytes(8, "big")
-MOST_CLIENTS = 5
-MOST_UNUSED_OIDS = 6
-MOST_CHANGES = 12
+MAX_CLIENTS = 5
+MAX_UNUSED_OIDS = 6
+MAX_CHANGES = 12
 """How many changes are kept for clients that have not heard of them."""
 MERGED = 4
 """How many of the oldest are forgotten together, at the most, when there are more."""
@@ -225,11 +225,11 @@ class History:
         """The client must have been told of what is invalid for it; of all that can be if that is too much."""
         invalid = self.invalid(client)
         if told is None:
-            assert client.has_lost_track or self.changes_since(client) > MOST_CHANGES - MERGED
+            assert client.has_lost_track or self.changes_since(client) > MAX_CHANGES - MERGED
         else:
             assert told == sorted(invalid)
             assert not client.has_lost_track
-            assert len(invalid) <= MOST_CHANGES
+            assert len(invalid) <= MAX_CHANGES
         client.synced, client.has_lost_track = self.place, False
 
     def changes_since(self, client: Client) -> int:
@@ -470,10 +470,10 @@ class SessionMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.limits = [
-            mock.patch("durus.sharing.session.MAX_UNUSED_OIDS", MOST_UNUSED_OIDS),
-            mock.patch("durus.sharing.change_log.MAX_CHANGES", MOST_CHANGES),
-            mock.patch("durus.sharing.change_log._MERGED", MERGED),
-            mock.patch("durus.sharing.change_log._FEW", 1),
+            mock.patch("durus.sharing.session.MAX_UNUSED_OIDS", MAX_UNUSED_OIDS),
+            mock.patch("durus.sharing.change_log.MAX_CHANGES", MAX_CHANGES),
+            mock.patch("durus.sharing.change_log._MAX_MERGED", MERGED),
+            mock.patch("durus.sharing.change_log._TRIM_SLACK", 1),
         ]
         for limit in self.limits:
             limit.start()
@@ -492,7 +492,7 @@ class SessionMachine(RuleBasedStateMachine):
     def start(self, records: Records) -> None:
         """Begin with a storage that has these records."""
         self.storage = self.open()
-        self.core = Core(self.storage, lambda: self.now)
+        self.core = SessionCore(self.storage, lambda: self.now)
         self.clients: list[Client] = []
         self.abandoned: list[Client] = []
         self.history = History(records, not self.has_disk, self.clients)
@@ -550,11 +550,11 @@ class SessionMachine(RuleBasedStateMachine):
 
     def collectors(self) -> list[Client]:
         """Return the clients that may ask for an oid more."""
-        return [each for each in self.clients if each.commit is None and len(each.given) < MOST_UNUSED_OIDS]
+        return [each for each in self.clients if each.commit is None and len(each.given) < MAX_UNUSED_OIDS]
 
     # Clients come and go
 
-    @precondition(lambda self: len(self.clients) < MOST_CLIENTS and len(self.gone) < 3 + self.history.place)
+    @precondition(lambda self: len(self.clients) < MAX_CLIENTS and len(self.gone) < 3 + self.history.place)
     @rule()
     def connect(self) -> None:
         self.clients.append(Client(self.core.connect(), self.history.place))
@@ -574,7 +574,7 @@ class SessionMachine(RuleBasedStateMachine):
     @rule(pick=picks, number=st.integers(0, 3))
     def ask_for_oids(self, pick: int, number: int) -> None:
         client = choose(self.collectors(), pick)
-        if len(client.given) + number > MOST_UNUSED_OIDS:
+        if len(client.given) + number > MAX_UNUSED_OIDS:
             with pytest.raises(ProtocolError):
                 client.session.new_oids(number)
         else:
@@ -725,11 +725,11 @@ class SessionMachine(RuleBasedStateMachine):
         commit = client.commit
         assert commit is not None
         if commit.state == "writing":
-            assert not client.session.take_back_commit()
+            assert not client.session.withdraw_commit()
         else:
             self.history.end(commit, "failed")
             self.history.refuse(set())
-            assert client.session.take_back_commit()
+            assert client.session.withdraw_commit()
             (commit.error,) = commit.told
             assert isinstance(commit.error, TransactionError)
 
@@ -817,7 +817,7 @@ class SessionMachine(RuleBasedStateMachine):
         made: dict[bytes, tuple[bool, list[Target]]] = {}
         for (kind, pick), keeps, targets in edits:
             oids = [oid for oid in self.oids_of(client, kind) if oid not in made and oid not in client.staged]
-            if kind == "new" and not oids and len(client.given) < MOST_UNUSED_OIDS:
+            if kind == "new" and not oids and len(client.given) < MAX_UNUSED_OIDS:
                 oids = self.take_oids(client, 1)
             if oids:
                 made[choose(oids, pick)] = keeps, targets
@@ -969,7 +969,7 @@ class SessionMachine(RuleBasedStateMachine):
         for client in self.clients:
             invalid = self.history.invalid(client)
             if client.session.has_lost_track:
-                assert client.has_lost_track or self.history.changes_since(client) > MOST_CHANGES - MERGED
+                assert client.has_lost_track or self.history.changes_since(client) > MAX_CHANGES - MERGED
                 invalid = known
             for oid in known:
                 must_wait = oid in undurable and oid not in invalid

@@ -399,7 +399,7 @@ def test_a_length_is_right_after_an_abort_and_after_clearing() -> None:
 
 @pytest.mark.spec("OBJ-34")
 def test_a_length_is_counted_anew_after_more_changes_than_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(persistent, "_MOST_DROPPED", 1)
+    monkeypatch.setattr(persistent, "_MAX_DROPPED", 1)
     storage = SharedStorage(MemoryStorage())
     connection, tree = stored_tree(storage, *range(10))
     assert len(tree) == 10

@@ -10,7 +10,7 @@ from durus.records.record import pack_record
 from durus.sharing import change_log
 from durus.sharing.change_log import ChangeLog
 from durus.sharing.protocol import Commit, Load, NewOids, Sync, encode_commit, encode_request
-from durus.sharing.session import Core
+from durus.sharing.session import SessionCore
 from durus.storage import MemoryStorage
 from tests.in_memory_server import InMemoryServer
 
@@ -25,7 +25,7 @@ def oids(*numbers: int) -> list[bytes]:
 @pytest.mark.parametrize("seed", range(20))
 def test_the_log_tells_what_changed_after_any_place(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     chance = random.Random(seed)
-    monkeypatch.setattr(change_log, "_MERGED", chance.choice([1, 8, 1000]))
+    monkeypatch.setattr(change_log, "_MAX_MERGED", chance.choice([1, 8, 1000]))
     log = ChangeLog()
     last: dict[int, int] = {}
     for place in range(1, 120):
@@ -44,7 +44,7 @@ def test_the_log_tells_what_changed_after_any_place(seed: int, monkeypatch: pyte
 def test_the_log_is_bounded_and_forgets_the_oldest_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert change_log.MAX_CHANGES * 16 == 16 << 20
     monkeypatch.setattr(change_log, "MAX_CHANGES", 100)
-    monkeypatch.setattr(change_log, "_MERGED", 10)
+    monkeypatch.setattr(change_log, "_MAX_MERGED", 10)
     log = ChangeLog()
     for place in range(1000):
         log.add(oids(place, 5000))
@@ -61,7 +61,7 @@ def test_many_small_changes_are_few_runs() -> None:
     assert len(log._runs) < 20
 
 
-def commit(core: Core, *numbers: int) -> None:
+def commit(core: SessionCore, *numbers: int) -> None:
     session = core.connect()
     session.begin_commit(lambda invalid: None)
     session.commit({oid: pack_record(oid, b"data", b"") for oid in oids(*numbers)}, lambda error: None)
@@ -72,8 +72,8 @@ def commit(core: Core, *numbers: int) -> None:
 
 
 @pytest.fixture
-def core() -> Core:
-    core = Core(MemoryStorage())
+def core() -> SessionCore:
+    core = SessionCore(MemoryStorage())
     session = core.connect()
     session.new_oids(200)
     session.begin_commit(lambda invalid: None)
@@ -86,7 +86,7 @@ def core() -> Core:
 
 
 @pytest.mark.spec("TXN-40")
-def test_a_commit_is_kept_once_however_many_clients_have_not_heard_of_it(core: Core) -> None:
+def test_a_commit_is_kept_once_however_many_clients_have_not_heard_of_it(core: SessionCore) -> None:
     silent = [core.connect() for _ in range(100)]
     commit(core, *range(50))
     assert len(core._log) == 50
@@ -94,7 +94,7 @@ def test_a_commit_is_kept_once_however_many_clients_have_not_heard_of_it(core: C
 
 
 @pytest.mark.spec("TXN-40")
-def test_what_all_have_heard_of_is_forgotten(core: Core) -> None:
+def test_what_all_have_heard_of_is_forgotten(core: SessionCore) -> None:
     session = core.connect()
     for _ in range(100):
         commit(core, *range(100))
@@ -104,10 +104,10 @@ def test_what_all_have_heard_of_is_forgotten(core: Core) -> None:
 
 @pytest.mark.spec("TXN-41")
 def test_a_client_that_lost_track_is_told_once_that_any_oid_may_be_invalid(
-    core: Core, monkeypatch: pytest.MonkeyPatch
+    core: SessionCore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(change_log, "MAX_CHANGES", 100)
-    monkeypatch.setattr(change_log, "_MERGED", 1)
+    monkeypatch.setattr(change_log, "_MAX_MERGED", 1)
     idle, other = core.connect(), core.connect()
     commit(core, 199)
     other.sync()
@@ -142,7 +142,7 @@ def test_a_client_of_version_1_that_lost_track_is_closed(monkeypatch: pytest.Mon
 
 
 @pytest.mark.spec("TXN-45", "TXN-31")
-def test_a_core_that_starts_anew_gives_up_all_that_is_under_way(core: Core) -> None:
+def test_a_core_that_starts_anew_gives_up_all_that_is_under_way(core: SessionCore) -> None:
     sessions = [core.connect() for _ in range(4)]
     told: list[object] = []
     woken: list[str] = []

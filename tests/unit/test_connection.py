@@ -989,11 +989,11 @@ def test_only_a_saved_object_is_let_go_and_only_where_too_many_are_loaded() -> N
     new = Person("new")
     changed.name = "changed"
     for obj in saved, changed, new:
-        connection.let_go(obj)
+        connection.release(obj)
     assert not saved._p_is_ghost()
     connection.set_cache_size(1)
     for obj in saved, changed, new:
-        connection.let_go(obj)
+        connection.release(obj)
     assert saved._p_is_ghost()
     assert (changed.name, new.name) == ("changed", "new")
 

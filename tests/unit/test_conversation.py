@@ -19,7 +19,7 @@ from durus.sharing.protocol import (
     encode_commit,
     encode_request,
 )
-from durus.sharing.session import MAX_UNUSED_OIDS, Core
+from durus.sharing.session import MAX_UNUSED_OIDS, SessionCore
 from durus.storage import MemoryStorage
 from tests.in_memory_server import InMemoryConnection, InMemoryServer
 
@@ -68,12 +68,12 @@ def test_a_client_that_does_not_read_is_not_answered_further(server: InMemorySer
     connection.sendall(encode_request(BulkLoad([ROOT] * 1000)))
     assert 0 < len(connection.received) < 1000 * len(record(ROOT)) / 3
     connection.sendall(encode_request(Sync()))
-    assert connection.conversation.has_enough
+    assert connection.conversation.has_unread_input
     connection.is_paused = False
     connection.conversation.proceed()
     server.settle()
     assert len(connection.received) == 1000 * (5 + len(record(ROOT))) + len(NOTHING_INVALID)
-    assert not connection.conversation.has_enough
+    assert not connection.conversation.has_unread_input
 
 
 @pytest.mark.spec("WIRE-22")
@@ -170,7 +170,7 @@ def test_a_commit_that_cannot_be_stored_is_not_answered(
 
 @pytest.mark.spec("WIRE-13", "WIRE-24")
 def test_the_end_of_the_server_finishes_the_commit_that_is_whole_and_refuses_the_other() -> None:
-    core = Core(MemoryStorage())
+    core = SessionCore(MemoryStorage())
     whole, half = Paused(core), Paused(core)
     whole.conversation.receive(encode_request(NewOids(1)) + encode_request(Commit()))
     whole.conversation.proceed()
@@ -194,7 +194,7 @@ class Paused:
 
     is_paused = False
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: SessionCore) -> None:
         self.sent = bytearray()
         self.has_ended = False
         self.conversation = Conversation(core, self)
@@ -251,7 +251,7 @@ def test_a_pack_alone_or_of_a_client_that_sent_its_version_is_meant(server: InMe
 
 @pytest.mark.spec("WIRE-40")
 def test_bytes_that_come_soon_after_a_pack_make_it_one_that_was_not_meant() -> None:
-    host = Paused(Core(MemoryStorage()))
+    host = Paused(SessionCore(MemoryStorage()))
     host.conversation.receive(b"S" * 200)  # which are not all answered yet
     host.conversation.receive(b"P")
     host.conversation.receive(b"OST")

@@ -51,7 +51,7 @@ class Bytes:
         self.most_wanted = 0
 
     def __call__(self, size: int) -> bytes:
-        assert size > 0
+        assert size >= 0
         self.most_wanted = max(self.most_wanted, size)
         if size > len(self.rest):
             raise EOFError

@@ -185,7 +185,7 @@ BOMB = zlib.compress(bytes(70 << 20), 9)
 def test_a_stream_that_makes_too_much_is_refused_before_it_is_made() -> None:
     tracemalloc.start()
     try:
-        with pytest.raises(RecordError, match=r"decompress to a state of more than 67108864.*DURUS_MOST_STATE"):
+        with pytest.raises(RecordError, match=r"decompress to a state of more than 67108864.*DURUS_MAX_STATE"):
             decompress_state(BOMB)
         assert tracemalloc.get_traced_memory()[1] < 200 << 20
     finally:
@@ -196,7 +196,7 @@ def test_a_stream_that_makes_too_much_is_refused_before_it_is_made() -> None:
 def test_a_large_stream_that_makes_little_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     state = random.Random(1).randbytes(100_000)
     stored = zlib.compress(state, 1)
-    monkeypatch.setattr(stored_state, "_MOST_STATE", 1000)
+    monkeypatch.setattr(stored_state, "_MAX_STATE", 1000)
     monkeypatch.setattr(stored_state, "_NEVER_TOO_MUCH", 0)
     assert decompress_state(stored) == state
     assert decompress_state(stored[:-1]) == stored[:-1]
@@ -206,9 +206,9 @@ def test_a_large_stream_that_makes_little_is_read(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.spec("REC-30")
 @pytest.mark.parametrize("size", [1, 999, 1000, 1001, 100_000])
 def test_a_stream_may_make_what_the_limit_says_and_no_more(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
-    monkeypatch.setattr(stored_state, "_MOST_STATE", 1000)
+    monkeypatch.setattr(stored_state, "_MAX_STATE", 1000)
     monkeypatch.setattr(stored_state, "_NEVER_TOO_MUCH", 0)
-    monkeypatch.setattr(stored_state, "_MOST_RATIO", 2)
+    monkeypatch.setattr(stored_state, "_MAX_RATIO", 2)
     stored = zlib.compress(bytes(size))
     if size <= 1000:
         assert decompress_state(stored) == bytes(size)
@@ -219,7 +219,7 @@ def test_a_stream_may_make_what_the_limit_says_and_no_more(monkeypatch: pytest.M
 
 @pytest.mark.spec("REC-31")
 def test_a_state_that_would_be_refused_is_not_compressed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stored_state, "_MOST_STATE", 1000)
+    monkeypatch.setattr(stored_state, "_MAX_STATE", 1000)
     monkeypatch.setattr(stored_state, "_NEVER_TOO_MUCH", 0)
     for size in (900, 100_000_0):
         assert decompress_state(compress_state(bytes(size))) == bytes(size)
@@ -234,18 +234,18 @@ def test_every_reader_refuses_such_a_record_and_names_it(tmp_path: Path) -> None
         connection.storage.begin()
         connection.storage.store(oid_from_int(0), pack_record(oid_from_int(0), data, b""))
         connection.storage.end()
-    with pytest.raises(RecordError, match=r"oid 0 \(durus\.persistent\.Persistent\): .* DURUS_MOST_STATE"):
+    with pytest.raises(RecordError, match=r"oid 0 \(durus\.persistent\.Persistent\): .* DURUS_MAX_STATE"):
         getattr(Connection(FileStorage(path, readonly=True)).get_root(), "n", None)
     file = OperatingSystem().open(str(path), "read")
     findings = list(Check(file).findings())
     file.close()
-    assert ["DURUS_MOST_STATE" in finding.problem for finding in findings] == [True]
+    assert ["DURUS_MAX_STATE" in finding.problem for finding in findings] == [True]
     storage = FileStorage(path, readonly=True)
     for work in (Renaming(storage, "a", "b").find(), copy_to_file(storage, tmp_path / "g")):
-        with pytest.raises(RecordError, match=r"oid 0: .*DURUS_MOST_STATE"):
+        with pytest.raises(RecordError, match=r"oid 0: .*DURUS_MAX_STATE"):
             list(work)
     storage.close()
-    with pytest.raises(RecordError, match="DURUS_MOST_STATE"):
+    with pytest.raises(RecordError, match="DURUS_MAX_STATE"):
         read_contents(data)
 
 

@@ -17,7 +17,7 @@ from durus.oid import ROOT_OID
 from durus.progress import Progress
 from durus.records.record import pack_record
 from durus.sharing import session as session_module
-from durus.sharing.session import Core, Session
+from durus.sharing.session import Session, SessionCore
 from durus.storage import NOTHING_TO_DO, Conclusion, MemoryStorage
 
 
@@ -42,17 +42,17 @@ class Attempt:
 
 
 @pytest.fixture
-def core() -> Core:
-    return Core(MemoryStorage())
+def core() -> SessionCore:
+    return SessionCore(MemoryStorage())
 
 
-def write_all(core: Core) -> None:
+def write_all(core: SessionCore) -> None:
     write = core.begin_write()
     write.write()
     write.finish(None)
 
 
-def store(core: Core, session: Session, *records: bytes) -> None:
+def store(core: SessionCore, session: Session, *records: bytes) -> None:
     attempt = Attempt(session)
     attempt.give(*records)
     if core.has_ready_commits:
@@ -61,7 +61,7 @@ def store(core: Core, session: Session, *records: bytes) -> None:
 
 
 @pytest.mark.spec("TXN-21")
-def test_turns_come_in_the_order_in_which_they_were_asked_for(core: Core) -> None:
+def test_turns_come_in_the_order_in_which_they_were_asked_for(core: SessionCore) -> None:
     first, second, third = (Attempt(core.connect()) for _ in range(3))
     assert (first.invalid, second.invalid, third.invalid) == ([], None, None)
     second.session.give_up_commit()
@@ -73,7 +73,7 @@ def test_turns_come_in_the_order_in_which_they_were_asked_for(core: Core) -> Non
 
 
 @pytest.mark.spec("TXN-20", "TXN-22")
-def test_oids_are_invalid_from_the_moment_at_which_a_commit_is_taken(core: Core) -> None:
+def test_oids_are_invalid_from_the_moment_at_which_a_commit_is_taken(core: SessionCore) -> None:
     writer, reader = core.connect(), core.connect()
     attempt = Attempt(writer)
     waiting = Attempt(reader)
@@ -84,7 +84,7 @@ def test_oids_are_invalid_from_the_moment_at_which_a_commit_is_taken(core: Core)
 
 
 @pytest.mark.spec("TXN-23")
-def test_who_has_synced_waits_for_the_disk_and_who_has_not_is_told_that_it_is_invalid(core: Core) -> None:
+def test_who_has_synced_waits_for_the_disk_and_who_has_not_is_told_that_it_is_invalid(core: SessionCore) -> None:
     writer, reader = core.connect(), core.connect()
     Attempt(writer).give(record(*writer.new_oids(1)))
     assert not reader.must_wait(ROOT_OID)
@@ -103,7 +103,9 @@ def test_who_has_synced_waits_for_the_disk_and_who_has_not_is_told_that_it_is_in
 
 
 @pytest.mark.spec("TXN-22")
-def test_a_failed_write_is_told_to_all_whose_commits_were_in_it(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_is_told_to_all_whose_commits_were_in_it(
+    core: SessionCore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one, two = core.connect(), core.connect()
     oids = one.new_oids(2)
     first, second = Attempt(one), Attempt(two)
@@ -121,7 +123,7 @@ def test_a_failed_write_is_told_to_all_whose_commits_were_in_it(core: Core, monk
 
 
 @pytest.mark.spec("TXN-24")
-def test_an_oid_is_for_the_client_that_it_was_given_to(core: Core) -> None:
+def test_an_oid_is_for_the_client_that_it_was_given_to(core: SessionCore) -> None:
     owner, thief = core.connect(), core.connect()
     store(core, owner, record(*owner.new_oids(1)))
     (oid,) = owner.new_oids(1)
@@ -133,7 +135,7 @@ def test_an_oid_is_for_the_client_that_it_was_given_to(core: Core) -> None:
 
 
 @pytest.mark.spec("TXN-24")
-def test_the_root_is_of_who_commits_it_first(core: Core) -> None:
+def test_the_root_is_of_who_commits_it_first(core: SessionCore) -> None:
     first, second, third = core.connect(), core.connect(), core.connect()
     assert first.new_oids(1) == second.new_oids(1) == third.new_oids(1) == [ROOT_OID]
     assert first.new_oids(1) != [ROOT_OID]
@@ -148,7 +150,7 @@ def test_the_root_is_of_who_commits_it_first(core: Core) -> None:
 
 @pytest.mark.spec("TXN-24")
 def test_an_oid_is_nobody_elses_while_its_first_record_is_on_its_way(
-    core: Core, monkeypatch: pytest.MonkeyPatch
+    core: SessionCore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     owner, thief = core.connect(), core.connect()
     store(core, owner, record(*owner.new_oids(1)))
@@ -164,7 +166,7 @@ def test_an_oid_is_nobody_elses_while_its_first_record_is_on_its_way(
 
 
 @pytest.mark.spec("TXN-24")
-def test_who_gives_up_a_commit_knows_of_the_root_if_it_had_its_turn(core: Core) -> None:
+def test_who_gives_up_a_commit_knows_of_the_root_if_it_had_its_turn(core: SessionCore) -> None:
     first, second, third = core.connect(), core.connect(), core.connect()
     assert first.new_oids(1) == second.new_oids(1) == third.new_oids(1) == [ROOT_OID]
     given = Attempt(first)
@@ -183,7 +185,9 @@ def test_who_gives_up_a_commit_knows_of_the_root_if_it_had_its_turn(core: Core) 
 
 @pytest.mark.spec("TXN-25")
 @pytest.mark.parametrize("needs", ["refers to", "stores"])
-def test_a_commit_that_waits_for_the_disk_is_a_conflict_if_a_pack_removes_what_it_needs(core: Core, needs: str) -> None:
+def test_a_commit_that_waits_for_the_disk_is_a_conflict_if_a_pack_removes_what_it_needs(
+    core: SessionCore, needs: str
+) -> None:
     session, other = core.connect(), core.connect()
     root, garbage = session.new_oids(2)
     store(core, session, record(root), record(garbage))
@@ -200,7 +204,7 @@ def test_a_commit_that_waits_for_the_disk_is_a_conflict_if_a_pack_removes_what_i
 
 @pytest.mark.spec("TXN-25")
 def test_what_a_pack_removed_is_invalid_though_it_ended_in_an_error(
-    core: Core, monkeypatch: pytest.MonkeyPatch
+    core: SessionCore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = core.connect()
     root, garbage = session.new_oids(2)
@@ -217,12 +221,12 @@ def test_what_a_pack_removed_is_invalid_though_it_ended_in_an_error(
     assert session.sync() == [garbage]
 
 
-def test_a_commit_that_waits_for_the_disk_can_be_taken_back(core: Core) -> None:
+def test_a_commit_that_waits_for_the_disk_can_be_taken_back(core: SessionCore) -> None:
     session, other = core.connect(), core.connect()
     attempt = Attempt(session)
     attempt.give(record(*session.new_oids(1)))
-    assert session.take_back_commit()
-    assert session.take_back_commit() is False
+    assert session.withdraw_commit()
+    assert session.withdraw_commit() is False
     assert not core.has_ready_commits
     assert not core.has_record(ROOT_OID)
     other.sync()
@@ -231,7 +235,7 @@ def test_a_commit_that_waits_for_the_disk_can_be_taken_back(core: Core) -> None:
 
 
 @pytest.mark.spec("TXN-25")
-def test_a_commit_of_what_a_pack_removed_during_its_turn_is_a_conflict(core: Core) -> None:
+def test_a_commit_of_what_a_pack_removed_during_its_turn_is_a_conflict(core: SessionCore) -> None:
     session = core.connect()
     root, garbage = session.new_oids(2)
     store(core, session, record(root), record(garbage))
@@ -244,7 +248,7 @@ def test_a_commit_of_what_a_pack_removed_during_its_turn_is_a_conflict(core: Cor
 
 
 @pytest.mark.spec("TXN-27")
-def test_a_taken_commit_is_stored_though_its_client_has_gone(core: Core) -> None:
+def test_a_taken_commit_is_stored_though_its_client_has_gone(core: SessionCore) -> None:
     session, other = core.connect(), core.connect()
     Attempt(session).give(record(*session.new_oids(1)))
     session.close()
@@ -254,7 +258,7 @@ def test_a_taken_commit_is_stored_though_its_client_has_gone(core: Core) -> None
 
 
 @pytest.mark.spec("TXN-25")
-def test_however_many_commits_wait_for_the_disk_each_is_told_what_it_lost(core: Core) -> None:
+def test_however_many_commits_wait_for_the_disk_each_is_told_what_it_lost(core: SessionCore) -> None:
     first = core.connect()
     root, garbage = first.new_oids(2)
     store(core, first, record(root), record(garbage))
@@ -271,7 +275,7 @@ def test_however_many_commits_wait_for_the_disk_each_is_told_what_it_lost(core: 
 
 
 @pytest.mark.spec("TXN-24")
-def test_a_client_may_have_just_so_many_unused_oids(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_may_have_just_so_many_unused_oids(core: SessionCore, monkeypatch: pytest.MonkeyPatch) -> None:
     assert session_module.MAX_UNUSED_OIDS == 1 << 24
     monkeypatch.setattr(session_module, "MAX_UNUSED_OIDS", 5)
     session = core.connect()
@@ -292,7 +296,7 @@ def test_a_client_may_have_just_so_many_unused_oids(core: Core, monkeypatch: pyt
 
 
 @pytest.mark.spec("TXN-24")
-def test_of_thousands_of_oids_each_is_for_one_client_only(core: Core) -> None:
+def test_of_thousands_of_oids_each_is_for_one_client_only(core: SessionCore) -> None:
     one, two = core.connect(), core.connect()
     given: dict[Session, list[bytes]] = {one: one.new_oids(1), two: []}
     store(core, one, record(ROOT_OID))
@@ -309,7 +313,7 @@ def test_of_thousands_of_oids_each_is_for_one_client_only(core: Core) -> None:
 
 
 @pytest.mark.spec("TXN-22")
-def test_commits_that_come_during_a_write_wait_for_the_next(core: Core) -> None:
+def test_commits_that_come_during_a_write_wait_for_the_next(core: SessionCore) -> None:
     one, two = core.connect(), core.connect()
     assert not core.has_ready_commits
     assert not core.is_writing
@@ -334,7 +338,7 @@ def test_commits_that_come_during_a_write_wait_for_the_next(core: Core) -> None:
 
 
 @pytest.mark.spec("TXN-23")
-def test_oid_is_undurable_until_each_commit_that_writes_it_is_over(core: Core) -> None:
+def test_oid_is_undurable_until_each_commit_that_writes_it_is_over(core: SessionCore) -> None:
     session, other = core.connect(), core.connect()
     (root,) = session.new_oids(1)
     Attempt(session).give(record(root))
@@ -355,7 +359,9 @@ def test_oid_is_undurable_until_each_commit_that_writes_it_is_over(core: Core) -
 
 
 @pytest.mark.spec("TXN-22")
-def test_storage_that_refuses_commits_fails_all_that_were_ready(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_storage_that_refuses_commits_fails_all_that_were_ready(
+    core: SessionCore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     session = core.connect()
     attempt = Attempt(session)
     attempt.give(record(*session.new_oids(1)))
@@ -376,7 +382,7 @@ def test_storage_that_refuses_commits_fails_all_that_were_ready(core: Core, monk
 
 
 @pytest.mark.spec("TXN-22")
-def test_write_that_can_not_be_accepted_fails_its_commits(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_write_that_can_not_be_accepted_fails_its_commits(core: SessionCore, monkeypatch: pytest.MonkeyPatch) -> None:
     session = core.connect()
     attempt = Attempt(session)
     attempt.give(record(*session.new_oids(1)))
@@ -393,7 +399,7 @@ def test_write_that_can_not_be_accepted_fails_its_commits(core: Core, monkeypatc
 
 
 @pytest.mark.spec("TXN-10")
-def test_commit_that_refers_to_what_has_no_record_is_a_conflict(core: Core) -> None:
+def test_commit_that_refers_to_what_has_no_record_is_a_conflict(core: SessionCore) -> None:
     session = core.connect()
     root, one, two = session.new_oids(3)
     attempt = Attempt(session)
@@ -405,7 +411,7 @@ def test_commit_that_refers_to_what_has_no_record_is_a_conflict(core: Core) -> N
 
 
 @pytest.mark.spec("TXN-21")
-def test_records_that_are_given_one_by_one_are_one_commit(core: Core) -> None:
+def test_records_that_are_given_one_by_one_are_one_commit(core: SessionCore) -> None:
     session, other = core.connect(), core.connect()
     root, one = session.new_oids(2)
     with pytest.raises(ProtocolError, match="out of turn"):
@@ -421,7 +427,7 @@ def test_records_that_are_given_one_by_one_are_one_commit(core: Core) -> None:
 
 
 @pytest.mark.spec("TXN-21")
-def test_record_that_is_refused_ends_the_turn(core: Core) -> None:
+def test_record_that_is_refused_ends_the_turn(core: SessionCore) -> None:
     session, other = core.connect(), core.connect()
     root, one = session.new_oids(2)
     for wrong in (root, record(root)), (one, record(root)):
@@ -438,7 +444,7 @@ def test_record_that_is_refused_ends_the_turn(core: Core) -> None:
 
 
 @pytest.mark.spec("TXN-21")
-def test_client_that_goes_gives_up_its_turn_and_its_place_in_the_queue(core: Core) -> None:
+def test_client_that_goes_gives_up_its_turn_and_its_place_in_the_queue(core: SessionCore) -> None:
     first, second, third = (Attempt(core.connect()) for _ in range(3))
     second.session.close()
     first.session.close()
@@ -448,7 +454,7 @@ def test_client_that_goes_gives_up_its_turn_and_its_place_in_the_queue(core: Cor
 
 
 @pytest.mark.spec("TXN-25")
-def test_pack_does_no_step_while_commits_are_written(core: Core) -> None:
+def test_pack_does_no_step_while_commits_are_written(core: SessionCore) -> None:
     session, other = core.connect(), core.connect()
     root, garbage = session.new_oids(2)
     store(core, session, record(root), record(garbage))
@@ -468,7 +474,7 @@ def test_pack_does_no_step_while_commits_are_written(core: Core) -> None:
 
 
 @pytest.mark.spec("TXN-25")
-def test_commit_is_a_conflict_if_a_pack_removes_what_it_refers_to_during_its_turn(core: Core) -> None:
+def test_commit_is_a_conflict_if_a_pack_removes_what_it_refers_to_during_its_turn(core: SessionCore) -> None:
     session = core.connect()
     root, garbage = session.new_oids(2)
     store(core, session, record(root), record(garbage))
@@ -483,7 +489,7 @@ def test_commit_is_a_conflict_if_a_pack_removes_what_it_refers_to_during_its_tur
 
 
 @pytest.mark.spec("TXN-25")
-def test_who_refers_to_a_commit_that_fails_fails_with_it(core: Core) -> None:
+def test_who_refers_to_a_commit_that_fails_fails_with_it(core: SessionCore) -> None:
     sessions = [core.connect() for _ in range(4)]
     root, *oids = sessions[0].new_oids(5)
     store(core, sessions[0], record(root))
@@ -496,7 +502,7 @@ def test_who_refers_to_a_commit_that_fails_fails_with_it(core: Core) -> None:
         attempts[-1].give(record(mine[number], *mine[number - 1 : number]) if number else record(mine[0]))
     independent = Attempt(sessions[3])
     independent.give(record(mine[3]))
-    assert sessions[0].take_back_commit()
+    assert sessions[0].withdraw_commit()
     assert [type(each.outcomes[0]) for each in attempts] == [TransactionError, WriteConflictError, WriteConflictError]
     assert [each.outcomes[0].oids for each in attempts[1:] if isinstance(each.outcomes[0], WriteConflictError)] == [
         [mine[0]],
@@ -509,7 +515,7 @@ def test_who_refers_to_a_commit_that_fails_fails_with_it(core: Core) -> None:
 
 @pytest.mark.spec("TXN-25")
 def test_what_a_step_of_a_pack_removed_is_invalid_when_the_step_is_over(
-    core: Core, monkeypatch: pytest.MonkeyPatch
+    core: SessionCore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = core.connect()
     root, garbage = session.new_oids(2)
@@ -539,7 +545,7 @@ def test_what_a_step_of_a_pack_removed_is_invalid_when_the_step_is_over(
 
 
 @pytest.mark.spec("TXN-20")
-def test_client_that_has_gone_is_told_of_nothing_more(core: Core) -> None:
+def test_client_that_has_gone_is_told_of_nothing_more(core: SessionCore) -> None:
     gone, writer = core.connect(), core.connect()
     gone.close()
     store(core, writer, record(*writer.new_oids(1)))
@@ -547,7 +553,7 @@ def test_client_that_has_gone_is_told_of_nothing_more(core: Core) -> None:
 
 
 @pytest.mark.spec("TXN-25")
-def test_commit_is_a_conflict_if_a_pack_removes_what_it_stores_during_its_turn(core: Core) -> None:
+def test_commit_is_a_conflict_if_a_pack_removes_what_it_stores_during_its_turn(core: SessionCore) -> None:
     session, other = core.connect(), core.connect()
     root, garbage = session.new_oids(2)
     store(core, session, record(root), record(garbage))
@@ -565,7 +571,7 @@ def test_commit_is_a_conflict_if_a_pack_removes_what_it_stores_during_its_turn(c
 
 
 @pytest.mark.spec("TXN-25")
-def test_commit_of_what_a_pack_kept_during_its_turn_is_no_conflict(core: Core) -> None:
+def test_commit_of_what_a_pack_kept_during_its_turn_is_no_conflict(core: SessionCore) -> None:
     session = core.connect()
     root, garbage = session.new_oids(2)
     store(core, session, record(root), record(garbage))
@@ -581,7 +587,7 @@ def test_commit_of_what_a_pack_kept_during_its_turn_is_no_conflict(core: Core) -
 
 
 @pytest.mark.spec("TXN-21")
-def test_commit_without_a_record_is_over_at_once(core: Core) -> None:
+def test_commit_without_a_record_is_over_at_once(core: SessionCore) -> None:
     attempt = Attempt(core.connect())
     attempt.give()
     assert attempt.outcomes == [None]
@@ -590,7 +596,9 @@ def test_commit_without_a_record_is_over_at_once(core: Core) -> None:
 
 
 @pytest.mark.spec("TXN-21")
-def test_no_turn_is_given_where_the_storage_takes_no_commits(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_turn_is_given_where_the_storage_takes_no_commits(
+    core: SessionCore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse() -> None:
         raise ReadonlyError("this storage is open for reading only")
 
@@ -601,7 +609,7 @@ def test_no_turn_is_given_where_the_storage_takes_no_commits(core: Core, monkeyp
 
 
 @pytest.mark.spec("TXN-31")
-def test_the_outcome_of_a_commit_whose_write_was_lost_with_its_thread_is_unknown(core: Core) -> None:
+def test_the_outcome_of_a_commit_whose_write_was_lost_with_its_thread_is_unknown(core: SessionCore) -> None:
     sessions = [core.connect() for _ in range(2)]
     attempts = []
     for session in sessions:

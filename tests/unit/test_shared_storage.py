@@ -17,7 +17,7 @@ from durus.persistent_dict import PersistentDict
 from durus.progress import Progress
 from durus.records.record import pack_record
 from durus.shared_storage import SharedStorage
-from durus.sharing.session import Core, Write
+from durus.sharing.session import SessionCore, Write
 from durus.storage import Conclusion, MemoryStorage, Storage
 
 
@@ -129,25 +129,25 @@ def commit(client: Storage, oid: bytes, data: bytes) -> None:
 def test_a_write_does_not_begin_while_a_step_of_a_pack_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
     shared = SharedStorage(FileStorage(tmp_path / "f", durability="os"))
-    begin_step, begin_write, gen_pack = SharedStorage._begin_step, Core.begin_write, Core.gen_pack
+    begin_step, begin_write, gen_pack = SharedStorage._begin_step, SessionCore.begin_write, SessionCore.gen_pack
 
     def noting_begin_step(shared: SharedStorage, frame: FrameType) -> None:
         begin_step(shared, frame)
         events.append("due")
 
-    def noting_begin_write(core: Core) -> Write:
+    def noting_begin_write(core: SessionCore) -> Write:
         events.append("write")
         return begin_write(core)
 
-    def noting_gen_pack(core: Core) -> Iterator[Progress]:
+    def noting_gen_pack(core: SessionCore) -> Iterator[Progress]:
         for progress in gen_pack(core):
             events.append("step")
             yield progress
         events.append("step")  # the last one, which ends the pack
 
     monkeypatch.setattr(SharedStorage, "_begin_step", noting_begin_step)
-    monkeypatch.setattr(Core, "begin_write", noting_begin_write)
-    monkeypatch.setattr(Core, "gen_pack", noting_gen_pack)
+    monkeypatch.setattr(SessionCore, "begin_write", noting_begin_write)
+    monkeypatch.setattr(SessionCore, "gen_pack", noting_gen_pack)
     with packing(shared):
         add_up(shared, 3, 20)
     behind = {(before, after) for before, after in pairwise(events) if before == "due"}
@@ -171,7 +171,7 @@ def test_commits_that_wait_for_the_disk_share_the_next_write_and_nobody_sees_the
     for thread in threads[1:]:
         thread.start()
     core = shared._core
-    while len(core._ready) < 4:
+    while len(core._queued) < 4:
         threading.Event().wait(0.001)
     reader = clients[5]
     reader.sync()

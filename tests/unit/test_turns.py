@@ -8,8 +8,8 @@ from durus.persistent_dict import PersistentDict
 from durus.records.record import pack_record
 from durus.shared_storage import SharedStorage
 from durus.sharing.protocol import Commit, NewOids, encode_commit, encode_request
-from durus.sharing.session import Core, Session
-from durus.sharing.turns import RATE, SECONDS
+from durus.sharing.session import Session, SessionCore
+from durus.sharing.turns import BYTES_PER_SECOND, EXCLUSIVE_SECONDS
 from durus.storage import MemoryStorage
 from tests.in_memory_server import InMemoryConnection, InMemoryServer
 
@@ -26,7 +26,7 @@ class Clock:
         with Connection(storage) as connection:
             connection.get_root()["x"] = PersistentDict()
             connection.commit()
-        self.core = Core(storage, lambda: self.now)
+        self.core = SessionCore(storage, lambda: self.now)
 
     def tick(self, seconds: float) -> None:
         self.now += seconds
@@ -39,7 +39,7 @@ class Clock:
 class Client:
     """A session that commits the root, in steps."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: SessionCore) -> None:
         self.session: Session = core.connect()
         self._core = core
         self.lists: list[list[bytes] | None] = []
@@ -69,7 +69,7 @@ def clock() -> Clock:
 @pytest.mark.spec("TXN-42")
 def test_a_turn_is_passed_on_after_a_while_without_data_and_not_before(clock: Clock) -> None:
     slow, other = clock.client().ask(), clock.client().ask()
-    clock.tick(SECONDS - MOMENT)
+    clock.tick(EXCLUSIVE_SECONDS - MOMENT)
     assert clock.core.turn is slow.session
     assert other.lists == []
     clock.tick(2 * MOMENT)
@@ -80,8 +80,8 @@ def test_a_turn_is_passed_on_after_a_while_without_data_and_not_before(clock: Cl
 @pytest.mark.spec("TXN-42")
 def test_a_turn_lasts_for_longer_when_data_comes(clock: Clock) -> None:
     sender, other = clock.client().ask(), clock.client().ask()
-    sender.session.note_received(RATE)
-    clock.tick(1 + SECONDS - MOMENT)
+    sender.session.note_received(BYTES_PER_SECOND)
+    clock.tick(1 + EXCLUSIVE_SECONDS - MOMENT)
     assert other.lists == []
     clock.tick(2 * MOMENT)
     assert other.lists == [[]]
@@ -208,7 +208,7 @@ def test_clients_that_take_turns_and_come_again_cost_a_commit_a_hundredth_of_a_s
         good.ask()
         while len(good.lists) <= len(waits):
             for attacker in attackers:
-                attacker.session.note_received(int(RATE * 0.02) if flows else 0)
+                attacker.session.note_received(int(BYTES_PER_SECOND * 0.02) if flows else 0)
             clock.tick(0.01)
             if clock.now - began > 10:  # the server drops them
                 attackers = replaced(clock, attackers)
@@ -361,5 +361,5 @@ def test_turns_in_one_process_are_not_passed_on() -> None:
     sessions = [shared._core.connect() for _ in range(2)]
     for session in sessions:
         session.begin_commit(lambda invalid: None)
-    assert shared._core.pass_turn_on() == SECONDS
+    assert shared._core.pass_turn_on() == EXCLUSIVE_SECONDS
     assert shared._core.turn is sessions[0]

@@ -1,4 +1,4 @@
-"""What is measured, as data: the works of worker/work.py, their sizes, who does them, and what each is to reach."""
+"""What is measured: the workloads of worker/workloads.py with their sizes, drivers and targets."""
 
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ class Target(NamedTuple):
     ratio: float
     over: str
     metric: str = ""
-    """`work.metric`, if it is not the row's own."""
+    """`workload.metric`, if it is not the row's own."""
 
 
 class Row(NamedTuple):
@@ -40,9 +40,9 @@ class Row(NamedTuple):
 
 
 class Workload(NamedTuple):
-    """A work, run by each driver in a process of its own."""
+    """A workload, run by each driver in a process of its own."""
 
-    work: str
+    name: str
     size: int
     durability: str
     """What a commit waits for, on all sides; empty where nothing is committed."""
@@ -208,16 +208,16 @@ WORKLOADS = (
     ),
     *(
         Workload(
-            work,
+            name,
             count,
             "fsync",
             (HERE,),
-            (Row("per_second", f"{work} of {count:,}", "objects/CPU s", targets),),
+            (Row("per_second", f"{name} of {count:,}", "objects/CPU s", targets),),
         )
-        for work in ("insert", "traversal", "pack")
+        for name in ("insert", "traversal", "pack")
         for count, targets in (
             (10_000, ()),
-            (1_000_000, (Target(1 / 1.3, HERE, f"{work}@10000.per_second"),)),
+            (1_000_000, (Target(1 / 1.3, HERE, f"{name}@10000.per_second"),)),
         )
     ),
 )
@@ -225,5 +225,5 @@ WORKLOADS = (
 
 def label(workload: Workload) -> str:
     """Return what tells a workload from all others."""
-    sizes = [other.size for other in WORKLOADS if other.work == workload.work]
-    return workload.work if workload.size == sizes[0] else f"{workload.work}@{workload.size}"
+    sizes = [other.size for other in WORKLOADS if other.name == workload.name]
+    return workload.name if workload.size == sizes[0] else f"{workload.name}@{workload.size}"

@@ -1,0 +1,49 @@
+"""Which oids a client was given and has not used yet. Statement TXN-24."""
+
+from collections.abc import Iterable
+
+from durus.oid import oid_to_int
+
+_BLOCK_SIZE = 1024
+"""Oids are given out one after the other: so many of them share an int."""
+
+
+class OidGrants:
+    """A set of oids that takes about a bit for each, where they are close together."""
+
+    def __init__(self) -> None:
+        self._blocks: dict[int, int] = {}
+        self.count = 0
+
+    def __contains__(self, oid: bytes) -> bool:
+        block, bit = _locate(oid)
+        return bool(self._blocks.get(block, 0) & bit)
+
+    def add(self, oids: Iterable[bytes]) -> None:
+        """Note oids that were given, none of which is in the set."""
+        for oid in oids:
+            block, bit = _locate(oid)
+            self._blocks[block] = self._blocks.get(block, 0) | bit
+            self.count += 1
+
+    def discard(self, oids: Iterable[bytes]) -> None:
+        """Forget oids that are used now, as far as they are in the set."""
+        for oid in oids:
+            block, bit = _locate(oid)
+            granted = self._blocks.get(block, 0)
+            if granted & bit:
+                self.count -= 1
+                if granted == bit:
+                    del self._blocks[block]
+                else:
+                    self._blocks[block] = granted ^ bit
+
+    def recount(self) -> None:
+        """Make the count right again after an interrupt."""
+        self.count = sum(granted.bit_count() for granted in self._blocks.values())
+
+
+def _locate(oid: bytes) -> tuple[int, int]:
+    """Return the block of an oid, and its bit in it."""
+    block, index = divmod(oid_to_int(oid), _BLOCK_SIZE)
+    return block, 1 << index
