@@ -15,13 +15,16 @@ Results = dict[tuple[str, str, str], list[float]]
 _NOTES = """
 # Benchmarks
 
-Written by `python -m bench --write`. Every figure is the median of {rounds} rounds; in each round all run the same
-workloads one after another, in processes of their own, on Unix sockets where there is a server, with the page cache
-warm. Behind each figure stands its spread: half the distance from the least to the greatest, as a part of the median.
-A ratio is this Durus over the other one, of medians: more than 1 is faster, or smaller, here. *fsync* means that on
-every side a commit is on the disk before it returns (Durus 4.3 is made to sync), *none* that none waits for the disk.
-Figures of different runs can't be compared. Where the unit says CPU, it is the CPU time of the process that counts,
-and not what the disk or the rest of the machine takes.
+Written by `python -m bench --write`. Each figure is the median of {rounds} rounds.
+
+In each round all run the same workloads one after another, in separate processes, on Unix sockets
+where there is a server, with a warm page cache. After each figure comes its spread: half the
+difference between the largest and the smallest value, as a percentage of the median. A ratio
+compares the medians of this Durus and the other one: more than 1 means that this Durus is faster,
+or smaller. *fsync* means that on every side a commit is on the disk before it returns (Durus 4.3 is
+made to sync); *none* means that no side waits for the disk. Figures of different runs cannot be
+compared. Where the unit says CPU, the figure is the CPU time of the process that counts, without
+the time that the disk or the rest of the machine takes.
 
 {machine}
 

@@ -14,8 +14,8 @@ COLUMNS = 100
 _FENCE = re.compile(r"(`{3,}|~{3,})")
 _VERBATIM = re.compile(r"#|\||<!--|    ")
 _ITEM = re.compile(r"( *(?:[-*+]|[0-9]+\.) )(.*)")
-_WORD = re.compile(r"(?:`[^`]*`|[^\s`])+")
-_STARTS_A_BLOCK = re.compile(r"[-*+#>|]|[0-9]+[.)]|\*\*\[")
+_WORD = re.compile(r"(?:`[^`]*`|\S)+")
+_STARTS_A_BLOCK = re.compile(r"(?:[-*+]|#+|[0-9]+[.)])$|[>|]|\*\*\[")
 
 
 def documents() -> list[Path]:
