@@ -1,38 +1,44 @@
-"""`durus -c`: a Python console on a file, or on what a server holds."""
+"""`durus shell`: a Python shell on a file, or on what a server holds. Statements CMD-30 to CMD-35."""
 
 import argparse
-import code
-import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Iterator
-from pprint import pprint
 
-from durus.cli.options import add_address_arguments, add_storage_arguments, address_of, open_storage
+from durus.cli.leaving import Leaving
+from durus.cli.options import UsageError, add_address_arguments, add_storage_arguments, address_of, open_storage
 from durus.cli.output import tell
+from durus.cli.pretty import pp
+from durus.cli.python_console import run_python
 from durus.client_storage import ClientStorage
 from durus.connection import Connection
 from durus.error import DurusError, ServerUnreachableError
+from durus.objects.unstorable import CONSOLE
 from durus.sharing.address import wait_for_server
-from durus.text import printable_lines
 from durus.utils import int8_to_str, str_to_int8
 
 _TRIES = 50
 _SECONDS_BETWEEN_TRIES = 0.2
-_HISTORY = os.path.join("~", ".durushistory")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_storage_arguments(parser, "the file with the objects, made if it is not there (default: use a server)")
+    add_storage_arguments(parser, "the file with the objects, made if it is not there (without it: use a server)")
     add_address_arguments(parser, "find the server on")
-    parser.add_argument("--cache_size", type=int, default=10000, metavar="N", help="objects kept loaded (%(default)s)")
+    parser.add_argument(
+        "--cache_size",
+        "--cache-size",
+        type=int,
+        default=10000,
+        metavar="N",
+        help="how many objects to keep loaded (%(default)s)",
+    )
     parser.add_argument(
         "--startup",
         default=os.environ.get("DURUSSTARTUP", ""),
         metavar="FILE",
-        help="a Python file to run first, with the names of the console (default: the variable DURUSSTARTUP)",
+        help="a Python file to run first, with the names of the shell (default: $DURUSSTARTUP)",
     )
+    parser.add_argument("--plain", action="store_true", help="use Python's own console where IPython is installed too")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -42,11 +48,12 @@ def run(options: argparse.Namespace) -> int:
     try:
         connection = Connection(storage, cache_size=options.cache_size)
         names: dict[str, object] = {
-            "__name__": "__console__",
+            "__name__": CONSOLE,
+            "__doc__": None,
             "connection": connection,
             "root": connection.get_root(),
             "get": connection.get,
-            "pp": pprint,
+            "pp": pp,
             "sys": sys,
             "os": os,
             "int8_to_str": int8_to_str,
@@ -54,26 +61,36 @@ def run(options: argparse.Namespace) -> int:
         }
         if options.startup:
             _run_file(options.startup, names)
-        with _completion(names):
-            place = options.file or address_of(options)
-            banner = f"Durus on {place}: connection and root are there; connection.commit() stores changes"
-            _Console(names).interact(banner, exitmsg="")
+        banner = (
+            f"Durus on {options.file or address_of(options)}: connection and root are there; "
+            "connection.commit() stores changes"
+        )
+        _run_shell(names, banner, Leaving(connection, _is_terminal(), options.readonly), options.plain)
     finally:
         storage.close()
     return 0
 
 
-class _Console(code.InteractiveConsole):
-    """Shows errors as they are, but for what would move the cursor. [OBJ-79]"""
+def _run_shell(names: dict[str, object], banner: str, leaving: Leaving, is_plain: bool) -> None:
+    if not is_plain and _is_terminal() and os.environ.get("TERM") != "dumb":
+        try:
+            from durus.cli.ipython_console import run_ipython
+        except ImportError:
+            pass
+        else:
+            run_ipython(names, banner, leaving)
+            return
+    run_python(names, banner, leaving)
 
-    def write(self, data: str) -> None:
-        super().write(printable_lines(data))
+
+def _is_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty()
 
 
 def _open_client(options: argparse.Namespace) -> ClientStorage:
     """Return the storage of the server, which may be about to start."""
     if options.readonly or options.repair or options.storage_class:
-        raise DurusError("--readonly, --repair and --storage-class are for a file: give its name with --file")
+        raise UsageError("--readonly, --repair and --storage-class are for a file: give its name too")
     address = address_of(options)
     try:
         return ClientStorage(address=address)
@@ -84,7 +101,7 @@ def _open_client(options: argparse.Namespace) -> ClientStorage:
 
 
 def _run_file(path: str, names: dict[str, object]) -> None:
-    """Run a Python file in the namespace of the console; if it fails, show where in it, and end with 1."""
+    """Run a Python file in the namespace of the shell; if it fails, show where in it, and end with 1."""
     try:
         with open(path, "rb") as file:
             source = file.read()
@@ -95,28 +112,4 @@ def _run_file(path: str, names: dict[str, object]) -> None:
     except Exception as error:
         frames = error.__traceback__
         traceback.print_exception(error.with_traceback(frames.tb_next if frames else None))
-        raise DurusError(f"the startup file {path} failed, so the console is not opened") from error
-
-
-@contextlib.contextmanager
-def _completion(names: dict[str, object]) -> Iterator[None]:
-    """Give a terminal completion of names and a history that outlives the console."""
-    if not sys.stdin.isatty():  # importing readline is enough to print on some terminals
-        yield
-        return
-    try:
-        import readline
-        import rlcompleter
-    except ImportError:
-        yield
-        return
-    history = os.path.expanduser(_HISTORY)
-    readline.set_completer(rlcompleter.Completer(names).complete)
-    readline.parse_and_bind("tab: complete")
-    with contextlib.suppress(OSError):  # there is none before the first console
-        readline.read_history_file(history)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):  # a home that can't be written to keeps no history
-            readline.write_history_file(history)
+        raise DurusError(f"the startup file {path} failed, so the shell is not opened") from error

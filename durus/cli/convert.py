@@ -4,7 +4,7 @@ import argparse
 import os
 from collections.abc import Callable
 
-from durus.cli.options import import_storage_class
+from durus.cli.options import UsageError, import_storage_class
 from durus.cli.output import tell
 from durus.cli.progress import show_progress
 from durus.error import DurusError
@@ -16,13 +16,15 @@ from durus.tools.python2 import Python2Records, Rules
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("old", metavar="OLD", help="the file to copy; it may be in use")
-    parser.add_argument("new", metavar="NEW", help="the file to make, which must not be there yet")
+    parser.add_argument("new", metavar="NEW", help="the file to make, which must not exist")
     parser.add_argument(
-        "--storage-class", metavar="DOTTED", help="the storage class of the new file, module and name (FileStorage)"
+        "--storage-class",
+        metavar="CLASS",
+        help="the storage class of the new file (FileStorage)",
     )
     python2 = parser.add_argument_group("databases that Python 2 wrote")
     python2.add_argument(
-        "--from-python2", action="store_true", help="turn each str of Python 2 into text, or into bytes, by rule"
+        "--from-python2", action="store_true", help="turn each str of Python 2 into text or bytes, by rule"
     )
     python2.add_argument(
         "--bytes-attribute",
@@ -37,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     make_storage = _maker(options.storage_class) if options.storage_class else None
     if not options.from_python2 and (options.bytes_attribute or options.encoding):
-        raise DurusError("--bytes-attribute and --encoding tell about databases of Python 2: give --from-python2, too")
+        raise UsageError("--bytes-attribute and --encoding are for databases of Python 2: give --from-python2 too")
     rules = Rules(options.bytes_attribute, options.encoding)
     source = open_file_storage(options.old, readonly=True)
     translating = Python2Records(source, rules) if options.from_python2 else None

@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Protocol, cast
 
 from durus import __version__
-from durus.cli.output import tell
+from durus.cli.report import Report, add_json_argument
 from durus.error import RecordError
 from durus.file_storage import FileStorage
 from durus.file_storage2 import FileStorage2
@@ -22,7 +22,7 @@ from durus.files.shelf.layout import BASE_START, ENTRY_FRAME_SIZE, SEAL_SIZE, U6
 from durus.files.shelf.scan import scan_transactions
 from durus.files.shelf.shelf import Shelf
 from durus.files.snapshot import as_of_now
-from durus.oid import ROOT_OID, format_oid
+from durus.oid import ROOT_OID, oid_to_int
 from durus.open_file import storage_class_of
 from durus.persistent import PersistentObject, implementation
 from durus.records.contents import read_contents
@@ -31,12 +31,29 @@ from durus.storage import Storage
 
 _MOST_OIDS = 100
 """How many broken objects of one class are named."""
+_KEYS = (
+    "implementation",
+    "size",
+    "packed_size",
+    "unsealed_transactions",
+    "first_seal",
+    "last_seal",
+    "tail",
+    "unreached_objects",
+    "unreached_size",
+    "superseded_size",
+    "classes",
+    "broken",
+    "missing_values",
+)
+"""The keys of the JSON that `check` does not have. [CMD-13]"""
 _UNREADABLE = "(unreadable)"
 """What stands for the class of a record that can't be read."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="F", help="the file to look at; it may be in use")
+    parser.add_argument("file", metavar="FILE", help="the file to look at; it may be in use")
+    add_json_argument(parser)
     parser.add_argument(
         "--broken",
         action="store_true",
@@ -71,61 +88,72 @@ class _StorageRecords:
 
 
 def run(options: argparse.Namespace) -> int:
+    report = Report(options, _KEYS)
+    _report_on(options, report)
+    report.end()
+    return 0
+
+
+def _report_on(options: argparse.Namespace, report: Report) -> None:
     storage_class = storage_class_of(options.file)
     if not issubclass(storage_class, FileStorage | FileStorage2):
         storage = storage_class(options.file, readonly=True)
         try:
-            _print_all(_StorageRecords(storage), _print_sqlite(options.file), options.broken)
+            _print_all(_StorageRecords(storage), _print_sqlite(options.file, report), options.broken, report)
         finally:
             storage.close()
-        return 0
+        return
     file = OperatingSystem().open(options.file, "read")
     try:
         if storage_class is FileStorage:
             shelf = Shelf(as_of_now(file))
-            _print_all(shelf, _print_file(shelf), options.broken)
+            _print_all(shelf, _print_file(shelf, report), options.broken, report)
         else:
             found = Dfs20(as_of_now(file))
-            _print_all(found, _print_dfs20(found), options.broken)
+            _print_all(found, _print_dfs20(found, report), options.broken, report)
     finally:
         file.close()
-    return 0
 
 
-def _print_all(records: _Records, sizes: tuple[int, int | None], with_broken: bool) -> None:
-    _print_objects(records, *sizes)
+def _print_all(records: _Records, sizes: tuple[int, int | None], with_broken: bool, report: Report) -> None:
+    _print_objects(records, *sizes, report)
     if with_broken:
-        _print_broken(records)
+        _print_broken(records, report)
 
 
-def _print_head(path: str, format_name: str) -> None:
-    tell(f"durus         {__version__}, its base classes in {implementation}")
-    tell(f"file          {path}")
-    tell(f"format        {format_name}")
+def _print_head(path: str, format_name: str, report: Report) -> None:
+    report.note(f"durus         {__version__}, its base classes in {implementation}", implementation=implementation)
+    report.note(f"file          {path}")
+    report.note(f"format        {format_name}", format=format_name)
 
 
-def _print_sqlite(path: str) -> tuple[int, None]:
-    _print_head(path, "SQLite")
-    tell(f"size          {os.path.getsize(path)} bytes, without what is in {path}-wal")
-    tell("sealed        no, the format has no checksums")
+def _print_sqlite(path: str, report: Report) -> tuple[int, None]:
+    _print_head(path, "SQLite", report)
+    size = os.path.getsize(path)
+    report.note(f"size          {size} bytes, without what is in {path}-wal", size=size)
+    report.note("sealed        no, the format has no checksums")
     return 0, None
 
 
-def _print_dfs20(found: Dfs20) -> tuple[int, int]:
+def _print_dfs20(found: Dfs20, report: Report) -> tuple[int, int]:
     transactions = list(scan_dfs20(found.file, found.base_end, found.end))
     (packed_end,) = U64.unpack(found.file.read_at(len(dfs20_layout.MAGIC), U64.size))
     entries_size = max(0, packed_end - dfs20_layout.BASE_START - len(dfs20_layout.END))
     entries_size += sum(each.end - each.offset - len(dfs20_layout.END) for each in transactions)
-    _print_head(found.file.path, "DFS20")
-    tell(f"size          {found.file.size()} bytes, {found.base_end} of them packed")
-    tell(f"transactions  {len(transactions)} behind the packed part")
-    tell("sealed        no, the format has no checksums")
+    _print_head(found.file.path, "DFS20", report)
+    report.note(
+        f"size          {found.file.size()} bytes, {found.base_end} of them packed",
+        size=found.file.size(),
+        packed_size=found.base_end,
+    )
+    report.note(f"transactions  {len(transactions)} behind the packed part", transactions=len(transactions))
+    report.note("sealed        no, the format has no checksums")
     if found.tail is not None:
-        tell(f"tail          not whole: {found.tail.problem}")
+        report.note(f"tail          not whole: {found.tail.problem}", tail=found.tail.problem)
     return dfs20_layout.U32.size, entries_size
 
 
-def _print_file(shelf: Shelf) -> tuple[int, int]:
+def _print_file(shelf: Shelf, report: Report) -> tuple[int, int]:
     """Print what holds of the file as a whole; return the bytes around a record, and those of all object entries."""
     start = shelf.map.end
     transactions = seals = 0
@@ -139,21 +167,27 @@ def _print_file(shelf: Shelf) -> tuple[int, int]:
             seals += 1
             last_seal = transaction.seal.time
             first_seal = first_seal or last_seal
-    _print_head(shelf.file.path, "SHELF-1")
-    tell(f"size          {shelf.file.size()} bytes, {start} of them packed")
-    tell(f"transactions  {transactions} behind the packed part, {transactions - seals} of them without a seal")
+    _print_head(shelf.file.path, "SHELF-1", report)
+    size = shelf.file.size()
+    report.note(f"size          {size} bytes, {start} of them packed", size=size, packed_size=start)
+    report.note(
+        f"transactions  {transactions} behind the packed part, {transactions - seals} of them without a seal",
+        transactions=transactions,
+        unsealed_transactions=transactions - seals,
+    )
     if first_seal is None:
-        tell("sealed        no")
+        report.note("sealed        no", sealed="none")
     else:
-        tell(f"sealed        {'to its end' if shelf.is_sealed else 'not at its end'}")
-        tell(f"first seal    {first_seal}")
-        tell(f"last seal     {last_seal}")
+        sealed = ("all", "to its end") if shelf.is_sealed else ("part", "not at its end")
+        report.note(f"sealed        {sealed[1]}", sealed=sealed[0])
+        report.note(f"first seal    {first_seal}", first_seal=str(first_seal))
+        report.note(f"last seal     {last_seal}", last_seal=str(last_seal))
     if shelf.tail is not None:
-        tell(f"tail          not whole: {shelf.tail.problem}")
+        report.note(f"tail          not whole: {shelf.tail.problem}", tail=shelf.tail.problem)
     return ENTRY_FRAME_SIZE, entries_size
 
 
-def _print_objects(shelf: _Records, frame_size: int, entries_size: int | None) -> None:
+def _print_objects(shelf: _Records, frame_size: int, entries_size: int | None, report: Report) -> None:
     counts: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
     reached = _reached_oids(shelf)
@@ -171,40 +205,52 @@ def _print_objects(shelf: _Records, frame_size: int, entries_size: int | None) -
         entries_size = current_size
     superseded_size = entries_size - current_size
     share = 100 * (unreached_size + superseded_size) / entries_size if entries_size else 0
-    tell(f"objects       {counts.total()}, {unreached_count} of them not reached from the root")
-    tell(f"garbage       {share:.1f} %: {unreached_size} bytes not reached, {superseded_size} bytes superseded")
-    if counts:
-        tell("classes         objects        bytes")
-    for name, _ in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])):
-        tell(f"{counts[name]:>23} {sizes[name]:>12}  {name}")
+    report.note(
+        f"objects       {counts.total()}, {unreached_count} of them not reached from the root",
+        objects=counts.total(),
+        unreached_objects=unreached_count,
+    )
+    report.note(
+        f"garbage       {share:.1f} %: {unreached_size} bytes not reached, {superseded_size} bytes superseded",
+        unreached_size=unreached_size,
+        superseded_size=superseded_size,
+    )
+    names = sorted(counts, key=lambda name: (-counts[name], name))
+    classes = [{"name": name, "objects": counts[name], "size": sizes[name]} for name in names]
+    report.note("classes         objects        bytes" if counts else None, classes=classes)
+    for name in names:
+        report.note(f"{counts[name]:>23} {sizes[name]:>12}  {name}")
 
 
-def _print_broken(shelf: _Records) -> None:
+def _print_broken(shelf: _Records, report: Report) -> None:
     if "" not in sys.path:
         sys.path.insert(0, "")  # as the console has it
-    broken: dict[str, list[str]] = {}
-    holders: dict[str, list[str]] = {}
+    broken: dict[str, list[int]] = {}
+    holders: dict[str, list[int]] = {}
     for oid, offset in shelf.positions():
         try:
             contents = read_contents(unpack_record(shelf.read_entry(oid, offset))[1])
         except RecordError:
             continue
         if not _is_persistent_class(contents.class_name):
-            broken.setdefault(contents.class_name, []).append(format_oid(oid))
+            broken.setdefault(contents.class_name, []).append(oid_to_int(oid))
         for name in contents.value_names:
             if _imported(f"{name.module}:{name.qualname}") is None:
-                holders.setdefault(f"{name.module}.{name.qualname}", []).append(format_oid(oid))
-    tell(f"broken        {sum(map(len, broken.values()))} objects whose class can't be imported")
-    _print_oids(broken)
+                holders.setdefault(f"{name.module}.{name.qualname}", []).append(oid_to_int(oid))
+    count = sum(map(len, broken.values()))
+    report.note(f"broken        {count} objects whose class can't be imported", broken=broken, missing_values=holders)
+    _print_oids(broken, report)
     if holders:
-        tell(f"values        of {len(holders)} classes or functions that can't be imported, held by these objects")
-        _print_oids(holders)
+        report.note(
+            f"values        of {len(holders)} classes or functions that can't be imported, held by these objects"
+        )
+        _print_oids(holders, report)
 
 
-def _print_oids(oids_by_name: dict[str, list[str]]) -> None:
+def _print_oids(oids_by_name: dict[str, list[int]], report: Report) -> None:
     for name, oids in sorted(oids_by_name.items()):
         more = f" and {len(oids) - _MOST_OIDS} more" if len(oids) > _MOST_OIDS else ""
-        tell(f"  {name}: oid {', '.join(oids[:_MOST_OIDS])}{more}")
+        report.note(f"  {name}: oid {', '.join(map(str, oids[:_MOST_OIDS]))}{more}")
 
 
 def _is_persistent_class(name: str) -> bool:

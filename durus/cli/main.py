@@ -1,75 +1,82 @@
-"""Finding out which command is meant, and running it."""
+"""Finding out which command is meant, and running it. Statements CMD-1 to CMD-3."""
 
 import argparse
 import contextlib
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TextIO
 
-from durus import __version__, persistent
-from durus.cli import check, console, convert, info, pack, rename, serve
+from durus.cli.commands import ALIASES, COMMANDS, make_parser, nearest
+from durus.cli.options import UsageError
 from durus.cli.output import tell
 from durus.error import DurusError, DurusWarning
-from durus.text import printable_lines
-
-Run = Callable[[argparse.Namespace], int]
-
-_COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Run]] = {
-    "-s": ("serve a file to clients, or a temporary one; or stop a server", serve.add_arguments, serve.run),
-    "-c": ("open a Python console on what a server holds, or on a file", console.add_arguments, console.run),
-    "-p": ("pack what a server holds, or a file: remove what the root does not reach", pack.add_arguments, pack.run),
-    "check": ("verify every transaction, seal, record and reference of a file", check.add_arguments, check.run),
-    "info": ("tell what a file holds", info.add_arguments, info.run),
-    "rename": ("give classes or modules another path in a file", rename.add_arguments, rename.run),
-    "convert": ("copy what a file holds to a new one, with new oids", convert.add_arguments, convert.run),
-}
-
-_USAGE = "usage: durus COMMAND [options]\n\nA persistent object system for Python.\n\ncommands:\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command in `arguments`, sys.argv if None; return the exit status.
+    """Run the command in `arguments`, sys.argv if None; return the exit status. [CMD-2]
 
-    0 is success, 1 an error that one message on stderr tells, 2 a wrong call, 130 an interrupt.
+    0 is success, 1 an error that one line on stderr tells, 2 a wrong call, 130 an interrupt.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if given[:1] in (["-h"], ["--help"]):
-        print(_help())
-        return 0
-    if given[:1] == ["--version"]:
-        tell(f"durus {__version__} (base classes in {persistent.implementation})")
-        return 0
-    if not given or given[0] not in _COMMANDS:
-        print(_help(), file=sys.stderr)
-        return 2
-    name = given[0]
-    description, add_arguments, run = _COMMANDS[name]
-    parser = argparse.ArgumentParser(prog=f"durus {name}", description=description[0].upper() + description[1:] + ".")
-    add_arguments(parser)
     try:
-        options = parser.parse_args(given[1:])
+        options = _parse(given)
     except SystemExit as ended:  # argparse has told what is wrong, or has helped
         return 0 if ended.code in (0, None) else 2
+    return 2 if options is None else _run(options)
+
+
+def _parse(given: list[str]) -> argparse.Namespace | None:
+    """Return the options of the command, None if there is no command; SystemExit where argparse raises it."""
+    parser = make_parser()
+    if not given:
+        parser.print_help(sys.stderr)
+        return None
+    name = ALIASES.get(given[0], given[0])
+    if name not in COMMANDS and name not in ("-h", "--help", "--version"):
+        near = nearest(name)
+        hint = f"did you mean `durus {near}`?" if near else "`durus --help` lists all commands"
+        parser.error(f"there is no command {name!r}; {hint}")
+    options, unknown = parser.parse_known_args([name, *given[1:]])
+    if unknown:
+        options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return options
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
         with _warnings_in_one_line():
-            status = run(options)
+            status: int = options.run(options)
         sys.stdout.flush()
         return status
-    except DurusError as error:
-        print(f"durus: {printable_lines(str(error))}", file=sys.stderr)
+    except UsageError as error:
+        with contextlib.suppress(SystemExit):
+            options.parser.error(str(error))
+        return 2
+    except BrokenPipeError:  # the reader of the output has enough of it, as `head` has
+        _drop_output()
         return 1
-    except BrokenPipeError:  # who reads the output has enough of it, as `head` has
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (DurusError, OSError) as error:
+        tell(f"durus: {_text(error)}", file=sys.stderr)
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            return 1
+        _drop_output()
         return 1
     except KeyboardInterrupt:
         return 130
 
 
-def _help() -> str:
-    lines = [f"  durus {name:<7} {description}" for name, (description, _, _) in _COMMANDS.items()]
-    return _USAGE + "\n".join(lines) + "\n\n`durus COMMAND --help` tells the options of a command."
+def _text(error: Exception) -> str:
+    if isinstance(error, OSError) and not isinstance(error, DurusError) and error.strerror:
+        return f"{error.filename or 'the output'}: {error.strerror}"
+    return str(error)
+
+
+def _drop_output() -> None:
+    """Have what is still to be written to stdout go nowhere, for stdout takes no more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextlib.contextmanager

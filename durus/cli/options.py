@@ -11,18 +11,31 @@ from durus.sharing.protocol import DEFAULT_HOST, DEFAULT_PORT
 from durus.storage import Storage
 
 
+class UsageError(Exception):
+    """The options of a command do not go together. [CMD-2]"""
+
+
+def add_file_arguments(parser: argparse.ArgumentParser, file_help: str) -> None:
+    """Take the file as an argument or as --file. [CMD-4]"""
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("file", nargs="?", default=argparse.SUPPRESS, metavar="FILE", help=file_help)
+    group.add_argument("--file", metavar="FILE", help="another way to give the file")
+
+
 def add_storage_arguments(parser: argparse.ArgumentParser, file_help: str) -> None:
-    parser.add_argument("--file", metavar="F", help=file_help)
-    parser.add_argument("--readonly", action="store_true", help="look only; works while another process writes")
+    add_file_arguments(parser, file_help)
+    parser.add_argument("--readonly", action="store_true", help="change nothing; works while another process writes")
     parser.add_argument("--repair", action="store_true", help="cut off an end that was not written whole, and keep it")
-    parser.add_argument("--storage-class", metavar="DOTTED", help="the storage class to use, module and name")
+    parser.add_argument(
+        "--storage-class", metavar="CLASS", help="the storage class to use, as package.module.Class (found by itself)"
+    )
 
 
 def add_address_arguments(parser: argparse.ArgumentParser, verb: str) -> None:
-    parser.add_argument("--host", default=DEFAULT_HOST, metavar="H", help=f"host to {verb} (%(default)s)")
-    parser.add_argument("--port", type=int, default=DEFAULT_PORT, metavar="N", help=f"port to {verb} (%(default)s)")
+    parser.add_argument("--host", default=DEFAULT_HOST, help=f"the host to {verb} (%(default)s)")
+    parser.add_argument("--port", type=int, default=DEFAULT_PORT, help=f"the port to {verb} (%(default)s)")
     parser.add_argument(
-        "--address", metavar="A", help=f"Unix socket to {verb}, in place of host and port: a path, or @name"
+        "--address", help=f"the Unix socket to {verb}, in place of host and port: a path, or @name on Linux"
     )
 
 

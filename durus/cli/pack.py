@@ -1,9 +1,11 @@
-"""`durus -p`: pack a file, or have a server do it."""
+"""`durus pack`: pack a file, or have a server do it."""
 
 import argparse
 import os
+import time
+from collections.abc import Iterator
 
-from durus.cli.options import add_address_arguments, address_of
+from durus.cli.options import UsageError, add_address_arguments, add_file_arguments, address_of
 from durus.cli.output import tell
 from durus.cli.progress import show_progress
 from durus.client_storage import ClientStorage
@@ -11,17 +13,33 @@ from durus.error import DurusError
 from durus.file_storage import FileStorage
 from durus.file_storage2 import FileStorage2
 from durus.open_file import open_file_storage
+from durus.progress import Progress
 from durus.sharing.address import SocketAddress
+from durus.tools.server_pack import gen_server_pack
+
+_TIMEOUT = 3600.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--file", metavar="F", help="the file to pack (default: have a server pack what it holds)")
+    add_file_arguments(parser, "the file to pack (without it, a server packs what it holds)")
     add_address_arguments(parser, "find the server on")
+    parser.add_argument(
+        "--wait", action="store_true", help="return when the server has packed; packing a file always waits"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        metavar="SECONDS",
+        help=f"with --wait: stop waiting after so many seconds, with an error ({_TIMEOUT:.0f})",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
+    if options.timeout is not None and not (options.wait and options.timeout > 0):
+        raise UsageError("--timeout takes a number above 0, and goes with --wait")
     if not options.file:
-        return _ask_server(address_of(options))
+        address = address_of(options)
+        return _wait_for_server(address, options.timeout or _TIMEOUT) if options.wait else _ask_server(address)
     if not os.path.exists(options.file):  # opening it would make it
         raise DurusError(f"{options.file}: there is no such file to pack")
     storage = open_file_storage(options.file)
@@ -43,8 +61,32 @@ def _ask_server(address: SocketAddress) -> int:
         storage.pack()
     finally:
         storage.close()
-    tell(f"durus: the server on {address} has begun to pack, and its log tells when it is done")
+    tell(f"durus: the server on {address} has begun to pack; its log tells when it is done, and --wait waits for it")
     return 0
+
+
+def _wait_for_server(address: SocketAddress, timeout: float) -> int:
+    """Have the server pack, and return when it has. [CMD-20]"""
+    began = time.monotonic()
+    storage = ClientStorage(address=address, reconnect=False)
+    try:
+        show_progress(_gen_waiting(storage, address, began, timeout))
+    finally:
+        storage.close()
+    tell(f"durus: the server on {address} has packed, in {time.monotonic() - began:.1f} s")
+    return 0
+
+
+def _gen_waiting(storage: ClientStorage, address: SocketAddress, began: float, timeout: float) -> Iterator[Progress]:
+    for pause in gen_server_pack(storage):
+        elapsed = time.monotonic() - began
+        if elapsed >= timeout:
+            raise DurusError(
+                f"the server on {address} has not packed in {timeout:g} s: its log tells if the pack failed; "
+                "if it only takes long, give --timeout more seconds"
+            )
+        yield Progress("seconds that the server packs", int(elapsed), None)
+        time.sleep(min(pause, timeout - elapsed))
 
 
 def _kept(path: str, old: os.stat_result) -> str:

@@ -13,8 +13,8 @@ from durus.tools.rename import Renaming
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("old", metavar="OLD", help="the path in the file, as package.module.Class or package.module")
     parser.add_argument("new", metavar="NEW", help="the new path; package.module:Outer.Inner for a nested class")
-    parser.add_argument("file", metavar="F", help="the file to change, which no server may have open")
-    parser.add_argument("--dry-run", action="store_true", help="tell what would change, and change nothing")
+    parser.add_argument("file", metavar="FILE", help="the file to change, which no server may have open")
+    parser.add_argument("--dry-run", action="store_true", help="show what would change, and change nothing")
 
 
 def run(options: argparse.Namespace) -> int:

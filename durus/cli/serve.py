@@ -1,4 +1,4 @@
-"""`durus -s`: serve a storage to clients, or stop who does."""
+"""`durus serve`: serve a storage to clients, or stop a server."""
 
 import argparse
 import contextlib
@@ -8,10 +8,10 @@ import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from durus.cli.options import add_address_arguments, add_storage_arguments, address_of, open_storage
+from durus.cli.options import UsageError, add_address_arguments, add_storage_arguments, address_of, open_storage
 from durus.cli.output import tell
 from durus.client_storage import ClientStorage
-from durus.error import DurusError, FileError
+from durus.error import FileError
 from durus.sharing.address import SocketAddress, inherited_address
 from durus.storage_server import (
     DEFAULT_COMMIT_TIMEOUT,
@@ -25,44 +25,48 @@ _LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_storage_arguments(parser, "the file with the objects, made if it is not there (default: a temporary file)")
+    add_storage_arguments(parser, "the file with the objects, made if it is not there (without it: a temporary file)")
     add_address_arguments(parser, "listen on")
-    parser.add_argument("--owner", metavar="U", help="owner of the Unix socket, a name or a number")
-    parser.add_argument("--group", metavar="G", help="group of the Unix socket, a name or a number")
-    parser.add_argument("--umask", type=_mask, metavar="N", help="umask of the Unix socket; octal with a 0 in front")
+    parser.add_argument("--owner", metavar="USER", help="owner of the Unix socket, a name or a number")
+    parser.add_argument("--group", metavar="GROUP", help="group of the Unix socket, a name or a number")
+    parser.add_argument("--umask", type=_mask, metavar="N", help="umask of the Unix socket; octal if it begins with 0")
     parser.add_argument(
         "--gcbytes",
         type=int,
         default=DEFAULT_GCBYTES,
         metavar="N",
-        help="pack when more than so many bytes were committed since the last pack (default: never)",
+        help="pack after commits of so many bytes since the last pack (default: never)",
     )
     parser.add_argument(
         "--gcinterval",
         type=float,
         default=0,
         metavar="S",
-        help="pack every so many seconds, if anything was committed (default: never)",
+        help="pack after so many seconds, if anything was committed (default: never)",
     )
     parser.add_argument(
         "--commit-timeout",
         type=float,
         default=DEFAULT_COMMIT_TIMEOUT,
         metavar="S",
-        help="seconds after which a client is dropped that has its turn and does not send its commit (%(default)s)",
+        help="drop a client that takes longer than this to send its commit, in seconds (%(default)s)",
     )
     parser.add_argument(
         "--stall-timeout",
         type=float,
         default=DEFAULT_STALL_TIMEOUT,
         metavar="S",
-        help="seconds after which a client is dropped that stops amid a request or its answer (%(default)s)",
+        help="drop a client that stops in the middle of a request or an answer, in seconds (%(default)s)",
     )
-    parser.add_argument("--logfile", metavar="F", help="the log file; SIGHUP opens it anew (default: stderr)")
+    parser.add_argument("--logfile", metavar="FILE", help="the log file; SIGHUP opens it again (default: stderr)")
     parser.add_argument(
-        "--logginglevel", type=int, default=logging.INFO, metavar="N", help="lower numbers log more (%(default)s)"
+        "--logginglevel",
+        type=int,
+        default=logging.INFO,
+        metavar="N",
+        help="the lowest level to log (%(default)s)",
     )
-    parser.add_argument("--stop", action="store_true", help="stop the server that listens there, and start none")
+    parser.add_argument("--stop", action="store_true", help="stop the server that listens on this address")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -107,7 +111,7 @@ def _address(options: argparse.Namespace) -> SocketAddress:
     if options.address:
         return SocketAddress.new(options.address, owner=options.owner, group=options.group, umask=options.umask)
     if options.owner or options.group or options.umask is not None:
-        raise DurusError("--owner, --group and --umask are for a Unix socket: give its path with --address")
+        raise UsageError("--owner, --group and --umask are for a Unix socket: give its path with --address")
     return address_of(options)
 
 

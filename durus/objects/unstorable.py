@@ -12,6 +12,8 @@ from durus.persistent_dict import PersistentDict
 from durus.persistent_list import PersistentList
 from durus.text import printable
 
+CONSOLE = "__console__"
+"""The module of what is defined in the shell, which nobody can import."""
 _MAX_LEVELS = 50
 _MOST_SEEN = 100_000
 """How many values are looked at for a way: an error must not wait for long."""
@@ -22,11 +24,24 @@ def unstorable(
 ) -> str:
     """Return why `obj` can't be stored: the part that `pickle` fails on, and the way from the root to it."""
     part, value = _failing_part(obj, pickle)
+    if (name := _console_name(value if part else obj)) is not None:
+        return (
+            f"{told_apart(obj)} can't be stored: {f'its part {part} needs' if part else 'it is of'} {name}, which is "
+            "defined in this shell, where no other program finds it: write it into a module, such as shop.py in this "
+            f"folder, type `from shop import {name}`, and make the object again; nothing was written, and the "
+            "transaction is still open"
+        )
     what = f"its part {part}, {reprlib.repr(value)}, can't be pickled" if part else "it can't be pickled"
     return (
         f"{told_apart(obj)} can't be stored: {what} ({type(error).__name__}: {error}); {way_to(root, obj)}; take that "
         "part out or leave it out in __getstate__(); nothing was written, and the transaction is still open"
     )
+
+
+def _console_name(value: object) -> str | None:
+    """Return the name of the class or function of the shell that pickle needs for a value, None if there is none."""
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return printable(named.__qualname__) if getattr(named, "__module__", None) == CONSOLE else None
 
 
 def told_apart(obj: PersistentObject) -> str:

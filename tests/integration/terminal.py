@@ -16,17 +16,29 @@ SECONDS = 60
 """How long to wait at the most for what is to be shown."""
 
 
-class Terminal:
-    """Runs `durus` with the arguments in a window of its own."""
+def without(*modules: str) -> tuple[str, ...]:
+    """Return how Python runs `durus` where these modules are not installed."""
+    blocked = f"import sys; sys.modules.update(dict.fromkeys({modules!r}))"
+    return "-c", f"{blocked}; from durus.cli.main import main; sys.exit(main())"
 
-    def __init__(self, *arguments: str, cwd: Path) -> None:
+
+class Terminal:
+    """Runs `durus` with the arguments in a window of its own, as `python` has it, if that is given."""
+
+    def __init__(
+        self,
+        *arguments: str,
+        cwd: Path,
+        environment: dict[str, str] | None = None,
+        python: tuple[str, ...] = ("-m", "durus"),
+    ) -> None:
         self._fd, follower = pty.openpty()
         self.shown = ""
         self._seen = 0
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "durus", *arguments],
+            [sys.executable, *python, *arguments],
             cwd=cwd,
-            env={**os.environ, "HOME": str(cwd), "TERM": "dumb", "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, "HOME": str(cwd), "TERM": "dumb", "PYTHONUNBUFFERED": "1", **(environment or {})},
             stdin=follower,
             stdout=follower,
             stderr=follower,

@@ -58,18 +58,23 @@ def test_a_bad_file_ends_each_command_with_one_message(tmp_path: Path, arguments
     assert result.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", ["-s", "-c", "-p", "check", "info", "rename", "convert"])
-def test_help_is_there_for_all_and_for_each(tmp_path: Path, command: str) -> None:
-    assert f"durus {command}" in durus("-h", cwd=tmp_path).stdout
-    assert "usage: durus" in durus(command, "--help", cwd=tmp_path).stdout
+@pytest.mark.spec("CMD-1")
+def test_the_installed_command_helps_with_all_and_with_each(tmp_path: Path) -> None:
+    for name in ("serve", "shell", "pack", "check", "info", "rename", "convert", "completion"):
+        assert f"    {name} " in durus("-h", cwd=tmp_path).stdout.replace("\n", " \n")
+    assert durus("pack", "--help", cwd=tmp_path).stdout.startswith("usage: durus pack ")
+    assert durus("-p", "--help", cwd=tmp_path).stdout == durus("pack", "--help", cwd=tmp_path).stdout
 
 
-def test_wrong_calls_end_with_2(tmp_path: Path) -> None:
-    assert durus(cwd=tmp_path).returncode == 2
-    assert durus("nonsense", cwd=tmp_path).returncode == 2
-    assert durus("check", cwd=tmp_path).returncode == 2
-    assert "F" in durus("check", cwd=tmp_path).stderr
-    assert durus("--version", cwd=tmp_path).returncode == 0
+@pytest.mark.spec("CMD-2")
+def test_full_disk_under_the_output_is_one_line(tmp_path: Path) -> None:
+    if not os.path.exists("/dev/full"):
+        pytest.skip("this system has no /dev/full")
+    Connection(tmp_path / "f").close()
+    with open("/dev/full", "wb") as full:
+        command = [sys.executable, "-m", "durus", "info", "f"]
+        result = subprocess.run(command, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, timeout=60, check=False)
+    assert (result.returncode, result.stderr) == (1, b"durus: the output: No space left on device\n")
 
 
 def test_main_returns_the_exit_status(capsys: pytest.CaptureFixture[str]) -> None:
@@ -189,25 +194,11 @@ def read_until(fd: int, wanted: bytes | None) -> bytes:
     return shown
 
 
-def test_pack_in_a_terminal_shows_how_far_it_is(tmp_path: Path) -> None:
-    Connection(tmp_path / "f").close()
-    leader, follower = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "durus", "-p", "--file", "f"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=follower
-    )
-    os.close(follower)
-    shown = read_until(leader, None)
-    os.close(leader)
-    told = process.communicate(timeout=60)[0]
-    assert b"copy: 1 of 1" in shown
-    assert b"bytes packed into" in told
-
-
 def test_console_in_a_terminal_completes_names_and_keeps_a_history(tmp_path: Path) -> None:
     pytest.importorskip("readline", reason="this Python has no readline")
     leader, follower = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "durus", "-c", "--file", "f"],
+        [sys.executable, "-m", "durus", "-c", "--file", "f", "--plain"],
         cwd=tmp_path,
         env={**os.environ, "HOME": str(tmp_path), "TERM": "xterm"},
         stdin=follower,

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from durus.cli import console, serve
+from durus.cli import serve
 from durus.cli.main import main
+from durus.cli.python_console import Console
 from durus.connection import Connection
 from durus.error import DurusError, RecordError
 from durus.file_storage import FileStorage
@@ -96,7 +97,7 @@ def test_objects_and_errors_of_a_file_are_printable(tmp_path: Path) -> None:
 
 @pytest.mark.spec("OBJ-79")
 def test_the_console_shows_errors_of_others_without_what_moves_the_cursor(capsys: pytest.CaptureFixture[str]) -> None:
-    shell = console._Console({})
+    shell = Console({})
     shell.push("raise ValueError('\\x1b[2Jx')")
     error = capsys.readouterr().err
     assert r"ValueError: \x1b[2Jx" in error
@@ -215,5 +216,5 @@ def test_info_and_check_tell_of_a_value_whose_class_is_gone(tmp_path: Path) -> N
 def test_the_console_writes_to_stderr_only(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stream)
-    console._Console({}).write("a\x1b\nb")
+    Console({}).write("a\x1b\nb")
     assert stream.getvalue() == "a\\x1b\nb"

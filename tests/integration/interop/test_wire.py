@@ -1,6 +1,7 @@
 """Clients of this Durus and of 4.3 together, on servers of both."""
 
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -11,6 +12,9 @@ from typing import Any
 
 import pytest
 
+from durus.client_storage import ClientStorage
+from durus.connection import Connection
+from durus.persistent_list import PersistentList
 from tests.integration.interop.serving import Served, served_by
 from tests.integration.interop.side import Side, Sides, running
 from tests.integration.interop.test_files import findings
@@ -335,3 +339,18 @@ def test_clients_go_on_when_a_server_of_4_3_is_replaced_and_when_it_comes_back(
     assert min(losses for _, losses in outcomes) >= 2
     assert sum(shared) == sum(own)
     assert findings(file) == []
+
+
+@pytest.mark.spec("CMD-20")
+def test_a_pack_of_a_server_of_4_3_is_waited_for(python_4_3: Path, tmp_path: Path) -> None:
+    with served_by(python_4_3, tmp_path / "f") as server:
+        with Connection(ClientStorage(address=server.address)) as connection:
+            connection.get_root()["much"] = PersistentList(PersistentList() for _ in range(3000))
+            connection.commit()
+            connection.get_root()["much"] = None
+            connection.commit()
+        for _ in range(2):
+            command = [sys.executable, "-m", "durus", "pack", "--wait", "--address", server.address]
+            result = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+            assert (result.returncode, result.stderr) == (0, "")
+            assert server.file.stat().st_size < 1000

@@ -1,0 +1,34 @@
+"""What `check` and `info` find: lines as they come, or one JSON object at the end. Statements CMD-10 to CMD-13."""
+
+import argparse
+import json
+
+from durus import __version__
+from durus.cli.output import tell
+
+_SHARED_KEYS = ("file", "format", "sealed", "transactions", "objects")
+
+
+class Report:
+    """Tells what is found as text, or keeps it for the JSON, in which `keys` are null until they are found."""
+
+    def __init__(self, options: argparse.Namespace, keys: tuple[str, ...]) -> None:
+        self.is_json: bool = options.json
+        self._values: dict[str, object] = {"durus": __version__, **dict.fromkeys(_SHARED_KEYS + keys)}
+        self.note(None, file=options.file)
+
+    def note(self, line: str | None, **values: object) -> None:
+        """Print the line, or take the values into the JSON."""
+        if self.is_json:
+            self._values.update(values)
+        elif line is not None:
+            tell(line)
+
+    def end(self) -> None:
+        """Print the JSON, if that is asked for."""
+        if self.is_json:
+            tell(json.dumps(self._values))
+
+
+def add_json_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print one JSON object, for programs")
