@@ -10,7 +10,8 @@ from IPython.utils.generics import complete_object
 from traitlets.config import Config
 
 from durus.cli.api_names import is_for_applications
-from durus.cli.leaving import Leaving, one_line
+from durus.cli.leaving import Leaving
+from durus.cli.shell_errors import keep_as_last, one_line
 from durus.error import DurusError
 from durus.objects.unstorable import CONSOLE
 from durus.persistent import ConnectionBase, PersistentBase
@@ -46,11 +47,11 @@ def _for_applications(obj: object, names: list[str]) -> list[str]:
 
 def _show_in_one_line(
     shell: InteractiveShell,
-    error_type: type[BaseException],
-    error: BaseException,
+    error_type: type[DurusError],
+    error: DurusError,
     frames: TracebackType | None,
     tb_offset: int | None = None,
 ) -> list[str]:
-    sys.last_type, sys.last_value, sys.last_traceback = error_type, error, frames
+    keep_as_last(error)
     print(one_line(error), file=sys.stderr)
     return []

@@ -4,6 +4,7 @@ import sys
 import traceback
 
 from durus.cli.output import tell
+from durus.cli.shell_errors import one_line
 from durus.connection import Connection
 from durus.error import DurusError
 from durus.text import printable_lines
@@ -45,11 +46,6 @@ class Leaving:
             print(printable_lines(traceback.format_exc()), end="", file=sys.stderr)
             return False
         return True
-
-
-def one_line(error: BaseException) -> str:
-    """Return the class and the text of an expected error. [CMD-31]"""
-    return printable_lines(f"{type(error).__name__}: {error}")
 
 
 def _ask() -> str | None:

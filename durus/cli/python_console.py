@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from durus.cli.api_names import is_for_applications
-from durus.cli.leaving import Leaving, one_line
+from durus.cli.leaving import Leaving
+from durus.cli.shell_errors import keep_as_last, one_line
 from durus.error import DurusError
 from durus.text import printable_lines
 
@@ -56,7 +57,7 @@ class Console(code.InteractiveConsole):
         if not isinstance(error, DurusError):
             super().showtraceback()
             return
-        sys.last_type, sys.last_value, sys.last_traceback = type(error), error, error.__traceback__
+        keep_as_last(error)
         self.write(one_line(error) + "\n")
 
 

@@ -6,6 +6,7 @@ Only what is in memory is looked at; nothing is loaded, and nothing counts as an
 import reprlib
 from collections import deque
 from collections.abc import Callable, Iterator
+from types import FunctionType
 
 from durus.persistent import PersistentBase, PersistentObject
 from durus.persistent_dict import PersistentDict
@@ -28,8 +29,8 @@ def unstorable(
         return (
             f"{told_apart(obj)} can't be stored: {f'its part {part} needs' if part else 'it is of'} {name}, which is "
             "defined in this shell, where no other program finds it: write it into a module, such as shop.py in this "
-            f"folder, type `from shop import {name}`, and make the object again; nothing was written, and the "
-            "transaction is still open"
+            f"folder, {_how_to_import(name)}, and make the object again; nothing was written, and the transaction is "
+            "still open"
         )
     what = f"its part {part}, {reprlib.repr(value)}, can't be pickled" if part else "it can't be pickled"
     return (
@@ -40,8 +41,12 @@ def unstorable(
 
 def _console_name(value: object) -> str | None:
     """Return the name of the class or function of the shell that pickle needs for a value, None if there is none."""
-    named = value if hasattr(value, "__qualname__") else type(value)
-    return printable(named.__qualname__) if getattr(named, "__module__", None) == CONSOLE else None
+    named = value if isinstance(value, type | FunctionType) else type(value)
+    return printable(named.__qualname__) if named.__module__ == CONSOLE else None
+
+
+def _how_to_import(name: str) -> str:
+    return "import it" if "<" in name else f"type `from shop import {name.partition('.')[0]}`"
 
 
 def told_apart(obj: PersistentObject) -> str:

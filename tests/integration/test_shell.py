@@ -129,6 +129,16 @@ def test_the_names_of_the_shell(folder: Path) -> None:
     assert "(True, 5, " in shown
 
 
+@pytest.mark.spec("CMD-35")
+def test_what_has_no_name_to_import_is_refused_too(folder: Path) -> None:
+    told = piped(folder, "class A:\n    class B: pass\n\nroot['x'] = A.B()\nconnection.commit()\n").stderr
+    assert "needs A.B, which is defined in this shell" in told
+    assert "type `from shop import A`" in told
+    told = piped(folder, "root['x'] = lambda: 0\nconnection.commit()\n").stderr
+    assert "needs <lambda>, which is defined in this shell" in told
+    assert "folder, import it, and" in told
+
+
 # IPython
 
 
