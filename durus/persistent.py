@@ -128,38 +128,42 @@ class PersistentBase:
     _p_status: Status
     _p_serial: int
 
-    def __new__(cls, *args: object, **kwargs: object) -> Self:
-        if (args or kwargs) and cls.__init__ is object.__init__:
-            raise TypeError(f"{cls.__name__}() takes no arguments")
-        self = object.__new__(cls)
-        set_slot(self, "_p_oid", None)
-        set_slot(self, "_p_connection", None)
-        set_slot(self, "_p_status", UNSAVED)
-        set_slot(self, "_p_serial", 0)
-        return self
+    if (
+        not TYPE_CHECKING
+    ):  # else any attribute, and any argument of a class without an __init__, would be right [OBJ-80]
 
-    def __getattribute__(self, name: str) -> Any:
-        if not name.startswith("_p_") and name not in _UNTRACKED:
-            connection = get_slot(self, "_p_connection")
-            if connection is not None and (
-                get_slot(self, "_p_serial") != connection.transaction_serial or get_slot(self, "_p_status") == GHOST
-            ):
-                _use(self, connection)
-        return get_slot(self, name)
+        def __new__(cls, *args: object, **kwargs: object) -> Self:
+            if (args or kwargs) and cls.__init__ is object.__init__:
+                raise TypeError(f"{cls.__name__}() takes no arguments")
+            self = object.__new__(cls)
+            set_slot(self, "_p_oid", None)
+            set_slot(self, "_p_connection", None)
+            set_slot(self, "_p_status", UNSAVED)
+            set_slot(self, "_p_serial", 0)
+            return self
 
-    def __setattr__(self, name: str, value: object) -> None:
-        if not name.startswith("_p_"):
-            _change(self)
-        elif name not in _FIELDS:
-            raise AttributeError(
-                f"{name!r} can't be set: names that begin with _p_ belong to Durus; give the attribute another name"
-            )
-        set_slot(self, name, value)
+        def __getattribute__(self, name: str) -> Any:
+            if not name.startswith("_p_") and name not in _UNTRACKED:
+                connection = get_slot(self, "_p_connection")
+                if connection is not None and (
+                    get_slot(self, "_p_serial") != connection.transaction_serial or get_slot(self, "_p_status") == GHOST
+                ):
+                    _use(self, connection)
+            return get_slot(self, name)
 
-    def __delattr__(self, name: str) -> None:
-        if not name.startswith("_p_"):
-            _change(self)
-        object.__delattr__(self, name)
+        def __setattr__(self, name: str, value: object) -> None:
+            if not name.startswith("_p_"):
+                _change(self)
+            elif name not in _FIELDS:
+                raise AttributeError(
+                    f"{name!r} can't be set: names that begin with _p_ belong to Durus; give the attribute another name"
+                )
+            set_slot(self, name, value)
+
+        def __delattr__(self, name: str) -> None:
+            if not name.startswith("_p_"):
+                _change(self)
+            object.__delattr__(self, name)
 
     def _p_note_change(self) -> None:
         """Note that the state was changed, so that the next commit stores it. [OBJ-8]
@@ -231,7 +235,7 @@ def take_state(obj: PersistentBase, state: State, is_plain: bool) -> None:
             shared = {sys.intern(name) if type(name) is str else name: value for name, value in state.items()}
             set_slot(obj, "__dict__", shared)
         else:
-            obj.__setstate__(state)
+            obj.__setstate__(state)  # type: ignore[attr-defined]  # which PersistentObject has
         set_slot(obj, "_p_serial", serial)
         set_slot(obj, "_p_status", SAVED)
     except BaseException:

@@ -32,7 +32,7 @@ def serving(folder: Path) -> Iterator[None]:
 
 def count(connection: Connection) -> None:
     with connection.transaction() as root:
-        root["n"] = root.get("n", 0) + 1  # type: ignore[operator]  # the root holds object
+        root["n"] = root.get("n", 0) + 1
 
 
 @pytest.mark.spec("WIRE-30", "WIRE-25")

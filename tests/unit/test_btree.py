@@ -193,7 +193,7 @@ def test_a_stored_tree_outlives_the_cache_and_the_process(tmp_path: Path) -> Non
                 connection.commit()
                 assert connection.cache.get_loaded_count() <= 20
     with Connection(tmp_path / "f") as connection:
-        found: BTree[int, int] = connection.get_root()["tree"]  # type: ignore[assignment]  # the root holds object
+        found: BTree[int, int] = connection.get_root()["tree"]
         found.check()
         assert found.items() == [(n, -n) for n in range(3000)]
 
@@ -213,7 +213,7 @@ def test_a_walk_over_all_nodes_keeps_to_the_cache_size_and_counts_as_reading_the
     assert one.cache.get_loaded_count() <= 30  # with those that the application itself has used
     assert tree[0] == -1
     two.abort()
-    two.get_root()["tree"][2999] = -1  # type: ignore[index]  # the root holds object
+    two.get_root()["tree"][2999] = -1
     two.commit()
     with pytest.raises(WriteConflictError):
         one.commit()
@@ -284,16 +284,16 @@ def test_clients_that_insert_into_different_leaves_do_not_conflict() -> None:
     one, two = Connection(storage.new_client()), Connection(storage.new_client())
     one.get_root()["tree"] = BTree.from_sorted(((10 * n, n) for n in range(40)), BNode16)
     one.commit()
-    one.get_root()["tree"][1] = 1  # type: ignore[index]  # the root holds object; this splits the full leaves
-    one.get_root()["tree"][391] = 1  # type: ignore[index]
+    one.get_root()["tree"][1] = 1
+    one.get_root()["tree"][391] = 1
     one.commit()
     two.abort()
-    one.get_root()["tree"][2] = 2  # type: ignore[index]
-    two.get_root()["tree"][392] = 2  # type: ignore[index]
+    one.get_root()["tree"][2] = 2
+    two.get_root()["tree"][392] = 2
     one.commit()
     two.commit()
-    one.get_root()["tree"][3] = 3  # type: ignore[index]
-    two.get_root()["tree"][4] = 4  # type: ignore[index]
+    one.get_root()["tree"][3] = 3
+    two.get_root()["tree"][4] = 4
     one.commit()
     with pytest.raises(WriteConflictError):
         two.commit()
