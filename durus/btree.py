@@ -31,13 +31,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar, c
 from uuid import UUID
 
 from durus.error import StateError
-from durus.persistent import ConnectionBase, PersistentObject, get_slot, implementation, set_slot
+from durus.object_repr import GAP, MAX_SHOWN, Items
+from durus.persistent import GHOST, ConnectionBase, PersistentObject, get_slot, implementation, set_slot, told_apart
 
 K = TypeVar("K")
 V = TypeVar("V")
 D = TypeVar("D")
 
 _MISSING: Any = object()
+_MAX_STEPS = 1000
+"""How many nodes a repr goes through."""
 _STATE_OF_A_NODE = {"items", "nodes"}
 _key_of = itemgetter(0)
 _shortener = Repr()
@@ -260,7 +263,7 @@ class _Page:
     @property
     def children(self) -> list[BNode[Any, Any]]:
         if self.nodes is None:
-            raise StateError(f"{self.node!r} is a leaf, where a node with children belongs")
+            raise StateError(f"{told_apart(self.node)} is a leaf, where a node with children belongs")
         return self.nodes
 
     def is_changed(self) -> bool:
@@ -299,6 +302,13 @@ class _Count:
         """Take note that an object no longer belongs to the tree."""
         self._new = [each for each in self._new if each is not obj]
         self._oids.discard(obj._p_oid or b"")
+
+    def is_current(self, connection: ConnectionBase | None) -> bool:
+        """Tell if the number is still right, as far as is known here."""
+        if connection is not self._connection or self._watch is None:
+            return connection is self._connection
+        oids = {obj._p_oid for obj in self._new} if self._new else ()
+        return not self._watch.is_lost and all(map(self._watch.dropped.isdisjoint, (self._oids, oids)))
 
     def use(self, connection: ConnectionBase | None) -> bool:
         """Count as reading all objects of the tree, if they are as they were, apart from what this tree did itself.
@@ -351,6 +361,32 @@ class BTree(PersistentObject, MutableMapping[K, V]):
 
     def __copy__(self) -> "BTree[K, V]":
         return self._p_copy(root=_build(_in_order(self.items()), type(self.root)))
+
+    def _p_get_items(self) -> Items:
+        """Return what is known of the items without loading a node."""
+        found: list[object] = []
+        known = steps = 0
+        is_whole = True
+        pending: list[object] = [get_slot(self, "root")]
+        while pending:
+            part = pending.pop()
+            if isinstance(part, BNode) and get_slot(part, "_p_status") != GHOST and steps < _MAX_STEPS:
+                steps += 1
+                items, nodes = get_slot(part, "items"), get_slot(part, "nodes")
+                known += len(items)
+                # Each child comes before the item of its place, and the last one after them all.
+                for place in range(len(items), -1, -1):
+                    pending += items[place : place + 1] if len(found) < MAX_SHOWN else ()
+                    pending += () if nodes is None else nodes[place : place + 1]
+            elif isinstance(part, BNode):
+                is_whole = False
+                found += () if found[-1:] == [GAP] else (GAP,)
+            elif len(found) < MAX_SHOWN:
+                found.append(part)
+        count = self._kept_count()
+        is_counted = count is not None and count.is_current(get_slot(self, "_p_connection"))
+        number = count.value if count is not None and is_counted else known if is_whole else None
+        return Items("root", dict, [] if found == [GAP] else found, number, known)
 
     # Reading
 
@@ -818,23 +854,25 @@ class BTree(PersistentObject, MutableMapping[K, V]):
     def check(self) -> None:
         """Raise StateError unless all nodes are as BNode says, their keys are in order and all leaves equally deep."""
         depth = self.get_depth()
+        tree = told_apart(self)
         previous: list[K] = []
         pending: list[tuple[BNode[K, V] | tuple[K, V], int]] = [(self.root, 1)]
         while pending:
             part, level = pending.pop()
             if isinstance(part, tuple):
                 if previous and not _is_less(previous[-1], part[0]):
-                    raise StateError(f"{self!r}: the key {part[0]!r} comes behind {previous[-1]!r}")
+                    raise StateError(f"{tree}: the key {part[0]!r} comes behind {previous[-1]!r}")
                 previous = [part[0]]
                 continue
             was_ghost = part._p_is_ghost()
+            node = told_apart(part)
             least = 0 if part is self.root else part.minimum_degree - 1
             if not least <= len(part.items) < 2 * part.minimum_degree:
-                raise StateError(f"{self!r}: {part!r} has {len(part.items)} items")
+                raise StateError(f"{tree}: {node} has {len(part.items)} items")
             if (part.nodes is None) != (level == depth):
-                raise StateError(f"{self!r}: {part!r} is on level {level} of {depth}, and that is wrong for it")
+                raise StateError(f"{tree}: {node} is on level {level} of {depth}, and that is wrong for it")
             if part.nodes is not None and len(part.nodes) != len(part.items) + 1:
-                raise StateError(f"{self!r}: {part!r} has {len(part.items)} items and {len(part.nodes)} children")
+                raise StateError(f"{tree}: {node} has {len(part.items)} items and {len(part.nodes)} children")
             parts: list[BNode[K, V] | tuple[K, V]] = [*part.items]
             for index, child in enumerate(part.nodes or ()):
                 parts.insert(2 * index, child)

@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary, WeakSet, ref
 from durus.concurrency.call_guard import CALL, CallGuard, guarded, guarded_load
 from durus.error import (
     ConcurrentUseError,
+    ConflictError,
     DurusError,
     DurusKeyError,
     InterruptedTransactionError,
@@ -33,6 +34,7 @@ from durus.serialize import ObjectReader, ObjectWriter
 from durus.storage import Storage
 
 T = TypeVar("T")
+Conflict = TypeVar("Conflict", bound=ConflictError)
 
 if TYPE_CHECKING:
     import asyncio
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
     from typing_extensions import TypeVar as TypeVarWithDefault  # which type checkers bring along
 
     Root_co = TypeVarWithDefault("Root_co", bound=PersistentObject, default=PersistentDict[str, Any], covariant=True)
-    """The type of a root object. [OBJ-81]"""
+    """The type of a root object. [OBJ-91]"""
 else:
     Root_co = TypeVar("Root_co", covariant=True)
 
@@ -62,7 +64,7 @@ class Connection(ConnectionBase, Generic[Root_co]):
     A connection and its objects may be used by one thread at a time: ConcurrentUseError where it meets another one.
     TransactionError if the storage has a connection already that is open. [TXN-35]
     To type checkers a connection is generic in its root: a Connection[PersistentDict[str, Any]], or one of the
-    `root_class`. [OBJ-81]
+    `root_class`. [OBJ-91]
     """
 
     @overload
@@ -216,7 +218,7 @@ class Connection(ConnectionBase, Generic[Root_co]):
             try:
                 data = unpack_record(self._load(oid))[1]
             except DurusKeyError:
-                raise ReadConflictError([oid]) from None
+                raise self._name_classes(ReadConflictError([oid])) from None
             self._reader.load_state(obj, data)
             self.cache.note_loaded(oid, obj)
         except DurusError:
@@ -433,7 +435,9 @@ class Connection(ConnectionBase, Generic[Root_co]):
             for _, oid, record in records:
                 self.storage.store(oid, record)
             self.storage.end(self._check_invalidations)
-        except DurusError:
+        except DurusError as error:
+            if isinstance(error, ConflictError):
+                self._name_classes(error)  # now, since an object that is dropped may leave memory
             self._take_back(changed)
             if not self._has_conflict():
                 self._drop_invalid()
@@ -494,7 +498,7 @@ class Connection(ConnectionBase, Generic[Root_co]):
 
     def _load(self, oid: bytes) -> bytes:
         if self._is_all_invalid or oid in self.invalid_oids:  # [TXN-15]
-            raise ReadConflictError([oid])
+            raise self._name_classes(ReadConflictError([oid]))
         try:
             return self.storage.load(oid)
         except ReadConflictError as conflict:
@@ -504,7 +508,7 @@ class Connection(ConnectionBase, Generic[Root_co]):
     def _load_all(self, oids: list[bytes]) -> list[bytes]:
         for oid in oids:
             if self._is_all_invalid or oid in self.invalid_oids:
-                raise ReadConflictError([oid])
+                raise self._name_classes(ReadConflictError([oid]))
         return self._read(lambda: list(self.storage.bulk_load(oids)))
 
     def _read(self, read: Callable[[], T]) -> T:
@@ -520,10 +524,18 @@ class Connection(ConnectionBase, Generic[Root_co]):
         invalid = self.storage.sync()
         self._note_invalid(invalid)
         if self._has_conflict():
-            raise ReadConflictError([conflict.oids[0]])
+            raise self._name_classes(ReadConflictError([conflict.oids[0]]))
         self._drop_invalid()
         if invalid is not None and conflict.oids[0] not in invalid:
-            raise conflict
+            raise self._name_classes(conflict)
+
+    def _name_classes(self, conflict: Conflict) -> Conflict:
+        """Have a conflict tell the classes of its objects, as far as they are in memory. [TXN-80]"""
+        for oid in conflict.shown_oids():
+            obj = self.cache.get(oid)
+            if obj is not None:
+                conflict.classes[oid] = f"{type(obj).__module__}.{type(obj).__qualname__}"
+        return conflict
 
     # What others changed
 

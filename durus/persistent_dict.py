@@ -4,7 +4,8 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from typing import Any, TypeVar, overload
 
-from durus.persistent import PersistentObject
+from durus.object_repr import Items
+from durus.persistent import PersistentObject, get_slot
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -27,6 +28,9 @@ class PersistentDict(PersistentObject, MutableMapping[K, V]):
     def __init__(self: "PersistentDict[str, V]", *args: Any, **kwargs: V) -> None: ...
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.data = dict(*args, **kwargs)
+
+    def _p_get_items(self) -> Items:
+        return Items.of("data", get_slot(self, "data"))
 
     def __getitem__(self, key: K) -> V:
         return self.data[key]

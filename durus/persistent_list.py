@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Iterator, MutableSequence
 from typing import Any, SupportsIndex, TypeVar, overload
 
-from durus.persistent import PersistentObject
+from durus.object_repr import Items
+from durus.persistent import PersistentObject, get_slot
 
 T = TypeVar("T")
 
@@ -18,6 +19,9 @@ class PersistentList(PersistentObject, MutableSequence[T]):
 
     def __init__(self, items: Iterable[T] = ()) -> None:
         self.data = list(items)
+
+    def _p_get_items(self) -> Items:
+        return Items.of("data", get_slot(self, "data"))
 
     @overload
     def __getitem__(self, i: SupportsIndex) -> T: ...

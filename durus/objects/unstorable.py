@@ -7,7 +7,7 @@ import reprlib
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from durus.persistent import PersistentBase, PersistentObject
+from durus.persistent import PersistentBase, PersistentObject, told_apart
 from durus.persistent_dict import PersistentDict
 from durus.persistent_list import PersistentList
 from durus.text import printable
@@ -27,11 +27,6 @@ def unstorable(
         f"{told_apart(obj)} can't be stored: {what} ({type(error).__name__}: {error}); {way_to(root, obj)}; take that "
         "part out or leave it out in __getstate__(); nothing was written, and the transaction is still open"
     )
-
-
-def told_apart(obj: PersistentObject) -> str:
-    """Return what tells which object is meant, without its own __repr__(), which may need its state."""
-    return printable(PersistentObject.__repr__(obj))
 
 
 def way_to(root: PersistentObject, obj: PersistentObject) -> str:
