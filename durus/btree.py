@@ -32,6 +32,7 @@ from uuid import UUID
 
 from durus.error import StateError
 from durus.object_repr import GAP, MAX_SHOWN, Items
+from durus.pairs import HasItems, HasKeys, Pairs, pairs_of
 from durus.persistent import GHOST, ConnectionBase, PersistentObject, get_slot, implementation, set_slot, told_apart
 
 K = TypeVar("K")
@@ -141,6 +142,7 @@ ORDERED_TYPES: frozenset[type] = frozenset({
 _EQUAL_TO_THEMSELVES = frozenset({int, str, bytes, bool})
 
 _Items = list[tuple[Any, Any]]
+_NodeClass = type[BNode[Any, Any]] | None
 _Path = list[tuple[BNode[Any, Any], int]]
 """The nodes from the root to a key, each with the index in it to go on at."""
 
@@ -333,9 +335,16 @@ class _Count:
 class BTree(PersistentObject, MutableMapping[K, V]):
     """A mapping that is sorted by its keys, which must be orderable among one another.
 
-    `node_constructor` is the class of its nodes, BNode4 to BNode512: small nodes make short records and
-    few conflicts, large ones short ways.  The tree may change during an iteration, and transactions end: it gives
-    the items of a leaf as they are when it comes there, and then looks for the key behind the last one.
+    It is made of what a dict is made of: nothing, a mapping, pairs of key and value, and keywords. `node_constructor`
+    is the class of its nodes, BNode4 to BNode512: small nodes make short records and few conflicts, large ones short
+    ways. As in Durus 4.3 it may be the only argument, too. TypeError if an argument is none of these, or if keys can't
+    be ordered. [OBJ-93]
+
+    keys(), values() and items() make lists. For a large tree take iterkeys(), itervalues() and iteritems(), or
+    items_range() and its kin: they load the nodes one after the other, as they come to them. [OBJ-95]
+
+    The tree may change during an iteration, and transactions end: it gives the items of a leaf as they are when it
+    comes there, and then looks for the key behind the last one.
     """
 
     __slots__ = ("_p_count", "root")
@@ -344,10 +353,36 @@ class BTree(PersistentObject, MutableMapping[K, V]):
     root: BNode[K, V]
     _p_count: _Count | None
 
-    def __init__(self, node_constructor: type[BNode[K, V]] = BNode16) -> None:
+    @overload
+    def __init__(self, node_constructor: type[BNode[Any, Any]] = BNode16, /) -> None: ...
+    @overload
+    def __init__(self, items: HasItems[K, V], /, *, node_constructor: _NodeClass = None) -> None: ...
+    @overload
+    def __init__(self, items: HasKeys[K, V], /, *, node_constructor: _NodeClass = None) -> None: ...
+    @overload
+    def __init__(self, items: Iterable[tuple[K, V]] = (), /, *, node_constructor: _NodeClass = None) -> None: ...
+    @overload
+    def __init__(
+        self: "BTree[str, V]", items: HasItems[str, V], /, *, node_constructor: _NodeClass = None, **values: V
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: "BTree[str, V]",
+        items: Iterable[tuple[str, V]] = (),
+        /,
+        *,
+        node_constructor: _NodeClass = None,
+        **values: V,
+    ) -> None: ...
+    def __init__(self, items: Any = (), /, *, node_constructor: Any = None, **values: Any) -> None:
+        if isinstance(items, type) and node_constructor is None:
+            node_constructor, items = items, ()
+        elif node_constructor is None:
+            node_constructor = BNode16
         if not (isinstance(node_constructor, type) and issubclass(node_constructor, BNode)):
             raise TypeError(f"a BTree takes the class of its nodes, such as BNode16, not {node_constructor!r}")
         self.root = node_constructor()
+        self.update(items, **values)
 
     @classmethod
     def from_sorted(cls, items: Iterable[tuple[K, V]], node_constructor: type[BNode[K, V]] = BNode16) -> "BTree[K, V]":
@@ -355,7 +390,7 @@ class BTree(PersistentObject, MutableMapping[K, V]):
 
         ValueError if a key is not greater than the one before it.
         """
-        tree = cls(node_constructor)
+        tree: BTree[K, V] = cls(node_constructor)
         tree.root = _build(_in_order(list(items)), node_constructor)
         return tree
 
@@ -465,6 +500,8 @@ class BTree(PersistentObject, MutableMapping[K, V]):
     def items_backward(self) -> Iterator[tuple[K, V]]:
         """Yield (key, value) for all items, in descending order."""
         return self._gen(_LAST, _FIRST, backward=True)
+
+    # Lists, as Durus has always had them; the iterators above load no more than they come to. [OBJ-95]
 
     def keys(self) -> list[K]:  # type: ignore[override]  # a list, as Durus has always had it
         return list(self)
@@ -697,6 +734,22 @@ class BTree(PersistentObject, MutableMapping[K, V]):
         items.insert(index, (key, value))
         if count is not None:
             self._give_count_back(count, 1)
+
+    @overload
+    def update(self, other: Pairs[K, V] = (), /) -> None: ...
+    @overload
+    def update(self: "BTree[str, V]", other: HasItems[str, V], /, **values: V) -> None: ...
+    @overload
+    def update(self: "BTree[str, V]", other: Iterable[tuple[str, V]] = (), /, **values: V) -> None: ...
+    def update(self, other: Any = (), /, **values: Any) -> None:
+        """Set the items of a mapping or pairs, then the keywords, one after the other. [OBJ-94]
+
+        TypeError where a key can't be ordered with the others; the items before it are set.
+        """
+        for key, value in pairs_of(other):
+            self[key] = value
+        for name, value in values.items():
+            self[cast("K", name)] = value
 
     def setdefault(self, key: K, value: V = None) -> V:  # type: ignore[assignment]  # None, as dict has it
         """Return the value of a key, which is set to this one if it has none."""

@@ -164,16 +164,16 @@ class PersistentSet(PersistentObject, MutableSet[T]):
     def __eq__(self, other: object) -> bool:
         return self.s == other.s if isinstance(other, PersistentSet) else NotImplemented
 
-    def __lt__(self, other: Any) -> bool:
+    def __lt__(self, other: object) -> bool:
         return self.s < other.s if isinstance(other, PersistentSet) else NotImplemented
 
-    def __le__(self, other: Any) -> bool:
+    def __le__(self, other: object) -> bool:
         return self.s <= other.s if isinstance(other, PersistentSet) else NotImplemented
 
-    def __gt__(self, other: Any) -> bool:
+    def __gt__(self, other: object) -> bool:
         return self.s > other.s if isinstance(other, PersistentSet) else NotImplemented
 
-    def __ge__(self, other: Any) -> bool:
+    def __ge__(self, other: object) -> bool:
         return self.s >= other.s if isinstance(other, PersistentSet) else NotImplemented
 
 

@@ -680,7 +680,7 @@ def test_a_reference_is_stored_with_the_class_that_the_record_names(path: str) -
 @pytest.mark.spec("REC-15")
 def test_an_object_without_record_is_of_the_missing_class_of_the_reference() -> None:
     holder: Any = connection_to((ONE, referring_to(TWO, b"cgone\nA\n")))[1]
-    assert repr(holder.other) == "<broken gone.A 2>"
+    assert repr(holder.other) == "<broken gone.A 2 ghost>"
 
 
 @pytest.mark.spec("OBJ-27", "OBJ-28")

@@ -378,7 +378,7 @@ def test_what_is_no_access_loads_nothing_and_conflicts_with_nothing() -> None:
     connection.commit()
     person._p_set_status_ghost()
     assert isinstance(person, Person)
-    assert repr(person) == "<Person 1>"
+    assert repr(person) == "<Person 1 ghost>"
     assert person.__class__ is Person
     assert connection.get(1) is connection[person._p_oid or b""] is person
     assert person._p_is_ghost()
