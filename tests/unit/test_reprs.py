@@ -41,8 +41,12 @@ class Wrapping:
 
     def __init__(self) -> None:
         self.owner: object = None
+        self.calls = 0
 
     def __repr__(self) -> str:
+        self.calls += 1
+        if self.calls > 10:
+            pytest.fail("a repr goes round in circles")  # no Exception, which a repr would not let out
         return f"{self.owner!r}{self.owner!r}"
 
 
