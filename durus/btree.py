@@ -310,7 +310,7 @@ class _Count:
         if connection is not self._connection or self._watch is None:
             return connection is self._connection
         oids = {obj._p_oid for obj in self._new} if self._new else ()
-        return not self._watch.is_lost and all(map(self._watch.dropped.isdisjoint, (self._oids, oids)))
+        return not self._watch.overflowed and all(map(self._watch.dropped.isdisjoint, (self._oids, oids)))
 
     def use(self, connection: ConnectionBase | None) -> bool:
         """Count as reading all objects of the tree, if they are as they were, apart from what this tree did itself.
