@@ -31,13 +31,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar, c
 from uuid import UUID
 
 from durus.error import StateError
-from durus.persistent import ConnectionBase, PersistentObject, get_slot, implementation, set_slot
+from durus.object_repr import GAP, MAX_SHOWN, Items
+from durus.pairs import HasItems, HasKeys, Pairs, pairs_of
+from durus.persistent import GHOST, ConnectionBase, PersistentObject, get_slot, implementation, set_slot, told_apart
 
 K = TypeVar("K")
 V = TypeVar("V")
 D = TypeVar("D")
 
 _MISSING: Any = object()
+_MAX_STEPS = 1000
+"""How many nodes a repr goes through."""
 _STATE_OF_A_NODE = {"items", "nodes"}
 _key_of = itemgetter(0)
 _shortener = Repr()
@@ -138,6 +142,7 @@ ORDERED_TYPES: frozenset[type] = frozenset({
 _EQUAL_TO_THEMSELVES = frozenset({int, str, bytes, bool})
 
 _Items = list[tuple[Any, Any]]
+_NodeClass = type[BNode[Any, Any]] | None
 _Path = list[tuple[BNode[Any, Any], int]]
 """The nodes from the root to a key, each with the index in it to go on at."""
 
@@ -260,7 +265,7 @@ class _Page:
     @property
     def children(self) -> list[BNode[Any, Any]]:
         if self.nodes is None:
-            raise StateError(f"{self.node!r} is a leaf, where a node with children belongs")
+            raise StateError(f"{told_apart(self.node)} is a leaf, where a node with children belongs")
         return self.nodes
 
     def is_changed(self) -> bool:
@@ -300,6 +305,13 @@ class _Count:
         self._new = [each for each in self._new if each is not obj]
         self._oids.discard(obj._p_oid or b"")
 
+    def is_current(self, connection: ConnectionBase | None) -> bool:
+        """Tell if the number is still right, as far as is known here."""
+        if connection is not self._connection or self._watch is None:
+            return connection is self._connection
+        oids = {obj._p_oid for obj in self._new} if self._new else ()
+        return not self._watch.overflowed and all(map(self._watch.dropped.isdisjoint, (self._oids, oids)))
+
     def use(self, connection: ConnectionBase | None) -> bool:
         """Count as reading all objects of the tree, if they are as they were, apart from what this tree did itself.
 
@@ -323,9 +335,16 @@ class _Count:
 class BTree(PersistentObject, MutableMapping[K, V]):
     """A mapping that is sorted by its keys, which must be orderable among one another.
 
-    `node_constructor` is the class of its nodes, BNode4 to BNode512: small nodes make short records and
-    few conflicts, large ones short ways.  The tree may change during an iteration, and transactions end: it gives
-    the items of a leaf as they are when it comes there, and then looks for the key behind the last one.
+    It is made of what a dict is made of: nothing, a mapping, pairs of key and value, and keywords. `node_constructor`
+    is the class of its nodes, BNode4 to BNode512: small nodes make short records and few conflicts, large ones short
+    ways. As in Durus 4.3 it may be the only argument, too. TypeError if an argument is none of these, or if keys can't
+    be ordered. [OBJ-93]
+
+    keys(), values() and items() make lists. For a large tree take iterkeys(), itervalues() and iteritems(), or
+    items_range() and its kin: they load the nodes one after the other, as they come to them. [OBJ-95]
+
+    The tree may change during an iteration, and transactions end: it gives the items of a leaf as they are when it
+    comes there, and then looks for the key behind the last one.
     """
 
     __slots__ = ("_p_count", "root")
@@ -334,10 +353,36 @@ class BTree(PersistentObject, MutableMapping[K, V]):
     root: BNode[K, V]
     _p_count: _Count | None
 
-    def __init__(self, node_constructor: type[BNode[K, V]] = BNode16) -> None:
+    @overload
+    def __init__(self, node_constructor: type[BNode[Any, Any]] = BNode16, /) -> None: ...
+    @overload
+    def __init__(self, items: HasItems[K, V], /, *, node_constructor: _NodeClass = None) -> None: ...
+    @overload
+    def __init__(self, items: HasKeys[K, V], /, *, node_constructor: _NodeClass = None) -> None: ...
+    @overload
+    def __init__(self, items: Iterable[tuple[K, V]] = (), /, *, node_constructor: _NodeClass = None) -> None: ...
+    @overload
+    def __init__(
+        self: "BTree[str, V]", items: HasItems[str, V], /, *, node_constructor: _NodeClass = None, **values: V
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: "BTree[str, V]",
+        items: Iterable[tuple[str, V]] = (),
+        /,
+        *,
+        node_constructor: _NodeClass = None,
+        **values: V,
+    ) -> None: ...
+    def __init__(self, items: Any = (), /, *, node_constructor: Any = None, **values: Any) -> None:
+        if isinstance(items, type) and node_constructor is None:
+            node_constructor, items = items, ()
+        elif node_constructor is None:
+            node_constructor = BNode16
         if not (isinstance(node_constructor, type) and issubclass(node_constructor, BNode)):
             raise TypeError(f"a BTree takes the class of its nodes, such as BNode16, not {node_constructor!r}")
         self.root = node_constructor()
+        self.update(items, **values)
 
     @classmethod
     def from_sorted(cls, items: Iterable[tuple[K, V]], node_constructor: type[BNode[K, V]] = BNode16) -> "BTree[K, V]":
@@ -345,12 +390,38 @@ class BTree(PersistentObject, MutableMapping[K, V]):
 
         ValueError if a key is not greater than the one before it.
         """
-        tree = cls(node_constructor)
+        tree: BTree[K, V] = cls(node_constructor)
         tree.root = _build(_in_order(list(items)), node_constructor)
         return tree
 
     def __copy__(self) -> "BTree[K, V]":
         return self._p_copy(root=_build(_in_order(self.items()), type(self.root)))
+
+    def _p_get_items(self) -> Items:
+        """Return what is known of the items without loading a node."""
+        found: list[object] = []
+        known = steps = 0
+        is_whole = True
+        pending: list[object] = [get_slot(self, "root")]
+        while pending:
+            part = pending.pop()
+            if isinstance(part, BNode) and get_slot(part, "_p_status") != GHOST and steps < _MAX_STEPS:
+                steps += 1
+                items, nodes = get_slot(part, "items"), get_slot(part, "nodes")
+                known += len(items)
+                # Each child comes before the item of its place, and the last one after them all.
+                for place in range(len(items), -1, -1):
+                    pending += items[place : place + 1] if len(found) < MAX_SHOWN else ()
+                    pending += () if nodes is None else nodes[place : place + 1]
+            elif isinstance(part, BNode):
+                is_whole = False
+                found += () if found[-1:] == [GAP] else (GAP,)
+            elif len(found) < MAX_SHOWN:
+                found.append(part)
+        count = self._kept_count()
+        is_counted = count is not None and count.is_current(get_slot(self, "_p_connection"))
+        number = count.value if count is not None and is_counted else known if is_whole else None
+        return Items("root", dict, [] if found == [GAP] else found, number, known)
 
     # Reading
 
@@ -429,6 +500,8 @@ class BTree(PersistentObject, MutableMapping[K, V]):
     def items_backward(self) -> Iterator[tuple[K, V]]:
         """Yield (key, value) for all items, in descending order."""
         return self._gen(_LAST, _FIRST, backward=True)
+
+    # Lists, as Durus has always had them; the iterators above load no more than they come to. [OBJ-95]
 
     def keys(self) -> list[K]:  # type: ignore[override]  # a list, as Durus has always had it
         return list(self)
@@ -662,6 +735,22 @@ class BTree(PersistentObject, MutableMapping[K, V]):
         if count is not None:
             self._give_count_back(count, 1)
 
+    @overload
+    def update(self, other: Pairs[K, V] = (), /) -> None: ...
+    @overload
+    def update(self: "BTree[str, V]", other: HasItems[str, V], /, **values: V) -> None: ...
+    @overload
+    def update(self: "BTree[str, V]", other: Iterable[tuple[str, V]] = (), /, **values: V) -> None: ...
+    def update(self, other: Any = (), /, **values: Any) -> None:
+        """Set the items of a mapping or pairs, then the keywords, one after the other. [OBJ-94]
+
+        TypeError where a key can't be ordered with the others; the items before it are set.
+        """
+        for key, value in pairs_of(other):
+            self[key] = value
+        for name, value in values.items():
+            self[cast("K", name)] = value
+
     def setdefault(self, key: K, value: V = None) -> V:  # type: ignore[assignment]  # None, as dict has it
         """Return the value of a key, which is set to this one if it has none."""
         return super().setdefault(key, value)
@@ -818,23 +907,25 @@ class BTree(PersistentObject, MutableMapping[K, V]):
     def check(self) -> None:
         """Raise StateError unless all nodes are as BNode says, their keys are in order and all leaves equally deep."""
         depth = self.get_depth()
+        tree = told_apart(self)
         previous: list[K] = []
         pending: list[tuple[BNode[K, V] | tuple[K, V], int]] = [(self.root, 1)]
         while pending:
             part, level = pending.pop()
             if isinstance(part, tuple):
                 if previous and not _is_less(previous[-1], part[0]):
-                    raise StateError(f"{self!r}: the key {part[0]!r} comes behind {previous[-1]!r}")
+                    raise StateError(f"{tree}: the key {part[0]!r} comes behind {previous[-1]!r}")
                 previous = [part[0]]
                 continue
             was_ghost = part._p_is_ghost()
+            node = told_apart(part)
             least = 0 if part is self.root else part.minimum_degree - 1
             if not least <= len(part.items) < 2 * part.minimum_degree:
-                raise StateError(f"{self!r}: {part!r} has {len(part.items)} items")
+                raise StateError(f"{tree}: {node} has {len(part.items)} items")
             if (part.nodes is None) != (level == depth):
-                raise StateError(f"{self!r}: {part!r} is on level {level} of {depth}, and that is wrong for it")
+                raise StateError(f"{tree}: {node} is on level {level} of {depth}, and that is wrong for it")
             if part.nodes is not None and len(part.nodes) != len(part.items) + 1:
-                raise StateError(f"{self!r}: {part!r} has {len(part.items)} items and {len(part.nodes)} children")
+                raise StateError(f"{tree}: {node} has {len(part.items)} items and {len(part.nodes)} children")
             parts: list[BNode[K, V] | tuple[K, V]] = [*part.items]
             for index, child in enumerate(part.nodes or ()):
                 parts.insert(2 * index, child)

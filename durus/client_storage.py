@@ -101,6 +101,8 @@ class ClientStorage(CollectingStorage):
         self._address = SocketAddress.new((host, port) if address is None else address)
         self._guard: CallGuard = CallGuard("client storage")
         self._failure: DisconnectedError | None = None
+        self._loss = ""
+        """How the connection was lost, in words."""
         self._is_closed = False
         self._may_reconnect = reconnect and stream is None
         self._timeouts = connect_timeout, timeout
@@ -251,11 +253,13 @@ class ClientStorage(CollectingStorage):
         return self._note_invalid(self._ask(Sync(), read_oids()))
 
     def _connect_again(self) -> None:
-        lost = self._failure
         try:
             self._begin_session(self._open())
         except NetworkError as error:
-            self._failure = DisconnectedError(f"{lost}; and it can't be made again: {error}")
+            self._failure = DisconnectedError(
+                f"{self._loss}, and it can't be made again: {error}; call abort() again when the server is there, and "
+                "run the transaction again"
+            )
             raise self._failure from error
 
     @guarded
@@ -355,9 +359,11 @@ class ClientStorage(CollectingStorage):
         try:
             yield
         except BaseException as error:
-            lost = self._failure or self._give_up(f"the connection to the server at {self._address} was given up")
+            if self._failure is None:
+                self._give_up(f"the connection to the server at {self._address} was given up")
             self._failure = OutcomeUnknownError(
-                f"{lost}, before the answer to a commit: that is stored as a whole, or not at all"
+                f"{self._loss}, before the answer to a commit: that is stored as a whole, or not at all; "
+                f"{self._way_to_connect()}, and look if it is stored before you run it again"
             )
             if isinstance(error, DisconnectedError):
                 raise self._failure from error
@@ -365,9 +371,14 @@ class ClientStorage(CollectingStorage):
 
     def _give_up(self, message: str) -> DisconnectedError:
         self._stream.close()
-        advice = "call abort() to connect again" if self._may_reconnect else "open a new storage and a new Connection"
-        self._failure = DisconnectedError(message if self._is_closed else f"{message}; {advice}")
+        self._loss = message
+        self._failure = DisconnectedError(f"{message}; {self._way_to_connect()}, and run the transaction again")
         return self._failure
+
+    def _way_to_connect(self) -> str:
+        if self._may_reconnect and not self._is_closed:
+            return "call abort() to connect again"
+        return "open a new storage and a new Connection"
 
 
 def _record_of(oid: bytes, answer: Loaded) -> bytes:

@@ -6,12 +6,13 @@ import sys
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast, overload
 from weakref import WeakKeyDictionary, WeakSet, ref
 
 from durus.concurrency.call_guard import CALL, CallGuard, guarded, guarded_load
 from durus.error import (
     ConcurrentUseError,
+    ConflictError,
     DurusError,
     DurusKeyError,
     InterruptedTransactionError,
@@ -32,21 +33,29 @@ from durus.records.record import split_oids, unpack_record
 from durus.serialize import ObjectReader, ObjectWriter
 from durus.storage import Storage
 
+T = TypeVar("T")
+Conflict = TypeVar("Conflict", bound=ConflictError)
+
 if TYPE_CHECKING:
     import asyncio
 
-T = TypeVar("T")
+    from typing_extensions import TypeVar as TypeVarWithDefault  # which type checkers bring along
+
+    Root_co = TypeVarWithDefault("Root_co", bound=PersistentObject, default=PersistentDict[str, Any], covariant=True)
+    """The type of a root object. [OBJ-91]"""
+else:
+    Root_co = TypeVar("Root_co", covariant=True)
 
 _getframe = sys._getframe
-_open_connections: "WeakSet[Connection]" = WeakSet()
-_connection_of: "WeakKeyDictionary[Storage, ref[Connection]]" = WeakKeyDictionary()
+_open_connections: "WeakSet[Connection[Any]]" = WeakSet()
+_connection_of: "WeakKeyDictionary[Storage, ref[Connection[Any]]]" = WeakKeyDictionary()
 
 
 _Pickled = tuple[PersistentObject, bytes, bytes]
 """An object, its oid and its record."""
 
 
-class Connection(ConnectionBase):
+class Connection(ConnectionBase, Generic[Root_co]):
     """The objects of a storage, in transactions that run from one commit() or abort() to the next.
 
     `storage` is a Storage, or the path of a file of any format, made as a SHELF-1 file if it is not there;
@@ -54,8 +63,21 @@ class Connection(ConnectionBase):
     new root, PersistentDict if None.
     A connection and its objects may be used by one thread at a time: ConcurrentUseError where it meets another one.
     TransactionError if the storage has a connection already that is open. [TXN-35]
+    To type checkers a connection is generic in its root: a Connection[PersistentDict[str, Any]], or one of the
+    `root_class`. [OBJ-91]
     """
 
+    @overload
+    def __init__(
+        self: "Connection[PersistentDict[str, Any]]",
+        storage: Storage | Path,
+        cache_size: int = 100000,
+        root_class: None = None,
+    ) -> None: ...
+    @overload
+    def __init__(self, storage: Storage | Path, cache_size: int = 100000, *, root_class: type[Root_co]) -> None: ...
+    @overload
+    def __init__(self, storage: Storage | Path, cache_size: int, root_class: type[Root_co]) -> None: ...
     def __init__(
         self,
         storage: Storage | Path,
@@ -76,7 +98,7 @@ class Connection(ConnectionBase):
         self._spare_oids: list[bytes] = []
         self._was_interrupted = False
         """True if the transaction was ended by an interrupt, and the application does not know yet."""
-        self._open_block: ref[_Block] | None = None
+        self._open_block: ref[_Block[Root_co]] | None = None
         """The block that is open while its `with` statement holds it; an interrupt may keep it from being closed."""
         self._reader = ObjectReader(self, self.cache, self.get)
         try:
@@ -89,9 +111,9 @@ class Connection(ConnectionBase):
             raise
         _open_connections.add(self)
 
-    def get_root(self) -> PersistentDict[object, object]:
+    def get_root(self) -> Root_co:
         """Return the root object: the one with oid 0, from which all that is stored is reached."""
-        return self.root  # type: ignore[return-value]  # root_class is the application's own choice
+        return self.root
 
     def get_storage(self) -> Storage:
         return self.storage
@@ -196,7 +218,7 @@ class Connection(ConnectionBase):
             try:
                 data = unpack_record(self._load(oid))[1]
             except DurusKeyError:
-                raise ReadConflictError([oid]) from None
+                raise self._name_classes(ReadConflictError([oid])) from None
             self._reader.load_state(obj, data)
             self.cache.note_loaded(oid, obj)
         except DurusError:
@@ -273,7 +295,7 @@ class Connection(ConnectionBase):
         self._forget_changes()
         self._sync_and_begin_next()
 
-    def transaction(self) -> "contextlib.AbstractContextManager[PersistentDict[object, object]]":
+    def transaction(self) -> contextlib.AbstractContextManager[Root_co]:
         """Run a block as one transaction on the root: commit at its end, abort if it raises.
 
         TransactionError if there are changes that were not committed before, or another such block is open. In a
@@ -282,7 +304,7 @@ class Connection(ConnectionBase):
         return _Block(self)
 
     @guarded
-    def _begin_block(self, block: "_Block") -> None:
+    def _begin_block(self, block: "_Block[Root_co]") -> None:
         self._check_task()
         if not self._was_interrupted and (self.changed or self._block() is not None):
             raise TransactionError("a transaction is open already; commit() or abort() it first")
@@ -294,10 +316,10 @@ class Connection(ConnectionBase):
         if self._open_block is not None and self._open_block() is None:
             self._guard.note_interrupt()
 
-    def _block(self) -> "_Block | None":
+    def _block(self) -> "_Block[Root_co] | None":
         return None if self._open_block is None else self._open_block()
 
-    def _end_block(self, block: "_Block", error: BaseException | None) -> None:
+    def _end_block(self, block: "_Block[Root_co]", error: BaseException | None) -> None:
         try:
             if error is None:
                 self.commit()
@@ -344,7 +366,7 @@ class Connection(ConnectionBase):
         _open_connections.discard(self)
         self.storage.close()
 
-    def __enter__(self) -> "Connection":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -359,7 +381,7 @@ class Connection(ConnectionBase):
             root = self.get(ROOT_OID)
         if root is None:
             raise StateError("the storage has no root object, and does not take one")
-        self.root: PersistentObject = root
+        self.root: Root_co = cast("Root_co", root)  # which the last line here makes sure of, for a root_class
         with contextlib.suppress(StateError):  # which its first use raises, too
             root._p_load_state()  # now, since this is the moment whose state a connection begins with [TXN-36]
         if root_class is not None and type(self.root) is not root_class:
@@ -373,7 +395,7 @@ class Connection(ConnectionBase):
             raise WriteConflictError([ROOT_OID])  # if nobody was first, then the storage can't have a root
         set_slot(root, "_p_oid", oid)
         set_slot(root, "_p_connection", self)
-        self.root = root
+        self.root = cast("Root_co", root)
         writer = self._new_writer()
         self._store(writer, list(writer.records([(root, oid)])), {})
         self.cache.note_loaded(oid, root)
@@ -413,7 +435,9 @@ class Connection(ConnectionBase):
             for _, oid, record in records:
                 self.storage.store(oid, record)
             self.storage.end(self._check_invalidations)
-        except DurusError:
+        except DurusError as error:
+            if isinstance(error, ConflictError):
+                self._name_classes(error)  # now, since an object that is dropped may leave memory
             self._take_back(changed)
             if not self._has_conflict():
                 self._drop_invalid()
@@ -474,7 +498,7 @@ class Connection(ConnectionBase):
 
     def _load(self, oid: bytes) -> bytes:
         if self._is_all_invalid or oid in self.invalid_oids:  # [TXN-15]
-            raise ReadConflictError([oid])
+            raise self._name_classes(ReadConflictError([oid]))
         try:
             return self.storage.load(oid)
         except ReadConflictError as conflict:
@@ -484,7 +508,7 @@ class Connection(ConnectionBase):
     def _load_all(self, oids: list[bytes]) -> list[bytes]:
         for oid in oids:
             if self._is_all_invalid or oid in self.invalid_oids:
-                raise ReadConflictError([oid])
+                raise self._name_classes(ReadConflictError([oid]))
         return self._read(lambda: list(self.storage.bulk_load(oids)))
 
     def _read(self, read: Callable[[], T]) -> T:
@@ -500,10 +524,18 @@ class Connection(ConnectionBase):
         invalid = self.storage.sync()
         self._note_invalid(invalid)
         if self._has_conflict():
-            raise ReadConflictError([conflict.oids[0]])
+            raise self._name_classes(ReadConflictError([conflict.oids[0]]))
         self._drop_invalid()
         if invalid is not None and conflict.oids[0] not in invalid:
-            raise conflict
+            raise self._name_classes(conflict)
+
+    def _name_classes(self, conflict: Conflict) -> Conflict:
+        """Have a conflict tell the classes of its objects, as far as they are in memory. [TXN-80]"""
+        for oid in conflict.shown_oids():
+            obj = self.cache.get(oid)
+            if obj is not None:
+                conflict.classes[oid] = f"{type(obj).__module__}.{type(obj).__qualname__}"
+        return conflict
 
     # What others changed
 
@@ -547,14 +579,14 @@ class Connection(ConnectionBase):
                 watch.note_dropped(oids)
 
 
-class _Block:
+class _Block(Generic[Root_co]):
     """A block that is one transaction. [TXN-17]"""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection[Root_co]) -> None:
         self._connection = connection
         self.task = _current_task()
 
-    def __enter__(self) -> PersistentDict[object, object]:
+    def __enter__(self) -> Root_co:
         self.task = _current_task()
         self._connection._note_lost_block()
         self._connection._begin_block(self)
@@ -584,7 +616,7 @@ def _has_open_connection(storage: Storage) -> bool:
     return connection is not None and connection in _open_connections
 
 
-def _claim(storage: Storage, connection: Connection) -> None:
+def _claim(storage: Storage, connection: Connection[Any]) -> None:
     """Take a storage for a connection; TransactionError if it has another one that is open. [TXN-35]"""
     if _has_open_connection(storage):
         gc.collect()  # maybe nobody can use it any more
@@ -596,7 +628,7 @@ def _claim(storage: Storage, connection: Connection) -> None:
     _connection_of[storage] = ref(connection)
 
 
-def gen_every_instance(connection: Connection, *classes: type[T]) -> Iterator[T]:
+def gen_every_instance(connection: Connection[Any], *classes: type[T]) -> Iterator[T]:
     """Yield every stored object of these classes and their subclasses; reads all records."""
     for oid, record in connection.storage.gen_oid_record():
         if issubclass(connection._reader.class_of_record(oid, unpack_record(record)[1]), classes):
@@ -605,7 +637,7 @@ def gen_every_instance(connection: Connection, *classes: type[T]) -> Iterator[T]
                 yield obj
 
 
-def touch_every_reference(connection: Connection | str, *words: str) -> None:
+def touch_every_reference(connection: Connection[Any] | str, *words: str) -> None:
     """Mark as changed every object in whose record, classes of references included, a word occurs.
 
     The connection may be left out where the process has exactly one that is open: TransactionError otherwise.
@@ -622,7 +654,7 @@ def touch_every_reference(connection: Connection | str, *words: str) -> None:
                 obj._p_note_change()
 
 
-def _only_connection() -> Connection:
+def _only_connection() -> Connection[Any]:
     if len(_open_connections) > 1:  # maybe some that nobody can use any more
         gc.collect()
     found = list(_open_connections)

@@ -30,25 +30,36 @@ class DurusKeyError(KeyError, DurusError):
         return printable(" ".join(str(argument) for argument in self.args))
 
 
+_MAX_SHOWN = 10
+_RUN_AGAIN = "call abort() and run the transaction again, which db.run(function) of a durus.open() does by itself"
+
+
 class ConflictError(DurusError):
     """This transaction used data that others changed; abort() and start it again. [TXN-13] to [TXN-15]
 
-    `oids` are the objects concerned, a list of 8-byte oids.
+    `oids` are the objects concerned, a list of 8-byte oids. `classes` gives the names of the classes of those that
+    the message shows, by oid, as far as they are in memory. [TXN-80]
     """
 
     def __init__(self, oids: Iterable[bytes] | None = None) -> None:
         self.oids = list(oids or ())
+        self.classes: dict[bytes, str] = {}
         super().__init__(self.oids)
 
+    def shown_oids(self) -> list[bytes]:
+        """Return the oids that the message names: there may be very many."""
+        return self.oids[:_MAX_SHOWN]
+
     def __str__(self) -> str:
-        if not self.oids:
-            return "changed by another client, or removed by a pack; call abort() and start the transaction again"
-        shown = ", ".join(format_oid(oid) for oid in self.oids[:10])
-        more = f" and {len(self.oids) - 10} more" if len(self.oids) > 10 else ""
-        return (
-            f"changed by another client, or removed by a pack: oid {shown}{more}; "
-            "call abort() and start the transaction again"
-        )
+        what = "changed by another client, or removed by a pack"
+        if self.oids:
+            shown = ", ".join(
+                f"{self.classes[oid]} {format_oid(oid)}" if oid in self.classes else f"oid {format_oid(oid)}"
+                for oid in self.shown_oids()
+            )
+            more = len(self.oids) - len(self.shown_oids())
+            what = f"{what}: {shown}{f' and {more} more' if more else ''}"
+        return printable(f"{what}; {_RUN_AGAIN}")
 
 
 class WriteConflictError(ConflictError):

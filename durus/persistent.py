@@ -21,6 +21,8 @@ from types import FrameType, MemberDescriptorType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, SupportsIndex, TypeVar, cast
 
 from durus.error import UnstorableError
+from durus.object_repr import Items, ReprWriter
+from durus.text import printable
 
 Status = Literal[-1, 0, 1]
 
@@ -128,38 +130,41 @@ class PersistentBase:
     _p_status: Status
     _p_serial: int
 
-    def __new__(cls, *args: object, **kwargs: object) -> Self:
-        if (args or kwargs) and cls.__init__ is object.__init__:
-            raise TypeError(f"{cls.__name__}() takes no arguments")
-        self = object.__new__(cls)
-        set_slot(self, "_p_oid", None)
-        set_slot(self, "_p_connection", None)
-        set_slot(self, "_p_status", UNSAVED)
-        set_slot(self, "_p_serial", 0)
-        return self
+    # Type checkers would take any attribute, and any argument of a class without an __init__, as right. [OBJ-90]
+    if not TYPE_CHECKING:
 
-    def __getattribute__(self, name: str) -> Any:
-        if not name.startswith("_p_") and name not in _UNTRACKED:
-            connection = get_slot(self, "_p_connection")
-            if connection is not None and (
-                get_slot(self, "_p_serial") != connection.transaction_serial or get_slot(self, "_p_status") == GHOST
-            ):
-                _use(self, connection)
-        return get_slot(self, name)
+        def __new__(cls, *args: object, **kwargs: object) -> Self:
+            if (args or kwargs) and cls.__init__ is object.__init__:
+                raise TypeError(f"{cls.__name__}() takes no arguments")
+            self = object.__new__(cls)
+            set_slot(self, "_p_oid", None)
+            set_slot(self, "_p_connection", None)
+            set_slot(self, "_p_status", UNSAVED)
+            set_slot(self, "_p_serial", 0)
+            return self
 
-    def __setattr__(self, name: str, value: object) -> None:
-        if not name.startswith("_p_"):
-            _change(self)
-        elif name not in _FIELDS:
-            raise AttributeError(
-                f"{name!r} can't be set: names that begin with _p_ belong to Durus; give the attribute another name"
-            )
-        set_slot(self, name, value)
+        def __getattribute__(self, name: str) -> Any:
+            if not name.startswith("_p_") and name not in _UNTRACKED:
+                connection = get_slot(self, "_p_connection")
+                if connection is not None and (
+                    get_slot(self, "_p_serial") != connection.transaction_serial or get_slot(self, "_p_status") == GHOST
+                ):
+                    _use(self, connection)
+            return get_slot(self, name)
 
-    def __delattr__(self, name: str) -> None:
-        if not name.startswith("_p_"):
-            _change(self)
-        object.__delattr__(self, name)
+        def __setattr__(self, name: str, value: object) -> None:
+            if not name.startswith("_p_"):
+                _change(self)
+            elif name not in _FIELDS:
+                raise AttributeError(
+                    f"{name!r} can't be set: names that begin with _p_ belong to Durus; give the attribute another name"
+                )
+            set_slot(self, name, value)
+
+        def __delattr__(self, name: str) -> None:
+            if not name.startswith("_p_"):
+                _change(self)
+            object.__delattr__(self, name)
 
     def _p_note_change(self) -> None:
         """Note that the state was changed, so that the next commit stores it. [OBJ-8]
@@ -231,7 +236,7 @@ def take_state(obj: PersistentBase, state: State, is_plain: bool) -> None:
             shared = {sys.intern(name) if type(name) is str else name: value for name, value in state.items()}
             set_slot(obj, "__dict__", shared)
         else:
-            obj.__setstate__(state)
+            obj.__setstate__(state)  # type: ignore[attr-defined]  # which PersistentObject has
         set_slot(obj, "_p_serial", serial)
         set_slot(obj, "_p_status", SAVED)
     except BaseException:
@@ -337,7 +342,27 @@ class PersistentObject(PersistentBase):
         return super().__reduce_ex__(max(int(protocol), 2))
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._p_format_oid()}>"
+        """Return class, oid and the first attributes or items in one line; it loads nothing, and never raises. [OBJ-92]
+
+        A ghost says that it is one.
+        """
+        try:
+            label = self._p_format_label()
+            if get_slot(self, "_p_status") == GHOST:
+                return f"<{label} ghost>"
+            items = self._p_get_items()
+            shown = _attributes_in_memory(self, "" if items is None else items.attribute)
+            return _reprs.write(label, shown, items)
+        except Exception:  # whatever is broken, or changed by another thread meanwhile, still has a class and an oid
+            return told_apart(self)
+
+    def _p_format_label(self) -> str:
+        """Return the name of the class and the oid, by which an error tells which object it is about."""
+        return f"{printable(type(self).__name__)} {self._p_format_oid()}"
+
+    def _p_get_items(self) -> Items | None:
+        """Return the items that repr() shows, of a container."""
+        return None
 
     def _p_gen_data_slots(self) -> Iterator[str]:
         """Yield the names of the slots that hold a value of the state."""
@@ -481,6 +506,34 @@ def _attributes(obj: PersistentObject) -> dict[str, Any] | None:
         return cast("dict[str, Any]", get_slot(obj, "__dict__"))
     except AttributeError:
         return None
+
+
+def _attributes_in_memory(obj: PersistentObject, hidden: str) -> Iterator[tuple[str, object]]:
+    """Yield name and value of the attributes of a loaded object but one, past what tracks accesses."""
+    for slot in _data_slots(type(obj)):
+        if slot.name != hidden and isinstance(slot.descriptor, MemberDescriptorType):
+            with contextlib.suppress(AttributeError):  # it is empty
+                yield slot.name, slot.descriptor.__get__(obj, type(obj))
+    for name, value in list((_attributes(obj) or {}).items()):
+        if name != hidden and not str(name).startswith("_p_"):
+            yield str(name), value
+
+
+def _label_of(value: object) -> str | None:
+    if not issubclass(type(value), PersistentObject):
+        return None
+    return told_apart(cast("PersistentObject", value))[1:-1]
+
+
+def told_apart(obj: PersistentObject) -> str:
+    """Return class and oid of an object, for an error: without its own __repr__(), which may need its state."""
+    try:
+        return f"<{obj._p_format_label()}>"
+    except Exception:  # a class with a name that can't be read, say
+        return object.__repr__(obj)
+
+
+_reprs = ReprWriter(_label_of)
 
 
 class Persistent(PersistentObject):

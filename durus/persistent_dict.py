@@ -4,7 +4,9 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from typing import Any, TypeVar, overload
 
-from durus.persistent import PersistentObject
+from durus.object_repr import Items
+from durus.pairs import HasItems, HasKeys, Pairs, pairs_of
+from durus.persistent import PersistentObject, get_slot
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -20,13 +22,20 @@ class PersistentDict(PersistentObject, MutableMapping[K, V]):
     data: dict[K, V]
 
     @overload
-    def __init__(self, data: Mapping[K, V], /) -> None: ...
+    def __init__(self, data: HasItems[K, V], /) -> None: ...
     @overload
-    def __init__(self, items: Iterable[tuple[K, V]] = (), /) -> None: ...
+    def __init__(self, data: HasKeys[K, V], /) -> None: ...
     @overload
-    def __init__(self: "PersistentDict[str, V]", *args: Any, **kwargs: V) -> None: ...
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.data = dict(*args, **kwargs)
+    def __init__(self, data: Iterable[tuple[K, V]] = (), /) -> None: ...
+    @overload
+    def __init__(self: "PersistentDict[str, V]", data: HasItems[str, V], /, **kwargs: V) -> None: ...
+    @overload
+    def __init__(self: "PersistentDict[str, V]", data: Iterable[tuple[str, V]] = (), /, **kwargs: V) -> None: ...
+    def __init__(self, data: Any = (), /, **kwargs: Any) -> None:
+        self.data = dict(data if isinstance(data, dict) else pairs_of(data), **kwargs)
+
+    def _p_get_items(self) -> Items:
+        return Items.of("data", get_slot(self, "data"))
 
     def __getitem__(self, key: K) -> V:
         return self.data[key]
@@ -119,8 +128,15 @@ class PersistentDict(PersistentObject, MutableMapping[K, V]):
             self._p_note_change()
             self.data.clear()
 
+    @overload
+    def update(self, other: Pairs[K, V] = (), /) -> None: ...
+    @overload
+    def update(self: "PersistentDict[str, V]", other: HasItems[str, V], /, **kwargs: V) -> None: ...
+    @overload
+    def update(self: "PersistentDict[str, V]", other: Iterable[tuple[str, V]] = (), /, **kwargs: V) -> None: ...
     def update(self, other: Any = (), /, **kwargs: Any) -> None:
-        new = dict(other, **kwargs)
+        """Set the items of a mapping or pairs, then the keywords, in one change. [OBJ-94]"""
+        new: Any = dict(other if isinstance(other, dict) else pairs_of(other), **kwargs)
         if new:
             self._p_note_change()
             self.data.update(new)

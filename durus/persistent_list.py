@@ -1,9 +1,13 @@
 """PersistentList: a list whose changes its connection notes."""
 
-from collections.abc import Iterable, Iterator, MutableSequence
-from typing import Any, SupportsIndex, TypeVar, overload
+from collections.abc import Callable, Iterable, Iterator, MutableSequence
+from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar, overload
 
-from durus.persistent import PersistentObject
+from durus.object_repr import Items
+from durus.persistent import PersistentObject, get_slot
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsRichComparison
 
 T = TypeVar("T")
 
@@ -19,6 +23,9 @@ class PersistentList(PersistentObject, MutableSequence[T]):
     def __init__(self, items: Iterable[T] = ()) -> None:
         self.data = list(items)
 
+    def _p_get_items(self) -> Items:
+        return Items.of("data", get_slot(self, "data"))
+
     @overload
     def __getitem__(self, i: SupportsIndex) -> T: ...
     @overload
@@ -27,6 +34,10 @@ class PersistentList(PersistentObject, MutableSequence[T]):
         """Return an item, or a plain list of those in a slice."""
         return self.data[i]
 
+    @overload
+    def __setitem__(self, i: SupportsIndex, item: T) -> None: ...
+    @overload
+    def __setitem__(self, i: slice, item: Iterable[T]) -> None: ...
     def __setitem__(self, i: Any, item: Any) -> None:
         if isinstance(i, slice):
             new = self.data.copy()
@@ -37,15 +48,15 @@ class PersistentList(PersistentObject, MutableSequence[T]):
             self._p_note_change()
             self.data[i] = item
 
-    def __delitem__(self, i: Any) -> None:
-        new = self.data.copy() if isinstance(i, slice) else None
-        if new is None:
+    def __delitem__(self, i: SupportsIndex | slice) -> None:
+        if isinstance(i, slice):
+            new = self.data.copy()
+            del new[i]
+            self._replace(new)
+        else:
             self.data[i]
             self._p_note_change()
             del self.data[i]
-        else:
-            del new[i]
-            self._replace(new)
 
     def __len__(self) -> int:
         return len(self.data)
@@ -70,8 +81,9 @@ class PersistentList(PersistentObject, MutableSequence[T]):
     def reverse(self) -> None:
         self._replace(self.data[::-1])
 
-    def sort(self, *, key: Any = None, reverse: bool = False) -> None:
-        self._replace(sorted(self.data, key=key, reverse=reverse))
+    def sort(self, *, key: "Callable[[T], SupportsRichComparison] | None" = None, reverse: bool = False) -> None:
+        items: list[Any] = self.data
+        self._replace(sorted(items, key=key, reverse=reverse))
 
     def clear(self) -> None:
         self._replace([])
@@ -111,16 +123,16 @@ class PersistentList(PersistentObject, MutableSequence[T]):
     def __eq__(self, other: object) -> bool:
         return bool(self.data == _plain(other))
 
-    def __lt__(self, other: Any) -> bool:
+    def __lt__(self, other: "PersistentList[T] | list[T]") -> bool:
         return bool(self.data < _plain(other))
 
-    def __le__(self, other: Any) -> bool:
+    def __le__(self, other: "PersistentList[T] | list[T]") -> bool:
         return bool(self.data <= _plain(other))
 
-    def __gt__(self, other: Any) -> bool:
+    def __gt__(self, other: "PersistentList[T] | list[T]") -> bool:
         return bool(self.data > _plain(other))
 
-    def __ge__(self, other: Any) -> bool:
+    def __ge__(self, other: "PersistentList[T] | list[T]") -> bool:
         return bool(self.data >= _plain(other))
 
     def _replace(self, new: list[T]) -> None:

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Iterator, MutableSet
 from collections.abc import Set as AbstractSet
 from typing import Any, TypeVar, cast
 
-from durus.persistent import PersistentObject
+from durus.object_repr import Items
+from durus.persistent import PersistentObject, get_slot
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -24,8 +25,8 @@ class PersistentSet(PersistentObject, MutableSet[T]):
     def __init__(self, items: Iterable[T] = (), /) -> None:
         self.s = set(_plain(items))
 
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._p_format_oid()} {list(self.s)!r}>"
+    def _p_get_items(self) -> Items:
+        return Items.of("s", get_slot(self, "s"))
 
     def __len__(self) -> int:
         return len(self.s)
@@ -163,16 +164,16 @@ class PersistentSet(PersistentObject, MutableSet[T]):
     def __eq__(self, other: object) -> bool:
         return self.s == other.s if isinstance(other, PersistentSet) else NotImplemented
 
-    def __lt__(self, other: Any) -> bool:
+    def __lt__(self, other: object) -> bool:
         return self.s < other.s if isinstance(other, PersistentSet) else NotImplemented
 
-    def __le__(self, other: Any) -> bool:
+    def __le__(self, other: object) -> bool:
         return self.s <= other.s if isinstance(other, PersistentSet) else NotImplemented
 
-    def __gt__(self, other: Any) -> bool:
+    def __gt__(self, other: object) -> bool:
         return self.s > other.s if isinstance(other, PersistentSet) else NotImplemented
 
-    def __ge__(self, other: Any) -> bool:
+    def __ge__(self, other: object) -> bool:
         return self.s >= other.s if isinstance(other, PersistentSet) else NotImplemented
 
 

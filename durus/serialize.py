@@ -42,7 +42,7 @@ from durus.objects.unpickling import (
     is_in,
     load_pickles,
 )
-from durus.objects.unstorable import told_apart, unstorable, way_to
+from durus.objects.unstorable import unstorable, way_to
 from durus.oid import format_oid
 from durus.persistent import (
     GHOST,
@@ -55,6 +55,7 @@ from durus.persistent import (
     new_ghost,
     set_slot,
     take_state,
+    told_apart,
 )
 from durus.records.record import (
     class_pickle_of,
@@ -554,9 +555,10 @@ class ObjectWriter:
             known = self.new_objects.get(id(obj))
             oid = known[0] if known else self._take_in(obj)
         elif connection is not self._connection:
+            current = obj if self._current is None else self._current
             raise ForeignReferenceError(
-                f"{self._current!r} refers to {obj!r}, which belongs to another connection; "
-                "store a copy of it, or its oid, instead"
+                f"{told_apart(current)} refers to {told_apart(obj)}, which belongs to another connection; store "
+                " a copy of it, or its oid, instead"
             )
         else:
             oid = _oid_of(obj)
@@ -626,7 +628,7 @@ class _Trial(ConnectionBase):
 def _oid_of(obj: PersistentObject) -> bytes:
     oid = obj._p_oid
     if oid is None:
-        raise StateError(f"{obj!r} belongs to a connection, but has no oid")
+        raise StateError(f"{told_apart(obj)} belongs to a connection, but has no oid")
     return oid
 
 

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "durus"
 
 TOP = {
     "ground": {"error", "logger", "oid", "progress", "text", "utils"},
-    "model": {"btree", "persistent", "persistent_dict", "persistent_list", "persistent_set"},
+    "model": {"btree", "object_repr", "pairs", "persistent", "persistent_dict", "persistent_list", "persistent_set"},
     "storage": {"storage"},
     "storages": {
         "client_storage",

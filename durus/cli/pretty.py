@@ -6,8 +6,7 @@ from itertools import islice
 from typing import Any
 
 from durus.btree import BTree
-from durus.objects.unstorable import told_apart
-from durus.persistent import PersistentObject
+from durus.persistent import PersistentObject, told_apart
 from durus.persistent_dict import PersistentDict
 from durus.persistent_list import PersistentList
 from durus.persistent_set import PersistentSet

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Self, cast
 
 from durus.error import ClassNotFoundError, MissingAttributeError
-from durus.persistent import PersistentObject, State, get_slot, set_slot
+from durus.persistent import PersistentObject, State, get_slot, set_slot, told_apart
 from durus.text import printable
 
 
@@ -28,7 +28,7 @@ class BrokenObject(PersistentObject):
 
     def __getattr__(self, name: str) -> Any:
         raise MissingAttributeError(
-            f"{self!r} has no attribute {name!r} in its state, and {_missing(type(self))}, which may have it",
+            f"{told_apart(self)} has no attribute {name!r} in its state, and {_missing(type(self))}, which may have it",
             name=name,
             obj=self,
         )
@@ -48,8 +48,8 @@ class BrokenObject(PersistentObject):
             self._p_load_state()
             if self._p_has_other_state():
                 raise ClassNotFoundError(
-                    f"{self!r}: the attribute {name!r} can't be set: only its class knows what its state means, and "
-                    f"{_missing(type(self))}",
+                    f"{told_apart(self)}: the attribute {name!r} can't be set: only its class knows what its state "
+                    f"means, and {_missing(type(self))}",
                     name=type(self).__module__,
                 )
         super().__setattr__(name, value)
@@ -57,8 +57,8 @@ class BrokenObject(PersistentObject):
     def __bool__(self) -> bool:
         return True
 
-    def __repr__(self) -> str:
-        return printable(f"<broken {type(self).__module__}.{type(self).__qualname__} {self._p_format_oid()}>")
+    def _p_format_label(self) -> str:
+        return printable(f"broken {type(self).__module__}.{type(self).__qualname__} {self._p_format_oid()}")
 
     def _p_has_other_state(self) -> bool:
         """Tell if the state that was loaded is no dict of attributes."""
@@ -68,7 +68,8 @@ class BrokenObject(PersistentObject):
 def _refusing(name: str) -> Callable[..., Any]:
     def special(self: BrokenObject, *args: object) -> Any:
         raise ClassNotFoundError(
-            f"{self!r} can't do {name}(): {_missing(type(self))}, which may be able to", name=type(self).__module__
+            f"{told_apart(self)} can't do {name}(): {_missing(type(self))}, which may be able to",
+            name=type(self).__module__,
         )
 
     return special

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from types import FunctionType
 
-from durus.persistent import PersistentBase, PersistentObject
+from durus.persistent import PersistentBase, PersistentObject, told_apart
 from durus.persistent_dict import PersistentDict
 from durus.persistent_list import PersistentList
 from durus.text import printable
@@ -47,11 +47,6 @@ def _console_name(value: object) -> str | None:
 
 def _how_to_import(name: str) -> str:
     return "import it" if "<" in name else f"type `from shop import {name.partition('.')[0]}`"
-
-
-def told_apart(obj: PersistentObject) -> str:
-    """Return what tells which object is meant, without its own __repr__(), which may need its state."""
-    return printable(PersistentObject.__repr__(obj))
 
 
 def way_to(root: PersistentObject, obj: PersistentObject) -> str:

@@ -282,7 +282,7 @@ def test_rename_tells_what_it_would_do_and_does_it(tmp_path: Path) -> None:
     assert (tmp_path / "f").read_bytes() == before
     assert "that are now of store.Offer: 1" in durus("rename", "shop.Order", "store.Offer", "f", cwd=tmp_path).stdout
     assert "nothing in it has the path shop" in durus("rename", "shop", "store", "f", cwd=tmp_path).stdout
-    assert "<Offer 1>" in durus("-c", "--file", "f", cwd=tmp_path, typed="root['a']\n").stdout
+    assert "<Offer 1 ghost>" in durus("-c", "--file", "f", cwd=tmp_path, typed="root['a']\n").stdout
     assert durus("check", "f", cwd=tmp_path).returncode == 0
     result = durus("rename", "shop", "store", "typo", cwd=tmp_path)
     assert (result.returncode, result.stderr) == (1, "durus: typo: there is no such file\n")

@@ -46,7 +46,7 @@ def is_served(server: Server) -> bool:
     with server.connect() as connection:
         connection.get_root()["x"] = 2
         connection.commit()
-        return connection.get_root()["x"] == 2
+        return bool(connection.get_root()["x"] == 2)
 
 
 def attack(server: Server, message: bytes, reason: str) -> None:

@@ -72,10 +72,7 @@ def test_a_hundred_clients_load_and_commit_and_their_counts_add_up(tmp_path: Pat
             assert process.communicate(timeout=2 * SECONDS)[1] == b""
             assert process.returncode == 0
     with Connection(tmp_path / "f") as connection:
-        own, shared = (
-            [counter["count"] for counter in connection.get_root()[name]]  # type: ignore[attr-defined]  # holds object
-            for name in ("own", "shared")
-        )
+        own, shared = ([counter["count"] for counter in connection.get_root()[name]] for name in ("own", "shared"))
         assert own == [COMMITS - 1] * PROCESSES * CLIENTS
         assert shared == [PROCESSES * CLIENTS // 10] * 10
     file = OperatingSystem().open(str(tmp_path / "f"), "read")

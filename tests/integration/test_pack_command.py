@@ -80,7 +80,7 @@ def test_waiting_for_a_server_returns_when_it_has_packed(tmp_path: Path) -> None
         def work() -> None:
             with server.connect() as connection:
                 while not stop.is_set():
-                    connection.get_root()["n"] = connection.get_root().get("n", 0) + 1  # type: ignore[operator]  # an int
+                    connection.get_root()["n"] = connection.get_root().get("n", 0) + 1
                     connection.commit()
 
         worker = threading.Thread(target=work)

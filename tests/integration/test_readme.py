@@ -30,7 +30,7 @@ def test_the_program_for_one_process_prints_what_it_says(tmp_path: Path) -> None
 
 
 def test_the_program_goes_on_with_a_btree(tmp_path: Path) -> None:
-    assert run(ONE_PROCESS + GOES_ON, tmp_path) == "Ann\n['Ann']\n"
+    assert run(ONE_PROCESS + GOES_ON, tmp_path) == "Ann\n['Ann']\n['Ann', 'Ben']\n"
 
 
 def test_the_program_for_many_processes_prints_what_it_says(tmp_path: Path) -> None:

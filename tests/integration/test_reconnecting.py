@@ -32,7 +32,7 @@ def serving(folder: Path) -> Iterator[None]:
 
 def count(connection: Connection) -> None:
     with connection.transaction() as root:
-        root["n"] = root.get("n", 0) + 1  # type: ignore[operator]  # the root holds object
+        root["n"] = root.get("n", 0) + 1
 
 
 @pytest.mark.spec("WIRE-30", "WIRE-25")
@@ -75,6 +75,22 @@ def test_while_no_server_is_there_each_call_says_so_and_the_changes_are_forgotte
         client.close()
         with pytest.raises(DisconnectedError, match="was closed here"):
             client.abort()
+
+
+@pytest.mark.spec("TXN-81")
+def test_a_lost_connection_tells_how_to_go_on_and_does_not_repeat_itself(tmp_path: Path) -> None:
+    with serving(tmp_path):
+        client = Connection(ClientStorage(address=tmp_path / "s"))
+        final = Connection(ClientStorage(address=tmp_path / "s", reconnect=False))
+    texts = []
+    for _ in range(3):
+        with pytest.raises(DisconnectedError) as caught:
+            client.abort()
+        texts.append(str(caught.value))
+    assert texts[0] == texts[2]
+    assert texts[0].count("was lost") == texts[0].count("call abort() again when the server is there") == 1
+    with pytest.raises(DisconnectedError, match=r"open a new storage and a new Connection, and run the transaction"):
+        final.abort()
 
 
 @pytest.mark.spec("WIRE-30")

@@ -44,7 +44,7 @@ class Writer(threading.Thread):
     def run(self) -> None:
         try:
             connection = self._server.connect()
-            pairs: PersistentList[PersistentDict[str, int]] = connection.get_root()["pairs"]  # type: ignore[assignment]  # holds object
+            pairs: PersistentList[PersistentDict[str, int]] = connection.get_root()["pairs"]
             pair = pairs[self._number]
             while True:
                 self.tried = pair["a"] = pair["b"] = pair["a"] + 1
@@ -79,7 +79,7 @@ def pairs_in(path: Path) -> list[tuple[int, int]]:
         with pytest.warns(DurusWarning, match="cut off"):
             storage = FileStorage(path, repair=True)
     with Connection(storage) as connection:
-        pairs: PersistentList[PersistentDict[str, int]] = connection.get_root()["pairs"]  # type: ignore[assignment]  # holds object
+        pairs: PersistentList[PersistentDict[str, int]] = connection.get_root()["pairs"]
         return [(pair["a"], pair["b"]) for pair in pairs]
 
 
@@ -109,7 +109,7 @@ def test_all_that_was_acknowledged_outlives_a_server_that_is_killed(file: Path) 
     chance = random.Random(1)
     for _ in range(8):
         with Connection(FileStorage(file)) as connection:
-            for pair in connection.get_root()["pairs"]:  # type: ignore[attr-defined]  # holds object
+            for pair in connection.get_root()["pairs"]:
                 pair.update(a=0, b=0)
             connection.commit()
         server = Server("--port", "0", "--file", str(file), "--gcbytes", "20000", folder=file.parent)

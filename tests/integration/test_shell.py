@@ -21,7 +21,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def stored(folder: Path) -> dict[object, object]:
+def stored(folder: Path) -> dict[str, object]:
     with Connection(folder / "f") as connection:
         return dict(connection.get_root())
 

@@ -139,7 +139,7 @@ class Client:
     """A client, and what the oracle knows of it."""
 
     name: int
-    connection: Connection
+    connection: Connection[Item]
     view: int
     """The state that it sees is the one after the commit of this number, and its own changes."""
     synced: int

@@ -91,14 +91,18 @@ def contents_of(obj: Any) -> dict[str | int, object]:
 def set_in(obj: Any, key: str | int, value: object) -> None:
     if isinstance(obj, PersistentList) and key == len(obj):
         obj.append(value)
-    elif isinstance(obj, PersistentDict | PersistentList):
+    elif isinstance(obj, PersistentList):
+        obj[int(key)] = value
+    elif isinstance(obj, PersistentDict):
         obj[key] = value
     else:
         setattr(obj, str(key), value)
 
 
 def delete_in(obj: Any, key: str | int) -> None:
-    if isinstance(obj, PersistentDict | PersistentList):
+    if isinstance(obj, PersistentList):
+        del obj[int(key)]
+    elif isinstance(obj, PersistentDict):
         del obj[key]
     else:
         delattr(obj, str(key))

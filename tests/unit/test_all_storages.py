@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -145,7 +146,7 @@ def test_commits_between_the_steps_of_a_pack_are_kept_with_all_that_they_reach(
 ) -> None:
     count = 700
     with Connection(make(tmp_path / "f")) as connection:
-        root = connection.get_root()
+        root: Any = connection.get_root()
         chain: PersistentList[object] = PersistentList()
         root["garbage"] = garbage = PersistentList([PersistentList([chain])])
         root["kept"] = [Persistent() for _ in range(count)]
@@ -169,7 +170,7 @@ def test_commits_between_the_steps_of_a_pack_are_kept_with_all_that_they_reach(
         connection.pack()
     with Connection(make(tmp_path / "f")) as connection:
         root = connection.get_root()
-        back = root["back"][0]  # type: ignore[index]  # it is a list
+        back = root["back"][0]
         assert len(back) == count
         assert all(vars(each) == {} for each in back)
         in_numbers = sum(isinstance(key, int) for key in root)
@@ -290,8 +291,8 @@ def test_threads_that_share_a_storage_lose_no_commit_while_it_is_packed(
             done = 0
             while done < 20:
                 try:
-                    root = connection.get_root()
-                    root["total"] = root.get("total", 0) + 1  # type: ignore[operator]  # it is a number
+                    root: Any = connection.get_root()
+                    root["total"] = root.get("total", 0) + 1
                     root[number] = PersistentList([done])
                     connection.commit()
                     done += 1
@@ -312,6 +313,6 @@ def test_threads_that_share_a_storage_lose_no_commit_while_it_is_packed(
     shared.close()
     assert failures == []
     with Connection(make(tmp_path / "f")) as connection:
-        root = connection.get_root()
+        root: Any = connection.get_root()
         assert root["total"] == 60
         assert [root[number] for number in range(3)] == [[19]] * 3

@@ -229,6 +229,8 @@ NAMES = {
     """,
 }
 ALL = [(module, line.strip()) for module, lines in NAMES.items() for line in lines.strip().splitlines()]
+TAKES_MORE_FORMS = {"BTree(node_constructor=BNode16)"}
+"""What is called in 4.3's ways and in others, which one signature does not tell: test_mapping_sources.py calls them."""
 
 
 def look_up(module: ModuleType, dotted: str) -> object:
@@ -255,6 +257,8 @@ def test_name_is_there_with_its_parameters(module_name: str, line: str) -> None:
     if "(" not in line:
         return
     assert callable(found)
+    if line in TAKES_MORE_FORMS:
+        return
     here = list(inspect.signature(found).parameters.values())
     expected = parameters(line, module)
     for ours, theirs in zip(here, expected, strict=False):

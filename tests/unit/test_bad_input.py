@@ -29,7 +29,7 @@ def test_errors_speak_of_oids_as_numbers() -> None:
     assert str(DurusKeyError(oid_from_int(77))) == "no object has the oid 77"
     assert str(DurusKeyError("other", 5)) == "other 5"
     many = WriteConflictError(oid_from_int(n) for n in range(12))
-    assert "oid 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more" in str(many)
+    assert ": oid 0, oid 1, oid 2, oid 3, oid 4, oid 5, oid 6, oid 7, oid 8, oid 9 and 2 more; " in str(many)
     assert WriteConflictError().oids == []
 
 
@@ -112,7 +112,7 @@ def test_cache_needs_room() -> None:
 
 def test_class_without_init_takes_no_arguments() -> None:
     with pytest.raises(TypeError, match="takes no arguments"):
-        Persistent(5)
+        Persistent(5)  # type: ignore[call-arg]  # that is the point
 
 
 def test_base_classes_have_nothing_of_their_own() -> None:

@@ -141,7 +141,7 @@ def database() -> bytes:
         root, chance = connection.get_root(), Random(0)
         root["a"] = [PersistentList([chance.randbytes(5000)]) for _ in range(12)]
         connection.commit()
-        root["a"] = root["a"][:3] + root["a"][5:]  # type: ignore[index]  # it is a list
+        root["a"] = root["a"][:3] + root["a"][5:]
         connection.commit()
         connection.pack()
     return bytes(system.files["/f"])

@@ -142,7 +142,7 @@ def test_a_class_gets_another_path(file: Path) -> None:
     assert renaming.others == 1  # the root
     assert classes_in(file) == {"order": f"{NEW}.Order", "line": f"{NEW}.Order.Line", "item": f"{OLD}.Item"}
     with Connection(FileStorage(file, readonly=True)) as connection:
-        assert connection.get_root()["order"].text == OLD  # type: ignore[attr-defined]  # which it was given
+        assert connection.get_root()["order"].text == OLD
 
 
 @pytest.mark.spec("OBJ-42")

@@ -34,7 +34,7 @@ def make_file(path: Path) -> None:
         root = connection.get_root()
         root["a"] = [PersistentList([n]) for n in range(6)]
         connection.commit()
-        root["a"] = root["a"][::3] + root["a"][5:]  # type: ignore[index]  # it is a list
+        root["a"] = root["a"][::3] + root["a"][5:]
         connection.commit()
         connection.pack()
         root["b"] = Persistent()

@@ -64,7 +64,7 @@ def new_client(server: InMemoryServer, prefetch: int = 100) -> tuple[Connection,
 
 
 def items_of(connection: Connection) -> list[Item]:
-    items: PersistentList[Item] = connection.get_root()["items"]  # type: ignore[assignment]  # the root holds object
+    items: PersistentList[Item] = connection.get_root()["items"]
     return list(items)
 
 
@@ -224,7 +224,7 @@ def test_siblings_are_found_in_any_order_and_beside_other_objects(server: InMemo
     )
     writer.commit()
     connection, stream = new_client(server)
-    tree: dict[str, list[list[Item]]] = connection.get_root()["tree"]  # type: ignore[assignment]  # the root holds object
+    tree: dict[str, list[list[Item]]] = connection.get_root()["tree"]
     assert sum(pair[0].n + pair[1].n for name in ("b", "a") for pair in reversed(tree[name])) == 0
     assert stream.loads() <= 210, "200 pairs of siblings, and a few for the lists"
 

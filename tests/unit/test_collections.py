@@ -102,9 +102,9 @@ def test_a_copy_has_the_other_attributes_of_its_class_too(cls: type[Any], make_c
 def test_update_of_a_dict_takes_one_mapping_as_that_of_dict_does() -> None:
     d: PersistentDict[str, int] = PersistentDict(a=1)
     with pytest.raises(TypeError):
-        d.update({}, {})  # type: ignore[call-arg]  # that is the point
+        d.update({}, {})  # type: ignore[call-overload]  # that is the point
     with pytest.raises(TypeError):
-        d.update([("b", 2), 5])
+        d.update([("b", 2), 5])  # type: ignore[list-item]  # likewise
     assert d.items() == [("a", 1)]
 
 

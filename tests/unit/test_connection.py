@@ -8,7 +8,7 @@ import pickle
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 from weakref import WeakSet
 
 import pytest
@@ -215,7 +215,7 @@ def test_load_conflicts_only_if_what_was_read_is_out_of_date() -> None:
 @pytest.mark.spec("TXN-6", "TXN-8")
 def test_what_cannot_be_pickled_leaves_nothing_behind() -> None:
     connection = Connection(MemoryStorage())
-    person = Person("x")
+    person: Any = Person("x")
     connection.get_root()["p"] = person
     person.call = lambda: None
     with pytest.raises(UnstorableError):
@@ -285,7 +285,7 @@ def test_pack_removes_garbage_and_a_later_touch_of_it_is_a_conflict(tmp_path: Pa
 def test_commits_between_the_steps_of_a_pack_are_kept(tmp_path: Path) -> None:
     storage = FileStorage(tmp_path / "f")
     connection = Connection(storage)
-    root = connection.get_root()
+    root: Any = connection.get_root()
     for i in range(250):
         root[i] = Person(str(i))
     dropped = root[7]
@@ -328,8 +328,9 @@ def test_crawler_touching_and_computed_attribute() -> None:
 @pytest.mark.spec("OBJ-16")
 def test_error_for_an_unstorable_object_names_it_and_its_part_and_the_way_to_it() -> None:
     connection = Connection(MemoryStorage())
-    person, plain = Person("x"), Plain()
-    plain.call = lambda: None  # type: ignore[attr-defined]  # any attribute will do
+    person: Any = Person("x")
+    plain: Any = Plain()
+    plain.call = lambda: None
     person.data = {"k": [1, (plain,)]}
     connection.get_root()["people"] = PersistentList([0, {"a": person}])
     with pytest.raises(UnstorableError) as caught:
@@ -377,7 +378,7 @@ def test_what_is_no_access_loads_nothing_and_conflicts_with_nothing() -> None:
     connection.commit()
     person._p_set_status_ghost()
     assert isinstance(person, Person)
-    assert repr(person) == "<Person 1>"
+    assert repr(person) == "<Person 1 ghost>"
     assert person.__class__ is Person
     assert connection.get(1) is connection[person._p_oid or b""] is person
     assert person._p_is_ghost()
@@ -389,7 +390,7 @@ def test_what_is_no_access_loads_nothing_and_conflicts_with_nothing() -> None:
 @pytest.mark.spec("OBJ-7", "OBJ-8", "OBJ-9", "TXN-2")
 def test_writes_deletions_and_noted_changes_are_stored() -> None:
     connection = Connection(MemoryStorage())
-    person = Person("x")
+    person: Any = Person("x")
     person.items = [1]
     connection.get_root()["x"] = person
     connection.commit()
@@ -408,7 +409,7 @@ def test_writes_deletions_and_noted_changes_are_stored() -> None:
 @pytest.mark.spec("OBJ-20", "OBJ-22")
 def test_ghosts_nobody_holds_leave_memory_and_unsaved_objects_stay() -> None:
     connection = Connection(MemoryStorage(), cache_size=1)
-    root = connection.get_root()
+    root: Any = connection.get_root()
     for i in range(20):
         root[i] = Person(str(i))
     connection.commit()
@@ -430,7 +431,7 @@ def test_setstate_replaces_all_attributes() -> None:
     point = Point(1, 2)
     point.__setstate__({"x": 5})
     assert point.__getstate__() == {"x": 5}
-    person = Person("a")
+    person: Any = Person("a")
     person.other = 1
     person.__setstate__({"name": "b"})
     assert vars(person) == {"name": "b"}
@@ -612,7 +613,7 @@ def test_a_class_that_another_takes_the_place_of_is_not_remembered(monkeypatch: 
     writing.commit()
     writing.close()
     connection = Connection(storage)
-    a, b = (connection.get_root()[name]._p_oid for name in "ab")  # type: ignore[attr-defined]  # the root holds object
+    a, b = (connection.get_root()[name]._p_oid for name in "ab")
     reader = connection._reader
     assert reader.class_of_record(a, connection.get_stored_pickle(a)) is Replaced
 
@@ -1017,21 +1018,23 @@ def test_connection_that_nobody_can_use_any_more_is_not_open(monkeypatch: pytest
 class Looker:
     """Garbage, in a cycle, that uses an object when it is collected."""
 
-    def __init__(self, root: PersistentDict[object, object], number: int) -> None:
+    def __init__(self, root: Any, number: int) -> None:
         self.me = self
         self.root = root
         self.number = number
 
     def __del__(self) -> None:
-        self.root[self.number].name  # type: ignore[attr-defined]  # noqa: B018 (reading is the point)
+        self.root[self.number].name  # noqa: B018 (reading is the point)
 
 
 @pytest.mark.spec("OBJ-21")
 def test_a_finalizer_may_load_an_object_while_the_cache_shrinks(monkeypatch: pytest.MonkeyPatch) -> None:
     storage = MemoryStorage()
     connection = Connection(storage)
+    root: Any = connection.get_root()
     for number in range(300):
-        person = connection.get_root()[number] = Person(str(number))
+        person = Person(str(number))
+        root[number] = person
         person.__dict__["friend"] = Person("who comes into memory with the other")
     connection.commit()
     connection.close()
@@ -1039,7 +1042,7 @@ def test_a_finalizer_may_load_an_object_while_the_cache_shrinks(monkeypatch: pyt
     root = connection.get_root()
     for number in range(100):
         assert isinstance(root[number], Person)
-        root[number].name  # type: ignore[attr-defined]  # noqa: B018 (reading is the point)
+        root[number].name  # noqa: B018 (reading is the point)
     loaded = connection.cache._loaded
 
     def collecting() -> Iterator[tuple[bytes, PersistentObject]]:
@@ -1080,7 +1083,7 @@ def test_a_crawler_shows_no_state_that_others_changed_after_a_conflict() -> None
     assert isinstance(b, Person)
     assert a.name == "a"
     for name in "ab":
-        first.get_root()[name].name = "changed"  # type: ignore[attr-defined]  # the root holds object
+        first.get_root()[name].name = "changed"
     first.commit()
     with pytest.raises(ReadConflictError):
         b.name  # noqa: B018 (reading is the point)

@@ -7,6 +7,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -288,7 +289,7 @@ def test_zeros_behind_the_last_transaction_change_nothing(tmp_path: Path, count:
 def test_pack_keeps_what_is_reached_and_what_is_committed_meanwhile(tmp_path: Path) -> None:
     path = tmp_path / "f"
     with Connection(FileStorage2(path)) as connection:
-        root = connection.get_root()
+        root: Any = connection.get_root()
         for n in range(250):
             root[n] = PersistentList([n])
         connection.commit()

@@ -107,10 +107,10 @@ def test_after_an_interrupt_of_a_sync_what_others_changed_is_seen(new_client: Ca
     def prepare() -> Callable[[], object]:
         world = World(new_client)
         worlds.append(world)
-        assert world.one.get_root()["a"].text == "a"  # type: ignore[attr-defined]  # the root holds object
+        assert world.one.get_root()["a"].text == "a"
         world.one.abort()
         with world.two.transaction() as root:
-            root["a"].text = "changed"  # type: ignore[attr-defined]  # likewise
+            root["a"].text = "changed"
         return getattr(world.one, call)  # type: ignore[no-any-return]  # one of two methods
 
     for where in each_line(prepare):
@@ -135,9 +135,9 @@ def test_after_an_interrupt_of_a_load_changes_are_forgotten_and_it_is_said_once(
     def prepare() -> Callable[[], object]:
         world = World(new_client)
         worlds.append(world)
-        world.one.cache.make_ghost((doc := world.one.get_root()["a"])._p_oid)  # type: ignore[attr-defined]  # a Doc
+        world.one.cache.make_ghost((doc := world.one.get_root()["a"])._p_oid)
         world.one.get_root()["never"] = "stored"
-        return lambda: doc.text  # type: ignore[attr-defined]  # a Doc
+        return lambda: doc.text
 
     for where in each_line(prepare):
         one = worlds[-1].one
@@ -187,11 +187,11 @@ def test_interrupts_of_a_pack_lose_nothing() -> None:
     for where in each_line(prepare):
         one, two = worlds[-1].one, worlds.pop().two
         with two.transaction() as root:
-            assert root["a"].text == "a", where  # type: ignore[attr-defined]  # the root holds object
+            assert root["a"].text == "a", where
             root["c"] = Doc("c")
         one.abort()
         one.pack()
-        assert {name: doc.text for name, doc in one.get_root().items()} == {"a": "a", "c": "c"}  # type: ignore[attr-defined]  # likewise
+        assert {name: doc.text for name, doc in one.get_root().items()} == {"a": "a", "c": "c"}
 
 
 @pytest.mark.spec("TXN-30")
@@ -212,7 +212,7 @@ def test_an_interrupt_of_starting_anew_has_the_next_call_start_anew() -> None:
         connection.abort()
         assert connection.get_root().keys() == ["a"], where
         assert not connection._guard.is_interrupted
-        connection.get_root()["a"].text = "b"  # type: ignore[attr-defined]  # the root holds object
+        connection.get_root()["a"].text = "b"
         connection.commit()
 
 

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,7 +41,7 @@ def in_child(work: Callable[[], None]) -> str:
 def counting(connection: Connection) -> Callable[[], None]:
     def count() -> None:
         with connection.transaction() as root:
-            root["n"] = root.get("n", 0) + 1  # type: ignore[operator]  # the root holds object
+            root["n"] = root.get("n", 0) + 1
 
     return count
 
@@ -124,7 +125,8 @@ def test_threads_that_share_a_connection_lose_nothing_that_was_acknowledged(tmp_
 def test_a_change_after_its_state_was_taken_is_one_of_the_next_transaction() -> None:
     connection = Connection(MemoryStorage())
     root = connection.get_root()
-    root["it"] = it = Persistent()
+    it: Any = Persistent()
+    root["it"] = it
     connection.commit()
     store = connection.storage.store
 

@@ -89,7 +89,8 @@ class Noted(Persistent):
 @pytest.mark.spec("OBJ-60")
 def test_a_class_may_override_a_method_of_this_library() -> None:
     connection, root = a_connection()
-    root["x"] = noted = Noted()
+    noted: Any = Noted()
+    root["x"] = noted
     connection.commit()
     noted.n = 1
     assert Noted.noted == [noted]
@@ -98,7 +99,8 @@ def test_a_class_may_override_a_method_of_this_library() -> None:
 @pytest.mark.spec("OBJ-60")
 def test_names_of_this_library_are_refused_in_states_that_are_stored_but_not_in_those_that_are_loaded() -> None:
     connection, root = a_connection()
-    root["x"] = thing = Thing()
+    thing: Any = Thing()
+    root["x"] = thing
     vars(thing)["_p_password"] = "x"
     with pytest.raises(UnstorableError, match=r"Thing.*'_p_password'.*belong to Durus"):
         connection.commit()
@@ -188,7 +190,8 @@ def test_an_attribute_that_lies_past_a_slot_is_stored_as_it_is() -> None:
 @pytest.mark.parametrize("cls", [WithDefault, Twice])
 def test_two_values_of_one_name_are_refused(cls: type[Base]) -> None:
     connection, root = a_connection()
-    root["x"] = thing = cls()
+    thing: Any = cls()
+    root["x"] = thing
     thing.n = 3
     Base.__dict__["n"].__set__(thing, 4)
     with pytest.raises(UnstorableError, match=r"two values named 'n'"):
@@ -201,13 +204,13 @@ def test_a_class_that_a_decorator_makes_of_another_has_slots_of_its_own() -> Non
         n: int = 1
 
     Plain().__getstate__()
-    made: Any = dataclasses.dataclass(slots=True)(Plain)(2)
+    made: Any = dataclasses.dataclass(slots=True)(Plain)(2)  # type: ignore[call-arg]  # which the decorator adds
     assert made.__getstate__() == {"n": 2}
 
 
 @pytest.mark.spec("OBJ-62")
 def test_private_slots_are_taken_over_from_a_class_of_another_name() -> None:
-    renamed = Renamed()
+    renamed: Any = Renamed()
     renamed.__setstate__({"_Old__secret": 5, "n": 1})
     assert (renamed.get(), renamed.n) == (5, 1)
 
@@ -221,8 +224,10 @@ def test_a_value_without_a_slot_is_an_error_that_names_it() -> None:
 
 
 class Shape(Persistent):
+    n: int
+
     def area(self) -> int:
-        return self.n  # type: ignore[no-any-return]
+        return self.n
 
 
 class AbstractShape(Persistent, abc.ABC):
@@ -343,7 +348,8 @@ def outside(request: pytest.FixtureRequest) -> Iterator[type[BaseException]]:
 @pytest.mark.parametrize("when", ["getstate", "reduce"])
 def test_an_exception_from_outside_comes_out_of_a_commit_as_itself(outside: type[BaseException], when: str) -> None:
     connection, root = a_connection()
-    root["x"] = timed = Timed()
+    timed: Any = Timed()
+    root["x"] = timed
     connection.commit()
     timed.value, timed.new = TimedValue(), Thing()
     Timed.when = TimedValue.when = when
@@ -364,7 +370,8 @@ def test_an_exception_from_outside_comes_out_of_a_commit_as_itself(outside: type
 @pytest.mark.spec("OBJ-71")
 def test_an_exception_from_outside_comes_out_of_a_load_as_itself(outside: type[BaseException]) -> None:
     connection, root = a_connection()
-    root["x"] = timed = Timed()
+    timed: Any = Timed()
+    root["x"] = timed
     timed.n = 1
     connection.commit()
     timed._p_set_status_ghost()
@@ -399,7 +406,8 @@ class Button(Persistent):
 
 @pytest.mark.spec("OBJ-72")
 def test_methods_of_the_object_itself_and_of_one_another_are_stored() -> None:
-    one, two = Button(), Button()
+    one: Any = Button()
+    two: Any = Button()
     one.own, one.hers, two.hers = one.press, two.press, one.press
     one.calls = [functools.partial(one.press), one.hidden()]
     found = loaded_again(one)
@@ -440,7 +448,7 @@ class Pressed(Button, metaclass=Kind):
 
 @pytest.mark.spec("OBJ-72")
 def test_methods_of_all_kinds_are_stored() -> None:
-    one = Pressed()
+    one: Any = Pressed()
     one.calls = [one.bound, one.of_class, Pressed.make, [1].copy, "a".upper]
     assert [call() for call in loaded_again(one).calls] == ["bound ok", "Pressed", "Pressed", [1], "A"]
 
@@ -448,7 +456,8 @@ def test_methods_of_all_kinds_are_stored() -> None:
 @pytest.mark.spec("OBJ-72")
 def test_a_method_that_a_subclass_hides_is_refused_in_place_of_storing_another() -> None:
     connection, root = a_connection()
-    root["x"] = one = Pressed()
+    one: Any = Pressed()
+    root["x"] = one
     one.call = one.inherited()
     assert one.call() == "pressed ok"
     with pytest.raises(UnstorableError, match=r"press.* is not found in Pressed under any name"):
@@ -458,7 +467,8 @@ def test_a_method_that_a_subclass_hides_is_refused_in_place_of_storing_another()
 @pytest.mark.spec("OBJ-72")
 def test_a_method_that_its_class_has_under_no_name_is_refused() -> None:
     connection, root = a_connection()
-    root["x"] = button = Button()
+    button: Any = Button()
+    root["x"] = button
     button.call = (lambda self: 1).__get__(button)
     with pytest.raises(UnstorableError, match=r"\.call.*<lambda>.* is not found in Button under any name.*root\['x'\]"):
         connection.commit()
@@ -484,7 +494,8 @@ class Named(Persistent):
     "hold", [lambda *each: set(each), lambda *each: dict.fromkeys(each), lambda *each: [{(one, 1): 2 for one in each}]]
 )
 def test_objects_that_hold_one_another_by_their_hash_are_stored(hold: Callable[..., Any]) -> None:
-    ann, bob = Named("ann"), Named("bob")
+    ann: Any = Named("ann")
+    bob: Any = Named("bob")
     values = {"ann": ann, "bob": bob}
     ann.friends, bob.friends = (hold(ann, bob) for _ in range(2))
     found = loaded_again(values)
@@ -500,7 +511,8 @@ def test_objects_that_hold_one_another_by_their_hash_are_stored(hold: Callable[.
 @pytest.mark.parametrize("hold", [lambda one: frozenset([one]), lambda one: collections.Counter([one])])
 def test_what_needs_the_object_itself_to_be_loaded_is_refused_with_the_way_to_it(hold: Callable[[Any], Any]) -> None:
     connection, root = a_connection()
-    root["x"] = ann = Named("ann")
+    ann: Any = Named("ann")
+    root["x"] = ann
     ann.friends = hold(ann)
     if isinstance(ann.friends, collections.Counter):
         ann.friends = Copying(ann.friends)
@@ -619,6 +631,8 @@ class Field(Persistent, metaclass=Meta):
 
 
 class Made(Persistent):
+    name: str
+
     def __new__(cls, name: str) -> "Made":
         made = super().__new__(cls)
         made.name = name

@@ -59,7 +59,7 @@ def test_questions() -> None:
     with pytest.raises(TypeError, match="unhashable"):
         hash(s)
     assert repr(s).startswith("<PersistentSet @")
-    assert repr(s).endswith(" [1, 2]>")
+    assert repr(s).endswith(" with 2 items: {1, 2}>")
 
 
 def test_changes_are_made_and_noted_and_nothing_else_is() -> None:

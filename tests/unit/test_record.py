@@ -5,6 +5,7 @@ import random
 import tracemalloc
 import zlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -143,7 +144,7 @@ def test_state_is_compressed_where_it_pays() -> None:
 def test_malformed_reference_is_an_error_that_names_the_object(reference: str) -> None:
     data = class_pickle(Persistent) + b"\x80\x02}U\x01a" + reference.encode("latin-1") + b"Qs."
     connection = stored(MemoryStorage(), (ONE, data, b""))
-    obj = connection[1]
+    obj: Any = connection[1]
     assert obj is not None
     with pytest.raises((StateError, RecordError)):
         obj.anything  # noqa: B018 (reading is the point)
@@ -173,7 +174,7 @@ def test_states_of_this_packages_classes() -> None:
     assert PersistentDict(a=1).__getstate__() == {"data": {"a": 1}}
     assert PersistentList([1]).__getstate__() == {"data": [1]}
     assert ComputedAttribute().__getstate__() is None  # type: ignore[func-returns-value]  # that it is None is the point
-    persistent = Persistent()
+    persistent: Any = Persistent()
     persistent.n = 1
     assert persistent.__getstate__() == {"n": 1}
 

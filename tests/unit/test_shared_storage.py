@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -44,12 +45,12 @@ def in_threads(count: int, work: Callable[[int], None]) -> None:
 def add_up(shared: SharedStorage, count: int, rounds: int) -> None:
     def count_up(number: int) -> None:
         connection = Connection(shared.new_client())
-        root = connection.get_root()
+        root: Any = connection.get_root()
         for _ in range(rounds):
             while True:
                 try:
-                    root["count"] = root.get("count", 0) + 1  # type: ignore[operator]  # the root holds object
-                    root.setdefault(number, PersistentDict())[len(root)] = 1  # type: ignore[index]  # likewise
+                    root["count"] = root.get("count", 0) + 1
+                    root.setdefault(number, PersistentDict())[len(root)] = 1
                     connection.commit()
                     break
                 except ConflictError:

@@ -4,6 +4,7 @@ import gc
 import random
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -134,7 +135,8 @@ def test_commit_refuses_a_file_that_grew_by_other_hands(tmp_path: Path) -> None:
 def test_all_records_are_read_in_the_order_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Connection(tmp_path / "f") as connection:
         root = connection.get_root()
-        root["all"] = items = [Persistent() for _ in range(20)]
+        items: list[Any] = [Persistent() for _ in range(20)]
+        root["all"] = items
         for item in items:
             item.text = random.randbytes(100_000)  # more than is read ahead
         connection.commit()

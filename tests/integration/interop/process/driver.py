@@ -298,7 +298,7 @@ class Client:
 
     def __init__(self, address: str, options: dict[str, Any]) -> None:
         self.connection = Connection(ClientStorage(address=address, **options))
-        self.cells: list[Object] = list(self.connection.get_root().get("cells", ()))  # type: ignore[call-overload]  # holds object
+        self.cells: list[Object] = list(self.connection.get_root().get("cells", ()))
         for cell in self.cells:
             cell._p_load_state()
         self.connection.abort()

@@ -1,0 +1,104 @@
+"""What the errors of a conflict and of a commit without an answer tell. Statements TXN-80 and TXN-81."""
+
+import pickle
+from typing import Any
+
+import pytest
+
+from durus.connection import Connection
+from durus.error import OutcomeUnknownError, ReadConflictError, WriteConflictError
+from durus.persistent import Persistent
+from durus.shared_storage import SharedStorage
+from durus.storage import MemoryStorage
+from tests.in_memory_server import InMemoryServer
+
+
+class Issue(Persistent):
+    votes = 0
+
+
+def two_clients() -> tuple[Connection, Connection]:
+    """Return two connections to storages that share an issue, at root["issue"]."""
+    shared = SharedStorage(MemoryStorage())
+    one, two = (Connection(shared.new_client()) for _ in range(2))
+    one.get_root()["issue"] = Issue()
+    one.get_root()["other"] = Issue()
+    one.commit()
+    two.abort()
+    return one, two
+
+
+@pytest.mark.spec("TXN-80")
+def test_a_conflict_of_a_commit_names_class_and_oid_and_what_to_do() -> None:
+    one, two = two_clients()
+    one.get_root()["issue"].votes = 1
+    two.get_root()["issue"].votes = 2
+    one.commit()
+    with pytest.raises(WriteConflictError) as caught:
+        two.commit()
+    issue = one.get_root()["issue"]
+    assert caught.value.oids == [issue._p_oid]
+    assert f"a pack: {__name__}.Issue {issue._p_format_oid()}; call abort() and run" in str(caught.value)
+    assert "db.run(function)" in str(caught.value)
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (str(again), again.oids, again.classes) == (str(caught.value), caught.value.oids, caught.value.classes)
+
+
+@pytest.mark.spec("TXN-80")
+def test_a_conflict_of_a_load_names_class_and_oid() -> None:
+    one, two = two_clients()
+    mine, others = (client.get_root()["issue"] for client in (two, one))
+    late = two.get_root()["other"]
+    mine.votes = 5
+    others.votes = 1
+    one.get_root()["other"].votes = 1
+    one.commit()
+    for _ in range(2):  # the second time, the connection knows
+        with pytest.raises(ReadConflictError) as caught:
+            late.votes  # noqa: B018 (reading is the point)
+        assert f": {__name__}.Issue {late._p_format_oid()}; call abort()" in str(caught.value)
+
+
+@pytest.mark.spec("TXN-80")
+def test_a_conflict_that_a_server_finds_names_class_and_oid() -> None:
+    server = InMemoryServer(MemoryStorage())
+    one, two = (Connection(server.new_client()) for _ in range(2))
+    one.get_root()["issue"] = Issue()
+    one.commit()
+    two.abort()
+    two.get_root()["issue"].votes = 5
+    one.get_root()["issue"].votes = 1
+    one.commit()
+    with pytest.raises(WriteConflictError, match=r"Issue 1; call abort\(\)"):
+        two.commit()
+
+
+@pytest.mark.spec("TXN-80")
+def test_a_conflict_on_many_objects_names_ten_and_counts_the_rest() -> None:
+    many = WriteConflictError(number.to_bytes(8, "big") for number in range(10**5))
+    many.classes[bytes(8)] = "evil\x1b.Class"
+    assert r": evil\x1b.Class 0, oid 1, oid 2, " in str(many)
+    assert ", oid 9 and 99990 more; call abort()" in str(many)
+    assert len(str(many)) < 400
+
+
+@pytest.mark.spec("TXN-81")
+def test_an_unknown_outcome_tells_to_look_first() -> None:
+    storage = InMemoryServer(MemoryStorage()).new_client()
+    connection = Connection(storage)
+    connection.get_root()["n"] = 1
+    stream: Any = storage._stream
+    sendall = stream.sendall
+
+    def send_and_lose(data: bytes) -> None:
+        sendall(data)
+        if len(data) > 60:  # the records, whose answer is lost
+            stream.recv = lambda size: b""
+
+    stream.sendall = send_and_lose
+    with pytest.raises(OutcomeUnknownError) as caught:
+        connection.commit()
+    text = str(caught.value)
+    assert "before the answer to a commit: that is stored as a whole, or not at all; open a new storage" in text
+    assert text.endswith("and look if it is stored before you run it again")
+    assert text.count("open a new storage") == 1
