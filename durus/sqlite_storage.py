@@ -411,6 +411,9 @@ class SqliteStorage(CollectingStorage):
                 if last not in self._condemned:
                     yield oid_from_int(last), self._record(last, data, refs)
 
+    def as_of_now(self) -> "SqliteStorage":
+        return SqliteStorage(self._path, readonly=True)
+
     def count(self) -> int:
         """Return how many objects there are."""
         return _integer(self._select("select count(*) from objects")[0][0]) - len(self._condemned)

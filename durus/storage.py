@@ -95,6 +95,25 @@ class Storage:
         """
         raise NotImplementedError
 
+    def take_turn(self) -> list[bytes] | None:
+        """Sync, and keep others from committing up to the next end() or release(). [DB-12]
+
+        A storage that nobody else commits to, or whose protocol has no such thing, just syncs.
+        """
+        return self.sync()
+
+    def release(self) -> None:
+        """Give up what was held for a transaction that has ended: the turn to commit, or the state that it read."""
+
+    def abandon(self) -> None:
+        """Give up what others may wait for; a finalizer may call it, in any thread, so it waits for nothing."""
+
+    def as_of_now(self) -> "Storage":
+        """Return a storage, to be read only, of what is stored now; no later commit or pack changes it. [DB-15]"""
+        copied = MemoryStorage()
+        copied.take_records(self.gen_oid_record())
+        return copied
+
     def new_oid(self) -> bytes:
         """Return an oid that no object has and that was not handed out before; the first is ROOT_OID."""
         raise NotImplementedError
@@ -249,6 +268,10 @@ class MemoryStorage(CollectingStorage):
         self._condemned: set[bytes] = set()
         """What a pack has removed, and whose records may be there yet."""
         self._sweep: weakref.ref[_Sweep] | None = None
+
+    def take_records(self, records: Iterable[tuple[bytes, bytes]]) -> None:
+        """Take over records that were stored elsewhere."""
+        self._records.update(records)
 
     def load(self, oid: bytes) -> bytes:
         try:

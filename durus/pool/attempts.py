@@ -1,0 +1,41 @@
+"""Work that is tried again after a conflict. Statements DB-20 to DB-23."""
+
+import dis
+import random
+import time
+from types import FrameType
+
+from durus.error import ConflictError, DisconnectedError, OutcomeUnknownError, ServerUnreachableError
+
+_CONFLICT_PAUSE = 0.001, 0.1
+_NETWORK_PAUSE = 0.05, 2.0
+"""The longest pause before the second try, in seconds, and the longest one of all."""
+
+
+def may_try_again(error: BaseException | None) -> bool:
+    """Tell if an error leaves nothing of its transaction behind, and another try may have better luck. [DB-20]"""
+    return isinstance(error, ConflictError | DisconnectedError | ServerUnreachableError) and not isinstance(
+        error, OutcomeUnknownError
+    )
+
+
+def pause(error: BaseException, number: int) -> None:
+    """Sleep before the next try, for a random time that grows with the number of tries so far, 1 at first."""
+    is_conflict = isinstance(error, ConflictError)
+    first, longest = _CONFLICT_PAUSE if is_conflict else _NETWORK_PAUSE
+    seconds = min(longest, first * 2 ** (number - 1))
+    time.sleep(seconds * (random.random() if is_conflict else 1 - random.random() / 2))
+
+
+def goes_round(frame: FrameType) -> bool:
+    """Tell if a frame, in which a `with` block is being left without an error, goes to the next round of its loop.
+
+    It may go elsewhere: after the loop by `break`, out of the function by `return`, or to lines after the block.
+    Where that can't be told it is False.
+    """
+    following = [
+        instruction.opname
+        for instruction in dis.get_instructions(frame.f_code)
+        if instruction.offset > frame.f_lasti and instruction.opname not in ("CACHE", "NOP", "NOT_TAKEN")
+    ]
+    return following[:1] == ["POP_TOP"] and following[1:2] in (["JUMP_BACKWARD"], ["JUMP_BACKWARD_NO_INTERRUPT"])

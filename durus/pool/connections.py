@@ -1,0 +1,105 @@
+"""The connections of a Database, each of which serves one transaction after another. Statements DB-30 to DB-32.
+
+Between two transactions a connection sleeps: its serial is below 0, so every use of an object comes here,
+and is refused.
+"""
+
+import threading
+from typing import TYPE_CHECKING, NoReturn
+
+from durus.connection import Connection
+from durus.error import ConcurrentUseError, ReadonlyError, TransactionError
+from durus.persistent import PersistentBase, PersistentObject
+from durus.storage import Storage
+
+if TYPE_CHECKING:
+    from durus.connection import _Block
+
+
+class PooledConnection(Connection):
+    """A connection that is asleep, and refuses to work, outside of the transactions of its Database."""
+
+    is_snapshot = False
+
+    def __init__(self, storage: Storage, cache_size: int, root_class: type[PersistentObject] | None) -> None:
+        self._thread: int | None = None
+        """The only thread that may use the connection now, None for any."""
+        super().__init__(storage, cache_size, root_class)
+
+    def wake(self, thread: int | None) -> None:
+        """Begin to work, for this thread alone, or for one at a time if it is None."""
+        self._thread = thread
+        if self.transaction_serial < 0:
+            self.transaction_serial = -self.transaction_serial
+
+    def sleep(self) -> None:
+        """Work no longer. There must be no changes."""
+        self.accessed.clear()
+        if self.transaction_serial > 0:
+            self.transaction_serial = -self.transaction_serial
+
+    def end(self, block: "_Block", error: BaseException | None) -> None:
+        """End a transaction: commit its changes, or abort it because of an error."""
+        if error is None and self.is_usable:
+            self._open_block = None  # nothing was changed, and the next transaction syncs when it begins
+            self.storage.release()
+        else:
+            self._end_block(block, error)
+
+    @property
+    def is_usable(self) -> bool:
+        """True if the next transaction can be left to it."""
+        return not (self._guard.is_foreign or self._guard.is_interrupted or self._was_interrupted or self.changed)
+
+    def load_state(self, obj: PersistentBase) -> None:
+        self._check_is_own(obj)
+        super().load_state(obj)
+
+    def commit(self) -> None:
+        self._check_is_own(None)
+        super().commit()
+
+    def abort(self) -> None:
+        self._check_is_own(None)
+        super().abort()
+
+    def _load(self, oid: bytes) -> bytes:
+        if self.transaction_serial < 0:
+            self._refuse(None)
+        return super()._load(oid)
+
+    def _check_is_own(self, obj: PersistentBase | None) -> None:
+        if self.transaction_serial < 0:
+            self._refuse(obj)
+        if self._thread is not None and self._thread != threading.get_ident():
+            self._guard.check_process()
+            raise ConcurrentUseError(
+                f"{_name_of(obj)} belongs to a transaction of another thread: begin one here, and find the object "
+                "from its root"
+            )
+
+    def _refuse(self, obj: PersistentBase | None) -> NoReturn:
+        self._guard.check_process()
+        raise TransactionError(
+            f"{_name_of(obj)} belongs to a transaction that has ended: take what is needed out of it before, or begin "
+            "another one and find the object from its root"
+        )
+
+
+class SnapshotConnection(PooledConnection):
+    """A connection that is only read from."""
+
+    is_snapshot = True
+
+    def end(self, block: "_Block", error: BaseException | None) -> None:
+        self._open_block = None
+        self.storage.release()
+
+    def note_change(self, obj: PersistentBase) -> None:
+        raise ReadonlyError(f"{_name_of(obj)} is of a snapshot or a readonly database, which can't be changed")
+
+
+def _name_of(obj: PersistentBase | None) -> str:
+    if not isinstance(obj, PersistentObject):
+        return "this connection"
+    return f"the {type(obj).__name__} with oid {obj._p_format_oid()}"
