@@ -10,6 +10,8 @@ from durus.error import ConflictError, DisconnectedError, OutcomeUnknownError, S
 _CONFLICT_PAUSE = 0.001, 0.1
 _NETWORK_PAUSE = 0.05, 2.0
 """The longest pause before the second try, in seconds, and the longest one of all."""
+_NOTHING = ("CACHE", "NOP", "NOT_TAKEN")
+"""Instructions of CPython that do nothing."""
 
 
 def may_try_again(error: BaseException | None) -> bool:
@@ -33,9 +35,13 @@ def goes_round(frame: FrameType) -> bool:
     It may go elsewhere: after the loop by `break`, out of the function by `return`, or to lines after the block.
     Where that can't be told it is False.
     """
-    following = [
-        instruction.opname
-        for instruction in dis.get_instructions(frame.f_code)
-        if instruction.offset > frame.f_lasti and instruction.opname not in ("CACHE", "NOP", "NOT_TAKEN")
-    ]
-    return following[:1] == ["POP_TOP"] and following[1:2] in (["JUMP_BACKWARD"], ["JUMP_BACKWARD_NO_INTERRUPT"])
+    code = {instruction.offset: instruction for instruction in dis.get_instructions(frame.f_code)}
+    offset: int | None = frame.f_lasti
+    names: list[str] = []
+    while offset is not None and len(names) < 2:
+        offset = min((other for other in code if other > offset), default=None)
+        while offset is not None and code[offset].opname == "JUMP_FORWARD":
+            offset = code[offset].argval
+        if offset is not None and code[offset].opname not in _NOTHING:
+            names.append(code[offset].opname)
+    return names == ["POP_TOP", "JUMP_BACKWARD"]
