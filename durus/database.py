@@ -259,7 +259,7 @@ class Database(Generic[R]):
             packing.join()
         for idle in self._idle.values():
             while idle:
-                _discard(idle.pop())
+                self._discard(idle.pop())
         self._engine.close()
 
     def __enter__(self) -> Self:
@@ -286,7 +286,7 @@ class Database(Generic[R]):
             if connection.is_usable and self._engine.is_current(connection.storage):
                 connection.wake(None)
                 return connection
-            _discard(connection)
+            self._discard(connection)
         engine = self._engine
         storage = engine.new_storage() if kind == "transaction" else engine.new_snapshot_storage()
         new = PooledConnection if kind == "transaction" else SnapshotConnection
@@ -302,7 +302,7 @@ class Database(Generic[R]):
     def _give_back(self, connection: PooledConnection) -> None:
         idle = self._idle["snapshot" if connection.is_snapshot else "transaction"]
         if self._is_closed or not connection.is_usable or len(idle) >= _MAX_IDLE:
-            _discard(connection)
+            self._discard(connection)
             return
         connection.storage.release()
         connection.sleep()
@@ -310,7 +310,12 @@ class Database(Generic[R]):
         if self._is_closed:  # since a moment ago
             with suppress(ValueError):
                 idle.remove(connection)
-                _discard(connection)
+                self._discard(connection)
+
+    def _discard(self, connection: PooledConnection) -> None:
+        self._connections.discard(connection)
+        with suppress(DurusError):
+            connection.close()
 
     def _count(self, what: str) -> None:
         with self._count_lock:
@@ -452,7 +457,7 @@ class _Use(AbstractContextManager[Connection]):
         try:
             connection.abort()
         except BaseException:
-            _discard(connection)
+            database._discard(connection)
             raise
         self._connection = connection
         return connection
@@ -469,11 +474,6 @@ def _owner() -> object:
     """Return who has a transaction: the task of asyncio, or else the thread."""
     task = current_task()
     return threading.get_ident() if task is None else task
-
-
-def _discard(connection: PooledConnection) -> None:
-    with suppress(DurusError):
-        connection.close()
 
 
 def _at_least_one(name: str, value: int) -> int:

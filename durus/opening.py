@@ -5,7 +5,7 @@ import os
 import re
 import urllib.parse
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TypeVar, cast, overload
+from typing import Any, Protocol, TypedDict, TypeVar, Unpack, cast, overload
 
 from durus.files.append_only_storage import AppendOnlyStorage, Durability
 from durus.database import Database
@@ -38,6 +38,20 @@ _DURABILITIES: dict[Value, Durability] = {"fsync": "fsync", "os": "os"}
 Options = dict[str, Value]
 
 
+class OpenOptions(TypedDict, total=False):
+    """The options that type checkers know of. Those of other packages stand in the query of an address."""
+
+    cache_size: int
+    tries: int
+    must_exist: bool
+    readonly: bool
+    repair: bool
+    durability: Durability
+    connect_timeout: float | None
+    timeout: float | None
+    prefetch: int
+
+
 class StorageOpener(Protocol):
     """What an entry point of the group `durus.storages` leads to; its name is the scheme of the addresses. [DB-7]"""
 
@@ -53,9 +67,11 @@ class StorageOpener(Protocol):
 
 
 @overload
-def open(where: Path, *, root_class: None = None, **options: Value) -> Database[PersistentDict[str, Any]]: ...
+def open(
+    where: Path, *, root_class: None = None, **options: Unpack[OpenOptions]
+) -> Database[PersistentDict[str, Any]]: ...
 @overload
-def open(where: Path, *, root_class: type[R], **options: Value) -> Database[R]: ...
+def open(where: Path, *, root_class: type[R], **options: Unpack[OpenOptions]) -> Database[R]: ...
 def open(where: Path, *, root_class: type[R] | None = None, **options: Value) -> Any:
     """Open a database, and make it if it is not there.
 

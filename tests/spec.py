@@ -18,6 +18,7 @@ SPEC = ROOT / "spec"
 VECTORS = SPEC / "vectors"
 
 PREFIXES = {
+    "database.md": "DB",
     "file-storage-2.md": "DFS",
     "object-model.md": "OBJ",
     "record.md": "REC",

@@ -7,6 +7,9 @@ from types import FrameType
 
 from durus.error import ConflictError, DisconnectedError, OutcomeUnknownError, ServerUnreachableError
 
+_sleep = time.sleep
+_chance = random.random
+
 _CONFLICT_PAUSE = 0.001, 0.1
 _NETWORK_PAUSE = 0.05, 2.0
 """The longest pause before the second try, in seconds, and the longest one of all."""
@@ -26,7 +29,7 @@ def pause(error: BaseException, number: int) -> None:
     is_conflict = isinstance(error, ConflictError)
     first, longest = _CONFLICT_PAUSE if is_conflict else _NETWORK_PAUSE
     seconds = min(longest, first * 2 ** (number - 1))
-    time.sleep(seconds * (random.random() if is_conflict else 1 - random.random() / 2))
+    _sleep(seconds * (_chance() if is_conflict else 1 - _chance() / 2))
 
 
 def goes_round(frame: FrameType) -> bool:
