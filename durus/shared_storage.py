@@ -150,7 +150,7 @@ class SharedStorage:
     def _start_anew(self) -> None:
         is_write_lost = self._core.is_writing and not is_running(self._writer)
         if is_write_lost:
-            self._storage.sync()
+            self._versions.sync()
         self._core.start_anew(is_write_lost)
         self._monitor.notify_all()
 

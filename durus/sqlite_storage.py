@@ -63,6 +63,8 @@ class SqliteStorage(CollectingStorage):
     it is not a SQLite file with the table of Durus.
     """
 
+    shows_early = True
+
     _reader: sqlite3.Connection | None = None
     _writer: sqlite3.Connection | None = None
     _inode: tuple[int, int] | None = None

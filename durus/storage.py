@@ -40,6 +40,9 @@ class Storage:
     _guard: CallGuard | None = None
     """Of a storage that an interrupt can leave half-way: what it needs to start anew. [TXN-30]"""
 
+    shows_early = False
+    """True if what conclude() returns may show the records, to loads of others, before they are accepted."""
+
     @property
     def is_interrupted(self) -> bool:
         """True if the last call was interrupted by an exception, so that the next one starts anew."""

@@ -22,6 +22,7 @@ class PooledConnection(Connection):
     is_snapshot = False
 
     def __init__(self, storage: Storage, cache_size: int, root_class: type[PersistentObject] | None) -> None:
+        self._is_closed = False
         self._thread: int | None = None
         """The only thread that may use the connection now, None for any."""
         super().__init__(storage, cache_size, root_class)
@@ -49,7 +50,12 @@ class PooledConnection(Connection):
     @property
     def is_usable(self) -> bool:
         """True if the next transaction can be left to it."""
-        return not (self._guard.is_foreign or self._guard.is_interrupted or self._was_interrupted or self.changed)
+        is_left_over = self._guard.is_interrupted or self._was_interrupted or self.storage.is_interrupted
+        return not (self._is_closed or self._guard.is_foreign or is_left_over or self.changed)
+
+    def close(self) -> None:
+        self._is_closed = True
+        super().close()
 
     def load_state(self, obj: PersistentBase) -> None:
         self._check_is_own(obj)
@@ -94,6 +100,10 @@ class SnapshotConnection(PooledConnection):
     def end(self, block: "_Block", error: BaseException | None) -> None:
         self._open_block = None
         self.storage.release()
+
+    def commit(self) -> None:
+        self._check_is_own(None)
+        raise ReadonlyError("a snapshot or a readonly database can't be changed, so it has no commits")
 
     def note_change(self, obj: PersistentBase) -> None:
         raise ReadonlyError(f"{_name_of(obj)} is of a snapshot or a readonly database, which can't be changed")

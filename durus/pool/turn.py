@@ -28,8 +28,7 @@ class ProcessTurn:
 
     def take(self, client: object) -> None:
         """Wait for the turn, and for the commits that are under way, and have it."""
-        frame = _getframe()
-        self._monitor.enter(frame)
+        self._monitor.enter(_getframe())  # no name for it, which would be a cycle
         try:
             while self._is_others(client):
                 self._monitor.wait()

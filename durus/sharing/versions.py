@@ -36,6 +36,10 @@ class Snapshot:
         """Tell if there is a record of `oid`."""
         return self._replaced[oid] is not None if oid in self._replaced else self._storage.has_record(oid)
 
+    def keep_as_replaced(self, replaced: dict[bytes, bytes | None]) -> None:
+        """Take over the records that are about to be replaced, None for no record."""
+        self._replaced.update(replaced)
+
     def keep(self, oid: bytes) -> None:
         """Keep the record of `oid`, which is about to be replaced."""
         if oid not in self._replaced:
@@ -64,26 +68,31 @@ class Versions(Storage):
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
         self._snapshots: WeakSet[Snapshot] = WeakSet()
-        self._under_way: dict[bytes, bytes] = {}
-        """What a commit writes that may not be current yet."""
+        self._under_way: dict[bytes, bytes | None] = {}
+        """What a commit replaces that may not be current yet: the records before it, None for no record."""
         # The same methods, without a call more.
         self.load = storage.load  # type: ignore[method-assign]  # see above
         self.has_record = storage.has_record  # type: ignore[method-assign]  # see above
         self.new_oid = storage.new_oid  # type: ignore[method-assign]  # see above
         self.begin = storage.begin  # type: ignore[method-assign]  # see above
-        self.sync = storage.sync  # type: ignore[method-assign]  # see above
         self.gen_oid_record = storage.gen_oid_record  # type: ignore[method-assign]  # see above
 
     def new_snapshot(self) -> Snapshot:
-        """Return the state of the last commit that is durable."""
+        """Return the state of the last commit that was accepted."""
         snapshot = Snapshot(self._storage)
-        for oid in self._under_way:
-            snapshot.keep(oid)
+        if self._storage.shows_early:
+            snapshot.keep_as_replaced(self._under_way)
+        else:
+            for oid in self._under_way:
+                snapshot.keep(oid)
         self._snapshots.add(snapshot)
         return snapshot
 
     def conclude(self, records: dict[bytes, bytes]) -> Conclusion:
-        self._under_way = records  # first: a snapshot may keep more than it needs, and never less
+        if self._storage.shows_early:
+            self._under_way = {oid: self._load(oid) for oid in records}
+        else:
+            self._under_way = dict.fromkeys(records)  # first: a snapshot may keep more than it needs, and never less
         for snapshot in list(self._snapshots):
             for oid in records:
                 snapshot.keep(oid)
@@ -94,6 +103,17 @@ class Versions(Storage):
             self._under_way = {}
 
         return Conclusion(conclusion.write, accept)
+
+    def _load(self, oid: bytes) -> bytes | None:
+        try:
+            return self._storage.load(oid)
+        except DurusKeyError:
+            return None
+
+    def sync(self) -> list[bytes] | None:
+        """Sync the storage. No commit may be under way, but for one whose thread was interrupted."""
+        self._under_way = {}
+        return self._storage.sync()
 
     def get_packer(self) -> Iterator[Progress]:
         if self._snapshots:
