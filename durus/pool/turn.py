@@ -107,6 +107,7 @@ class TurnTakingClient(ClientStorage):
 
     def abandon(self) -> None:
         self.turn.release(self)
+        self._give_up("the connection to the server was given up, since its transaction was lost without its end")
 
     def close(self) -> None:
         self.turn.release(self)
