@@ -13,7 +13,6 @@ from typing import Concatenate, Generic, Literal, NamedTuple, ParamSpec, Self, T
 
 from durus.connection import Connection, _Block, current_task
 from durus.error import ArgumentError, ClosedError, DurusError, ReadonlyError, TransactionError
-from durus.logger import logger
 from durus.persistent import PersistentObject
 from durus.pool.attempts import goes_round, may_try_again, pause
 from durus.pool.connections import PooledConnection, SnapshotConnection
@@ -242,6 +241,8 @@ class Database(Generic[R]):
             self._pack(None)
         except DurusError as error:
             if not self._is_closed:
+                from durus.logger import logger  # only where it is used, for what it imports
+
                 logger.error("the pack of %s failed: %s", self._name, error)
 
     def stats(self) -> Stats:

@@ -7,9 +7,9 @@ import urllib.parse
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypedDict, TypeVar, Unpack, cast, overload
 
-from durus.files.append_only_storage import AppendOnlyStorage, Durability
 from durus.database import Database
 from durus.error import ArgumentError, FileError
+from durus.files.append_only_storage import AppendOnlyStorage, Durability
 from durus.files.file import Path
 from durus.open_file import open_file_storage, storage_class_of
 from durus.persistent import PersistentObject

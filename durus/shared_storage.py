@@ -14,8 +14,9 @@ from durus.concurrency.monitor import Monitor
 from durus.error import ClosedError, DurusError, ReadConflictError, ReadonlyError
 from durus.progress import Progress
 from durus.sharing.session import Session, SessionCore
-from durus.storage import CollectingStorage, InvalidationHandler, Storage
 from durus.sharing.versions import Snapshot, Versions
+from durus.storage import CollectingStorage, InvalidationHandler, Storage
+from durus.storage import CollectingStorage, InvalidationHandler, Storage
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -9,11 +9,11 @@ from weakref import WeakKeyDictionary
 from durus.error import ClosedError, ReadonlyError, WrongProcessError
 from durus.open_file import open_file_storage
 from durus.progress import Progress
-from durus.shared_storage import SharedStorage
 from durus.storage import Storage
 
 if TYPE_CHECKING:
     from durus.pool.turn import ProcessTurn, TurnTakingClient
+    from durus.shared_storage import SharedStorage
 
 
 class Engine:
@@ -64,7 +64,7 @@ class EngineOfServer(EngineOfClients):
     """Each connection has a client of a server; those of this process share a turn to commit. [DB-14]"""
 
     def __init__(self, new_client: "Callable[[ProcessTurn], TurnTakingClient]") -> None:
-        from durus.pool.turn import ProcessTurn  # only where there is a server, for what it imports
+        from durus.pool.turn import ProcessTurn  # likewise
 
         self._new_turn = ProcessTurn
         self._turn = ProcessTurn()
@@ -80,11 +80,13 @@ class EngineOfOneStorage(Engine):
     has_snapshots = True
 
     def __init__(self, storage: Storage) -> None:
+        from durus.shared_storage import SharedStorage  # only where it is used, for what it imports
+
         self._name = str(storage)
-        self._shared: SharedStorage | None = SharedStorage(storage)
+        self._shared: "SharedStorage | None" = SharedStorage(storage)
         self._process = os.getpid()
 
-    def _require_open(self) -> SharedStorage:
+    def _require_open(self) -> "SharedStorage":
         if self._process != os.getpid():
             raise WrongProcessError(
                 f"{self._name} was opened in process {self._process}, which has it alone, and is used in process "

@@ -7,11 +7,11 @@ import sys
 import weakref
 from types import FrameType
 
-from durus.sharing.address import AnyAddress
-from durus.concurrency.call_guard import is_running
 from durus.client_storage import ClientStorage
-from durus.error import DurusError
+from durus.concurrency.call_guard import is_running
 from durus.concurrency.monitor import Monitor
+from durus.error import DurusError
+from durus.sharing.address import AnyAddress
 from durus.storage import InvalidationHandler
 
 _getframe = sys._getframe

@@ -11,12 +11,12 @@ from durus.error import ClosedError, DurusError, DurusKeyError, ReadonlyError
 from durus.file_storage import FileStorage
 from durus.oid import oid_from_int
 from durus.progress import Progress
-from durus.record import pack_record
-from durus.session import Core
+from durus.records.record import pack_record
 from durus.shared_storage import SharedStorage, SnapshotClient
+from durus.sharing.session import Core
+from durus.sharing.versions import Versions
 from durus.sqlite_storage import SqliteStorage
 from durus.storage import Conclusion, MemoryStorage, Storage
-from durus.versions import Versions
 
 ROOT, X, Y, Z = (oid_from_int(number) for number in range(4))
 
@@ -108,7 +108,7 @@ def test_a_snapshot_that_nobody_has_costs_nothing(versions: Versions, monkeypatc
         raise AssertionError
 
     monkeypatch.setattr(type(versions._storage), "as_of_now", refuse)
-    monkeypatch.setattr("durus.versions.Snapshot.keep", refuse)
+    monkeypatch.setattr("durus.sharing.versions.Snapshot.keep", refuse)
     commit(versions, {X: record(X, b"x 2")})
     for _ in versions.get_packer():
         pass
