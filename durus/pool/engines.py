@@ -83,7 +83,7 @@ class EngineOfOneStorage(Engine):
         from durus.shared_storage import SharedStorage  # only where it is used, for what it imports
 
         self._name = str(storage)
-        self._shared: "SharedStorage | None" = SharedStorage(storage)
+        self._shared: SharedStorage | None = SharedStorage(storage)
         self._process = os.getpid()
 
     def _require_open(self) -> "SharedStorage":
