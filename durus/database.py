@@ -31,7 +31,7 @@ _databases: "weakref.WeakSet[Database[PersistentObject]]" = weakref.WeakSet()
 
 
 class Stats(NamedTuple):
-    """What a Database has done in this process since it was opened."""
+    """What a Database has done in this process since it was opened, or since the fork."""
 
     transactions: int
     """How many transactions and snapshots have ended."""
@@ -58,6 +58,7 @@ class Database(Generic[R]):
         *,
         root_class: type[R] | None = None,
         cache_size: int = 100_000,
+        cache_bytes: int | None = None,
         tries: int = 10,
         readonly: bool = False,
         name: str = "database",
@@ -67,6 +68,7 @@ class Database(Generic[R]):
         self._engine = engine
         self._root_class = root_class
         self._cache_size = _at_least_one("cache_size", cache_size)
+        self._cache_bytes = None if cache_bytes is None else _at_least_one("cache_bytes", cache_bytes)
         self._tries = _at_least_one("tries", tries)
         self._readonly = readonly
         self._is_closed = False
@@ -81,7 +83,6 @@ class Database(Generic[R]):
         self._connections: weakref.WeakSet[PooledConnection] = weakref.WeakSet()
         self._open: weakref.WeakValueDictionary[object, _Transaction[R]] = weakref.WeakValueDictionary()
         """The transaction of each thread, or task, that has one open."""
-        self._count_lock = threading.Lock()
         self._counts = dict.fromkeys(("transactions", "retries", "exclusive"), 0)
 
     def __repr__(self) -> str:
@@ -247,8 +248,7 @@ class Database(Generic[R]):
 
     def stats(self) -> Stats:
         """Return what was done so far."""
-        with self._count_lock:
-            counts = dict(self._counts)
+        counts = dict(self._counts)
         idle = sum(len(idle) for idle in self._idle.values())
         return Stats(**counts, connections=len(self._connections), idle=idle)
 
@@ -292,7 +292,7 @@ class Database(Generic[R]):
         storage = engine.new_storage() if kind == "transaction" else engine.new_snapshot_storage()
         new = PooledConnection if kind == "transaction" else SnapshotConnection
         try:
-            connection = new(storage, self._cache_size, self._root_class)
+            connection = new(storage, self._cache_size, self._root_class, self._cache_bytes)
         except BaseException:
             with suppress(DurusError):
                 storage.close()
@@ -305,8 +305,12 @@ class Database(Generic[R]):
         if self._is_closed or not connection.is_usable or len(idle) >= _MAX_IDLE:
             self._discard(connection)
             return
-        connection.storage.release()
-        connection.sleep()
+        try:
+            connection.storage.release()
+            connection.sleep()
+        except DurusError:
+            self._discard(connection)
+            return
         idle.append(connection)
         if self._is_closed:  # since a moment ago
             with suppress(ValueError):
@@ -319,8 +323,7 @@ class Database(Generic[R]):
             connection.close()
 
     def _count(self, what: str) -> None:
-        with self._count_lock:
-            self._counts[what] += 1
+        self._counts[what] += 1  # without a lock, which an interrupt could keep from being released
 
     def _leave_to_parent(self) -> None:
         """In the child after a fork: begin with connections of its own, and hold none of the parent's open. [DB-41]"""

@@ -24,7 +24,7 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(.*)", re.DOTALL)
 _GROUP = "durus.storages"
 """The group of entry points by which other packages make their storages known. [DB-7]"""
 
-_DATABASE_OPTIONS: Mapping[str, OptionType] = {"cache_size": int, "tries": int}
+_DATABASE_OPTIONS: Mapping[str, OptionType] = {"cache_size": int, "cache_bytes": int, "tries": int}
 _FILE_OPTIONS: Mapping[str, OptionType] = {"must_exist": bool, "readonly": bool, "repair": bool, "durability": str}
 _SERVER_OPTIONS: Mapping[str, OptionType] = {
     "readonly": bool,
@@ -42,6 +42,7 @@ class OpenOptions(TypedDict, total=False):
     """The options that type checkers know of. Those of other packages stand in the query of an address."""
 
     cache_size: int
+    cache_bytes: int
     tries: int
     must_exist: bool
     readonly: bool
@@ -87,6 +88,7 @@ def open(where: Path, *, root_class: type[R] | None = None, **options: Value) ->
     class. Other options are keywords, or the query of the address, as in `file:my.durus?readonly=true` [DB-2]:
 
         cache_size   how many objects each connection keeps loaded between transactions, 100,000
+        cache_bytes  how many bytes the records of these objects may have, no limit [DB-44]
         tries        how often run() and attempts() try at the most, 10
         must_exist   True: an error if the file is not there [DB-3]
         readonly     True: only reads; of a file, from its newest state in each transaction [DB-4]
@@ -98,7 +100,7 @@ def open(where: Path, *, root_class: type[R] | None = None, **options: Value) ->
     ArgumentError for an address or option that is none of these; else errors as the storages have them.
     """
     engine, checked = _engine_of(where, options)
-    database = {name: checked[name] for name in ("cache_size", "tries", "readonly") if name in checked}
+    database = {name: checked[name] for name in ("cache_size", "cache_bytes", "tries", "readonly") if name in checked}
     name = os.fsdecode(where)
     try:
         return Database(engine, root_class=root_class, name=name, **cast("dict[str, Any]", database))

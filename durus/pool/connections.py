@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, NoReturn
 from durus.connection import Connection
 from durus.error import ConcurrentUseError, ReadonlyError, TransactionError
 from durus.persistent import PersistentBase, PersistentObject
+from durus.serialize import ObjectWriter
 from durus.storage import Storage
 
 if TYPE_CHECKING:
-    from durus.connection import _Block
+    from durus.connection import _Block, _Pickled
 
 
 class PooledConnection(Connection):
@@ -21,7 +22,18 @@ class PooledConnection(Connection):
 
     is_snapshot = False
 
-    def __init__(self, storage: Storage, cache_size: int, root_class: type[PersistentObject] | None) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        cache_size: int,
+        root_class: type[PersistentObject] | None,
+        cache_bytes: int | None = None,
+    ) -> None:
+        self._cache_bytes = cache_bytes
+        self._sizes: dict[bytes, int] = {}
+        """Where `cache_bytes` is set: the lengths of the records of all objects that are loaded, and of some others."""
+        self._bytes = 0
+        """Their sum."""
         self._is_closed = False
         self._thread: int | None = None
         """The only thread that may use the connection now, None for any."""
@@ -36,6 +48,8 @@ class PooledConnection(Connection):
     def sleep(self) -> None:
         """Work no longer. There must be no changes."""
         self.accessed.clear()
+        if self._cache_bytes is not None and self._bytes > self._cache_bytes:
+            self._shrink_to(self._cache_bytes)
         if self.transaction_serial > 0:
             self.transaction_serial = -self.transaction_serial
 
@@ -72,7 +86,37 @@ class PooledConnection(Connection):
     def _load(self, oid: bytes) -> bytes:
         if self.transaction_serial < 0:
             self._refuse(None)
-        return super()._load(oid)
+        record = super()._load(oid)
+        self._note_size(oid, record)
+        return record
+
+    def _load_all(self, oids: list[bytes]) -> list[bytes]:
+        records = super()._load_all(oids)
+        for oid, record in zip(oids, records, strict=True):
+            self._note_size(oid, record)
+        return records
+
+    def _store(self, writer: ObjectWriter, records: "list[_Pickled]", changed: dict[bytes, PersistentObject]) -> None:
+        super()._store(writer, records, changed)
+        for _, oid, record in records:
+            self._note_size(oid, record)
+
+    def _note_size(self, oid: bytes, record: bytes) -> None:
+        if self._cache_bytes is not None:
+            self._bytes += len(record) - self._sizes.get(oid, 0)
+            self._sizes[oid] = len(record)
+
+    def _shrink_to(self, limit: int) -> None:
+        """Make ghosts of the least recently used objects until those that are loaded have so many bytes. [DB-44]"""
+        oids = [obj._p_oid for obj in sorted(self.cache.loaded_objects(), key=lambda obj: obj._p_serial)]
+        sizes = {oid: self._sizes.get(oid, 0) for oid in oids if oid is not None}
+        self._bytes = sum(sizes.values())
+        for oid in list(sizes):
+            if self._bytes <= limit:
+                break
+            self.cache.make_ghost(oid)
+            self._bytes -= sizes.pop(oid)
+        self._sizes = sizes
 
     def _check_is_own(self, obj: PersistentBase | None) -> None:
         if self.transaction_serial < 0:

@@ -563,6 +563,26 @@ def test_a_database_that_is_closed_takes_nothing_more(tmp_path: Path) -> None:
         assert repr(again) == f"<Database {tmp_path / 'f'}>"
 
 
+@pytest.mark.spec("DB-44")
+def test_a_cache_is_bounded_in_bytes() -> None:
+    with durus.open("memory:", cache_bytes=20_000) as db:
+        # Of each of these objects, the text has 1,000 characters that can't be compressed.
+        texts = [os.urandom(500).hex() for _ in range(40)]
+        db.run(lambda root: root.update((str(n), durus.PersistentList([text])) for n, text in enumerate(texts)))
+        with db.connection() as connection:
+            assert 15 < connection.get_cache().get_loaded_count() < 35
+        for _ in range(3):
+            with db.transaction() as root:
+                assert [root[str(n)][0] for n in range(40)] == texts  # within one it may have more
+        with db.connection() as connection:
+            loaded = connection.get_cache().loaded_objects()
+            assert 15 < len(loaded) < 35
+            assert sum(len(connection.storage.load(obj._p_oid or b"")) for obj in loaded) <= 20_000
+            assert len(list(connection.get_crawler())) == 41
+        with db.connection() as connection:
+            assert connection.get_cache().get_loaded_count() < 35
+
+
 def test_a_block_is_begun_once(db: durus.Database[Root]) -> None:
     transaction = db.transaction()
     with pytest.raises(TransactionError, match="was not begun"):

@@ -136,7 +136,11 @@ def test_options_are_keywords_or_stand_in_the_query(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("where", "keywords", "message"),
     [
-        ("memory:", {"readonly": True}, "memory: has no option 'readonly'; those that it has are cache_size, tries"),
+        (
+            "memory:",
+            {"readonly": True},
+            "memory: has no option 'readonly'; those .* are cache_bytes, cache_size, tries",
+        ),
         ("memory:?speed=9", {}, "has no option 'speed'"),
         ("durus://127.0.0.1:1", {"durability": "os"}, "has no option 'durability'; .* prefetch, readonly, timeout"),
         ("memory:?tries=3", {"tries": 3}, "'tries' is given in the address and as a keyword"),
@@ -147,6 +151,7 @@ def test_options_are_keywords_or_stand_in_the_query(tmp_path: Path) -> None:
         ("memory:", {"tries": True}, "'tries' is True: it must be a whole number"),
         ("memory:", {"tries": 0}, "tries is 0: it must be a number, and 1 at least"),
         ("memory:?cache_size=0", {}, "cache_size is 0: it must be a number, and 1 at least"),
+        ("memory:?cache_bytes=0", {}, "cache_bytes is 0: it must be a number, and 1 at least"),
         ("file:f?readonly=maybe", {}, "'readonly' is 'maybe': it must be true or false"),
         ("file:f?durability=none", {}, "'durability' is 'none': it must be 'fsync' or 'os'"),
         ("durus://127.0.0.1:1?timeout=soon", {}, "'timeout' is 'soon': it must be a number of seconds, or None"),
@@ -246,7 +251,9 @@ def test_another_package_can_provide_an_engine(monkeypatch: pytest.MonkeyPatch) 
     assert opener.seen[-1] == ("there://somewhere/a", {"speed": 3})
     with db, db.transaction() as root:
         root["n"] = 1
-    with pytest.raises(ArgumentError, match="no option 'prefetch'; those that it has are cache_size, readonly, speed"):
+    with pytest.raises(
+        ArgumentError, match="no option 'prefetch'; those .* are cache_bytes, cache_size, readonly, speed"
+    ):
         durus.open("there://somewhere", prefetch=1)
 
 
