@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Concatenate, ParamSpec, TypeVar
 
 from durus.concurrency.call_guard import CallGuard, guarded, is_running
+from durus.concurrency.lost import LostHolders
 from durus.concurrency.monitor import Monitor
 from durus.error import ClosedError, DurusError, ReadConflictError, ReadonlyError
 from durus.progress import Progress
@@ -45,6 +46,7 @@ class SharedStorage:
         self._monitor = Monitor(self._start_anew)
         self._abandoned: deque[Session] = deque()
         """Sessions of clients that are no more."""
+        self._lost_holders = LostHolders()
         self._client_count = 0
         self._collect_at = _COLLECT_FROM
         self._writer: FrameType | None = None
@@ -128,6 +130,11 @@ class SharedStorage:
         """Wait until something may have changed; if the thread that was writing was interrupted, start anew."""
         self._monitor.wait()
         self._settle()
+
+    def _wait_for_turns(self, since: float) -> None:
+        self._wait()
+        self._lost_holders.look(since)
+        self._drop_abandoned()
 
     def _settle(self) -> None:
         if self._core.is_writing and not is_running(self._writer):
@@ -265,11 +272,13 @@ class SharedStorageClient(CollectingStorage):
     def _wait_for_turn(self, session: Session) -> list[bytes] | None:
         grants: list[list[bytes] | None] = []
         session.begin_commit(grants.append)
-        while not grants:
-            self._shared._wait()
-            if not grants and not session.is_in_line:  # the core has started anew meanwhile
+        since = time.monotonic()
+        while not session.has_turn:
+            if session.is_in_line:
+                self._shared._wait_for_turns(since)
+            else:  # the core has started anew meanwhile, maybe after it had given the turn
                 session.begin_commit(grants.append)
-        return grants[0]
+        return grants[-1]
 
     @_exclusive
     def sync(self) -> list[bytes] | None:

@@ -4,11 +4,13 @@ A transaction that takes the turn is not overtaken by others of this process: wh
 """
 
 import sys
+import time
 import weakref
 from types import FrameType
 
 from durus.client_storage import ClientStorage
 from durus.concurrency.call_guard import is_running
+from durus.concurrency.lost import LostHolders
 from durus.concurrency.monitor import Monitor
 from durus.error import DurusError
 from durus.sharing.address import AnyAddress
@@ -22,6 +24,7 @@ class ProcessTurn:
 
     def __init__(self) -> None:
         self._monitor = Monitor(lambda: None)
+        self._lost_holders = LostHolders()
         self._holder: weakref.ref[object] | None = None
         self._commits: list[FrameType] = []
         """The calls that are about to commit."""
@@ -30,8 +33,7 @@ class ProcessTurn:
         """Wait for the turn, and for the commits that are under way, and have it."""
         self._monitor.enter(_getframe())  # no name for it, which would be a cycle
         try:
-            while self._is_others(client):
-                self._monitor.wait()
+            self._wait_for_holder(client)
             self._holder = weakref.ref(client)
             while any(is_running(commit) for commit in self._commits):
                 self._monitor.wait()
@@ -50,8 +52,7 @@ class ProcessTurn:
         """Wait until no other client has the turn. `frame` is the call that commits then, up to end_commit()."""
         self._monitor.enter(_getframe())
         try:
-            while self._is_others(client):
-                self._monitor.wait()
+            self._wait_for_holder(client)
             self._commits.append(frame)
         finally:
             self._monitor.leave()
@@ -65,6 +66,12 @@ class ProcessTurn:
             self._monitor.notify_all()
         finally:
             self._monitor.leave()
+
+    def _wait_for_holder(self, client: object) -> None:
+        since = time.monotonic()
+        while self._is_others(client):
+            self._monitor.wait()
+            self._lost_holders.look(since)
 
     def _is_others(self, client: object) -> bool:
         holder = None if self._holder is None else self._holder()

@@ -252,7 +252,7 @@ def test_another_package_can_provide_an_engine(monkeypatch: pytest.MonkeyPatch) 
     with db, db.transaction() as root:
         root["n"] = 1
     with pytest.raises(
-        ArgumentError, match="no option 'prefetch'; those .* are cache_bytes, cache_size, readonly, speed"
+        ArgumentError, match=r"no option 'prefetch'; those .* are cache_bytes, cache_size, readonly, speed"
     ):
         durus.open("there://somewhere", prefetch=1)
 
