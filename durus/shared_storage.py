@@ -17,7 +17,6 @@ from durus.progress import Progress
 from durus.sharing.session import Session, SessionCore
 from durus.sharing.versions import Snapshot, Versions
 from durus.storage import CollectingStorage, InvalidationHandler, Storage
-from durus.storage import CollectingStorage, InvalidationHandler, Storage
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -286,7 +285,7 @@ class SharedStorageClient(CollectingStorage):
 
     @_exclusive
     def take_turn(self) -> list[bytes] | None:
-        session = self._open_session()
+        session = self._require_open()
         if session.has_turn:  # that of a transaction which has ended without a word
             self._give_up_turn(session)
         self._shared._drop_abandoned()
@@ -360,7 +359,7 @@ class SnapshotClient(SharedStorageClient):
 
     @_exclusive
     def sync(self) -> list[bytes] | None:
-        invalid = self._open_session().sync()
+        invalid = self._require_open().sync()
         untold = self._untold
         # In this order, whatever is interrupted: a state is taken when all is known that may differ from it.
         self._untold = self._shared._core.undurable_oids()
@@ -374,7 +373,7 @@ class SnapshotClient(SharedStorageClient):
 
     @_exclusive
     def load(self, oid: bytes) -> bytes:
-        self._open_session()
+        self._require_open()
         if self._snapshot is None:
             raise ClosedError("this snapshot has ended: begin another one")
         return self._snapshot.load(oid)

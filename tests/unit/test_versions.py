@@ -13,7 +13,7 @@ from durus.oid import oid_from_int
 from durus.progress import Progress
 from durus.records.record import pack_record
 from durus.shared_storage import SharedStorage, SnapshotClient
-from durus.sharing.session import Core
+from durus.sharing.session import SessionCore
 from durus.sharing.versions import Versions
 from durus.sqlite_storage import SqliteStorage
 from durus.storage import Conclusion, MemoryStorage, Storage
@@ -195,7 +195,7 @@ def test_a_core_packs_with_snapshots_open(tmp_path: Path) -> None:
     commit(versions, {ROOT: record(ROOT, b"root 1", X), X: record(X, b"x")})
     snapshot = versions.new_snapshot()
     commit(versions, {ROOT: record(ROOT, b"root 2")})
-    steps: list[Progress] = list(Core(versions).gen_pack())
+    steps: list[Progress] = list(SessionCore(versions).gen_pack())
     assert steps
     assert snapshot.load(X) == record(X, b"x")
     versions._storage.close()
