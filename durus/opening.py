@@ -111,7 +111,7 @@ def open(where: Path, *, root_class: type[R] | None = None, **options: Value) ->
 
 def _engine_of(where: Path, keywords: Options) -> tuple[Engine, Options]:
     if not isinstance(where, str | bytes | os.PathLike):
-        raise ArgumentError(f"{where!r} is no address: it is a path, or a text like 'durus://localhost:2972'")
+        raise ArgumentError(f"{where!r} is not an address: it is a path, or a text like 'durus://localhost:2972'")
     matched = _SCHEME.fullmatch(where) if isinstance(where, str) else None
     if matched is None or not isinstance(where, str):
         return _open_file(os.fsdecode(where), keywords, {})
@@ -122,7 +122,7 @@ def _engine_of(where: Path, keywords: Options) -> tuple[Engine, Options]:
         return _open_file(_path_in(where, rest), keywords, texts)
     if scheme == "memory":
         if rest:
-            raise ArgumentError(f"{where!r} is no address: a database in memory has no name, it is 'memory:'")
+            raise ArgumentError(f"{where!r} is not an address: a database in memory has no name, it is 'memory:'")
         return EngineOfOneStorage(MemoryStorage()), check_options(where, _DATABASE_OPTIONS, keywords, texts)
     if scheme in ("durus", "durus+unix"):
         return _open_server(where, _server_in(where, scheme, rest), keywords, texts)
@@ -131,7 +131,7 @@ def _engine_of(where: Path, keywords: Options) -> tuple[Engine, Options]:
 
 def _open_file(path: str, keywords: Options, texts: Mapping[str, str]) -> tuple[Engine, Options]:
     if "\0" in path or not path:
-        raise ArgumentError(f"{path!r} is no path of a file")
+        raise ArgumentError(f"{path!r} is not the path of a file")
     options = check_options(path, {**_DATABASE_OPTIONS, **_FILE_OPTIONS}, keywords, texts)
     readonly, repair, durability = options.get("readonly"), bool(options.get("repair")), options.get("durability")
     path = os.path.abspath(path)  # the program may change its directory
@@ -156,7 +156,7 @@ def _path_in(where: str, rest: str) -> str:
     if rest.startswith("//"):
         host, slash, path = rest[2:].partition("/")
         if host not in ("", "localhost") or not slash:
-            raise ArgumentError(f"{where!r} is no address of a file here: write file:path, or file:///path")
+            raise ArgumentError(f"{where!r} is not an address of a file here: write file:path, or file:///path")
         rest = "/" + path
     return urllib.parse.unquote(rest, errors="strict" if rest.isascii() else "surrogateescape")
 
@@ -169,12 +169,12 @@ def _server_in(where: str, scheme: str, rest: str) -> tuple[str, int] | str:
         if rest.startswith("//"):
             rest = rest[2:]
             if not rest.startswith("/"):
-                raise ArgumentError(f"{where!r} is no address of a Unix socket: write durus+unix:/path")
+                raise ArgumentError(f"{where!r} is not an address of a Unix socket: write durus+unix:/path")
         name = urllib.parse.unquote(rest)
         if not name or name == "@":
-            raise ArgumentError(f"{where!r} is no address of a Unix socket: write durus+unix:/path or durus+unix:@name")
+            raise ArgumentError(f"{where!r} is not an address of a Unix socket: write durus+unix:/path or durus+unix:@name")
         return name if name.startswith("@") else os.path.abspath(name)
-    wrong = ArgumentError(f"{where!r} is no address of a server: write durus://host:port")
+    wrong = ArgumentError(f"{where!r} is not an address of a server: write durus://host:port")
     if not rest.startswith("//"):
         raise wrong
     try:

@@ -96,7 +96,7 @@ def test_a_file_of_any_format_is_opened(open_file: Callable[[Path], Storage], tm
 )
 def test_what_is_no_address_is_told_so(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ArgumentError, match=r"is no address|is no path"):
+    with pytest.raises(ArgumentError, match=r"is not an address|is not the path"):
         durus.open(where)
     assert os.listdir() == []
 
