@@ -184,7 +184,7 @@ class Database(Generic[R]):
                     root["n"] += 1
 
         The block is all that stands in the loop, and is not left by `return` or `break`: where it is, a conflict
-        comes out and is not tried again. In a task of asyncio the last try is one like the others.
+        is raised and not tried again. In a task of asyncio the last try is one like the others.
         """
         tries = self._tries if tries is None else _at_least_one("tries", tries)
         attempt = _Attempt(self, tries)

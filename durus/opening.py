@@ -172,7 +172,9 @@ def _server_in(where: str, scheme: str, rest: str) -> tuple[str, int] | str:
                 raise ArgumentError(f"{where!r} is not an address of a Unix socket: write durus+unix:/path")
         name = urllib.parse.unquote(rest)
         if not name or name == "@":
-            raise ArgumentError(f"{where!r} is not an address of a Unix socket: write durus+unix:/path or durus+unix:@name")
+            raise ArgumentError(
+                f"{where!r} is not an address of a Unix socket: write durus+unix:/path or durus+unix:@name"
+            )
         return name if name.startswith("@") else os.path.abspath(name)
     wrong = ArgumentError(f"{where!r} is not an address of a server: write durus://host:port")
     if not rest.startswith("//"):
