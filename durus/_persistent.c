@@ -114,7 +114,7 @@ use(Persistent *self)
 {
     Connection *connection = (Connection *)Py_NewRef(self->connection); /* loading may part the two */
     int result = 0;
-    if (self->status == GHOST) {
+    if (self->status == GHOST || connection->transaction_serial < 0) { /* below 0: no transaction is open */
         PyObject *name = state_of((PyObject *)self)->load_state;
         PyObject *loaded = PyObject_CallMethodOneArg((PyObject *)connection, name, (PyObject *)self);
         if (loaded == NULL)

@@ -77,7 +77,7 @@ class Connection(ConnectionBase, Generic[Root_co]):
     @overload
     def __init__(self, storage: Storage | Path, cache_size: int = 100000, *, root_class: type[Root_co]) -> None: ...
     @overload
-    def __init__(self, storage: Storage | Path, cache_size: int, root_class: type[Root_co]) -> None: ...
+    def __init__(self, storage: Storage | Path, cache_size: int, root_class: type[Root_co] | None) -> None: ...
     def __init__(
         self,
         storage: Storage | Path,
@@ -289,26 +289,29 @@ class Connection(ConnectionBase, Generic[Root_co]):
         self._check_task()
         self._abort()
 
-    def _abort(self) -> None:
+    def _abort(self, is_next_exclusive: bool = False) -> None:
         self._was_interrupted = False
         self._open_block = None
         self._forget_changes()
-        self._sync_and_begin_next()
+        self._sync_and_begin_next(is_next_exclusive)
 
-    def transaction(self) -> contextlib.AbstractContextManager[Root_co]:
+    def transaction(self, exclusive: bool = False) -> contextlib.AbstractContextManager[Root_co]:
         """Run a block as one transaction on the root: commit at its end, abort if it raises.
+
+        With exclusive=True it takes its turn to commit before it reads, so it has no conflict, and the commits of all
+        others wait for its end. [DB-12]
 
         TransactionError if there are changes that were not committed before, or another such block is open. In a
         coroutine the block belongs to its task: ConcurrentUseError where another task commits or aborts meanwhile.
         """
-        return _Block(self)
+        return _Block(self, exclusive)
 
     @guarded
     def _begin_block(self, block: "_Block[Root_co]") -> None:
         self._check_task()
         if not self._was_interrupted and (self.changed or self._block() is not None):
             raise TransactionError("a transaction is open already; commit() or abort() it first")
-        self._abort()
+        self._abort(block.is_exclusive)
         self._open_block = ref(block)
 
     def _note_lost_block(self) -> None:
@@ -332,12 +335,15 @@ class Connection(ConnectionBase, Generic[Root_co]):
                 # The first error tells what is wrong; a second one, of a lost connection say, would hide it.
                 with contextlib.suppress(DurusError):
                     self.abort()
+            if block.is_exclusive:
+                with contextlib.suppress(DurusError):
+                    self.storage.release()
 
     def _check_task(self) -> None:
         """Raise ConcurrentUseError where a transaction block of another asyncio task is open. [TXN-34]"""
         block = self._block()
         task = None if block is None else block.task
-        if task is not None and not task.done() and task is not _current_task():
+        if task is not None and not task.done() and task is not current_task():
             raise ConcurrentUseError(
                 f"a transaction() block is open in the asyncio task {task.get_name()!r}, and another task uses the "
                 "connection: give each task a connection of its own, or let the block end before others begin"
@@ -456,9 +462,9 @@ class Connection(ConnectionBase, Generic[Root_co]):
         changed, self.changed = self.changed, {}
         self._drop_states(list(changed))
 
-    def _sync_and_begin_next(self) -> None:
+    def _sync_and_begin_next(self, is_exclusive: bool = False) -> None:
         try:
-            invalid = self.storage.sync()
+            invalid = self.storage.take_turn() if is_exclusive else self.storage.sync()
         except NetworkError:
             self._begin_next()
             raise
@@ -582,12 +588,13 @@ class Connection(ConnectionBase, Generic[Root_co]):
 class _Block(Generic[Root_co]):
     """A block that is one transaction. [TXN-17]"""
 
-    def __init__(self, connection: Connection[Root_co]) -> None:
+    def __init__(self, connection: Connection[Root_co], is_exclusive: bool) -> None:
         self._connection = connection
-        self.task = _current_task()
+        self.is_exclusive = is_exclusive
+        self.task = current_task()
 
     def __enter__(self) -> Root_co:
-        self.task = _current_task()
+        self.task = current_task()
         self._connection._note_lost_block()
         self._connection._begin_block(self)
         return self._connection.get_root()
@@ -598,7 +605,7 @@ class _Block(Generic[Root_co]):
         self._connection._end_block(self, error)
 
 
-def _current_task() -> "asyncio.Task[object] | None":
+def current_task() -> "asyncio.Task[object] | None":
     """Return the asyncio task that runs in this thread, if there is one."""
     if "asyncio" not in sys.modules:
         return None

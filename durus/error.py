@@ -110,6 +110,10 @@ class InterruptedTransactionError(TransactionError):
     """An earlier call was interrupted, so the changes of the transaction are forgotten: start it again. [TXN-30]"""
 
 
+class ArgumentError(DurusError, ValueError):
+    """An argument, or an option in an address, is not one that the call takes."""
+
+
 class ForeignReferenceError(DurusError, ValueError):
     """A stored object of one connection refers to an object of another one."""
 

@@ -51,7 +51,10 @@ class ConnectionBase:
     """What an object needs of the connection that it belongs to."""
 
     transaction_serial: int = 0
-    """The number of the transaction under way, which goes up by one with each commit or abort."""
+    """The number of the transaction under way, which goes up by one with each commit or abort.
+
+    Below 0 no transaction is open: every use of an object calls load_state(), which raises. [DB-30]
+    """
 
     def __init__(self) -> None:
         self.accessed: set[bytes] = set()
@@ -191,7 +194,7 @@ def _change(obj: PersistentBase) -> None:
 
 
 def _use(obj: PersistentBase, connection: ConnectionBase) -> None:
-    if get_slot(obj, "_p_status") == GHOST:
+    if get_slot(obj, "_p_status") == GHOST or connection.transaction_serial < 0:
         connection.load_state(obj)
     connection.note_access(obj)
 

@@ -10,14 +10,17 @@ from types import FrameType
 from typing import Concatenate, ParamSpec, TypeVar
 
 from durus.concurrency.call_guard import CallGuard, guarded, is_running
+from durus.concurrency.lost import LostHolders
 from durus.concurrency.monitor import Monitor
-from durus.error import ClosedError, DurusError, ReadConflictError
+from durus.error import ClosedError, DurusError, ReadConflictError, ReadonlyError
 from durus.progress import Progress
 from durus.sharing.session import Session, SessionCore
+from durus.sharing.versions import Snapshot, Versions
 from durus.storage import CollectingStorage, InvalidationHandler, Storage
 
 P = ParamSpec("P")
 T = TypeVar("T")
+C = TypeVar("C", bound="SharedStorageClient")
 
 _getframe = sys._getframe
 _COLLECT_FROM = 100
@@ -37,10 +40,12 @@ class SharedStorage:
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
         self._guard: CallGuard = CallGuard("shared storage")
-        self._core = SessionCore(storage)
+        self._versions = Versions(storage)
+        self._core = SessionCore(self._versions)
         self._monitor = Monitor(self._start_anew)
         self._abandoned: deque[Session] = deque()
         """Sessions of clients that are no more."""
+        self._lost_holders = LostHolders()
         self._client_count = 0
         self._collect_at = _COLLECT_FROM
         self._writer: FrameType | None = None
@@ -55,6 +60,11 @@ class SharedStorage:
             gc.collect()  # connections are cycles, and a thread may have made one for each of its requests
             self._collect_at = 2 * (self._client_count - len(self._abandoned)) + _COLLECT_FROM
         return SharedStorageClient(self)
+
+    def new_snapshot_client(self) -> "SnapshotClient":
+        """Return a storage for a connection that only reads, and from one state at a time. [DB-15]"""
+        self._guard.check_process()
+        return SnapshotClient(self)
 
     def close(self) -> None:
         """Close the storage below, when the commits that were taken are written; its clients are of no use then.
@@ -120,6 +130,11 @@ class SharedStorage:
         self._monitor.wait()
         self._settle()
 
+    def _wait_for_turns(self, since: float) -> None:
+        self._wait()
+        self._lost_holders.look(since)
+        self._drop_abandoned()
+
     def _settle(self) -> None:
         if self._core.is_writing and not is_running(self._writer):
             self._start_anew()
@@ -142,18 +157,18 @@ class SharedStorage:
     def _start_anew(self) -> None:
         is_write_lost = self._core.is_writing and not is_running(self._writer)
         if is_write_lost:
-            self._storage.sync()
+            self._versions.sync()
         self._core.start_anew(is_write_lost)
         self._monitor.notify_all()
 
 
 def _exclusive(
-    call: Callable[Concatenate["SharedStorageClient", P], T],
-) -> Callable[Concatenate["SharedStorageClient", P], T]:
+    call: Callable[Concatenate[C, P], T],
+) -> Callable[Concatenate[C, P], T]:
     """Guard a method of a client, and run it inside of the monitor."""
 
     @functools.wraps(call)
-    def exclusive(self: "SharedStorageClient", /, *args: P.args, **kwargs: P.kwargs) -> T:
+    def exclusive(self: C, /, *args: P.args, **kwargs: P.kwargs) -> T:
         monitor = self._shared._monitor
         is_first = monitor.enter(_getframe())
         try:
@@ -181,8 +196,12 @@ class SharedStorageClient(CollectingStorage):
         self._connect()
 
     def __del__(self) -> None:
-        if self._session is not None and not self._guard.is_foreign:
-            self._shared._abandon(self._session, _getframe())
+        self.abandon()
+
+    def abandon(self) -> None:
+        session, self._session = self._session, None
+        if session is not None and not self._guard.is_foreign:
+            self._shared._abandon(session, _getframe())
 
     @_exclusive
     def _connect(self) -> None:
@@ -233,7 +252,8 @@ class SharedStorageClient(CollectingStorage):
         self._shared._drop_abandoned()
         session = self._require_open()
         outcomes: list[DurusError | None] = []
-        invalid = self._wait_for_turn(session)
+        # With a turn that was taken before: what a pack has removed since.
+        invalid = session.sync() if session.has_turn else self._wait_for_turn(session)
         try:
             if (invalid is None or invalid) and handle_invalidations is not None:
                 handle_invalidations(invalid)
@@ -251,15 +271,34 @@ class SharedStorageClient(CollectingStorage):
     def _wait_for_turn(self, session: Session) -> list[bytes] | None:
         grants: list[list[bytes] | None] = []
         session.begin_commit(grants.append)
-        while not grants:
-            self._shared._wait()
-            if not grants and not session.is_in_line:  # the core has started anew meanwhile
+        since = time.monotonic()
+        while not session.has_turn:
+            if session.is_in_line:
+                self._shared._wait_for_turns(since)
+            else:  # the core has started anew meanwhile, maybe after it had given the turn
                 session.begin_commit(grants.append)
-        return grants[0]
+        return grants[-1]
 
     @_exclusive
     def sync(self) -> list[bytes] | None:
         return self._require_open().sync()
+
+    @_exclusive
+    def take_turn(self) -> list[bytes] | None:
+        session = self._require_open()
+        if session.has_turn:  # that of a transaction which has ended without a word
+            self._give_up_turn(session)
+        self._shared._drop_abandoned()
+        return self._wait_for_turn(session)
+
+    @_exclusive
+    def release(self) -> None:
+        if self._session is not None and self._session.has_turn:
+            self._give_up_turn(self._session)
+
+    def _give_up_turn(self, session: Session) -> None:
+        session.give_up_commit()
+        self._shared._monitor.notify_all()
 
     @_exclusive
     def new_oid(self) -> bytes:
@@ -302,3 +341,49 @@ class SharedStorageClient(CollectingStorage):
         session, self._session = self._session, None
         if session is not None:
             self._shared._drop(session)
+
+
+class SnapshotClient(SharedStorageClient):
+    """Shows one state of the storage from one sync() to the next, whatever is committed or packed meanwhile. [DB-15]
+
+    release() gives the state up, so that nothing is kept for it; the next sync() takes the newest one.
+    """
+
+    _snapshot: Snapshot | None = None
+
+    def __init__(self, shared: SharedStorage) -> None:
+        self._untold: set[bytes] = set()
+        """What a commit writes that this client has heard of, and whose records it may have read as they were."""
+        super().__init__(shared)
+        self.sync()
+
+    @_exclusive
+    def sync(self) -> list[bytes] | None:
+        invalid = self._require_open().sync()
+        untold = self._untold
+        # In this order, whatever is interrupted: a state is taken when all is known that may differ from it.
+        self._untold = self._shared._core.undurable_oids()
+        self._snapshot = None
+        self._snapshot = self._shared._versions.new_snapshot()
+        return None if invalid is None else list(untold.union(invalid))
+
+    @_exclusive
+    def release(self) -> None:
+        self._snapshot = None
+
+    @_exclusive
+    def load(self, oid: bytes) -> bytes:
+        self._require_open()
+        if self._snapshot is None:
+            raise ClosedError("this snapshot has ended: begin another one")
+        return self._snapshot.load(oid)
+
+    @_exclusive
+    def has_record(self, oid: bytes) -> bool:
+        return self._snapshot is not None and self._snapshot.has_record(oid)
+
+    def begin(self) -> None:
+        raise ReadonlyError("a snapshot can't be changed: make changes in a transaction")
+
+    def new_oid(self) -> bytes:
+        raise ReadonlyError("a snapshot can't be changed, and so has no new oids: make changes in a transaction")

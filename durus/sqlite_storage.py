@@ -63,6 +63,8 @@ class SqliteStorage(CollectingStorage):
     it is not a SQLite file with the table of Durus.
     """
 
+    shows_early = True
+
     _reader: sqlite3.Connection | None = None
     _writer: sqlite3.Connection | None = None
     _inode: tuple[int, int] | None = None
@@ -410,6 +412,9 @@ class SqliteStorage(CollectingStorage):
                 last = _integer(number)
                 if last not in self._condemned:
                     yield oid_from_int(last), self._record(last, data, refs)
+
+    def as_of_now(self) -> "SqliteStorage":
+        return SqliteStorage(self._path, readonly=True)
 
     def count(self) -> int:
         """Return how many objects there are."""

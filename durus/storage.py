@@ -40,6 +40,9 @@ class Storage:
     _guard: CallGuard | None = None
     """Of a storage that an interrupt can leave half-way: what it needs to start anew. [TXN-30]"""
 
+    shows_early = False
+    """True if what conclude() returns may show the records, to loads of others, before they are accepted."""
+
     @property
     def is_interrupted(self) -> bool:
         """True if the last call was interrupted by an exception, so that the next one starts anew."""
@@ -94,6 +97,25 @@ class Storage:
         None means that it may be any: the storage has started anew. [TXN-30]
         """
         raise NotImplementedError
+
+    def take_turn(self) -> list[bytes] | None:
+        """Sync, and keep others from committing up to the next end() or release(). [DB-12]
+
+        A storage that nobody else commits to, or whose protocol has no such thing, just syncs.
+        """
+        return self.sync()
+
+    def release(self) -> None:
+        """Give up what was held for a transaction that has ended: the turn to commit, or the state that it read."""
+
+    def abandon(self) -> None:
+        """Give up what others may wait for; a finalizer may call it, in any thread, so it waits for nothing."""
+
+    def as_of_now(self) -> "Storage":
+        """Return a storage, to be read only, of what is stored now; no later commit or pack changes it. [DB-15]"""
+        copied = MemoryStorage()
+        copied.take_records(self.gen_oid_record())
+        return copied
 
     def new_oid(self) -> bytes:
         """Return an oid that no object has and that was not handed out before; the first is ROOT_OID."""
@@ -249,6 +271,10 @@ class MemoryStorage(CollectingStorage):
         self._condemned: set[bytes] = set()
         """What a pack has removed, and whose records may be there yet."""
         self._sweep: weakref.ref[_Sweep] | None = None
+
+    def take_records(self, records: Iterable[tuple[bytes, bytes]]) -> None:
+        """Take over records that were stored elsewhere."""
+        self._records.update(records)
 
     def load(self, oid: bytes) -> bytes:
         try:

@@ -26,6 +26,7 @@ TOP = {
         "storage_server",
     },
     "connection": {"connection", "serialize"},
+    "database": {"database", "opening"},
     "commands": {"__main__"},
 }
 """The modules at the top, by the room they make up; `durus` itself is the version number."""

@@ -19,6 +19,7 @@ VECTORS = SPEC / "vectors"
 
 PREFIXES = {
     "commands.md": "CMD",
+    "database.md": "DB",
     "file-storage-2.md": "DFS",
     "object-model.md": "OBJ",
     "record.md": "REC",

@@ -42,6 +42,7 @@ from durus.storage import (
     CollectingStorage,
     Conclusion,
     InvalidationHandler,
+    Storage,
     check_references,
 )
 
@@ -424,6 +425,9 @@ class AppendOnlyStorage(CollectingStorage, Generic[F]):
         found = self._open_file()
         for oid, offset in list(found.positions()):
             yield oid, found.read_entry(oid, offset)
+
+    def as_of_now(self) -> "Storage":
+        return type(self)(self._path, True, False, durability=self._durability, file_system=self._file_system)  # type: ignore[call-arg]  # each subclass has these
 
     # Packing
 

@@ -94,6 +94,10 @@ class SessionCore:
         """Tell if a commit that is not durable yet writes this oid. [TXN-23]"""
         return oid in self._undurable
 
+    def undurable_oids(self) -> set[bytes]:
+        """Return the oids that commits write which are not durable yet."""
+        return set(self._undurable)
+
     def when_written(self, proceed: Callable[[], None]) -> None:
         """Call `proceed` when the present or the next write has ended."""
         self._waiting_for_write.append(proceed)

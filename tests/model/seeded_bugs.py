@@ -190,6 +190,46 @@ BUGS: dict[str, Bug] = {
         (Change(SESSION, "        self._turn = self._whole = None\n", "        self._whole = None\n"),),
         SESSIONS_OVER_MEMORY,
     ),
+    "a snapshot does not keep what a commit replaces": Bug(
+        (
+            Change(
+                "durus/sharing/versions.py",
+                "            for oid in records:\n                snapshot.keep(oid)\n        conclusion",
+                "            pass\n        conclusion",
+            ),
+        ),
+        "tests/unit/test_versions.py::test_a_snapshot_keeps_what_commits_replace[memory]",
+    ),
+    "a snapshot is not told again of what was on its way when it began": Bug(
+        (
+            Change(
+                "durus/shared_storage.py",
+                "None if invalid is None else list(untold.union(invalid))",
+                "None if invalid is None else list(invalid)",
+            ),
+        ),
+        "tests/unit/test_versions.py::test_a_snapshot_hears_later_of_what_was_not_durable_when_it_began",
+    ),
+    "an exclusive transaction does not take its turn": Bug(
+        (
+            Change(
+                "durus/connection.py",
+                "self.storage.take_turn() if is_exclusive else self.storage.sync()",
+                "self.storage.sync()",
+            ),
+        ),
+        "tests/unit/test_database.py::test_an_exclusive_transaction_has_no_conflict[memory]",
+    ),
+    "a connection does not sleep between transactions": Bug(
+        (
+            Change(
+                "durus/pool/connections.py",
+                "            self.transaction_serial = -self.transaction_serial\n\n    def end(",
+                "            pass\n\n    def end(",
+            ),
+        ),
+        "tests/unit/test_database.py::test_what_is_used_after_its_transaction_is_refused[memory-transaction]",
+    ),
 }
 
 

@@ -1,6 +1,7 @@
 """Connections of one process, each in a thread of its own, over one storage."""
 
 import contextlib
+import gc
 import threading
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -15,9 +16,10 @@ from durus.error import ClosedError, ConflictError, DurusError, FileError, Proto
 from durus.file_storage import FileStorage
 from durus.oid import oid_from_int
 from durus.persistent_dict import PersistentDict
+from durus.pool.turn import ProcessTurn
 from durus.progress import Progress
 from durus.records.record import pack_record
-from durus.shared_storage import SharedStorage
+from durus.shared_storage import SharedStorage, SharedStorageClient
 from durus.sharing.session import SessionCore, Write
 from durus.storage import Conclusion, MemoryStorage, Storage
 
@@ -330,3 +332,44 @@ def test_client_that_asks_for_the_oid_of_the_root_when_another_has_just_made_it_
     connection.get_root()["new"] = PersistentDict()
     connection.commit()
     shared.close()
+
+
+@pytest.mark.spec("DB-12")
+@pytest.mark.parametrize("kind", ["shared", "process"])
+def test_a_turn_whose_holder_is_lost_in_a_cycle_is_found(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("durus.concurrency.lost.SECONDS", 0)
+    shared = SharedStorage(MemoryStorage())
+    turn = ProcessTurn()
+    connection = Connection(shared.new_client())
+    gc.disable()
+    try:
+        cycle: list[object] = [shared.new_client()]
+        cycle.append(cycle)
+        assert isinstance(cycle[0], SharedStorageClient)
+        if kind == "shared":
+            cycle[0].take_turn()
+        else:
+            turn.take(cycle[0])
+        del cycle
+        connection.get_root()["a"] = 1
+        in_threads(1, lambda _: connection.commit() if kind == "shared" else turn.take(connection))
+    finally:
+        gc.enable()
+
+
+@pytest.mark.spec("DB-12")
+def test_a_turn_that_was_given_before_the_core_starts_anew_is_asked_for_again() -> None:
+    shared = SharedStorage(MemoryStorage())
+    client, other = shared.new_client(), shared.new_client()
+    other.take_turn()
+    steps: list[Callable[[], None]] = [lambda: None, shared._start_anew]
+
+    def start_anew_with_the_turn() -> None:
+        other.release()
+        assert client._session is not None
+        assert client._session.has_turn
+        steps.pop()()
+
+    shared._wait = start_anew_with_the_turn  # type: ignore[method-assign]  # a wait in which all that happens
+    assert client.take_turn() is None
+    client.release()

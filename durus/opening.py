@@ -1,0 +1,217 @@
+"""durus.open(): which kind of storage an address is for, and with which options. Statements DB-1 to DB-7."""
+
+import errno
+import os
+import re
+import urllib.parse
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypedDict, TypeVar, Unpack, cast, overload
+
+from durus.database import Database
+from durus.error import ArgumentError, FileError
+from durus.files.append_only_storage import AppendOnlyStorage, Durability
+from durus.files.file import Path
+from durus.open_file import open_file_storage, storage_class_of
+from durus.persistent import PersistentObject
+from durus.persistent_dict import PersistentDict
+from durus.pool.engines import Engine, EngineOfClients, EngineOfOneStorage, EngineOfReadonlyFile, EngineOfServer
+from durus.pool.options import OptionType, Value, check_options, read_query
+from durus.storage import MemoryStorage, Storage
+
+R = TypeVar("R", bound=PersistentObject)
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(.*)", re.DOTALL)
+_GROUP = "durus.storages"
+"""The group of entry points by which other packages make their storages known. [DB-7]"""
+
+_DATABASE_OPTIONS: Mapping[str, OptionType] = {"cache_size": int, "cache_bytes": int, "tries": int}
+_FILE_OPTIONS: Mapping[str, OptionType] = {"must_exist": bool, "readonly": bool, "repair": bool, "durability": str}
+_SERVER_OPTIONS: Mapping[str, OptionType] = {
+    "readonly": bool,
+    "connect_timeout": float,
+    "timeout": float,
+    "prefetch": int,
+}
+
+_DURABILITIES: dict[Value, Durability] = {"fsync": "fsync", "os": "os"}
+
+Options = dict[str, Value]
+
+
+class OpenOptions(TypedDict, total=False):
+    """The options that type checkers know of. Those of other packages stand in the query of an address."""
+
+    cache_size: int
+    cache_bytes: int
+    tries: int
+    must_exist: bool
+    readonly: bool
+    repair: bool
+    durability: Durability
+    connect_timeout: float | None
+    timeout: float | None
+    prefetch: int
+
+
+class StorageOpener(Protocol):
+    """What an entry point of the group `durus.storages` leads to; its name is the scheme of the addresses. [DB-7]"""
+
+    options: Mapping[str, OptionType]
+    """The options that it takes besides those that every database has."""
+
+    def __call__(self, address: str, /, **options: Value) -> Callable[[], Storage]:
+        """Return what makes a storage for one more connection, in whatever thread.
+
+        `address` is without its query, and the options are those that were given, with values of their types.
+        """
+        ...
+
+
+@overload
+def open(
+    where: Path, *, root_class: None = None, **options: Unpack[OpenOptions]
+) -> Database[PersistentDict[str, Any]]: ...
+@overload
+def open(where: Path, *, root_class: type[R], **options: Unpack[OpenOptions]) -> Database[R]: ...
+def open(where: Path, *, root_class: type[R] | None = None, **options: Value) -> Any:
+    """Open a database, and make it if it is not there.
+
+    `where` is one of these [DB-1]:
+
+        a path, as str, bytes or PathLike; `file:path`   a file, of any of the formats
+        durus://host:port                                a server; without the port its usual one, 2972
+        durus+unix:/path, durus+unix:@name               a server on a Unix socket, or an abstract one
+        memory:                                          nothing that outlives the Database
+        scheme:...                                       what another package provides
+
+    `root_class` is the class of the root, PersistentDict if it is not given; StateError if there is a root of another
+    class. Other options are keywords, or the query of the address, as in `file:my.durus?readonly=true` [DB-2]:
+
+        cache_size   how many objects each connection keeps loaded between transactions, 100,000
+        cache_bytes  how many bytes the records of these objects may have, no limit [DB-44]
+        tries        how often run() and attempts() try at the most, 10
+        must_exist   True: an error if the file is not there [DB-3]
+        readonly     True: only reads; of a file, from its newest state in each transaction [DB-4]
+        repair       True: cuts off what was not written whole at the end of the file
+        durability   "fsync", or "os" for commits that outlive the process only, not the machine
+        connect_timeout, timeout   how many seconds to wait for a server, and for its answers: 10 and 60
+        prefetch     how many records come along at the most with one that is loaded from a server, 100
+
+    ArgumentError for an address or option that is none of these; else errors as the storages have them.
+    """
+    engine, checked = _engine_of(where, options)
+    database = {name: checked[name] for name in ("cache_size", "cache_bytes", "tries", "readonly") if name in checked}
+    name = os.fsdecode(where)
+    try:
+        return Database(engine, root_class=root_class, name=name, **cast("dict[str, Any]", database))
+    except BaseException:
+        engine.close()
+        raise
+
+
+def _engine_of(where: Path, keywords: Options) -> tuple[Engine, Options]:
+    if not isinstance(where, str | bytes | os.PathLike):
+        raise ArgumentError(f"{where!r} is not an address: it is a path, or a text like 'durus://localhost:2972'")
+    matched = _SCHEME.fullmatch(where) if isinstance(where, str) else None
+    if matched is None or not isinstance(where, str):
+        return _open_file(os.fsdecode(where), keywords, {})
+    scheme = matched[1].lower()
+    rest, _, query = matched[2].partition("?")
+    texts = read_query(query) if query else {}
+    if scheme == "file":
+        return _open_file(_path_in(where, rest), keywords, texts)
+    if scheme == "memory":
+        if rest:
+            raise ArgumentError(f"{where!r} is not an address: a database in memory has no name, it is 'memory:'")
+        return EngineOfOneStorage(MemoryStorage()), check_options(where, _DATABASE_OPTIONS, keywords, texts)
+    if scheme in ("durus", "durus+unix"):
+        return _open_server(where, _server_in(where, scheme, rest), keywords, texts)
+    return _open_other(where, scheme, keywords, texts)
+
+
+def _open_file(path: str, keywords: Options, texts: Mapping[str, str]) -> tuple[Engine, Options]:
+    if "\0" in path or not path:
+        raise ArgumentError(f"{path!r} is not the path of a file")
+    options = check_options(path, {**_DATABASE_OPTIONS, **_FILE_OPTIONS}, keywords, texts)
+    readonly, repair, durability = options.get("readonly"), bool(options.get("repair")), options.get("durability")
+    path = os.path.abspath(path)  # the program may change its directory
+    if (options.get("must_exist") or readonly) and not os.path.exists(path):
+        raise FileError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    if readonly:
+        if repair:
+            raise ArgumentError(f"{path}: it can't be opened with readonly=True and repair=True")
+        return EngineOfReadonlyFile(path), options
+    if durability is None:
+        return EngineOfOneStorage(open_file_storage(path, repair=repair)), options
+    if durability not in _DURABILITIES:
+        raise ArgumentError(f"the option 'durability' is {durability!r}: it must be 'fsync' or 'os'")
+    kind = storage_class_of(path)
+    if not issubclass(kind, AppendOnlyStorage):
+        raise ArgumentError(f"{path}: a SQLite file has no option 'durability'")
+    return EngineOfOneStorage(kind(path, repair=repair, durability=_DURABILITIES[durability])), options
+
+
+def _path_in(where: str, rest: str) -> str:
+    """Return the path in `file:path`, `file:/path`, `file:///path` or `file://localhost/path`."""
+    if rest.startswith("//"):
+        host, slash, path = rest[2:].partition("/")
+        if host not in ("", "localhost") or not slash:
+            raise ArgumentError(f"{where!r} is not an address of a file here: write file:path, or file:///path")
+        rest = "/" + path
+    return urllib.parse.unquote(rest, errors="strict" if rest.isascii() else "surrogateescape")
+
+
+def _server_in(where: str, scheme: str, rest: str) -> tuple[str, int] | str:
+    """Return the address of a server, as SocketAddress has it."""
+    from durus.sharing.protocol import DEFAULT_PORT
+
+    if scheme == "durus+unix":
+        if rest.startswith("//"):
+            rest = rest[2:]
+            if not rest.startswith("/"):
+                raise ArgumentError(f"{where!r} is not an address of a Unix socket: write durus+unix:/path")
+        name = urllib.parse.unquote(rest)
+        if not name or name == "@":
+            raise ArgumentError(
+                f"{where!r} is not an address of a Unix socket: write durus+unix:/path or durus+unix:@name"
+            )
+        return name if name.startswith("@") else os.path.abspath(name)
+    wrong = ArgumentError(f"{where!r} is not an address of a server: write durus://host:port")
+    if not rest.startswith("//"):
+        raise wrong
+    try:
+        parts = urllib.parse.urlsplit(f"durus:{rest}")
+        port = parts.port
+    except ValueError:
+        raise wrong from None
+    if not parts.hostname or parts.path not in ("", "/") or parts.username is not None or parts.fragment:
+        raise wrong
+    return parts.hostname, DEFAULT_PORT if port is None else port
+
+
+def _open_server(
+    where: str, address: tuple[str, int] | str, keywords: Options, texts: Mapping[str, str]
+) -> tuple[Engine, Options]:
+    from durus.pool.turn import TurnTakingClient  # only where there is a server, for what it imports
+
+    options = check_options(where, {**_DATABASE_OPTIONS, **_SERVER_OPTIONS}, keywords, texts)
+    own = {name: options[name] for name in ("connect_timeout", "timeout", "prefetch") if name in options}
+    arguments = cast("dict[str, Any]", own)
+    return EngineOfServer(lambda turn: TurnTakingClient(turn, address, **arguments)), options
+
+
+def _open_other(where: str, scheme: str, keywords: Options, texts: Mapping[str, str]) -> tuple[Engine, Options]:
+    from importlib.metadata import entry_points  # slow to import
+
+    found = {entry.name: entry for entry in entry_points(group=_GROUP)}
+    if scheme not in found:
+        if os.path.exists(where):
+            return _open_file(where, keywords, {})
+        known = ", ".join(sorted({"file", "durus", "durus+unix", "memory", *found}))
+        raise ArgumentError(
+            f"{where!r} has a scheme that is not known; known ones are {known}. A file of this name is './{where}'"
+        )
+    opener: StorageOpener = found[scheme].load()
+    options = check_options(where, {**_DATABASE_OPTIONS, "readonly": bool, **opener.options}, keywords, texts)
+    own = {name: value for name, value in options.items() if name in opener.options}
+    return EngineOfClients(opener(where.partition("?")[0], **own)), options

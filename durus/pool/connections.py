@@ -1,0 +1,162 @@
+"""The connections of a Database, each of which serves one transaction after another. Statements DB-30 to DB-32.
+
+Between two transactions a connection sleeps: its serial is below 0, so every use of an object comes here,
+and is refused.
+"""
+
+import threading
+from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
+
+from durus.connection import Connection
+from durus.error import ConcurrentUseError, ReadonlyError, TransactionError
+from durus.persistent import PersistentBase, PersistentObject
+from durus.serialize import ObjectWriter
+from durus.storage import Storage
+
+if TYPE_CHECKING:
+    from durus.connection import _Block, _Pickled
+
+
+R = TypeVar("R", bound=PersistentObject)
+
+
+class PooledConnection(Connection[R], Generic[R]):
+    """A connection that is asleep, and refuses to work, outside of the transactions of its Database."""
+
+    is_snapshot = False
+
+    def __init__(
+        self,
+        storage: Storage,
+        cache_size: int,
+        root_class: type[R] | None,
+        cache_bytes: int | None = None,
+    ) -> None:
+        self._cache_bytes = cache_bytes
+        self._sizes: dict[bytes, int] = {}
+        """Where `cache_bytes` is set: the lengths of the records of all objects that are loaded, and of some others."""
+        self._bytes = 0
+        """Their sum."""
+        self._is_closed = False
+        self._thread: int | None = None
+        """The only thread that may use the connection now, None for any."""
+        super().__init__(storage, cache_size, root_class)
+
+    def wake(self, thread: int | None) -> None:
+        """Begin to work, for this thread alone, or for one at a time if it is None."""
+        self._thread = thread
+        if self.transaction_serial < 0:
+            self.transaction_serial = -self.transaction_serial
+
+    def sleep(self) -> None:
+        """Work no longer. There must be no changes."""
+        self.accessed.clear()
+        if self._cache_bytes is not None and self._bytes > self._cache_bytes:
+            self._shrink_to(self._cache_bytes)
+        if self.transaction_serial > 0:
+            self.transaction_serial = -self.transaction_serial
+
+    def end(self, block: "_Block[R]", error: BaseException | None) -> None:
+        """End a transaction: commit its changes, or abort it because of an error."""
+        if error is None and self.is_usable:
+            self._open_block = None  # nothing was changed, and the next transaction syncs when it begins
+            self.storage.release()
+        else:
+            self._end_block(block, error)
+
+    @property
+    def is_usable(self) -> bool:
+        """True if the next transaction can be left to it."""
+        is_left_over = self._guard.is_interrupted or self._was_interrupted or self.storage.is_interrupted
+        return not (self._is_closed or self._guard.is_foreign or is_left_over or self.changed)
+
+    def close(self) -> None:
+        self._is_closed = True
+        super().close()
+
+    def load_state(self, obj: PersistentBase) -> None:
+        self._check_is_own(obj)
+        super().load_state(obj)
+
+    def commit(self) -> None:
+        self._check_is_own(None)
+        super().commit()
+
+    def abort(self) -> None:
+        self._check_is_own(None)
+        super().abort()
+
+    def _load(self, oid: bytes) -> bytes:
+        if self.transaction_serial < 0:
+            self._refuse(None)
+        record = super()._load(oid)
+        self._note_size(oid, record)
+        return record
+
+    def _load_all(self, oids: list[bytes]) -> list[bytes]:
+        records = super()._load_all(oids)
+        for oid, record in zip(oids, records, strict=True):
+            self._note_size(oid, record)
+        return records
+
+    def _store(self, writer: ObjectWriter, records: "list[_Pickled]", changed: dict[bytes, PersistentObject]) -> None:
+        super()._store(writer, records, changed)
+        for _, oid, record in records:
+            self._note_size(oid, record)
+
+    def _note_size(self, oid: bytes, record: bytes) -> None:
+        if self._cache_bytes is not None:
+            self._bytes += len(record) - self._sizes.get(oid, 0)
+            self._sizes[oid] = len(record)
+
+    def _shrink_to(self, limit: int) -> None:
+        """Make ghosts of the least recently used objects until those that are loaded have so many bytes. [DB-44]"""
+        oids = [obj._p_oid for obj in sorted(self.cache.loaded_objects(), key=lambda obj: obj._p_serial)]
+        sizes = {oid: self._sizes.get(oid, 0) for oid in oids if oid is not None}
+        self._bytes = sum(sizes.values())
+        for oid in list(sizes):
+            if self._bytes <= limit:
+                break
+            self.cache.make_ghost(oid)
+            self._bytes -= sizes.pop(oid)
+        self._sizes = sizes
+
+    def _check_is_own(self, obj: PersistentBase | None) -> None:
+        if self.transaction_serial < 0:
+            self._refuse(obj)
+        if self._thread is not None and self._thread != threading.get_ident():
+            self._guard.check_process()
+            raise ConcurrentUseError(
+                f"{_name_of(obj)} belongs to a transaction of another thread: begin one here, and find the object "
+                "from its root"
+            )
+
+    def _refuse(self, obj: PersistentBase | None) -> NoReturn:
+        self._guard.check_process()
+        raise TransactionError(
+            f"{_name_of(obj)} belongs to a transaction that has ended: take what is needed out of it before, or begin "
+            "another one and find the object from its root"
+        )
+
+
+class SnapshotConnection(PooledConnection[R], Generic[R]):
+    """A connection that is only read from."""
+
+    is_snapshot = True
+
+    def end(self, block: "_Block[R]", error: BaseException | None) -> None:
+        self._open_block = None
+        self.storage.release()
+
+    def commit(self) -> None:
+        self._check_is_own(None)
+        raise ReadonlyError("a snapshot or a readonly database can't be changed, so it has no commits")
+
+    def note_change(self, obj: PersistentBase) -> None:
+        raise ReadonlyError(f"{_name_of(obj)} is of a snapshot or a readonly database, which can't be changed")
+
+
+def _name_of(obj: PersistentBase | None) -> str:
+    if not isinstance(obj, PersistentObject):
+        return "this connection"
+    return f"the {type(obj).__name__} with oid {obj._p_format_oid()}"

@@ -1,0 +1,153 @@
+"""Where the connections of a Database get their storages from. Statements DB-40 to DB-42."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from durus.error import ClosedError, ReadonlyError, WrongProcessError
+from durus.open_file import open_file_storage
+from durus.progress import Progress
+from durus.storage import Storage
+
+if TYPE_CHECKING:
+    from durus.pool.turn import ProcessTurn, TurnTakingClient
+    from durus.shared_storage import SharedStorage
+
+
+class Engine:
+    """Makes a storage for each connection."""
+
+    has_snapshots = False
+    """True if new_snapshot_storage() shows one state, whatever is committed meanwhile."""
+
+    def new_storage(self) -> Storage:
+        """Return a storage for one more connection."""
+        raise NotImplementedError
+
+    def new_snapshot_storage(self) -> Storage:
+        """Return a storage for one more connection that is only read from."""
+        return self.new_storage()
+
+    def is_current(self, storage: Storage) -> bool:
+        """Tell if a storage that was made earlier still shows what a new one would, from its next sync on."""
+        return True
+
+    def pack(self) -> Iterator[Progress]:
+        """Pack in steps, or have a server begin to."""
+        storage = self.new_storage()
+        try:
+            storage.pack()
+        finally:
+            storage.close()
+        return iter(())
+
+    def leave_to_parent(self) -> None:
+        """In the child, right after a fork: go on with nothing that is the parent's."""
+
+    def close(self) -> None:
+        """Give up what is held open."""
+
+
+class EngineOfClients(Engine):
+    """Each connection has a storage of its own, which goes to a server, or to another engine."""
+
+    def __init__(self, new_client: Callable[[], Storage]) -> None:
+        self._new_client = new_client
+
+    def new_storage(self) -> Storage:
+        return self._new_client()
+
+
+class EngineOfServer(EngineOfClients):
+    """Each connection has a client of a server; those of this process share a turn to commit. [DB-14]"""
+
+    def __init__(self, new_client: "Callable[[ProcessTurn], TurnTakingClient]") -> None:
+        from durus.pool.turn import ProcessTurn  # likewise
+
+        self._new_turn = ProcessTurn
+        self._turn = ProcessTurn()
+        super().__init__(lambda: new_client(self._turn))
+
+    def leave_to_parent(self) -> None:
+        self._turn = self._new_turn()
+
+
+class EngineOfOneStorage(Engine):
+    """One storage that this process has alone, shared by all connections."""
+
+    has_snapshots = True
+
+    def __init__(self, storage: Storage) -> None:
+        from durus.shared_storage import SharedStorage  # only where it is used, for what it imports
+
+        self._name = str(storage)
+        self._shared: SharedStorage | None = SharedStorage(storage)
+        self._process = os.getpid()
+
+    def _require_open(self) -> "SharedStorage":
+        if self._process != os.getpid():
+            raise WrongProcessError(
+                f"{self._name} was opened in process {self._process}, which has it alone, and is used in process "
+                f"{os.getpid()}: open it after the fork, in one process, or have a server share it (durus -s)"
+            )
+        if self._shared is None:
+            raise ClosedError(f"{self._name} is closed: open it again")
+        return self._shared
+
+    def new_storage(self) -> Storage:
+        return self._require_open().new_client()
+
+    def new_snapshot_storage(self) -> Storage:
+        return self._require_open().new_snapshot_client()
+
+    def is_current(self, storage: Storage) -> bool:
+        self._require_open()
+        return True
+
+    def pack(self) -> Iterator[Progress]:
+        client = self._require_open().new_client()
+        with contextlib.closing(client):
+            yield from client.get_packer()
+
+    def close(self) -> None:
+        shared, self._shared = self._shared, None
+        if shared is not None:
+            shared.close()
+
+
+class EngineOfReadonlyFile(Engine):
+    """A file that others may write: each connection opens it, and again when it has changed."""
+
+    has_snapshots = True
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._signatures: WeakKeyDictionary[Storage, _Signature] = WeakKeyDictionary()
+        """What told the file apart right before each storage was opened."""
+
+    def new_storage(self) -> Storage:
+        signature = _signature_of(self._path)
+        storage = open_file_storage(self._path, readonly=True)
+        self._signatures[storage] = signature
+        return storage
+
+    def is_current(self, storage: Storage) -> bool:
+        return self._signatures.get(storage) == _signature_of(self._path)
+
+    def pack(self) -> Iterator[Progress]:
+        raise ReadonlyError(f"{self._path}: the database was opened with readonly=True and can't be packed")
+
+
+def _signature_of(path: str) -> "_Signature":
+    """Return what changes when the file does, or, for SQLite, its write-ahead log."""
+    found = []
+    for name in path, path + "-wal":
+        with contextlib.suppress(OSError):  # opening the file tells of it
+            status = os.stat(name)
+            found.append((status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
+    return tuple(found)
+
+
+_Signature = tuple[tuple[int, int, int, int], ...]

@@ -1,0 +1,121 @@
+"""Whose turn it is to commit, among the connections that this process has to a server. Statement DB-14.
+
+A transaction that takes the turn is not overtaken by others of this process: while somebody has it, their commits wait.
+"""
+
+import sys
+import time
+import weakref
+from types import FrameType
+
+from durus.client_storage import ClientStorage
+from durus.concurrency.call_guard import is_running
+from durus.concurrency.lost import LostHolders
+from durus.concurrency.monitor import Monitor
+from durus.error import DurusError
+from durus.sharing.address import AnyAddress
+from durus.storage import InvalidationHandler
+
+_getframe = sys._getframe
+
+
+class ProcessTurn:
+    """One client of a process has the turn at a time, and while nobody has it, any number commit."""
+
+    def __init__(self) -> None:
+        self._monitor = Monitor(lambda: None)
+        self._lost_holders = LostHolders()
+        self._holder: weakref.ref[object] | None = None
+        self._commits: list[FrameType] = []
+        """The calls that are about to commit."""
+
+    def take(self, client: object) -> None:
+        """Wait for the turn, and for the commits that are under way, and have it."""
+        self._monitor.enter(_getframe())  # no name for it, which would be a cycle
+        try:
+            self._wait_for_holder(client)
+            self._holder = weakref.ref(client)
+            while any(is_running(commit) for commit in self._commits):
+                self._monitor.wait()
+            self._commits.clear()
+        finally:
+            self._monitor.leave()
+
+    def release(self, client: object) -> None:
+        """Give the turn up, if this client has it; waits for nothing."""
+        holder = self._holder
+        if holder is not None and holder() is client:
+            self._holder = None
+            self._monitor.notify_all()
+
+    def begin_commit(self, client: object, frame: FrameType) -> None:
+        """Wait until no other client has the turn. `frame` is the call that commits then, up to end_commit()."""
+        self._monitor.enter(_getframe())
+        try:
+            self._wait_for_holder(client)
+            self._commits.append(frame)
+        finally:
+            self._monitor.leave()
+
+    def end_commit(self, frame: FrameType) -> None:
+        """Note that a commit has come to its end."""
+        self._monitor.enter(_getframe())
+        try:
+            if frame in self._commits:
+                self._commits.remove(frame)
+            self._monitor.notify_all()
+        finally:
+            self._monitor.leave()
+
+    def _wait_for_holder(self, client: object) -> None:
+        since = time.monotonic()
+        while self._is_others(client):
+            self._monitor.wait()
+            self._lost_holders.look(since)
+
+    def _is_others(self, client: object) -> bool:
+        holder = None if self._holder is None else self._holder()
+        return holder is not None and holder is not client
+
+
+class TurnTakingClient(ClientStorage):
+    """A ClientStorage that shares a turn with the others of its process, those that have the same `turn`."""
+
+    def __init__(
+        self,
+        turn: ProcessTurn,
+        address: AnyAddress,
+        connect_timeout: float | None = 10,
+        timeout: float | None = 60,
+        prefetch: int = 100,
+    ) -> None:
+        self.turn = turn
+        super().__init__(address=address, connect_timeout=connect_timeout, timeout=timeout, prefetch=prefetch)
+
+    def end(self, handle_invalidations: InvalidationHandler | None = None) -> None:
+        frame = _getframe()
+        self.turn.begin_commit(self, frame)
+        try:
+            super().end(handle_invalidations)
+        finally:
+            self.turn.end_commit(frame)
+            del frame  # or it would be a cycle
+
+    def take_turn(self) -> list[bytes] | None:
+        self.turn.take(self)
+        try:
+            return self.sync()
+        except DurusError:
+            self.turn.release(self)
+            raise
+
+    def release(self) -> None:
+        self.turn.release(self)
+
+    def abandon(self) -> None:
+        self.turn.release(self)
+        self._give_up("the connection to the server was given up, since its transaction was lost without its end")
+
+    def close(self) -> None:
+        self.turn.release(self)
+        super().close()
