@@ -32,17 +32,17 @@ from durus.oid import ROOT_OID, format_oid, oid_from_int, oid_to_int
 from durus.progress import Progress
 from durus.records.record import gen_refs, pack_record, unpack_record
 from durus.storage import (
-    NOTHING_TO_DO,
+    EMPTY_COMMIT,
     CollectingStorage,
-    Conclusion,
     InvalidationHandler,
+    StagedCommit,
     check_references,
 )
 
 _TABLE = "create table objects (id integer primary key, data blob, refs blob)"
 _COLUMNS = [("id", 1), ("data", 0), ("refs", 0)]
 """The names of the columns, and which is the primary key."""
-_HIGHEST_ID = (1 << 63) - 1
+_MAX_ID = (1 << 63) - 1
 _ERRNO = {
     sqlite3.SQLITE_CANTOPEN: errno.ENOENT,
     sqlite3.SQLITE_FULL: errno.ENOSPC,
@@ -94,7 +94,7 @@ class SqliteStorage(CollectingStorage):
                 "have it open in both: fork before it is opened, or use a process of its own"
             )
         try:
-            with self._naming("open the file"):
+            with self._sqlite_errors_as("open the file"):
                 if not readonly:
                     self._writer = self._open_writer()
                 self._reader = self._open_reader()
@@ -170,7 +170,7 @@ class SqliteStorage(CollectingStorage):
         return version
 
     @contextlib.contextmanager
-    def _naming(self, operation: str) -> Iterator[None]:
+    def _sqlite_errors_as(self, operation: str) -> Iterator[None]:
         """Raise what SQLite raises as an error of this package that names operation and file."""
         try:
             yield
@@ -225,10 +225,10 @@ class SqliteStorage(CollectingStorage):
 
     def _may_have(self, number: int) -> bool:
         self._open_reader_connection()
-        return number <= _HIGHEST_ID and number not in self._condemned
+        return number <= _MAX_ID and number not in self._condemned
 
     def _select(self, statement: str, *values: int) -> list[tuple[object, ...]]:
-        with self._naming("read"):
+        with self._sqlite_errors_as("read"):
             return self._open_reader_connection().execute(statement, values).fetchall()
 
     def _record(self, number: int, data: object, refs: object) -> bytes:
@@ -252,40 +252,40 @@ class SqliteStorage(CollectingStorage):
         pending = self._take_pending()
         if (self._removed or self._has_started_anew) and handle_invalidations is not None:
             handle_invalidations(self._take_removed())
-        conclusion = self._conclude(pending)
-        conclusion.write()
-        conclusion.accept()
+        staged = self._stage_commit(pending)
+        staged.write()
+        staged.accept()
 
     @guarded
-    def conclude(self, records: dict[bytes, bytes]) -> Conclusion:
-        return self._conclude(records)
+    def stage_commit(self, records: dict[bytes, bytes]) -> StagedCommit:
+        return self._stage_commit(records)
 
-    def _conclude(self, records: dict[bytes, bytes]) -> Conclusion:
+    def _stage_commit(self, records: dict[bytes, bytes]) -> StagedCommit:
         self._check_writable()
         rows = []
         for oid, record in records.items():
             _, data, refs = unpack_record(record)
-            if oid_to_int(oid) > _HIGHEST_ID:
+            if oid_to_int(oid) > _MAX_ID:
                 raise RecordError(
                     f"{self._path}: the oid {format_oid(oid)} does not fit the integers of SQLite, which end at "
-                    f"{_HIGHEST_ID}; keep the object in a SHELF-1 file"
+                    f"{_MAX_ID}; keep the object in a SHELF-1 file"
                 )
             rows.append((oid_to_int(oid), data, refs))
         if not rows:
-            return NOTHING_TO_DO
+            return EMPTY_COMMIT
 
         def write() -> None:
             check_references(records, self._has_row)
             self._write("insert or replace into objects (id, data, refs) values (?, ?, ?)", rows)
 
-        return Conclusion(write, lambda: self._accept([number for number, _, _ in rows]))
+        return StagedCommit(write, lambda: self._accept([number for number, _, _ in rows]))
 
     def _has_row(self, oid: bytes) -> bool:
         """Tell if there is a record, while others load: by the connection that writes."""
         number = oid_to_int(oid)
         if not self._may_have(number):
             return False
-        with self._naming("read"):
+        with self._sqlite_errors_as("read"):
             statement = "select 1 from objects where id = ?"
             return bool(self._open_writer_connection().execute(statement, (number,)).fetchall())
 
@@ -310,7 +310,7 @@ class SqliteStorage(CollectingStorage):
         self._unsettled = [row[0] for row in rows]
         is_ending = False
         try:
-            with self._naming("write to the file"):
+            with self._sqlite_errors_as("write to the file"):
                 writer.executemany(statement, rows)
                 is_ending = True
                 writer.execute("commit")
@@ -446,7 +446,7 @@ class SqliteStorage(CollectingStorage):
         """Give the room of deleted rows back to the file system; takes its time."""
         self._check_writable()
         writer = self._open_writer_connection()
-        with self._naming("give back room of the file"):
+        with self._sqlite_errors_as("give back room of the file"):
             try:
                 writer.execute("commit")
                 writer.execute("vacuum")

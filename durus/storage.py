@@ -22,7 +22,7 @@ InvalidationHandler = Callable[[list[bytes] | None], None]
 """Takes the oids that others changed, None for any; raises a ConflictError if the commit must not go on."""
 
 
-class Conclusion(NamedTuple):
+class StagedCommit(NamedTuple):
     """The end of a commit in two steps."""
 
     write: Callable[[], None]
@@ -31,7 +31,7 @@ class Conclusion(NamedTuple):
     """Makes the records those that are current; called when write() has returned."""
 
 
-NOTHING_TO_DO = Conclusion(lambda: None, lambda: None)
+EMPTY_COMMIT = StagedCommit(lambda: None, lambda: None)
 
 
 class Storage:
@@ -75,7 +75,7 @@ class Storage:
         """
         raise NotImplementedError
 
-    def conclude(self, records: dict[bytes, bytes]) -> Conclusion:
+    def stage_commit(self, records: dict[bytes, bytes]) -> StagedCommit:
         """Store records, by oid, in two steps: a commit of its own, for who can wait for the disk elsewhere.
 
         check_record() must have taken all of them; before accept() is called no other commit may begin, and no
@@ -86,7 +86,7 @@ class Storage:
         for oid, record in records.items():
             self.store(oid, record)
         self.end()
-        return NOTHING_TO_DO
+        return EMPTY_COMMIT
 
     def sync(self) -> list[bytes] | None:
         """Return the oids that others changed, or a pack removed, since the last sync() or end().
@@ -195,8 +195,8 @@ class _Sweep:
             dead = (oid for oid in some if oid not in self._live and oid not in self._kept)
             self.garbage.update(oid for oid in dead if oid in self._records)
             yield Progress("mark", len(self._live), None)
-        yield from self._bring_back()
-        for _ in self._bring_back():
+        yield from self._revive()
+        for _ in self._revive():
             pass  # what is left is what was committed since the last step
 
     def _mark(self) -> Iterator[Progress]:
@@ -226,7 +226,7 @@ class _Sweep:
     def _record_before(self, oid: bytes) -> bytes | None:
         return self._before[oid] if oid in self._before else self._records.get(oid)
 
-    def _bring_back(self) -> Iterator[Progress]:
+    def _revive(self) -> Iterator[Progress]:
         work = 0
         while self._brought:
             oid = self._brought.pop()

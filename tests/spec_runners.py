@@ -111,7 +111,7 @@ def _read_dfs20(found: Dfs20, file: File) -> dict[str, object]:
 def _texts(found: RecordFile) -> dict[str, str]:
     return {
         format_oid(oid): unpack_record(found.read_entry(oid, offset))[1].decode("ascii")
-        for oid, offset in sorted(found.positions())
+        for oid, offset in sorted(found.offsets())
     }
 
 

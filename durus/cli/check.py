@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from durus.cli.output import tell
 from durus.file_storage import FileStorage
 from durus.file_storage2 import FileStorage2
-from durus.files.dfs20.check import Dfs20Check
+from durus.files.dfs20.check import Dfs20Inspection
 from durus.files.file import OperatingSystem
 from durus.files.inspection import Finding
-from durus.files.shelf.check import Check
+from durus.files.shelf.check import ShelfInspection
 from durus.open_file import storage_class_of
 
 
@@ -33,11 +33,15 @@ def run(options: argparse.Namespace) -> int:
 def _check_file(path: str, storage_class: type[FileStorage | FileStorage2]) -> int:
     file = OperatingSystem().open(path, "read")
     try:
-        check = Check(file) if storage_class is FileStorage else Dfs20Check(file)
+        check = ShelfInspection(file) if storage_class is FileStorage else Dfs20Inspection(file)
         faults = _print_findings(path, check.findings())
     finally:
         file.close()
-    seals = _seals(check) if isinstance(check, Check) else "no checksums, so no changed byte inside an object shows"
+    seals = (
+        _seals(check)
+        if isinstance(check, ShelfInspection)
+        else "no checksums, so no changed byte inside an object shows"
+    )
     _print_result(path, faults, f"{check.transactions} transactions, {check.objects} objects, {seals}")
     return 1 if faults else 0
 
@@ -56,7 +60,7 @@ def _print_result(path: str, faults: int, figures: str) -> None:
     tell(f"{path}: {result}: {figures}")
 
 
-def _seals(check: Check) -> str:
+def _seals(check: ShelfInspection) -> str:
     if not check.unsealed_size:
         return "sealed to its end"
     if check.unsealed_size < check.size:

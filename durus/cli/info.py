@@ -21,7 +21,7 @@ from durus.files.file import OperatingSystem
 from durus.files.shelf.layout import BASE_START, ENTRY_FRAME_SIZE, SEAL_SIZE, U64
 from durus.files.shelf.scan import scan_transactions
 from durus.files.shelf.shelf import Shelf
-from durus.files.snapshot import as_of_now
+from durus.files.snapshot import snapshot_of
 from durus.oid import ROOT_OID, format_oid
 from durus.open_file import storage_class_of
 from durus.persistent import PersistentObject, implementation
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 class _Records(Protocol):
     """Where the records of a file are found, whatever its format."""
 
-    def positions(self) -> Iterable[tuple[bytes, int]]: ...
+    def offsets(self) -> Iterable[tuple[bytes, int]]: ...
 
     def read_entry(self, oid: bytes, offset: int) -> bytes: ...
 
@@ -60,7 +60,7 @@ class _StorageRecords:
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
 
-    def positions(self) -> Iterable[tuple[bytes, int]]:
+    def offsets(self) -> Iterable[tuple[bytes, int]]:
         return ((oid, 0) for oid, _ in self._storage.gen_oid_record())
 
     def read_entry(self, oid: bytes, offset: int) -> bytes:
@@ -82,10 +82,10 @@ def run(options: argparse.Namespace) -> int:
     file = OperatingSystem().open(options.file, "read")
     try:
         if storage_class is FileStorage:
-            shelf = Shelf(as_of_now(file))
+            shelf = Shelf(snapshot_of(file))
             _print_all(shelf, _print_file(shelf), options.broken)
         else:
-            found = Dfs20(as_of_now(file))
+            found = Dfs20(snapshot_of(file))
             _print_all(found, _print_dfs20(found), options.broken)
     finally:
         file.close()
@@ -115,7 +115,7 @@ def _print_dfs20(found: Dfs20) -> tuple[int, int]:
     transactions = list(scan_dfs20(found.file, found.base_end, found.end))
     (packed_end,) = U64.unpack(found.file.read_at(len(dfs20_layout.MAGIC), U64.size))
     entries_size = max(0, packed_end - dfs20_layout.BASE_START - len(dfs20_layout.END))
-    entries_size += sum(each.end - each.offset - len(dfs20_layout.END) for each in transactions)
+    entries_size += sum(each.end - each.start - len(dfs20_layout.END) for each in transactions)
     _print_head(found.file.path, "DFS20")
     tell(f"size          {found.file.size()} bytes, {found.base_end} of them packed")
     tell(f"transactions  {len(transactions)} behind the packed part")
@@ -134,7 +134,7 @@ def _print_file(shelf: Shelf) -> tuple[int, int]:
     for transaction in scan_transactions(shelf.file, start, shelf.end, shelf.base_checksum):
         transactions += 1
         if transaction.entries:
-            entries_size += transaction.end - transaction.offset - U64.size - (SEAL_SIZE if transaction.seal else 0)
+            entries_size += transaction.end - transaction.start - U64.size - (SEAL_SIZE if transaction.seal else 0)
         if transaction.seal is not None:
             seals += 1
             last_seal = transaction.seal.time
@@ -158,7 +158,7 @@ def _print_objects(shelf: _Records, frame_size: int, entries_size: int | None) -
     sizes: Counter[str] = Counter()
     reached = _reached_oids(shelf)
     unreached_count = unreached_size = current_size = 0
-    for oid, offset in shelf.positions():
+    for oid, offset in shelf.offsets():
         record = shelf.read_entry(oid, offset)
         name = _class_name(unpack_record(record)[1])
         counts[name] += 1
@@ -184,7 +184,7 @@ def _print_broken(shelf: _Records) -> None:
         sys.path.insert(0, "")  # as the console has it
     broken: dict[str, list[str]] = {}
     holders: dict[str, list[str]] = {}
-    for oid, offset in shelf.positions():
+    for oid, offset in shelf.offsets():
         try:
             contents = read_contents(unpack_record(shelf.read_entry(oid, offset))[1])
         except RecordError:

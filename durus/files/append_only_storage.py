@@ -34,14 +34,14 @@ from durus.error import (
 from durus.files.file import File, FileSystem, OperatingSystem, Path
 from durus.files.file_format import PreparedTransaction, RecordFile, is_unfinished_creation
 from durus.files.packer import Packer
-from durus.files.snapshot import as_of_now
+from durus.files.snapshot import snapshot_of
 from durus.oid import oid_from_int
 from durus.progress import Progress
 from durus.storage import (
-    NOTHING_TO_DO,
+    EMPTY_COMMIT,
     CollectingStorage,
-    Conclusion,
     InvalidationHandler,
+    StagedCommit,
     check_references,
 )
 
@@ -131,7 +131,7 @@ class AppendOnlyStorage(CollectingStorage, Generic[F]):
         with _closing_on_error(file):
             if is_unfinished_creation(file, self._empty_file):
                 raise FormatError(f"{self._path}: the file is empty; open it for writing once to make it a database")
-            found = self._read(as_of_now(file))
+            found = self._read(snapshot_of(file))
         if found.tail is not None:
             warnings.warn(
                 f"{found.tail.path}: what stands behind byte {found.tail.offset} is not a whole transaction and is "
@@ -230,7 +230,7 @@ class AppendOnlyStorage(CollectingStorage, Generic[F]):
         return record
 
     def has_record(self, oid: bytes) -> bool:
-        return self._open_file().position(oid) is not None
+        return self._open_file().offset_of(oid) is not None
 
     @guarded
     def begin(self) -> None:
@@ -246,19 +246,19 @@ class AppendOnlyStorage(CollectingStorage, Generic[F]):
         """
         pending = self._take_pending()
         self._tell_removed(handle_invalidations)
-        conclusion = self._conclude(pending)
-        conclusion.write()
-        conclusion.accept()
+        staged = self._stage_commit(pending)
+        staged.write()
+        staged.accept()
 
     @guarded
-    def conclude(self, records: dict[bytes, bytes]) -> Conclusion:
-        return self._conclude(records)
+    def stage_commit(self, records: dict[bytes, bytes]) -> StagedCommit:
+        return self._stage_commit(records)
 
-    def _conclude(self, records: dict[bytes, bytes]) -> Conclusion:
+    def _stage_commit(self, records: dict[bytes, bytes]) -> StagedCommit:
         self._settle_commit()
         found = self._writable_file()
         if not records:
-            return NOTHING_TO_DO
+            return EMPTY_COMMIT
         commit = _Commit(found)
 
         def write() -> None:
@@ -274,14 +274,14 @@ class AppendOnlyStorage(CollectingStorage, Generic[F]):
             if self._commit is commit:
                 self._settle_commit()
 
-        return Conclusion(write, accept)
+        return StagedCommit(write, accept)
 
     def _write(self, found: F, prepared: PreparedTransaction) -> None:
         try:
             end = found.end
-            if prepared.cover:
-                self._append(found, prepared.cover, end, durable=True)
-                end += len(prepared.cover)
+            if prepared.covering_seal:
+                self._append(found, prepared.covering_seal, end, durable=True)
+                end += len(prepared.covering_seal)
             self._append(found, prepared.data, end, durable=self._durability == "fsync")
             self._check_name(found)
         except BaseException as error:
@@ -379,12 +379,12 @@ class AppendOnlyStorage(CollectingStorage, Generic[F]):
         found = self._open_file()
         for number in self._holes:
             oid = oid_from_int(number)
-            if found.position(oid) is None:
+            if found.offset_of(oid) is None:
                 return oid
         while True:
             oid = oid_from_int(self._next_oid)
             self._next_oid += 1
-            if found.position(oid) is None:
+            if found.offset_of(oid) is None:
                 return oid
 
     def close(self) -> None:
@@ -422,7 +422,7 @@ class AppendOnlyStorage(CollectingStorage, Generic[F]):
             yield from super().gen_oid_record(start_oid, batch_size)
             return
         found = self._open_file()
-        for oid, offset in list(found.positions()):
+        for oid, offset in list(found.offsets()):
             yield oid, found.read_entry(oid, offset)
 
     # Packing
@@ -481,7 +481,7 @@ class AppendOnlyStorage(CollectingStorage, Generic[F]):
             packer.finish()
             self._check_end(found)
             self._check_name(found)
-            self._replacement = _Replacement(packer.open_target(), new_file, packer.removed(), packer.highest_garbage)
+            self._replacement = _Replacement(packer.open_target(), new_file, packer.removed(), packer.max_garbage)
             self._keep_old_file(found)
             self._check_name(found)
             self._file_system.replace(new_path, self._path)

@@ -11,10 +11,10 @@ from durus.files.file import File
 class PreparedTransaction(NamedTuple):
     """The bytes of a transaction, and what holds once they are in the file."""
 
-    cover: bytes
+    covering_seal: bytes
     """What must be durable before the transaction is written; empty where there is no such thing."""
     data: bytes
-    positions: list[tuple[bytes, int]]
+    offsets: list[tuple[bytes, int]]
     """(oid, file offset of its entry) of each record."""
     end: int
     """Where it ends in the file."""
@@ -37,11 +37,11 @@ class Watched:
         self._watcher = weakref.ref(replaced)
         return replaced
 
-    def _note_replaced(self, prepared: PreparedTransaction, position: Callable[[bytes], int | None]) -> None:
+    def _note_replaced(self, prepared: PreparedTransaction, offset_of: Callable[[bytes], int | None]) -> None:
         replaced = None if self._watcher is None else self._watcher()
         if replaced is not None:
-            for oid, _ in prepared.positions:
-                replaced.setdefault(oid, position(oid))
+            for oid, _ in prepared.offsets:
+                replaced.setdefault(oid, offset_of(oid))
 
 
 class RecordFile(Protocol):
@@ -55,7 +55,7 @@ class RecordFile(Protocol):
     tail: UnsoundTailError | None
     """The error that tells of the bytes behind the end, None where there are none."""
 
-    def position(self, oid: bytes) -> int | None:
+    def offset_of(self, oid: bytes) -> int | None:
         """Return the file offset of the current entry of `oid`, None if there is none."""
 
     def watch(self) -> "Replaced":
@@ -67,7 +67,7 @@ class RecordFile(Protocol):
     def read_entry(self, oid: bytes, offset: int) -> bytes:
         """Return the record in the entry at `offset`, which must be of `oid`; DamageError if it is not."""
 
-    def positions(self) -> Iterator[tuple[bytes, int]]:
+    def offsets(self) -> Iterator[tuple[bytes, int]]:
         """Yield (oid, file offset) for all current entries, in the order of the file."""
 
     def holes(self) -> Iterator[int]:

@@ -22,7 +22,7 @@ from durus.oid import FIRST_RESERVED_OID, ROOT_OID, format_oid, oid_from_int, oi
 from durus.progress import Progress
 from durus.records.record import gen_refs, split_oids, unpack_record
 
-HIGHEST_PACKABLE = 1 << 40
+MAX_PACKABLE_OIDS = 1 << 40
 """From this oid on a pack refuses an object that the root reaches. [SHELF-51]"""
 
 _REGION_SIZE = 1 << 22
@@ -42,7 +42,7 @@ class Entry(NamedTuple):
     record: bytes
 
 
-class Committed(NamedTuple):
+class LateCommit(NamedTuple):
     """A transaction that was committed since the pack began."""
 
     records: dict[bytes, bytes]
@@ -75,13 +75,13 @@ class Packer(Generic[F]):
         self._live_size = 0
         """The bytes of the records that are live."""
         self._garbage: list[bytes] = []
-        self.highest_garbage = -1
+        self.max_garbage = -1
         self._garbage_offsets = array("Q")
         self._garbage_sums = array("I")
         """The crc32 of each record that is garbage: it may be brought back."""
         self._followed: set[bytes] = set()
         """Oids with a record behind the packed part of the target."""
-        self._has_brought_back = False
+        self._has_revived = False
 
     # What a format says
 
@@ -96,7 +96,7 @@ class Packer(Generic[F]):
         """Write the packed part, of _live_records()."""
         raise NotImplementedError
 
-    def _gen_committed(self) -> Iterator[Committed]:
+    def _gen_committed(self) -> Iterator[LateCommit]:
         """Yield the transactions of the source that stand behind those followed already. Unsound if one is."""
         raise NotImplementedError
 
@@ -128,13 +128,13 @@ class Packer(Generic[F]):
 
     def removed(self) -> list[bytes]:
         """Return the oids that the source has and the target does not."""
-        if not self._has_brought_back:
+        if not self._has_revived:
             return self._garbage
         return [oid for oid in self._garbage if oid not in self._followed]
 
-    def _position(self, oid: bytes) -> int | None:
+    def _offset_of(self, oid: bytes) -> int | None:
         """Return where the entry of `oid` stands that was current when the pack began."""
-        return self._before[oid] if oid in self._before else self._source.position(oid)
+        return self._before[oid] if oid in self._before else self._source.offset_of(oid)
 
     def _mark(self) -> Iterator[Progress]:
         """Mark what the root reaches, region by region of the file."""
@@ -148,7 +148,7 @@ class Packer(Generic[F]):
                 due.append(offset // _REGION_SIZE)
             region.extend((offset, oid_to_int(oid)))
 
-        if (root := self._position(ROOT_OID)) is not None:
+        if (root := self._offset_of(ROOT_OID)) is not None:
             note(ROOT_OID, root)
         work = 0
         while due:
@@ -171,7 +171,7 @@ class Packer(Generic[F]):
                     yield Progress("mark", self._live_count, None)
 
     def _require(self, oid: bytes, referrer: bytes) -> int:
-        offset = self._position(oid)
+        offset = self._offset_of(oid)
         if offset is None or oid >= FIRST_RESERVED_OID:
             raise FormatError(
                 f"{self._source.file.path}: the object {format_oid(referrer)} refers to oid {format_oid(oid)}, which "
@@ -186,7 +186,7 @@ class Packer(Generic[F]):
         """
         count = size = 0
         for entry in self._gen_entries():
-            if entry is None or self._position(entry.oid) != entry.offset:
+            if entry is None or self._offset_of(entry.oid) != entry.offset:
                 yield None
             elif self._is_live(entry.oid):
                 count += 1
@@ -201,7 +201,7 @@ class Packer(Generic[F]):
                 yield entry.oid, entry.record
             else:
                 self._garbage.append(entry.oid)
-                self.highest_garbage = max(self.highest_garbage, oid_to_int(entry.oid))
+                self.max_garbage = max(self.max_garbage, oid_to_int(entry.oid))
                 self._garbage_offsets.append(entry.offset)
                 self._garbage_sums.append(crc32(entry.record))
                 yield None
@@ -218,20 +218,20 @@ class Packer(Generic[F]):
         try:
             for committed in self._gen_committed():
                 records = committed.records
-                if not self._has_brought_back:
-                    self._has_brought_back = not all(self._is_live(oid) for oid in records)
+                if not self._has_revived:
+                    self._has_revived = not all(self._is_live(oid) for oid in records)
                 self._followed.update(records)
-                self._bring_back(records)
+                self._revive(records)
                 if records:
                     prepared = new.prepare(list(records.items()), committed.time)
-                    self._target.append(prepared.cover + prepared.data, new.end)
+                    self._target.append(prepared.covering_seal + prepared.data, new.end)
                     new.accept(prepared)
                 self._followed_to = committed.end
                 yield Progress("follow", self._followed_to - self._snapshot_end, None)
         except Unsound as unsound:
-            raise DamageError(source.file.path, unsound.place, unsound.problem, _ADVICE) from None
+            raise DamageError(source.file.path, unsound.fault_offset, unsound.problem, _ADVICE) from None
 
-    def _bring_back(self, records: dict[bytes, bytes]) -> None:
+    def _revive(self, records: dict[bytes, bytes]) -> None:
         """Add to `records` the objects they reach that were garbage when the pack began."""
         pending = list(records.items())
         while pending:
@@ -239,16 +239,16 @@ class Packer(Generic[F]):
             for oid in split_oids(unpack_record(record)[2]):
                 if not self._is_live(oid) and oid not in self._followed:
                     found = self._read_garbage(oid, self._require(oid, referrer))
-                    self._has_brought_back = True
+                    self._has_revived = True
                     self._followed.add(oid)
                     records[oid] = found
                     pending.append((oid, found))
 
     def _read_garbage(self, oid: bytes, offset: int) -> bytes:
         record = self._source.read_entry(oid, offset)
-        place = bisect_left(self._garbage_offsets, offset)
-        if self._garbage_offsets[place : place + 1] != array("Q", [offset]) or (
-            self._garbage_sums[place] != crc32(record)
+        index = bisect_left(self._garbage_offsets, offset)
+        if self._garbage_offsets[index : index + 1] != array("Q", [offset]) or (
+            self._garbage_sums[index] != crc32(record)
         ):
             raise self._changed(offset)
         return record
@@ -259,7 +259,7 @@ class Packer(Generic[F]):
 
     def _set_live(self, oid: bytes) -> None:
         number = oid_to_int(oid)
-        if number >= HIGHEST_PACKABLE:
+        if number >= MAX_PACKABLE_OIDS:
             raise FormatError(
                 f"{self._source.file.path}: the oid {format_oid(oid)} is too high for a pack, which needs room "
                 "for every oid below it; copy the objects into a new file (`durus convert`)"

@@ -15,16 +15,16 @@ class ReadAhead:
         self._last = 0, b""
         """Where the bytes stand in the file, and the bytes: one value, since several threads may read."""
 
-    def at(self, offset: int, size: int, end: int) -> tuple[bytes, int]:
-        """Return bytes among which stand `size` bytes of the file from `offset` on, and their place there.
+    def window(self, offset: int, size: int, end: int) -> tuple[bytes, int]:
+        """Return bytes among which stand `size` bytes of the file from `offset` on, and their index there.
 
         There are fewer where the file, or the sound part of it that ends at byte `end`, does not have as many.
         """
         start, data = self._last
-        place = offset - start
-        if 0 <= place <= len(data) - size:
-            return data, place
-        is_in_order = 0 <= place <= len(data) + _ALONE
+        index = offset - start
+        if 0 <= index <= len(data) - size:
+            return data, index
+        is_in_order = 0 <= index <= len(data) + _ALONE
         available = max(end - offset, 0)
         wanted = max(size, _IN_ORDER if is_in_order else _ALONE)
         try:

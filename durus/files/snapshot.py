@@ -9,7 +9,7 @@ from typing import cast
 from durus.files.file import File
 
 
-class _AsOfNow:
+class _Snapshot:
     """Reads a file up to the size that it had at the start."""
 
     def __init__(self, file: File) -> None:
@@ -27,6 +27,6 @@ class _AsOfNow:
         self._file.close()
 
 
-def as_of_now(file: File) -> File:
+def snapshot_of(file: File) -> File:
     """Return a view of `file` that ends where it ends now. It can only be read, and closed."""
-    return cast(File, _AsOfNow(file))
+    return cast(File, _Snapshot(file))

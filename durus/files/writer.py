@@ -33,7 +33,7 @@ class NewFile:
         records: Iterable[tuple[bytes, bytes] | None],
         count: int,
         pack_entry: Callable[[bytes, bytes], bytes],
-        note_place: Callable[[bytes, int], None],
+        note_offset: Callable[[bytes, int], None],
     ) -> Iterator[Progress]:
         """Write the entries of these (oid, record) pairs, of which there are `count`, and note where each stands.
 
@@ -44,7 +44,7 @@ class NewFile:
         for work, found in enumerate(records, 1):
             if found is not None:
                 oid, record = found
-                note_place(oid, self._end + len(pending))
+                note_offset(oid, self._end + len(pending))
                 pending += pack_entry(oid, record)
                 number += 1
             if len(pending) >= _WRITE_SIZE:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from durus.error import DamageError, FormatError, UnsoundTailError
 from durus.file_storage import FileStorage
-from durus.files.shelf.check import Check
+from durus.files.shelf.check import ShelfInspection
 from tests.model.histories import (
     BEGINNINGS,
     EMPTY,
@@ -172,7 +172,7 @@ def state_for_writers(disk: Disk) -> tuple[State, bool]:
 
 def check(disk: Disk) -> None:
     """Have the file checked as `durus check` does it."""
-    found = Check(disk.process().open(PATH, "read")).findings()
+    found = ShelfInspection(disk.process().open(PATH, "read")).findings()
     faults = [str(finding) for finding in found if finding.is_fault]
     if faults:
         raise Violation(f"the check finds {faults}")

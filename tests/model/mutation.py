@@ -52,7 +52,7 @@ TESTS = {
     "durus/files/shelf/scan.py": _SHELF,
     "durus/files/shelf/offset_map.py": _SHELF,
     "durus/files/shelf/block_table.py": ["block_table"],
-    "durus/files/shelf/checked_file.py": ["block_table"],
+    "durus/files/shelf/block_checked.py": ["block_table"],
     "durus/files/shelf/recover.py": _SHELF,
     "durus/files/shelf/shelf.py": [*_SHELF, "block_table"],
     "durus/files/shelf/new_shelf.py": [*_SHELF, "block_table"],

@@ -98,7 +98,7 @@ BUGS: dict[str, Bug] = {
     "of a read of several blocks only the first one is checked": Bug(
         (
             Change(
-                "durus/files/shelf/checked_file.py",
+                "durus/files/shelf/block_checked.py",
                 "for number in range(first, behind):",
                 "for number in range(first, first + 1):",
             ),
@@ -120,7 +120,7 @@ BUGS: dict[str, Bug] = {
             Change(
                 STORAGE,
                 "self._next_oid += 1\n            if",
-                "self._next_oid += not self._next_oid or found.position(oid) is not None\n            if",
+                "self._next_oid += not self._next_oid or found.offset_of(oid) is not None\n            if",
             ),
         ),
         SESSIONS_OVER_FILE,

@@ -14,7 +14,7 @@ from durus.connection import Connection, gen_every_instance, touch_every_referen
 from durus.error import DurusError, DurusKeyError, FileError, FormatError, RecordError
 from durus.file_storage import FileStorage
 from durus.files.file import OperatingSystem
-from durus.files.shelf.check import Check
+from durus.files.shelf.check import ShelfInspection
 from durus.objects.broken import BrokenObject
 from durus.oid import oid_from_int
 from durus.persistent import Persistent
@@ -194,7 +194,7 @@ def test_all_that_a_rename_changes_is_one_transaction(file: Path) -> None:
 
 
 def transactions_in(path: Path) -> int:
-    check = Check(OperatingSystem().open(str(path), "read"))
+    check = ShelfInspection(OperatingSystem().open(str(path), "read"))
     assert list(check.findings()) == []
     return check.transactions
 

@@ -36,8 +36,8 @@ def read_ahead_of(file: NotedFile) -> ReadAhead:
 
 
 def taken(source: ReadAhead, offset: int, size: int, end: int) -> bytes:
-    data, place = source.at(offset, size, end)
-    return data[place : place + size]
+    buffer, index = source.window(offset, size, end)
+    return buffer[index : index + size]
 
 
 @given(
@@ -96,7 +96,7 @@ def test_damage_further_on_is_no_error() -> None:
     source = read_ahead_of(DamagedFile(CONTENT))
     assert taken(source, 900, 100, len(CONTENT)) == CONTENT[900:1000]
     with pytest.raises(DamageError, match="it is damaged"):
-        source.at(900, 101, len(CONTENT))
+        source.window(900, 101, len(CONTENT))
     assert taken(source, 900, 101, 1000) == CONTENT[900:1000]
 
 

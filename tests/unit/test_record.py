@@ -12,7 +12,7 @@ from durus.connection import Connection
 from durus.error import RecordError, StateError
 from durus.file_storage import FileStorage
 from durus.files.file import OperatingSystem
-from durus.files.shelf.check import Check
+from durus.files.shelf.check import ShelfInspection
 from durus.oid import FIRST_RESERVED_OID, oid_from_int
 from durus.persistent import ComputedAttribute, Persistent
 from durus.persistent_dict import PersistentDict
@@ -237,7 +237,7 @@ def test_every_reader_refuses_such_a_record_and_names_it(tmp_path: Path) -> None
     with pytest.raises(RecordError, match=r"oid 0 \(durus\.persistent\.Persistent\): .* DURUS_MAX_STATE"):
         getattr(Connection(FileStorage(path, readonly=True)).get_root(), "n", None)
     file = OperatingSystem().open(str(path), "read")
-    findings = list(Check(file).findings())
+    findings = list(ShelfInspection(file).findings())
     file.close()
     assert ["DURUS_MAX_STATE" in finding.problem for finding in findings] == [True]
     storage = FileStorage(path, readonly=True)

@@ -8,22 +8,22 @@ from collections.abc import Iterator
 from durus.error import DamageError, UnsoundTailError
 from durus.files.dfs20.dfs20 import read_base, read_entry
 from durus.files.dfs20.layout import BASE_START, EMPTY_FILE, MAGIC, U64
-from durus.files.dfs20.scan import explain, scan_transactions, sound_rest
+from durus.files.dfs20.scan import explain, find_sound_suffix, scan_transactions
 from durus.files.file import File
 from durus.files.file_format import is_unfinished_creation
 from durus.files.forward_reader import Unsound
 from durus.files.inspection import Finding, record_findings
 from durus.files.read_ahead import ReadAhead
-from durus.files.snapshot import as_of_now
+from durus.files.snapshot import snapshot_of
 from durus.oid import ROOT_OID
 
 
-class Dfs20Check:
+class Dfs20Inspection:
     """One check of a file; its figures are complete when findings() has come to its end."""
 
     def __init__(self, file: File) -> None:
         self._live_file = file
-        self._file = as_of_now(file)
+        self._file = snapshot_of(file)
         self.size = self._file.size()
         """The bytes of the file when the check began; what is appended later is not looked at."""
         self._positions: dict[bytes, int] = {}
@@ -55,7 +55,7 @@ class Dfs20Check:
             for transaction in scan_transactions(self._file, BASE_START, start):
                 entries.update(transaction.entries)
         except Unsound as unsound:
-            yield Finding(unsound.place, None, f"in the packed part: {unsound.problem}")
+            yield Finding(unsound.fault_offset, None, f"in the packed part: {unsound.problem}")
             return
         for oid, offset in entries.items():
             if index.get(oid) != offset:
@@ -72,7 +72,7 @@ class Dfs20Check:
             except Unsound as unsound:
                 self._is_complete = False
                 yield self._unsound_finding(explain(self._file, unsound))
-                start = sound_rest(self._file, unsound.place + 1, self.size)
+                start = find_sound_suffix(self._file, unsound.fault_offset + 1, self.size)
 
     def _unsound_finding(self, error: DamageError) -> Finding:
         if not isinstance(error, UnsoundTailError):

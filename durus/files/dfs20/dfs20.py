@@ -20,7 +20,7 @@ from durus.files.forward_reader import Unsound
 from durus.files.read_ahead import ReadAhead
 from durus.oid import FIRST_RESERVED_OID, format_oid, oid_to_int
 
-_LONGEST_RECORD = (1 << 32) - 1
+MAX_RECORD = (1 << 32) - 1
 DAMAGED = "restore the file from a backup; `durus check` lists all damage that can be noticed"
 
 
@@ -47,7 +47,7 @@ class Dfs20(Watched):
                 raise error from None
             self.tail = error
 
-    def position(self, oid: bytes) -> int | None:
+    def offset_of(self, oid: bytes) -> int | None:
         """Return the file offset of the current entry of `oid`, None if there is none. [DFS-5]"""
         return self.index.get(oid)
 
@@ -60,7 +60,7 @@ class Dfs20(Watched):
         """Return the record in the entry at `offset`, which must be of `oid`; DamageError if it is not."""
         return read_entry(self._source, self.end, oid, offset)
 
-    def positions(self) -> Iterator[tuple[bytes, int]]:
+    def offsets(self) -> Iterator[tuple[bytes, int]]:
         """Yield (oid, file offset) for all current entries, in the order of the file."""
         yield from sorted(self.index.items(), key=lambda pair: pair[1])
 
@@ -77,25 +77,25 @@ class Dfs20(Watched):
         """Return the transaction that holds these (oid, record) pairs at the end of this file. [DFS-3]"""
         pieces: list[bytes] = []
         positions = []
-        place = self.end
+        offset = self.end
         for oid, record in records:
-            positions.append((oid, place))
+            positions.append((oid, offset))
             pieces.append(pack_entry(oid, record))
-            place += U32.size + len(record)
-        return PreparedTransaction(b"", b"".join([*pieces, END]), positions, place + len(END), 0)
+            offset += U32.size + len(record)
+        return PreparedTransaction(b"", b"".join([*pieces, END]), positions, offset + len(END), 0)
 
     def accept(self, prepared: PreparedTransaction) -> None:
         """Take a transaction into account that was written at the end. It may be called again. [SHELF-46]"""
-        self._note_replaced(prepared, self.position)
+        self._note_replaced(prepared, self.offset_of)
         self.end = prepared.end
-        self.index.update(prepared.positions)  # last: what it leads to must stand before the end
+        self.index.update(prepared.offsets)  # last: what it leads to must stand before the end
 
 
 def pack_entry(oid: bytes, record: bytes) -> bytes:
     """Return the object entry that holds a record. RecordError if the record is too long. [DFS-9]"""
-    if len(record) > _LONGEST_RECORD:
+    if len(record) > MAX_RECORD:
         raise RecordError(
-            f"the record of oid {format_oid(oid)} has {len(record)} bytes, and this format takes {_LONGEST_RECORD} at "
+            f"the record of oid {format_oid(oid)} has {len(record)} bytes, and this format takes {MAX_RECORD} at "
             "the most; keep the object in a SHELF-1 file"
         )
     return U32.pack(len(record)) + record
@@ -130,12 +130,12 @@ def read_base(file: File) -> tuple[dict[bytes, int], int, int]:
 
 def read_entry(source: ReadAhead, end: int, oid: bytes, offset: int) -> bytes:
     """Return the record in the entry of `oid` at `offset`, of a file whose sound part ends at `end`."""
-    data, place = source.at(offset, ENTRY_HEAD.size, end)
-    if len(data) >= ENTRY_HEAD.size:
-        length, record_oid, data_size = ENTRY_HEAD.unpack_from(data, place)
+    buffer, index = source.window(offset, ENTRY_HEAD.size, end)
+    if len(buffer) >= ENTRY_HEAD.size:
+        length, record_oid, data_size = ENTRY_HEAD.unpack_from(buffer, index)
         size = U32.size + length
         if record_oid == oid and entry_fits(length, data_size) and offset + size <= end:
-            if place + size > len(data):
-                data, place = source.at(offset, size, end)
-            return data[place + U32.size : place + size]
+            if index + size > len(buffer):
+                buffer, index = source.window(offset, size, end)
+            return buffer[index + U32.size : index + size]
     raise DamageError(source.file.path, offset, f"no sound entry of oid {format_oid(oid)} stands here", DAMAGED)

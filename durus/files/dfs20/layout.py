@@ -37,9 +37,9 @@ class IndexPickle:
         self._compressor = zlib.compressobj()
         self._pieces = [self._compressor.compress(b"\x80\x04}")]
 
-    def add(self, places: Iterable[tuple[bytes, int]]) -> None:
+    def add(self, offsets: Iterable[tuple[bytes, int]]) -> None:
         """Take in some pairs of an oid and an offset."""
-        items = b"".join(b"C\x08" + oid + b"\x8a\x08" + offset.to_bytes(8, "little") for oid, offset in places)
+        items = b"".join(b"C\x08" + oid + b"\x8a\x08" + offset.to_bytes(8, "little") for oid, offset in offsets)
         self._pieces.append(self._compressor.compress(b"(" + items + b"u"))
 
     def record(self) -> bytes:

@@ -9,7 +9,7 @@ from durus.files.dfs20.layout import BASE_START, END, MAGIC, U32, U64, IndexPick
 from durus.files.dfs20.scan import scan_entries
 from durus.files.file import File
 from durus.files.forward_reader import ForwardReader, Unsound
-from durus.files.packer import Committed, Entry, Packer
+from durus.files.packer import Entry, LateCommit, Packer
 from durus.files.writer import STEP_RECORDS, NewFile
 from durus.progress import Progress
 
@@ -51,23 +51,23 @@ class Dfs20Packer(Packer[Dfs20]):
         source = self._source
         for start, end in ((BASE_START, source.base_start), (source.base_end, self._snapshot_end)):
             reader = ForwardReader(source.file, start, end, 0)
-            while reader.position < end:
+            while reader.offset < end:
                 try:
-                    for oid, offset, record in scan_entries(reader, reader.position, end):
+                    for oid, offset, record in scan_entries(reader, reader.offset, end):
                         yield Entry(oid, offset, record)
                 except Unsound as unsound:
-                    raise DamageError(source.file.path, unsound.place, unsound.problem, DAMAGED) from None
+                    raise DamageError(source.file.path, unsound.fault_offset, unsound.problem, DAMAGED) from None
 
     def _copy(self) -> Iterator[Progress]:
         return self._writer.write_base(self._live_records(), self._live_count, self._live_size)
 
-    def _gen_committed(self) -> Iterator[Committed]:
+    def _gen_committed(self) -> Iterator[LateCommit]:
         source = self._source
         stop = source.end
         while self._followed_to < stop:
             reader = ForwardReader(source.file, self._followed_to, source.end, 0)
             records = {oid: record for oid, _, record in scan_entries(reader, self._followed_to, source.end)}
-            yield Committed(records, reader.position, "")
+            yield LateCommit(records, reader.offset, "")
 
     def _open_target(self) -> Dfs20:
         return Dfs20(self._target, (self._writer.index, self._writer.base_start, self._writer.base_end))

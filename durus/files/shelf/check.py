@@ -13,24 +13,24 @@ from durus.files.forward_reader import ForwardReader, Unsound
 from durus.files.inspection import Finding, record_findings
 from durus.files.read_ahead import ReadAhead
 from durus.files.shelf import recover
-from durus.files.shelf.block_table import BLOCK_SIZE, parse_block_table, place_of_block_table
+from durus.files.shelf.block_table import BLOCK_SIZE, locate_block_table, parse_block_table
 from durus.files.shelf.layout import BASE_START, ENTRY_HEAD, SEAL_SIZE, U64, parse_seal
 from durus.files.shelf.offset_map import OffsetMap
 from durus.files.shelf.scan import Transaction, scan_entries, scan_transactions
-from durus.files.shelf.shelf import EMPTY_FILE, checksum_of, open_base, read_entry
-from durus.files.snapshot import as_of_now
+from durus.files.shelf.shelf import EMPTY_FILE, checksum_of, read_entry, read_header
+from durus.files.snapshot import snapshot_of
 from durus.oid import BLOCK_TABLE_OID, ROOT_OID, SEAL_OID, oid_from_int, oid_to_int
 
 _WORDS_START = 24
 """Where in an offset map its words start."""
 
 
-class Check:
+class ShelfInspection:
     """One check of a file; its figures are complete when findings() has come to its end."""
 
     def __init__(self, file: File) -> None:
         self._live_file = file
-        self._file = as_of_now(file)
+        self._file = snapshot_of(file)
         self.size = self._file.size()
         """The bytes of the file when the check began; what is appended later is not looked at."""
         self._positions: dict[bytes, int] = {}
@@ -49,11 +49,11 @@ class Check:
             return
         resume: tuple[int, int] | None
         try:
-            offset_map = open_base(self._file)
+            offset_map = read_header(self._file)
         except DamageError as error:
             self._is_complete = False
             yield Finding(error.offset, None, error.problem)
-            resume = self._resume_behind(0)
+            resume = self._resume_after(0)
         else:
             checksum = checksum_of(self._file, offset_map.end)
             yield from self._base_findings(offset_map)
@@ -63,14 +63,14 @@ class Check:
         yield from self._record_findings()
 
     def _base_findings(self, offset_map: OffsetMap) -> Iterator[Finding]:
-        mapped = dict(offset_map.positions())
+        mapped = dict(offset_map.offsets())
         reader = ForwardReader(self._file, 0, offset_map.start, 0)
         reader.advance(BASE_START + U64.size)
         try:
             entries, _ = scan_entries(reader, BASE_START, offset_map.start)
         except Unsound as unsound:
             self._is_complete = False
-            yield Finding(unsound.place, None, unsound.problem)
+            yield Finding(unsound.fault_offset, None, unsound.problem)
             self._positions = mapped
         else:
             self._positions = dict(entries)
@@ -109,7 +109,7 @@ class Check:
 
     def _block_findings(self, end: int, checksum: int) -> Iterator[Finding]:
         """Compare the packed part, which ends at `end` and has this checksum, with its block table. [SHELF-45]"""
-        place, size = place_of_block_table(end)
+        place, size = locate_block_table(end)
         entry = self._file.read_at(place, size)
         if not entry.startswith(BLOCK_TABLE_OID, U64.size):
             return
@@ -137,13 +137,13 @@ class Check:
                     self._positions.update(last.entries)
                     if last.seal is not None:
                         unsealed_from = last.end
-                    yield from self._reserved_findings(last.offset + U64.size, last.end, last.entries)
+                    yield from self._reserved_findings(last.start + U64.size, last.end, last.entries)
                 resume = None
             except Unsound as unsound:
                 yield self._unsound_finding(unsound, last, may_be_repaired)
                 self._positions.update(self._doubtful_entries(unsound))
                 self._is_complete = may_be_repaired = False
-                resume = self._resume_behind(unsound.offset)
+                resume = self._resume_after(unsound.start)
                 if resume is not None:
                     unsealed_from = resume[0]
         self.unsealed_size = self.size - unsealed_from
@@ -160,16 +160,16 @@ class Check:
 
     def _doubtful_entries(self, unsound: Unsound) -> list[tuple[bytes, int]]:
         """Return the entries of a transaction that has only a wrong checksum: a look at them can tell which is hurt."""
-        if not unsound.has_other_checksum:
+        if not unsound.is_checksum_mismatch:
             return []
         end = unsound.end - SEAL_SIZE
-        reader = ForwardReader(self._file, unsound.offset, end, 0)
+        reader = ForwardReader(self._file, unsound.start, end, 0)
         reader.advance(U64.size)
-        return scan_entries(reader, unsound.offset, end)[0]
+        return scan_entries(reader, unsound.start, end)[0]
 
-    def _resume_behind(self, offset: int) -> tuple[int, int] | None:
+    def _resume_after(self, offset: int) -> tuple[int, int] | None:
         """Return end and checksum of the first seal in its own place at or behind `offset`. [SHELF-25]"""
-        for end in recover.seals_behind(self._file, offset, self.size):
+        for end in recover.seals_after(self._file, offset, self.size):
             seal = parse_seal(self._file.read_at(end - SEAL_SIZE, SEAL_SIZE))
             if seal is not None:
                 return end, seal.checksum

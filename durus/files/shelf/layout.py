@@ -110,9 +110,9 @@ def find_seals(data: bytes, offset: int) -> Iterator[int]:
 
     `offset` is where in the file `data` starts.
     """
-    position = data.find(_SEAL_START)
-    while position >= 0:
-        seal = parse_seal(data, position)
-        if seal is not None and seal.offset == offset + position:
+    index = data.find(_SEAL_START)
+    while index >= 0:
+        seal = parse_seal(data, index)
+        if seal is not None and seal.offset == offset + index:
             yield seal.offset
-        position = data.find(_SEAL_START, position + 1)
+        index = data.find(_SEAL_START, index + 1)

@@ -4,7 +4,7 @@ from array import array
 from collections.abc import Iterable, Iterator
 
 from durus.files.file import File
-from durus.files.shelf.block_table import MOST_BYTES, BlockSums, pack_block_table
+from durus.files.shelf.block_table import MAX_BYTES, BlockTableBuilder, pack_block_table
 from durus.files.shelf.layout import MAGIC, U64, pack_entry, pack_transaction
 from durus.files.shelf.offset_map import build_offset_map
 from durus.files.writer import NewFile
@@ -17,7 +17,7 @@ class NewShelf(NewFile):
 
     def __init__(self, file: File) -> None:
         super().__init__(file)
-        self._sums = BlockSums()
+        self._sums = BlockTableBuilder()
         self._checksum = 0
 
     def write_base(
@@ -30,16 +30,16 @@ class NewShelf(NewFile):
         self._write(MAGIC + U64.pack(size))
         offsets = array("Q", bytes(8 * (highest_oid + 1)))
 
-        def note_place(oid: bytes, offset: int) -> None:
+        def note_offset(oid: bytes, offset: int) -> None:
             offsets[oid_to_int(oid)] = offset
 
-        yield from self._write_records(records, count, pack_entry, note_place)
+        yield from self._write_records(records, count, pack_entry, note_offset)
         for piece in build_offset_map(offsets, self._end):
             self._write(piece)
             yield Progress("copy", count, count)
         table = self._sums.table()
         self._checksum = table.checksum
-        is_small_enough = self._end <= MOST_BYTES
+        is_small_enough = self._end <= MAX_BYTES
         self.append([], time)
         if is_small_enough:
             self.append([pack_block_table(table)], time)

@@ -19,16 +19,16 @@ def explain(file: File, unsound: Unsound, before: Transaction | None) -> DamageE
     `before` is the transaction in front of it, if there is one behind the offset map.
     """
     size = file.size()
-    start = unsound.offset
-    is_interrupted_4_3 = before is not None and before.end - before.offset == U64.size
+    start = unsound.start
+    is_interrupted_4_3 = before is not None and before.end - before.start == U64.size
     if before is not None and is_interrupted_4_3:
         # Durus 4.3 writes a length of 0 first and the true one last. [SHELF-24]
-        start = before.offset
-    is_followed_by_seal = any(end < size for end in seals_behind(file, start, size))
-    if unsound.only_a_seal or is_followed_by_seal or (not is_interrupted_4_3 and _is_followed(file, unsound, size)):
+        start = before.start
+    is_followed_by_seal = any(end < size for end in seals_after(file, start, size))
+    if unsound.is_seal_only or is_followed_by_seal or (not is_interrupted_4_3 and _is_followed(file, unsound, size)):
         return DamageError(
             file.path,
-            unsound.place,
+            unsound.fault_offset,
             unsound.problem,
             "this is damage ahead of the last transaction, so nothing is cut off: restore the file from a backup, "
             "or look at it with `durus check`",
@@ -41,10 +41,10 @@ def _is_followed(file: File, unsound: Unsound, size: int) -> bool:
     try:
         return any(behind.entries for behind in scan_transactions(file, unsound.end, size, 0))
     except Unsound as behind:
-        return behind.has_other_checksum
+        return behind.is_checksum_mismatch
 
 
-def seals_behind(file: File, start: int, size: int) -> Iterator[int]:
+def seals_after(file: File, start: int, size: int) -> Iterator[int]:
     """Yield where the seals end that stand in their own place at or behind `start`. [SHELF-25]
 
     A damaged file can have very many, and most callers need the first: so it begins with short reads.

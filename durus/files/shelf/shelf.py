@@ -9,8 +9,8 @@ from durus.files.file_format import PreparedTransaction, Watched
 from durus.files.forward_reader import CHUNK_SIZE, Unsound
 from durus.files.read_ahead import ReadAhead
 from durus.files.shelf import recover
+from durus.files.shelf.block_checked import DAMAGED, block_checked
 from durus.files.shelf.block_table import read_block_table
-from durus.files.shelf.checked_file import DAMAGED, checked_file
 from durus.files.shelf.layout import (
     BASE_START,
     ENTRY_HEAD,
@@ -41,14 +41,14 @@ class Shelf(Watched):
         self.tail: UnsoundTailError | None = None
         self.raw_file = file
         """The file without the check of blocks."""
-        self.map = open_base(file)
+        self.map = read_header(file)
         table = read_block_table(file, self.map.end)
         if table is None:
             self.base_checksum = checksum_of(file, self.map.end)
         else:
             self.base_checksum = table.checksum
-            file = checked_file(file, self.map.end, table)
-            self.map = open_base(file)  # from bytes that are checked now
+            file = block_checked(file, self.map.end, table)
+            self.map = read_header(file)  # from bytes that are checked now
         self.file = file
         self._source = ReadAhead(file)
         self.end = self.map.end
@@ -69,23 +69,23 @@ class Shelf(Watched):
             if error.offset < self.end:  # the transaction of length 0 in front belongs to the tail
                 self.end, self.checksum, self.is_sealed = before
 
-    def position(self, oid: bytes) -> int | None:
+    def offset_of(self, oid: bytes) -> int | None:
         """Return the file offset of the current entry of `oid`, None if there is none. [SHELF-11]"""
         offset = self.index.get(oid)
-        return self.map.position(oid) if offset is None else offset
+        return self.map.offset_of(oid) if offset is None else offset
 
     def read(self, oid: bytes) -> bytes | None:
         """Return the current record of `oid`, None if there is none."""
-        offset = self.position(oid)
+        offset = self.offset_of(oid)
         return None if offset is None else self.read_entry(oid, offset)
 
     def read_entry(self, oid: bytes, offset: int) -> bytes:
         """Return the record in the entry at `offset`, which must be of `oid`; DamageError if it is not."""
         return read_entry(self._source, self.end if offset >= self.map.end else self.map.start, oid, offset)
 
-    def positions(self) -> Iterator[tuple[bytes, int]]:
+    def offsets(self) -> Iterator[tuple[bytes, int]]:
         """Yield (oid, file offset) for all current entries, in the order of the file."""
-        packed = [(offset, oid) for oid, offset in self.map.positions() if oid not in self.index]
+        packed = [(offset, oid) for oid, offset in self.map.offsets() if oid not in self.index]
         packed.sort()
         for offset, oid in packed:
             yield oid, offset
@@ -114,24 +114,24 @@ class Shelf(Watched):
         start = self.end + len(cover)
         data, checksum = pack_transaction(entries, start, time, checksum)
         positions = []
-        place = start + U64.size
+        offset = start + U64.size
         for (oid, _), entry in zip(records, entries, strict=True):
-            positions.append((oid, place))
-            place += len(entry)
+            positions.append((oid, offset))
+            offset += len(entry)
         return PreparedTransaction(cover, data, positions, start + len(data), checksum)
 
     def accept(self, prepared: PreparedTransaction) -> None:
         """Take a transaction into account that was written at the end. It may be called again. [SHELF-46]"""
-        self._note_replaced(prepared, self.position)
+        self._note_replaced(prepared, self.offset_of)
         self.end, self.checksum, self.is_sealed = prepared.end, prepared.checksum, True
-        self.index.update(prepared.positions)  # last: what it leads to must stand before the end
+        self.index.update(prepared.offsets)  # last: what it leads to must stand before the end
 
 
 def read_entry(source: ReadAhead, end: int, oid: bytes, offset: int) -> bytes:
     """Return the record in the entry of `oid` at `offset`, of a file whose sound part ends at `end`."""
-    data, place = source.at(offset, ENTRY_HEAD.size, end)
-    if len(data) >= ENTRY_HEAD.size:
-        length, entry_oid, record_oid, data_size = ENTRY_HEAD.unpack_from(data, place)
+    buffer, index = source.window(offset, ENTRY_HEAD.size, end)
+    if len(buffer) >= ENTRY_HEAD.size:
+        length, entry_oid, record_oid, data_size = ENTRY_HEAD.unpack_from(buffer, index)
         refs_size = length - SMALLEST_ENTRY - data_size
         size = U64.size + length
         if (
@@ -141,13 +141,13 @@ def read_entry(source: ReadAhead, end: int, oid: bytes, offset: int) -> bytes:
             and refs_size % 8 == 0
             and offset + size <= end
         ):
-            if place + size > len(data):
-                data, place = source.at(offset, size, end)
-            return data[place + 16 : place + size]
+            if index + size > len(buffer):
+                buffer, index = source.window(offset, size, end)
+            return buffer[index + 16 : index + size]
     raise DamageError(source.file.path, offset, f"no sound entry of oid {format_oid(oid)} stands here", DAMAGED)
 
 
-def open_base(file: File) -> OffsetMap:
+def read_header(file: File) -> OffsetMap:
     head = file.read_at(0, BASE_START + U64.size)
     if head[:BASE_START] != MAGIC[: len(head)]:
         raise FormatError(f"{file.path}: this is not a Durus file: it starts with {head[:8]!r}, not with {MAGIC!r}")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from durus.files.file import OperatingSystem
 from durus.files.shelf.block_table import BLOCK_SIZE
-from durus.files.shelf.check import Check
+from durus.files.shelf.check import ShelfInspection
 from durus.files.shelf.new_shelf import NewShelf
 from durus.oid import BLOCK_TABLE_OID
 from tests.integration.interop.serving import served_by
@@ -73,7 +73,7 @@ def findings(path: Path) -> list[str]:
     """Return what `durus check` finds wrong."""
     file = OperatingSystem().open(str(path), "read")
     try:
-        return [str(finding) for finding in Check(file).findings() if finding.is_fault]
+        return [str(finding) for finding in ShelfInspection(file).findings() if finding.is_fault]
     finally:
         file.close()
 

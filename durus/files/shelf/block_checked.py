@@ -9,7 +9,7 @@ from durus.files.shelf.block_table import BLOCK_SIZE, BlockTable
 DAMAGED = "restore the file from a backup; `durus check` lists all damage"
 
 
-class _CheckedFile:
+class _BlockChecked:
     """Reads `file`, of which the first `end` bytes are those that `table` is of."""
 
     def __init__(self, file: File, end: int, table: BlockTable) -> None:
@@ -39,13 +39,13 @@ class _CheckedFile:
 
     def _check(self, number: int, data: memoryview) -> None:
         """Check the block that `data` starts with."""
-        place = number * BLOCK_SIZE
-        problem = self._table.fault(number, data[: min(BLOCK_SIZE, self._end - place)])
+        offset = number * BLOCK_SIZE
+        problem = self._table.fault(number, data[: min(BLOCK_SIZE, self._end - offset)])
         if problem is not None:
-            raise DamageError(self._file.path, place, problem, DAMAGED)
+            raise DamageError(self._file.path, offset, problem, DAMAGED)
         self._is_sound[number] = 1
 
 
-def checked_file(file: File, end: int, table: BlockTable) -> File:
+def block_checked(file: File, end: int, table: BlockTable) -> File:
     """Return a view of `file` whose first `end` bytes are checked by the table of them before they are returned."""
-    return cast(File, _CheckedFile(file, end, table))
+    return cast(File, _BlockChecked(file, end, table))
