@@ -99,6 +99,10 @@ class InterruptedTransactionError(TransactionError):
     """An earlier call was interrupted, so the changes of the transaction are forgotten: start it again. [TXN-30]"""
 
 
+class ArgumentError(DurusError, ValueError):
+    """An argument, or an option in an address, is not one that the call takes."""
+
+
 class ForeignReferenceError(DurusError, ValueError):
     """A stored object of one connection refers to an object of another one."""
 
@@ -137,6 +141,10 @@ class FileError(DurusError, OSError):
 
 class LockedError(FileError):
     """Another process, or another FileStorage of this one, has the file open for writing."""
+
+
+class AlreadyExistsError(FileError, FileExistsError):
+    """A file is there already, and is not to be overwritten; its errno is EEXIST."""
 
 
 class ReadonlyError(DurusError):

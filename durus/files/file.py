@@ -10,7 +10,7 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal, Protocol
 
 from durus.concurrency.forked import note_held
@@ -25,16 +25,27 @@ Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 """The name of a file, as users give it."""
 
 
-class File(Protocol):
-    """An open file.  Offsets and sizes are in bytes."""
+class ReadableFile(Protocol):
+    """An open file, as far as it is read.  Offsets and sizes are in bytes."""
 
-    path: str
+    @property
+    def path(self) -> str:
+        """The name by which errors call the file."""
 
     def size(self) -> int:
         """Return the present length of the file."""
 
     def read_at(self, offset: int, size: int) -> bytes:
         """Return `size` bytes from `offset`, fewer only where the file ends."""
+
+    def close(self) -> None:
+        """Close the file and give up its lock; further calls do nothing."""
+
+
+class File(ReadableFile, Protocol):
+    """An open file that can be appended to and cut."""
+
+    path: str
 
     def append(self, data: bytes, end: int | None = None) -> None:
         """Write all of `data` at the end, which is at `end` if that is known; on an error part of it may be there."""
@@ -56,9 +67,6 @@ class File(Protocol):
 
         FileError if the group can't be kept and its members would lose or others get access by that.
         """
-
-    def close(self) -> None:
-        """Close the file and give up its lock; further calls do nothing."""
 
 
 class FileSystem(Protocol):
@@ -89,6 +97,21 @@ def os_errors_as(operation: str, path: str, kind: type[FileError] = FileError) -
         yield
     except OSError as error:
         raise _named(error, operation, path, kind) from error
+
+
+@contextlib.contextmanager
+def closing_on_error(file: ReadableFile) -> Iterator[None]:
+    """Close the file if the block raises."""
+    try:
+        yield
+    except BaseException:
+        file.close()
+        raise
+
+
+def first_unused(file_system: FileSystem, names: Iterable[str]) -> str:
+    """Return the first of these names that no file has; there must be one."""
+    return next(name for name in names if not file_system.exists(name))
 
 
 def _named(error: OSError, operation: str, path: str, kind: type[FileError] = FileError) -> FileError:

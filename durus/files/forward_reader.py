@@ -6,7 +6,7 @@ The running checksum is that of SHELF-15; a format without checksums ignores it.
 from zlib import crc32
 
 from durus.error import DamageError, UnsoundTailError
-from durus.files.file import File
+from durus.files.file import ReadableFile
 
 CHUNK_SIZE = 1 << 20
 FIRST_CHUNK_SIZE = 1 << 12
@@ -39,7 +39,7 @@ class Unsound(Exception):
 class ForwardReader:
     """Reads a file forward from `offset` in chunks that become large, and keeps the running checksum."""
 
-    def __init__(self, file: File, offset: int, end: int, checksum: int) -> None:
+    def __init__(self, file: ReadableFile, offset: int, end: int, checksum: int) -> None:
         self.offset = offset
         self._checksum = checksum
         self._file = file

@@ -10,26 +10,24 @@ from array import array
 from bisect import bisect_left
 from collections import defaultdict, deque
 from collections.abc import Iterator
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple
 from zlib import crc32
 
+from durus import progress
 from durus.error import DamageError, FormatError
-from durus.files import writer as new_file
 from durus.files.file import File
-from durus.files.file_format import RecordFile
 from durus.files.forward_reader import Unsound
+from durus.files.record_file import F
+from durus.files.writer import NewFile
 from durus.oid import FIRST_RESERVED_OID, ROOT_OID, format_oid, oid_from_int, oid_to_int
-from durus.progress import Progress
-from durus.records.record import gen_refs, split_oids, unpack_record
+from durus.progress import STEP_REFS, Progress
+from durus.records.record import gen_refs, refs_of
 
 MAX_PACKABLE_OIDS = 1 << 40
 """From this oid on a pack refuses an object that the root reaches. [SHELF-51]"""
 
 _REGION_SIZE = 1 << 22
 """What is marked next is read in the order of the file within so many bytes of it."""
-
-_STEP_REFS = 1000
-"""How many references one step looks at, at the most."""
 
 _ADVICE = "the file is not packed; look at it with `durus check`"
 
@@ -47,11 +45,8 @@ class LateCommit(NamedTuple):
 
     records: dict[bytes, bytes]
     end: int
-    time: str
-    """When it was committed, in a format that tells it."""
-
-
-F = TypeVar("F", bound=RecordFile)
+    time: str | None = None
+    """When it was committed, None if the file does not tell it."""
 
 
 class Packer(Generic[F]):
@@ -61,9 +56,12 @@ class Packer(Generic[F]):
     appended to the source between it and the replacing of the file.
     """
 
-    def __init__(self, source: F, target: File) -> None:
+    def __init__(self, source: F, target: File, writer: NewFile, time: str) -> None:
+        """`writer` writes the packed part of the target, `time` is that of the pack."""
         self._source = source
         self._target = target
+        self._writer = writer
+        self._time = time
         self._new: F | None = None
         """The target, from when its packed part is whole."""
         self._before = source.watch()
@@ -92,12 +90,8 @@ class Packer(Generic[F]):
         """
         raise NotImplementedError
 
-    def _copy(self) -> Iterator[Progress]:
-        """Write the packed part, of _live_records()."""
-        raise NotImplementedError
-
-    def _gen_committed(self) -> Iterator[LateCommit]:
-        """Yield the transactions of the source that stand behind those followed already. Unsound if one is."""
+    def _gen_late_commits(self) -> Iterator[LateCommit]:
+        """Yield the transactions of the source after those followed already. Unsound if one is."""
         raise NotImplementedError
 
     def _open_target(self) -> F:
@@ -109,7 +103,9 @@ class Packer(Generic[F]):
     def steps(self) -> Iterator[Progress]:
         """Do the work, a step at a time."""
         yield from self._mark()
-        yield from self._copy()
+        yield from self._writer.write_base(
+            self._live_records(), self._live_count, self._live_size, self._highest_live()
+        )
         self._target.sync()
         self._new = self._open_target()
         yield from self._follow()
@@ -158,15 +154,15 @@ class Packer(Generic[F]):
                 record = self._source.read_entry(referrer, offset)
                 self._live_count += 1
                 self._live_size += len(record)
-                work += _STEP_REFS // new_file.STEP_RECORDS
+                work += STEP_REFS // progress.STEP_RECORDS
                 for ref in gen_refs(record):
                     if not self._is_live(ref):
                         note(ref, self._require(ref, referrer))
                     work += 1
-                    if work >= _STEP_REFS:
+                    if work >= STEP_REFS:
                         work = 0
                         yield Progress("mark", self._live_count, None)
-                if work >= _STEP_REFS:
+                if work >= STEP_REFS:
                     work = 0
                     yield Progress("mark", self._live_count, None)
 
@@ -196,7 +192,7 @@ class Packer(Generic[F]):
                 for number_of_refs, ref in enumerate(gen_refs(entry.record), 1):
                     if not self._is_live(ref):
                         raise self._changed(entry.offset)
-                    if number_of_refs % (_STEP_REFS // new_file.STEP_RECORDS) == 0:
+                    if number_of_refs % (STEP_REFS // progress.STEP_RECORDS) == 0:
                         yield None
                 yield entry.oid, entry.record
             else:
@@ -216,17 +212,17 @@ class Packer(Generic[F]):
         """Append the transactions that were committed since, each with what it brings back. [SHELF-35]"""
         source, new = self._source, self.open_target()
         try:
-            for committed in self._gen_committed():
-                records = committed.records
+            for late in self._gen_late_commits():
+                records = late.records
                 if not self._has_revived:
                     self._has_revived = not all(self._is_live(oid) for oid in records)
                 self._followed.update(records)
                 self._revive(records)
                 if records:
-                    prepared = new.prepare(list(records.items()), committed.time)
-                    self._target.append(prepared.covering_seal + prepared.data, new.end)
-                    new.accept(prepared)
-                self._followed_to = committed.end
+                    prepared = new.prepare(list(records.items()), late.time or self._time)
+                    self._target.append(b"".join(prepared.pieces), new.end)
+                    prepared.accept()
+                self._followed_to = late.end
                 yield Progress("follow", self._followed_to - self._snapshot_end, None)
         except Unsound as unsound:
             raise DamageError(source.file.path, unsound.fault_offset, unsound.problem, _ADVICE) from None
@@ -236,13 +232,13 @@ class Packer(Generic[F]):
         pending = list(records.items())
         while pending:
             referrer, record = pending.pop()
-            for oid in split_oids(unpack_record(record)[2]):
+            for oid in refs_of(record):
                 if not self._is_live(oid) and oid not in self._followed:
-                    found = self._read_garbage(oid, self._require(oid, referrer))
+                    garbage = self._read_garbage(oid, self._require(oid, referrer))
                     self._has_revived = True
                     self._followed.add(oid)
-                    records[oid] = found
-                    pending.append((oid, found))
+                    records[oid] = garbage
+                    pending.append((oid, garbage))
 
     def _read_garbage(self, oid: bytes, offset: int) -> bytes:
         record = self._source.read_entry(oid, offset)

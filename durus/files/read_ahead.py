@@ -1,7 +1,7 @@
 """Reading parts of a file that never change, with few reads where they follow on one another."""
 
 from durus.error import DamageError
-from durus.files.file import File
+from durus.files.file import ReadableFile
 
 _ALONE = 1 << 12
 _IN_ORDER = 1 << 16
@@ -10,7 +10,7 @@ _IN_ORDER = 1 << 16
 class ReadAhead:
     """Remembers what it read last. Nothing behind the sound part of the file may be asked for: that may be cut off."""
 
-    def __init__(self, file: File) -> None:
+    def __init__(self, file: ReadableFile) -> None:
         self.file = file
         self._last = 0, b""
         """Where the bytes stand in the file, and the bytes: one value, since several threads may read."""

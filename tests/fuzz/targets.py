@@ -11,7 +11,7 @@ from durus.client_storage import ClientStorage
 from durus.error import DurusError, DurusWarning
 from durus.file_storage import FileStorage
 from durus.files.forward_reader import Unsound
-from durus.files.shelf.check import ShelfInspection
+from durus.files.shelf.inspection import ShelfInspection
 from durus.files.shelf.offset_map import OffsetMap
 from durus.files.shelf.scan import scan_transactions
 from durus.files.shelf.shelf import Shelf

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from durus.files.file import OperatingSystem
-from durus.files.shelf.check import ShelfInspection
+from durus.files.shelf.inspection import ShelfInspection
 from durus.oid import oid_from_int
 from durus.records.record import pack_record
 from durus.sharing.protocol import Commit, Load, NewOids, Sync, encode_commit, encode_request

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from durus.connection import Connection
 from durus.files.file import OperatingSystem
-from durus.files.shelf.check import ShelfInspection
+from durus.files.shelf.inspection import ShelfInspection
 from durus.persistent_dict import PersistentDict
 from durus.persistent_list import PersistentList
 from tests.integration.serving import SECONDS, serving

@@ -17,7 +17,7 @@ from durus.connection import Connection
 from durus.error import DisconnectedError, DurusWarning, NetworkError, OutcomeUnknownError, UnsoundTailError
 from durus.file_storage import FileStorage
 from durus.files.file import OperatingSystem
-from durus.files.shelf.check import ShelfInspection
+from durus.files.shelf.inspection import ShelfInspection
 from durus.persistent_dict import PersistentDict
 from durus.persistent_list import PersistentList
 from durus.records.record import pack_record

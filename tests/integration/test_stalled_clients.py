@@ -9,7 +9,7 @@ import pytest
 
 from durus.connection import Connection
 from durus.files.file import OperatingSystem
-from durus.files.shelf.check import ShelfInspection
+from durus.files.shelf.inspection import ShelfInspection
 from durus.oid import oid_from_int
 from durus.persistent import Persistent
 from durus.records.record import pack_record

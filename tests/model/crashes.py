@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from durus.error import DamageError, FormatError, UnsoundTailError
 from durus.file_storage import FileStorage
-from durus.files.shelf.check import ShelfInspection
+from durus.files.shelf.inspection import ShelfInspection
 from tests.model.histories import (
     BEGINNINGS,
     EMPTY,

@@ -58,7 +58,7 @@ TESTS = {
     "durus/files/shelf/new_shelf.py": [*_SHELF, "block_table"],
     "durus/files/shelf/pack.py": ["shelf", "all_storages", "crash_regressions"],
     "durus/files/snapshot.py": ["shelf_parts"],
-    "durus/files/shelf/check.py": ["check_findings", "check", "block_table"],
+    "durus/files/shelf/inspection.py": ["check_findings", "check", "block_table"],
     "durus/sharing/protocol.py": ["protocol", "spec_examples"],
     "durus/sharing/oid_grants.py": ["oid_grants"],
     "durus/sharing/session.py": ["session", "spec_examples", "connection", "shared_storage"],

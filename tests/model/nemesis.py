@@ -28,7 +28,7 @@ from durus.connection import Connection
 from durus.error import DurusError, DurusWarning, NetworkError
 from durus.file_storage import FileStorage
 from durus.files.file import OperatingSystem
-from durus.files.shelf.check import ShelfInspection
+from durus.files.shelf.inspection import ShelfInspection
 from durus.shared_storage import SharedStorage
 from tests.integration.serving import SECONDS, Server
 from tests.model.history import Transaction, anomalies

@@ -20,7 +20,7 @@ from durus.connection import Connection
 from durus.error import ConflictError, DisconnectedError, ReadConflictError, WriteConflictError
 from durus.file_storage import FileStorage
 from durus.files.file import OperatingSystem
-from durus.files.shelf.check import ShelfInspection
+from durus.files.shelf.inspection import ShelfInspection
 from durus.persistent import Persistent, get_slot
 from durus.storage import MemoryStorage, Storage
 from tests.in_memory_server import InMemoryServer

@@ -17,7 +17,7 @@ from durus.file_storage import FileStorage
 from durus.files.shelf import block_table, new_shelf
 from durus.files.shelf.block_checked import block_checked
 from durus.files.shelf.block_table import BlockTable
-from durus.files.shelf.check import ShelfInspection
+from durus.files.shelf.inspection import ShelfInspection
 from durus.files.shelf.layout import pack_transaction
 from durus.files.shelf.new_shelf import NewShelf
 from durus.files.shelf.shelf import Shelf
@@ -49,7 +49,7 @@ def packed(*sizes: int) -> bytes:
         (oid_from_int(n), pack_record(oid_from_int(n), chance.randbytes(size - 28), b""))
         for n, size in enumerate(sizes)
     ]
-    for _ in NewShelf(file).write_base(records, len(sizes), sum(sizes), len(sizes) - 1, TIME):
+    for _ in NewShelf(file, TIME).write_base(records, len(sizes), sum(sizes) - 16 * len(sizes), len(sizes) - 1):
         pass
     return bytes(file.data)
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
 
 import pytest
 
@@ -12,7 +11,7 @@ from durus.error import DurusError
 from durus.file_storage import FileStorage
 from durus.files.file import File, OperatingSystem
 from durus.files.inspection import Finding
-from durus.files.shelf.check import ShelfInspection
+from durus.files.shelf.inspection import ShelfInspection
 from durus.files.shelf.layout import SEAL_SIZE, pack_entry, pack_seal, pack_transaction
 from durus.files.shelf.shelf import EMPTY_FILE, Shelf, checksum_of
 from durus.oid import oid_from_int
@@ -246,13 +245,16 @@ class GrowingFile:
     def read_at(self, offset: int, size: int) -> bytes:
         return self._file.read_at(offset, min(size, self._whole - offset))
 
+    def close(self) -> None:
+        self._file.close()
+
 
 def test_commit_that_is_under_way_elsewhere_is_no_fault(tmp_path: Path) -> None:
     make_file(tmp_path / "f")
     file = OperatingSystem().open(str(tmp_path / "f"), "read")
     end = layout_of(tmp_path / "f").end
     for now in range(end - 400, end, 7):
-        findings = list(ShelfInspection(cast(File, GrowingFile(file, end, now))).findings())
+        findings = list(ShelfInspection(GrowingFile(file, end, now)).findings())
         assert not [finding for finding in findings if finding.is_fault]
     file.close()
 

@@ -8,7 +8,7 @@ import pytest
 
 from durus.error import ClosedError, DurusWarning, FileError, FormatError
 from durus.file_storage import FileStorage
-from durus.files.shelf.check import ShelfInspection
+from durus.files.shelf.inspection import ShelfInspection
 from durus.files.shelf.shelf import EMPTY_FILE
 from durus.oid import ROOT_OID
 from durus.records.record import pack_record

@@ -233,7 +233,7 @@ def test_cut_at_any_byte_of_the_last_transactions_is_told_shown_and_repaired(tmp
             FileStorage2(path)
         assert caught.value.offset == end
         assert path.read_bytes() == data
-        with pytest.warns(DurusWarning, match=f"behind byte {end} "):
+        with pytest.warns(DurusWarning, match=f"after byte {end} "):
             reader = FileStorage2(path, readonly=True)
         seen = dict(reader.gen_oid_record())
         reader.close()

@@ -12,7 +12,7 @@ from durus.connection import Connection
 from durus.error import RecordError, StateError
 from durus.file_storage import FileStorage
 from durus.files.file import OperatingSystem
-from durus.files.shelf.check import ShelfInspection
+from durus.files.shelf.inspection import ShelfInspection
 from durus.oid import FIRST_RESERVED_OID, oid_from_int
 from durus.persistent import ComputedAttribute, Persistent
 from durus.persistent_dict import PersistentDict

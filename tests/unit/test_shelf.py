@@ -281,7 +281,7 @@ def test_writer_that_waited_for_a_pack_gets_the_new_file(tmp_path: Path) -> None
 
         def open(self, path: str, mode: Mode) -> File:
             file = super().open(path, mode)
-            if path == str(tmp_path / "f") and storage._records is not None:
+            if path == str(tmp_path / "f") and storage._opened is not None:
                 storage.pack()
                 put(storage, o0=b"behind the pack")
                 storage.close()

@@ -1,7 +1,6 @@
 """The parts of the SHELF-1 code one by one, at the edges of what they take and beyond."""
 
 from collections.abc import Callable
-from typing import cast
 from zlib import crc32
 
 import pytest
@@ -210,7 +209,7 @@ DOUBLING = [1 << n for n in range(12, 20)]
 def test_forward_reader_reads_little_at_first_and_never_much() -> None:
     size = 4 << 20
     file = ReadsNoted(size)
-    reader = ForwardReader(cast(File, file), 0, size, 0)
+    reader = ForwardReader(file, 0, size, 0)
     for _ in range(2):
         reader.peek(4096)
         assert file.sizes == [4096]
@@ -224,7 +223,7 @@ def test_seals_are_looked_for_in_little_at_first_and_never_in_much() -> None:
     for count in 0, 3:
         sizes = [*DOUBLING, *[1 << 20] * count]
         file = ReadsNoted(sum(sizes))
-        assert list(recover.seals_after(cast(File, file), 0, file.size())) == []
+        assert list(recover.seals_after(file, 0, file.size())) == []
         assert file.sizes == [size + SEAL_SIZE for size in sizes]
 
 
@@ -477,9 +476,9 @@ def test_prepared_transaction_is_found_again_where_it_says() -> None:
     for records in ([(ROOT, b"a"), (ONE, b"bcd")], [], [(TWO, b"e"), (ROOT, b"f")]):
         packed = [(oid, pack_record(oid, data, b"")) for oid, data in records]
         prepared = shelf.prepare(packed, TIME)
-        assert bool(prepared.covering_seal) == (shelf.end == len(EMPTY_FILE))
-        file.append(prepared.covering_seal + prepared.data)
-        shelf.accept(prepared)
+        assert len(prepared.pieces) == (2 if shelf.end == len(EMPTY_FILE) else 1)
+        file.append(b"".join(prepared.pieces))
+        prepared.accept()
         again = Shelf(file)
         assert (shelf.end, shelf.checksum, shelf.index) == (again.end, again.checksum, again.index)
         assert shelf.is_sealed
@@ -500,21 +499,26 @@ def test_shelf_ends_in_front_of_a_tail_that_begins_with_a_length_of_zero() -> No
     assert Shelf(file_of(EMPTY_FILE + sound)).checksum == checksum
 
 
-def packed_file(records: dict[int, bytes]) -> tuple[MemoryFile, NewShelf]:
+def packed_file(records: dict[int, bytes]) -> MemoryFile:
     """Return a file whose packed part has the records of these oids and data."""
     file = MemoryFile("/f", bytearray())
-    new = NewShelf(file)
+    new = NewShelf(file, TIME)
     packed = [(oid_from_int(n), pack_record(oid_from_int(n), data, b"")) for n, data in records.items()]
-    size = sum(16 + len(record) for _, record in packed)
-    steps = list(new.write_base(packed, len(packed), size, max(records, default=-1), TIME))
+    size = sum(len(record) for _, record in packed)
+    steps = list(new.write_base(packed, len(packed), size, max(records, default=-1)))
     assert steps == [Progress("copy", len(packed), len(packed))] * (3 if packed else 2)
-    return file, new
+    return file
+
+
+def append(file: MemoryFile, *entries: bytes) -> None:
+    """Append a sealed transaction of these entries."""
+    file.append(pack_transaction(list(entries), file.size(), TIME, Shelf(file).checksum)[0])
 
 
 @pytest.mark.spec("SHELF-2", "SHELF-10", "SHELF-17", "SHELF-30", "SHELF-40")
 @pytest.mark.parametrize("records", [{}, {0: b"a"}, {5: b"e", 0: b"a"}])
 def test_new_file_is_its_packed_part_a_seal_that_covers_it_and_a_block_table(records: dict[int, bytes]) -> None:
-    file, new = packed_file(records)
+    file = packed_file(records)
     shelf = Shelf(file)
     assert file.size() == sum(locate_block_table(shelf.map.end)) + SEAL_SIZE
     assert shelf.base_checksum == crc32(file.data[: shelf.map.end])
@@ -524,15 +528,15 @@ def test_new_file_is_its_packed_part_a_seal_that_covers_it_and_a_block_table(rec
     assert {n: shelf.read(oid_from_int(n)) for n in records} == {
         n: pack_record(oid_from_int(n), data, b"") for n, data in records.items()
     }
-    new.append([entry_of(TWO)], TIME)
+    append(file, entry_of(TWO))
     assert Shelf(file).is_sealed
     assert Shelf(file).read(TWO) == pack_record(TWO, b"a", b"")
 
 
 @pytest.mark.spec("SHELF-8", "SHELF-9", "SHELF-11")
 def test_positions_are_in_the_order_of_the_file_and_newest_only() -> None:
-    file, new = packed_file({5: b"e", 0: b"a", 1: b"b"})
-    new.append([entry_of(TWO), entry_of(ROOT)], TIME)
+    file = packed_file({5: b"e", 0: b"a", 1: b"b"})
+    append(file, entry_of(TWO), entry_of(ROOT))
     shelf = Shelf(file)
     found = list(shelf.offsets())
     assert [oid for oid, _ in found] == [oid_from_int(5), ONE, TWO, ROOT]
@@ -550,7 +554,7 @@ def test_view_of_a_file_ends_where_the_file_ended_and_closes_it() -> None:
             closed.append(self.path)
 
     file = Closing("/f", bytearray(b"0123456789"))
-    view = snapshot_of(cast(File, file))
+    view = snapshot_of(file)
     file.append(b"later")
     reads: dict[Callable[[], bytes], bytes] = {
         lambda: view.read_at(0, 100): b"0123456789",

@@ -14,24 +14,24 @@ from durus.files.dfs20.layout import (
     parse_index,
 )
 from durus.files.dfs20.scan import explain, scan_transactions
-from durus.files.file import File
-from durus.files.file_format import PreparedTransaction, Watched
+from durus.files.file import ReadableFile
 from durus.files.forward_reader import Unsound
 from durus.files.read_ahead import ReadAhead
+from durus.files.record_file import PreparedTransaction, RecordFile
 from durus.oid import FIRST_RESERVED_OID, format_oid, oid_to_int
 
 MAX_RECORD = (1 << 32) - 1
 DAMAGED = "restore the file from a backup; `durus check` lists all damage that can be noticed"
 
 
-class Dfs20(Watched):
+class Dfs20(RecordFile):
     """A DFS20 file that was read up to the end of its last sound transaction.
 
     `base` is what its index record says, and where that starts and ends, for who knows it already.
     `tail` is the error that tells of the bytes behind it, None where there are none.
     """
 
-    def __init__(self, file: File, base: tuple[dict[bytes, int], int, int] | None = None) -> None:
+    def __init__(self, file: ReadableFile, base: tuple[dict[bytes, int], int, int] | None = None) -> None:
         self.file = file
         self._source = ReadAhead(file)
         self.index, self.base_start, self.base_end = read_base(file) if base is None else base
@@ -51,11 +51,6 @@ class Dfs20(Watched):
         """Return the file offset of the current entry of `oid`, None if there is none. [DFS-5]"""
         return self.index.get(oid)
 
-    def read(self, oid: bytes) -> bytes | None:
-        """Return the current record of `oid`, None if there is none."""
-        offset = self.index.get(oid)
-        return None if offset is None else self.read_entry(oid, offset)
-
     def read_entry(self, oid: bytes, offset: int) -> bytes:
         """Return the record in the entry at `offset`, which must be of `oid`; DamageError if it is not."""
         return read_entry(self._source, self.end, oid, offset)
@@ -64,10 +59,6 @@ class Dfs20(Watched):
         """Yield (oid, file offset) for all current entries, in the order of the file."""
         yield from sorted(self.index.items(), key=lambda pair: pair[1])
 
-    def holes(self) -> Iterator[int]:
-        """Yield nothing: the format has no list of free oids."""
-        return iter(())
-
     @property
     def oid_count(self) -> int:
         """The number above the highest oid. [DFS-8]"""
@@ -75,20 +66,20 @@ class Dfs20(Watched):
 
     def prepare(self, records: Sequence[tuple[bytes, bytes]], time: str) -> PreparedTransaction:
         """Return the transaction that holds these (oid, record) pairs at the end of this file. [DFS-3]"""
-        pieces: list[bytes] = []
-        positions = []
-        offset = self.end
-        for oid, record in records:
-            positions.append((oid, offset))
-            pieces.append(pack_entry(oid, record))
-            offset += U32.size + len(record)
-        return PreparedTransaction(b"", b"".join([*pieces, END]), positions, offset + len(END), 0)
+        entries = [pack_entry(oid, record) for oid, record in records]
+        data = b"".join([*entries, END])
+        offsets = []
+        offset = start = self.end
+        for (oid, _), entry in zip(records, entries, strict=True):
+            offsets.append((oid, offset))
+            offset += len(entry)
 
-    def accept(self, prepared: PreparedTransaction) -> None:
-        """Take a transaction into account that was written at the end. It may be called again. [SHELF-46]"""
-        self._note_replaced(prepared, self.offset_of)
-        self.end = prepared.end
-        self.index.update(prepared.offsets)  # last: what it leads to must stand before the end
+        def accept() -> None:
+            self._note_replaced(offsets)
+            self.end = start + len(data)
+            self.index.update(offsets)  # last: what it leads to must stand before the end
+
+        return PreparedTransaction([data], accept)
 
 
 def pack_entry(oid: bytes, record: bytes) -> bytes:
@@ -101,7 +92,7 @@ def pack_entry(oid: bytes, record: bytes) -> bytes:
     return U32.pack(len(record)) + record
 
 
-def read_base(file: File) -> tuple[dict[bytes, int], int, int]:
+def read_base(file: ReadableFile) -> tuple[dict[bytes, int], int, int]:
     """Return what the index record says, and where it starts and ends. [DFS-6]"""
     head = file.read_at(0, BASE_START)
     if head[: len(MAGIC)] != MAGIC[: len(head)]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from durus.error import DamageError
 from durus.files.dfs20.layout import ENTRY_HEAD, U32, entry_fits
-from durus.files.file import File
+from durus.files.file import ReadableFile
 from durus.files.forward_reader import CHUNK_SIZE, ForwardReader, Unsound, unsound_tail
 from durus.oid import FIRST_RESERVED_OID, format_oid
 
@@ -25,7 +25,7 @@ class Transaction(NamedTuple):
     """(oid, file offset of the entry) of each object in it, in their order."""
 
 
-def scan_transactions(file: File, start: int, end: int) -> Iterator[Transaction]:
+def scan_transactions(file: ReadableFile, start: int, end: int) -> Iterator[Transaction]:
     """Yield the transactions from `start` up to the byte `end`; Unsound at the first that is not sound."""
     reader = ForwardReader(file, start, end, 0)
     while reader.offset < end:
@@ -65,7 +65,7 @@ def scan_entries(
             yield oid, offset, record
 
 
-def explain(file: File, unsound: Unsound) -> DamageError:
+def explain(file: ReadableFile, unsound: Unsound) -> DamageError:
     """Return the error that an unsound transaction is: an UnsoundTailError where the file may be cut. [DFS-11]"""
     size = file.size()
     behind = find_sound_suffix(file, unsound.fault_offset + 1, size)
@@ -80,7 +80,7 @@ def explain(file: File, unsound: Unsound) -> DamageError:
     )
 
 
-def find_sound_suffix(file: File, start: int, size: int) -> int | None:
+def find_sound_suffix(file: ReadableFile, start: int, size: int) -> int | None:
     """Return where an object entry stands from which on all is sound to the end of the file, None if nowhere."""
     looked_to = start
     for chunk in range(start + ENTRY_HEAD.size, size, CHUNK_SIZE):

@@ -4,7 +4,7 @@ import struct
 from typing import NamedTuple
 from zlib import crc32
 
-from durus.files.file import File
+from durus.files.file import ReadableFile
 from durus.files.forward_reader import Unsound
 from durus.files.shelf.layout import ENTRY_HEAD, PERSISTENT_CLASS, SEAL_SIZE, U64
 from durus.files.shelf.scan import scan_transactions
@@ -90,7 +90,7 @@ def locate_block_table(end: int) -> tuple[int, int]:
     return end + U64.size + SEAL_SIZE + U64.size, size
 
 
-def read_block_table(file: File, end: int) -> BlockTable | None:
+def read_block_table(file: ReadableFile, end: int) -> BlockTable | None:
     """Return the block table of the packed part that ends at byte `end`, None if it may not be gone by. [SHELF-43]"""
     offset, size = locate_block_table(end)
     stop = offset + size + SEAL_SIZE

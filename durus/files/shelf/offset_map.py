@@ -5,7 +5,7 @@ import struct
 from collections.abc import Iterator, Sequence
 
 from durus.error import DamageError
-from durus.files.file import File
+from durus.files.file import ReadableFile
 from durus.files.read_ahead import ReadAhead
 from durus.oid import oid_from_int, oid_to_int
 
@@ -17,7 +17,7 @@ _ADVICE = "restore the file from a backup, or from the .prepack file that the la
 class OffsetMap:
     """The offset map that starts at byte `start` of `file`; DamageError if its sizes can't be right."""
 
-    def __init__(self, file: File, start: int) -> None:
+    def __init__(self, file: ReadableFile, start: int) -> None:
         head = file.read_at(start, _MAP_HEAD.size)
         if len(head) < _MAP_HEAD.size:
             raise DamageError(file.path, start, "the file ends where its offset map must stand", _ADVICE)

@@ -1,7 +1,6 @@
 """The packed copy of a shelf. Statements SHELF-30 to SHELF-38, SHELF-50."""
 
 from collections.abc import Iterator
-from typing import NamedTuple, cast
 
 from durus.error import DamageError
 from durus.files.file import File
@@ -14,29 +13,15 @@ from durus.files.shelf.new_shelf import NewShelf
 from durus.files.shelf.scan import check_seal, scan_entries
 from durus.files.shelf.shelf import Shelf
 from durus.oid import FIRST_RESERVED_OID, SEAL_OID, format_oid
-from durus.progress import Progress
 
 _STEP_BYTES = 1 << 20
-
-
-class _Piece(NamedTuple):
-    """A part of a file that was read already."""
-
-    path: str
-    start: int
-    data: bytes
-
-    def read_at(self, offset: int, size: int) -> bytes:
-        return self.data[offset - self.start : offset - self.start + size]
 
 
 class ShelfPacker(Packer[Shelf]):
     """A Packer from a shelf into a shelf."""
 
     def __init__(self, shelf: Shelf, target: File, time: str) -> None:
-        super().__init__(shelf, target)
-        self._writer = NewShelf(target)
-        self._time = time
+        super().__init__(shelf, target, NewShelf(target, time), time)
         self._followed_checksum = shelf.checksum
 
     def _gen_entries(self) -> Iterator[Entry | None]:
@@ -94,26 +79,21 @@ class ShelfPacker(Packer[Shelf]):
     def _differs(self, offset: int, problem: str) -> DamageError:
         return DamageError(self._source.file.path, offset, f"{problem}, so the file is not packed", DAMAGED)
 
-    def _copy(self) -> Iterator[Progress]:
-        size = self._live_size + ENTRY_FRAME_SIZE * self._live_count
-        return self._writer.write_base(self._live_records(), self._live_count, size, self._highest_live(), self._time)
-
-    def _gen_committed(self) -> Iterator[LateCommit]:
+    def _gen_late_commits(self) -> Iterator[LateCommit]:
         shelf = self._source
         stop = shelf.end  # as it is now, or a pack would have no end where others go on committing
         while (start := self._followed_to) < stop:
             (length,) = U64.unpack(shelf.file.read_at(start, U64.size))
             end = start + U64.size + length
-            data = shelf.file.read_at(start, end - start)
-            piece = cast(File, _Piece(shelf.file.path, start, data))
-            reader = ForwardReader(piece, start, end, self._followed_checksum)
+            reader = ForwardReader(shelf.file, start, end, self._followed_checksum)
+            data = reader.peek(end - start)
             reader.advance(U64.size)
             entries, seal = scan_entries(reader, start, end)
             records = {}
             for oid, offset in entries:
                 (size,) = U64.unpack_from(data, offset - start)
                 records[oid] = data[offset - start + ENTRY_FRAME_SIZE : offset - start + U64.size + size]
-            yield LateCommit(records, end, seal.time if seal else self._time)
+            yield LateCommit(records, end, seal and seal.time)
             self._followed_checksum = reader.checksum
 
     def _open_target(self) -> Shelf:

@@ -7,13 +7,13 @@ writes. Statements SHELF-24 to SHELF-27.
 from collections.abc import Iterator
 
 from durus.error import DamageError
-from durus.files.file import File
+from durus.files.file import ReadableFile
 from durus.files.forward_reader import CHUNK_SIZE, FIRST_CHUNK_SIZE, Unsound, unsound_tail
 from durus.files.shelf.layout import SEAL_SIZE, U64, find_seals
 from durus.files.shelf.scan import Transaction, scan_transactions
 
 
-def explain(file: File, unsound: Unsound, before: Transaction | None) -> DamageError:
+def explain(file: ReadableFile, unsound: Unsound, before: Transaction | None) -> DamageError:
     """Return the error that an unsound transaction is: an UnsoundTailError where the file may be cut.
 
     `before` is the transaction in front of it, if there is one behind the offset map.
@@ -36,7 +36,7 @@ def explain(file: File, unsound: Unsound, before: Transaction | None) -> DamageE
     return unsound_tail(file.path, start, size, unsound.problem)
 
 
-def _is_followed(file: File, unsound: Unsound, size: int) -> bool:
+def _is_followed(file: ReadableFile, unsound: Unsound, size: int) -> bool:
     """Tell if a transaction with objects stands where an unsound one claims to end. [SHELF-24]"""
     try:
         return any(behind.entries for behind in scan_transactions(file, unsound.end, size, 0))
@@ -44,7 +44,7 @@ def _is_followed(file: File, unsound: Unsound, size: int) -> bool:
         return behind.is_checksum_mismatch
 
 
-def seals_after(file: File, start: int, size: int) -> Iterator[int]:
+def seals_after(file: ReadableFile, start: int, size: int) -> Iterator[int]:
     """Yield where the seals end that stand in their own place at or behind `start`. [SHELF-25]
 
     A damaged file can have very many, and most callers need the first: so it begins with short reads.

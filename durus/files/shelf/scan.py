@@ -9,7 +9,7 @@ one that is not is the business of recover.py.
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from durus.files.file import File
+from durus.files.file import ReadableFile
 from durus.files.forward_reader import ForwardReader, Unsound
 from durus.files.shelf.layout import (
     ENTRY_HEAD,
@@ -36,7 +36,7 @@ class Transaction(NamedTuple):
     """The running checksum at its end."""
 
 
-def scan_transactions(file: File, start: int, end: int, checksum: int) -> Iterator[Transaction]:
+def scan_transactions(file: ReadableFile, start: int, end: int, checksum: int) -> Iterator[Transaction]:
     """Yield the transactions from `start` up to the byte `end`; Unsound at the first that is not sound.
 
     `checksum` is the running checksum at `start`.
