@@ -24,7 +24,7 @@ from durus.files.file import Path
 from durus.files.single_file_storage import SingleFileStorage
 from durus.oid import ROOT_OID, format_oid, oid_from_int, oid_to_int
 from durus.progress import Progress
-from durus.records.reachable import mark_reachable
+from durus.records.reachable import dangling_reference_error, mark_reachable
 from durus.records.record import pack_record, unpack_record
 from durus.storage import EMPTY_COMMIT, StagedCommit, check_references
 
@@ -407,10 +407,7 @@ class SqliteStorage(SingleFileStorage):
 
     def _require(self, oid: bytes, referrer: bytes) -> None:
         if not self.has_record(oid):
-            raise FormatError(
-                f"{self._path}: the object {format_oid(referrer)} refers to oid {format_oid(oid)}, which does not "
-                "exist, so the file is not packed; take that reference out first (`durus check` lists all)"
-            )
+            raise dangling_reference_error(referrer, oid, self._path)
 
     def _gen_ids(self) -> Iterator[list[int]]:
         """Yield the ids of all rows, some at a time."""

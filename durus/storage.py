@@ -10,10 +10,10 @@ from itertools import islice
 from typing import NamedTuple
 
 from durus.concurrency.call_guard import CallGuard
-from durus.error import DurusKeyError, FormatError, RecordError, TransactionError, WriteConflictError
+from durus.error import DurusKeyError, RecordError, TransactionError, WriteConflictError
 from durus.oid import FIRST_RESERVED_OID, ROOT_OID, format_oid, oid_from_int
 from durus.progress import STEP_REFS, Progress
-from durus.records.reachable import mark_reachable
+from durus.records.reachable import dangling_reference_error, mark_reachable
 from durus.records.record import extract_class_name, gen_refs, refs_of, unpack_record
 
 InvalidationHandler = Callable[[list[bytes] | None], None]
@@ -203,10 +203,7 @@ class _Sweep:
 
     def _require(self, oid: bytes, referrer: bytes) -> None:
         if self._record_before(oid) is None:
-            raise FormatError(
-                f"the object {format_oid(referrer)} refers to oid {format_oid(oid)}, which does not exist, so nothing "
-                "is packed; take that reference out first"
-            )
+            raise dangling_reference_error(referrer, oid)
 
     def _record_before(self, oid: bytes) -> bytes | None:
         return self._before[oid] if oid in self._before else self._records.get(oid)

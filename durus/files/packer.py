@@ -21,6 +21,7 @@ from durus.files.record_file import F
 from durus.files.writer import NewFile
 from durus.oid import FIRST_RESERVED_OID, ROOT_OID, format_oid, oid_from_int, oid_to_int
 from durus.progress import STEP_REFS, Progress
+from durus.records.reachable import dangling_reference_error
 from durus.records.record import gen_refs, refs_of
 
 MAX_PACKABLE_OIDS = 1 << 40
@@ -169,10 +170,7 @@ class Packer(Generic[F]):
     def _require(self, oid: bytes, referrer: bytes) -> int:
         offset = self._offset_of(oid)
         if offset is None or oid >= FIRST_RESERVED_OID:
-            raise FormatError(
-                f"{self._source.file.path}: the object {format_oid(referrer)} refers to oid {format_oid(oid)}, which "
-                "does not exist, so the file is not packed; take that reference out first (`durus check` lists all)"
-            )
+            raise dangling_reference_error(referrer, oid, self._source.file.path)
         return offset
 
     def _live_records(self) -> Iterator[tuple[bytes, bytes] | None]:

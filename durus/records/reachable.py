@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator
 
+from durus.error import FormatError
+from durus.oid import format_oid
 from durus.progress import STEP_RECORDS, STEP_REFS, Progress
 from durus.records.record import gen_refs
 
@@ -35,3 +37,13 @@ def mark_reachable(
         if work >= STEP_REFS:
             work = 0
             yield Progress("mark", len(reached), None)
+
+
+def dangling_reference_error(referrer: bytes, oid: bytes, path: str | None = None) -> FormatError:
+    """Return the error that ends a pack of the file at `path`, or of memory, where `referrer` refers to nothing."""
+    problem = f"the object {format_oid(referrer)} refers to oid {format_oid(oid)}, which does not exist"
+    if path is None:
+        return FormatError(f"{problem}, so nothing is packed; take that reference out first")
+    return FormatError(
+        f"{path}: {problem}, so the file is not packed; take that reference out first (`durus check` lists all)"
+    )

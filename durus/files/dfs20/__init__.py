@@ -2,12 +2,12 @@
 
 from durus.files.dfs20.dfs20 import Dfs20
 from durus.files.dfs20.inspection import Dfs20Inspection
-from durus.files.dfs20.layout import EMPTY_FILE, MAGIC
+from durus.files.dfs20.layout import EMPTY_FILE, MAGIC, NAME
 from durus.files.dfs20.pack import Dfs20Packer, NewDfs20
 from durus.files.file_format import FileFormat
 
 FORMAT = FileFormat(
-    name="DFS20",
+    name=NAME,
     magic=MAGIC,
     empty_file=EMPTY_FILE,
     read=Dfs20,

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from durus.error import DamageError
 from durus.files.dfs20.dfs20 import Dfs20, read_base, read_entry
-from durus.files.dfs20.layout import BASE_START, EMPTY_FILE, END, U32
+from durus.files.dfs20.layout import BASE_START, EMPTY_FILE, END, NAME, U32
 from durus.files.dfs20.scan import explain, find_sound_suffix, scan_transactions
 from durus.files.file import ReadableFile
 from durus.files.forward_reader import Unsound
@@ -34,7 +34,7 @@ class Dfs20Inspection(FileInspection[Dfs20]):
         entries_size = max(0, dfs20.base_start - BASE_START - len(END))
         entries_size += sum(each.end - each.start - len(END) for each in transactions)
         return Heading(
-            format="DFS20",
+            format=NAME,
             size=self.size,
             packed_size=dfs20.base_end,
             entries_size=entries_size,

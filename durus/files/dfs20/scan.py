@@ -68,15 +68,15 @@ def scan_entries(
 def explain(file: ReadableFile, unsound: Unsound) -> DamageError:
     """Return the error that an unsound transaction is: an UnsoundTailError where the file may be cut. [DFS-11]"""
     size = file.size()
-    behind = find_sound_suffix(file, unsound.fault_offset + 1, size)
-    if behind is None:
+    sound_from = find_sound_suffix(file, unsound.fault_offset + 1, size)
+    if sound_from is None:
         return unsound_tail(file.path, unsound.start, size, unsound.problem)
     return DamageError(
         file.path,
         unsound.fault_offset,
         unsound.problem,
-        f"but from byte {behind} on all is sound, so this is damage, and nothing is cut off: restore the file from a "
-        f"backup, or, if what stands behind byte {unsound.start} can go, cut a copy of it there and open that",
+        f"but from byte {sound_from} on all is sound, so this is damage, and nothing is cut off: restore the file from "
+        f"a backup, or, if what stands behind byte {unsound.start} can go, cut a copy of it there and open that",
     )
 
 

@@ -31,11 +31,11 @@ class BlockTable(NamedTuple):
 
     def fault(self, number: int, block: bytes | memoryview) -> str | None:
         """Return what is wrong with the bytes of a block, None if they are those that the table was made of."""
-        found = crc32(block)
+        checksum = crc32(block)
         (stated,) = _CHECKSUM.unpack_from(self.blocks, number * _CHECKSUM.size)
-        if found == stated:
+        if checksum == stated:
             return None
-        return f"the checksum of these {len(block)} bytes is {found:08x}, but the block table says {stated:08x}"
+        return f"the checksum of these {len(block)} bytes is {checksum:08x}, but the block table says {stated:08x}"
 
 
 class BlockTableBuilder:
@@ -100,7 +100,7 @@ def read_block_table(file: ReadableFile, end: int) -> BlockTable | None:
     if table is None:
         return None
     try:
-        found = [(each.end, each.seal is not None) for each in scan_transactions(file, end, stop, table.checksum)]
+        ends = [(each.end, each.seal is not None) for each in scan_transactions(file, end, stop, table.checksum)]
     except Unsound:
         return None
-    return table if found == [(offset - U64.size, True), (stop, True)] else None
+    return table if ends == [(offset - U64.size, True), (stop, True)] else None

@@ -12,7 +12,7 @@ from durus.files.inspection import Figures, FileInspection, Finding, Heading, Se
 from durus.files.read_ahead import ReadAhead
 from durus.files.shelf import recover
 from durus.files.shelf.block_table import BLOCK_SIZE, locate_block_table, parse_block_table
-from durus.files.shelf.layout import BASE_START, ENTRY_FRAME_SIZE, ENTRY_HEAD, SEAL_SIZE, U64, parse_seal
+from durus.files.shelf.layout import BASE_START, ENTRY_FRAME_SIZE, ENTRY_HEAD, NAME, SEAL_SIZE, U64, parse_seal
 from durus.files.shelf.offset_map import OffsetMap
 from durus.files.shelf.scan import Transaction, scan_entries, scan_transactions
 from durus.files.shelf.shelf import EMPTY_FILE, Shelf, checksum_of, read_entry, read_header
@@ -62,7 +62,7 @@ class ShelfInspection(FileInspection[Shelf]):
                 first_seal = first_seal or last_seal
         sealed: Sealed = "all" if shelf.is_sealed else "part"
         return Heading(
-            format="SHELF-1",
+            format=NAME,
             size=self.size,
             packed_size=start,
             entries_size=entries_size,

@@ -11,6 +11,7 @@ from zlib import crc32
 
 from durus.oid import SEAL_OID
 
+NAME = "SHELF-1"
 MAGIC = b"SHELF-1\n"
 U64 = struct.Struct(">Q")
 BASE_START = len(MAGIC)

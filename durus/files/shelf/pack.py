@@ -66,7 +66,7 @@ class ShelfPacker(Packer[Shelf]):
                 reader.advance(size)
                 yield Entry(oid, offset, entry[ENTRY_FRAME_SIZE:])
 
-    def _damaged_base(self, found: int) -> DamageError:
+    def _damaged_base(self, checksum: int) -> DamageError:
         """Return the error that tells where the packed part is not as it was."""
         shelf = self._source
         table = read_block_table(shelf.raw_file, shelf.map.end)
@@ -74,7 +74,7 @@ class ShelfPacker(Packer[Shelf]):
             block = shelf.raw_file.read_at(offset, min(BLOCK_SIZE, shelf.map.end - offset))
             if table and (fault := table.fault(number, block)):
                 return self._differs(offset, fault)
-        return self._differs(0, f"the checksum of the packed part is {found:08x}, not {shelf.base_checksum:08x}")
+        return self._differs(0, f"the checksum of the packed part is {checksum:08x}, not {shelf.base_checksum:08x}")
 
     def _differs(self, offset: int, problem: str) -> DamageError:
         return DamageError(self._source.file.path, offset, f"{problem}, so the file is not packed", DAMAGED)

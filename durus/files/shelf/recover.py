@@ -39,9 +39,9 @@ def explain(file: ReadableFile, unsound: Unsound, before: Transaction | None) ->
 def _is_followed(file: ReadableFile, unsound: Unsound, size: int) -> bool:
     """Tell if a transaction with objects stands where an unsound one claims to end. [SHELF-24]"""
     try:
-        return any(behind.entries for behind in scan_transactions(file, unsound.end, size, 0))
-    except Unsound as behind:
-        return behind.is_checksum_mismatch
+        return any(following.entries for following in scan_transactions(file, unsound.end, size, 0))
+    except Unsound as following:
+        return following.is_checksum_mismatch
 
 
 def seals_after(file: ReadableFile, start: int, size: int) -> Iterator[int]:
