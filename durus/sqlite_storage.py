@@ -42,7 +42,7 @@ _STEP_ROWS = 1000
 """How many rows one step lists or deletes at the most."""
 
 
-class SqliteStorage(SingleFileStorage):
+class SqliteStorage(SingleFileStorage[sqlite3.Connection]):
     """A storage in the SQLite file `filename`, which is made if it is not there.
 
     readonly=True keeps no writer out and sees the file as it was when it was opened. [SQL-6]

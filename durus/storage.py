@@ -14,7 +14,7 @@ from durus.error import DurusKeyError, RecordError, TransactionError, WriteConfl
 from durus.oid import FIRST_RESERVED_OID, ROOT_OID, format_oid, oid_from_int
 from durus.progress import STEP_REFS, Progress
 from durus.records.reachable import dangling_reference_error, mark_reachable
-from durus.records.record import extract_class_name, gen_refs, refs_of, unpack_record
+from durus.records.record import extract_class_name, gen_refs, refs_of, refs_of_sound, unpack_record
 
 InvalidationHandler = Callable[[list[bytes] | None], None]
 """Takes the oids that others changed, None for any; raises a ConflictError if the commit must not go on."""
@@ -295,7 +295,9 @@ def check_record(oid: bytes, record: bytes) -> None:
 
 def check_references(records: dict[bytes, bytes], exists: Callable[[bytes], bool]) -> None:
     """Raise WriteConflictError if a sound record refers to what is neither among them nor exists. [TXN-10]"""
-    missing = {ref for record in records.values() for ref in refs_of(record) if ref not in records and not exists(ref)}
+    missing = {
+        ref for record in records.values() for ref in refs_of_sound(record) if ref not in records and not exists(ref)
+    }
     if missing:
         raise WriteConflictError(sorted(missing))
 

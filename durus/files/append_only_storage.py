@@ -46,12 +46,19 @@ def utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds")[:26] + "Z"
 
 
-class AppendOnlyStorage(SingleFileStorage, Generic[F]):
+class _Opened(NamedTuple, Generic[F]):
+    """An open file, and what its format makes of it: one value, so that both change at once."""
+
+    file: File
+    record_file: F
+
+
+class AppendOnlyStorage(SingleFileStorage[_Opened[F]], Generic[F]):
     """Base of storages in one file, which is only ever appended to, and replaced as a whole by a pack."""
 
     file_format: FileFormat[F]
 
-    _opened: "_Opened[F] | None" = None
+    _opened: _Opened[F] | None = None
     _commit: "_Commit[F] | None" = None
     """The commit that is being written, or was interrupted."""
     _replacement: "_Replacement[F] | None" = None
@@ -95,7 +102,7 @@ class AppendOnlyStorage(SingleFileStorage, Generic[F]):
         self._directory = weakref.finalize(self, _remove_directory, folder)
         return os.path.join(folder, "temporary.durus")
 
-    def _open_readonly(self) -> "_Opened[F]":
+    def _open_readonly(self) -> _Opened[F]:
         file = self._file_system.open(self._path, "read")
         with closing_on_error(file):
             if is_unfinished_creation(file, self.file_format.empty_file):
@@ -111,7 +118,7 @@ class AppendOnlyStorage(SingleFileStorage, Generic[F]):
             )
         return _Opened(file, record_file)
 
-    def _open_for_writing(self, repair: bool) -> "_Opened[F]":
+    def _open_for_writing(self, repair: bool) -> _Opened[F]:
         file = open_locked(self._file_system, self._path)
         empty_file = self.file_format.empty_file
         with closing_on_error(file):
@@ -134,7 +141,7 @@ class AppendOnlyStorage(SingleFileStorage, Generic[F]):
             self._file_system.sync_directory(self._path)
         return _Opened(file, record_file)
 
-    def _require_open(self) -> "_Opened[F]":
+    def _require_open(self) -> _Opened[F]:
         if self._opened is None:
             raise self._closed_error()
         return self._opened
@@ -183,10 +190,9 @@ class AppendOnlyStorage(SingleFileStorage, Generic[F]):
         FileError if the file does not have its name any more, too: then nothing of it is stored. [SHELF-47]
         """
         self._settle_commit()
-        self._require_writable()
+        opened = self._require_writable()
         if not records:
             return EMPTY_COMMIT
-        opened = self._require_open()
         commit = _Commit(opened)
 
         def write() -> None:
@@ -204,7 +210,7 @@ class AppendOnlyStorage(SingleFileStorage, Generic[F]):
 
         return StagedCommit(write, accept)
 
-    def _write(self, opened: "_Opened[F]", prepared: PreparedTransaction) -> None:
+    def _write(self, opened: _Opened[F], prepared: PreparedTransaction) -> None:
         *before, last = prepared.pieces
         try:
             end = opened.record_file.end
@@ -233,7 +239,7 @@ class AppendOnlyStorage(SingleFileStorage, Generic[F]):
             self._undo_append(commit.opened, InterruptedError("an earlier commit was interrupted"))
         self._commit = None
 
-    def _check_end(self, opened: "_Opened[F]") -> None:
+    def _check_end(self, opened: _Opened[F]) -> None:
         """Make sure that the file ends where this storage believes that it ends. [SHELF-47]"""
         self._settle_commit()
         size, end = opened.file.size(), opened.record_file.end
@@ -261,7 +267,7 @@ class AppendOnlyStorage(SingleFileStorage, Generic[F]):
                 self._failure = str(error)
                 raise
 
-    def _undo_append(self, opened: "_Opened[F]", error: BaseException) -> None:
+    def _undo_append(self, opened: _Opened[F], error: BaseException) -> None:
         """Cut off what an append that failed has written, so that no crash brings it back. [SHELF-20]"""
         try:
             opened.file.truncate(opened.record_file.end)
@@ -367,13 +373,6 @@ class AppendOnlyStorage(SingleFileStorage, Generic[F]):
             self._opened = None
         if self._directory is not None:
             self._directory()
-
-
-class _Opened(NamedTuple, Generic[F]):
-    """An open file, and what its format makes of it: one value, so that both change at once."""
-
-    file: File
-    record_file: F
 
 
 class _Commit(Generic[F]):

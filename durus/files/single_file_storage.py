@@ -7,6 +7,7 @@ import inspect
 import os
 import weakref
 from collections.abc import Generator, Iterator
+from typing import Generic, TypeVar
 
 from durus.concurrency.call_guard import CallGuard, guarded
 from durus.concurrency.forked import note_held
@@ -15,9 +16,11 @@ from durus.files.file import Path
 from durus.progress import Progress
 from durus.storage import CollectingStorage, InvalidationHandler, StagedCommit
 
+R = TypeVar("R")
 
-class SingleFileStorage(CollectingStorage):
-    """Base of storages in one file."""
+
+class SingleFileStorage(CollectingStorage, Generic[R]):
+    """Base of storages in one file, which is read by an `R` while it is open."""
 
     _guard: CallGuard
 
@@ -51,7 +54,7 @@ class SingleFileStorage(CollectingStorage):
 
     # What a subclass says
 
-    def _require_open(self) -> object:
+    def _require_open(self) -> R:
         """Return what reads the file. ClosedError if the storage is closed."""
         raise NotImplementedError
 
@@ -78,14 +81,16 @@ class SingleFileStorage(CollectingStorage):
         self._guard.check_process()
         return ClosedError(f"{self._path}: the storage is closed")
 
-    def _require_writable(self) -> None:
-        self._require_open()
+    def _require_writable(self) -> R:
+        """Return what reads the file. ReadonlyError or ClosedError if no commit is taken."""
+        opened = self._require_open()
         if self._readonly:
             raise ReadonlyError(f"{self._path}: the file is open with readonly=True and can't be changed")
         if self._failure is not None:
             raise ClosedError(
                 f"{self._path}: no further commit is taken ({self._failure}); close the storage and open it again"
             )
+        return opened
 
     # Commits
 

@@ -47,11 +47,12 @@ def unpack_record(record: bytes) -> tuple[bytes, bytes, bytes]:
 
 def refs_of(record: bytes) -> list[bytes]:
     """Return the oids that a record refers to. RecordError as unpack_record() has it."""
-    data_size = _HEAD.unpack_from(record)[1] if len(record) >= HEAD_SIZE else 0
-    start = HEAD_SIZE + data_size
-    if not data_size or start > len(record):
-        unpack_record(record)  # which tells what is wrong
-    return split_oids(record[start:])
+    return split_oids(unpack_record(record)[2])
+
+
+def refs_of_sound(record: bytes) -> list[bytes]:
+    """Return the oids that a record refers to which was found sound before."""
+    return split_oids(record[HEAD_SIZE + _HEAD.unpack_from(record)[1] :])
 
 
 def data_of(record: bytes) -> bytes:

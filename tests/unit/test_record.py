@@ -4,6 +4,7 @@ import pickle
 import random
 import tracemalloc
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,10 +22,13 @@ from durus.records import stored_state
 from durus.records.contents import read_contents
 from durus.records.record import (
     class_pickle_of,
+    data_of,
     extract_class_name,
+    gen_refs,
     join_refs,
     pack_record,
     parse_class_pickle,
+    refs_of,
     split_oids,
     unpack_record,
 )
@@ -58,6 +62,7 @@ def test_record_is_oid_length_data_and_sorted_refs() -> None:
     record = pack_record(ONE, b"abc", refs)
     assert record == ONE + b"\0\0\0\3abc" + ROOT + TWO
     assert unpack_record(record) == (ONE, b"abc", refs)
+    assert (data_of(record), refs_of(record)) == (b"abc", split_oids(refs))
 
 
 @pytest.mark.spec("REC-5")
@@ -73,8 +78,10 @@ def test_record_is_oid_length_data_and_sorted_refs() -> None:
     ],
 )
 def test_malformed_record_is_refused(record: bytes) -> None:
-    with pytest.raises(RecordError):
-        unpack_record(record)
+    parts: list[Callable[[bytes], object]] = [unpack_record, data_of, refs_of, lambda record: list(gen_refs(record))]
+    for read in parts:
+        with pytest.raises(RecordError):
+            read(record)
 
 
 @pytest.mark.spec("REC-7")

@@ -96,15 +96,12 @@ class Shelf(RecordFile):
 
         Where the bytes before it have no seal yet it brings one that covers them. [SHELF-17]
         """
-        pieces: list[bytes] = []
-        start, checksum = self.end, self.checksum
+        covering_seal, checksum = b"", self.checksum
         if not self.is_sealed:
-            covering_seal, checksum = pack_transaction([], start, time, checksum)
-            pieces.append(covering_seal)
-            start += len(covering_seal)
+            covering_seal, checksum = pack_transaction([], self.end, time, checksum)
+        start = self.end + len(covering_seal)
         entries = [pack_entry(oid, record) for oid, record in records]
         data, checksum = pack_transaction(entries, start, time, checksum)
-        pieces.append(data)
         offsets = []
         offset = start + U64.size
         for (oid, _), entry in zip(records, entries, strict=True):
@@ -116,7 +113,7 @@ class Shelf(RecordFile):
             self.end, self.checksum, self.is_sealed = start + len(data), checksum, True
             self.index.update(offsets)  # last: what it leads to must stand before the end
 
-        return PreparedTransaction(pieces, accept)
+        return PreparedTransaction([covering_seal, data] if covering_seal else [data], accept)
 
 
 def _open_packed_part(file: ReadableFile) -> tuple[ReadableFile, OffsetMap, int]:
