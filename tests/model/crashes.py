@@ -1,8 +1,8 @@
 """Crashes of the machine at any operation of a history, and what must hold after each.
 
 The file opens, with repair=True where the spec says so; its state is that of a commit no older than the last
-acknowledged one; `durus.files.shelf.inspection` finds nothing; and work goes on, through a commit, a pack and a reopening,
-in whose midst the next crash may come.
+acknowledged one; `durus check` finds nothing; and work goes on, through a commit, a pack and a reopening, in whose
+midst the next crash may come.
 """
 
 import random
