@@ -288,6 +288,21 @@ def test_a_block_is_read_once_and_then_only_what_is_asked_for() -> None:
     assert amounts == [BLOCK, 20, BLOCK + 5, 10, 2 * BLOCK]
 
 
+def test_checked_file_has_the_name_of_its_file_and_closes_it() -> None:
+    closed: list[str] = []
+
+    class Closing(MemoryFile):
+        def close(self) -> None:
+            closed.append(self.path)
+
+    file = Closing("f.pack", bytearray(10))
+    checked = block_checked(file, 10, BlockTable(0, bytes(4)))
+    file.path = "f"  # as at the end of a pack
+    assert (checked.path, checked.size()) == ("f", 10)
+    checked.close()
+    assert closed == ["f"]
+
+
 # Damage
 
 
