@@ -63,10 +63,8 @@ def data_of(record: bytes) -> bytes:
 def gen_refs(record: bytes) -> Iterator[bytes]:
     """Yield the oids to which a record refers, one at a time: there can be millions."""
     refs = unpack_record(record)[2]
-    if len(refs) % 8:
-        split_oids(refs)  # which tells of it
-    for place in range(0, len(refs), 8):
-        yield refs[place : place + 8]
+    for index in range(0, len(refs), 8):
+        yield refs[index : index + 8]
 
 
 def split_oids(s: bytes) -> list[bytes]:
