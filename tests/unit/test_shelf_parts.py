@@ -478,7 +478,9 @@ def test_prepared_transaction_is_found_again_where_it_says() -> None:
         prepared = shelf.prepare(packed, TIME)
         assert len(prepared.pieces) == (2 if shelf.end == len(EMPTY_FILE) else 1)
         file.append(b"".join(prepared.pieces))
+        replaced, before = shelf.watch(), {oid: shelf.offset_of(oid) for oid, _ in records}
         prepared.accept()
+        assert replaced == before
         again = Shelf(file)
         assert (shelf.end, shelf.checksum, shelf.index) == (again.end, again.checksum, again.index)
         assert shelf.is_sealed
