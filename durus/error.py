@@ -154,6 +154,10 @@ class LockedError(FileError):
     """Another process, or another FileStorage of this one, has the file open for writing."""
 
 
+class AlreadyExistsError(FileError, FileExistsError):
+    """A file is there already, and is not to be overwritten; its errno is EEXIST."""
+
+
 class ReadonlyError(DurusError):
     """The storage was opened with readonly=True and was asked to change something."""
 

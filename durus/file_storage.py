@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
+from durus.files import shelf
 from durus.files.append_only_storage import AppendOnlyStorage, Durability, utc_now
-from durus.files.file import File, FileSystem, Path
-from durus.files.shelf.pack import ShelfPacker
-from durus.files.shelf.shelf import EMPTY_FILE, Shelf
+from durus.files.file import FileSystem, Path
+from durus.files.shelf.shelf import Shelf
 
 __all__ = ["Durability", "FileStorage", "TempFileStorage", "utc_now"]
 
@@ -21,9 +21,12 @@ class FileStorage(AppendOnlyStorage[Shelf]):
 
     FileError if the operating system refuses the file, LockedError if it is open for writing elsewhere,
     FormatError if it is not a SHELF-1 file, DamageError if it is damaged, UnsoundTailError if repair=True
-    would help.  The packed part is checked when it is read, block by block: whatever reads an object or
-    looks for one raises DamageError if it meets a block that is damaged. [SHELF-44]
+    would help, ArgumentError if the arguments do not go together.  The packed part is checked when it is
+    read, block by block: whatever reads an object or looks for one raises DamageError if it meets a block
+    that is damaged. [SHELF-44]
     """
+
+    file_format = shelf.FORMAT
 
     def __init__(
         self,
@@ -36,14 +39,6 @@ class FileStorage(AppendOnlyStorage[Shelf]):
         clock: Callable[[], str] = utc_now,
     ) -> None:
         super().__init__(filename, readonly, repair, durability, file_system, clock)
-
-    _empty_file = EMPTY_FILE
-
-    def _read(self, file: File) -> Shelf:
-        return Shelf(file)
-
-    def _new_packer(self, source: Shelf, target: File) -> ShelfPacker:
-        return ShelfPacker(source, target, self._clock())
 
 
 def TempFileStorage() -> FileStorage:

@@ -1,10 +1,9 @@
 """FileStorage2: a storage in one DFS20 file, the older format. spec/file-storage-2.md."""
 
-from durus.files.append_only_storage import AppendOnlyStorage, Durability, utc_now
+from durus.files import dfs20
+from durus.files.append_only_storage import AppendOnlyStorage, Durability
 from durus.files.dfs20.dfs20 import Dfs20
-from durus.files.dfs20.layout import EMPTY_FILE
-from durus.files.dfs20.pack import Dfs20Packer
-from durus.files.file import File, FileSystem, Path
+from durus.files.file import FileSystem, Path
 
 
 class FileStorage2(AppendOnlyStorage[Dfs20]):
@@ -13,6 +12,8 @@ class FileStorage2(AppendOnlyStorage[Dfs20]):
     The format has no checksums: of a changed byte inside an object nothing is noticed. New files are better
     made with FileStorage, whose arguments and errors this class has.
     """
+
+    file_format = dfs20.FORMAT
 
     def __init__(
         self,
@@ -23,12 +24,4 @@ class FileStorage2(AppendOnlyStorage[Dfs20]):
         durability: Durability = "fsync",
         file_system: FileSystem | None = None,
     ) -> None:
-        super().__init__(file, readonly, repair, durability, file_system, utc_now)
-
-    _empty_file = EMPTY_FILE
-
-    def _read(self, file: File) -> Dfs20:
-        return Dfs20(file)
-
-    def _new_packer(self, source: Dfs20, target: File) -> Dfs20Packer:
-        return Dfs20Packer(source, target)
+        super().__init__(file, readonly, repair, durability, file_system)

@@ -1,4 +1,4 @@
-"""Which kind of storage a file is for."""
+"""Which kind of storage a file is for, and what a look at it tells."""
 
 import os
 from typing import TYPE_CHECKING
@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 from durus.error import FormatError
 from durus.file_storage import FileStorage
 from durus.file_storage2 import FileStorage2
-from durus.files.dfs20.layout import MAGIC as DFS20_MAGIC
-from durus.files.file import Path
+from durus.files.file import OperatingSystem, Path, closing_on_error
+from durus.files.inspection import Inspection
 
 if TYPE_CHECKING:
     from durus.sqlite_storage import SqliteStorage
@@ -27,7 +27,7 @@ def storage_class_of(path: Path) -> "type[FileStorage | FileStorage2 | SqliteSto
     else:
         if is_open_in_this_process(path) or _start_of(path) == _SQLITE_MAGIC:
             return SqliteStorage
-    return FileStorage2 if _start_of(path).startswith(DFS20_MAGIC) else FileStorage
+    return FileStorage2 if _start_of(path).startswith(FileStorage2.file_format.magic) else FileStorage
 
 
 def open_file_storage(
@@ -35,6 +35,18 @@ def open_file_storage(
 ) -> "FileStorage | FileStorage2 | SqliteStorage":
     """Open the storage in a file, whatever its format; a FileStorage if it is not there. Errors as each class has."""
     return storage_class_of(path)(path, readonly, repair)
+
+
+def inspect_file(path: Path) -> Inspection:
+    """Return a look at a file, whatever its format. FileError if it can't be opened; the look tells of the rest."""
+    storage_class = storage_class_of(path)
+    if not issubclass(storage_class, FileStorage | FileStorage2):
+        from durus.sqlite_inspection import SqliteInspection
+
+        return SqliteInspection(path)
+    file = OperatingSystem().open(os.fsdecode(path), "read")
+    with closing_on_error(file):
+        return storage_class.file_format.inspect(file)
 
 
 def _start_of(path: Path) -> bytes:

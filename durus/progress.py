@@ -1,6 +1,11 @@
-"""How a long piece of work tells how far it has come."""
+"""How a long piece of work tells how far it has come, and how much of it is one step."""
 
 from typing import NamedTuple
+
+STEP_REFS = 1000
+"""How many references one step looks at, at the most."""
+STEP_RECORDS = 100
+"""How many records one step handles, at the most."""
 
 
 class Progress(NamedTuple):

@@ -2,47 +2,36 @@
 
 import contextlib
 import errno
-import inspect
 import os
 import sqlite3
 import sys
 import urllib.parse
-import weakref
 from collections import Counter
 from collections.abc import Generator, Iterator
 
 from durus.concurrency.call_guard import CallGuard, guarded
-from durus.concurrency.forked import note_held
 from durus.error import (
-    ClosedError,
     ConcurrentUseError,
     DurusError,
     DurusKeyError,
     FileError,
     FormatError,
     LockedError,
-    ReadonlyError,
     RecordError,
-    TransactionError,
     WrongProcessError,
 )
 from durus.files.file import Path
-from durus.files.inspection import Finding, record_findings
+from durus.files.single_file_storage import SingleFileStorage
 from durus.oid import ROOT_OID, format_oid, oid_from_int, oid_to_int
 from durus.progress import Progress
-from durus.records.record import gen_refs, pack_record, unpack_record
-from durus.storage import (
-    NOTHING_TO_DO,
-    CollectingStorage,
-    Conclusion,
-    InvalidationHandler,
-    check_references,
-)
+from durus.records.reachable import dangling_reference_error, mark_reachable
+from durus.records.record import pack_record, unpack_record
+from durus.storage import EMPTY_COMMIT, StagedCommit, check_references
 
 _TABLE = "create table objects (id integer primary key, data blob, refs blob)"
 _COLUMNS = [("id", 1), ("data", 0), ("refs", 0)]
 """The names of the columns, and which is the primary key."""
-_HIGHEST_ID = (1 << 63) - 1
+_MAX_ID = (1 << 63) - 1
 _ERRNO = {
     sqlite3.SQLITE_CANTOPEN: errno.ENOENT,
     sqlite3.SQLITE_FULL: errno.ENOSPC,
@@ -53,14 +42,14 @@ _STEP_ROWS = 1000
 """How many rows one step lists or deletes at the most."""
 
 
-class SqliteStorage(CollectingStorage):
+class SqliteStorage(SingleFileStorage[sqlite3.Connection]):
     """A storage in the SQLite file `filename`, which is made if it is not there.
 
     readonly=True keeps no writer out and sees the file as it was when it was opened. [SQL-6]
     repair=True changes nothing: SQLite takes back by itself what was not committed whole.
 
     FileError if the file can't be opened, LockedError if it is open for writing elsewhere, FormatError if
-    it is not a SQLite file with the table of Durus.
+    it is not a SQLite file with the table of Durus, ArgumentError if it is to be readonly and repaired.
     """
 
     shows_early = True
@@ -70,33 +59,23 @@ class SqliteStorage(CollectingStorage):
     _inode: tuple[int, int] | None = None
 
     def __init__(self, filename: Path, readonly: bool = False, repair: bool = False) -> None:
-        self._guard: CallGuard = CallGuard("storage")
+        super().__init__(readonly, repair)
         self._write_guard = CallGuard("storage")
         """A commit is written while others load."""
-        note_held(self)
-        self._failure: str | None = None
-        self._has_started_anew = False
         self._unsettled: list[int] = []
         """What a commit writes that is not at its end."""
-        self._removed: list[bytes] = []
         self._condemned: set[int] = set()
         """What a pack has removed, and whose rows may be there yet. [SQL-8]"""
-        self._written: set[int] | None = None
+        self._written: set[bytes] | None = None
         """What was committed since a pack last looked, None where none is under way."""
-        self._packing: weakref.ref[Generator[Progress, None, None]] | None = None
-        """The pack that is under way, which ends when nobody can go on with it."""
-        self._readonly = readonly
-        self._filename = os.fsdecode(filename)
-        self._path = os.path.realpath(self._filename)
-        if readonly and repair:
-            raise TransactionError("a readonly SqliteStorage can't repair its file")
+        self._set_filename(filename)
         if _inodes_of_parent and os.path.exists(self._path) and _inode_of(self._path) in _inodes_of_parent:
             raise WrongProcessError(
                 f"{self._path}: the parent of this process had this file open when it was forked, and SQLite can't "
                 "have it open in both: fork before it is opened, or use a process of its own"
             )
         try:
-            with self._naming("open the file"):
+            with self._sqlite_errors_as("open the file"):
                 if not readonly:
                     self._writer = self._open_writer()
                 self._reader = self._open_reader()
@@ -109,15 +88,6 @@ class SqliteStorage(CollectingStorage):
         self._inode = _inode_of(self._path)
         _open_inodes[self._inode] += 1
         self._next_id = 0 if highest is None else highest + 1
-
-    def get_filename(self) -> str:
-        """Return the name of the file, as it was given."""
-        return self._filename
-
-    def __str__(self) -> str:
-        return f"SqliteStorage({self._filename!r})"
-
-    __repr__ = __str__
 
     def __del__(self) -> None:
         if self._reader or self._writer:  # a storage that is dropped without close() must not keep its lock
@@ -168,11 +138,11 @@ class SqliteStorage(CollectingStorage):
 
     def _get_data_version(self) -> int:
         """Return a number that changes when another connection than the writer has written."""
-        version: int = self._open_writer_connection().execute("pragma data_version").fetchone()[0]
+        version: int = self._require_writer().execute("pragma data_version").fetchone()[0]
         return version
 
     @contextlib.contextmanager
-    def _naming(self, operation: str) -> Iterator[None]:
+    def _sqlite_errors_as(self, operation: str) -> Iterator[None]:
         """Raise what SQLite raises as an error of this package that names operation and file."""
         try:
             yield
@@ -191,26 +161,16 @@ class SqliteStorage(CollectingStorage):
         named.operation = operation
         return named
 
-    def _open_reader_connection(self) -> sqlite3.Connection:
+    def _require_open(self) -> sqlite3.Connection:
         if self._reader is None:
-            self._guard.check_process()
-            raise ClosedError(f"{self._path}: the storage is closed")
+            raise self._closed_error()
         return self._reader
 
-    def _open_writer_connection(self) -> sqlite3.Connection:
+    def _require_writer(self) -> sqlite3.Connection:
         if self._writer is None:
-            self._check_writable()
-            raise ClosedError(f"{self._path}: the storage is closed")
+            self._require_writable()
+            raise self._closed_error()
         return self._writer
-
-    def _check_writable(self) -> None:
-        self._open_reader_connection()
-        if self._readonly:
-            raise ReadonlyError(f"{self._path}: the file is open with readonly=True and can't be changed")
-        if self._failure is not None:
-            raise ClosedError(
-                f"{self._path}: no further commit is taken ({self._failure}); close the storage and open it again"
-            )
 
     # Storage
 
@@ -226,12 +186,12 @@ class SqliteStorage(CollectingStorage):
         return self._may_have(number) and bool(self._select("select 1 from objects where id = ?", number))
 
     def _may_have(self, number: int) -> bool:
-        self._open_reader_connection()
-        return number <= _HIGHEST_ID and number not in self._condemned
+        self._require_open()
+        return number <= _MAX_ID and number not in self._condemned
 
     def _select(self, statement: str, *values: int) -> list[tuple[object, ...]]:
-        with self._naming("read"):
-            return self._open_reader_connection().execute(statement, values).fetchall()
+        with self._sqlite_errors_as("read"):
+            return self._require_open().execute(statement, values).fetchall()
 
     def _record(self, number: int, data: object, refs: object) -> bytes:
         oid = oid_from_int(number)
@@ -239,62 +199,40 @@ class SqliteStorage(CollectingStorage):
             raise FormatError(f"{self._path}: the row with the id {number} has no bytes where data and refs must stand")
         return pack_record(oid, data, refs)
 
-    @guarded
-    def begin(self) -> None:
-        self._check_writable()
-        super().begin()
-
-    @guarded
-    def end(self, handle_invalidations: InvalidationHandler | None = None) -> None:
-        """Conclude the commit with one transaction of SQLite. [SQL-3]
-
-        FileError if the file can't take it: then nothing of it is stored.  ClosedError after a
-        failure that left the outcome of a commit unknown. [SQL-4]
-        """
-        pending = self._take_pending()
-        if (self._removed or self._has_started_anew) and handle_invalidations is not None:
-            handle_invalidations(self._take_removed())
-        conclusion = self._conclude(pending)
-        conclusion.write()
-        conclusion.accept()
-
-    @guarded
-    def conclude(self, records: dict[bytes, bytes]) -> Conclusion:
-        return self._conclude(records)
-
-    def _conclude(self, records: dict[bytes, bytes]) -> Conclusion:
-        self._check_writable()
+    def _stage_commit(self, records: dict[bytes, bytes]) -> StagedCommit:
+        """Stage a commit that is one transaction of SQLite. [SQL-3] [SQL-4]"""
+        self._require_writable()
         rows = []
         for oid, record in records.items():
             _, data, refs = unpack_record(record)
-            if oid_to_int(oid) > _HIGHEST_ID:
+            if oid_to_int(oid) > _MAX_ID:
                 raise RecordError(
                     f"{self._path}: the oid {format_oid(oid)} does not fit the integers of SQLite, which end at "
-                    f"{_HIGHEST_ID}; keep the object in a SHELF-1 file"
+                    f"{_MAX_ID}; keep the object in a SHELF-1 file"
                 )
             rows.append((oid_to_int(oid), data, refs))
         if not rows:
-            return NOTHING_TO_DO
+            return EMPTY_COMMIT
 
         def write() -> None:
             check_references(records, self._has_row)
             self._write("insert or replace into objects (id, data, refs) values (?, ?, ?)", rows)
 
-        return Conclusion(write, lambda: self._accept([number for number, _, _ in rows]))
+        return StagedCommit(write, lambda: self._accept([number for number, _, _ in rows]))
 
     def _has_row(self, oid: bytes) -> bool:
         """Tell if there is a record, while others load: by the connection that writes."""
         number = oid_to_int(oid)
         if not self._may_have(number):
             return False
-        with self._naming("read"):
+        with self._sqlite_errors_as("read"):
             statement = "select 1 from objects where id = ?"
-            return bool(self._open_writer_connection().execute(statement, (number,)).fetchall())
+            return bool(self._require_writer().execute(statement, (number,)).fetchall())
 
     def _accept(self, numbers: list[int]) -> None:
         self._condemned.difference_update(numbers)
         if self._written is not None:
-            self._written.update(numbers)
+            self._written.update(map(oid_from_int, numbers))
 
     def _write(self, statement: str, rows: list[tuple[int, bytes, bytes]] | list[tuple[int]]) -> None:
         """Do a statement for all rows in one transaction that is durable then. [SQL-3]"""
@@ -307,12 +245,12 @@ class SqliteStorage(CollectingStorage):
         self._write_guard.end()
 
     def _write_rows(self, statement: str, rows: list[tuple[int, bytes, bytes]] | list[tuple[int]]) -> None:
-        self._check_writable()
-        writer = self._open_writer_connection()
+        self._require_writable()
+        writer = self._require_writer()
         self._unsettled = [row[0] for row in rows]
         is_ending = False
         try:
-            with self._naming("write to the file"):
+            with self._sqlite_errors_as("write to the file"):
                 writer.executemany(statement, rows)
                 is_ending = True
                 writer.execute("commit")
@@ -346,29 +284,12 @@ class SqliteStorage(CollectingStorage):
             self._failure = self._failure or f"another program is writing to the file: {error}"
 
     @guarded
-    def sync(self) -> list[bytes] | None:
-        return self._take_removed()
-
-    def _take_removed(self) -> list[bytes] | None:
-        if self._has_started_anew:
-            self._has_started_anew, self._removed = False, []
-            return None
-        removed, self._removed = self._removed, []
-        return removed
-
-    @guarded
     def new_oid(self) -> bytes:
-        self._open_reader_connection()
+        self._require_open()
         self._next_id += 1
         return oid_from_int(self._next_id - 1)
 
-    def close(self) -> None:
-        if not self._guard.is_foreign:  # else it is the parent's
-            self._close()
-
-    @guarded
-    def _close(self) -> None:
-        self._give_up_pack()
+    def _release(self) -> None:
         reader, self._reader = self._reader, None
         writer, self._writer = self._writer, None
         inode, self._inode = self._inode, None
@@ -382,8 +303,7 @@ class SqliteStorage(CollectingStorage):
 
     def _start_anew(self) -> None:
         """Give up what a call has left that was interrupted. [SQL-20]"""
-        self._has_started_anew = True
-        self._pending = None
+        super()._start_anew()
         self._give_up_pack()
         if self._write_guard.is_interrupted and self._writer is not None:
             with contextlib.suppress(ConcurrentUseError):  # a write that is under way was not interrupted
@@ -404,7 +324,7 @@ class SqliteStorage(CollectingStorage):
         if start_oid is not None:
             yield from super().gen_oid_record(start_oid, batch_size)
             return
-        self._open_reader_connection()
+        self._require_open()
         last = -1
         statement = "select id, data, refs from objects where id > ? order by id limit ?"
         while rows := self._select(statement, last, batch_size):
@@ -420,38 +340,29 @@ class SqliteStorage(CollectingStorage):
         """Return how many objects there are."""
         return _integer(self._select("select count(*) from objects")[0][0]) - len(self._condemned)
 
-    def gen_findings(self) -> Iterator[Finding]:
-        """Yield what is wrong with the file: what SQLite finds, and then what records and references show."""
-        problems = [row[0] for row in self._select("pragma integrity_check")]
-        if problems != ["ok"]:
-            yield from (Finding(None, None, f"SQLite finds: {problem}") for problem in problems)
-        oids = {oid_from_int(number) for ids in self._gen_ids() for number in ids}
-        if oids and ROOT_OID not in oids:
-            yield Finding(None, ROOT_OID, "there is no root object")
-        yield from record_findings(((oid, None) for oid in sorted(oids)), lambda oid, _: self.load(oid), oids)
+    def integrity_problems(self) -> list[str]:
+        """Return what SQLite itself finds wrong with the file."""
+        problems = [str(problem) for (problem,) in self._select("pragma integrity_check")]
+        return [] if problems == ["ok"] else problems
+
+    def gen_oids(self) -> Iterator[bytes]:
+        """Yield the oids of all rows, in their order."""
+        for ids in self._gen_ids():
+            yield from map(oid_from_int, ids)
 
     # Packing
 
     def pack(self) -> None:
         """Remove the records that the root does not reach, and give their room back to the file system."""
-        self._pack_all()
+        super().pack()
         self.vacuum()
-
-    @guarded
-    def _pack_all(self) -> None:
-        self._check_writable()
-        self._check_not_packing()
-        steps = self._pack()
-        self._packing = weakref.ref(steps)
-        for _ in steps:
-            pass
 
     @guarded
     def vacuum(self) -> None:
         """Give the room of deleted rows back to the file system; takes its time."""
-        self._check_writable()
-        writer = self._open_writer_connection()
-        with self._naming("give back room of the file"):
+        self._require_writable()
+        writer = self._require_writer()
+        with self._sqlite_errors_as("give back room of the file"):
             try:
                 writer.execute("commit")
                 writer.execute("vacuum")
@@ -459,39 +370,8 @@ class SqliteStorage(CollectingStorage):
             finally:
                 self._keep_others_out(writer)
 
-    @guarded
-    def get_packer(self) -> Iterator[Progress]:
-        """Return an iterator that packs in steps, while commits go on between them. [SQL-8]"""
-        self._check_writable()
-        self._check_not_packing()
-        return self._gen_steps(self._pack())
-
-    def _pack_under_way(self) -> Generator[Progress, None, None] | None:
-        steps = self._packing() if self._packing is not None else None
-        return None if steps is None or inspect.getgeneratorstate(steps) == inspect.GEN_CLOSED else steps
-
-    def _check_not_packing(self) -> None:
-        if self._pack_under_way() is not None:
-            raise TransactionError(f"{self._path}: a pack is under way already")
-
-    def _gen_steps(self, steps: Generator[Progress, None, None]) -> Generator[Progress, None, None]:
-        try:
-            while (progress := self._pack_step(steps)) is not None:
-                yield progress
-        finally:
-            steps.close()
-
-    @guarded
-    def _pack_step(self, steps: Generator[Progress, None, None]) -> Progress | None:
-        if self._pack_under_way() is not steps:
-            self._check_not_packing()
-            self._packing = weakref.ref(steps)
-        return next(steps, None)
-
     def _give_up_pack(self) -> None:
-        steps = self._pack_under_way()
-        if steps is not None and inspect.getgeneratorstate(steps) != inspect.GEN_RUNNING:
-            steps.close()
+        super()._give_up_pack()
         self._written = None
 
     def _pack(self) -> Generator[Progress, None, None]:
@@ -504,18 +384,18 @@ class SqliteStorage(CollectingStorage):
             self._written = None
 
     def _find_garbage(self) -> Generator[Progress, None, list[int]]:
-        self._written = {oid_to_int(ROOT_OID)} if self.has_record(ROOT_OID) else set()
-        reached: set[int] = set()
+        self._written = {ROOT_OID} if self.has_record(ROOT_OID) else set()
+        reached: set[bytes] = set()
         yield from self._mark(reached)
         garbage = []
         for ids in self._gen_ids():
-            garbage += [number for number in ids if number not in reached]
+            garbage += [number for number in ids if oid_from_int(number) not in reached]
             yield Progress("mark", len(reached), None)
         yield from self._mark(reached)
         for _ in self._mark(reached):
             pass  # what is left is what was committed since the last step
         self._written = None
-        return [number for number in garbage if number not in reached]
+        return [number for number in garbage if oid_from_int(number) not in reached]
 
     def _delete(self, garbage: list[int]) -> Iterator[Progress]:
         for start in range(0, len(garbage), _STEP_ROWS):
@@ -524,35 +404,15 @@ class SqliteStorage(CollectingStorage):
             self._write("delete from objects where id = ?", [(number,) for number in numbers])
             self._condemned.difference_update(numbers)
 
-    def _mark(self, reached: set[int]) -> Iterator[Progress]:
+    def _mark(self, reached: set[bytes]) -> Iterator[Progress]:
         """Add to `reached` what was written up to now since this was last called, and all that it reaches."""
         pending, self._written = list(self._written or ()), set()
-        reached.update(pending)
-        work = 0
-        while pending:
-            number = pending.pop()
-            work += 10
-            for ref in gen_refs(self.load(oid_from_int(number))):
-                work += 1
-                found = oid_to_int(ref)
-                if found not in reached:
-                    self._require(ref, number)
-                    reached.add(found)
-                    pending.append(found)
-                if work >= _STEP_ROWS:
-                    work = 0
-                    yield Progress("mark", len(reached), None)
-            if work >= _STEP_ROWS:
-                work = 0
-                yield Progress("mark", len(reached), None)
+        yield from mark_reachable(pending, reached, self.load, self._require)
         yield Progress("mark", len(reached), None)
 
-    def _require(self, oid: bytes, referrer: int) -> None:
+    def _require(self, oid: bytes, referrer: bytes) -> None:
         if not self.has_record(oid):
-            raise FormatError(
-                f"{self._path}: the object {referrer} refers to oid {format_oid(oid)}, which does not exist, so the "
-                "file is not packed; take that reference out first (`durus check` lists all)"
-            )
+            raise dangling_reference_error(referrer, oid, self._path)
 
     def _gen_ids(self) -> Iterator[list[int]]:
         """Yield the ids of all rows, some at a time."""

@@ -10,20 +10,18 @@ from itertools import islice
 from typing import NamedTuple
 
 from durus.concurrency.call_guard import CallGuard
-from durus.error import DurusKeyError, FormatError, RecordError, TransactionError, WriteConflictError
+from durus.error import DurusKeyError, RecordError, TransactionError, WriteConflictError
 from durus.oid import FIRST_RESERVED_OID, ROOT_OID, format_oid, oid_from_int
-from durus.progress import Progress
-from durus.records.record import extract_class_name, gen_refs, refs_of, split_oids, unpack_record
-
-_STEP_WORK = 1000
-"""How many references, or a tenth as many records, one step looks at."""
+from durus.progress import STEP_REFS, Progress
+from durus.records.reachable import dangling_reference_error, mark_reachable
+from durus.records.record import extract_class_name, gen_refs, refs_of, refs_of_sound, unpack_record
 
 InvalidationHandler = Callable[[list[bytes] | None], None]
 """Takes the oids that others changed, None for any; raises a ConflictError if the commit must not go on."""
 
 
-class Conclusion(NamedTuple):
-    """The end of a commit in two steps."""
+class StagedCommit(NamedTuple):
+    """A commit whose records are known, and which ends in two steps."""
 
     write: Callable[[], None]
     """Makes the records durable. It may take its time, and may run in another thread while the storage is read."""
@@ -31,7 +29,7 @@ class Conclusion(NamedTuple):
     """Makes the records those that are current; called when write() has returned."""
 
 
-NOTHING_TO_DO = Conclusion(lambda: None, lambda: None)
+EMPTY_COMMIT = StagedCommit(lambda: None, lambda: None)
 
 
 class Storage:
@@ -41,7 +39,7 @@ class Storage:
     """Of a storage that an interrupt can leave half-way: what it needs to start anew. [TXN-30]"""
 
     shows_early = False
-    """True if what conclude() returns may show the records, to loads of others, before they are accepted."""
+    """True if what stage_commit() returns may show the records, to loads of others, before they are accepted."""
 
     @property
     def is_interrupted(self) -> bool:
@@ -78,7 +76,7 @@ class Storage:
         """
         raise NotImplementedError
 
-    def conclude(self, records: dict[bytes, bytes]) -> Conclusion:
+    def stage_commit(self, records: dict[bytes, bytes]) -> StagedCommit:
         """Store records, by oid, in two steps: a commit of its own, for who can wait for the disk elsewhere.
 
         check_record() must have taken all of them; before accept() is called no other commit may begin, and no
@@ -89,7 +87,7 @@ class Storage:
         for oid, record in records.items():
             self.store(oid, record)
         self.end()
-        return NOTHING_TO_DO
+        return EMPTY_COMMIT
 
     def sync(self) -> list[bytes] | None:
         """Return the oids that others changed, or a pack removed, since the last sync() or end().
@@ -156,7 +154,7 @@ class Storage:
             batch = [pending.popleft() for _ in range(min(batch_size, len(pending)))]
             for oid, record in zip(batch, self.bulk_load(batch), strict=True):
                 yield oid, record
-                for ref in split_oids(unpack_record(record)[2]):
+                for ref in refs_of(record):
                     if ref not in seen:
                         seen.add(ref)
                         pending.append(ref)
@@ -213,42 +211,26 @@ class _Sweep:
         yield Progress("mark", 0, None)
         yield from self._mark()
         oids = iter(self._oids)
-        while some := list(islice(oids, _STEP_WORK)):
+        while some := list(islice(oids, STEP_REFS)):
             dead = (oid for oid in some if oid not in self._live and oid not in self._kept)
             self.garbage.update(oid for oid in dead if oid in self._records)
             yield Progress("mark", len(self._live), None)
-        yield from self._bring_back()
-        for _ in self._bring_back():
+        yield from self._revive()
+        for _ in self._revive():
             pass  # what is left is what was committed since the last step
 
     def _mark(self) -> Iterator[Progress]:
         pending = [ROOT_OID] if self._record_before(ROOT_OID) is not None else []
-        self._live.update(pending)
-        work = 0
-        while pending:
-            referrer = pending.pop()
-            work += 10
-            for ref in gen_refs(self._record_before(referrer) or b""):
-                work += 1
-                if ref not in self._live:
-                    if self._record_before(ref) is None:
-                        raise FormatError(
-                            f"the object {format_oid(referrer)} refers to oid {format_oid(ref)}, which does not exist, "
-                            "so nothing is packed; take that reference out first"
-                        )
-                    self._live.add(ref)
-                    pending.append(ref)
-                if work >= _STEP_WORK:
-                    work = 0
-                    yield Progress("mark", len(self._live), None)
-            if work >= _STEP_WORK:
-                work = 0
-                yield Progress("mark", len(self._live), None)
+        yield from mark_reachable(pending, self._live, self._record_before, self._require)
+
+    def _require(self, oid: bytes, referrer: bytes) -> None:
+        if self._record_before(oid) is None:
+            raise dangling_reference_error(referrer, oid)
 
     def _record_before(self, oid: bytes) -> bytes | None:
         return self._before[oid] if oid in self._before else self._records.get(oid)
 
-    def _bring_back(self) -> Iterator[Progress]:
+    def _revive(self) -> Iterator[Progress]:
         work = 0
         while self._brought:
             oid = self._brought.pop()
@@ -257,7 +239,7 @@ class _Sweep:
                 self.garbage.discard(oid)
                 self._brought.extend(gen_refs(self._records[oid]))
             work += 1
-            if work % _STEP_WORK == 0:
+            if work % STEP_REFS == 0:
                 yield Progress("mark", len(self._live), None)
 
 
@@ -319,7 +301,7 @@ class MemoryStorage(CollectingStorage):
 
     def _remove_some(self) -> None:
         """Give back the memory of some of what a pack has removed: of all, it would take its time."""
-        for oid in list(islice(self._condemned, _STEP_WORK)):
+        for oid in list(islice(self._condemned, STEP_REFS)):
             self._records.pop(oid, None)
             self._condemned.discard(oid)
 
@@ -339,7 +321,9 @@ def check_record(oid: bytes, record: bytes) -> None:
 
 def check_references(records: dict[bytes, bytes], exists: Callable[[bytes], bool]) -> None:
     """Raise WriteConflictError if a sound record refers to what is neither among them nor exists. [TXN-10]"""
-    missing = {ref for record in records.values() for ref in refs_of(record) if ref not in records and not exists(ref)}
+    missing = {
+        ref for record in records.values() for ref in refs_of_sound(record) if ref not in records and not exists(ref)
+    }
     if missing:
         raise WriteConflictError(sorted(missing))
 
@@ -347,7 +331,7 @@ def check_references(records: dict[bytes, bytes], exists: Callable[[bytes], bool
 def gen_referring_oid_record(storage: Storage, referred_oid: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Yield (oid, record) for every record that refers to `referred_oid`."""
     for oid, record in storage.gen_oid_record():
-        if referred_oid in split_oids(unpack_record(record)[2]):
+        if referred_oid in refs_of(record):
             yield oid, record
 
 
@@ -371,6 +355,6 @@ def get_reference_index(storage: Storage) -> dict[bytes, list[bytes]]:
     """Return, for each oid that is referred to, the oids of the records that refer to it."""
     index: dict[bytes, list[bytes]] = {}
     for oid, record in storage.gen_oid_record():
-        for ref in split_oids(unpack_record(record)[2]):
+        for ref in refs_of(record):
             index.setdefault(ref, []).append(oid)
     return index

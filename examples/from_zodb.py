@@ -144,7 +144,7 @@ def main(arguments: Iterable[str]) -> None:
     parser.add_argument("--class", dest="classes", action="append", default=[], metavar="OLD=NEW")
     options = parser.parse_args(list(arguments))
     if os.path.exists(options.new):
-        raise SystemExit(f"{options.new}: there is such a file already")
+        raise SystemExit(f"{options.new}: the file already exists")
     classes = {old: import_class(new) for old, _, new in (pair.partition("=") for pair in options.classes)}
     database = ZODB.DB(ZODB.FileStorage.FileStorage(options.old, read_only=True))
     try:

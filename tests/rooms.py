@@ -22,6 +22,7 @@ TOP = {
         "file_storage2",
         "open_file",
         "shared_storage",
+        "sqlite_inspection",
         "sqlite_storage",
         "storage_server",
     },

@@ -9,7 +9,7 @@ from durus.error import DamageError, FormatError, RecordError, UnsoundTailError
 from durus.files.dfs20.dfs20 import Dfs20
 from durus.files.dfs20.scan import scan_transactions as scan_dfs20
 from durus.files.file import File, OperatingSystem
-from durus.files.file_format import RecordFile
+from durus.files.record_file import RecordFile
 from durus.files.shelf.scan import scan_transactions
 from durus.files.shelf.shelf import Shelf, checksum_of
 from durus.objects.cache import Cache
@@ -111,7 +111,7 @@ def _read_dfs20(found: Dfs20, file: File) -> dict[str, object]:
 def _texts(found: RecordFile) -> dict[str, str]:
     return {
         format_oid(oid): unpack_record(found.read_entry(oid, offset))[1].decode("ascii")
-        for oid, offset in sorted(found.positions())
+        for oid, offset in sorted(found.offsets())
     }
 
 

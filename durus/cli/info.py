@@ -1,35 +1,25 @@
 """`durus info`: what a file holds."""
 
 import argparse
-import os
 import pkgutil
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from contextlib import closing
 from functools import lru_cache
-from typing import Protocol, cast
+from typing import cast
 
 from durus import __version__
 from durus.cli.report import Report, add_json_argument
 from durus.error import RecordError
-from durus.file_storage import FileStorage
-from durus.file_storage2 import FileStorage2
-from durus.files.dfs20 import layout as dfs20_layout
-from durus.files.dfs20.dfs20 import Dfs20
-from durus.files.dfs20.scan import scan_transactions as scan_dfs20
-from durus.files.file import OperatingSystem
-from durus.files.shelf.layout import BASE_START, ENTRY_FRAME_SIZE, SEAL_SIZE, U64
-from durus.files.shelf.scan import scan_transactions
-from durus.files.shelf.shelf import Shelf
-from durus.files.snapshot import as_of_now
+from durus.files.inspection import Heading, Inspection, Records
 from durus.oid import ROOT_OID, oid_to_int
-from durus.open_file import storage_class_of
+from durus.open_file import inspect_file
 from durus.persistent import PersistentObject, implementation
 from durus.records.contents import read_contents
-from durus.records.record import parse_class_pickle, split_oids, unpack_record
-from durus.storage import Storage
+from durus.records.reachable import mark_reachable
+from durus.records.record import data_of, parse_class_pickle
 
-_MOST_OIDS = 100
+_MAX_OIDS = 100
 """How many broken objects of one class are named."""
 _KEYS = (
     "implementation",
@@ -61,140 +51,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-class _Records(Protocol):
-    """Where the records of a file are found, whatever its format."""
-
-    def positions(self) -> Iterable[tuple[bytes, int]]: ...
-
-    def read_entry(self, oid: bytes, offset: int) -> bytes: ...
-
-    def read(self, oid: bytes) -> bytes | None: ...
-
-
-class _StorageRecords:
-    """The records of a storage that has no offsets to tell."""
-
-    def __init__(self, storage: Storage) -> None:
-        self._storage = storage
-
-    def positions(self) -> Iterable[tuple[bytes, int]]:
-        return ((oid, 0) for oid, _ in self._storage.gen_oid_record())
-
-    def read_entry(self, oid: bytes, offset: int) -> bytes:
-        return self._storage.load(oid)
-
-    def read(self, oid: bytes) -> bytes | None:
-        return self._storage.load(oid) if self._storage.has_record(oid) else None
-
-
 def run(options: argparse.Namespace) -> int:
     report = Report(options, _KEYS)
-    _report_on(options, report)
+    with closing(inspect_file(options.file)) as inspection:
+        heading = inspection.heading()
+        _print_heading(options.file, heading, report)
+        _print_objects(inspection, heading.entries_size, report)
+        if options.broken:
+            _print_broken(inspection.records, report)
     report.end()
     return 0
 
 
-def _report_on(options: argparse.Namespace, report: Report) -> None:
-    storage_class = storage_class_of(options.file)
-    if not issubclass(storage_class, FileStorage | FileStorage2):
-        storage = storage_class(options.file, readonly=True)
-        try:
-            _print_all(_StorageRecords(storage), _print_sqlite(options.file, report), options.broken, report)
-        finally:
-            storage.close()
-        return
-    file = OperatingSystem().open(options.file, "read")
-    try:
-        if storage_class is FileStorage:
-            shelf = Shelf(as_of_now(file))
-            _print_all(shelf, _print_file(shelf, report), options.broken, report)
-        else:
-            found = Dfs20(as_of_now(file))
-            _print_all(found, _print_dfs20(found, report), options.broken, report)
-    finally:
-        file.close()
-
-
-def _print_all(records: _Records, sizes: tuple[int, int | None], with_broken: bool, report: Report) -> None:
-    _print_objects(records, *sizes, report)
-    if with_broken:
-        _print_broken(records, report)
-
-
-def _print_head(path: str, format_name: str, report: Report) -> None:
+def _print_heading(path: str, heading: Heading, report: Report) -> None:
     report.note(f"durus         {__version__}, its base classes in {implementation}", implementation=implementation)
     report.note(f"file          {path}")
-    report.note(f"format        {format_name}", format=format_name)
-
-
-def _print_sqlite(path: str, report: Report) -> tuple[int, None]:
-    _print_head(path, "SQLite", report)
-    size = os.path.getsize(path)
-    report.note(f"size          {size} bytes, without what is in {path}-wal", size=size)
-    report.note("sealed        no, the format has no checksums")
-    return 0, None
-
-
-def _print_dfs20(found: Dfs20, report: Report) -> tuple[int, int]:
-    transactions = list(scan_dfs20(found.file, found.base_end, found.end))
-    (packed_end,) = U64.unpack(found.file.read_at(len(dfs20_layout.MAGIC), U64.size))
-    entries_size = max(0, packed_end - dfs20_layout.BASE_START - len(dfs20_layout.END))
-    entries_size += sum(each.end - each.offset - len(dfs20_layout.END) for each in transactions)
-    _print_head(found.file.path, "DFS20", report)
+    for name, text in heading.lines():
+        report.note(f"{name:<13} {text}")
     report.note(
-        f"size          {found.file.size()} bytes, {found.base_end} of them packed",
-        size=found.file.size(),
-        packed_size=found.base_end,
+        None,
+        format=heading.format,
+        size=heading.size,
+        packed_size=heading.packed_size,
+        transactions=heading.transactions,
+        unsealed_transactions=heading.unsealed_transactions,
+        sealed=heading.sealed,
+        first_seal=heading.first_seal,
+        last_seal=heading.last_seal,
+        tail=heading.tail,
     )
-    report.note(f"transactions  {len(transactions)} behind the packed part", transactions=len(transactions))
-    report.note("sealed        no, the format has no checksums")
-    if found.tail is not None:
-        report.note(f"tail          not whole: {found.tail.problem}", tail=found.tail.problem)
-    return dfs20_layout.U32.size, entries_size
 
 
-def _print_file(shelf: Shelf, report: Report) -> tuple[int, int]:
-    """Print what holds of the file as a whole; return the bytes around a record, and those of all object entries."""
-    start = shelf.map.end
-    transactions = seals = 0
-    first_seal = last_seal = None
-    entries_size = shelf.map.start - BASE_START - U64.size
-    for transaction in scan_transactions(shelf.file, start, shelf.end, shelf.base_checksum):
-        transactions += 1
-        if transaction.entries:
-            entries_size += transaction.end - transaction.offset - U64.size - (SEAL_SIZE if transaction.seal else 0)
-        if transaction.seal is not None:
-            seals += 1
-            last_seal = transaction.seal.time
-            first_seal = first_seal or last_seal
-    _print_head(shelf.file.path, "SHELF-1", report)
-    size = shelf.file.size()
-    report.note(f"size          {size} bytes, {start} of them packed", size=size, packed_size=start)
-    report.note(
-        f"transactions  {transactions} behind the packed part, {transactions - seals} of them without a seal",
-        transactions=transactions,
-        unsealed_transactions=transactions - seals,
-    )
-    if first_seal is None:
-        report.note("sealed        no", sealed="none")
-    else:
-        sealed = ("all", "to its end") if shelf.is_sealed else ("part", "not at its end")
-        report.note(f"sealed        {sealed[1]}", sealed=sealed[0])
-        report.note(f"first seal    {first_seal}", first_seal=str(first_seal))
-        report.note(f"last seal     {last_seal}", last_seal=str(last_seal))
-    if shelf.tail is not None:
-        report.note(f"tail          not whole: {shelf.tail.problem}", tail=shelf.tail.problem)
-    return ENTRY_FRAME_SIZE, entries_size
-
-
-def _print_objects(shelf: _Records, frame_size: int, entries_size: int | None, report: Report) -> None:
+def _print_objects(inspection: Inspection, entries_size: int | None, report: Report) -> None:
+    records, frame_size = inspection.records, inspection.frame_size
     counts: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
-    reached = _reached_oids(shelf)
+    reached = _reached_oids(records)
     unreached_count = unreached_size = current_size = 0
-    for oid, offset in shelf.positions():
-        record = shelf.read_entry(oid, offset)
-        name = _class_name(unpack_record(record)[1])
+    for oid, offset in records.offsets():
+        record = records.read_entry(oid, offset)
+        name = _class_name(data_of(record))
         counts[name] += 1
         sizes[name] += len(record)
         current_size += len(record) + frame_size
@@ -222,14 +118,14 @@ def _print_objects(shelf: _Records, frame_size: int, entries_size: int | None, r
         report.note(f"{counts[name]:>23} {sizes[name]:>12}  {name}")
 
 
-def _print_broken(shelf: _Records, report: Report) -> None:
+def _print_broken(records: Records, report: Report) -> None:
     if "" not in sys.path:
         sys.path.insert(0, "")  # as the console has it
     broken: dict[str, list[int]] = {}
     holders: dict[str, list[int]] = {}
-    for oid, offset in shelf.positions():
+    for oid, offset in records.offsets():
         try:
-            contents = read_contents(unpack_record(shelf.read_entry(oid, offset))[1])
+            contents = read_contents(data_of(records.read_entry(oid, offset)))
         except RecordError:
             continue
         if not _is_persistent_class(contents.class_name):
@@ -249,8 +145,8 @@ def _print_broken(shelf: _Records, report: Report) -> None:
 
 def _print_oids(oids_by_name: dict[str, list[int]], report: Report) -> None:
     for name, oids in sorted(oids_by_name.items()):
-        more = f" and {len(oids) - _MOST_OIDS} more" if len(oids) > _MOST_OIDS else ""
-        report.note(f"  {name}: oid {', '.join(map(str, oids[:_MOST_OIDS]))}{more}")
+        more = f" and {len(oids) - _MAX_OIDS} more" if len(oids) > _MAX_OIDS else ""
+        report.note(f"  {name}: oid {', '.join(map(str, oids[:_MAX_OIDS]))}{more}")
 
 
 def _is_persistent_class(name: str) -> bool:
@@ -267,18 +163,10 @@ def _imported(name: str) -> object:
         return None
 
 
-def _reached_oids(shelf: _Records) -> set[bytes]:
+def _reached_oids(records: Records) -> set[bytes]:
     reached: set[bytes] = set()
-    seen = {ROOT_OID}
-    pending = [ROOT_OID]
-    while pending:
-        oid = pending.pop()
-        record = shelf.read(oid)
-        if record is not None:
-            reached.add(oid)
-            found = [ref for ref in split_oids(unpack_record(record)[2]) if ref not in seen]
-            seen.update(found)
-            pending.extend(found)
+    for _ in mark_reachable([ROOT_OID], reached, records.read):
+        pass
     return reached
 
 

@@ -1,12 +1,11 @@
-"""What all storages in one file share: opening, locking, cutting, committing, packing. spec/shelf.md.
+"""What all storages in one file share whose format is only appended to: opening, committing, packing. spec/shelf.md.
 
-A subclass says how its format is read and written.  Where a statement of spec/shelf.md is named here,
-it holds for the other formats too.
+The storage owns the writable file; the format, which is one value, says how it is read and written.  Where a statement
+of spec/shelf.md is named here, it holds for the other formats too.
 """
 
 import contextlib
 import errno
-import inspect
 import os
 import shutil
 import sys
@@ -16,35 +15,28 @@ import weakref
 from collections.abc import Callable, Generator, Iterator
 from datetime import UTC, datetime
 from types import FrameType
-from typing import Generic, Literal, NamedTuple, TypeVar
+from typing import Generic, Literal, NamedTuple
 
-from durus.concurrency.call_guard import CALL, CallGuard, guarded, is_running
-from durus.concurrency.forked import note_held
+from durus.concurrency.call_guard import CALL, guarded, is_running
 from durus.error import (
-    ClosedError,
+    ArgumentError,
     ConcurrentUseError,
     DurusError,
     DurusKeyError,
     DurusWarning,
     FileError,
     FormatError,
-    ReadonlyError,
-    TransactionError,
 )
-from durus.files.file import File, FileSystem, OperatingSystem, Path
-from durus.files.file_format import PreparedTransaction, RecordFile, is_unfinished_creation
-from durus.files.packer import Packer
-from durus.files.snapshot import as_of_now
-from durus.oid import oid_from_int
+from durus.files.file import File, FileSystem, OperatingSystem, Path, closing_on_error
+from durus.files.file_format import FileFormat
+from durus.files.file_replacer import FileReplacer
+from durus.files.oid_allocator import OidAllocator
+from durus.files.opening import cut_tail, open_locked
+from durus.files.record_file import F, PreparedTransaction, is_unfinished_creation
+from durus.files.single_file_storage import SingleFileStorage
+from durus.files.snapshot import snapshot_of
 from durus.progress import Progress
-from durus.storage import (
-    NOTHING_TO_DO,
-    CollectingStorage,
-    Conclusion,
-    InvalidationHandler,
-    Storage,
-    check_references,
-)
+from durus.storage import EMPTY_COMMIT, StagedCommit, Storage, check_references
 
 Durability = Literal["fsync", "os"]
 
@@ -54,23 +46,25 @@ def utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds")[:26] + "Z"
 
 
-F = TypeVar("F", bound=RecordFile)
+class _Opened(NamedTuple, Generic[F]):
+    """An open file, and what its format makes of it: one value, so that both change at once."""
+
+    file: File
+    record_file: F
 
 
-class AppendOnlyStorage(CollectingStorage, Generic[F]):
+class AppendOnlyStorage(SingleFileStorage[_Opened[F]], Generic[F]):
     """Base of storages in one file, which is only ever appended to, and replaced as a whole by a pack."""
 
-    # What a subclass says of its format
+    file_format: FileFormat[F]
 
-    _empty_file: bytes
-    """A file without any object."""
-
-    def _read(self, file: File) -> F:
-        """Read a file up to the end of its last sound transaction. FormatError, or DamageError, where that can't be."""
-        raise NotImplementedError
-
-    def _new_packer(self, source: F, target: File) -> Packer[F]:
-        raise NotImplementedError
+    _opened: _Opened[F] | None = None
+    _commit: "_Commit[F] | None" = None
+    """The commit that is being written, or was interrupted."""
+    _replacement: "_Replacement[F] | None" = None
+    """The new file of a pack that is at its end."""
+    _directory: "weakref.finalize[[str], AppendOnlyStorage[F]] | None" = None
+    """That of a temporary file."""
 
     # Opening
 
@@ -81,79 +75,62 @@ class AppendOnlyStorage(CollectingStorage, Generic[F]):
         repair: bool,
         durability: Durability,
         file_system: FileSystem | None,
-        clock: Callable[[], str],
+        clock: Callable[[], str] = utc_now,
     ) -> None:
-        if readonly and (repair or filename is None):
-            raise TransactionError(f"a readonly {type(self).__name__} needs the name of a file, and can't repair it")
+        if readonly and filename is None:
+            raise ArgumentError(f"a readonly {type(self).__name__} needs the name of a file")
         if durability not in ("fsync", "os"):
-            raise TransactionError(f'durability is "fsync" or "os", not {durability!r}')
-        self._guard: CallGuard = CallGuard("storage")
-        note_held(self)
-        self._records: F | None = None
-        self._failure: str | None = None
-        self._removed: list[bytes] = []
-        self._has_started_anew = False
-        self._commit: _Commit[F] | None = None
-        self._packing: weakref.ref[Generator[Progress, None, None]] | None = None
-        """The pack that is under way, which ends when nobody can go on with it."""
-        self._replacement: _Replacement[F] | None = None
-        self._readonly = readonly
+            raise ArgumentError(f'durability is "fsync" or "os", not {durability!r}')
+        super().__init__(readonly, repair)
         self._durability = durability
         self._clock = clock
         self._file_system = OperatingSystem() if file_system is None else file_system
-        self._directory: weakref.finalize[[str], AppendOnlyStorage[F]] | None = None
-        if filename is None:
-            folder = tempfile.mkdtemp(prefix="durus-")
-            self._directory = weakref.finalize(self, _remove_directory, folder)
-            filename = os.path.join(folder, "temporary.durus")
-        self._filename = os.fsdecode(filename)
+        self._set_filename(self._make_temporary_name() if filename is None else filename)
         self._name = os.path.abspath(self._filename)
         """What others call the file."""
-        self._path = os.path.realpath(self._filename)
+        self._replacer = FileReplacer(self._file_system, self._path)
         try:
-            self._records = self._open_readonly() if readonly else self._open_for_writing(repair)
+            self._opened = self._open_readonly() if readonly else self._open_for_writing(repair)
         finally:
-            if self._records is None:
+            if self._opened is None:
                 self.close()
-        self._holes: Iterator[int] = self._records.holes()
-        self._next_oid = self._records.oid_count
+        record_file = self._opened.record_file
+        self._oids = OidAllocator(record_file.holes(), record_file.oid_count)
 
-    def get_filename(self) -> str:
-        """Return the name of the file, as it was given."""
-        return self._filename
+    def _make_temporary_name(self) -> str:
+        folder = tempfile.mkdtemp(prefix="durus-")
+        self._directory = weakref.finalize(self, _remove_directory, folder)
+        return os.path.join(folder, "temporary.durus")
 
-    def __str__(self) -> str:
-        return f"{type(self).__name__}({self._filename!r})"
-
-    __repr__ = __str__
-
-    def _open_readonly(self) -> F:
+    def _open_readonly(self) -> _Opened[F]:
         file = self._file_system.open(self._path, "read")
-        with _closing_on_error(file):
-            if is_unfinished_creation(file, self._empty_file):
+        with closing_on_error(file):
+            if is_unfinished_creation(file, self.file_format.empty_file):
                 raise FormatError(f"{self._path}: the file is empty; open it for writing once to make it a database")
-            found = self._read(as_of_now(file))
-        if found.tail is not None:
+            record_file = self.file_format.read(snapshot_of(file))
+        tail = record_file.tail
+        if tail is not None:
             warnings.warn(
-                f"{found.tail.path}: what stands behind byte {found.tail.offset} is not a whole transaction and is "
-                f"not shown: {found.tail.problem}",
+                f"{tail.path}: what stands after byte {tail.offset} is not a whole transaction and is not shown: "
+                f"{tail.problem}",
                 DurusWarning,
                 stacklevel=4,
             )
-        return found
+        return _Opened(file, record_file)
 
-    def _open_for_writing(self, repair: bool) -> F:
-        file = self._open_locked()
-        with _closing_on_error(file):
-            is_new = is_unfinished_creation(file, self._empty_file)
+    def _open_for_writing(self, repair: bool) -> _Opened[F]:
+        file = open_locked(self._file_system, self._path)
+        empty_file = self.file_format.empty_file
+        with closing_on_error(file):
+            is_new = is_unfinished_creation(file, empty_file)
             if is_new:
                 file.truncate(0)
-                file.append(self._empty_file)
-            found = self._read(file)
-            if found.tail is not None:
+                file.append(empty_file)
+            record_file = self.file_format.read(file)
+            if record_file.tail is not None:
                 if not repair:
-                    raise found.tail
-                self._cut_tail(found)
+                    raise record_file.tail
+                cut_tail(self._file_system, file, record_file.end)
             # What a process that was killed wrote may be in the cache only. [SHELF-22]
             try:
                 file.sync()
@@ -162,131 +139,88 @@ class AppendOnlyStorage(CollectingStorage, Generic[F]):
                     file.truncate(0)
                 raise
             self._file_system.sync_directory(self._path)
-        return found
+        return _Opened(file, record_file)
 
-    def _open_locked(self) -> File:
-        while True:
-            file = self._file_system.open(self._path, "write")
-            with _closing_on_error(file):
-                file.lock()
-                if file.has_its_name():
-                    return file
-            # A pack put a new file in its place between our open and our lock.
-            file.close()
-
-    def _cut_tail(self, found: F) -> None:
-        """Move what stands behind the last sound transaction to a file beside it. [SHELF-26]"""
-        size = found.file.size()
-        kept_path = self._unused_name(f"{self._path}.cut-{found.end}")
-        kept = self._file_system.open(kept_path, "private")
-        try:
-            kept.copy_permissions(found.file)
-            for offset in range(found.end, size, 1 << 20):
-                kept.append(found.file.read_at(offset, min(1 << 20, size - offset)))
-            kept.sync()
-            self._file_system.sync_directory(kept_path)
-        except BaseException:
-            self._remove(kept_path)
-            raise
-        finally:
-            kept.close()
-        found.file.truncate(found.end)
-        warnings.warn(
-            f"{self._path}: the last {size - found.end} bytes were not a whole transaction; "
-            f"they were cut off and are kept in {kept_path}",
-            DurusWarning,
-            stacklevel=5,
-        )
-
-    def _unused_name(self, name: str) -> str:
-        number, unused = 1, name
-        while self._file_system.exists(unused):
-            number += 1
-            unused = f"{name}-{number}"
-        return unused
-
-    def _open_file(self) -> F:
-        if self._records is None:
-            self._guard.check_process()
-            raise ClosedError(f"{self._path}: the storage is closed")
-        return self._records
-
-    def _writable_file(self) -> F:
-        found = self._open_file()
-        if self._readonly:
-            raise ReadonlyError(f"{self._path}: the file is open with readonly=True and can't be changed")
-        if self._failure is not None:
-            raise ClosedError(
-                f"{self._path}: no further commit is taken since an earlier one failed ({self._failure}); "
-                "close the storage and open it again"
-            )
-        return found
+    def _require_open(self) -> _Opened[F]:
+        if self._opened is None:
+            raise self._closed_error()
+        return self._opened
 
     # Storage
 
     def load(self, oid: bytes) -> bytes:
-        record = self._open_file().read(oid)
+        record = self._require_open().record_file.read(oid)
         if record is None:
             raise DurusKeyError(oid)
         return record
 
     def has_record(self, oid: bytes) -> bool:
-        return self._open_file().position(oid) is not None
+        return self._require_open().record_file.offset_of(oid) is not None
 
-    @guarded
-    def begin(self) -> None:
-        self._writable_file()
-        super().begin()
+    def new_oid(self) -> bytes:
+        # As guarded() has it, without two calls more: a commit asks for each new object.
+        marks = self._guard.marks
+        frame = sys._getframe()
+        if marks.setdefault(CALL, frame) is not frame:
+            self._guard.begin(frame, self._start_anew)
+        del frame  # or it would be a cycle
+        try:
+            oid = self._oids.new_oid(self._require_open().record_file.offset_of)
+        except DurusError:
+            self._guard.end()
+            raise
+        if len(marks) == 1:
+            del marks[CALL]
+        return oid
 
-    @guarded
-    def end(self, handle_invalidations: InvalidationHandler | None = None) -> None:
-        """Conclude the commit with one append and one fsync. [SHELF-18]
+    def gen_oid_record(self, start_oid: bytes | None = None, batch_size: int = 100) -> Iterator[tuple[bytes, bytes]]:
+        """Yield (oid, record) for every record in the order of the file, or for those reached from `start_oid`."""
+        if start_oid is not None:
+            yield from super().gen_oid_record(start_oid, batch_size)
+            return
+        record_file = self._require_open().record_file
+        for oid, offset in list(record_file.offsets()):
+            yield oid, record_file.read_entry(oid, offset)
 
-        FileError if the file can't take it, or does not have its name any more: then nothing of it is stored.
-        ClosedError after a failure that left the end of the file unknown.
+    # Committing
+
+    def _stage_commit(self, records: dict[bytes, bytes]) -> StagedCommit:
+        """Stage a commit that is one append and one fsync. [SHELF-18]
+
+        FileError if the file does not have its name any more, too: then nothing of it is stored. [SHELF-47]
         """
-        pending = self._take_pending()
-        self._tell_removed(handle_invalidations)
-        conclusion = self._conclude(pending)
-        conclusion.write()
-        conclusion.accept()
-
-    @guarded
-    def conclude(self, records: dict[bytes, bytes]) -> Conclusion:
-        return self._conclude(records)
-
-    def _conclude(self, records: dict[bytes, bytes]) -> Conclusion:
         self._settle_commit()
-        found = self._writable_file()
+        opened = self._require_writable()
         if not records:
-            return NOTHING_TO_DO
-        commit = _Commit(found)
+            return EMPTY_COMMIT
+        commit = _Commit(opened)
 
         def write() -> None:
             commit.frame = sys._getframe()
             check_references(records, self.has_record)
-            self._check_end(found)
-            prepared = found.prepare(list(records.items()), self._clock())
+            self._check_end(opened)
+            prepared = opened.record_file.prepare(list(records.items()), self._clock())
             self._commit = commit
-            self._write(found, prepared)
+            self._write(opened, prepared)
             commit.written = prepared
 
         def accept() -> None:
             if self._commit is commit:
                 self._settle_commit()
 
-        return Conclusion(write, accept)
+        return StagedCommit(write, accept)
 
-    def _write(self, found: F, prepared: PreparedTransaction) -> None:
+    def _write(self, opened: _Opened[F], prepared: PreparedTransaction) -> None:
+        *before, last = prepared.pieces
         try:
-            end = found.end
-            if prepared.cover:
-                self._append(found, prepared.cover, end, durable=True)
-                end += len(prepared.cover)
-            self._append(found, prepared.data, end, durable=self._durability == "fsync")
-            self._check_name(found)
+            end = opened.record_file.end
+            for piece in before:
+                self._append(opened.file, piece, end, durable=True)
+                end += len(piece)
+            self._append(opened.file, last, end, durable=self._durability == "fsync")
+            self._check_name(opened.file)
         except BaseException as error:
-            self._undo_append(found, error)
+            self._undo_append(opened, error)
             raise
 
     def _settle_commit(self) -> None:
@@ -298,24 +232,24 @@ class AppendOnlyStorage(CollectingStorage, Generic[F]):
         if commit is None:
             return
         if commit.written is not None:
-            commit.file.accept(commit.written)
+            commit.written.accept()
         elif is_running(commit.frame):
             raise ConcurrentUseError(f"{self._path}: a commit is being written by another thread at this moment")
         else:
-            self._undo_append(commit.file, InterruptedError("an earlier commit was interrupted"))
+            self._undo_append(commit.opened, InterruptedError("an earlier commit was interrupted"))
         self._commit = None
 
-    def _check_end(self, found: F) -> None:
+    def _check_end(self, opened: _Opened[F]) -> None:
         """Make sure that the file ends where this storage believes that it ends. [SHELF-47]"""
         self._settle_commit()
-        size = found.file.size()
-        if size != found.end:
-            self._failure = f"the file ends at byte {size} and not at {found.end}, where the last commit ended"
-            self._writable_file()
+        size, end = opened.file.size(), opened.record_file.end
+        if size != end:
+            self._failure = f"the file ends at byte {size} and not at {end}, where the last commit ended"
+            self._require_writable()
 
-    def _check_name(self, found: F) -> None:
+    def _check_name(self, file: File) -> None:
         """Make sure that others find the file under the name by which it was opened. [SHELF-47]"""
-        if not found.file.has_its_name(self._name):
+        if not file.has_its_name(self._name):
             raise FileError(
                 errno.ESTALE,
                 "another program has removed, renamed or replaced the file since it was opened, so nothing is written "
@@ -323,21 +257,21 @@ class AppendOnlyStorage(CollectingStorage, Generic[F]):
                 self._name,
             )
 
-    def _append(self, found: F, data: bytes, end: int, durable: bool) -> None:
-        found.file.append(data, end)
+    def _append(self, file: File, data: bytes, end: int, durable: bool) -> None:
+        file.append(data, end)
         if durable:
             try:
-                found.file.sync()
+                file.sync()
             except FileError as error:
                 # What a failed fsync leaves behind is unknown, whatever later calls say. [SHELF-20]
                 self._failure = str(error)
                 raise
 
-    def _undo_append(self, found: F, error: BaseException) -> None:
+    def _undo_append(self, opened: _Opened[F], error: BaseException) -> None:
         """Cut off what an append that failed has written, so that no crash brings it back. [SHELF-20]"""
         try:
-            found.file.truncate(found.end)
-            found.file.sync()
+            opened.file.truncate(opened.record_file.end)
+            opened.file.sync()
         except FileError as second:
             self._failure = f"{error}, and then {second}"
         self._commit = None
@@ -349,146 +283,31 @@ class AppendOnlyStorage(CollectingStorage, Generic[F]):
             self._has_started_anew = True
         return self._take_removed()
 
-    def _take_removed(self) -> list[bytes] | None:
-        if self._has_started_anew:
-            self._has_started_anew, self._removed = False, []
-            return None
-        removed, self._removed = self._removed, []
-        return removed
-
-    def _tell_removed(self, handle_invalidations: InvalidationHandler | None) -> None:
-        if (self._removed or self._has_started_anew) and handle_invalidations is not None:
-            handle_invalidations(self._take_removed())
-
-    def new_oid(self) -> bytes:
-        # As guarded() has it, without two calls more: a commit asks for each new object.
-        marks = self._guard.marks
-        frame = sys._getframe()
-        if marks.setdefault(CALL, frame) is not frame:
-            self._guard.begin(frame, self._start_anew)
-        del frame  # or it would be a cycle
-        try:
-            oid = self._next_free_oid()
-        except DurusError:
-            self._guard.end()
-            raise
-        if len(marks) == 1:
-            del marks[CALL]
-        return oid
-
-    def _next_free_oid(self) -> bytes:
-        found = self._open_file()
-        for number in self._holes:
-            oid = oid_from_int(number)
-            if found.position(oid) is None:
-                return oid
-        while True:
-            oid = oid_from_int(self._next_oid)
-            self._next_oid += 1
-            if found.position(oid) is None:
-                return oid
-
-    def close(self) -> None:
-        if not self._guard.is_foreign:  # else it is the parent's
-            self._close()
-
-    @guarded
-    def _close(self) -> None:
-        self._give_up_pack()
-        if self._records is not None:
-            self._records.file.close()
-            self._records = None
-        if self._directory is not None:
-            self._directory()
-
-    # Interrupts and forks
-
-    def _start_anew(self) -> None:
-        """Give up what a call has left that was interrupted; a failure ends the taking of commits. [SHELF-46]"""
-        self._has_started_anew = True
-        self._pending = None
-        self._holes = iter(())  # some of them may have been given out
-        with contextlib.suppress(ConcurrentUseError):  # a write that is under way was not interrupted
-            self._settle_commit()
-        self._give_up_pack()
-
-    def leave_to_parent(self) -> None:
-        self._records = None
-        if self._directory is not None:
-            self._directory.detach()
-
-    def gen_oid_record(self, start_oid: bytes | None = None, batch_size: int = 100) -> Iterator[tuple[bytes, bytes]]:
-        """Yield (oid, record) for every record in the order of the file, or for those reached from `start_oid`."""
-        if start_oid is not None:
-            yield from super().gen_oid_record(start_oid, batch_size)
-            return
-        found = self._open_file()
-        for oid, offset in list(found.positions()):
-            yield oid, found.read_entry(oid, offset)
-
-    def as_of_now(self) -> "Storage":
-        return type(self)(self._path, True, False, durability=self._durability, file_system=self._file_system)  # type: ignore[call-arg]  # each subclass has these
+    def as_of_now(self) -> Storage:
+        return type(self)(self._path, True, False, durability=self._durability, file_system=self._file_system)
 
     # Packing
 
-    @guarded
-    def pack(self) -> None:
-        found = self._writable_file()
-        self._check_not_packing()
-        steps = self._pack(found)
-        self._packing = weakref.ref(steps)
-        for _ in steps:
-            pass
-
-    @guarded
-    def get_packer(self) -> Iterator[Progress]:
-        """Return an iterator that packs the file in steps, while commits go on between them. [SHELF-30]"""
-        found = self._writable_file()
-        self._check_not_packing()
-        return self._gen_steps(self._pack(found))
-
-    def _pack_under_way(self) -> Generator[Progress, None, None] | None:
-        steps = self._packing() if self._packing is not None else None
-        return None if steps is None or inspect.getgeneratorstate(steps) == inspect.GEN_CLOSED else steps
-
-    def _check_not_packing(self) -> None:
-        if self._pack_under_way() is not None:
-            raise TransactionError(f"{self._path}: a pack is under way already")
-
-    def _gen_steps(self, steps: Generator[Progress, None, None]) -> Generator[Progress, None, None]:
-        try:
-            while (progress := self._pack_step(steps)) is not None:
-                yield progress
-        finally:
-            steps.close()
-
-    @guarded
-    def _pack_step(self, steps: Generator[Progress, None, None]) -> Progress | None:
-        if self._pack_under_way() is not steps:
-            self._check_not_packing()
-            self._packing = weakref.ref(steps)
-        return next(steps, None)
-
-    def _pack(self, found: F) -> Generator[Progress, None, None]:
-        new_path = self._path + ".pack"
-        # After a crash a left-over of this name can be a second name of the database itself. [SHELF-39]
-        self._remove_left_over(new_path)
-        self._check_name(found)
-        new_file = self._file_system.open(new_path, "private")
+    def _pack(self) -> Generator[Progress, None, None]:
+        opened = self._require_open()
+        self._replacer.remove_left_over()
+        self._check_name(opened.file)
+        new_file = self._replacer.create()
         try:
             new_file.lock()
-            new_file.copy_permissions(found.file)
-            packer = self._new_packer(found, new_file)
+            new_file.copy_permissions(opened.file)
+            packer = self.file_format.packer(opened.record_file, new_file, self._clock())
             for progress in packer.steps():
                 yield progress
-                self._writable_file()
+                self._require_writable()
             packer.finish()
-            self._check_end(found)
-            self._check_name(found)
-            self._replacement = _Replacement(packer.open_target(), new_file, packer.removed(), packer.highest_garbage)
-            self._keep_old_file(found)
-            self._check_name(found)
-            self._file_system.replace(new_path, self._path)
+            self._check_end(opened)
+            self._check_name(opened.file)
+            new = _Opened(new_file, packer.open_target())
+            self._replacement = _Replacement(new, packer.removed(), packer.max_garbage)
+            self._replacer.keep_old_file(opened.file)
+            self._check_name(opened.file)
+            self._replacer.rename()
             self._settle_pack()
         except BaseException:
             self._give_up_pack(new_file)
@@ -500,22 +319,16 @@ class AppendOnlyStorage(CollectingStorage, Generic[F]):
         Each of these steps may be done again, and is after an interrupt.
         """
         replacement = self._replacement
-        if replacement is None or self._records is None:
+        if replacement is None or self._opened is None or not self._replacer.is_renamed(replacement.new.file):
             return False
-        new, new_file, removed, highest = replacement
-        if not new_file.has_its_name(self._path):
-            return False
-        new_file.path = self._path
-        if self._records is not new:
-            # An oid that a pack set free may live on in a connection's memory, so it is not given out
-            # again before the file is opened anew. [SHELF-38]
-            self._holes = iter(())
-            self._next_oid = max(self._next_oid, highest + 1)
-            old, self._records, self._removed = self._records, new, self._removed + removed
+        new, removed, highest = replacement
+        new.file.path = self._path
+        if self._opened is not new:
+            self._oids.leave_removed(highest)
+            old, self._opened, self._removed = self._opened, new, self._removed + removed
             old.file.close()
         try:
-            self._replace_prepack()
-            self._file_system.sync_directory(self._path)
+            self._replacer.finish()
         except FileError as error:
             self._failure = str(error)
             raise
@@ -524,9 +337,7 @@ class AppendOnlyStorage(CollectingStorage, Generic[F]):
 
     def _give_up_pack(self, new_file: File | None = None) -> None:
         """End a pack that is not at its end: leave nothing of it, or all if the new file has the name."""
-        steps = self._pack_under_way()
-        if steps is not None and inspect.getgeneratorstate(steps) != inspect.GEN_RUNNING:
-            steps.close()  # it would remove the file of a later one
+        super()._give_up_pack()
         replacement = self._replacement
         if new_file is None and replacement is None:
             return
@@ -537,49 +348,41 @@ class AppendOnlyStorage(CollectingStorage, Generic[F]):
             self._failure = f"{error}, while a pack replaced the file"
         self._replacement = None
         if replacement is not None:
-            if self._records is replacement.file:
+            if self._opened is replacement.new:
                 return
-            self._remove(self._path + ".prepack.new")
-            new_file = replacement.new_file
+            self._replacer.forget_old_file()
+            new_file = replacement.new.file
         if new_file is not None and new_file.path != self._path:  # else it has taken the place of the old one
-            new_file.close()
-            self._remove(new_file.path)
+            self._replacer.discard(new_file)
 
-    def _remove_left_over(self, path: str) -> None:
-        if self._file_system.exists(path):
-            self._file_system.remove(path)
+    # Interrupts, forks, and the end
 
-    def _remove(self, path: str) -> None:
-        """Remove a file that is of no use after an error; it is no second error if that fails."""
-        with contextlib.suppress(FileError):
-            self._file_system.remove(path)
+    def _start_anew(self) -> None:
+        """Give up what a call has left that was interrupted; a failure ends the taking of commits. [SHELF-46]"""
+        super()._start_anew()
+        self._oids.leave_holes()
+        with contextlib.suppress(ConcurrentUseError):  # a write that is under way was not interrupted
+            self._settle_commit()
+        self._give_up_pack()
 
-    def _keep_old_file(self, found: F) -> None:
-        """Give the file a second name, that it may become .prepack when it has lost its own. [SHELF-37]"""
-        link = self._path + ".prepack.new"
-        self._remove_left_over(link)
-        if not self._file_system.link(self._path, link):
-            warnings.warn(
-                f"{self._path}: the file system has no hard links, so the state before the pack is not kept",
-                DurusWarning,
-                stacklevel=6,
-            )
-        elif not found.file.has_its_name(link):
-            self._remove(link)
-            self._check_name(found)
+    def leave_to_parent(self) -> None:
+        self._opened = None
+        if self._directory is not None:
+            self._directory.detach()
 
-    def _replace_prepack(self) -> None:
-        link = self._path + ".prepack.new"
-        if self._file_system.exists(link):
-            self._file_system.replace(link, self._path + ".prepack")
-            self._remove_left_over(link)  # it stays where both are names of one file [SHELF-39]
+    def _release(self) -> None:
+        if self._opened is not None:
+            self._opened.file.close()
+            self._opened = None
+        if self._directory is not None:
+            self._directory()
 
 
 class _Commit(Generic[F]):
     """A commit on its way into the file."""
 
-    def __init__(self, file: F) -> None:
-        self.file = file
+    def __init__(self, opened: _Opened[F]) -> None:
+        self.opened = opened
         self.frame: FrameType | None = None
         """The call that writes it."""
         self.written: PreparedTransaction | None = None
@@ -589,8 +392,7 @@ class _Commit(Generic[F]):
 class _Replacement(NamedTuple, Generic[F]):
     """The new file of a pack, which is to have the name of the database now."""
 
-    file: F
-    new_file: File
+    new: _Opened[F]
     removed: list[bytes]
     highest: int
     """The number of the highest oid that the pack removed, -1 if there is none."""
@@ -598,12 +400,3 @@ class _Replacement(NamedTuple, Generic[F]):
 
 def _remove_directory(path: str) -> None:
     shutil.rmtree(path, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _closing_on_error(file: File) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        file.close()
-        raise

@@ -10,7 +10,7 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal, Protocol
 
 from durus.concurrency.forked import note_held
@@ -25,16 +25,27 @@ Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 """The name of a file, as users give it."""
 
 
-class File(Protocol):
-    """An open file.  Offsets and sizes are in bytes."""
+class ReadableFile(Protocol):
+    """An open file, as far as it is read.  Offsets and sizes are in bytes."""
 
-    path: str
+    @property
+    def path(self) -> str:
+        """The name by which errors call the file."""
 
     def size(self) -> int:
         """Return the present length of the file."""
 
     def read_at(self, offset: int, size: int) -> bytes:
         """Return `size` bytes from `offset`, fewer only where the file ends."""
+
+    def close(self) -> None:
+        """Close the file and give up its lock; further calls do nothing."""
+
+
+class File(ReadableFile, Protocol):
+    """An open file that can be appended to and cut."""
+
+    path: str
 
     def append(self, data: bytes, end: int | None = None) -> None:
         """Write all of `data` at the end, which is at `end` if that is known; on an error part of it may be there."""
@@ -56,9 +67,6 @@ class File(Protocol):
 
         FileError if the group can't be kept and its members would lose or others get access by that.
         """
-
-    def close(self) -> None:
-        """Close the file and give up its lock; further calls do nothing."""
 
 
 class FileSystem(Protocol):
@@ -84,11 +92,26 @@ class FileSystem(Protocol):
 
 
 @contextlib.contextmanager
-def _naming(operation: str, path: str, kind: type[FileError] = FileError) -> Iterator[None]:
+def os_errors_as(operation: str, path: str, kind: type[FileError] = FileError) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise _named(error, operation, path, kind) from error
+
+
+@contextlib.contextmanager
+def closing_on_error(file: ReadableFile) -> Iterator[None]:
+    """Close the file if the block raises."""
+    try:
+        yield
+    except BaseException:
+        file.close()
+        raise
+
+
+def first_unused(file_system: FileSystem, names: Iterable[str]) -> str:
+    """Return the first of these names that no file has; there must be one."""
+    return next(name for name in names if not file_system.exists(name))
 
 
 def _named(error: OSError, operation: str, path: str, kind: type[FileError] = FileError) -> FileError:
@@ -111,10 +134,10 @@ class OperatingSystemFile:
         }[mode]
         self.path = path
         note_held(self)
-        with _naming("open the file", path):
+        with os_errors_as("open the file", path):
             self._fd = os.open(path, flags | os.O_CLOEXEC, 0o600 if mode == "private" else 0o666)
         try:
-            with _naming("open the file", path):
+            with os_errors_as("open the file", path):
                 self._status = os.fstat(self._fd)
                 if not stat.S_ISREG(self._status.st_mode):
                     raise OSError(errno.EINVAL, "it is not a regular file")
@@ -150,15 +173,15 @@ class OperatingSystemFile:
             raise _named(error, "append to the file", self.path) from error
 
     def truncate(self, size: int) -> None:
-        with _naming(f"cut the file to {size} bytes", self.path):
+        with os_errors_as(f"cut the file to {size} bytes", self.path):
             os.ftruncate(self._fd, size)
 
     def sync(self) -> None:
-        with _naming("sync the file to its disk", self.path):
+        with os_errors_as("sync the file to its disk", self.path):
             _full_sync(self._fd)
 
     def lock(self) -> None:
-        with _naming("lock the file", self.path):
+        with os_errors_as("lock the file", self.path):
             if _try_lock(self._fd):
                 return
             holder = _lock_holder(self._fd)
@@ -169,14 +192,14 @@ class OperatingSystemFile:
         raise LockedError(errno.EWOULDBLOCK, message, self.path)
 
     def has_its_name(self, name: str | None = None) -> bool:
-        with _naming("look the file up by its name", name or self.path):
+        with os_errors_as("look the file up by its name", name or self.path):
             try:
                 return os.path.samestat(self._status, os.stat(name or self.path))
             except (FileNotFoundError, NotADirectoryError):
                 return False
 
     def copy_permissions(self, other: File) -> None:
-        with _naming("set the permissions of the file", self.path):
+        with os_errors_as("set the permissions of the file", self.path):
             model, now = os.stat(other.path), os.fstat(self._fd)
             if model.st_uid != now.st_uid:
                 with contextlib.suppress(PermissionError):  # only root may give a file away
@@ -220,11 +243,11 @@ class OperatingSystem:
 
     def names_beside(self, path: str) -> list[str]:
         directory = os.path.dirname(path) or "."
-        with _naming("list the directory", directory):
+        with os_errors_as("list the directory", directory):
             return os.listdir(directory)
 
     def link(self, source: str, name: str) -> bool:
-        with _naming(f"give the name {name} to the file", source):
+        with os_errors_as(f"give the name {name} to the file", source):
             try:
                 os.link(source, name)
             except OSError as error:
@@ -234,16 +257,16 @@ class OperatingSystem:
         return True
 
     def replace(self, source: str, name: str) -> None:
-        with _naming(f"rename {source} to this name", name):
+        with os_errors_as(f"rename {source} to this name", name):
             os.replace(source, name)
 
     def remove(self, path: str) -> None:
-        with _naming("remove the file", path):
+        with os_errors_as("remove the file", path):
             os.unlink(path)
 
     def sync_directory(self, path: str) -> None:
         directory = os.path.dirname(os.path.abspath(path))
-        with _naming("sync the directory to its disk", directory):
+        with os_errors_as("sync the directory to its disk", directory):
             fd = os.open(directory, os.O_RDONLY)
             try:
                 os.fsync(fd)

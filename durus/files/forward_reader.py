@@ -6,7 +6,7 @@ The running checksum is that of SHELF-15; a format without checksums ignores it.
 from zlib import crc32
 
 from durus.error import DamageError, UnsoundTailError
-from durus.files.file import File
+from durus.files.file import ReadableFile
 
 CHUNK_SIZE = 1 << 20
 FIRST_CHUNK_SIZE = 1 << 12
@@ -14,33 +14,33 @@ FIRST_CHUNK_SIZE = 1 << 12
 
 
 class Unsound(Exception):
-    """The transaction at `offset` is not whole and sound; it would end at `end`."""
+    """The transaction at `start` is not whole and sound; it would end at `end`."""
 
     def __init__(
         self,
-        offset: int,
+        start: int,
         end: int,
         problem: str,
-        place: int,
-        has_other_checksum: bool = False,
-        only_a_seal: bool = False,
+        fault_offset: int,
+        is_checksum_mismatch: bool = False,
+        is_seal_only: bool = False,
     ) -> None:
         super().__init__(problem)
-        self.offset = offset
+        self.start = start
         self.end = end
         self.problem = problem
-        self.place = place
-        self.has_other_checksum = has_other_checksum
+        self.fault_offset = fault_offset
+        self.is_checksum_mismatch = is_checksum_mismatch
         """All is in its place, and the checksum is not that of the bytes."""
-        self.only_a_seal = only_a_seal
+        self.is_seal_only = is_seal_only
         """Such a transaction holds nothing but its seal."""
 
 
 class ForwardReader:
-    """Reads a file forward from `position` in chunks that become large, and keeps the running checksum."""
+    """Reads a file forward from `offset` in chunks that become large, and keeps the running checksum."""
 
-    def __init__(self, file: File, position: int, end: int, checksum: int) -> None:
-        self.position = position
+    def __init__(self, file: ReadableFile, offset: int, end: int, checksum: int) -> None:
+        self.offset = offset
         self._checksum = checksum
         self._file = file
         self._end = end
@@ -52,7 +52,7 @@ class ForwardReader:
 
     @property
     def checksum(self) -> int:
-        """The checksum of all up to the position."""
+        """The checksum of all up to the offset."""
         self._catch_up()
         return self._checksum
 
@@ -72,10 +72,10 @@ class ForwardReader:
         if start + size > len(self._buffer):
             self._catch_up()
             rest = self._buffer[start:]
-            wanted = min(max(size, self._chunk_size), self._end - self.position) - len(rest)
+            wanted = min(max(size, self._chunk_size), self._end - self.offset) - len(rest)
             self._chunk_size = min(2 * self._chunk_size, CHUNK_SIZE)
             if wanted > 0:
-                rest += self._file.read_at(self.position + len(rest), wanted)
+                rest += self._file.read_at(self.offset + len(rest), wanted)
             self._buffer = rest
             self._start = self._summed = start = 0
         return self._buffer[start : start + size]
@@ -85,23 +85,23 @@ class ForwardReader:
         while self._start + size > len(self._buffer):
             step = len(self._buffer) - self._start
             self._start += step
-            self.position += step
+            self.offset += step
             size -= step
             if not self.peek(1):
                 raise self._became_shorter()
         self._start += size
-        self.position += size
+        self.offset += size
 
-    def window_at(self, position: int, size: int) -> tuple[bytes, int]:
-        """Go on to a position; return bytes that are in memory, `size` of them behind it, and where they stand."""
-        self.advance(position - self.position)
+    def window_at(self, offset: int, size: int) -> tuple[bytes, int]:
+        """Go on to an offset; return bytes that are in memory, `size` of them behind it, and where they stand."""
+        self.advance(offset - self.offset)
         if len(self.peek(size)) < size:
             raise self._became_shorter()
-        return self._buffer, self.position - self._start
+        return self._buffer, self.offset - self._start
 
     def _became_shorter(self) -> DamageError:
         problem = f"the file became shorter than {self._end} bytes while it was read"
-        return DamageError(self._file.path, self.position, problem, "open it again")
+        return DamageError(self._file.path, self.offset, problem, "open it again")
 
 
 def unsound_tail(path: str, start: int, size: int, problem: str) -> UnsoundTailError:

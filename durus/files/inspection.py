@@ -1,11 +1,18 @@
-"""What a check of any kind of file finds, and the part of it that looks at records."""
+"""What a look at a whole file tells, whatever its format: its faults, its figures, and the records in it.
+
+Nothing is written, no lock is taken, and what others append meanwhile is left alone.
+"""
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Generic, Literal, Protocol, TypeVar
 
-from durus.error import DamageError, DurusError
-from durus.oid import format_oid
+from durus.error import DamageError, DurusError, UnsoundTailError
+from durus.files.file import ReadableFile
+from durus.files.read_ahead import ReadAhead
+from durus.files.record_file import F, is_unfinished_creation
+from durus.files.snapshot import snapshot_of
+from durus.oid import ROOT_OID, format_oid
 from durus.records.contents import read_contents
 from durus.records.pickle_machine import Name
 from durus.records.record import split_oids, unpack_record
@@ -14,6 +21,8 @@ from durus.text import printable
 
 _NAMED_REFS = 5
 
+Sealed = Literal["all", "part", "none"]
+"""How far the checksums of a file reach."""
 
 P = TypeVar("P", int, None)
 
@@ -29,13 +38,183 @@ class Finding:
     is_fault: bool = True
 
     def __str__(self) -> str:
-        places = [] if self.offset is None else [f"byte {self.offset}"]
-        places += [] if self.oid is None else [f"oid {format_oid(self.oid)}"]
-        return printable(f"{'' if self.is_fault else 'note: '}{', '.join(places) or 'the file'}: {self.problem}")
+        where = [] if self.offset is None else [f"byte {self.offset}"]
+        where += [] if self.oid is None else [f"oid {format_oid(self.oid)}"]
+        return printable(f"{'' if self.is_fault else 'note: '}{', '.join(where) or 'the file'}: {self.problem}")
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a check has counted."""
+
+    objects: int
+    transactions: int | None
+    """None in a format that does not keep them."""
+    sealed: Sealed | None
+    """None in a format without checksums."""
+    remark: str
+    """What people should know about the checksums."""
+
+    def __str__(self) -> str:
+        transactions = "" if self.transactions is None else f"{self.transactions} transactions, "
+        return f"{transactions}{self.objects} objects, {self.remark}"
+
+
+@dataclass(frozen=True)
+class Heading:
+    """What holds of a file as a whole; None where the format has no such thing. Sizes are in bytes."""
+
+    format: str
+    size: int
+    packed_size: int | None = None
+    entries_size: int | None = None
+    """Of all object entries, those that newer ones have superseded included."""
+    transactions: int | None = None
+    """How many there are after the packed part."""
+    unsealed_transactions: int | None = None
+    sealed: Sealed | None = None
+    first_seal: str | None = None
+    last_seal: str | None = None
+    """When they were written."""
+    tail: str | None = None
+    """What is wrong with the end of the file, None if it is whole."""
+    remark: str | None = None
+    """What people should know about the size."""
+
+    def lines(self) -> Iterator[tuple[str, str]]:
+        """Yield a name and a text for each line that tells this to people."""
+        yield "format", self.format
+        packed = "" if self.packed_size is None else f", {self.packed_size} of them packed"
+        yield "size", f"{self.size} bytes{packed}{self.remark or ''}"
+        if self.transactions is not None:
+            unsealed = self.unsealed_transactions
+            without = "" if unsealed is None else f", {unsealed} of them without a seal"
+            yield "transactions", f"{self.transactions} after the packed part{without}"
+        texts = {None: "no, the format has no checksums", "none": "no", "part": "not at its end", "all": "to its end"}
+        yield "sealed", texts[self.sealed]
+        if self.first_seal is not None and self.last_seal is not None:
+            yield "first seal", self.first_seal
+            yield "last seal", self.last_seal
+        if self.tail is not None:
+            yield "tail", f"not whole: {self.tail}"
+
+
+class Records(Protocol):
+    """The current records of a file."""
+
+    def offsets(self) -> Iterable[tuple[bytes, int]]:
+        """Return (oid, file offset) for all; in a format that does not tell offsets, each is 0."""
+
+    def read_entry(self, oid: bytes, offset: int) -> bytes:
+        """Return the record of one of these pairs."""
+
+    def read(self, oid: bytes) -> bytes | None:
+        """Return the record of `oid`, None if there is none."""
+
+
+class Inspection:
+    """One look at a file.
+
+    findings() and figures() work on damaged files, too; records and heading() raise what opening the file raises.
+    """
+
+    format_name: str
+    frame_size: int
+    """How many bytes a file holds around each record."""
+
+    def findings(self) -> Iterator[Finding]:
+        """Yield all findings, in the order in which they are met. FormatError if the file is of another format."""
+        raise NotImplementedError
+
+    def figures(self) -> Figures:
+        """Return the figures; they are complete when findings() has come to its end."""
+        raise NotImplementedError
+
+    def heading(self) -> Heading:
+        """Return what holds of the file as a whole."""
+        raise NotImplementedError
+
+    @property
+    def records(self) -> Records:
+        """The records, which are looked for only when they are asked for."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Close the file."""
+        raise NotImplementedError
+
+
+class FileInspection(Inspection, Generic[F]):
+    """Base of looks at files to which transactions are appended."""
+
+    empty_file: bytes
+    """A file without any object."""
+
+    def __init__(self, file: ReadableFile) -> None:
+        self._live_file = file
+        self._records: F | None = None
+        self._file = snapshot_of(file)
+        self.size = self._file.size()
+        """The bytes of the file at the beginning; what is appended later is not looked at."""
+        self._offsets: dict[bytes, int] = {}
+        """Of the newest entries, by oid."""
+        self._is_complete = True
+        """False once a part of the file could not be read, so that objects may be missing here."""
+        self.transactions = 0
+        self.objects = 0
+
+    # What a format says
+
+    def _layout_findings(self) -> Iterator[Finding]:
+        """Yield what is wrong with all but the records; count transactions, and note offsets of entries."""
+        raise NotImplementedError
+
+    def _open(self, file: ReadableFile) -> F:
+        raise NotImplementedError
+
+    def _read_entry(self, source: ReadAhead, oid: bytes, offset: int) -> bytes:
+        raise NotImplementedError
+
+    # What they share
+
+    def findings(self) -> Iterator[Finding]:
+        if is_unfinished_creation(self._file, self.empty_file):
+            problem = "the file was made and nothing put into it yet; opening it for writing makes it a database"
+            yield Finding(self.size, None, problem)
+            return
+        yield from self._layout_findings()
+        self.objects = len(self._offsets)
+        if self._offsets and self._is_complete and ROOT_OID not in self._offsets:
+            yield Finding(0, ROOT_OID, "there is no root object")
+        source = ReadAhead(self._file)
+        yield from record_findings(
+            sorted(self._offsets.items(), key=lambda pair: pair[1]),
+            lambda oid, offset: self._read_entry(source, oid, offset),
+            self._offsets.keys() if self._is_complete else None,
+        )
+
+    def _unsound_finding(self, error: DamageError, may_be_repaired: bool = True) -> Finding:
+        """Return the finding that the error of an unsound transaction is."""
+        if not isinstance(error, UnsoundTailError):
+            return Finding(error.offset, None, error.problem)
+        if self._live_file.size() > self.size:
+            problem = "a commit was under way when the check began; what stands behind this place was not looked at"
+            return Finding(error.offset, None, problem, is_fault=False)
+        remedy = "; `durus -c --repair` cuts it off" if may_be_repaired else ""
+        return Finding(error.offset, None, error.problem + remedy)
+
+    @property
+    def records(self) -> F:
+        if self._records is None:
+            self._records = self._open(self._file)
+        return self._records
+
+    def close(self) -> None:
+        self._file.close()
 
 
 def record_findings(
-    places: Iterable[tuple[bytes, P]],
+    offsets: Iterable[tuple[bytes, P]],
     read: Callable[[bytes, P], bytes],
     oids: Collection[bytes] | None,
 ) -> Iterator[Finding]:
@@ -44,7 +223,7 @@ def record_findings(
     `oids` are all that have a record, None if that is not known.
     """
     looked_for: set[Name] = set()
-    for oid, offset in places:
+    for oid, offset in offsets:
         try:
             _, data, refs = unpack_record(read(oid, offset))
         except DurusError as error:

@@ -10,26 +10,25 @@ from array import array
 from bisect import bisect_left
 from collections import defaultdict, deque
 from collections.abc import Iterator
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple
 from zlib import crc32
 
+from durus import progress
 from durus.error import DamageError, FormatError
-from durus.files import writer as new_file
 from durus.files.file import File
-from durus.files.file_format import RecordFile
 from durus.files.forward_reader import Unsound
+from durus.files.record_file import F
+from durus.files.writer import NewFile
 from durus.oid import FIRST_RESERVED_OID, ROOT_OID, format_oid, oid_from_int, oid_to_int
-from durus.progress import Progress
-from durus.records.record import gen_refs, split_oids, unpack_record
+from durus.progress import STEP_REFS, Progress
+from durus.records.reachable import dangling_reference_error
+from durus.records.record import gen_refs, refs_of
 
-HIGHEST_PACKABLE = 1 << 40
+MAX_PACKABLE_OIDS = 1 << 40
 """From this oid on a pack refuses an object that the root reaches. [SHELF-51]"""
 
 _REGION_SIZE = 1 << 22
 """What is marked next is read in the order of the file within so many bytes of it."""
-
-_STEP_REFS = 1000
-"""How many references one step looks at, at the most."""
 
 _ADVICE = "the file is not packed; look at it with `durus check`"
 
@@ -42,16 +41,13 @@ class Entry(NamedTuple):
     record: bytes
 
 
-class Committed(NamedTuple):
+class LateCommit(NamedTuple):
     """A transaction that was committed since the pack began."""
 
     records: dict[bytes, bytes]
     end: int
-    time: str
-    """When it was committed, in a format that tells it."""
-
-
-F = TypeVar("F", bound=RecordFile)
+    time: str | None = None
+    """When it was committed, None if the file does not tell it."""
 
 
 class Packer(Generic[F]):
@@ -61,9 +57,12 @@ class Packer(Generic[F]):
     appended to the source between it and the replacing of the file.
     """
 
-    def __init__(self, source: F, target: File) -> None:
+    def __init__(self, source: F, target: File, writer: NewFile, time: str) -> None:
+        """`writer` writes the packed part of the target, `time` is that of the pack."""
         self._source = source
         self._target = target
+        self._writer = writer
+        self._time = time
         self._new: F | None = None
         """The target, from when its packed part is whole."""
         self._before = source.watch()
@@ -75,13 +74,13 @@ class Packer(Generic[F]):
         self._live_size = 0
         """The bytes of the records that are live."""
         self._garbage: list[bytes] = []
-        self.highest_garbage = -1
+        self.max_garbage = -1
         self._garbage_offsets = array("Q")
         self._garbage_sums = array("I")
         """The crc32 of each record that is garbage: it may be brought back."""
         self._followed: set[bytes] = set()
         """Oids with a record behind the packed part of the target."""
-        self._has_brought_back = False
+        self._has_revived = False
 
     # What a format says
 
@@ -92,12 +91,8 @@ class Packer(Generic[F]):
         """
         raise NotImplementedError
 
-    def _copy(self) -> Iterator[Progress]:
-        """Write the packed part, of _live_records()."""
-        raise NotImplementedError
-
-    def _gen_committed(self) -> Iterator[Committed]:
-        """Yield the transactions of the source that stand behind those followed already. Unsound if one is."""
+    def _gen_late_commits(self) -> Iterator[LateCommit]:
+        """Yield the transactions of the source after those followed already. Unsound if one is."""
         raise NotImplementedError
 
     def _open_target(self) -> F:
@@ -109,7 +104,9 @@ class Packer(Generic[F]):
     def steps(self) -> Iterator[Progress]:
         """Do the work, a step at a time."""
         yield from self._mark()
-        yield from self._copy()
+        yield from self._writer.write_base(
+            self._live_records(), self._live_count, self._live_size, self._highest_live()
+        )
         self._target.sync()
         self._new = self._open_target()
         yield from self._follow()
@@ -128,13 +125,13 @@ class Packer(Generic[F]):
 
     def removed(self) -> list[bytes]:
         """Return the oids that the source has and the target does not."""
-        if not self._has_brought_back:
+        if not self._has_revived:
             return self._garbage
         return [oid for oid in self._garbage if oid not in self._followed]
 
-    def _position(self, oid: bytes) -> int | None:
+    def _offset_of(self, oid: bytes) -> int | None:
         """Return where the entry of `oid` stands that was current when the pack began."""
-        return self._before[oid] if oid in self._before else self._source.position(oid)
+        return self._before[oid] if oid in self._before else self._source.offset_of(oid)
 
     def _mark(self) -> Iterator[Progress]:
         """Mark what the root reaches, region by region of the file."""
@@ -148,7 +145,7 @@ class Packer(Generic[F]):
                 due.append(offset // _REGION_SIZE)
             region.extend((offset, oid_to_int(oid)))
 
-        if (root := self._position(ROOT_OID)) is not None:
+        if (root := self._offset_of(ROOT_OID)) is not None:
             note(ROOT_OID, root)
         work = 0
         while due:
@@ -158,25 +155,22 @@ class Packer(Generic[F]):
                 record = self._source.read_entry(referrer, offset)
                 self._live_count += 1
                 self._live_size += len(record)
-                work += _STEP_REFS // new_file.STEP_RECORDS
+                work += STEP_REFS // progress.STEP_RECORDS
                 for ref in gen_refs(record):
                     if not self._is_live(ref):
                         note(ref, self._require(ref, referrer))
                     work += 1
-                    if work >= _STEP_REFS:
+                    if work >= STEP_REFS:
                         work = 0
                         yield Progress("mark", self._live_count, None)
-                if work >= _STEP_REFS:
+                if work >= STEP_REFS:
                     work = 0
                     yield Progress("mark", self._live_count, None)
 
     def _require(self, oid: bytes, referrer: bytes) -> int:
-        offset = self._position(oid)
+        offset = self._offset_of(oid)
         if offset is None or oid >= FIRST_RESERVED_OID:
-            raise FormatError(
-                f"{self._source.file.path}: the object {format_oid(referrer)} refers to oid {format_oid(oid)}, which "
-                "does not exist, so the file is not packed; take that reference out first (`durus check` lists all)"
-            )
+            raise dangling_reference_error(referrer, oid, self._source.file.path)
         return offset
 
     def _live_records(self) -> Iterator[tuple[bytes, bytes] | None]:
@@ -186,7 +180,7 @@ class Packer(Generic[F]):
         """
         count = size = 0
         for entry in self._gen_entries():
-            if entry is None or self._position(entry.oid) != entry.offset:
+            if entry is None or self._offset_of(entry.oid) != entry.offset:
                 yield None
             elif self._is_live(entry.oid):
                 count += 1
@@ -196,12 +190,12 @@ class Packer(Generic[F]):
                 for number_of_refs, ref in enumerate(gen_refs(entry.record), 1):
                     if not self._is_live(ref):
                         raise self._changed(entry.offset)
-                    if number_of_refs % (_STEP_REFS // new_file.STEP_RECORDS) == 0:
+                    if number_of_refs % (STEP_REFS // progress.STEP_RECORDS) == 0:
                         yield None
                 yield entry.oid, entry.record
             else:
                 self._garbage.append(entry.oid)
-                self.highest_garbage = max(self.highest_garbage, oid_to_int(entry.oid))
+                self.max_garbage = max(self.max_garbage, oid_to_int(entry.oid))
                 self._garbage_offsets.append(entry.offset)
                 self._garbage_sums.append(crc32(entry.record))
                 yield None
@@ -216,39 +210,39 @@ class Packer(Generic[F]):
         """Append the transactions that were committed since, each with what it brings back. [SHELF-35]"""
         source, new = self._source, self.open_target()
         try:
-            for committed in self._gen_committed():
-                records = committed.records
-                if not self._has_brought_back:
-                    self._has_brought_back = not all(self._is_live(oid) for oid in records)
+            for late in self._gen_late_commits():
+                records = late.records
+                if not self._has_revived:
+                    self._has_revived = not all(self._is_live(oid) for oid in records)
                 self._followed.update(records)
-                self._bring_back(records)
+                self._revive(records)
                 if records:
-                    prepared = new.prepare(list(records.items()), committed.time)
-                    self._target.append(prepared.cover + prepared.data, new.end)
-                    new.accept(prepared)
-                self._followed_to = committed.end
+                    prepared = new.prepare(list(records.items()), late.time or self._time)
+                    self._target.append(b"".join(prepared.pieces), new.end)
+                    prepared.accept()
+                self._followed_to = late.end
                 yield Progress("follow", self._followed_to - self._snapshot_end, None)
         except Unsound as unsound:
-            raise DamageError(source.file.path, unsound.place, unsound.problem, _ADVICE) from None
+            raise DamageError(source.file.path, unsound.fault_offset, unsound.problem, _ADVICE) from None
 
-    def _bring_back(self, records: dict[bytes, bytes]) -> None:
+    def _revive(self, records: dict[bytes, bytes]) -> None:
         """Add to `records` the objects they reach that were garbage when the pack began."""
         pending = list(records.items())
         while pending:
             referrer, record = pending.pop()
-            for oid in split_oids(unpack_record(record)[2]):
+            for oid in refs_of(record):
                 if not self._is_live(oid) and oid not in self._followed:
-                    found = self._read_garbage(oid, self._require(oid, referrer))
-                    self._has_brought_back = True
+                    garbage = self._read_garbage(oid, self._require(oid, referrer))
+                    self._has_revived = True
                     self._followed.add(oid)
-                    records[oid] = found
-                    pending.append((oid, found))
+                    records[oid] = garbage
+                    pending.append((oid, garbage))
 
     def _read_garbage(self, oid: bytes, offset: int) -> bytes:
         record = self._source.read_entry(oid, offset)
-        place = bisect_left(self._garbage_offsets, offset)
-        if self._garbage_offsets[place : place + 1] != array("Q", [offset]) or (
-            self._garbage_sums[place] != crc32(record)
+        index = bisect_left(self._garbage_offsets, offset)
+        if self._garbage_offsets[index : index + 1] != array("Q", [offset]) or (
+            self._garbage_sums[index] != crc32(record)
         ):
             raise self._changed(offset)
         return record
@@ -259,7 +253,7 @@ class Packer(Generic[F]):
 
     def _set_live(self, oid: bytes) -> None:
         number = oid_to_int(oid)
-        if number >= HIGHEST_PACKABLE:
+        if number >= MAX_PACKABLE_OIDS:
             raise FormatError(
                 f"{self._source.file.path}: the oid {format_oid(oid)} is too high for a pack, which needs room "
                 "for every oid below it; copy the objects into a new file (`durus convert`)"

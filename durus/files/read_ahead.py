@@ -1,36 +1,36 @@
 """Reading parts of a file that never change, with few reads where they follow on one another."""
 
 from durus.error import DamageError
-from durus.files.file import File
+from durus.files.file import ReadableFile
 
-_ALONE = 1 << 12
-_IN_ORDER = 1 << 16
+_RANDOM_READ = 1 << 12
+_SEQUENTIAL_READ = 1 << 16
 
 
 class ReadAhead:
-    """Remembers what it read last. Nothing behind the sound part of the file may be asked for: that may be cut off."""
+    """Remembers what it read last. Nothing after the sound part of the file may be asked for: that may be cut off."""
 
-    def __init__(self, file: File) -> None:
+    def __init__(self, file: ReadableFile) -> None:
         self.file = file
         self._last = 0, b""
         """Where the bytes stand in the file, and the bytes: one value, since several threads may read."""
 
-    def at(self, offset: int, size: int, end: int) -> tuple[bytes, int]:
-        """Return bytes among which stand `size` bytes of the file from `offset` on, and their place there.
+    def window(self, offset: int, size: int, end: int) -> tuple[bytes, int]:
+        """Return bytes among which stand `size` bytes of the file from `offset` on, and their index there.
 
         There are fewer where the file, or the sound part of it that ends at byte `end`, does not have as many.
         """
-        start, data = self._last
-        place = offset - start
-        if 0 <= place <= len(data) - size:
-            return data, place
-        is_in_order = 0 <= place <= len(data) + _ALONE
+        start, buffer = self._last
+        index = offset - start
+        if 0 <= index <= len(buffer) - size:
+            return buffer, index
+        is_in_order = 0 <= index <= len(buffer) + _RANDOM_READ
         available = max(end - offset, 0)
-        wanted = max(size, _IN_ORDER if is_in_order else _ALONE)
+        wanted = max(size, _SEQUENTIAL_READ if is_in_order else _RANDOM_READ)
         try:
-            data = self.file.read_at(offset, min(wanted, available))
+            buffer = self.file.read_at(offset, min(wanted, available))
         except DamageError:  # it may be in what nobody has asked for
             return self.file.read_at(offset, min(size, available)), 0
-        if len(data) <= _IN_ORDER:
-            self._last = offset, data
-        return data, 0
+        if len(buffer) <= _SEQUENTIAL_READ:
+            self._last = offset, buffer
+        return buffer, 0

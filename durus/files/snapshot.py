@@ -1,18 +1,16 @@
-"""A file as it is now, whatever others append to it meanwhile.
+"""A file as it is now, whatever others append to it later.
 
-Who reads a file that another process writes needs one size for all that it decides: what was a
-half-written end when the reading began can be a whole transaction with more behind it a moment later.
+A reader of a file that another process writes needs one size for all that it decides: what was an
+incomplete tail when the reading began can be a whole transaction, with more after it, a moment later.
 """
 
-from typing import cast
-
-from durus.files.file import File
+from durus.files.file import ReadableFile
 
 
-class _AsOfNow:
+class _Snapshot:
     """Reads a file up to the size that it had at the start."""
 
-    def __init__(self, file: File) -> None:
+    def __init__(self, file: ReadableFile) -> None:
         self.path = file.path
         self._file = file
         self._size = file.size()
@@ -27,6 +25,6 @@ class _AsOfNow:
         self._file.close()
 
 
-def as_of_now(file: File) -> File:
-    """Return a view of `file` that ends where it ends now. It can only be read, and closed."""
-    return cast(File, _AsOfNow(file))
+def snapshot_of(file: ReadableFile) -> ReadableFile:
+    """Return a view of `file` that ends where the file ends now."""
+    return _Snapshot(file)

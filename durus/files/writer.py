@@ -2,30 +2,42 @@
 
 from collections.abc import Callable, Iterable, Iterator
 
+from durus import progress
 from durus.files.file import File
 from durus.progress import Progress
 
-STEP_RECORDS = 100
-"""How many records one step handles at the most."""
-
 _WRITE_SIZE = 1 << 18
 _SYNC_SIZE = 1 << 22
-"""Bytes after which the file is synced: one sync of all of it would hold up who waits for the step."""
+"""Bytes after which the file is synced: one sync of all of it would hold up whoever waits for the step."""
 
 
 class NewFile:
-    """A file that is written as a whole."""
+    """A file that is written as a whole into `file`, which is new and empty.
 
-    def __init__(self, file: File) -> None:
-        self.file = file
+    `time` is when, for a format that tells it.
+    """
+
+    def __init__(self, file: File, time: str) -> None:
+        self._file = file
+        self._time = time
         self._end = 0
         self._synced_to = 0
 
+    def write_base(
+        self, records: Iterable[tuple[bytes, bytes] | None], count: int, records_size: int, highest_oid: int
+    ) -> Iterator[Progress]:
+        """Write the packed part of these (oid, record) pairs, in small steps; a None among them is work, too.
+
+        There are `count` of them, with `records_size` bytes in all; `highest_oid` is the highest number of an oid
+        among them, -1 if there is none.
+        """
+        raise NotImplementedError
+
     def _write(self, data: bytes) -> None:
-        self.file.append(data, self._end)
+        self._file.append(data, self._end)
         self._end += len(data)
         if self._end - self._synced_to >= _SYNC_SIZE:
-            self.file.sync()
+            self._file.sync()
             self._synced_to = self._end
 
     def _write_records(
@@ -33,23 +45,20 @@ class NewFile:
         records: Iterable[tuple[bytes, bytes] | None],
         count: int,
         pack_entry: Callable[[bytes, bytes], bytes],
-        note_place: Callable[[bytes, int], None],
+        note_offset: Callable[[bytes, int], None],
     ) -> Iterator[Progress]:
-        """Write the entries of these (oid, record) pairs, of which there are `count`, and note where each stands.
-
-        A None among them is a piece of work, too.
-        """
+        """Write the entries of these (oid, record) pairs, of which there are `count`, and note the offset of each."""
         pending = bytearray()
         number = 0
-        for work, found in enumerate(records, 1):
-            if found is not None:
-                oid, record = found
-                note_place(oid, self._end + len(pending))
+        for work, pair in enumerate(records, 1):
+            if pair is not None:
+                oid, record = pair
+                note_offset(oid, self._end + len(pending))
                 pending += pack_entry(oid, record)
                 number += 1
             if len(pending) >= _WRITE_SIZE:
                 self._write(bytes(pending))
                 pending.clear()
-            if work % STEP_RECORDS == 0:
+            if work % progress.STEP_RECORDS == 0:
                 yield Progress("copy", number, count)
         self._write(bytes(pending))

@@ -46,17 +46,25 @@ def unpack_record(record: bytes) -> tuple[bytes, bytes, bytes]:
 
 
 def refs_of(record: bytes) -> list[bytes]:
-    """Return the oids that a record refers to, which was found sound before."""
+    """Return the oids that a record refers to. RecordError as unpack_record() has it."""
+    return split_oids(unpack_record(record)[2])
+
+
+def refs_of_sound(record: bytes) -> list[bytes]:
+    """Return the oids that a record refers to which was found sound before."""
     return split_oids(record[HEAD_SIZE + _HEAD.unpack_from(record)[1] :])
+
+
+def data_of(record: bytes) -> bytes:
+    """Return the data of a record: its class and its state."""
+    return unpack_record(record)[1]
 
 
 def gen_refs(record: bytes) -> Iterator[bytes]:
     """Yield the oids to which a record refers, one at a time: there can be millions."""
     refs = unpack_record(record)[2]
-    if len(refs) % 8:
-        split_oids(refs)  # which tells of it
-    for place in range(0, len(refs), 8):
-        yield refs[place : place + 8]
+    for index in range(0, len(refs), 8):
+        yield refs[index : index + 8]
 
 
 def split_oids(s: bytes) -> list[bytes]:
@@ -105,5 +113,5 @@ def parse_class_pickle(data: bytes) -> ClassPickle | None:
 
 def extract_class_name(record: bytes) -> str:
     """Return the name of the record's class without its module, '?' where it can't be told."""
-    found = parse_class_pickle(unpack_record(record)[1])
+    found = parse_class_pickle(data_of(record))
     return found.name if found else "?"

@@ -16,7 +16,7 @@ from durus.records.record import split_oids, unpack_record
 from durus.sharing.change_log import ChangeLog
 from durus.sharing.oid_grants import OidGrants
 from durus.sharing.turns import Standing, Turn, Turns
-from durus.storage import Conclusion, Storage, check_record
+from durus.storage import StagedCommit, Storage, check_record
 
 MAX_UNUSED_OIDS = 1 << 24
 """The most oids that one client may ask for and not use. [TXN-24]"""
@@ -124,7 +124,7 @@ class SessionCore:
         for commit in self._writing:
             merged.update(commit.records)
         try:
-            return Write(self, self.storage.conclude(merged))
+            return Write(self, self.storage.stage_commit(merged))
         except DurusError as error:
             return Write(self, _failing(error))
 
@@ -269,19 +269,19 @@ class SessionCore:
 class Write:
     """Commits on their way to the disk."""
 
-    def __init__(self, core: SessionCore, conclusion: Conclusion) -> None:
+    def __init__(self, core: SessionCore, staged: StagedCommit) -> None:
         self._core = core
-        self._conclusion = conclusion
+        self._staged_commit = staged
 
     def write(self) -> None:
         """Make them durable; may be called in another thread. DurusError if that fails."""
-        self._conclusion.write()
+        self._staged_commit.write()
 
     def finish(self, error: DurusError | None) -> None:
         """Make them current and tell their clients, or tell them that write() raised `error`."""
         if error is None:
             try:
-                self._conclusion.accept()
+                self._staged_commit.accept()
             except DurusError as failure:
                 error = failure
         self._core._finish_write(error)
@@ -545,8 +545,8 @@ def _outcome_unknown() -> InterruptedTransactionError:
     )
 
 
-def _failing(error: DurusError) -> Conclusion:
+def _failing(error: DurusError) -> StagedCommit:
     def write() -> None:
         raise error
 
-    return Conclusion(write, lambda: None)
+    return StagedCommit(write, lambda: None)

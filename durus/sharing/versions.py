@@ -11,7 +11,7 @@ from weakref import WeakSet
 
 from durus.error import DurusKeyError
 from durus.progress import Progress
-from durus.storage import Conclusion, Storage
+from durus.storage import StagedCommit, Storage
 
 
 class Snapshot:
@@ -88,7 +88,7 @@ class Versions(Storage):
         self._snapshots.add(snapshot)
         return snapshot
 
-    def conclude(self, records: dict[bytes, bytes]) -> Conclusion:
+    def stage_commit(self, records: dict[bytes, bytes]) -> StagedCommit:
         if self._storage.shows_early:
             self._under_way = {oid: self._load(oid) for oid in records}
         else:
@@ -96,13 +96,13 @@ class Versions(Storage):
         for snapshot in list(self._snapshots):
             for oid in records:
                 snapshot.keep(oid)
-        conclusion = self._storage.conclude(records)
+        staged = self._storage.stage_commit(records)
 
         def accept() -> None:
-            conclusion.accept()
+            staged.accept()
             self._under_way = {}
 
-        return Conclusion(conclusion.write, accept)
+        return StagedCommit(staged.write, accept)
 
     def _load(self, oid: bytes) -> bytes | None:
         try:

@@ -5,6 +5,7 @@ SHELF-1 file begins with the length of what it holds.
 """
 
 import contextlib
+import errno
 import itertools
 import os
 import re
@@ -12,18 +13,15 @@ import tempfile
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, cast
 
-from durus.error import DurusKeyError, FileError, FormatError, RecordError
-from durus.file_storage import utc_now
-from durus.files.file import File, FileSystem, OperatingSystem, Path
-from durus.files.shelf.layout import ENTRY_FRAME_SIZE
-from durus.files.shelf.new_shelf import NewShelf
+from durus.error import AlreadyExistsError, DurusKeyError, FileError, FormatError, RecordError
+from durus.file_storage import FileStorage, utc_now
+from durus.files.file import File, FileSystem, OperatingSystem, Path, first_unused
 from durus.oid import ROOT_OID, format_oid, oid_from_int
-from durus.progress import Progress
+from durus.progress import STEP_RECORDS, Progress
 from durus.records.record import join_refs, pack_record, split_oids, unpack_record
 from durus.records.rewrite import renumber_references
 from durus.storage import Storage
 
-_STEP_RECORDS = 100
 _PART = re.compile(r"\.(\d+)-\d+\.part(?:-journal|-wal|-shm)?")
 
 
@@ -40,8 +38,8 @@ def copy_to_file(
 
     It is a SHELF-1 file, unless make_storage(path) makes another kind of storage in a file; that one gets all in one
     commit, which it may hold in memory.  The file has the permissions of the file `permissions_of`, if that is given.
-    FormatError if the file exists or a reference leads to no object, RecordError if a record can't be read, FileError
-    if the operating system refuses something.
+    AlreadyExistsError if the file exists, FormatError if a reference leads to no object, RecordError if a record can't
+    be read, FileError if the operating system refuses something.
     """
     path = os.path.realpath(os.fsdecode(path))
     file_system = OperatingSystem() if file_system is None else file_system
@@ -51,7 +49,7 @@ def copy_to_file(
             copy = _Copy(source, spool)
             yield from copy.read()
             if make_storage is None:
-                yield from _write_shelf(copy, file_system, part, like, clock())
+                yield from _write_file(copy, file_system, part, like, clock())
             else:
                 if like is not None:
                     _make_private(file_system, part, like)
@@ -82,10 +80,13 @@ def _make_private(file_system: FileSystem, path: str, like: File) -> None:
 def _publishing(path: str, file_system: FileSystem) -> Iterator[str]:
     """Yield the name of a file to write, which gets the name `path` when it is whole and is gone if it is not."""
     if file_system.exists(path):
-        raise FormatError(f"{path}: there is such a file already; give the copy another name, or move that away")
+        raise AlreadyExistsError(
+            errno.EEXIST, "the file already exists; give the copy another name, or move that file away", path
+        )
     with contextlib.suppress(FileError):  # what can't be removed does not keep a copy from being made
         _remove_left_overs(path, file_system)
-    part = _unused_name(path, file_system)
+    # A name that no other process is about to use.
+    part = first_unused(file_system, (f"{path}.{os.getpid()}-{number}.part" for number in itertools.count()))
     try:
         yield part
         if file_system.link(part, path):  # which never takes the place of a file that came meanwhile
@@ -119,21 +120,13 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def _unused_name(path: str, file_system: FileSystem) -> str:
-    """Return a name beside the path that no file has, and no other process is about to use."""
-    for number in itertools.count():
-        name = f"{path}.{os.getpid()}-{number}.part"
-        if not file_system.exists(name):
-            break
-    return name
-
-
-def _write_shelf(copy: "_Copy", file_system: FileSystem, path: str, like: File | None, time: str) -> Iterator[Progress]:
+def _write_file(copy: "_Copy", file_system: FileSystem, path: str, like: File | None, time: str) -> Iterator[Progress]:
     file = file_system.open(path, "new" if like is None else "private")
     try:
         if like is not None:
             file.copy_permissions(like)
-        yield from NewShelf(file).write_base(copy.records(), copy.count, copy.entries_size, copy.count - 1, time)
+        new_file = FileStorage.file_format.new_file(file, time)
+        yield from new_file.write_base(copy.records(), copy.count, copy.records_size, copy.count - 1)
         file.sync()
     finally:
         file.close()
@@ -164,9 +157,9 @@ class _Copy:
         return len(self._sizes)
 
     @property
-    def entries_size(self) -> int:
-        """The bytes of the records with the frames of object entries around them."""
-        return sum(self._sizes) + ENTRY_FRAME_SIZE * self.count
+    def records_size(self) -> int:
+        """The bytes of all records."""
+        return sum(self._sizes)
 
     def read(self) -> Iterator[Progress]:
         """Read the source, breadth first, and renumber what is read."""
@@ -176,7 +169,7 @@ class _Copy:
         try:
             for oid, record in self._source.gen_oid_record(ROOT_OID):
                 self._take(oid, record)
-                if self.count % _STEP_RECORDS == 0:
+                if self.count % STEP_RECORDS == 0:
                     yield Progress("read", self.count, len(self._new_oids))
         except DurusKeyError as error:
             missing = format_oid(error.args[0])

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
-from durus.error import FormatError, RecordError
+from durus.error import ArgumentError, FormatError, RecordError
 from durus.oid import format_oid
 from durus.records.record import pack_record, unpack_record
 from durus.records.rewrite import replace_steps
@@ -55,7 +55,7 @@ class Rules:
     """What turns a str of Python 2 into text or bytes. [REC-24]
 
     `bytes_attributes` are names of attributes and keys, `encoding` is that of text which is not ASCII.
-    FormatError if there is no such encoding.
+    ArgumentError if there is no such encoding.
     """
 
     def __init__(self, bytes_attributes: Collection[str] = (), encoding: str | None = None) -> None:
@@ -64,7 +64,7 @@ class Rules:
         try:
             bytes(4).decode(encoding or "ascii")
         except LookupError as error:
-            raise FormatError(f"{encoding!r} is not an encoding of text that Python knows") from error
+            raise ArgumentError(f"{encoding!r} is not an encoding of text that Python knows") from error
 
     def is_bytes_attribute(self, class_name: str, name: str) -> bool:
         """Tell if what stands under a name, or key, in an object of this class was said to be bytes."""

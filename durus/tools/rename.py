@@ -3,22 +3,20 @@
 from collections import Counter
 from collections.abc import Iterator
 
-from durus.error import DurusError, RecordError
+from durus.error import ArgumentError, RecordError
 from durus.oid import format_oid
-from durus.progress import Progress
+from durus.progress import STEP_RECORDS, Progress
 from durus.records.contents import read_contents
-from durus.records.record import pack_record, unpack_record
+from durus.records.record import data_of, pack_record, unpack_record
 from durus.records.rewrite import Rename, rename_classes
 from durus.storage import Storage
-
-_STEP_RECORDS = 100
 
 
 class Renaming:
     """The records of a storage that are others when a class or a module has another path."""
 
     def __init__(self, storage: Storage, old: str, new: str) -> None:
-        """`old` and `new` are as [OBJ-42] has them; DurusError if they are no paths."""
+        """`old` and `new` are as [OBJ-42] has them; ArgumentError if they are no paths."""
         self._storage = storage
         self._new_path = _new_path_of(old, new)
         self._changed: list[bytes] = []
@@ -30,9 +28,9 @@ class Renaming:
     def find(self) -> Iterator[Progress]:
         """Read all records. RecordError at one that can't be read, or can't have the new path."""
         for number, (oid, record) in enumerate(self._storage.gen_oid_record()):
-            if number % _STEP_RECORDS == 0:
+            if number % STEP_RECORDS == 0:
                 yield Progress("read", number, None)
-            data = unpack_record(record)[1]
+            data = data_of(record)
             try:
                 new_data = rename_classes(data, self._new_path)
                 if new_data is not data:
@@ -59,18 +57,18 @@ class Renaming:
 
 def _new_path_of(old: str, new: str) -> Rename:
     if not all(part.isidentifier() for part in [*old.split("."), *new.replace(":", ".", 1).split(".")]):
-        raise DurusError(f"{old} and {new} must be paths of classes or modules, such as package.module.Class")
+        raise ArgumentError(f"{old} and {new} must be paths of classes or modules, such as package.module.Class")
     new_module, _, new_name = new.rpartition(":" if ":" in new else ".")
 
     def new_path(module: str, name: str) -> tuple[str, str]:
         if f"{module}.".startswith(f"{old}."):
             if ":" in new:
-                raise DurusError(f"{old} is a module in this storage, and {new} a class: give the path of a module")
+                raise ArgumentError(f"{old} is a module in this storage, and {new} a class: give the path of a module")
             return new + module[len(old) :], name
         path = f"{module}.{name}"
         if f"{path}.".startswith(f"{old}."):
             if not new_module:
-                raise DurusError(f"{old} is a class in this storage: give the module of {new}, too: MODULE.{new}")
+                raise ArgumentError(f"{old} is a class in this storage: give the module of {new}, too: MODULE.{new}")
             return new_module, new_name + path[len(old) :]
         return module, name
 

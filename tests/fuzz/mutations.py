@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from zlib import crc32
 
-from durus.files.shelf.block_table import BlockSums, BlockTable, pack_block_table
+from durus.files.shelf.block_table import BlockTable, BlockTableBuilder, pack_block_table
 from durus.files.shelf.layout import MAGIC, U64, pack_entry, pack_seal, pack_transaction
 from durus.files.shelf.offset_map import build_offset_map
 from durus.oid import SEAL_OID, oid_from_int
@@ -145,7 +145,7 @@ def a_shelf(chance: random.Random) -> bytes:
 
 def _append_block_table(data: bytearray, chance: random.Random) -> int:
     """Append what a pack writes behind the packed part in `data`, now and then another; return its checksum."""
-    sums = BlockSums()
+    sums = BlockTableBuilder()
     sums.add(bytes(data))
     table = sums.table()
     blocks = table.blocks if chance.random() < 0.9 else mutate(table.blocks, chance)

@@ -11,7 +11,7 @@ from durus.client_storage import ClientStorage
 from durus.error import DurusError, DurusWarning
 from durus.file_storage import FileStorage
 from durus.files.forward_reader import Unsound
-from durus.files.shelf.check import Check
+from durus.files.shelf.inspection import ShelfInspection
 from durus.files.shelf.offset_map import OffsetMap
 from durus.files.shelf.scan import scan_transactions
 from durus.files.shelf.shelf import Shelf
@@ -59,18 +59,18 @@ def shelf(data: bytes) -> None:
     file = MemoryFile("/f", bytearray(data))
     with contextlib.suppress(DurusError):
         opened = Shelf(file)
-        for oid, _ in opened.positions():
+        for oid, _ in opened.offsets():
             with contextlib.suppress(DurusError):
                 opened.read(oid)
     with contextlib.suppress(DurusError):
-        for finding in Check(file).findings():
+        for finding in ShelfInspection(file).findings():
             str(finding)
     with contextlib.suppress(Unsound, DurusError):
         for _ in scan_transactions(file, 0, len(data), 0):
             pass
     with contextlib.suppress(DurusError):
         offset_map = OffsetMap(file, 0)
-        list(offset_map.positions())
+        list(offset_map.offsets())
         list(offset_map.holes())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DurusWarning)

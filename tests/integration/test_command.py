@@ -296,4 +296,4 @@ def test_convert_copies_a_file_and_replaces_none(tmp_path: Path) -> None:
     assert "5" in durus("-c", "--file", "g", cwd=tmp_path, typed="root['a']\n").stdout
     result = durus("convert", "f", "g", cwd=tmp_path)
     assert result.returncode == 1
-    assert "there is such a file already" in result.stderr
+    assert "the file already exists" in result.stderr

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from durus.files.file import OperatingSystem
-from durus.files.shelf.check import Check
+from durus.files.shelf.inspection import ShelfInspection
 from durus.oid import oid_from_int
 from durus.records.record import pack_record
 from durus.sharing.protocol import Commit, Load, NewOids, Sync, encode_commit, encode_request
@@ -28,7 +28,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
             connection.commit()
         yield started
     file = OperatingSystem().open(str(folder / "f"), "read")
-    assert list(Check(file).findings()) == []
+    assert list(ShelfInspection(file).findings()) == []
     file.close()
 
 

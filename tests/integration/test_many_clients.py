@@ -6,7 +6,7 @@ from pathlib import Path
 
 from durus.connection import Connection
 from durus.files.file import OperatingSystem
-from durus.files.shelf.check import Check
+from durus.files.shelf.inspection import ShelfInspection
 from durus.persistent_dict import PersistentDict
 from durus.persistent_list import PersistentList
 from tests.integration.serving import SECONDS, serving
@@ -76,5 +76,5 @@ def test_a_hundred_clients_load_and_commit_and_their_counts_add_up(tmp_path: Pat
         assert own == [COMMITS - 1] * PROCESSES * CLIENTS
         assert shared == [PROCESSES * CLIENTS // 10] * 10
     file = OperatingSystem().open(str(tmp_path / "f"), "read")
-    assert list(Check(file).findings()) == []
+    assert list(ShelfInspection(file).findings()) == []
     file.close()

@@ -17,7 +17,7 @@ from durus.connection import Connection
 from durus.error import DisconnectedError, DurusWarning, NetworkError, OutcomeUnknownError, UnsoundTailError
 from durus.file_storage import FileStorage
 from durus.files.file import OperatingSystem
-from durus.files.shelf.check import Check
+from durus.files.shelf.inspection import ShelfInspection
 from durus.persistent_dict import PersistentDict
 from durus.persistent_list import PersistentList
 from durus.records.record import pack_record
@@ -68,7 +68,7 @@ def file(tmp_path: Path) -> Iterator[Path]:
         connection.commit()
     yield path
     opened = OperatingSystem().open(str(path), "read")
-    assert list(Check(opened).findings()) == []
+    assert list(ShelfInspection(opened).findings()) == []
     opened.close()
 
 

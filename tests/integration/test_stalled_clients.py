@@ -9,7 +9,7 @@ import pytest
 
 from durus.connection import Connection
 from durus.files.file import OperatingSystem
-from durus.files.shelf.check import Check
+from durus.files.shelf.inspection import ShelfInspection
 from durus.oid import oid_from_int
 from durus.persistent import Persistent
 from durus.records.record import pack_record
@@ -32,7 +32,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
     with serving("--file", "f", "--commit-timeout", "1", "--stall-timeout", "1", folder=tmp_path) as started:
         yield started
     file = OperatingSystem().open(str(tmp_path / "f"), "read")
-    assert list(Check(file).findings()) == []
+    assert list(ShelfInspection(file).findings()) == []
     file.close()
 
 

@@ -1,8 +1,8 @@
 """Crashes of the machine at any operation of a history, and what must hold after each.
 
 The file opens, with repair=True where the spec says so; its state is that of a commit no older than the last
-acknowledged one; `durus.files.shelf.check` finds nothing; and work goes on, through a commit, a pack and a reopening,
-in whose midst the next crash may come.
+acknowledged one; `durus check` finds nothing; and work goes on, through a commit, a pack and a reopening, in whose
+midst the next crash may come.
 """
 
 import random
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from durus.error import DamageError, FormatError, UnsoundTailError
 from durus.file_storage import FileStorage
-from durus.files.shelf.check import Check
+from durus.files.shelf.inspection import ShelfInspection
 from tests.model.histories import (
     BEGINNINGS,
     EMPTY,
@@ -172,7 +172,7 @@ def state_for_writers(disk: Disk) -> tuple[State, bool]:
 
 def check(disk: Disk) -> None:
     """Have the file checked as `durus check` does it."""
-    found = Check(disk.process().open(PATH, "read")).findings()
+    found = ShelfInspection(disk.process().open(PATH, "read")).findings()
     faults = [str(finding) for finding in found if finding.is_fault]
     if faults:
         raise Violation(f"the check finds {faults}")

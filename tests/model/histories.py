@@ -15,6 +15,7 @@ from io import BytesIO
 from typing import Any, Literal, NamedTuple
 from unittest import mock
 
+from durus import progress
 from durus.connection import Connection
 from durus.error import DurusError, DurusWarning, TransactionError
 from durus.file_storage import Durability, FileStorage
@@ -203,7 +204,7 @@ def begin(disk: Disk, beginning: Beginning) -> State:
 def small_steps() -> Iterator[None]:
     """Let packs write and sync often, and repairs give no warnings, so that short histories have many operations."""
     with (
-        mock.patch.object(new_file, "STEP_RECORDS", 2),
+        mock.patch.object(progress, "STEP_RECORDS", 2),
         mock.patch.object(new_file, "_WRITE_SIZE", 600),
         mock.patch.object(new_file, "_SYNC_SIZE", 1500),
         warnings.catch_warnings(),

@@ -28,7 +28,7 @@ from durus.connection import Connection
 from durus.error import DurusError, DurusWarning, NetworkError
 from durus.file_storage import FileStorage
 from durus.files.file import OperatingSystem
-from durus.files.shelf.check import Check
+from durus.files.shelf.inspection import ShelfInspection
 from durus.shared_storage import SharedStorage
 from tests.integration.serving import SECONDS, Server
 from tests.model.history import Transaction, anomalies
@@ -220,7 +220,7 @@ def judge(history: list[Transaction], file: Path, figures: Figures) -> None:
     history.append(Transaction((0, 1), began, began, "committed", list(found.items()), {}))
     figures.violations += [str(anomaly) for anomaly in anomalies(history)]
     opened = OperatingSystem().open(str(file), "read")
-    figures.violations += [str(finding) for finding in Check(opened).findings()]
+    figures.violations += [str(finding) for finding in ShelfInspection(opened).findings()]
     opened.close()
     for each in history[:-1]:
         figures.counts["transactions"] += 1

@@ -41,8 +41,8 @@ BUGS: dict[str, Bug] = {
         (
             Change(
                 STORAGE,
-                'self._append(found, prepared.data, end, durable=self._durability == "fsync")',
-                "self._append(found, prepared.data, end, durable=False)",
+                'self._append(opened.file, last, end, durable=self._durability == "fsync")',
+                "self._append(opened.file, last, end, durable=False)",
             ),
         ),
         f"{CRASH}[create]",
@@ -50,9 +50,9 @@ BUGS: dict[str, Bug] = {
     "the directory is not synced after the replace of a pack": Bug(
         (
             Change(
-                STORAGE,
-                "            self._file_system.sync_directory(self._path)\n        except FileError as error:",
-                "            pass\n        except FileError as error:",
+                "durus/files/file_replacer.py",
+                "        self._file_system.sync_directory(self._path)\n",
+                "",
             ),
         ),
         f"{CRASH}[pack]",
@@ -61,8 +61,8 @@ BUGS: dict[str, Bug] = {
         (
             Change(
                 STORAGE,
-                "            self._file_system.sync_directory(self._path)\n        return found",
-                "        return found",
+                "            self._file_system.sync_directory(self._path)\n        return _Opened(",
+                "        return _Opened(",
             ),
         ),
         f"{CRASH}[create]",
@@ -71,10 +71,10 @@ BUGS: dict[str, Bug] = {
         (
             Change(
                 STORAGE,
-                "        found.file.append(data, end)\n        if durable:",
-                "        found.file.append(bytes(8) + data[8:], end)\n"
-                "        found.file.truncate(end)\n"
-                "        found.file.append(data, end)\n        if durable:",
+                "        file.append(data, end)\n        if durable:",
+                "        file.append(bytes(8) + data[8:], end)\n"
+                "        file.truncate(end)\n"
+                "        file.append(data, end)\n        if durable:",
             ),
         ),
         "tests/unit/test_shelf.py::test_order_of_operations_of_open_and_commit",
@@ -98,8 +98,8 @@ BUGS: dict[str, Bug] = {
     "of a read of several blocks only the first one is checked": Bug(
         (
             Change(
-                "durus/files/shelf/checked_file.py",
-                "for number in range(first, behind):",
+                "durus/files/shelf/block_checked.py",
+                "for number in range(first, after):",
                 "for number in range(first, first + 1):",
             ),
         ),
@@ -118,9 +118,9 @@ BUGS: dict[str, Bug] = {
     "an oid is handed out twice": Bug(
         (
             Change(
-                STORAGE,
-                "self._next_oid += 1\n            if",
-                "self._next_oid += not self._next_oid or found.position(oid) is not None\n            if",
+                "durus/files/oid_allocator.py",
+                "self._next_number += 1\n            if",
+                "self._next_number += not self._next_number or offset_of(oid) is not None\n            if",
             ),
         ),
         SESSIONS_OVER_FILE,
@@ -129,8 +129,8 @@ BUGS: dict[str, Bug] = {
         (
             Change(
                 STORAGE,
-                "found.file.truncate(found.end)\n            found.file.sync()",
-                "found.file.truncate(found.end)",
+                "opened.file.truncate(opened.record_file.end)\n            opened.file.sync()",
+                "opened.file.truncate(opened.record_file.end)",
             ),
         ),
         "tests/unit/test_crash_regressions.py::test_commit_that_was_interrupted_does_not_come_back_in_a_crash",

@@ -20,7 +20,7 @@ from durus.connection import Connection
 from durus.error import ConflictError, DisconnectedError, ReadConflictError, WriteConflictError
 from durus.file_storage import FileStorage
 from durus.files.file import OperatingSystem
-from durus.files.shelf.check import Check
+from durus.files.shelf.inspection import ShelfInspection
 from durus.persistent import Persistent, get_slot
 from durus.storage import MemoryStorage, Storage
 from tests.in_memory_server import InMemoryServer
@@ -568,7 +568,7 @@ class ClientsMachine(RuleBasedStateMachine):
         self.server.storage.close()
         if self.directory is not None:
             file = OperatingSystem().open(str(Path(self.directory.name, "f")), "read")
-            assert list(Check(file).findings()) == []
+            assert list(ShelfInspection(file).findings()) == []
             file.close()
             self.directory.cleanup()
 

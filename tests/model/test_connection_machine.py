@@ -14,6 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from durus import progress
 from durus.connection import Connection
 from durus.error import (
     DurusWarning,
@@ -24,7 +25,6 @@ from durus.error import (
     WriteConflictError,
 )
 from durus.file_storage import FileStorage
-from durus.files import writer as new_file
 from durus.files.file import File, Mode, OperatingSystem, OperatingSystemFile
 from durus.persistent import Persistent, PersistentObject
 from durus.persistent_dict import PersistentDict
@@ -448,7 +448,7 @@ class FileMachine(ConnectionMachine):
         self.path = self.directory / "0" / "f.durus"
         self.path.parent.mkdir()
         self.packer: Iterator[Progress] | None = None
-        self.small_steps = mock.patch.object(new_file, "STEP_RECORDS", 1)
+        self.small_steps = mock.patch.object(progress, "STEP_RECORDS", 1)
         self.small_steps.start()
 
     def teardown(self) -> None:

@@ -19,6 +19,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from durus import progress
 from durus.error import (
     ClosedError,
     DurusError,
@@ -30,7 +31,6 @@ from durus.error import (
     WriteConflictError,
 )
 from durus.file_storage import FileStorage
-from durus.files import writer as new_file
 from durus.files.file import File, Mode, OperatingSystem, OperatingSystemFile
 from durus.progress import Progress
 from durus.records.record import pack_record
@@ -995,7 +995,7 @@ class FileMachine(SessionMachine):
     def __init__(self) -> None:
         super().__init__()
         self.directory = Path(tempfile.mkdtemp(prefix="durus-machine-"))
-        self.small_steps = mock.patch.object(new_file, "STEP_RECORDS", 2)
+        self.small_steps = mock.patch.object(progress, "STEP_RECORDS", 2)
         self.small_steps.start()
 
     def teardown(self) -> None:

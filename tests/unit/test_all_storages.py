@@ -9,6 +9,7 @@ import pytest
 
 from durus.connection import Connection
 from durus.error import (
+    ArgumentError,
     ClosedError,
     DurusKeyError,
     FormatError,
@@ -254,7 +255,7 @@ def test_reader_sees_the_state_of_its_opening_and_changes_nothing(make: Callable
             change()
     reader.close()
     writer.close()
-    with pytest.raises(TransactionError):
+    with pytest.raises(ArgumentError):
         make(tmp_path / "f", readonly=True, repair=True)
 
 

@@ -10,12 +10,12 @@ import pytest
 
 from durus.connection import Connection
 from durus.error import (
+    ArgumentError,
     DurusKeyError,
     FileError,
     LockedError,
     ReadonlyError,
     StateError,
-    TransactionError,
     WriteConflictError,
 )
 from durus.file_storage import FileStorage
@@ -88,11 +88,11 @@ def test_packed_file_keeps_its_permissions(tmp_path: Path) -> None:
 
 
 def test_file_storage_refuses_options_that_do_not_fit(tmp_path: Path) -> None:
-    with pytest.raises(TransactionError, match="readonly"):
+    with pytest.raises(ArgumentError, match="readonly"):
         FileStorage(readonly=True)
-    with pytest.raises(TransactionError, match="repair"):
+    with pytest.raises(ArgumentError, match="repair"):
         FileStorage(tmp_path / "f", readonly=True, repair=True)
-    with pytest.raises(TransactionError, match="durability"):
+    with pytest.raises(ArgumentError, match="durability"):
         FileStorage(tmp_path / "f", durability="none")  # type: ignore[arg-type]  # that it is wrong is the point
     FileStorage(tmp_path / "f").close()
     with pytest.raises(ReadonlyError):

@@ -15,9 +15,9 @@ from durus.connection import Connection
 from durus.error import DamageError, DurusWarning, FormatError, UnsoundTailError
 from durus.file_storage import FileStorage
 from durus.files.shelf import block_table, new_shelf
+from durus.files.shelf.block_checked import block_checked
 from durus.files.shelf.block_table import BlockTable
-from durus.files.shelf.check import Check
-from durus.files.shelf.checked_file import checked_file
+from durus.files.shelf.inspection import ShelfInspection
 from durus.files.shelf.layout import pack_transaction
 from durus.files.shelf.new_shelf import NewShelf
 from durus.files.shelf.shelf import Shelf
@@ -49,7 +49,7 @@ def packed(*sizes: int) -> bytes:
         (oid_from_int(n), pack_record(oid_from_int(n), chance.randbytes(size - 28), b""))
         for n, size in enumerate(sizes)
     ]
-    for _ in NewShelf(file).write_base(records, len(sizes), sum(sizes), len(sizes) - 1, TIME):
+    for _ in NewShelf(file, TIME).write_base(records, len(sizes), sum(sizes) - 16 * len(sizes), len(sizes) - 1):
         pass
     return bytes(file.data)
 
@@ -105,7 +105,7 @@ def reads_all(data: bytes) -> bool:
 def use_all_of(data: bytes) -> None:
     shelf = shelf_in(data)
     list(shelf.holes())
-    for oid, _ in shelf.positions():
+    for oid, _ in shelf.offsets():
         shelf.read(oid)
 
 
@@ -129,7 +129,7 @@ def error_of(data: bytes) -> DamageError | None:
 
 
 def faults_in(data: bytes) -> list[tuple[int | None, str]]:
-    found = Check(MemoryFile("f", bytearray(data))).findings()
+    found = ShelfInspection(MemoryFile("f", bytearray(data))).findings()
     return [(finding.offset, finding.problem) for finding in found if finding.is_fault]
 
 
@@ -196,12 +196,12 @@ def test_block_table_is_no_object(database: bytes) -> None:
 
 @pytest.mark.spec("SHELF-40")
 def test_packed_part_that_is_too_long_for_a_block_table_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert block_table.MOST_BYTES == 2**43
+    assert block_table.MAX_BYTES == 2**43
     data = packed(BLOCK * 9)
     end = end_of_base(data)
     for most, is_too_long in ((end, False), (end - 1, True)):
-        monkeypatch.setattr(block_table, "MOST_BYTES", most)
-        monkeypatch.setattr(new_shelf, "MOST_BYTES", most)
+        monkeypatch.setattr(block_table, "MAX_BYTES", most)
+        monkeypatch.setattr(new_shelf, "MAX_BYTES", most)
         assert reads_all(data) == is_too_long
         assert packed(BLOCK * 9) == (data[: end + COVER] if is_too_long else data)
 
@@ -261,7 +261,7 @@ def test_each_read_returns_what_is_there_or_tells_of_the_first_unsound_block(
         if number * BLOCK < end:
             data = flipped(data, min(number * BLOCK + 5000, end - 1))
     file = CountingFile("f", bytearray(data))
-    checked = checked_file(file, end, table)
+    checked = block_checked(file, end, table)
     for offset, size in reads:
         before = file.bytes_read
         wrong = sorted(n for n in damaged if max(n * BLOCK, offset) < min((n + 1) * BLOCK, offset + size, end))
@@ -279,13 +279,28 @@ def test_a_block_is_read_once_and_then_only_what_is_asked_for() -> None:
     data = Random(0).randbytes(2 * BLOCK)
     file = CountingFile("f", bytearray(data))
     table = BlockTable(0, b"".join(each.to_bytes(4, "big") for each in block_checksums(data)))
-    checked = checked_file(file, len(data), table)
+    checked = block_checked(file, len(data), table)
     amounts = []
     for offset, size in [(100, 10), (200, 20), (BLOCK - 5, 10), (BLOCK - 5, 10), (0, 2 * BLOCK)]:
         before = file.bytes_read
         assert checked.read_at(offset, size) == data[offset : offset + size]
         amounts.append(file.bytes_read - before)
     assert amounts == [BLOCK, 20, BLOCK + 5, 10, 2 * BLOCK]
+
+
+def test_checked_file_has_the_name_of_its_file_and_closes_it() -> None:
+    closed: list[str] = []
+
+    class Closing(MemoryFile):
+        def close(self) -> None:
+            closed.append(self.path)
+
+    file = Closing("f.pack", bytearray(10))
+    checked = block_checked(file, 10, BlockTable(0, bytes(4)))
+    file.path = "f"  # as at the end of a pack
+    assert (checked.path, checked.size()) == ("f", 10)
+    checked.close()
+    assert closed == ["f"]
 
 
 # Damage

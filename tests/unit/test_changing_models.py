@@ -1,5 +1,6 @@
 """Objects that were stored by an earlier version of a program: upgrades, renames, copies."""
 
+import errno
 import re
 import stat
 import sys
@@ -11,10 +12,10 @@ from typing import Any
 import pytest
 
 from durus.connection import Connection, gen_every_instance, touch_every_reference
-from durus.error import DurusError, DurusKeyError, FileError, FormatError, RecordError
+from durus.error import AlreadyExistsError, ArgumentError, DurusError, DurusKeyError, FileError, RecordError
 from durus.file_storage import FileStorage
 from durus.files.file import OperatingSystem
-from durus.files.shelf.check import Check
+from durus.files.shelf.inspection import ShelfInspection
 from durus.objects.broken import BrokenObject
 from durus.oid import oid_from_int
 from durus.persistent import Persistent
@@ -194,7 +195,7 @@ def test_all_that_a_rename_changes_is_one_transaction(file: Path) -> None:
 
 
 def transactions_in(path: Path) -> int:
-    check = Check(OperatingSystem().open(str(path), "read"))
+    check = ShelfInspection(OperatingSystem().open(str(path), "read"))
     assert list(check.findings()) == []
     return check.transactions
 
@@ -221,7 +222,7 @@ def test_a_path_that_only_begins_alike_stays(file: Path) -> None:
 )
 def test_paths_that_do_not_fit_are_refused(file: Path, old: str, new: str, message: str) -> None:
     before = file.read_bytes()
-    with pytest.raises(DurusError, match=message):
+    with pytest.raises(ArgumentError, match=message):
         rename(file, old, new)
     assert file.read_bytes() == before
 
@@ -304,8 +305,10 @@ def test_an_empty_storage_has_an_empty_copy(tmp_path: Path) -> None:
 @pytest.mark.spec("OBJ-44")
 def test_a_file_that_is_there_is_never_replaced_by_a_copy(file: Path, tmp_path: Path) -> None:
     (tmp_path / "new").write_text("precious")
-    with pytest.raises(FormatError, match="there is such a file already"):
+    with pytest.raises(AlreadyExistsError, match="the file already exists") as caught:
         copy(MemoryStorage(), tmp_path / "new")
+    assert isinstance(caught.value, FileExistsError)
+    assert (caught.value.errno, caught.value.filename) == (errno.EEXIST, str(tmp_path / "new"))
     steps = copy_to_file(FileStorage(file, readonly=True), tmp_path / "late")
     next(steps)
     (tmp_path / "late").write_text("precious")

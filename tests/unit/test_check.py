@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
 
 import pytest
 
@@ -12,7 +11,7 @@ from durus.error import DurusError
 from durus.file_storage import FileStorage
 from durus.files.file import File, OperatingSystem
 from durus.files.inspection import Finding
-from durus.files.shelf.check import Check
+from durus.files.shelf.inspection import ShelfInspection
 from durus.files.shelf.layout import SEAL_SIZE, pack_entry, pack_seal, pack_transaction
 from durus.files.shelf.shelf import EMPTY_FILE, Shelf, checksum_of
 from durus.oid import oid_from_int
@@ -46,7 +45,7 @@ def make_file(path: Path) -> None:
 def findings_of(path: Path) -> list[Finding]:
     file = OperatingSystem().open(str(path), "read")
     try:
-        return list(Check(file).findings())
+        return list(ShelfInspection(file).findings())
     finally:
         file.close()
 
@@ -189,7 +188,7 @@ def test_objects_behind_a_damaged_packed_part_are_still_checked(tmp_path: Path) 
         (tmp_path / "f").write_bytes(whole)
         flip(tmp_path / "f", place)
         file = OperatingSystem().open(str(tmp_path / "f"), "read")
-        check = Check(file)
+        check = ShelfInspection(file)
         assert list(check.findings())
         file.close()
         assert check.transactions
@@ -246,13 +245,16 @@ class GrowingFile:
     def read_at(self, offset: int, size: int) -> bytes:
         return self._file.read_at(offset, min(size, self._whole - offset))
 
+    def close(self) -> None:
+        self._file.close()
+
 
 def test_commit_that_is_under_way_elsewhere_is_no_fault(tmp_path: Path) -> None:
     make_file(tmp_path / "f")
     file = OperatingSystem().open(str(tmp_path / "f"), "read")
     end = layout_of(tmp_path / "f").end
     for now in range(end - 400, end, 7):
-        findings = list(Check(cast(File, GrowingFile(file, end, now))).findings())
+        findings = list(ShelfInspection(GrowingFile(file, end, now)).findings())
         assert not [finding for finding in findings if finding.is_fault]
     file.close()
 
@@ -358,5 +360,5 @@ def test_a_file_of_nothing_but_damage_is_not_read_to_its_end_for_each() -> None:
         seal, _ = pack_seal(len(data) + 8, "2026-01-02T03:04:05.000006Z", 0)
         data += len(seal).to_bytes(8, "big") + seal
     file = CountingFile("f", data)
-    assert len(list(Check(file).findings())) == count
+    assert len(list(ShelfInspection(file).findings())) == count
     assert file.bytes_read < count * (1 << 14)

@@ -1,13 +1,11 @@
 """Exactly what a check of a SHELF-1 file finds, in files that are made by hand."""
 
-from typing import cast
 from zlib import crc32
 
 import pytest
 
-from durus.files.file import File
 from durus.files.inspection import Finding
-from durus.files.shelf.check import Check
+from durus.files.shelf.inspection import ShelfInspection
 from durus.files.shelf.layout import SEAL_SIZE, pack_entry, pack_seal, pack_transaction
 from durus.files.shelf.shelf import EMPTY_FILE
 from durus.oid import oid_from_int
@@ -66,8 +64,8 @@ def sealed(base: bytes, *transactions: list[bytes]) -> tuple[bytes, list[int]]:
     return data, starts[1:]
 
 
-def checked(data: bytes) -> tuple[Check, list[Finding]]:
-    check = Check(cast(File, MemoryFile("/f", bytearray(data))))
+def checked(data: bytes) -> tuple[ShelfInspection, list[Finding]]:
+    check = ShelfInspection(MemoryFile("/f", bytearray(data)))
     return check, list(check.findings())
 
 
@@ -234,7 +232,7 @@ def test_remedy_for_an_unsound_tail_is_named_where_all_else_is_sound() -> None:
 def test_commit_that_is_under_way_is_noted_where_it_starts() -> None:
     data, (start, _) = sealed(SMALL, [entry_of(ONE)], [])
     file = MemoryFile("/f", bytearray(data[: start + 10]))
-    check = Check(cast(File, file))
+    check = ShelfInspection(file)
     file.append(data[start + 10 :])
     (note,) = check.findings()
     assert (note.offset, note.oid, note.is_fault) == (start, None, False)

@@ -158,7 +158,7 @@ def test_a_commit_that_cannot_be_stored_is_not_answered(
     def fail(records: dict[bytes, bytes]) -> None:
         raise ClosedError("the disk is gone")
 
-    monkeypatch.setattr(server.storage, "conclude", fail)
+    monkeypatch.setattr(server.storage, "stage_commit", fail)
     connection.sendall(encode_request(NewOids(1)) + encode_request(Commit()))
     connection.received.clear()
     connection.sendall(encode_commit([(ROOT, record(ROOT))]))

@@ -8,7 +8,7 @@ import pytest
 
 from durus.error import ClosedError, DurusWarning, FileError, FormatError
 from durus.file_storage import FileStorage
-from durus.files.shelf.check import Check
+from durus.files.shelf.inspection import ShelfInspection
 from durus.files.shelf.shelf import EMPTY_FILE
 from durus.oid import ROOT_OID
 from durus.records.record import pack_record
@@ -46,7 +46,7 @@ def test_file_that_has_a_length_but_no_bytes_yet_is_an_unfinished_creation(disk:
     disk.put(PATH, bytes(size))
     with pytest.raises(FormatError, match="the file is empty"):
         opened(disk, readonly=True)
-    (finding,) = Check(disk.process().open(PATH, "read")).findings()
+    (finding,) = ShelfInspection(disk.process().open(PATH, "read")).findings()
     assert "nothing put into it yet" in finding.problem
     opened(disk).close()
     assert disk.contents()[PATH] == EMPTY_FILE

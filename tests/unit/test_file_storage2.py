@@ -199,7 +199,7 @@ def test_packed_entry_of_another_oid_is_damage_when_it_is_loaded(tmp_path: Path)
 def test_record_that_is_too_long_is_refused_with_nothing_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("durus.files.dfs20.dfs20._LONGEST_RECORD", 1000)
+    monkeypatch.setattr("durus.files.dfs20.dfs20.MAX_RECORD", 1000)
     storage = FileStorage2(tmp_path / "f")
     put(storage, o0=bytes(988))
     before = (tmp_path / "f").read_bytes()
@@ -234,7 +234,7 @@ def test_cut_at_any_byte_of_the_last_transactions_is_told_shown_and_repaired(tmp
             FileStorage2(path)
         assert caught.value.offset == end
         assert path.read_bytes() == data
-        with pytest.warns(DurusWarning, match=f"behind byte {end} "):
+        with pytest.warns(DurusWarning, match=f"after byte {end} "):
             reader = FileStorage2(path, readonly=True)
         seen = dict(reader.gen_oid_record())
         reader.close()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from durus.cli.main import main
 from durus.connection import Connection
-from durus.error import FormatError, RecordError
+from durus.error import ArgumentError, RecordError
 from durus.file_storage import FileStorage
 from durus.oid import oid_from_int
 from durus.persistent import Persistent
@@ -204,7 +204,7 @@ def test_an_encoding_makes_text_of_what_it_can_decode(tmp_path: Path) -> None:
     assert converted(state, tmp_path, encoding="latin-1") == {"name": "ZoÃ«", "n": 1}
     (tmp_path / "new").unlink()
     assert len(undecided({Str(b"name"): Str(b"\xff")}, tmp_path, encoding="utf-8")) == 1
-    with pytest.raises(FormatError, match="'utf-9' is not an encoding"):
+    with pytest.raises(ArgumentError, match="'utf-9' is not an encoding"):
         Rules(encoding="utf-9")
 
 
@@ -369,7 +369,7 @@ def test_the_command_tells_what_it_did_or_what_it_could_not(tmp_path: Path, caps
     storage.close()
     assert main(["convert", old, new, "--from-python2"]) == 1
     assert f"{MODULE}.Item.raw: 1, the first in oid 1 at .raw: b'\\xff'" in capsys.readouterr().err
-    assert main(["convert", old, new, "--bytes-attribute", "raw"]) == 1
+    assert main(["convert", old, new, "--bytes-attribute", "raw"]) == 2
     assert "give --from-python2, too" in capsys.readouterr().err
     assert main(["convert", old, new, "--from-python2", "--bytes-attribute", "raw"]) == 0
     assert f"{old}: of the strs of Python 2, 5 are text and 2 bytes" in capsys.readouterr().out

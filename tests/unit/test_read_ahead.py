@@ -1,14 +1,12 @@
 """Reading parts of a file with few reads: the right bytes, whatever was read before."""
 
 import random
-from typing import cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from durus.error import DamageError
-from durus.files.file import File
 from durus.files.read_ahead import ReadAhead
 from durus.files.shelf.layout import pack_entry, pack_transaction
 from durus.files.shelf.shelf import EMPTY_FILE, Shelf
@@ -32,12 +30,12 @@ class NotedFile(MemoryFile):
 
 
 def read_ahead_of(file: NotedFile) -> ReadAhead:
-    return ReadAhead(cast(File, file))
+    return ReadAhead(file)
 
 
 def taken(source: ReadAhead, offset: int, size: int, end: int) -> bytes:
-    data, place = source.at(offset, size, end)
-    return data[place : place + size]
+    buffer, index = source.window(offset, size, end)
+    return buffer[index : index + size]
 
 
 @given(
@@ -96,7 +94,7 @@ def test_damage_further_on_is_no_error() -> None:
     source = read_ahead_of(DamagedFile(CONTENT))
     assert taken(source, 900, 100, len(CONTENT)) == CONTENT[900:1000]
     with pytest.raises(DamageError, match="it is damaged"):
-        source.at(900, 101, len(CONTENT))
+        source.window(900, 101, len(CONTENT))
     assert taken(source, 900, 101, 1000) == CONTENT[900:1000]
 
 
@@ -121,8 +119,8 @@ def test_records_are_read_wherever_what_was_read_before_ends(size: int) -> None:
         for number, length in enumerate((size, 70, 5, 1 << 17, 1))
     }
     entries = [pack_entry(oid, record) for oid, record in records.items()]
-    start = Shelf(cast(File, NotedFile(EMPTY_FILE))).checksum
+    start = Shelf(NotedFile(EMPTY_FILE)).checksum
     data, _ = pack_transaction(entries, len(EMPTY_FILE), "2026-01-02T03:04:05.000006Z", start)
-    shelf = Shelf(cast(File, NotedFile(EMPTY_FILE + data)))
+    shelf = Shelf(NotedFile(EMPTY_FILE + data))
     for _ in range(2):
         assert {oid: shelf.read(oid) for oid in records} == records

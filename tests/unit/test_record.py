@@ -4,6 +4,7 @@ import pickle
 import random
 import tracemalloc
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from durus.connection import Connection
 from durus.error import RecordError, StateError
 from durus.file_storage import FileStorage
 from durus.files.file import OperatingSystem
-from durus.files.shelf.check import Check
+from durus.files.shelf.inspection import ShelfInspection
 from durus.oid import FIRST_RESERVED_OID, oid_from_int
 from durus.persistent import ComputedAttribute, Persistent
 from durus.persistent_dict import PersistentDict
@@ -22,10 +23,14 @@ from durus.records import stored_state
 from durus.records.contents import read_contents
 from durus.records.record import (
     class_pickle_of,
+    data_of,
     extract_class_name,
+    gen_refs,
     join_refs,
     pack_record,
     parse_class_pickle,
+    refs_of,
+    refs_of_sound,
     split_oids,
     unpack_record,
 )
@@ -59,6 +64,8 @@ def test_record_is_oid_length_data_and_sorted_refs() -> None:
     record = pack_record(ONE, b"abc", refs)
     assert record == ONE + b"\0\0\0\3abc" + ROOT + TWO
     assert unpack_record(record) == (ONE, b"abc", refs)
+    assert data_of(record) == b"abc"
+    assert refs_of(record) == refs_of_sound(record) == list(gen_refs(record)) == split_oids(refs)
 
 
 @pytest.mark.spec("REC-5")
@@ -74,8 +81,10 @@ def test_record_is_oid_length_data_and_sorted_refs() -> None:
     ],
 )
 def test_malformed_record_is_refused(record: bytes) -> None:
-    with pytest.raises(RecordError):
-        unpack_record(record)
+    parts: list[Callable[[bytes], object]] = [unpack_record, data_of, refs_of, lambda record: list(gen_refs(record))]
+    for read in parts:
+        with pytest.raises(RecordError):
+            read(record)
 
 
 @pytest.mark.spec("REC-7")
@@ -238,7 +247,7 @@ def test_every_reader_refuses_such_a_record_and_names_it(tmp_path: Path) -> None
     with pytest.raises(RecordError, match=r"oid 0 \(durus\.persistent\.Persistent\): .* DURUS_MAX_STATE"):
         getattr(Connection(FileStorage(path, readonly=True)).get_root(), "n", None)
     file = OperatingSystem().open(str(path), "read")
-    findings = list(Check(file).findings())
+    findings = list(ShelfInspection(file).findings())
     file.close()
     assert ["DURUS_MAX_STATE" in finding.problem for finding in findings] == [True]
     storage = FileStorage(path, readonly=True)

@@ -18,7 +18,7 @@ from durus.progress import Progress
 from durus.records.record import pack_record
 from durus.sharing import session as session_module
 from durus.sharing.session import Session, SessionCore
-from durus.storage import NOTHING_TO_DO, Conclusion, MemoryStorage
+from durus.storage import EMPTY_COMMIT, MemoryStorage, StagedCommit
 
 
 def record(oid: bytes, *refs: bytes, data: bytes = b"data") -> bytes:
@@ -113,7 +113,7 @@ def test_a_failed_write_is_told_to_all_whose_commits_were_in_it(
     second.give(record(*two.new_oids(1), oids[1]))
     error = DurusError("the disk is gone")
     with monkeypatch.context() as broken:
-        broken.setattr(core.storage, "conclude", lambda records: NOTHING_TO_DO)
+        broken.setattr(core.storage, "stage_commit", lambda records: EMPTY_COMMIT)
         core.begin_write().finish(error)
     assert first.outcomes == second.outcomes == [error]
     assert not one.must_wait(oids[0])
@@ -159,7 +159,7 @@ def test_an_oid_is_nobody_elses_while_its_first_record_is_on_its_way(
     first.give(record(oid))
     with pytest.raises(ProtocolError, match="oid 1, which was not given"):
         Attempt(thief).give(record(oid))
-    monkeypatch.setattr(core.storage, "conclude", lambda records: NOTHING_TO_DO)
+    monkeypatch.setattr(core.storage, "stage_commit", lambda records: EMPTY_COMMIT)
     core.begin_write().finish(DurusError("the disk is gone"))
     assert not core.has_ready_commits
     assert not core.has_record(oid)
@@ -367,11 +367,11 @@ def test_storage_that_refuses_commits_fails_all_that_were_ready(
     attempt.give(record(*session.new_oids(1)))
     error = DurusError("no more")
 
-    def refuse(records: object) -> Conclusion:
+    def refuse(records: object) -> StagedCommit:
         raise error
 
     with monkeypatch.context() as broken:
-        broken.setattr(core.storage, "conclude", refuse)
+        broken.setattr(core.storage, "stage_commit", refuse)
         write = core.begin_write()
     with pytest.raises(DurusError) as caught:
         write.write()
@@ -392,7 +392,7 @@ def test_write_that_can_not_be_accepted_fails_its_commits(core: SessionCore, mon
         raise error
 
     with monkeypatch.context() as broken:
-        broken.setattr(core.storage, "conclude", lambda records: Conclusion(lambda: None, refuse))
+        broken.setattr(core.storage, "stage_commit", lambda records: StagedCommit(lambda: None, refuse))
         write_all(core)
     assert attempt.outcomes == [error]
     assert not core.is_writing

@@ -21,7 +21,7 @@ from durus.progress import Progress
 from durus.records.record import pack_record
 from durus.shared_storage import SharedStorage, SharedStorageClient
 from durus.sharing.session import SessionCore, Write
-from durus.storage import Conclusion, MemoryStorage, Storage
+from durus.storage import MemoryStorage, StagedCommit, Storage
 
 
 def in_threads(count: int, work: Callable[[int], None]) -> None:
@@ -110,7 +110,7 @@ class Gate(MemoryStorage):
         self.error: Exception | None = None
         self.writes = 0
 
-    def conclude(self, records: dict[bytes, bytes]) -> Conclusion:
+    def stage_commit(self, records: dict[bytes, bytes]) -> StagedCommit:
         def write() -> None:
             self.writes += 1
             if not self.is_open:
@@ -119,7 +119,7 @@ class Gate(MemoryStorage):
             if self.error is not None:
                 raise self.error
 
-        return Conclusion(write, lambda: self._records.update(records))
+        return StagedCommit(write, lambda: self._records.update(records))
 
 
 def commit(client: Storage, oid: bytes, data: bytes) -> None:

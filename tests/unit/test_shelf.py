@@ -151,11 +151,11 @@ def test_offset_map_gives_entries_and_free_oids(tmp_path: Path, live: list[int])
     offset_map = OffsetMap(file, start)
     assert offset_map.end == file.size()
     assert offset_map.count == (live[-1] + 2 if live else 0)
-    assert {n: offset_map.position(oid_from_int(n)) for n in live} == {n: 16 + n for n in live}
-    assert list(offset_map.positions()) == [(oid_from_int(n), 16 + n) for n in live]
+    assert {n: offset_map.offset_of(oid_from_int(n)) for n in live} == {n: 16 + n for n in live}
+    assert list(offset_map.offsets()) == [(oid_from_int(n), 16 + n) for n in live]
     free = [n for n in range(offset_map.count) if n not in live]
     assert list(offset_map.holes()) == free[::-1]
-    assert all(offset_map.position(oid_from_int(n)) is None for n in [*free, offset_map.count])
+    assert all(offset_map.offset_of(oid_from_int(n)) is None for n in [*free, offset_map.count])
     file.close()
 
 
@@ -281,7 +281,7 @@ def test_writer_that_waited_for_a_pack_gets_the_new_file(tmp_path: Path) -> None
 
         def open(self, path: str, mode: Mode) -> File:
             file = super().open(path, mode)
-            if path == str(tmp_path / "f") and storage._records is not None:
+            if path == str(tmp_path / "f") and storage._opened is not None:
                 storage.pack()
                 put(storage, o0=b"behind the pack")
                 storage.close()

@@ -63,7 +63,7 @@ def assert_tail_is_cut_at(path: Path, end: int, number: int) -> None:
         FileStorage(path)
     assert caught.value.offset == end
     assert path.read_bytes() == data
-    with pytest.warns(DurusWarning, match=f"behind byte {end}"):
+    with pytest.warns(DurusWarning, match=f"after byte {end}"):
         assert number_in(path, readonly=True) == number
     with pytest.warns(DurusWarning, match="cut off"):
         assert number_in(path, repair=True) == number

@@ -1,7 +1,6 @@
 """The parts of the SHELF-1 code one by one, at the edges of what they take and beyond."""
 
 from collections.abc import Callable
-from typing import cast
 from zlib import crc32
 
 import pytest
@@ -10,13 +9,13 @@ from durus.error import DamageError, FormatError, UnsoundTailError
 from durus.files.file import File
 from durus.files.forward_reader import CHUNK_SIZE, FIRST_CHUNK_SIZE, ForwardReader, Unsound
 from durus.files.shelf import recover
-from durus.files.shelf.block_table import place_of_block_table
+from durus.files.shelf.block_table import locate_block_table
 from durus.files.shelf.layout import SEAL_SIZE, pack_entry, pack_seal, pack_transaction
 from durus.files.shelf.new_shelf import NewShelf
 from durus.files.shelf.offset_map import OffsetMap, build_offset_map
 from durus.files.shelf.scan import Transaction, scan_transactions
-from durus.files.shelf.shelf import EMPTY_FILE, Shelf, checksum_of, open_base
-from durus.files.snapshot import as_of_now
+from durus.files.shelf.shelf import EMPTY_FILE, Shelf, checksum_of, read_header
+from durus.files.snapshot import snapshot_of
 from durus.oid import FIRST_RESERVED_OID, SEAL_OID, oid_from_int
 from durus.progress import Progress
 from durus.records.record import pack_record
@@ -89,17 +88,17 @@ def test_offset_map_has_words_of_one_to_eight_bytes(word_size: int) -> None:
     words = (7).to_bytes(word_size, "big") + (101).to_bytes(word_size, "big")
     offset_map = map_of(16 + 2 * word_size, word_size, 2, words)
     assert (offset_map.end, offset_map.count) == (124 + 2 * word_size, 2)
-    assert [offset_map.position(oid) for oid in (ROOT, ONE, TWO)] == [7, None, None]
-    assert list(offset_map.positions()) == [(ROOT, 7)]
+    assert [offset_map.offset_of(oid) for oid in (ROOT, ONE, TWO)] == [7, None, None]
+    assert list(offset_map.offsets()) == [(ROOT, 7)]
     assert list(offset_map.holes()) == [1]
 
 
 @pytest.mark.spec("SHELF-8")
 def test_word_that_is_the_start_of_the_map_is_a_hole() -> None:
     offset_map = map_of(16 + 2, 1, 2, bytes([101, 100]))
-    assert offset_map.position(ROOT) is None
-    assert offset_map.position(ONE) is None
-    assert list(offset_map.positions()) == []
+    assert offset_map.offset_of(ROOT) is None
+    assert offset_map.offset_of(ONE) is None
+    assert list(offset_map.offsets()) == []
     assert list(offset_map.holes()) == [1, 0]
 
 
@@ -128,7 +127,7 @@ def test_offset_map_of_very_many_oids(count: int) -> None:
     data = b"".join(build_offset_map(offsets, start))
     offset_map = OffsetMap(file_of(bytes(start) + data), start)
     assert offset_map.end == start + len(data)
-    assert dict(offset_map.positions()) == {oid_from_int(n): place for n, place in enumerate(offsets) if place}
+    assert dict(offset_map.offsets()) == {oid_from_int(n): place for n, place in enumerate(offsets) if place}
     assert list(offset_map.holes()) == [count, *(n for n in reversed(range(count)) if not offsets[n])]
 
 
@@ -158,12 +157,12 @@ def test_forward_reader_gives_all_bytes_and_their_checksum(step: int) -> None:
     reader = ForwardReader(file_of(data), start, end, 99)
     for place in range(start, end, step):
         size = min(step, end - place)
-        assert reader.position == place
+        assert reader.offset == place
         assert reader.peek(28) == data[place : min(place + 28, end)]
         if place % 3 == 0:
             assert reader.peek(size) == data[place : place + size]
         reader.advance(size)
-    assert reader.position == end
+    assert reader.offset == end
     assert reader.checksum == crc32(data[start:end], 99)
     assert reader.peek(1) == b""
 
@@ -174,7 +173,7 @@ def test_forward_reader_reads_a_single_byte_that_is_left(size: int) -> None:
     reader.advance(size - 1)
     assert reader.peek(1) == bytes(1)
     reader.advance(1)
-    assert reader.position == size
+    assert reader.offset == size
 
 
 def test_forward_reader_tells_of_a_file_that_became_shorter() -> None:
@@ -210,7 +209,7 @@ DOUBLING = [1 << n for n in range(12, 20)]
 def test_forward_reader_reads_little_at_first_and_never_much() -> None:
     size = 4 << 20
     file = ReadsNoted(size)
-    reader = ForwardReader(cast(File, file), 0, size, 0)
+    reader = ForwardReader(file, 0, size, 0)
     for _ in range(2):
         reader.peek(4096)
         assert file.sizes == [4096]
@@ -224,7 +223,7 @@ def test_seals_are_looked_for_in_little_at_first_and_never_in_much() -> None:
     for count in 0, 3:
         sizes = [*DOUBLING, *[1 << 20] * count]
         file = ReadsNoted(sum(sizes))
-        assert list(recover.seals_behind(cast(File, file), 0, file.size())) == []
+        assert list(recover.seals_after(file, 0, file.size())) == []
         assert file.sizes == [size + SEAL_SIZE for size in sizes]
 
 
@@ -243,7 +242,7 @@ def test_sealed_transaction_carries_the_checksum_of_its_seal_on() -> None:
     first, checksum = pack_transaction([entry_of(ROOT)], 0, TIME, 0)
     second, second_checksum = pack_transaction([], len(first), TIME, checksum)
     found = transactions_of(first + second)
-    assert [(each.offset, each.end, each.checksum) for each in found] == [
+    assert [(each.start, each.end, each.checksum) for each in found] == [
         (0, len(first), checksum),
         (len(first), len(first + second), second_checksum),
     ]
@@ -294,19 +293,19 @@ def test_transaction_that_is_not_sound_is_told_with_its_place(data: bytes, probl
     unsound = unsound_of(data)
     assert problem in unsound.problem
     assert str(unsound) == unsound.problem
-    assert (unsound.offset, unsound.place, unsound.end) == (0, place, end)
-    assert not unsound.has_other_checksum
-    assert not unsound.only_a_seal
+    assert (unsound.start, unsound.fault_offset, unsound.end) == (0, place, end)
+    assert not unsound.is_checksum_mismatch
+    assert not unsound.is_seal_only
 
 
 @pytest.mark.spec("SHELF-14", "SHELF-23")
-@pytest.mark.parametrize(("entries", "only_a_seal"), [([], True), ([entry_of(ROOT)], False)])
-def test_other_checksum_than_the_seals_is_told(entries: list[bytes], only_a_seal: bool) -> None:
+@pytest.mark.parametrize(("entries", "is_seal_only"), [([], True), ([entry_of(ROOT)], False)])
+def test_other_checksum_than_the_seals_is_told(entries: list[bytes], is_seal_only: bool) -> None:
     data, _ = pack_transaction(entries, 0, TIME, crc32(b"something that is not there"))
     unsound = unsound_of(data)
     assert unsound.problem.startswith("the checksum is ")
-    assert (unsound.offset, unsound.place, unsound.end) == (0, 0, len(data))
-    assert (unsound.has_other_checksum, unsound.only_a_seal) == (True, only_a_seal)
+    assert (unsound.start, unsound.fault_offset, unsound.end) == (0, 0, len(data))
+    assert (unsound.is_checksum_mismatch, unsound.is_seal_only) == (True, is_seal_only)
 
 
 @pytest.mark.spec("SHELF-14")
@@ -323,7 +322,7 @@ def test_other_checksum_than_the_seals_is_told(entries: list[bytes], only_a_seal
 def test_what_stands_in_a_seals_place_must_be_its_seal(seal: bytes) -> None:
     unsound = unsound_of(unsealed(seal))
     assert "what stands in a seal's place" in unsound.problem
-    assert (unsound.offset, unsound.place, unsound.end) == (0, 8, 8 + len(seal))
+    assert (unsound.start, unsound.fault_offset, unsound.end) == (0, 8, 8 + len(seal))
 
 
 # Where the sound part ends
@@ -334,7 +333,7 @@ def test_what_stands_in_a_seals_place_must_be_its_seal(seal: bytes) -> None:
 def test_each_seal_is_found_once_wherever_reads_divide_it(start: int) -> None:
     for place in [start, *range(start + FIRST_CHUNK_SIZE - SEAL_SIZE - 1, start + FIRST_CHUNK_SIZE + 2)]:
         data = bytes(place) + pack_seal(place, TIME, 0)[0] + bytes(5)
-        assert list(recover.seals_behind(file_of(data), start, len(data))) == [place + SEAL_SIZE]
+        assert list(recover.seals_after(file_of(data), start, len(data))) == [place + SEAL_SIZE]
 
 
 @pytest.mark.spec("SHELF-25")
@@ -345,8 +344,8 @@ def test_seals_are_found_far_behind_the_start() -> None:
         data += pack_seal(len(data), TIME, 0)[0]
         ends.append(len(data))
         data += bytes(70_001)
-    assert list(recover.seals_behind(file_of(data), 0, len(data))) == ends
-    assert list(recover.seals_behind(file_of(data), ends[0] - 1, len(data))) == ends[1:]
+    assert list(recover.seals_after(file_of(data), 0, len(data))) == ends
+    assert list(recover.seals_after(file_of(data), ends[0] - 1, len(data))) == ends[1:]
 
 
 def explained(data: bytes, base: bytes = EMPTY_FILE) -> DamageError:
@@ -415,19 +414,19 @@ def test_file_without_an_object() -> None:
 def test_header_that_is_cut_or_wrong_is_refused() -> None:
     for size in range(16):
         with pytest.raises(DamageError, match="ends inside its header") as caught:
-            open_base(file_of(EMPTY_FILE[:size]))
+            read_header(file_of(EMPTY_FILE[:size]))
         assert caught.value.offset == size
     with pytest.raises(FormatError, match="not a Durus file: it starts with b'SHELF-2"):
-        open_base(file_of(b"SHELF-2\n" + EMPTY_FILE[8:]))
+        read_header(file_of(b"SHELF-2\n" + EMPTY_FILE[8:]))
 
 
 @pytest.mark.spec("SHELF-1", "SHELF-4")
 def test_first_transaction_that_goes_beyond_the_end_is_refused() -> None:
     with pytest.raises(DamageError, match="claims to end at byte 41, behind the end of the file") as caught:
-        open_base(file_of(b"SHELF-1\n" + (25).to_bytes(8, "big") + EMPTY_FILE[16:]))
+        read_header(file_of(b"SHELF-1\n" + (25).to_bytes(8, "big") + EMPTY_FILE[16:]))
     assert caught.value.offset == 8
     with pytest.raises(DamageError, match="where its offset map must stand"):
-        open_base(file_of(b"SHELF-1\n" + (24).to_bytes(8, "big") + EMPTY_FILE[16:]))
+        read_header(file_of(b"SHELF-1\n" + (24).to_bytes(8, "big") + EMPTY_FILE[16:]))
 
 
 @pytest.mark.spec("SHELF-15")
@@ -477,9 +476,11 @@ def test_prepared_transaction_is_found_again_where_it_says() -> None:
     for records in ([(ROOT, b"a"), (ONE, b"bcd")], [], [(TWO, b"e"), (ROOT, b"f")]):
         packed = [(oid, pack_record(oid, data, b"")) for oid, data in records]
         prepared = shelf.prepare(packed, TIME)
-        assert bool(prepared.cover) == (shelf.end == len(EMPTY_FILE))
-        file.append(prepared.cover + prepared.data)
-        shelf.accept(prepared)
+        assert len(prepared.pieces) == (2 if shelf.end == len(EMPTY_FILE) else 1)
+        file.append(b"".join(prepared.pieces))
+        replaced, before = shelf.watch(), {oid: shelf.offset_of(oid) for oid, _ in records}
+        prepared.accept()
+        assert replaced == before
         again = Shelf(file)
         assert (shelf.end, shelf.checksum, shelf.index) == (again.end, again.checksum, again.index)
         assert shelf.is_sealed
@@ -500,44 +501,49 @@ def test_shelf_ends_in_front_of_a_tail_that_begins_with_a_length_of_zero() -> No
     assert Shelf(file_of(EMPTY_FILE + sound)).checksum == checksum
 
 
-def packed_file(records: dict[int, bytes]) -> tuple[MemoryFile, NewShelf]:
+def packed_file(records: dict[int, bytes]) -> MemoryFile:
     """Return a file whose packed part has the records of these oids and data."""
     file = MemoryFile("/f", bytearray())
-    new = NewShelf(file)
+    new = NewShelf(file, TIME)
     packed = [(oid_from_int(n), pack_record(oid_from_int(n), data, b"")) for n, data in records.items()]
-    size = sum(16 + len(record) for _, record in packed)
-    steps = list(new.write_base(packed, len(packed), size, max(records, default=-1), TIME))
+    size = sum(len(record) for _, record in packed)
+    steps = list(new.write_base(packed, len(packed), size, max(records, default=-1)))
     assert steps == [Progress("copy", len(packed), len(packed))] * (3 if packed else 2)
-    return file, new
+    return file
+
+
+def append(file: MemoryFile, *entries: bytes) -> None:
+    """Append a sealed transaction of these entries."""
+    file.append(pack_transaction(list(entries), file.size(), TIME, Shelf(file).checksum)[0])
 
 
 @pytest.mark.spec("SHELF-2", "SHELF-10", "SHELF-17", "SHELF-30", "SHELF-40")
 @pytest.mark.parametrize("records", [{}, {0: b"a"}, {5: b"e", 0: b"a"}])
 def test_new_file_is_its_packed_part_a_seal_that_covers_it_and_a_block_table(records: dict[int, bytes]) -> None:
-    file, new = packed_file(records)
+    file = packed_file(records)
     shelf = Shelf(file)
-    assert file.size() == sum(place_of_block_table(shelf.map.end)) + SEAL_SIZE
+    assert file.size() == sum(locate_block_table(shelf.map.end)) + SEAL_SIZE
     assert shelf.base_checksum == crc32(file.data[: shelf.map.end])
     assert shelf.is_sealed
     assert shelf.tail is None
-    assert [oid for oid, _ in shelf.positions()] == [oid_from_int(n) for n in records]
+    assert [oid for oid, _ in shelf.offsets()] == [oid_from_int(n) for n in records]
     assert {n: shelf.read(oid_from_int(n)) for n in records} == {
         n: pack_record(oid_from_int(n), data, b"") for n, data in records.items()
     }
-    new.append([entry_of(TWO)], TIME)
+    append(file, entry_of(TWO))
     assert Shelf(file).is_sealed
     assert Shelf(file).read(TWO) == pack_record(TWO, b"a", b"")
 
 
 @pytest.mark.spec("SHELF-8", "SHELF-9", "SHELF-11")
 def test_positions_are_in_the_order_of_the_file_and_newest_only() -> None:
-    file, new = packed_file({5: b"e", 0: b"a", 1: b"b"})
-    new.append([entry_of(TWO), entry_of(ROOT)], TIME)
+    file = packed_file({5: b"e", 0: b"a", 1: b"b"})
+    append(file, entry_of(TWO), entry_of(ROOT))
     shelf = Shelf(file)
-    found = list(shelf.positions())
+    found = list(shelf.offsets())
     assert [oid for oid, _ in found] == [oid_from_int(5), ONE, TWO, ROOT]
     assert [place for _, place in found] == sorted(place for _, place in found)
-    assert all(shelf.position(oid) == place for oid, place in found)
+    assert all(shelf.offset_of(oid) == place for oid, place in found)
     assert list(shelf.holes()) == [6, 4, 3, 2]
     assert shelf.oid_count == 7
 
@@ -550,7 +556,7 @@ def test_view_of_a_file_ends_where_the_file_ended_and_closes_it() -> None:
             closed.append(self.path)
 
     file = Closing("/f", bytearray(b"0123456789"))
-    view = as_of_now(cast(File, file))
+    view = snapshot_of(file)
     file.append(b"later")
     reads: dict[Callable[[], bytes], bytes] = {
         lambda: view.read_at(0, 100): b"0123456789",

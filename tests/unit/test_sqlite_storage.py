@@ -157,8 +157,8 @@ def test_readers_go_on_while_another_thread_writes(storage: SqliteStorage) -> No
     assert storage._writer is not None
     storage._writer.create_function("pause", 0, pause)
     storage._writer.execute("create temp trigger slow before insert on objects begin select pause(); end")
-    conclusion = storage.conclude({ROOT: pack_record(ROOT, b"new", b"")})
-    thread = threading.Thread(target=conclusion.write)
+    staged = storage.stage_commit({ROOT: pack_record(ROOT, b"new", b"")})
+    thread = threading.Thread(target=staged.write)
     thread.start()
     assert amid_write.wait(60)
     try:
@@ -166,7 +166,7 @@ def test_readers_go_on_while_another_thread_writes(storage: SqliteStorage) -> No
     finally:
         may_end.set()
         thread.join()
-    conclusion.accept()
+    staged.accept()
     assert storage.load(ROOT) == pack_record(ROOT, b"new", b"")
 
 

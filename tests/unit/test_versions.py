@@ -16,7 +16,7 @@ from durus.shared_storage import SharedStorage, SnapshotClient
 from durus.sharing.session import SessionCore
 from durus.sharing.versions import Versions
 from durus.sqlite_storage import SqliteStorage
-from durus.storage import Conclusion, MemoryStorage, Storage
+from durus.storage import MemoryStorage, StagedCommit, Storage
 
 ROOT, X, Y, Z = (oid_from_int(number) for number in range(4))
 
@@ -26,9 +26,9 @@ def record(oid: bytes, text: bytes, *refs: bytes) -> bytes:
 
 
 def commit(storage: Storage, records: dict[bytes, bytes]) -> None:
-    conclusion = storage.conclude(records)
-    conclusion.write()
-    conclusion.accept()
+    staged = storage.stage_commit(records)
+    staged.write()
+    staged.accept()
 
 
 @pytest.fixture(params=["file", "memory", "sqlite", "other"])
@@ -68,12 +68,12 @@ def test_a_snapshot_keeps_what_commits_replace(versions: Versions) -> None:
 
 @pytest.mark.spec("DB-15")
 def test_a_snapshot_that_begins_during_a_write_does_not_see_it(versions: Versions) -> None:
-    conclusion = versions.conclude({X: record(X, b"x 2"), Z: record(Z, b"z 2")})
+    staged = versions.stage_commit({X: record(X, b"x 2"), Z: record(Z, b"z 2")})
     early = versions.new_snapshot()
-    conclusion.write()
+    staged.write()
     late = versions.new_snapshot()
     is_seen_at_once = isinstance(versions._storage, MemoryStorage)  # which does not conclude in two steps
-    conclusion.accept()
+    staged.accept()
     for snapshot in early, late:
         assert snapshot.load(X) == (record(X, b"x 2") if is_seen_at_once else record(X, b"x 1", Y))
         assert snapshot.has_record(Z) == is_seen_at_once
@@ -143,8 +143,8 @@ def test_what_a_pack_left_to_snapshots_is_closed_with_the_last_of_them(tmp_path:
 class Gate(MemoryStorage):
     """A storage whose commits become current when accept() is called."""
 
-    def conclude(self, records: dict[bytes, bytes]) -> Conclusion:
-        return Conclusion(lambda: None, lambda: self._records.update(records))
+    def stage_commit(self, records: dict[bytes, bytes]) -> StagedCommit:
+        return StagedCommit(lambda: None, lambda: self._records.update(records))
 
 
 @pytest.mark.spec("DB-15")

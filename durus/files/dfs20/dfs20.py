@@ -14,24 +14,24 @@ from durus.files.dfs20.layout import (
     parse_index,
 )
 from durus.files.dfs20.scan import explain, scan_transactions
-from durus.files.file import File
-from durus.files.file_format import PreparedTransaction, Watched
+from durus.files.file import ReadableFile
 from durus.files.forward_reader import Unsound
 from durus.files.read_ahead import ReadAhead
+from durus.files.record_file import PreparedTransaction, RecordFile
 from durus.oid import FIRST_RESERVED_OID, format_oid, oid_to_int
 
-_LONGEST_RECORD = (1 << 32) - 1
+MAX_RECORD = (1 << 32) - 1
 DAMAGED = "restore the file from a backup; `durus check` lists all damage that can be noticed"
 
 
-class Dfs20(Watched):
+class Dfs20(RecordFile):
     """A DFS20 file that was read up to the end of its last sound transaction.
 
     `base` is what its index record says, and where that starts and ends, for who knows it already.
     `tail` is the error that tells of the bytes behind it, None where there are none.
     """
 
-    def __init__(self, file: File, base: tuple[dict[bytes, int], int, int] | None = None) -> None:
+    def __init__(self, file: ReadableFile, base: tuple[dict[bytes, int], int, int] | None = None) -> None:
         self.file = file
         self._source = ReadAhead(file)
         self.index, self.base_start, self.base_end = read_base(file) if base is None else base
@@ -47,26 +47,17 @@ class Dfs20(Watched):
                 raise error from None
             self.tail = error
 
-    def position(self, oid: bytes) -> int | None:
+    def offset_of(self, oid: bytes) -> int | None:
         """Return the file offset of the current entry of `oid`, None if there is none. [DFS-5]"""
         return self.index.get(oid)
-
-    def read(self, oid: bytes) -> bytes | None:
-        """Return the current record of `oid`, None if there is none."""
-        offset = self.index.get(oid)
-        return None if offset is None else self.read_entry(oid, offset)
 
     def read_entry(self, oid: bytes, offset: int) -> bytes:
         """Return the record in the entry at `offset`, which must be of `oid`; DamageError if it is not."""
         return read_entry(self._source, self.end, oid, offset)
 
-    def positions(self) -> Iterator[tuple[bytes, int]]:
+    def offsets(self) -> Iterator[tuple[bytes, int]]:
         """Yield (oid, file offset) for all current entries, in the order of the file."""
         yield from sorted(self.index.items(), key=lambda pair: pair[1])
-
-    def holes(self) -> Iterator[int]:
-        """Yield nothing: the format has no list of free oids."""
-        return iter(())
 
     @property
     def oid_count(self) -> int:
@@ -75,33 +66,33 @@ class Dfs20(Watched):
 
     def prepare(self, records: Sequence[tuple[bytes, bytes]], time: str) -> PreparedTransaction:
         """Return the transaction that holds these (oid, record) pairs at the end of this file. [DFS-3]"""
-        pieces: list[bytes] = []
-        positions = []
-        place = self.end
-        for oid, record in records:
-            positions.append((oid, place))
-            pieces.append(pack_entry(oid, record))
-            place += U32.size + len(record)
-        return PreparedTransaction(b"", b"".join([*pieces, END]), positions, place + len(END), 0)
+        entries = [pack_entry(oid, record) for oid, record in records]
+        data = b"".join([*entries, END])
+        offsets = []
+        offset = start = self.end
+        for (oid, _), entry in zip(records, entries, strict=True):
+            offsets.append((oid, offset))
+            offset += len(entry)
 
-    def accept(self, prepared: PreparedTransaction) -> None:
-        """Take a transaction into account that was written at the end. It may be called again. [SHELF-46]"""
-        self._note_replaced(prepared, self.position)
-        self.end = prepared.end
-        self.index.update(prepared.positions)  # last: what it leads to must stand before the end
+        def accept() -> None:
+            self._note_replaced(offsets)
+            self.end = start + len(data)
+            self.index.update(offsets)  # last: what it leads to must stand before the end
+
+        return PreparedTransaction([data], accept)
 
 
 def pack_entry(oid: bytes, record: bytes) -> bytes:
     """Return the object entry that holds a record. RecordError if the record is too long. [DFS-9]"""
-    if len(record) > _LONGEST_RECORD:
+    if len(record) > MAX_RECORD:
         raise RecordError(
-            f"the record of oid {format_oid(oid)} has {len(record)} bytes, and this format takes {_LONGEST_RECORD} at "
+            f"the record of oid {format_oid(oid)} has {len(record)} bytes, and this format takes {MAX_RECORD} at "
             "the most; keep the object in a SHELF-1 file"
         )
     return U32.pack(len(record)) + record
 
 
-def read_base(file: File) -> tuple[dict[bytes, int], int, int]:
+def read_base(file: ReadableFile) -> tuple[dict[bytes, int], int, int]:
     """Return what the index record says, and where it starts and ends. [DFS-6]"""
     head = file.read_at(0, BASE_START)
     if head[: len(MAGIC)] != MAGIC[: len(head)]:
@@ -130,12 +121,12 @@ def read_base(file: File) -> tuple[dict[bytes, int], int, int]:
 
 def read_entry(source: ReadAhead, end: int, oid: bytes, offset: int) -> bytes:
     """Return the record in the entry of `oid` at `offset`, of a file whose sound part ends at `end`."""
-    data, place = source.at(offset, ENTRY_HEAD.size, end)
-    if len(data) >= ENTRY_HEAD.size:
-        length, record_oid, data_size = ENTRY_HEAD.unpack_from(data, place)
+    buffer, index = source.window(offset, ENTRY_HEAD.size, end)
+    if len(buffer) >= ENTRY_HEAD.size:
+        length, record_oid, data_size = ENTRY_HEAD.unpack_from(buffer, index)
         size = U32.size + length
         if record_oid == oid and entry_fits(length, data_size) and offset + size <= end:
-            if place + size > len(data):
-                data, place = source.at(offset, size, end)
-            return data[place + U32.size : place + size]
+            if index + size > len(buffer):
+                buffer, index = source.window(offset, size, end)
+            return buffer[index + U32.size : index + size]
     raise DamageError(source.file.path, offset, f"no sound entry of oid {format_oid(oid)} stands here", DAMAGED)

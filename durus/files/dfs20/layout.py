@@ -9,6 +9,7 @@ import struct
 import zlib
 from collections.abc import Iterable
 
+NAME = "DFS20"
 MAGIC = b"DFS20\0"
 U32 = struct.Struct(">I")
 U64 = struct.Struct(">Q")
@@ -37,9 +38,9 @@ class IndexPickle:
         self._compressor = zlib.compressobj()
         self._pieces = [self._compressor.compress(b"\x80\x04}")]
 
-    def add(self, places: Iterable[tuple[bytes, int]]) -> None:
+    def add(self, offsets: Iterable[tuple[bytes, int]]) -> None:
         """Take in some pairs of an oid and an offset."""
-        items = b"".join(b"C\x08" + oid + b"\x8a\x08" + offset.to_bytes(8, "little") for oid, offset in places)
+        items = b"".join(b"C\x08" + oid + b"\x8a\x08" + offset.to_bytes(8, "little") for oid, offset in offsets)
         self._pieces.append(self._compressor.compress(b"(" + items + b"u"))
 
     def record(self) -> bytes:
@@ -61,13 +62,13 @@ class _Unpickler(pickle.Unpickler):
 def parse_index(stream: bytes) -> dict[bytes, int]:
     """Return what the zlib stream of an index record says; ValueError if it is no index. [DFS-4] [DFS-6]"""
     try:
-        found: object = _Unpickler(io.BytesIO(zlib.decompress(stream)), encoding="latin-1").load()
+        unpickled: object = _Unpickler(io.BytesIO(zlib.decompress(stream)), encoding="latin-1").load()
     except Exception as error:  # unpickling what is no pickle can raise anything
         raise ValueError(f"it can't be read: {type(error).__name__}: {error}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"it holds a {type(found).__name__}, not a dict")
+    if not isinstance(unpickled, dict):
+        raise ValueError(f"it holds a {type(unpickled).__name__}, not a dict")
     index: dict[bytes, int] = {}
-    for key, offset in found.items():
+    for key, offset in unpickled.items():
         oid = key.encode("latin-1", "replace") if isinstance(key, str) else key
         if not (isinstance(oid, bytes) and len(oid) == 8 and isinstance(offset, int)):
             raise ValueError(f"it leads from {key!r} to {offset!r}, where an oid leads to an offset")

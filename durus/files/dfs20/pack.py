@@ -9,30 +9,30 @@ from durus.files.dfs20.layout import BASE_START, END, MAGIC, U32, U64, IndexPick
 from durus.files.dfs20.scan import scan_entries
 from durus.files.file import File
 from durus.files.forward_reader import ForwardReader, Unsound
-from durus.files.packer import Committed, Entry, Packer
-from durus.files.writer import STEP_RECORDS, NewFile
-from durus.progress import Progress
+from durus.files.packer import Entry, LateCommit, Packer
+from durus.files.writer import NewFile
+from durus.progress import STEP_RECORDS, Progress
 
 
 class NewDfs20(NewFile):
-    """A file that is written as a whole: its packed part, its index record, then transactions."""
+    """A file that is written as a whole: its packed part, and its index record."""
 
-    def __init__(self, file: File) -> None:
-        super().__init__(file)
+    def __init__(self, file: File, time: str) -> None:
+        super().__init__(file, time)
         self.index: dict[bytes, int] = {}
         self.base_start = self.base_end = 0
         """Where the index record starts and ends."""
 
-    def write_base(self, records: Iterable[tuple[bytes, bytes] | None], count: int, size: int) -> Iterator[Progress]:
-        """Write the packed part of `count` (oid, record) pairs, `size` bytes in all, and the index, in small steps."""
-        entries_size = size + U32.size * count
-        self.base_start = BASE_START + entries_size + len(END)
+    def write_base(
+        self, records: Iterable[tuple[bytes, bytes] | None], count: int, records_size: int, highest_oid: int
+    ) -> Iterator[Progress]:
+        self.base_start = BASE_START + records_size + U32.size * count + len(END)
         self._write(MAGIC + U64.pack(self.base_start))
         yield from self._write_records(records, count, pack_entry, self.index.__setitem__)
         self._write(END)
         index_pickle = IndexPickle()
-        places = iter(self.index.items())
-        while some := list(islice(places, 10 * STEP_RECORDS)):
+        offsets = iter(self.index.items())
+        while some := list(islice(offsets, 10 * STEP_RECORDS)):
             index_pickle.add(some)
             yield Progress("copy", count, count)
         self._write(index_pickle.record())
@@ -43,31 +43,29 @@ class NewDfs20(NewFile):
 class Dfs20Packer(Packer[Dfs20]):
     """A Packer from a DFS20 file into one."""
 
-    def __init__(self, source: Dfs20, target: File) -> None:
-        super().__init__(source, target)
-        self._writer = NewDfs20(target)
+    def __init__(self, source: Dfs20, target: File, time: str) -> None:
+        self._new_dfs20 = NewDfs20(target, time)
+        super().__init__(source, target, self._new_dfs20, time)
 
     def _gen_entries(self) -> Iterator[Entry | None]:
         source = self._source
         for start, end in ((BASE_START, source.base_start), (source.base_end, self._snapshot_end)):
             reader = ForwardReader(source.file, start, end, 0)
-            while reader.position < end:
+            while reader.offset < end:
                 try:
-                    for oid, offset, record in scan_entries(reader, reader.position, end):
+                    for oid, offset, record in scan_entries(reader, reader.offset, end):
                         yield Entry(oid, offset, record)
                 except Unsound as unsound:
-                    raise DamageError(source.file.path, unsound.place, unsound.problem, DAMAGED) from None
+                    raise DamageError(source.file.path, unsound.fault_offset, unsound.problem, DAMAGED) from None
 
-    def _copy(self) -> Iterator[Progress]:
-        return self._writer.write_base(self._live_records(), self._live_count, self._live_size)
-
-    def _gen_committed(self) -> Iterator[Committed]:
+    def _gen_late_commits(self) -> Iterator[LateCommit]:
         source = self._source
         stop = source.end
         while self._followed_to < stop:
             reader = ForwardReader(source.file, self._followed_to, source.end, 0)
             records = {oid: record for oid, _, record in scan_entries(reader, self._followed_to, source.end)}
-            yield Committed(records, reader.position, "")
+            yield LateCommit(records, reader.offset)
 
     def _open_target(self) -> Dfs20:
-        return Dfs20(self._target, (self._writer.index, self._writer.base_start, self._writer.base_end))
+        new = self._new_dfs20
+        return Dfs20(self._target, (new.index, new.base_start, new.base_end))

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from durus.error import DamageError
 from durus.files.dfs20.layout import ENTRY_HEAD, U32, entry_fits
-from durus.files.file import File
+from durus.files.file import ReadableFile
 from durus.files.forward_reader import CHUNK_SIZE, ForwardReader, Unsound, unsound_tail
 from durus.oid import FIRST_RESERVED_OID, format_oid
 
@@ -19,83 +19,83 @@ _PICKLE = re.compile(rb"\x80[\x01-\x05]")
 class Transaction(NamedTuple):
     """A sound transaction of a file."""
 
-    offset: int
+    start: int
     end: int
     entries: list[tuple[bytes, int]]
     """(oid, file offset of the entry) of each object in it, in their order."""
 
 
-def scan_transactions(file: File, offset: int, end: int) -> Iterator[Transaction]:
-    """Yield the transactions from `offset` up to the byte `end`; Unsound at the first that is not sound."""
-    reader = ForwardReader(file, offset, end, 0)
-    while reader.position < end:
+def scan_transactions(file: ReadableFile, start: int, end: int) -> Iterator[Transaction]:
+    """Yield the transactions from `start` up to the byte `end`; Unsound at the first that is not sound."""
+    reader = ForwardReader(file, start, end, 0)
+    while reader.offset < end:
         yield _scan_transaction(reader, end)
 
 
 def _scan_transaction(reader: ForwardReader, end: int) -> Transaction:
-    offset = reader.position
-    entries = [(oid, place) for oid, place, _ in scan_entries(reader, offset, end, with_records=False)]
-    return Transaction(offset, reader.position, entries)
+    start = reader.offset
+    entries = [(oid, offset) for oid, offset, _ in scan_entries(reader, start, end, with_records=False)]
+    return Transaction(start, reader.offset, entries)
 
 
 def scan_entries(
-    reader: ForwardReader, offset: int, end: int, with_records: bool = True
+    reader: ForwardReader, start: int, end: int, with_records: bool = True
 ) -> Iterator[tuple[bytes, int, bytes]]:
-    """Yield oid, file offset and record of each entry of the transaction that starts at `offset`."""
+    """Yield oid, file offset and record of each entry of the transaction that starts at `start`."""
     while True:
-        place = reader.position
+        offset = reader.offset
         head = reader.peek(ENTRY_HEAD.size)
         if len(head) < U32.size:
-            raise Unsound(offset, end, f"the transaction that starts at byte {offset} has no end", place)
+            raise Unsound(start, end, f"the transaction that starts at byte {start} has no end", offset)
         (length,) = U32.unpack_from(head)
         if not length:
             reader.advance(U32.size)
             return
-        entry_end = place + U32.size + length
+        entry_end = offset + U32.size + length
         if entry_end > end:
             problem = f"an object entry would end at byte {entry_end}, {entry_end - end} behind the end"
-            raise Unsound(offset, end, problem, place)
+            raise Unsound(start, end, problem, offset)
         oid, data_size = ENTRY_HEAD.unpack(head)[1:] if len(head) == ENTRY_HEAD.size else (b"", 0)
         if not entry_fits(length, data_size):
             problem = f"the length of an object entry (oid {format_oid(oid)}) does not fit its record"
-            raise Unsound(offset, end, problem, place)
+            raise Unsound(start, end, problem, offset)
         record = reader.peek(U32.size + length)[U32.size :] if with_records else b""
         reader.advance(U32.size + length)
         if oid < FIRST_RESERVED_OID:
-            yield oid, place, record
+            yield oid, offset, record
 
 
-def explain(file: File, unsound: Unsound) -> DamageError:
+def explain(file: ReadableFile, unsound: Unsound) -> DamageError:
     """Return the error that an unsound transaction is: an UnsoundTailError where the file may be cut. [DFS-11]"""
     size = file.size()
-    behind = sound_rest(file, unsound.place + 1, size)
-    if behind is None:
-        return unsound_tail(file.path, unsound.offset, size, unsound.problem)
+    sound_from = find_sound_suffix(file, unsound.fault_offset + 1, size)
+    if sound_from is None:
+        return unsound_tail(file.path, unsound.start, size, unsound.problem)
     return DamageError(
         file.path,
-        unsound.place,
+        unsound.fault_offset,
         unsound.problem,
-        f"but from byte {behind} on all is sound, so this is damage, and nothing is cut off: restore the file from a "
-        f"backup, or, if what stands behind byte {unsound.offset} can go, cut a copy of it there and open that",
+        f"but from byte {sound_from} on all is sound, so this is damage, and nothing is cut off: restore the file from "
+        f"a backup, or, if what stands behind byte {unsound.start} can go, cut a copy of it there and open that",
     )
 
 
-def sound_rest(file: File, start: int, size: int) -> int | None:
+def find_sound_suffix(file: ReadableFile, start: int, size: int) -> int | None:
     """Return where an object entry stands from which on all is sound to the end of the file, None if nowhere."""
     looked_to = start
     for chunk in range(start + ENTRY_HEAD.size, size, CHUNK_SIZE):
         for match in _PICKLE.finditer(file.read_at(chunk, CHUNK_SIZE + 1)):
-            place = chunk + match.start() - ENTRY_HEAD.size
-            if place < looked_to:
+            offset = chunk + match.start() - ENTRY_HEAD.size
+            if offset < looked_to:
                 continue
-            length, _, data_size = ENTRY_HEAD.unpack(file.read_at(place, ENTRY_HEAD.size))
-            if not (entry_fits(length, data_size) and place + U32.size + length < size):
+            length, _, data_size = ENTRY_HEAD.unpack(file.read_at(offset, ENTRY_HEAD.size))
+            if not (entry_fits(length, data_size) and offset + U32.size + length < size):
                 continue
             try:
-                for _ in scan_transactions(file, place, size):
+                for _ in scan_transactions(file, offset, size):
                     pass
             except Unsound as unsound:
-                looked_to = unsound.place  # every entry up to there leads to it too
+                looked_to = unsound.fault_offset  # every entry up to there leads to it too
             else:
-                return place
+                return offset
     return None

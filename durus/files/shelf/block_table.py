@@ -4,14 +4,14 @@ import struct
 from typing import NamedTuple
 from zlib import crc32
 
-from durus.files.file import File
+from durus.files.file import ReadableFile
 from durus.files.forward_reader import Unsound
 from durus.files.shelf.layout import ENTRY_HEAD, PERSISTENT_CLASS, SEAL_SIZE, U64
 from durus.files.shelf.scan import scan_transactions
 from durus.oid import BLOCK_TABLE_OID
 
 BLOCK_SIZE = 1 << 14
-MOST_BYTES = 1 << 43
+MAX_BYTES = 1 << 43
 """A longer packed part has no block table: its lengths are u32."""
 
 _STATE = b"\x80\x03}X\x06\x00\x00\x00blocksB"
@@ -31,14 +31,14 @@ class BlockTable(NamedTuple):
 
     def fault(self, number: int, block: bytes | memoryview) -> str | None:
         """Return what is wrong with the bytes of a block, None if they are those that the table was made of."""
-        found = crc32(block)
+        checksum = crc32(block)
         (stated,) = _CHECKSUM.unpack_from(self.blocks, number * _CHECKSUM.size)
-        if found == stated:
+        if checksum == stated:
             return None
-        return f"the checksum of these {len(block)} bytes is {found:08x}, but the block table says {stated:08x}"
+        return f"the checksum of these {len(block)} bytes is {checksum:08x}, but the block table says {stated:08x}"
 
 
-class BlockSums:
+class BlockTableBuilder:
     """Makes the block table of what comes in pieces."""
 
     def __init__(self) -> None:
@@ -76,31 +76,31 @@ def pack_block_table(table: BlockTable) -> bytes:
 
 def parse_block_table(entry: bytes, end: int) -> BlockTable | None:
     """Return what an object entry says, None if it is no block table of a packed part that ends at byte `end`."""
-    if len(entry) != place_of_block_table(end)[1]:
+    if len(entry) != locate_block_table(end)[1]:
         return None
     blocks = entry[_HEAD_SIZE + _CHECKSUM.size : -len(_STATE_END)]
     table = BlockTable(_CHECKSUM.unpack_from(entry, _HEAD_SIZE)[0], blocks)
     return table if pack_block_table(table) == entry else None
 
 
-def place_of_block_table(end: int) -> tuple[int, int]:
+def locate_block_table(end: int) -> tuple[int, int]:
     """Return where the block table of a packed part that ends at byte `end` stands, and its size. [SHELF-40]"""
     count = -(-end // BLOCK_SIZE)
     size = _HEAD_SIZE + _CHECKSUM.size * (1 + count) + len(_STATE_END)
     return end + U64.size + SEAL_SIZE + U64.size, size
 
 
-def read_block_table(file: File, end: int) -> BlockTable | None:
+def read_block_table(file: ReadableFile, end: int) -> BlockTable | None:
     """Return the block table of the packed part that ends at byte `end`, None if it may not be gone by. [SHELF-43]"""
-    place, size = place_of_block_table(end)
-    stop = place + size + SEAL_SIZE
-    if end > MOST_BYTES or stop > file.size():
+    offset, size = locate_block_table(end)
+    stop = offset + size + SEAL_SIZE
+    if end > MAX_BYTES or stop > file.size():
         return None
-    table = parse_block_table(file.read_at(place, size), end)
+    table = parse_block_table(file.read_at(offset, size), end)
     if table is None:
         return None
     try:
-        found = [(each.end, each.seal is not None) for each in scan_transactions(file, end, stop, table.checksum)]
+        ends = [(each.end, each.seal is not None) for each in scan_transactions(file, end, stop, table.checksum)]
     except Unsound:
         return None
-    return table if found == [(place - U64.size, True), (stop, True)] else None
+    return table if ends == [(offset - U64.size, True), (stop, True)] else None

@@ -11,6 +11,7 @@ from zlib import crc32
 
 from durus.oid import SEAL_OID
 
+NAME = "SHELF-1"
 MAGIC = b"SHELF-1\n"
 U64 = struct.Struct(">Q")
 BASE_START = len(MAGIC)
@@ -110,9 +111,9 @@ def find_seals(data: bytes, offset: int) -> Iterator[int]:
 
     `offset` is where in the file `data` starts.
     """
-    position = data.find(_SEAL_START)
-    while position >= 0:
-        seal = parse_seal(data, position)
-        if seal is not None and seal.offset == offset + position:
+    index = data.find(_SEAL_START)
+    while index >= 0:
+        seal = parse_seal(data, index)
+        if seal is not None and seal.offset == offset + index:
             yield seal.offset
-        position = data.find(_SEAL_START, position + 1)
+        index = data.find(_SEAL_START, index + 1)

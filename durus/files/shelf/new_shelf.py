@@ -4,8 +4,8 @@ from array import array
 from collections.abc import Iterable, Iterator
 
 from durus.files.file import File
-from durus.files.shelf.block_table import MOST_BYTES, BlockSums, pack_block_table
-from durus.files.shelf.layout import MAGIC, U64, pack_entry, pack_transaction
+from durus.files.shelf.block_table import MAX_BYTES, BlockTableBuilder, pack_block_table
+from durus.files.shelf.layout import ENTRY_FRAME_SIZE, MAGIC, U64, pack_entry, pack_transaction
 from durus.files.shelf.offset_map import build_offset_map
 from durus.files.writer import NewFile
 from durus.oid import oid_to_int
@@ -13,44 +13,34 @@ from durus.progress import Progress
 
 
 class NewShelf(NewFile):
-    """A file that is written as a whole: its packed part, a seal that covers it, a block table, then transactions."""
+    """A file that is written as a whole: its packed part, a seal that covers it, and a block table."""
 
-    def __init__(self, file: File) -> None:
-        super().__init__(file)
-        self._sums = BlockSums()
-        self._checksum = 0
+    def __init__(self, file: File, time: str) -> None:
+        super().__init__(file, time)
+        self._table = BlockTableBuilder()
 
     def write_base(
-        self, records: Iterable[tuple[bytes, bytes] | None], count: int, size: int, highest_oid: int, time: str
+        self, records: Iterable[tuple[bytes, bytes] | None], count: int, records_size: int, highest_oid: int
     ) -> Iterator[Progress]:
-        """Write the packed part of these (oid, record) pairs, its seal and its block table, in small steps.
-
-        There are `count` of them, and `size` bytes in their object entries; `highest_oid` is -1 if there is none.
-        """
-        self._write(MAGIC + U64.pack(size))
+        self._write(MAGIC + U64.pack(records_size + ENTRY_FRAME_SIZE * count))
         offsets = array("Q", bytes(8 * (highest_oid + 1)))
 
-        def note_place(oid: bytes, offset: int) -> None:
+        def note_offset(oid: bytes, offset: int) -> None:
             offsets[oid_to_int(oid)] = offset
 
-        yield from self._write_records(records, count, pack_entry, note_place)
+        yield from self._write_records(records, count, pack_entry, note_offset)
         for piece in build_offset_map(offsets, self._end):
             self._write(piece)
             yield Progress("copy", count, count)
-        table = self._sums.table()
-        self._checksum = table.checksum
-        is_small_enough = self._end <= MOST_BYTES
-        self.append([], time)
+        table = self._table.table()
+        is_small_enough = self._end <= MAX_BYTES
+        seal, checksum = pack_transaction([], self._end, self._time, table.checksum)
+        super()._write(seal)
         if is_small_enough:
-            self.append([pack_block_table(table)], time)
+            super()._write(pack_transaction([pack_block_table(table)], self._end, self._time, checksum)[0])
         yield Progress("copy", count, count)
-
-    def append(self, entries: list[bytes], time: str) -> None:
-        """Append a sealed transaction of these object entries."""
-        data, self._checksum = pack_transaction(entries, self._end, time, self._checksum)
-        super()._write(data)
 
     def _write(self, data: bytes) -> None:
         """Write a piece of the packed part."""
         super()._write(data)
-        self._sums.add(data)
+        self._table.add(data)

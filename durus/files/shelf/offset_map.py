@@ -5,7 +5,7 @@ import struct
 from collections.abc import Iterator, Sequence
 
 from durus.error import DamageError
-from durus.files.file import File
+from durus.files.file import ReadableFile
 from durus.files.read_ahead import ReadAhead
 from durus.oid import oid_from_int, oid_to_int
 
@@ -17,7 +17,7 @@ _ADVICE = "restore the file from a backup, or from the .prepack file that the la
 class OffsetMap:
     """The offset map that starts at byte `start` of `file`; DamageError if its sizes can't be right."""
 
-    def __init__(self, file: File, start: int) -> None:
+    def __init__(self, file: ReadableFile, start: int) -> None:
         head = file.read_at(start, _MAP_HEAD.size)
         if len(head) < _MAP_HEAD.size:
             raise DamageError(file.path, start, "the file ends where its offset map must stand", _ADVICE)
@@ -34,7 +34,7 @@ class OffsetMap:
             problem = f"the offset map claims to end at byte {self.end}, behind the end of the file"
             raise DamageError(file.path, start, problem, _ADVICE)
 
-    def position(self, oid: bytes) -> int | None:
+    def offset_of(self, oid: bytes) -> int | None:
         """Return the file offset of the entry of `oid` in the packed part, None if it has none. [SHELF-8]"""
         number = oid_to_int(oid)
         if number >= self.count:
@@ -60,7 +60,7 @@ class OffsetMap:
     def _damage(self, number: int, problem: str) -> DamageError:
         return DamageError(self._file.path, self._words_start + number * self.word_size, problem, _ADVICE)
 
-    def positions(self) -> Iterator[tuple[bytes, int]]:
+    def offsets(self) -> Iterator[tuple[bytes, int]]:
         """Yield (oid, file offset of its entry) for all objects of the packed part, in order of oid."""
         for first in range(0, self.count, _WORDS_AT_ONCE):
             number = min(_WORDS_AT_ONCE, self.count - first)
@@ -71,9 +71,9 @@ class OffsetMap:
                     yield oid_from_int(first + i), word
 
     def _word(self, number: int) -> int:
-        place = self._words_start + number * self.word_size
-        data, start = self._source.at(place, self.word_size, self.end)
-        return int.from_bytes(data[start : start + self.word_size], "big")
+        offset = self._words_start + number * self.word_size
+        buffer, index = self._source.window(offset, self.word_size, self.end)
+        return int.from_bytes(buffer[index : index + self.word_size], "big")
 
 
 def build_offset_map(offsets: Sequence[int], start: int) -> Iterator[bytes]:

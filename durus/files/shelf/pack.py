@@ -1,42 +1,27 @@
 """The packed copy of a shelf. Statements SHELF-30 to SHELF-38, SHELF-50."""
 
 from collections.abc import Iterator
-from typing import NamedTuple, cast
 
 from durus.error import DamageError
 from durus.files.file import File
 from durus.files.forward_reader import ForwardReader, Unsound
-from durus.files.packer import Committed, Entry, Packer
+from durus.files.packer import Entry, LateCommit, Packer
+from durus.files.shelf.block_checked import DAMAGED
 from durus.files.shelf.block_table import BLOCK_SIZE, read_block_table
-from durus.files.shelf.checked_file import DAMAGED
 from durus.files.shelf.layout import BASE_START, ENTRY_FRAME_SIZE, ENTRY_HEAD, SMALLEST_ENTRY, U64
 from durus.files.shelf.new_shelf import NewShelf
 from durus.files.shelf.scan import check_seal, scan_entries
 from durus.files.shelf.shelf import Shelf
 from durus.oid import FIRST_RESERVED_OID, SEAL_OID, format_oid
-from durus.progress import Progress
 
 _STEP_BYTES = 1 << 20
-
-
-class _Piece(NamedTuple):
-    """A part of a file that was read already."""
-
-    path: str
-    start: int
-    data: bytes
-
-    def read_at(self, offset: int, size: int) -> bytes:
-        return self.data[offset - self.start : offset - self.start + size]
 
 
 class ShelfPacker(Packer[Shelf]):
     """A Packer from a shelf into a shelf."""
 
     def __init__(self, shelf: Shelf, target: File, time: str) -> None:
-        super().__init__(shelf, target)
-        self._writer = NewShelf(target)
-        self._time = time
+        super().__init__(shelf, target, NewShelf(target, time), time)
         self._followed_checksum = shelf.checksum
 
     def _gen_entries(self) -> Iterator[Entry | None]:
@@ -44,13 +29,13 @@ class ShelfPacker(Packer[Shelf]):
         reader = ForwardReader(shelf.raw_file, 0, end, 0)
         reader.advance(BASE_START + U64.size)
         yield from self._gen_entries_to(reader, 0, shelf.map.start)
-        while reader.position < shelf.map.end:
-            reader.advance(min(_STEP_BYTES, shelf.map.end - reader.position))
+        while reader.offset < shelf.map.end:
+            reader.advance(min(_STEP_BYTES, shelf.map.end - reader.offset))
             yield None
         if reader.checksum != shelf.base_checksum:
             raise self._damaged_base(reader.checksum)
-        while reader.position < end:
-            start = reader.position
+        while reader.offset < end:
+            start = reader.offset
             (length,) = U64.unpack(reader.peek(U64.size))
             reader.advance(U64.size)
             yield from self._gen_entries_to(reader, start, start + U64.size + length)
@@ -58,30 +43,30 @@ class ShelfPacker(Packer[Shelf]):
             raise self._differs(0, f"the checksum is {reader.checksum:08x}, where it was {checksum:08x} at first")
 
     def _gen_entries_to(self, reader: ForwardReader, start: int, end: int) -> Iterator[Entry | None]:
-        """Yield the entries from the reader's position to `end`, of the transaction that starts at `start`."""
-        first = reader.position
-        while (place := reader.position) < end:
+        """Yield the entries from the reader's offset to `end`, of the transaction that starts at `start`."""
+        first = reader.offset
+        while (offset := reader.offset) < end:
             head = reader.peek(ENTRY_HEAD.size)
             if len(head) < ENTRY_HEAD.size:
-                raise self._differs(place, "an object entry is cut off")
+                raise self._differs(offset, "an object entry is cut off")
             length, oid, record_oid, data_size = ENTRY_HEAD.unpack(head)
             size = U64.size + length
             refs_size = length - SMALLEST_ENTRY - data_size
-            if oid != record_oid or not data_size or refs_size < 0 or refs_size & 7 or place + size > end:
-                raise self._differs(place, f"an object entry (oid {format_oid(oid)}) does not fit")
+            if oid != record_oid or not data_size or refs_size < 0 or refs_size & 7 or offset + size > end:
+                raise self._differs(offset, f"an object entry (oid {format_oid(oid)}) does not fit")
             if oid == SEAL_OID and start:
                 try:
-                    check_seal(reader, start, end, only_a_seal=place == first)
+                    check_seal(reader, start, end, is_seal_only=offset == first)
                 except Unsound as unsound:
-                    raise self._differs(unsound.place, unsound.problem) from None
+                    raise self._differs(unsound.fault_offset, unsound.problem) from None
             elif oid >= FIRST_RESERVED_OID:
                 reader.advance(size)
             else:
                 entry = reader.peek(size)
                 reader.advance(size)
-                yield Entry(oid, place, entry[ENTRY_FRAME_SIZE:])
+                yield Entry(oid, offset, entry[ENTRY_FRAME_SIZE:])
 
-    def _damaged_base(self, found: int) -> DamageError:
+    def _damaged_base(self, checksum: int) -> DamageError:
         """Return the error that tells where the packed part is not as it was."""
         shelf = self._source
         table = read_block_table(shelf.raw_file, shelf.map.end)
@@ -89,31 +74,26 @@ class ShelfPacker(Packer[Shelf]):
             block = shelf.raw_file.read_at(offset, min(BLOCK_SIZE, shelf.map.end - offset))
             if table and (fault := table.fault(number, block)):
                 return self._differs(offset, fault)
-        return self._differs(0, f"the checksum of the packed part is {found:08x}, not {shelf.base_checksum:08x}")
+        return self._differs(0, f"the checksum of the packed part is {checksum:08x}, not {shelf.base_checksum:08x}")
 
     def _differs(self, offset: int, problem: str) -> DamageError:
         return DamageError(self._source.file.path, offset, f"{problem}, so the file is not packed", DAMAGED)
 
-    def _copy(self) -> Iterator[Progress]:
-        size = self._live_size + ENTRY_FRAME_SIZE * self._live_count
-        return self._writer.write_base(self._live_records(), self._live_count, size, self._highest_live(), self._time)
-
-    def _gen_committed(self) -> Iterator[Committed]:
+    def _gen_late_commits(self) -> Iterator[LateCommit]:
         shelf = self._source
         stop = shelf.end  # as it is now, or a pack would have no end where others go on committing
         while (start := self._followed_to) < stop:
             (length,) = U64.unpack(shelf.file.read_at(start, U64.size))
             end = start + U64.size + length
-            data = shelf.file.read_at(start, end - start)
-            piece = cast(File, _Piece(shelf.file.path, start, data))
-            reader = ForwardReader(piece, start, end, self._followed_checksum)
+            reader = ForwardReader(shelf.file, start, end, self._followed_checksum)
+            data = reader.peek(end - start)
             reader.advance(U64.size)
             entries, seal = scan_entries(reader, start, end)
             records = {}
-            for oid, place in entries:
-                (size,) = U64.unpack_from(data, place - start)
-                records[oid] = data[place - start + ENTRY_FRAME_SIZE : place - start + U64.size + size]
-            yield Committed(records, end, seal.time if seal else self._time)
+            for oid, offset in entries:
+                (size,) = U64.unpack_from(data, offset - start)
+                records[oid] = data[offset - start + ENTRY_FRAME_SIZE : offset - start + U64.size + size]
+            yield LateCommit(records, end, seal and seal.time)
             self._followed_checksum = reader.checksum
 
     def _open_target(self) -> Shelf:

@@ -7,28 +7,28 @@ writes. Statements SHELF-24 to SHELF-27.
 from collections.abc import Iterator
 
 from durus.error import DamageError
-from durus.files.file import File
+from durus.files.file import ReadableFile
 from durus.files.forward_reader import CHUNK_SIZE, FIRST_CHUNK_SIZE, Unsound, unsound_tail
 from durus.files.shelf.layout import SEAL_SIZE, U64, find_seals
 from durus.files.shelf.scan import Transaction, scan_transactions
 
 
-def explain(file: File, unsound: Unsound, before: Transaction | None) -> DamageError:
+def explain(file: ReadableFile, unsound: Unsound, before: Transaction | None) -> DamageError:
     """Return the error that an unsound transaction is: an UnsoundTailError where the file may be cut.
 
     `before` is the transaction in front of it, if there is one behind the offset map.
     """
     size = file.size()
-    start = unsound.offset
-    is_interrupted_4_3 = before is not None and before.end - before.offset == U64.size
+    start = unsound.start
+    is_interrupted_4_3 = before is not None and before.end - before.start == U64.size
     if before is not None and is_interrupted_4_3:
         # Durus 4.3 writes a length of 0 first and the true one last. [SHELF-24]
-        start = before.offset
-    is_followed_by_seal = any(end < size for end in seals_behind(file, start, size))
-    if unsound.only_a_seal or is_followed_by_seal or (not is_interrupted_4_3 and _is_followed(file, unsound, size)):
+        start = before.start
+    is_followed_by_seal = any(end < size for end in seals_after(file, start, size))
+    if unsound.is_seal_only or is_followed_by_seal or (not is_interrupted_4_3 and _is_followed(file, unsound, size)):
         return DamageError(
             file.path,
-            unsound.place,
+            unsound.fault_offset,
             unsound.problem,
             "this is damage ahead of the last transaction, so nothing is cut off: restore the file from a backup, "
             "or look at it with `durus check`",
@@ -36,15 +36,15 @@ def explain(file: File, unsound: Unsound, before: Transaction | None) -> DamageE
     return unsound_tail(file.path, start, size, unsound.problem)
 
 
-def _is_followed(file: File, unsound: Unsound, size: int) -> bool:
+def _is_followed(file: ReadableFile, unsound: Unsound, size: int) -> bool:
     """Tell if a transaction with objects stands where an unsound one claims to end. [SHELF-24]"""
     try:
-        return any(behind.entries for behind in scan_transactions(file, unsound.end, size, 0))
-    except Unsound as behind:
-        return behind.has_other_checksum
+        return any(following.entries for following in scan_transactions(file, unsound.end, size, 0))
+    except Unsound as following:
+        return following.is_checksum_mismatch
 
 
-def seals_behind(file: File, start: int, size: int) -> Iterator[int]:
+def seals_after(file: ReadableFile, start: int, size: int) -> Iterator[int]:
     """Yield where the seals end that stand in their own place at or behind `start`. [SHELF-25]
 
     A damaged file can have very many, and most callers need the first: so it begins with short reads.

@@ -9,7 +9,7 @@ one that is not is the business of recover.py.
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from durus.files.file import File
+from durus.files.file import ReadableFile
 from durus.files.forward_reader import ForwardReader, Unsound
 from durus.files.shelf.layout import (
     ENTRY_HEAD,
@@ -27,7 +27,7 @@ from durus.oid import FIRST_RESERVED_OID, SEAL_OID, format_oid
 class Transaction(NamedTuple):
     """A sound transaction of a file."""
 
-    offset: int
+    start: int
     end: int
     entries: list[tuple[bytes, int]]
     """(oid, file offset of the entry) of each object in it, in their order."""
@@ -36,70 +36,70 @@ class Transaction(NamedTuple):
     """The running checksum at its end."""
 
 
-def scan_transactions(file: File, offset: int, end: int, checksum: int) -> Iterator[Transaction]:
-    """Yield the transactions from `offset` up to the byte `end`; Unsound at the first that is not sound.
+def scan_transactions(file: ReadableFile, start: int, end: int, checksum: int) -> Iterator[Transaction]:
+    """Yield the transactions from `start` up to the byte `end`; Unsound at the first that is not sound.
 
-    `checksum` is the running checksum at `offset`.
+    `checksum` is the running checksum at `start`.
     """
-    reader = ForwardReader(file, offset, end, checksum)
-    while reader.position < end:
+    reader = ForwardReader(file, start, end, checksum)
+    while reader.offset < end:
         yield _scan_transaction(reader, end)
 
 
 def _scan_transaction(reader: ForwardReader, file_end: int) -> Transaction:
-    offset = reader.position
+    start = reader.offset
     head = reader.peek(U64.size)
     if len(head) < U64.size:
         problem = f"the length of a transaction is cut after {len(head)} of its 8 bytes"
-        raise Unsound(offset, offset + U64.size, problem, offset)
-    end = offset + U64.size + U64.unpack(head)[0]
+        raise Unsound(start, start + U64.size, problem, start)
+    end = start + U64.size + U64.unpack(head)[0]
     if end > file_end:
         problem = f"a transaction would end at byte {end}, {end - file_end} behind the end of the file"
-        raise Unsound(offset, end, problem, offset)
+        raise Unsound(start, end, problem, start)
     reader.advance(U64.size)
-    entries, seal = scan_entries(reader, offset, end)
-    return Transaction(offset, end, entries, seal, reader.checksum)
+    entries, seal = scan_entries(reader, start, end)
+    return Transaction(start, end, entries, seal, reader.checksum)
 
 
-def scan_entries(reader: ForwardReader, offset: int, end: int) -> tuple[list[tuple[bytes, int]], Seal | None]:
-    """Return the entries from the reader's position to `end`, of the transaction that starts at `offset`."""
+def scan_entries(reader: ForwardReader, start: int, end: int) -> tuple[list[tuple[bytes, int]], Seal | None]:
+    """Return the entries from the reader's offset to `end`, of the transaction that starts at `start`."""
     entries: list[tuple[bytes, int]] = []
-    place = first = reader.position
-    window, window_start, window_last = b"", place, -1
+    offset = first = reader.offset
+    window, window_start, window_last = b"", offset, -1
     unpack_from = ENTRY_HEAD.unpack_from
     last = end - ENTRY_HEAD.size
-    while place < end:
-        if place > last:
-            raise Unsound(offset, end, f"{end - place} bytes are too few for an object entry", place)
-        if place > window_last:
-            window, window_start = reader.window_at(place, ENTRY_HEAD.size)
+    while offset < end:
+        if offset > last:
+            raise Unsound(start, end, f"{end - offset} bytes are too few for an object entry", offset)
+        if offset > window_last:
+            window, window_start = reader.window_at(offset, ENTRY_HEAD.size)
             window_last = window_start + len(window) - ENTRY_HEAD.size
-        length, oid, record_oid, data_size = unpack_from(window, place - window_start)
+        length, oid, record_oid, data_size = unpack_from(window, offset - window_start)
         refs_size = length - SMALLEST_ENTRY - data_size
-        stop = place + U64.size + length
+        stop = offset + U64.size + length
         if oid != record_oid or not data_size or refs_size < 0 or refs_size & 7 or stop > end:
             problem = f"an object entry (oid {format_oid(oid)}) does not fit its transaction or its record"
-            raise Unsound(offset, end, problem, place)
+            raise Unsound(start, end, problem, offset)
         if oid >= FIRST_RESERVED_OID or length == SEAL_SIZE - U64.size:
-            reader.advance(place - reader.position)
+            reader.advance(offset - reader.offset)
             if oid == SEAL_OID or (length == SEAL_SIZE - U64.size and is_like_seal(reader.peek(SEAL_SIZE))):
-                return entries, check_seal(reader, offset, end, only_a_seal=place == first)
+                return entries, check_seal(reader, start, end, is_seal_only=offset == first)
         if oid < FIRST_RESERVED_OID:
-            entries.append((oid, place))
-        place = stop
-    reader.advance(place - reader.position)
+            entries.append((oid, offset))
+        offset = stop
+    reader.advance(offset - reader.offset)
     return entries, None
 
 
-def check_seal(reader: ForwardReader, offset: int, end: int, only_a_seal: bool) -> Seal:
-    place = reader.position
+def check_seal(reader: ForwardReader, start: int, end: int, is_seal_only: bool) -> Seal:
+    offset = reader.offset
     seal = parse_seal(reader.peek(SEAL_SIZE))
-    if seal is None or seal.offset != place or place + SEAL_SIZE != end:
-        raise Unsound(offset, end, "what stands in a seal's place is not the seal of this place", place)
+    if seal is None or seal.offset != offset or offset + SEAL_SIZE != end:
+        raise Unsound(start, end, "what stands in a seal's place is not the seal of this place", offset)
     reader.advance(SEAL_COVERED_SIZE)
     if reader.checksum != seal.checksum:
         problem = f"the checksum is {reader.checksum:08x}, but the seal of {seal.time} says {seal.checksum:08x}"
-        raise Unsound(offset, end, problem, offset, has_other_checksum=True, only_a_seal=only_a_seal)
+        raise Unsound(start, end, problem, start, is_checksum_mismatch=True, is_seal_only=is_seal_only)
     reader.advance(SEAL_SIZE - SEAL_COVERED_SIZE)
     reader.checksum = seal.checksum
     return seal

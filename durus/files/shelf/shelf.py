@@ -4,13 +4,13 @@ from collections.abc import Iterator, Sequence
 from zlib import crc32
 
 from durus.error import DamageError, FormatError, UnsoundTailError
-from durus.files.file import File
-from durus.files.file_format import PreparedTransaction, Watched
+from durus.files.file import ReadableFile
 from durus.files.forward_reader import CHUNK_SIZE, Unsound
 from durus.files.read_ahead import ReadAhead
+from durus.files.record_file import PreparedTransaction, RecordFile
 from durus.files.shelf import recover
+from durus.files.shelf.block_checked import DAMAGED, block_checked
 from durus.files.shelf.block_table import read_block_table
-from durus.files.shelf.checked_file import DAMAGED, checked_file
 from durus.files.shelf.layout import (
     BASE_START,
     ENTRY_HEAD,
@@ -28,64 +28,53 @@ EMPTY_FILE = MAGIC + U64.pack(0) + b"".join(build_offset_map([], 0))
 """The bytes of a file without any object. [SHELF-3]"""
 
 
-class Shelf(Watched):
+class Shelf(RecordFile):
     """A SHELF-1 file that was read up to the end of its last sound transaction.
 
     With a block table the packed part is not read for that, and its blocks are checked when they are. [SHELF-43]
-    `tail` is the error that tells of the bytes behind it, None where there are none.
+    `tail` is the error that tells of the bytes after it, None where there are none.
     """
 
-    def __init__(self, file: File) -> None:
-        self.index: dict[bytes, int] = {}
-        """The file offset of the newest entry of each oid that has one behind the offset map."""
-        self.tail: UnsoundTailError | None = None
+    def __init__(self, file: ReadableFile) -> None:
         self.raw_file = file
         """The file without the check of blocks."""
-        self.map = open_base(file)
-        table = read_block_table(file, self.map.end)
-        if table is None:
-            self.base_checksum = checksum_of(file, self.map.end)
-        else:
-            self.base_checksum = table.checksum
-            file = checked_file(file, self.map.end, table)
-            self.map = open_base(file)  # from bytes that are checked now
-        self.file = file
-        self._source = ReadAhead(file)
-        self.end = self.map.end
-        self.checksum = self.base_checksum
-        self.is_sealed = False
+        self.file, self.map, self.base_checksum = _open_packed_part(file)
+        self._source = ReadAhead(self.file)
+        self.index: dict[bytes, int] = {}
+        """The file offset of the newest entry of each oid that has one after the offset map."""
+        self.end, self.checksum, self.is_sealed = self.map.end, self.base_checksum, False
+        self.tail = self._read_transactions()
+
+    def _read_transactions(self) -> UnsoundTailError | None:
+        """Take all sound transactions into account; return the tail after them. DamageError if it is damage."""
         last: Transaction | None = None
         before = self.end, self.checksum, self.is_sealed
         try:
-            for last in scan_transactions(file, self.end, file.size(), self.checksum):
+            for last in scan_transactions(self.file, self.end, self.file.size(), self.checksum):
                 before = self.end, self.checksum, self.is_sealed
                 self.index.update(last.entries)
                 self.end, self.checksum, self.is_sealed = last.end, last.checksum, last.seal is not None
         except Unsound as unsound:
-            error = recover.explain(file, unsound, last)
+            error = recover.explain(self.file, unsound, last)
             if not isinstance(error, UnsoundTailError):
                 raise error from None
-            self.tail = error
             if error.offset < self.end:  # the transaction of length 0 in front belongs to the tail
                 self.end, self.checksum, self.is_sealed = before
+            return error
+        return None
 
-    def position(self, oid: bytes) -> int | None:
+    def offset_of(self, oid: bytes) -> int | None:
         """Return the file offset of the current entry of `oid`, None if there is none. [SHELF-11]"""
         offset = self.index.get(oid)
-        return self.map.position(oid) if offset is None else offset
-
-    def read(self, oid: bytes) -> bytes | None:
-        """Return the current record of `oid`, None if there is none."""
-        offset = self.position(oid)
-        return None if offset is None else self.read_entry(oid, offset)
+        return self.map.offset_of(oid) if offset is None else offset
 
     def read_entry(self, oid: bytes, offset: int) -> bytes:
         """Return the record in the entry at `offset`, which must be of `oid`; DamageError if it is not."""
         return read_entry(self._source, self.end if offset >= self.map.end else self.map.start, oid, offset)
 
-    def positions(self) -> Iterator[tuple[bytes, int]]:
+    def offsets(self) -> Iterator[tuple[bytes, int]]:
         """Yield (oid, file offset) for all current entries, in the order of the file."""
-        packed = [(offset, oid) for oid, offset in self.map.positions() if oid not in self.index]
+        packed = [(offset, oid) for oid, offset in self.map.offsets() if oid not in self.index]
         packed.sort()
         for offset, oid in packed:
             yield oid, offset
@@ -107,31 +96,41 @@ class Shelf(Watched):
 
         Where the bytes before it have no seal yet it brings one that covers them. [SHELF-17]
         """
-        cover, checksum = b"", self.checksum
+        covering_seal, checksum = b"", self.checksum
         if not self.is_sealed:
-            cover, checksum = pack_transaction([], self.end, time, checksum)
+            covering_seal, checksum = pack_transaction([], self.end, time, checksum)
+        start = self.end + len(covering_seal)
         entries = [pack_entry(oid, record) for oid, record in records]
-        start = self.end + len(cover)
         data, checksum = pack_transaction(entries, start, time, checksum)
-        positions = []
-        place = start + U64.size
+        offsets = []
+        offset = start + U64.size
         for (oid, _), entry in zip(records, entries, strict=True):
-            positions.append((oid, place))
-            place += len(entry)
-        return PreparedTransaction(cover, data, positions, start + len(data), checksum)
+            offsets.append((oid, offset))
+            offset += len(entry)
 
-    def accept(self, prepared: PreparedTransaction) -> None:
-        """Take a transaction into account that was written at the end. It may be called again. [SHELF-46]"""
-        self._note_replaced(prepared, self.position)
-        self.end, self.checksum, self.is_sealed = prepared.end, prepared.checksum, True
-        self.index.update(prepared.positions)  # last: what it leads to must stand before the end
+        def accept() -> None:
+            self._note_replaced(offsets)
+            self.end, self.checksum, self.is_sealed = start + len(data), checksum, True
+            self.index.update(offsets)  # last: what it leads to must stand before the end
+
+        return PreparedTransaction([covering_seal, data] if covering_seal else [data], accept)
+
+
+def _open_packed_part(file: ReadableFile) -> tuple[ReadableFile, OffsetMap, int]:
+    """Return the file, its blocks checked if it has a block table; and offset map and checksum of its packed part."""
+    offset_map = read_header(file)
+    table = read_block_table(file, offset_map.end)
+    if table is None:
+        return file, offset_map, checksum_of(file, offset_map.end)
+    file = block_checked(file, offset_map.end, table)
+    return file, read_header(file), table.checksum  # the map once more, from bytes that are checked now
 
 
 def read_entry(source: ReadAhead, end: int, oid: bytes, offset: int) -> bytes:
     """Return the record in the entry of `oid` at `offset`, of a file whose sound part ends at `end`."""
-    data, place = source.at(offset, ENTRY_HEAD.size, end)
-    if len(data) >= ENTRY_HEAD.size:
-        length, entry_oid, record_oid, data_size = ENTRY_HEAD.unpack_from(data, place)
+    buffer, index = source.window(offset, ENTRY_HEAD.size, end)
+    if len(buffer) >= ENTRY_HEAD.size:
+        length, entry_oid, record_oid, data_size = ENTRY_HEAD.unpack_from(buffer, index)
         refs_size = length - SMALLEST_ENTRY - data_size
         size = U64.size + length
         if (
@@ -141,13 +140,14 @@ def read_entry(source: ReadAhead, end: int, oid: bytes, offset: int) -> bytes:
             and refs_size % 8 == 0
             and offset + size <= end
         ):
-            if place + size > len(data):
-                data, place = source.at(offset, size, end)
-            return data[place + 16 : place + size]
+            if index + size > len(buffer):
+                buffer, index = source.window(offset, size, end)
+            return buffer[index + 16 : index + size]
     raise DamageError(source.file.path, offset, f"no sound entry of oid {format_oid(oid)} stands here", DAMAGED)
 
 
-def open_base(file: File) -> OffsetMap:
+def read_header(file: ReadableFile) -> OffsetMap:
+    """Return the offset map to which the header of a file leads."""
     head = file.read_at(0, BASE_START + U64.size)
     if head[:BASE_START] != MAGIC[: len(head)]:
         raise FormatError(f"{file.path}: this is not a Durus file: it starts with {head[:8]!r}, not with {MAGIC!r}")
@@ -161,7 +161,7 @@ def open_base(file: File) -> OffsetMap:
     return OffsetMap(file, start)
 
 
-def checksum_of(file: File, end: int) -> int:
+def checksum_of(file: ReadableFile, end: int) -> int:
     """Return the crc32 of the first `end` bytes of a file."""
     checksum = 0
     for offset in range(0, end, CHUNK_SIZE):

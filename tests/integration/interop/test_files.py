@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from durus.files.file import OperatingSystem
 from durus.files.shelf.block_table import BLOCK_SIZE
-from durus.files.shelf.check import Check
+from durus.files.shelf.inspection import ShelfInspection
 from durus.files.shelf.new_shelf import NewShelf
 from durus.oid import BLOCK_TABLE_OID
 from tests.integration.interop.serving import served_by
@@ -73,7 +73,7 @@ def findings(path: Path) -> list[str]:
     """Return what `durus check` finds wrong."""
     file = OperatingSystem().open(str(path), "read")
     try:
-        return [str(finding) for finding in Check(file).findings() if finding.is_fault]
+        return [str(finding) for finding in ShelfInspection(file).findings() if finding.is_fault]
     finally:
         file.close()
 
@@ -132,7 +132,8 @@ def test_an_offset_map_is_the_one_that_4_3_writes_for_the_same_records(
 
         file = OperatingSystem().open(str(Path(folder, "new")), "new")
         highest = max(int.from_bytes(oid, "big") for oid, _ in records)
-        for _ in NewShelf(file).write_base(records, len(records), start - 16, highest, "2026-01-02T03:04:05.000006Z"):
+        size = start - 16 - 16 * len(records)
+        for _ in NewShelf(file, "2026-01-02T03:04:05.000006Z").write_base(records, len(records), size, highest):
             pass
         file.close()
         assert Path(folder, "new").read_bytes()[: start + len(offset_map)] == path.read_bytes()

@@ -115,4 +115,4 @@ def test_a_file_storage_of_zodb_is_copied_to_a_durus_file(tmp_path: Path) -> Non
     looked = run(tmp_path, "-c", LOOK)
     assert looked.stdout == "the same\n", looked.stderr
 
-    assert "there is such a file already" in run(tmp_path, EXAMPLE, "Data.fs", "new.durus").stderr
+    assert "the file already exists" in run(tmp_path, EXAMPLE, "Data.fs", "new.durus").stderr

@@ -1,51 +1,56 @@
 """A file whose packed part is checked block by block, each the first time that a byte of it is read. [SHELF-44]"""
 
-from typing import cast
-
 from durus.error import DamageError
-from durus.files.file import File
+from durus.files.file import ReadableFile
 from durus.files.shelf.block_table import BLOCK_SIZE, BlockTable
 
 DAMAGED = "restore the file from a backup; `durus check` lists all damage"
 
 
-class _CheckedFile:
+class _BlockChecked:
     """Reads `file`, of which the first `end` bytes are those that `table` is of."""
 
-    def __init__(self, file: File, end: int, table: BlockTable) -> None:
+    def __init__(self, file: ReadableFile, end: int, table: BlockTable) -> None:
         self._file = file
         self._end = end
         self._table = table
         self._is_sound = bytearray(-(-end // BLOCK_SIZE))
         """1 for each block that was found sound."""
 
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._file, name)  # what does not read is the file's own business
+    @property
+    def path(self) -> str:
+        return self._file.path  # a pack renames its new file
+
+    def size(self) -> int:
+        return self._file.size()
+
+    def close(self) -> None:
+        self._file.close()
 
     def read_at(self, offset: int, size: int) -> bytes:
         """Return what the file has there; DamageError if it stands in a block that is not sound."""
         first = offset // BLOCK_SIZE
-        behind = (offset + size - 1) // BLOCK_SIZE + 1
-        if offset >= self._end or self._is_sound.find(0, first, behind) < 0:
+        after = (offset + size - 1) // BLOCK_SIZE + 1
+        if offset >= self._end or self._is_sound.find(0, first, after) < 0:
             return self._file.read_at(offset, size)
-        behind = min(behind, len(self._is_sound))
+        after = min(after, len(self._is_sound))
         start = offset if self._is_sound[first] else first * BLOCK_SIZE
-        stop = max(offset + size, min(behind * BLOCK_SIZE, self._end))
+        stop = max(offset + size, min(after * BLOCK_SIZE, self._end))
         data = self._file.read_at(start, stop - start)
-        for number in range(first, behind):
+        for number in range(first, after):
             if not self._is_sound[number]:
                 self._check(number, memoryview(data)[number * BLOCK_SIZE - start :])
         return data[offset - start : offset - start + size]
 
     def _check(self, number: int, data: memoryview) -> None:
         """Check the block that `data` starts with."""
-        place = number * BLOCK_SIZE
-        problem = self._table.fault(number, data[: min(BLOCK_SIZE, self._end - place)])
+        offset = number * BLOCK_SIZE
+        problem = self._table.fault(number, data[: min(BLOCK_SIZE, self._end - offset)])
         if problem is not None:
-            raise DamageError(self._file.path, place, problem, DAMAGED)
+            raise DamageError(self._file.path, offset, problem, DAMAGED)
         self._is_sound[number] = 1
 
 
-def checked_file(file: File, end: int, table: BlockTable) -> File:
+def block_checked(file: ReadableFile, end: int, table: BlockTable) -> ReadableFile:
     """Return a view of `file` whose first `end` bytes are checked by the table of them before they are returned."""
-    return cast(File, _CheckedFile(file, end, table))
+    return _BlockChecked(file, end, table)

@@ -1,0 +1,192 @@
+"""What all storages that live in one file share: names, failures, the end of a commit, the steps of a pack.
+
+A subclass says how records are read, staged and packed.  Statements TXN-9, TXN-30, SHELF-30, SHELF-46, SQL-8.
+"""
+
+import inspect
+import os
+import weakref
+from collections.abc import Generator, Iterator
+from typing import Generic, TypeVar
+
+from durus.concurrency.call_guard import CallGuard, guarded
+from durus.concurrency.forked import note_held
+from durus.error import ArgumentError, ClosedError, ReadonlyError, TransactionError
+from durus.files.file import Path
+from durus.progress import Progress
+from durus.storage import CollectingStorage, InvalidationHandler, StagedCommit
+
+R = TypeVar("R")
+
+
+class SingleFileStorage(CollectingStorage, Generic[R]):
+    """Base of storages in one file, which is read by an `R` while it is open."""
+
+    _guard: CallGuard
+
+    def __init__(self, readonly: bool, repair: bool) -> None:
+        """A subclass calls _set_filename() next. ArgumentError if it is to be readonly and repaired."""
+        if readonly and repair:
+            raise ArgumentError(f"a readonly {type(self).__name__} can't repair its file")
+        self._guard = CallGuard("storage")
+        note_held(self)
+        self._readonly = readonly
+        self._failure: str | None = None
+        """Why no further commit is taken, None while they are."""
+        self._removed: list[bytes] = []
+        """What packs have removed since the last sync()."""
+        self._has_started_anew = False
+        self._packing: weakref.ref[Generator[Progress, None, None]] | None = None
+        """The pack that is under way, which ends when nobody can go on with it."""
+
+    def _set_filename(self, filename: Path) -> None:
+        self._filename = os.fsdecode(filename)
+        self._path = os.path.realpath(self._filename)
+
+    def get_filename(self) -> str:
+        """Return the name of the file, as it was given."""
+        return self._filename
+
+    def __str__(self) -> str:
+        return f"{type(self).__name__}({self._filename!r})"
+
+    __repr__ = __str__
+
+    # What a subclass says
+
+    def _require_open(self) -> R:
+        """Return what reads the file. ClosedError if the storage is closed."""
+        raise NotImplementedError
+
+    def _stage_commit(self, records: dict[bytes, bytes]) -> StagedCommit:
+        """Return the commit of these records. ReadonlyError or ClosedError if none is taken."""
+        raise NotImplementedError
+
+    def _pack(self) -> Generator[Progress, None, None]:
+        """Pack the file, which is open for writing, in steps."""
+        raise NotImplementedError
+
+    def _release(self) -> None:
+        """Give up what is held open; it may be given up already."""
+        raise NotImplementedError
+
+    def leave_to_parent(self) -> None:
+        """In the child after a fork: give up what is held open, without a word to the operating system."""
+        raise NotImplementedError
+
+    # Errors
+
+    def _closed_error(self) -> ClosedError:
+        """Return the error of a closed storage. WrongProcessError in a child of the process that opened it."""
+        self._guard.check_process()
+        return ClosedError(f"{self._path}: the storage is closed")
+
+    def _require_writable(self) -> R:
+        """Return what reads the file. ReadonlyError or ClosedError if no commit is taken."""
+        opened = self._require_open()
+        if self._readonly:
+            raise ReadonlyError(f"{self._path}: the file is open with readonly=True and can't be changed")
+        if self._failure is not None:
+            raise ClosedError(
+                f"{self._path}: no further commit is taken ({self._failure}); close the storage and open it again"
+            )
+        return opened
+
+    # Commits
+
+    @guarded
+    def begin(self) -> None:
+        self._require_writable()
+        super().begin()
+
+    @guarded
+    def end(self, handle_invalidations: InvalidationHandler | None = None) -> None:
+        """End the commit in one step that is durable. [SHELF-18] [SQL-3]
+
+        FileError if the file can't take it: then nothing of it is stored. ClosedError after a failure that left the
+        outcome of a commit unknown.
+        """
+        records = self._take_pending()
+        if (self._removed or self._has_started_anew) and handle_invalidations is not None:
+            handle_invalidations(self._take_removed())
+        staged = self._stage_commit(records)
+        staged.write()
+        staged.accept()
+
+    @guarded
+    def stage_commit(self, records: dict[bytes, bytes]) -> StagedCommit:
+        return self._stage_commit(records)
+
+    @guarded
+    def sync(self) -> list[bytes] | None:
+        return self._take_removed()
+
+    def _take_removed(self) -> list[bytes] | None:
+        if self._has_started_anew:
+            self._has_started_anew, self._removed = False, []
+            return None
+        removed, self._removed = self._removed, []
+        return removed
+
+    # Packing
+
+    @guarded
+    def pack(self) -> None:
+        steps = self._begin_pack()
+        self._packing = weakref.ref(steps)
+        for _ in steps:
+            pass
+
+    @guarded
+    def get_packer(self) -> Iterator[Progress]:
+        """Return an iterator that packs the file in steps, while commits go on between them. [SHELF-30] [SQL-8]"""
+        return self._gen_steps(self._begin_pack())
+
+    def _begin_pack(self) -> Generator[Progress, None, None]:
+        self._require_writable()
+        self._check_not_packing()
+        return self._pack()
+
+    def _pack_under_way(self) -> Generator[Progress, None, None] | None:
+        steps = self._packing() if self._packing is not None else None
+        return None if steps is None or inspect.getgeneratorstate(steps) == inspect.GEN_CLOSED else steps
+
+    def _check_not_packing(self) -> None:
+        if self._pack_under_way() is not None:
+            raise TransactionError(f"{self._path}: a pack is under way already")
+
+    def _gen_steps(self, steps: Generator[Progress, None, None]) -> Generator[Progress, None, None]:
+        try:
+            while (progress := self._pack_step(steps)) is not None:
+                yield progress
+        finally:
+            steps.close()
+
+    @guarded
+    def _pack_step(self, steps: Generator[Progress, None, None]) -> Progress | None:
+        if self._pack_under_way() is not steps:
+            self._check_not_packing()
+            self._packing = weakref.ref(steps)
+        return next(steps, None)
+
+    def _give_up_pack(self) -> None:
+        """End a pack that is not at its end."""
+        steps = self._pack_under_way()
+        if steps is not None and inspect.getgeneratorstate(steps) != inspect.GEN_RUNNING:
+            steps.close()  # it would remove the file of a later one
+
+    # Interrupts, and the end
+
+    def _start_anew(self) -> None:
+        """Give up what a call that was interrupted has left. [TXN-30]"""
+        self._has_started_anew = True
+        self._pending = None
+
+    def close(self) -> None:
+        if not self._guard.is_foreign:  # else it is the parent's
+            self._close()
+
+    @guarded
+    def _close(self) -> None:
+        self._give_up_pack()
+        self._release()

@@ -1,0 +1,49 @@
+"""What some objects reach by references, found in small steps."""
+
+from collections.abc import Callable, Iterator
+
+from durus.error import FormatError
+from durus.oid import format_oid
+from durus.progress import STEP_RECORDS, STEP_REFS, Progress
+from durus.records.record import gen_refs
+
+
+def mark_reachable(
+    pending: list[bytes],
+    reached: set[bytes],
+    read: Callable[[bytes], bytes | None],
+    require: Callable[[bytes, bytes], None] = lambda oid, referrer: None,
+) -> Iterator[Progress]:
+    """Add to `reached` the oids in `pending` and all that they reach, except through what is there already.
+
+    read(oid) returns a record, None for an object whose references do not count. require(oid, referrer) is called
+    for each oid when it is met first, and raises if there must be such an object.  A step is over at each yield.
+    """
+    reached.update(pending)
+    work = 0
+    while pending:
+        referrer = pending.pop()
+        record = read(referrer)
+        work += STEP_REFS // STEP_RECORDS
+        for ref in () if record is None else gen_refs(record):
+            if ref not in reached:
+                require(ref, referrer)
+                reached.add(ref)
+                pending.append(ref)
+            work += 1
+            if work >= STEP_REFS:
+                work = 0
+                yield Progress("mark", len(reached), None)
+        if work >= STEP_REFS:
+            work = 0
+            yield Progress("mark", len(reached), None)
+
+
+def dangling_reference_error(referrer: bytes, oid: bytes, path: str | None = None) -> FormatError:
+    """Return the error that ends a pack of the file at `path`, or of memory, where `referrer` refers to nothing."""
+    problem = f"the object {format_oid(referrer)} refers to oid {format_oid(oid)}, which does not exist"
+    if path is None:
+        return FormatError(f"{problem}, so nothing is packed; take that reference out first")
+    return FormatError(
+        f"{path}: {problem}, so the file is not packed; take that reference out first (`durus check` lists all)"
+    )
