@@ -370,6 +370,6 @@ def test_the_command_tells_what_it_did_or_what_it_could_not(tmp_path: Path, caps
     assert main(["convert", old, new, "--from-python2"]) == 1
     assert f"{MODULE}.Item.raw: 1, the first in oid 1 at .raw: b'\\xff'" in capsys.readouterr().err
     assert main(["convert", old, new, "--bytes-attribute", "raw"]) == 2
-    assert "give --from-python2, too" in capsys.readouterr().err
+    assert "give --from-python2 too" in capsys.readouterr().err
     assert main(["convert", old, new, "--from-python2", "--bytes-attribute", "raw"]) == 0
     assert f"{old}: of the strs of Python 2, 5 are text and 2 bytes" in capsys.readouterr().out
