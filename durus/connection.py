@@ -1,4 +1,6 @@
-"""Transactions over a storage: read set, commit, abort, conflicts. Statements TXN-1 to TXN-18, TXN-30 to TXN-36."""
+"""Transactions over a storage: read set, commit, abort, conflicts. Statements TXN-1 to TXN-18, TXN-30 to TXN-36,
+TXN-50 to TXN-54.
+"""
 
 import contextlib
 import gc
@@ -31,6 +33,7 @@ from durus.records.contents import split_data
 from durus.records.record import split_oids, unpack_record
 from durus.serialize import ObjectReader, ObjectWriter
 from durus.storage import Storage
+from durus.transactions.savepoint import KeptStates
 
 if TYPE_CHECKING:
     import asyncio
@@ -78,6 +81,10 @@ class Connection(ConnectionBase):
         """True if the transaction was ended by an interrupt, and the application does not know yet."""
         self._open_block: ref[_Block] | None = None
         """The block that is open while its `with` statement holds it; an interrupt may keep it from being closed."""
+        self._savepoints: list[ref[_Savepoint]] = []
+        """The savepoints that are open, likewise, the outermost first."""
+        self._going_back: KeptStates | None = None
+        """The states that are being given back."""
         self._reader = ObjectReader(self, self.cache, self.get)
         try:
             _claim(self.storage, self)
@@ -243,6 +250,7 @@ class Connection(ConnectionBase):
         try:
             self._tell_of_interrupt()
             self._check_task()
+            self._check_no_savepoint()
             records = self._pickle_changes(writer, changed)
         except BaseException:
             if not self.storage.is_interrupted:  # by an exception that came while it gave an oid
@@ -270,6 +278,7 @@ class Connection(ConnectionBase):
     def _abort(self) -> None:
         self._was_interrupted = False
         self._open_block = None
+        self._savepoints = []
         self._forget_changes()
         self._sync_and_begin_next()
 
@@ -284,14 +293,15 @@ class Connection(ConnectionBase):
     @guarded
     def _begin_block(self, block: "_Block") -> None:
         self._check_task()
-        if not self._was_interrupted and (self.changed or self._block() is not None):
+        if not self._was_interrupted and (self.changed or self._savepoints or self._block() is not None):
             raise TransactionError("a transaction is open already; commit() or abort() it first")
         self._abort()
         self._open_block = ref(block)
 
     def _note_lost_block(self) -> None:
         """Start anew if an interrupt has kept a block from being closed: its changes must not come into another one."""
-        if self._open_block is not None and self._open_block() is None:
+        is_lost = self._open_block is not None and self._open_block() is None
+        if is_lost or None in [savepoint() for savepoint in self._savepoints]:
             self._guard.note_interrupt()
 
     def _block(self) -> "_Block | None":
@@ -311,15 +321,79 @@ class Connection(ConnectionBase):
                 with contextlib.suppress(DurusError):
                     self.abort()
 
-    def _check_task(self) -> None:
-        """Raise ConcurrentUseError where a transaction block of another asyncio task is open. [TXN-34]"""
-        block = self._block()
-        task = None if block is None else block.task
-        if task is not None and not task.done() and task is not _current_task():
-            raise ConcurrentUseError(
-                f"a transaction() block is open in the asyncio task {task.get_name()!r}, and another task uses the "
-                "connection: give each task a connection of its own, or let the block end before others begin"
+    def savepoint(self) -> "contextlib.AbstractContextManager[None]":
+        """Run a block that leaves no changes if it raises: all is as it was at its start then. [TXN-50] to [TXN-54]
+
+        Changed objects, and the new ones that they reach, get the states back that they had; what the block was the
+        first to change becomes a ghost. Savepoints may be nested. The cost of one is that of pickling what the
+        transaction has changed so far.
+        A commit or a transaction() in the block is a TransactionError. UnstorableError, as commit() has it, if a
+        state can't be pickled.
+        """
+        return _Savepoint(self)
+
+    def _begin_savepoint(self, savepoint: "_Savepoint") -> None:
+        self._note_lost_block()
+        self._guard.begin(_getframe(), self._start_anew)
+        changed: dict[bytes, PersistentObject] = {}
+        try:
+            self._tell_of_interrupt()
+            self._check_task()
+            savepoint.kept = KeptStates(self, self.root, changed, self._reader.has_broken_classes())
+        except BaseException:
+            self._take_back(changed)
+            self._guard.end()
+            raise
+        self._take_back(changed)
+        savepoint.serial = self.transaction_serial
+        self._savepoints.append(ref(savepoint))
+        self._guard.end()
+
+    def _end_savepoint(self, savepoint: "_Savepoint", has_failed: bool) -> None:
+        index = self._index_of(savepoint)
+        if not has_failed and index is not None and index + 1 < len(self._savepoints):
+            self._guard.note_interrupt()  # which has kept one in this block from being closed
+        self._guard.begin(_getframe(), self._start_anew)  # with no end() after an error: then nothing is as it was
+        index = self._index_of(savepoint)
+        if index is not None:
+            if has_failed and savepoint.kept is not None:
+                self._go_back(savepoint.kept)
+            del self._savepoints[index:]
+        elif has_failed and savepoint.serial != self.transaction_serial:
+            self._forget_changes()  # those that were made since the block has called abort()
+        self._guard.end()
+
+    def _index_of(self, savepoint: "_Savepoint") -> int | None:
+        found = [each() for each in self._savepoints]
+        return found.index(savepoint) if savepoint in found else None
+
+    def _go_back(self, kept: KeptStates) -> None:
+        self._going_back = kept
+        dropped = self.changed.keys() - kept.changed.keys()
+        self.changed = kept.changed.copy()
+        self._drop_states(dropped)
+        kept.restore(self)
+        for watch in self._watches:
+            watch.note_dropped(kept.changed.keys())
+        self._going_back = None
+
+    def _check_no_savepoint(self) -> None:
+        if self._savepoints:
+            raise TransactionError(
+                "a savepoint() block is open, which could not go back to its start after a commit: commit when it has "
+                "ended"
             )
+
+    def _check_task(self) -> None:
+        """Raise ConcurrentUseError where a block of another asyncio task is open. [TXN-34]"""
+        for block in (self._block(), *(savepoint() for savepoint in self._savepoints)):
+            task = None if block is None else block.task
+            if task is not None and not task.done() and task is not _current_task():
+                raise ConcurrentUseError(
+                    f"a transaction() or savepoint() block is open in the asyncio task {task.get_name()!r}, and "
+                    "another task uses the connection: give each task a connection of its own, or let the block end "
+                    "before others begin"
+                )
 
     def pack(self) -> None:
         """Remove from the storage what the root does not reach, and begin the next transaction.
@@ -453,7 +527,11 @@ class Connection(ConnectionBase):
         """Begin with nothing but what is stored, after a call that was interrupted. [TXN-30]"""
         self._was_interrupted = True
         self._open_block = None
+        self._savepoints = []
         self._reader.start_anew()
+        if self._going_back is not None:
+            self._going_back.release_new()
+            self._going_back = None
         self.changed = {}
         self._note_invalid(None)
         self.storage.sync()
@@ -564,6 +642,31 @@ class _Block:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._connection._end_block(self, error)
+
+
+class _Savepoint:
+    """A block that leaves no changes if it raises. [TXN-50]"""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.task: asyncio.Task[object] | None = None
+        self.serial = 0
+        self.kept: KeptStates | None = None
+
+    def __enter__(self) -> None:
+        self.task = _current_task()
+        self._connection._begin_savepoint(self)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None:
+            self._connection._end_savepoint(self, has_failed=False)
+            return
+        try:
+            self._connection._end_savepoint(self, has_failed=True)
+        except DurusError as failure:  # of which the next call tells, too; the first error tells what is wrong
+            error.add_note(f"and going back to the savepoint failed: {failure}")
 
 
 def _current_task() -> "asyncio.Task[object] | None":
