@@ -34,6 +34,7 @@ from durus.records.record import split_oids, unpack_record
 from durus.serialize import ObjectReader, ObjectWriter
 from durus.storage import Storage
 from durus.transactions.savepoint import KeptStates
+from durus.transactions.unnoted import Debug, UnnotedChanges, debug_mode
 
 if TYPE_CHECKING:
     import asyncio
@@ -55,6 +56,8 @@ class Connection(ConnectionBase):
     `storage` is a Storage, or the path of a file of any format, made as a SHELF-1 file if it is not there;
     `cache_size` is how many objects may stay loaded beyond a transaction; `root_class` is the class of a
     new root, PersistentDict if None.
+    With `debug`, changes that were not noted make commit() and shrink_cache() raise an UnnotedChangeError, or give an
+    UnnotedChangeWarning if it is "warn"; None takes what DURUS_DEBUG says: 1, warn or nothing. [OBJ-85] to [OBJ-88]
     A connection and its objects may be used by one thread at a time: ConcurrentUseError where it meets another one.
     TransactionError if the storage has a connection already that is open. [TXN-35]
     """
@@ -64,6 +67,7 @@ class Connection(ConnectionBase):
         storage: Storage | Path,
         cache_size: int = 100000,
         root_class: type[PersistentObject] | None = None,
+        debug: Debug | None = None,
     ) -> None:
         super().__init__()
         self._guard: CallGuard = CallGuard("connection")
@@ -85,7 +89,9 @@ class Connection(ConnectionBase):
         """The savepoints that are open, likewise, the outermost first."""
         self._going_back: KeptStates | None = None
         """The states that are being given back."""
-        self._reader = ObjectReader(self, self.cache, self.get)
+        mode = debug_mode(debug)
+        self._unnoted = UnnotedChanges(self, self.cache, self.get, mode) if mode else None
+        self._reader = ObjectReader(self, self.cache, self.get) if self._unnoted is None else self._unnoted.reader
         try:
             _claim(self.storage, self)
             self.storage.set_is_loaded(self.cache.is_loaded)
@@ -122,6 +128,8 @@ class Connection(ConnectionBase):
     def shrink_cache(self) -> None:
         """Make ghosts of the least recently used objects beyond the cache size."""
         self._tell_of_interrupt()
+        if self._unnoted is not None:
+            self._unnoted.check()
         self.cache.shrink(self.transaction_serial)
 
     def get_load_count(self) -> int:
@@ -244,6 +252,8 @@ class Connection(ConnectionBase):
         OutcomeUnknownError if the server's answer did not come. [TXN-6]
         """
         self._note_lost_block()
+        if self._unnoted is not None:
+            self._check_unnoted(self._unnoted)
         self._guard.begin(_getframe(), self._start_anew)
         writer = self._new_writer()
         changed: dict[bytes, PersistentObject] = {}
@@ -279,8 +289,12 @@ class Connection(ConnectionBase):
         self._was_interrupted = False
         self._open_block = None
         self._savepoints = []
+        unnoted = [] if self._unnoted is None else self._unnoted.find()
         self._forget_changes()
+        self._drop_states([change.oid for change in unnoted])
         self._sync_and_begin_next()
+        if self._unnoted is not None and unnoted:
+            self._unnoted.warn(unnoted)
 
     def transaction(self) -> "contextlib.AbstractContextManager[PersistentDict[object, object]]":
         """Run a block as one transaction on the root: commit at its end, abort if it raises.
@@ -297,6 +311,12 @@ class Connection(ConnectionBase):
             raise TransactionError("a transaction is open already; commit() or abort() it first")
         self._abort()
         self._open_block = ref(block)
+
+    @guarded
+    def _check_unnoted(self, unnoted: UnnotedChanges) -> None:
+        """Tell of changes that were not noted. [OBJ-86] What interrupts it lets the connection start anew."""
+        self._tell_of_interrupt()
+        unnoted.check()
 
     def _note_lost_block(self) -> None:
         """Start anew if an interrupt has kept a block from being closed: its changes must not come into another one."""
@@ -500,6 +520,8 @@ class Connection(ConnectionBase):
             set_slot(new, "_p_status", SAVED)
         for obj, _, _ in records:
             self.note_access(obj)
+        if self._unnoted is not None:
+            self._unnoted.note_stored((oid, record) for _, oid, record in records)
         self._drop_invalid()
 
     def _forget_changes(self) -> None:
