@@ -8,8 +8,9 @@
                         of what was changed in it
        PersistentBase   the four slots of an object
 
-   and five functions: new_ghost() makes an object for an oid, take_state() fills it, persistent_id_by() makes
-   the check of each value that a pickler comes to; find_item() and path_to() go through the nodes of a BTree.
+   and six functions: new_ghost() makes an object for an oid, take_state() fills it, without_volatile() gives the
+   attributes that are stored, persistent_id_by() makes the check of each value that a pickler comes to; find_item() and
+   path_to() go through the nodes of a BTree.
 
    PersistentBase has no tp_setattro of its own. Its __setattr__ and __delattr__ are plain methods, which a
    subclass made in Python gets into its slots by Python's own dispatch: that costs some nanoseconds
@@ -61,17 +62,20 @@ state_of(PyObject *obj)
 
 /* Names */
 
-static int
-is_internal(PyObject *name)
+/* Returns 'p' for _p_..., which belongs to Durus, 'v' for _v_..., which is volatile [OBJ-80], and 0 for others. */
+static char
+kind_of(PyObject *name)
 {
-    return PyUnicode_GET_LENGTH(name) >= 3 && PyUnicode_READ_CHAR(name, 0) == '_' && PyUnicode_READ_CHAR(name, 1) == 'p'
-        && PyUnicode_READ_CHAR(name, 2) == '_';
+    if (PyUnicode_GET_LENGTH(name) < 3 || PyUnicode_READ_CHAR(name, 0) != '_' || PyUnicode_READ_CHAR(name, 2) != '_')
+        return 0;
+    Py_UCS4 letter = PyUnicode_READ_CHAR(name, 1);
+    return letter == 'p' || letter == 'v' ? (char)letter : 0;
 }
 
 static int
 is_untracked(Persistent *self, PyObject *name)
 {
-    if (is_internal(name))
+    if (kind_of(name) == 'p')
         return 1;
     if (PyUnicode_GET_LENGTH(name) == 0 || PyUnicode_READ_CHAR(name, 0) != '_')
         return 0;
@@ -175,7 +179,9 @@ set_attribute(Persistent *self, PyObject *const *args, Py_ssize_t count, Py_ssiz
         return PyErr_Format(PyExc_TypeError, "expected %zd arguments, got %zd", expected, count);
     if (!PyUnicode_Check(args[0]))
         return PyErr_Format(PyExc_TypeError, "attribute name must be string, not '%.200s'", Py_TYPE(args[0])->tp_name);
-    if ((is_internal(args[0]) ? check_field(args[0], count) : change(self)) < 0
+    char kind = kind_of(args[0]);
+    int result = kind == 'p' ? check_field(args[0], count) : kind == 0 ? change(self) : is_fresh(self) ? 0 : use(self);
+    if (result < 0
         || PyObject_GenericSetAttr((PyObject *)self, args[0], count == 2 ? args[1] : NULL) < 0)
         return NULL;
     Py_RETURN_NONE;
@@ -475,6 +481,35 @@ take_state(PyObject *module, PyObject *const *args, Py_ssize_t count)
     return result;
 }
 
+static int
+is_volatile(PyObject *name)
+{
+    return PyUnicode_Check(name) && kind_of(name) == 'v';
+}
+
+static PyObject *
+without_volatile(PyObject *module, PyObject *attributes)
+{
+    Py_ssize_t index = 0;
+    PyObject *name = NULL;
+    int is_found = 0;
+    if (!PyDict_Check(attributes))
+        return PyErr_Format(PyExc_TypeError, "without_volatile() takes a dict");
+    while (!is_found && PyDict_Next(attributes, &index, &name, NULL))
+        is_found = is_volatile(name);
+    if (!is_found)
+        return Py_NewRef(attributes);
+    PyObject *names = PyDict_Keys(attributes); /* the hash of a name may run any code */
+    PyObject *result = names == NULL ? NULL : PyDict_Copy(attributes);
+    for (index = 0; result != NULL && index < PyList_GET_SIZE(names); index++) {
+        name = PyList_GET_ITEM(names, index);
+        if (is_volatile(name) && PyDict_DelItem(result, name) < 0)
+            Py_CLEAR(result);
+    }
+    Py_XDECREF(names);
+    return result;
+}
+
 static PyObject *
 persistent_id(PyObject *pair, PyObject *obj) /* of PersistentBase and what makes the references */
 {
@@ -654,6 +689,8 @@ static PyMethodDef module_methods[] = {
      PyDoc_STR("Return a new ghost of a class, with an oid and a connection.")},
     {"take_state", (PyCFunction)(void (*)(void))take_state, METH_FASTCALL,
      PyDoc_STR("Call __setstate__ as if the object was changed already, so that it notes no change. [OBJ-13]")},
+    {"without_volatile", without_volatile, METH_O,
+     PyDoc_STR("Return the attributes that are part of a state: the dict itself if all of them are. [OBJ-80]")},
     {"persistent_id_by", persistent_id_by, METH_O,
      PyDoc_STR("Return the persistent_id of a pickler: what an other function says of a persistent object.")},
     {NULL, NULL, 0, NULL},

@@ -1,4 +1,6 @@
-"""Transactions over a storage: read set, commit, abort, conflicts. Statements TXN-1 to TXN-18, TXN-30 to TXN-36."""
+"""Transactions over a storage: read set, commit, abort, conflicts. Statements TXN-1 to TXN-18, TXN-30 to TXN-36,
+TXN-50 to TXN-54.
+"""
 
 import contextlib
 import gc
@@ -32,6 +34,8 @@ from durus.records.contents import split_data
 from durus.records.record import split_oids, unpack_record
 from durus.serialize import ObjectReader, ObjectWriter
 from durus.storage import Storage
+from durus.transactions.savepoint import KeptStates
+from durus.transactions.unnoted import Debug, UnnotedChanges, debug_mode
 
 T = TypeVar("T")
 Conflict = TypeVar("Conflict", bound=ConflictError)
@@ -61,6 +65,8 @@ class Connection(ConnectionBase, Generic[Root_co]):
     `storage` is a Storage, or the path of a file of any format, made as a SHELF-1 file if it is not there;
     `cache_size` is how many objects may stay loaded beyond a transaction; `root_class` is the class of a
     new root, PersistentDict if None.
+    With `debug`, changes that were not noted make commit() and shrink_cache() raise an UnnotedChangeError, or give an
+    UnnotedChangeWarning if it is "warn"; None takes what DURUS_DEBUG says: 1, warn or nothing. [OBJ-85] to [OBJ-88]
     A connection and its objects may be used by one thread at a time: ConcurrentUseError where it meets another one.
     TransactionError if the storage has a connection already that is open. [TXN-35]
     To type checkers a connection is generic in its root: a Connection[PersistentDict[str, Any]], or one of the
@@ -73,16 +79,28 @@ class Connection(ConnectionBase, Generic[Root_co]):
         storage: Storage | Path,
         cache_size: int = 100000,
         root_class: None = None,
+        *,
+        debug: Debug | None = None,
     ) -> None: ...
     @overload
-    def __init__(self, storage: Storage | Path, cache_size: int = 100000, *, root_class: type[Root_co]) -> None: ...
+    def __init__(
+        self,
+        storage: Storage | Path,
+        cache_size: int = 100000,
+        *,
+        root_class: type[Root_co],
+        debug: Debug | None = None,
+    ) -> None: ...
     @overload
-    def __init__(self, storage: Storage | Path, cache_size: int, root_class: type[Root_co] | None) -> None: ...
+    def __init__(
+        self, storage: Storage | Path, cache_size: int, root_class: type[Root_co] | None, *, debug: Debug | None = None
+    ) -> None: ...
     def __init__(
         self,
         storage: Storage | Path,
         cache_size: int = 100000,
         root_class: type[PersistentObject] | None = None,
+        debug: Debug | None = None,
     ) -> None:
         super().__init__()
         self._guard: CallGuard = CallGuard("connection")
@@ -100,7 +118,13 @@ class Connection(ConnectionBase, Generic[Root_co]):
         """True if the transaction was ended by an interrupt, and the application does not know yet."""
         self._open_block: ref[_Block[Root_co]] | None = None
         """The block that is open while its `with` statement holds it; an interrupt may keep it from being closed."""
-        self._reader = ObjectReader(self, self.cache, self.get)
+        self._savepoints: list[ref[_Savepoint]] = []
+        """The savepoints that are open, likewise, the outermost first."""
+        self._going_back: KeptStates | None = None
+        """The states that are being given back."""
+        mode = debug_mode(debug)
+        self._unnoted = UnnotedChanges(self, self.cache, self.get, mode) if mode else None
+        self._reader = ObjectReader(self, self.cache, self.get) if self._unnoted is None else self._unnoted.reader
         try:
             _claim(self.storage, self)
             self.storage.set_is_loaded(self.cache.is_loaded)
@@ -137,6 +161,8 @@ class Connection(ConnectionBase, Generic[Root_co]):
     def shrink_cache(self) -> None:
         """Make ghosts of the least recently used objects beyond the cache size."""
         self._tell_of_interrupt()
+        if self._unnoted is not None:
+            self._unnoted.check()
         self.cache.shrink(self.transaction_serial)
 
     def get_load_count(self) -> int:
@@ -259,12 +285,15 @@ class Connection(ConnectionBase, Generic[Root_co]):
         OutcomeUnknownError if the server's answer did not come. [TXN-6]
         """
         self._note_lost_block()
+        if self._unnoted is not None:
+            self._check_unnoted(self._unnoted)
         self._guard.begin(_getframe(), self._start_anew)
         writer = self._new_writer()
         changed: dict[bytes, PersistentObject] = {}
         try:
             self._tell_of_interrupt()
             self._check_task()
+            self._check_no_savepoint()
             records = self._pickle_changes(writer, changed)
         except BaseException:
             if not self.storage.is_interrupted:  # by an exception that came while it gave an oid
@@ -292,8 +321,13 @@ class Connection(ConnectionBase, Generic[Root_co]):
     def _abort(self, is_next_exclusive: bool = False) -> None:
         self._was_interrupted = False
         self._open_block = None
+        self._savepoints = []
+        unnoted = [] if self._unnoted is None else self._unnoted.find()
         self._forget_changes()
+        self._drop_states([change.oid for change in unnoted])
         self._sync_and_begin_next(is_next_exclusive)
+        if self._unnoted is not None and unnoted:
+            self._unnoted.warn(unnoted)
 
     def transaction(self, exclusive: bool = False) -> contextlib.AbstractContextManager[Root_co]:
         """Run a block as one transaction on the root: commit at its end, abort if it raises.
@@ -309,14 +343,21 @@ class Connection(ConnectionBase, Generic[Root_co]):
     @guarded
     def _begin_block(self, block: "_Block[Root_co]") -> None:
         self._check_task()
-        if not self._was_interrupted and (self.changed or self._block() is not None):
+        if not self._was_interrupted and (self.changed or self._savepoints or self._block() is not None):
             raise TransactionError("a transaction is open already; commit() or abort() it first")
         self._abort(block.is_exclusive)
         self._open_block = ref(block)
 
+    @guarded
+    def _check_unnoted(self, unnoted: UnnotedChanges) -> None:
+        """Tell of changes that were not noted. [OBJ-86] What interrupts it lets the connection start anew."""
+        self._tell_of_interrupt()
+        unnoted.check()
+
     def _note_lost_block(self) -> None:
         """Start anew if an interrupt has kept a block from being closed: its changes must not come into another one."""
-        if self._open_block is not None and self._open_block() is None:
+        is_lost = self._open_block is not None and self._open_block() is None
+        if is_lost or None in [savepoint() for savepoint in self._savepoints]:
             self._guard.note_interrupt()
 
     def _block(self) -> "_Block[Root_co] | None":
@@ -339,15 +380,79 @@ class Connection(ConnectionBase, Generic[Root_co]):
                 with contextlib.suppress(DurusError):
                     self.storage.release()
 
-    def _check_task(self) -> None:
-        """Raise ConcurrentUseError where a transaction block of another asyncio task is open. [TXN-34]"""
-        block = self._block()
-        task = None if block is None else block.task
-        if task is not None and not task.done() and task is not current_task():
-            raise ConcurrentUseError(
-                f"a transaction() block is open in the asyncio task {task.get_name()!r}, and another task uses the "
-                "connection: give each task a connection of its own, or let the block end before others begin"
+    def savepoint(self) -> "contextlib.AbstractContextManager[None]":
+        """Run a block that leaves no changes if it raises: all is as it was at its start then. [TXN-50] to [TXN-54]
+
+        Changed objects, and the new ones that they reach, get the states back that they had; what the block was the
+        first to change becomes a ghost. Savepoints may be nested. The cost of one is that of pickling what the
+        transaction has changed so far.
+        A commit or a transaction() in the block is a TransactionError. UnstorableError, as commit() has it, if a
+        state can't be pickled.
+        """
+        return _Savepoint(self)
+
+    def _begin_savepoint(self, savepoint: "_Savepoint") -> None:
+        self._note_lost_block()
+        self._guard.begin(_getframe(), self._start_anew)
+        changed: dict[bytes, PersistentObject] = {}
+        try:
+            self._tell_of_interrupt()
+            self._check_task()
+            savepoint.kept = KeptStates(self, self.root, changed, self._reader.has_broken_classes())
+        except BaseException:
+            self._take_back(changed)
+            self._guard.end()
+            raise
+        self._take_back(changed)
+        savepoint.serial = self.transaction_serial
+        self._savepoints.append(ref(savepoint))
+        self._guard.end()
+
+    def _end_savepoint(self, savepoint: "_Savepoint", has_failed: bool) -> None:
+        index = self._index_of(savepoint)
+        if not has_failed and index is not None and index + 1 < len(self._savepoints):
+            self._guard.note_interrupt()  # which has kept one in this block from being closed
+        self._guard.begin(_getframe(), self._start_anew)  # with no end() after an error: then nothing is as it was
+        index = self._index_of(savepoint)
+        if index is not None:
+            if has_failed and savepoint.kept is not None:
+                self._go_back(savepoint.kept)
+            del self._savepoints[index:]
+        elif has_failed and savepoint.serial != self.transaction_serial:
+            self._forget_changes()  # those that were made since the block has called abort()
+        self._guard.end()
+
+    def _index_of(self, savepoint: "_Savepoint") -> int | None:
+        found = [each() for each in self._savepoints]
+        return found.index(savepoint) if savepoint in found else None
+
+    def _go_back(self, kept: KeptStates) -> None:
+        self._going_back = kept
+        dropped = self.changed.keys() - kept.changed.keys()
+        self.changed = kept.changed.copy()
+        self._drop_states(dropped)
+        kept.restore(self)
+        for watch in self._watches:
+            watch.note_dropped(kept.changed.keys())
+        self._going_back = None
+
+    def _check_no_savepoint(self) -> None:
+        if self._savepoints:
+            raise TransactionError(
+                "a savepoint() block is open, which could not go back to its start after a commit: commit when it has "
+                "ended"
             )
+
+    def _check_task(self) -> None:
+        """Raise ConcurrentUseError where a block of another asyncio task is open. [TXN-34]"""
+        for block in (self._block(), *(savepoint() for savepoint in self._savepoints)):
+            task = None if block is None else block.task
+            if task is not None and not task.done() and task is not current_task():
+                raise ConcurrentUseError(
+                    f"a transaction() or savepoint() block is open in the asyncio task {task.get_name()!r}, and "
+                    "another task uses the connection: give each task a connection of its own, or let the block end "
+                    "before others begin"
+                )
 
     def pack(self) -> None:
         """Remove from the storage what the root does not reach, and begin the next transaction.
@@ -456,6 +561,8 @@ class Connection(ConnectionBase, Generic[Root_co]):
             set_slot(new, "_p_status", SAVED)
         for obj, _, _ in records:
             self.note_access(obj)
+        if self._unnoted is not None:
+            self._unnoted.note_stored((oid, record) for _, oid, record in records)
         self._drop_invalid()
 
     def _forget_changes(self) -> None:
@@ -483,7 +590,11 @@ class Connection(ConnectionBase, Generic[Root_co]):
         """Begin with nothing but what is stored, after a call that was interrupted. [TXN-30]"""
         self._was_interrupted = True
         self._open_block = None
+        self._savepoints = []
         self._reader.start_anew()
+        if self._going_back is not None:
+            self._going_back.release_new()
+            self._going_back = None
         self.changed = {}
         self._note_invalid(None)
         self.storage.sync()
@@ -603,6 +714,31 @@ class _Block(Generic[Root_co]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._connection._end_block(self, error)
+
+
+class _Savepoint:
+    """A block that leaves no changes if it raises. [TXN-50]"""
+
+    def __init__(self, connection: Connection[Any]) -> None:
+        self._connection = connection
+        self.task: asyncio.Task[object] | None = None
+        self.serial = 0
+        self.kept: KeptStates | None = None
+
+    def __enter__(self) -> None:
+        self.task = current_task()
+        self._connection._begin_savepoint(self)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None:
+            self._connection._end_savepoint(self, has_failed=False)
+            return
+        try:
+            self._connection._end_savepoint(self, has_failed=True)
+        except DurusError as failure:  # of which the next call tells, too; the first error tells what is wrong
+            error.add_note(f"and going back to the savepoint failed: {failure}")
 
 
 def current_task() -> "asyncio.Task[object] | None":

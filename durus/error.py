@@ -122,6 +122,33 @@ class UnstorableError(DurusError, TypeError):
     """The state of an object can't be pickled; nothing of the transaction was written."""
 
 
+class UnnotedChangeError(TransactionError):
+    """States were changed and nobody noted it, as Connection(debug=True) found; nothing was stored. [OBJ-85]
+
+    `changes` has a text for each of them.
+    """
+
+    def __init__(self, changes: Iterable[str]) -> None:
+        self.changes = list(changes)
+        super().__init__(self.changes)
+
+    def __str__(self) -> str:
+        return printable(text_of_unnoted(self.changes))
+
+
+class UnnotedChangeWarning(DurusWarning):
+    """A state was changed and nobody noted it, as Connection(debug="warn") found, or an abort. [OBJ-86]"""
+
+
+def text_of_unnoted(changes: list[str]) -> str:
+    """Return the message for some changes that were not noted, and how to note them."""
+    more = f"; and {len(changes) - 5} more" if len(changes) > 5 else ""
+    return (
+        f"not noted as a change: {'; '.join(changes[:5])}{more}; call _p_note_change() of the object in each "
+        "transaction that changes such a value, or keep a PersistentList, PersistentDict or PersistentSet there"
+    )
+
+
 class RecordError(DurusError, ValueError):
     """The bytes of an object record do not say what a record must say."""
 

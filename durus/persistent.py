@@ -7,7 +7,8 @@ Where the C extension was built, _persistent.c does the work of the two base cla
 reference for it; DURUS_PURE_PYTHON=1 in the environment makes Durus use the classes here.
 
 An attribute whose name starts with `_p_` belongs to this module.  It is set with set_slot(), below,
-since a subclass may have a __setattr__ of its own (a frozen dataclass has).
+since a subclass may have a __setattr__ of its own (a frozen dataclass has).  One whose name starts with `_v_` is
+volatile: it is never stored, and goes with the state. [OBJ-80] to [OBJ-82]
 """
 
 import contextlib
@@ -156,8 +157,10 @@ class PersistentBase:
             return get_slot(self, name)
 
         def __setattr__(self, name: str, value: object) -> None:
-            if not name.startswith("_p_"):
+            if not name.startswith("_") or not name.startswith(("_p_", "_v_")):
                 _change(self)
+            elif name.startswith("_v_"):
+                _touch(self)
             elif name not in _FIELDS:
                 raise AttributeError(
                     f"{name!r} can't be set: names that begin with _p_ belong to Durus; give the attribute another name"
@@ -165,7 +168,9 @@ class PersistentBase:
             set_slot(self, name, value)
 
         def __delattr__(self, name: str) -> None:
-            if not name.startswith("_p_"):
+            if name.startswith("_v_"):
+                _touch(self)
+            elif not name.startswith("_p_"):
                 _change(self)
             object.__delattr__(self, name)
 
@@ -191,6 +196,15 @@ def _change(obj: PersistentBase) -> None:
         get_slot(obj, "_p_serial") != connection.transaction_serial or get_slot(obj, "_p_status") != UNSAVED
     ):
         get_slot(obj, "_p_note_change")()
+
+
+def _touch(obj: PersistentBase) -> None:
+    """Load the object if it is a ghost, and note an access: what a volatile attribute needs. [OBJ-81]"""
+    connection = get_slot(obj, "_p_connection")
+    if connection is not None and (
+        get_slot(obj, "_p_serial") != connection.transaction_serial or get_slot(obj, "_p_status") == GHOST
+    ):
+        _use(obj, connection)
 
 
 def _use(obj: PersistentBase, connection: ConnectionBase) -> None:
@@ -247,6 +261,16 @@ def take_state(obj: PersistentBase, state: State, is_plain: bool) -> None:
         raise
 
 
+def without_volatile(attributes: dict[str, Any]) -> dict[str, Any]:
+    """Return the attributes that are part of a state: the dict itself if all of them are."""
+    try:
+        if "_v_" not in "".join(attributes):
+            return attributes
+    except TypeError:  # a name that is no text
+        pass
+    return {name: value for name, value in attributes.items() if not (isinstance(name, str) and name.startswith("_v_"))}
+
+
 def persistent_id_by(reference: "Callable[[PersistentBase], object]") -> Callable[[object], object]:
     """Return the persistent_id of a pickler: what `reference` says of a persistent object, None for all else."""
     return lambda obj: reference(obj) if issubclass(type(obj), PersistentBase) else None  # type: ignore[arg-type]  # mypy does not narrow by issubclass(type())
@@ -272,6 +296,7 @@ if not TYPE_CHECKING and os.environ.get("DURUS_PURE_PYTHON", "0") in ("", "0"):
         new_ghost = _persistent.new_ghost
         take_state = _persistent.take_state
         persistent_id_by = _persistent.persistent_id_by
+        without_volatile = _persistent.without_volatile
 
 
 _P = TypeVar("_P", bound=PersistentBase)
@@ -297,13 +322,15 @@ class PersistentObject(PersistentBase):
                     )
 
     def __getstate__(self) -> State:
-        """Return the state to store: a dict of the attributes in __dict__ and in slots. [OBJ-11]"""
-        attributes = _attributes(self)
+        """Return the state to store: a dict of the attributes in __dict__ and in slots. [OBJ-11] [OBJ-80]"""
+        attributes = without_volatile(_attributes(self) or {})
         slots = _data_slots(type(self))
-        if attributes is not None and not slots:
+        if not slots:
             return attributes
-        state = dict(attributes or {})
+        state = dict(attributes)
         for slot in slots:
+            if slot.is_volatile:
+                continue
             try:
                 value = slot.descriptor.__get__(self, type(self))
             except AttributeError:
@@ -372,10 +399,11 @@ class PersistentObject(PersistentBase):
         for slot in _data_slots(type(self)):
             with contextlib.suppress(AttributeError):
                 slot.descriptor.__get__(self, type(self))
-                yield slot.name
+                if not slot.is_volatile:
+                    yield slot.name
 
     def _p_clear_state(self) -> None:
-        """Remove all attributes that are part of the state."""
+        """Remove all attributes that are part of the state, and those that are volatile. [OBJ-82]"""
         dropped = []  # until all are removed: finalizers may use this object, and so load it again [OBJ-76]
         for slot in _data_slots(type(self)):
             with contextlib.suppress(AttributeError):  # it is empty
@@ -424,12 +452,17 @@ class PersistentObject(PersistentBase):
 
 
 class _Slot(NamedTuple):
-    """A slot that can hold a part of the state."""
+    """A slot that can hold a part of the state, or a volatile attribute."""
 
     name: str
     descriptor: MemberDescriptorType
     is_hidden: bool
     """The name leads elsewhere: to the slot of a subclass, or past a default of a subclass to the __dict__."""
+
+    @property
+    def is_volatile(self) -> bool:
+        """It is dropped with the state, and is not a part of it."""
+        return self.name.startswith("_v_")
 
 
 def _data_slots(cls: type) -> tuple[_Slot, ...]:

@@ -50,6 +50,7 @@ from durus.persistent import (
     ConnectionBase,
     PersistentBase,
     PersistentObject,
+    Watch,
     get_slot,
     has_plain_state,
     new_ghost,
@@ -524,7 +525,7 @@ class ObjectWriter:
         """
         if not self._risky:
             return
-        trial = _Trial({oid: record for _, oid, record in records}, load)
+        trial = RecordConnection({oid: record for _, oid, record in records}, load)
         for obj, oid in self._risky:
             error = trial.error_of(oid)
             if error is not None:
@@ -581,21 +582,35 @@ def _check_names(obj: PersistentObject, state: dict[Any, Any]) -> None:
             )
 
 
-class _Trial(ConnectionBase):
-    """A connection to records that are about to be stored, apart from all others, to see if they can be loaded."""
+class RecordConnection(ConnectionBase):
+    """A connection to some records, apart from all others: objects are loaded from them, and nothing is stored."""
 
-    transaction_serial = 1
-
-    def __init__(self, records: dict[bytes, bytes], load: Callable[[bytes], bytes]) -> None:
+    def __init__(self, records: dict[bytes, bytes], load: Callable[[bytes], bytes], is_strict: bool = True) -> None:
+        """`load` returns the record of any other oid. With `is_strict`, there are no stand-ins for values."""
         super().__init__()
         self._records = records
         self._load = load
         self._cache = Cache(1 << 30)
-        self._reader = ObjectReader(self, self._cache, self._get, is_strict=True)
+        self._reader = ObjectReader(self, self._cache, self.get, is_strict)
+
+    def start_anew(self) -> None:
+        """Forget what was being loaded when an interrupt came. [TXN-30]"""
+        self._reader.start_anew()
+
+    def take_in(self, oid: bytes, obj: PersistentObject) -> None:
+        """Have an object be the one that references to `oid` mean."""
+        self._cache.note_loaded(oid, obj)
+
+    def get(self, oid: bytes) -> PersistentObject | None:
+        """Return the object of an oid, None if it has no record."""
+        try:
+            return self._reader.ghost_of_record(oid, self._data(oid))
+        except DurusKeyError:
+            return None
 
     def error_of(self, oid: bytes) -> Exception | None:
         """Return why the object of an oid can't be loaded, None if it can."""
-        obj = self._get(oid)
+        obj = self.get(oid)
         try:
             if obj is not None and obj._p_status == GHOST:
                 self.load_state(obj)
@@ -609,12 +624,6 @@ class _Trial(ConnectionBase):
         record = self._records.get(oid)
         return unpack_record(self._load(oid) if record is None else record)[1]
 
-    def _get(self, oid: bytes) -> PersistentObject | None:
-        try:
-            return self._reader.ghost_of_record(oid, self._data(oid))
-        except DurusKeyError:
-            return None
-
     def load_state(self, obj: PersistentBase) -> None:
         if isinstance(obj, PersistentObject):
             oid = _oid_of(obj)
@@ -623,6 +632,12 @@ class _Trial(ConnectionBase):
 
     def note_change(self, obj: PersistentBase) -> None:
         """Nothing is stored from here."""
+
+    def let_go(self, obj: PersistentBase) -> None:
+        """Nothing is evicted here."""
+
+    def watch(self) -> Watch:
+        return Watch()
 
 
 def _oid_of(obj: PersistentObject) -> bytes:

@@ -31,7 +31,7 @@ TOP = {
     "commands": {"__main__"},
 }
 """The modules at the top, by the room they make up; `durus` itself is the version number."""
-FOLDERS = {"cli": "commands"}
+FOLDERS = {"cli": "commands", "transactions": "connection"}
 """Folders that are part of a room of another name."""
 
 
