@@ -18,6 +18,7 @@ from durus.pool.attempts import goes_round, may_try_again, pause
 from durus.pool.connections import PooledConnection, SnapshotConnection
 from durus.pool.engines import Engine
 from durus.progress import Progress
+from durus.transactions.unnoted import Debug
 
 R = TypeVar("R", bound=PersistentObject)
 T = TypeVar("T")
@@ -62,6 +63,7 @@ class Database(Generic[R]):
         tries: int = 10,
         readonly: bool = False,
         name: str = "database",
+        debug: Debug | None = None,
     ) -> None:
         """Open the database that `engine` leads to; the rest as open() has it. Errors as its storages have."""
         self._name = name
@@ -69,6 +71,7 @@ class Database(Generic[R]):
         self._root_class = root_class
         self._cache_size = _at_least_one("cache_size", cache_size)
         self._cache_bytes = None if cache_bytes is None else _at_least_one("cache_bytes", cache_bytes)
+        self._debug = debug
         self._tries = _at_least_one("tries", tries)
         self._readonly = readonly
         self._is_closed = False
@@ -292,7 +295,7 @@ class Database(Generic[R]):
         storage = engine.new_storage() if kind == "transaction" else engine.new_snapshot_storage()
         new = PooledConnection if kind == "transaction" else SnapshotConnection
         try:
-            connection = new(storage, self._cache_size, self._root_class, self._cache_bytes)
+            connection = new(storage, self._cache_size, self._root_class, self._cache_bytes, self._debug)
         except BaseException:
             with suppress(DurusError):
                 storage.close()

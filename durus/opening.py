@@ -17,6 +17,7 @@ from durus.persistent_dict import PersistentDict
 from durus.pool.engines import Engine, EngineOfClients, EngineOfOneStorage, EngineOfReadonlyFile, EngineOfServer
 from durus.pool.options import OptionType, Value, check_options, read_query
 from durus.storage import MemoryStorage, Storage
+from durus.transactions.unnoted import Debug
 
 R = TypeVar("R", bound=PersistentObject)
 
@@ -69,11 +70,13 @@ class StorageOpener(Protocol):
 
 @overload
 def open(
-    where: Path, *, root_class: None = None, **options: Unpack[OpenOptions]
+    where: Path, *, root_class: None = None, debug: Debug | None = None, **options: Unpack[OpenOptions]
 ) -> Database[PersistentDict[str, Any]]: ...
 @overload
-def open(where: Path, *, root_class: type[R], **options: Unpack[OpenOptions]) -> Database[R]: ...
-def open(where: Path, *, root_class: type[R] | None = None, **options: Value) -> Any:
+def open(
+    where: Path, *, root_class: type[R], debug: Debug | None = None, **options: Unpack[OpenOptions]
+) -> Database[R]: ...
+def open(where: Path, *, root_class: type[R] | None = None, debug: Debug | None = None, **options: Value) -> Any:
     """Open a database, and make it if it is not there.
 
     `where` is one of these [DB-1]:
@@ -85,7 +88,8 @@ def open(where: Path, *, root_class: type[R] | None = None, **options: Value) ->
         scheme:...                                       what another package provides
 
     `root_class` is the class of the root, PersistentDict if it is not given; StateError if there is a root of another
-    class. Other options are keywords, or the query of the address, as in `file:my.durus?readonly=true` [DB-2]:
+    class. With `debug`, True or "warn", changes that nobody noted are looked for, as Connection has it [OBJ-85].
+    Other options are keywords, or the query of the address, as in `file:my.durus?readonly=true` [DB-2]:
 
         cache_size   how many objects each connection keeps loaded between transactions, 100,000
         cache_bytes  how many bytes the records of these objects may have, no limit [DB-44]
@@ -103,7 +107,7 @@ def open(where: Path, *, root_class: type[R] | None = None, **options: Value) ->
     database = {name: checked[name] for name in ("cache_size", "cache_bytes", "tries", "readonly") if name in checked}
     name = os.fsdecode(where)
     try:
-        return Database(engine, root_class=root_class, name=name, **cast("dict[str, Any]", database))
+        return Database(engine, root_class=root_class, name=name, debug=debug, **cast("dict[str, Any]", database))
     except BaseException:
         engine.close()
         raise

@@ -12,6 +12,7 @@ from durus.error import ConcurrentUseError, ReadonlyError, TransactionError
 from durus.persistent import PersistentBase, PersistentObject
 from durus.serialize import ObjectWriter
 from durus.storage import Storage
+from durus.transactions.unnoted import Debug
 
 if TYPE_CHECKING:
     from durus.connection import _Block, _Pickled
@@ -31,6 +32,7 @@ class PooledConnection(Connection[R], Generic[R]):
         cache_size: int,
         root_class: type[R] | None,
         cache_bytes: int | None = None,
+        debug: Debug | None = None,
     ) -> None:
         self._cache_bytes = cache_bytes
         self._sizes: dict[bytes, int] = {}
@@ -40,7 +42,7 @@ class PooledConnection(Connection[R], Generic[R]):
         self._is_closed = False
         self._thread: int | None = None
         """The only thread that may use the connection now, None for any."""
-        super().__init__(storage, cache_size, root_class)
+        super().__init__(storage, cache_size, root_class, debug=debug)
 
     def wake(self, thread: int | None) -> None:
         """Begin to work, for this thread alone, or for one at a time if it is None."""
@@ -58,7 +60,7 @@ class PooledConnection(Connection[R], Generic[R]):
 
     def end(self, block: "_Block[R]", error: BaseException | None) -> None:
         """End a transaction: commit its changes, or abort it because of an error."""
-        if error is None and self.is_usable:
+        if error is None and self.is_usable and self._unnoted is None:
             self._open_block = None  # nothing was changed, and the next transaction syncs when it begins
             self.storage.release()
         else:

@@ -22,6 +22,7 @@ from durus.error import (
     InterruptedTransactionError,
     ReadonlyError,
     TransactionError,
+    UnnotedChangeError,
     WrongProcessError,
 )
 from durus.persistent import Persistent
@@ -612,3 +613,14 @@ def test_what_type_checkers_see() -> None:
 
         assert_type(add(2, twice=True), str)
     db.close()
+
+
+@pytest.mark.spec("OBJ-85")
+def test_changes_that_nobody_noted_are_looked_for_in_each_transaction(tmp_path: Path) -> None:
+    with durus.open(tmp_path / "f", debug=True) as db:
+        with db.transaction() as root:
+            root["names"] = ["Ann"]
+        with pytest.raises(UnnotedChangeError, match=r"oid 0: .*was added"), db.transaction() as root:
+            root["names"].append("Ben")
+        with db.transaction() as root:
+            assert root["names"] == ["Ann"]
