@@ -1,17 +1,18 @@
-"""The programs in README.md run and print what their comments say."""
+"""The programs in README.md run, each alone, print what their comments say, and pass mypy --strict."""
 
+import importlib.util
 import re
 import subprocess
 import sys
 from pathlib import Path
 
-from durus.sharing.address import wait_for_server
+import pytest
+
+from tests.integration.serving import serving
+from tests.unit.test_type_checkers import mypy_reports
 
 README = Path(__file__).resolve().parent.parent.parent / "README.md"
-
-
-TEXT = README.read_text(encoding="utf-8")
-ONE_PROCESS, GOES_ON, MANY_PROCESSES, THREADS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+PROGRAM, MANY_USERS, LAYER_BELOW = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
 
 
 def run(program: str, folder: Path) -> str:
@@ -24,28 +25,25 @@ def run(program: str, folder: Path) -> str:
     return result.stdout
 
 
-def test_the_program_for_one_process_prints_what_it_says(tmp_path: Path) -> None:
-    assert run(ONE_PROCESS, tmp_path) == "Ann\n"
-    assert (tmp_path / "people.durus").exists()
+def test_the_first_program_prints_what_it_says_each_time(tmp_path: Path) -> None:
+    printed = "".join(f"{line}\n" for line in re.findall(r"^# (.*)", PROGRAM, re.MULTILINE))
+    assert run(PROGRAM, tmp_path) == run(PROGRAM, tmp_path) == printed == "Ann knows Ben\nBen knows Ann\n"
 
 
-def test_the_program_goes_on_with_a_btree(tmp_path: Path) -> None:
-    assert run(ONE_PROCESS + GOES_ON, tmp_path) == "Ann\n['Ann']\n['Ann', 'Ben']\n"
-
-
-def test_the_program_for_many_processes_prints_what_it_says(tmp_path: Path) -> None:
-    server = subprocess.Popen(
-        [sys.executable, "-m", "durus", "-s", "--address", "socket"], cwd=tmp_path, stderr=subprocess.DEVNULL
-    )
-    try:
-        wait_for_server(address=str(tmp_path / "socket"), maxtries=300, sleeptime=0.1)
-        program = MANY_PROCESSES.replace("ClientStorage()", 'ClientStorage(address="socket")')
+def test_the_program_for_many_users_counts_on(tmp_path: Path) -> None:
+    with serving("--file", "f", folder=tmp_path) as server:
+        program = MANY_USERS.replace("durus://localhost", f"durus://127.0.0.1:{server.port}")
+        assert program != MANY_USERS
         assert run(program, tmp_path) == "1\n"
         assert run(program, tmp_path) == "2\n"
-    finally:
-        server.terminate()
-        assert server.wait(60) == 0
 
 
-def test_the_program_for_threads_runs(tmp_path: Path) -> None:
-    assert run(THREADS, tmp_path) == ""
+def test_the_program_on_the_layer_below_prints_what_it_says(tmp_path: Path) -> None:
+    assert run(LAYER_BELOW, tmp_path) == "1\n"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mypy") is None, reason="mypy is not installed: the extra `dev` has it")
+@pytest.mark.parametrize("program", [PROGRAM, MANY_USERS, LAYER_BELOW], ids=["program", "many users", "layer below"])
+def test_programs_pass_strict_type_checks(program: str, tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(program, encoding="utf-8")
+    assert mypy_reports(tmp_path / "program.py", tmp_path) == set()
