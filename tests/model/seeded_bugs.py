@@ -194,8 +194,8 @@ BUGS: dict[str, Bug] = {
         (
             Change(
                 "durus/sharing/versions.py",
-                "            for oid in records:\n                snapshot.keep(oid)\n        conclusion",
-                "            pass\n        conclusion",
+                "            for oid in records:\n                snapshot.keep(oid)\n        staged",
+                "            pass\n        staged",
             ),
         ),
         "tests/unit/test_versions.py::test_a_snapshot_keeps_what_commits_replace[memory]",
