@@ -37,6 +37,7 @@ typedef struct {
     signed char status;
 } Persistent;
 
+/* What the module keeps. The state of an object is another thing: its attributes. */
 typedef struct {
     PyTypeObject *connection_type;
     PyTypeObject *persistent_type;
@@ -50,11 +51,11 @@ typedef struct {
     PyObject *setstate;
     PyObject *items;
     PyObject *nodes;
-} State;
+} ModuleState;
 
 static struct PyModuleDef module_def;
 
-static State *
+static ModuleState *
 state_of(PyObject *obj)
 {
     return PyModule_GetState(PyType_GetModuleByDef(Py_TYPE(obj), &module_def));
@@ -79,7 +80,7 @@ is_untracked(Persistent *self, PyObject *name)
         return 1;
     if (PyUnicode_GET_LENGTH(name) == 0 || PyUnicode_READ_CHAR(name, 0) != '_')
         return 0;
-    State *state = state_of((PyObject *)self);
+    ModuleState *state = state_of((PyObject *)self);
     return PyUnicode_Compare(name, state->class_) == 0 || PyUnicode_Compare(name, state->repr) == 0
         || PyUnicode_Compare(name, state->setstate) == 0;
 }
@@ -147,7 +148,7 @@ change(Persistent *self)
 {
     if (is_fresh(self) && (self->connection == NULL || self->status == UNSAVED))
         return 0;
-    State *state = state_of((PyObject *)self);
+    ModuleState *state = state_of((PyObject *)self);
     PyObject *noted;
     if (_PyType_Lookup(Py_TYPE(self), state->p_note_change) == state->own_p_note_change)
         noted = persistent_note_change(self, NULL);
@@ -207,7 +208,7 @@ persistent_note_change(Persistent *self, PyObject *Py_UNUSED(ignored))
     if (!is_fresh(self) && use(self) < 0)
         return NULL;
     if (self->status == SAVED && self->connection != NULL) {
-        State *state = state_of((PyObject *)self);
+        ModuleState *state = state_of((PyObject *)self);
         PyObject *connection = Py_NewRef(self->connection), *noted;
         if (_PyType_Lookup(Py_TYPE(connection), state->note_change) == state->own_note_change)
             noted = connection_note_change((Connection *)connection, (PyObject *)self);
@@ -419,7 +420,7 @@ static PyType_Spec connection_spec = {
 static PyObject *
 new_ghost(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
-    State *state = PyModule_GetState(module);
+    ModuleState *state = PyModule_GetState(module);
     if (count != 3 || !PyType_Check(args[0]) || !PyBytes_Check(args[1])
         || !PyType_IsSubtype((PyTypeObject *)args[0], state->persistent_type)
         || !PyObject_TypeCheck(args[2], state->connection_type)) {
@@ -461,7 +462,7 @@ adopt(PyObject *obj, PyObject *state)
 static PyObject *
 take_state(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
-    State *state = PyModule_GetState(module);
+    ModuleState *state = PyModule_GetState(module);
     if (count != 3 || !PyObject_TypeCheck(args[0], state->persistent_type)) {
         PyErr_SetString(PyExc_TypeError, "take_state() takes a persistent object, a state and a bool");
         return NULL;
@@ -523,7 +524,7 @@ static PyMethodDef persistent_id_def = {"persistent_id", persistent_id, METH_O, 
 static PyObject *
 persistent_id_by(PyObject *module, PyObject *reference)
 {
-    State *state = PyModule_GetState(module);
+    ModuleState *state = PyModule_GetState(module);
     PyObject *pair = PyTuple_Pack(2, (PyObject *)state->persistent_type, reference);
     PyObject *result = pair == NULL ? NULL : PyCFunction_New(&persistent_id_def, pair);
     Py_XDECREF(pair);
@@ -572,11 +573,11 @@ is_equal(PyObject *one, PyObject *other) /* PyObject_RichCompareBool takes an ob
     return is_true;
 }
 
-enum { ERROR = -1, BELOW = 0, FOUND = 1, NO_ORDER = 2 };
+enum outcome { ERROR = -1, BELOW = 0, FOUND = 1, NO_ORDER = 2 };
 
-/* Sets the place ahead of a key; sets *item if the key is there. A comparison may run any code. */
-static int
-search(PyObject *items, PyObject *key, Py_ssize_t *place, PyObject **item)
+/* Sets *index to that of the first item that is not below the key, and *item if its key is equal. A comparison may run any code. */
+static enum outcome
+search(PyObject *items, PyObject *key, Py_ssize_t *index, PyObject **item)
 {
     Py_ssize_t low = 0, high = PySequence_Size(items);
     if (high < 0)
@@ -594,7 +595,7 @@ search(PyObject *items, PyObject *key, Py_ssize_t *place, PyObject **item)
         else
             high = middle;
     }
-    *place = low;
+    *index = low;
     if (low == size)
         return BELOW;
     PyObject *other = key_at(items, low);
@@ -611,9 +612,44 @@ search(PyObject *items, PyObject *key, Py_ssize_t *place, PyObject **item)
     return *item == NULL ? ERROR : FOUND;
 }
 
-/* Goes down from a node; adds each step to the path, if there is one. */
-static int
-go_to(State *state, PyObject *root, PyObject *key, PyObject *ordered, PyObject *path, PyObject **item)
+/* Looks for a key in one node: sets *next to the child that is to be looked at next, NULL where the search ends, and
+   adds the node and the index in it to the path, unless that is NULL. */
+static enum outcome
+search_node(ModuleState *state, PyObject *node, PyObject *key, PyObject *path, PyObject **next, PyObject **item)
+{
+    Py_ssize_t index = 0;
+    PyObject *items = NULL, *nodes = NULL, *step = NULL;
+    enum outcome outcome = ERROR;
+    items = PyObject_GetAttr(node, state->items);
+    if (items == NULL)
+        goto done;
+    nodes = PyObject_GetAttr(node, state->nodes);
+    if (nodes == NULL)
+        goto done;
+    outcome = search(items, key, &index, item);
+    if (outcome == ERROR)
+        goto done;
+    if (path != NULL) {
+        step = Py_BuildValue("On", node, index);
+        if (step == NULL || PyList_Append(path, step) < 0)
+            outcome = ERROR;
+    }
+    if (outcome == BELOW && nodes != Py_None) {
+        *next = PySequence_GetItem(nodes, index);
+        if (*next == NULL)
+            outcome = ERROR;
+    }
+done:
+    Py_XDECREF(step);
+    Py_XDECREF(items);
+    Py_XDECREF(nodes);
+    return outcome;
+}
+
+/* Looks for a key from a node down to a leaf. FOUND sets *item; BELOW means that the path ends where the key would be;
+   NO_ORDER that Python must look, since the keys may not have a total order. */
+static enum outcome
+descend(ModuleState *state, PyObject *root, PyObject *key, PyObject *ordered, PyObject *path, PyObject **item)
 {
     *item = NULL;
     if (!PyAnySet_Check(ordered)) {
@@ -623,25 +659,18 @@ go_to(State *state, PyObject *root, PyObject *key, PyObject *ordered, PyObject *
     int is_orderly = is_plain(key, ordered);
     if (is_orderly != 1)
         return is_orderly < 0 ? ERROR : NO_ORDER;
-    int found = BELOW;
+    enum outcome outcome = BELOW;
     PyObject *node = Py_NewRef(root);
     while (node != NULL) {
-        Py_ssize_t place = 0;
-        PyObject *items = PyObject_GetAttr(node, state->items);
-        PyObject *nodes = items == NULL ? NULL : PyObject_GetAttr(node, state->nodes);
-        found = nodes == NULL ? ERROR : search(items, key, &place, item);
-        PyObject *step = found == ERROR || path == NULL ? NULL : Py_BuildValue("On", node, place);
         PyObject *next = NULL;
-        if (found == ERROR || (path != NULL && (step == NULL || PyList_Append(path, step) < 0)) || PyErr_CheckSignals() < 0)
-            found = ERROR;
-        else if (found == BELOW && nodes != Py_None && (next = PySequence_GetItem(nodes, place)) == NULL)
-            found = ERROR;
-        Py_XDECREF(step);
-        Py_XDECREF(items);
-        Py_XDECREF(nodes);
+        outcome = search_node(state, node, key, path, &next, item);
+        if (outcome != ERROR && PyErr_CheckSignals() < 0) {
+            outcome = ERROR;
+            Py_CLEAR(next);
+        }
         Py_SETREF(node, next);
     }
-    return found;
+    return outcome;
 }
 
 static PyObject *
@@ -650,7 +679,7 @@ find_item(PyObject *module, PyObject *const *args, Py_ssize_t count)
     PyObject *item;
     if (count != 3)
         return PyErr_Format(PyExc_TypeError, "find_item() takes a node, a key and the types of ordered keys");
-    switch (go_to(PyModule_GetState(module), args[0], args[1], args[2], NULL, &item)) {
+    switch (descend(PyModule_GetState(module), args[0], args[1], args[2], NULL, &item)) {
     case FOUND:
         return item;
     case BELOW:
@@ -670,11 +699,11 @@ path_to(PyObject *module, PyObject *const *args, Py_ssize_t count)
     if (count != 3)
         return PyErr_Format(PyExc_TypeError, "path_to() takes a node, a key and the types of ordered keys");
     PyObject *path = PyList_New(0);
-    int found = path == NULL ? ERROR : go_to(PyModule_GetState(module), args[0], args[1], args[2], path, &item);
-    if (found == NO_ORDER)
+    enum outcome outcome = path == NULL ? ERROR : descend(PyModule_GetState(module), args[0], args[1], args[2], path, &item);
+    if (outcome == NO_ORDER)
         result = Py_NewRef(Py_NotImplemented);
-    else if (found != ERROR)
-        result = Py_BuildValue("OO", path, found == FOUND ? Py_True : Py_False);
+    else if (outcome != ERROR)
+        result = Py_BuildValue("OO", path, outcome == FOUND ? Py_True : Py_False);
     Py_XDECREF(item);
     Py_XDECREF(path);
     return result;
@@ -699,7 +728,7 @@ static PyMethodDef module_methods[] = {
 static int
 module_traverse(PyObject *module, visitproc visit, void *arg)
 {
-    State *state = PyModule_GetState(module);
+    ModuleState *state = PyModule_GetState(module);
     Py_VISIT(state->connection_type);
     Py_VISIT(state->persistent_type);
     Py_VISIT(state->own_note_change);
@@ -710,7 +739,7 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
 static int
 module_clear(PyObject *module)
 {
-    State *state = PyModule_GetState(module);
+    ModuleState *state = PyModule_GetState(module);
     Py_CLEAR(state->connection_type);
     Py_CLEAR(state->persistent_type);
     Py_CLEAR(state->own_note_change);
@@ -735,22 +764,26 @@ module_free(void *module)
 static int
 module_exec(PyObject *module)
 {
-    State *state = PyModule_GetState(module);
+    ModuleState *state = PyModule_GetState(module);
     state->connection_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &connection_spec, NULL);
     state->persistent_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &persistent_spec, NULL);
-    state->note_change = PyUnicode_InternFromString("note_change");
-    state->p_note_change = PyUnicode_InternFromString("_p_note_change");
-    state->load_state = PyUnicode_InternFromString("load_state");
-    state->class_ = PyUnicode_InternFromString("__class__");
-    state->repr = PyUnicode_InternFromString("__repr__");
-    state->setstate = PyUnicode_InternFromString("__setstate__");
-    state->items = PyUnicode_InternFromString("items");
-    state->nodes = PyUnicode_InternFromString("nodes");
-    if (state->connection_type == NULL || state->persistent_type == NULL || state->note_change == NULL
-        || state->p_note_change == NULL || state->load_state == NULL || state->class_ == NULL || state->repr == NULL
-        || state->setstate == NULL || state->items == NULL || state->nodes == NULL
-        || PyModule_AddType(module, state->connection_type) < 0
-        || PyModule_AddType(module, state->persistent_type) < 0)
+    if (state->connection_type == NULL || state->persistent_type == NULL)
+        return -1;
+    const struct {
+        PyObject **where;
+        const char *text;
+    } names[] = {
+        {&state->note_change, "note_change"}, {&state->p_note_change, "_p_note_change"},
+        {&state->load_state, "load_state"},   {&state->class_, "__class__"},
+        {&state->repr, "__repr__"},           {&state->setstate, "__setstate__"},
+        {&state->items, "items"},             {&state->nodes, "nodes"},
+    };
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        *names[i].where = PyUnicode_InternFromString(names[i].text);
+        if (*names[i].where == NULL)
+            return -1;
+    }
+    if (PyModule_AddType(module, state->connection_type) < 0 || PyModule_AddType(module, state->persistent_type) < 0)
         return -1;
     state->own_note_change = PyObject_GetAttr((PyObject *)state->connection_type, state->note_change);
     state->own_p_note_change = PyObject_GetAttr((PyObject *)state->persistent_type, state->p_note_change);
@@ -766,7 +799,7 @@ static struct PyModuleDef module_def = {
     PyModuleDef_HEAD_INIT,
     .m_name = "durus._persistent",
     .m_doc = "The hot paths of durus.persistent.",
-    .m_size = sizeof(State),
+    .m_size = sizeof(ModuleState),
     .m_methods = module_methods,
     .m_slots = module_slots,
     .m_traverse = module_traverse,
