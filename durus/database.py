@@ -14,7 +14,7 @@ from typing import Concatenate, Generic, Literal, NamedTuple, ParamSpec, Self, T
 from durus.connection import Connection, _Block, current_task
 from durus.error import ArgumentError, ClosedError, DurusError, ReadonlyError, TransactionError
 from durus.persistent import PersistentObject
-from durus.pool.attempts import goes_round, may_try_again, pause
+from durus.pool.attempts import Tries, goes_round, may_try_again, pause
 from durus.pool.connections import PooledConnection, SnapshotConnection
 from durus.pool.engines import Engine
 from durus.progress import Progress
@@ -60,7 +60,7 @@ class Database(Generic[R]):
         root_class: type[R] | None = None,
         cache_size: int = 100_000,
         cache_bytes: int | None = None,
-        tries: int = 10,
+        tries: int | None = None,
         readonly: bool = False,
         name: str = "database",
         debug: Debug | None = None,
@@ -72,7 +72,7 @@ class Database(Generic[R]):
         self._cache_size = _at_least_one("cache_size", cache_size)
         self._cache_bytes = None if cache_bytes is None else _at_least_one("cache_bytes", cache_bytes)
         self._debug = debug
-        self._tries = _at_least_one("tries", tries)
+        self._tries = engine.default_tries if tries is None else _at_least_one("tries", tries)
         self._readonly = readonly
         self._is_closed = False
         self._packing: threading.Thread | None = None
@@ -84,7 +84,7 @@ class Database(Generic[R]):
         """Begin to work in this process, with nothing that another one has."""
         self._idle: dict[_Kind, list[PooledConnection[R]]] = {"transaction": [], "snapshot": []}
         self._connections: weakref.WeakSet[PooledConnection[R]] = weakref.WeakSet()
-        self._open: weakref.WeakValueDictionary[object, _Transaction[R]] = weakref.WeakValueDictionary()
+        self._open: weakref.WeakValueDictionary[object, Transaction[R]] = weakref.WeakValueDictionary()
         """The transaction of each thread, or task, that has one open."""
         self._counts = dict.fromkeys(("transactions", "retries", "exclusive"), 0)
 
@@ -108,7 +108,7 @@ class Database(Generic[R]):
                 "an exclusive transaction in a task of asyncio would keep all tasks waiting while it waits for "
                 "something: use `await db.run_async(function)`, whose last try is exclusive"
             )
-        return _Transaction(self, "snapshot" if self._readonly else "transaction", exclusive and not self._readonly)
+        return Transaction(self, "snapshot" if self._readonly else "transaction", exclusive and not self._readonly)
 
     def snapshot(self) -> AbstractContextManager[R]:
         """Run a block that reads one state of the database, whatever others commit meanwhile. [DB-15]
@@ -116,7 +116,7 @@ class Database(Generic[R]):
         A change in it raises ReadonlyError. On a file or in memory it has no conflicts, and holds nobody up; over a
         network it is a transaction without changes, which may raise ReadConflictError. [DB-16]
         """
-        return _Transaction(self, "snapshot", False)
+        return Transaction(self, "snapshot", False)
 
     def run(self, function: Callable[[R, *Ts], T], /, *args: *Ts, tries: int | None = None) -> T:
         """Call function(root, *args) in a transaction, again if it has a conflict, and return what it returns.
@@ -127,20 +127,16 @@ class Database(Generic[R]):
 
         Errors of the function, and of the last try, come out as they are. OutcomeUnknownError is not tried again.
         """
-        tries = self._tries if tries is None else _at_least_one("tries", tries)
-        number = 1
+        attempts = self.new_tries(tries)
         while True:
             try:
-                with _Transaction(
-                    self, "snapshot" if self._readonly else "transaction", number == tries > 1 and not self._readonly
-                ) as root:
+                with self.new_try(attempts.is_last) as root:
                     return _plain(function(root, *args))
             except DurusError as error:
-                if number == tries or not may_try_again(error):
+                if not attempts.goes_on(error):
                     raise
                 self._count("retries")
-                pause(error, number)
-            number += 1
+                pause(error, attempts.number)
 
     async def run_async(self, function: Callable[[R, *Ts], T], /, *args: *Ts, tries: int | None = None) -> T:
         """Do what run() does in a thread of its own, so that other tasks of asyncio go on. [DB-23]
@@ -189,13 +185,21 @@ class Database(Generic[R]):
         The block is all that stands in the loop, and is not left by `return` or `break`: where it is, a conflict
         is raised and not tried again. In a task of asyncio the last try is one like the others.
         """
-        tries = self._tries if tries is None else _at_least_one("tries", tries)
-        attempt = _Attempt(self, tries)
+        attempt = _Attempt(self, self.new_tries(tries))
         while not attempt.is_over:
-            number = attempt.number
+            number = attempt.tries.number
             yield attempt
-            if not attempt.is_over and attempt.number == number:
+            if not attempt.is_over and attempt.tries.number == number:
                 raise TransactionError("an attempt was not used: begin it with `with attempt as root:`")
+
+    def new_tries(self, limit: int | None = None) -> Tries:
+        """Return what counts the tries of one more transaction, for what makes its own loop of new_try()."""
+        return Tries(self._tries if limit is None else _at_least_one("tries", limit))
+
+    def new_try(self, is_last: bool, owner: object = None) -> "Transaction[R]":
+        """Return a transaction that is one of several tries; `owner` is that of Transaction."""
+        kind: _Kind = "snapshot" if self._readonly else "transaction"
+        return Transaction(self, kind, is_last and not self._readonly, owner)
 
     def connection(self) -> AbstractContextManager[Connection[R]]:
         """Give a block a connection of its own, for many transactions. [DB-40]
@@ -336,11 +340,15 @@ class Database(Generic[R]):
         self._begin_process()
 
 
-class _Transaction(AbstractContextManager[R], Generic[R]):
-    """A block that is one transaction, or reads one snapshot."""
+class Transaction(AbstractContextManager[R], Generic[R]):
+    """A block that is one transaction, or reads one snapshot.
 
-    def __init__(self, database: Database[R], kind: _Kind, is_exclusive: bool) -> None:
+    It is for the thread or task that begins it; or, with an `owner`, for any thread, but for one at a time. [WEB-6]
+    """
+
+    def __init__(self, database: Database[R], kind: _Kind, is_exclusive: bool, owner: object = None) -> None:
         self._database = database
+        self._given_owner = owner
         self._kind: _Kind = kind
         self._is_exclusive = is_exclusive
         self._owner: object = None
@@ -351,7 +359,7 @@ class _Transaction(AbstractContextManager[R], Generic[R]):
         database = self._database
         if self._connection is not None:
             raise TransactionError("this transaction was begun already: call db.transaction() for another one")
-        owner = self._owner = _owner()
+        owner = self._owner = self._given_owner or _owner()
         if self._kind == "transaction" and database._open.setdefault(owner, self) is not self:
             raise TransactionError(
                 "this thread or task has a transaction of the database open already: give its root to the function "
@@ -361,7 +369,7 @@ class _Transaction(AbstractContextManager[R], Generic[R]):
             connection = self._connection = database._take(self._kind)
             block = self._block = _Block(connection, self._is_exclusive)
             block.__enter__()
-            connection.wake(threading.get_ident())
+            connection.wake(None if self._given_owner else threading.get_ident())
         except BaseException:
             self._end()
             raise
@@ -380,6 +388,11 @@ class _Transaction(AbstractContextManager[R], Generic[R]):
         finally:
             self._end()
 
+    @property
+    def has_conflict(self) -> bool:
+        """True if others have changed what it used, as far as it was told."""
+        return self._connection is not None and self._connection.has_conflict
+
     def _end(self) -> None:
         database, connection, owner = self._database, self._connection, self._owner
         self._block = self._connection = None
@@ -397,20 +410,15 @@ class _Transaction(AbstractContextManager[R], Generic[R]):
 class _Attempt(AbstractContextManager[R], Generic[R]):
     """The tries that attempts() makes: one `with` block each."""
 
-    def __init__(self, database: Database[R], tries: int) -> None:
+    def __init__(self, database: Database[R], tries: Tries) -> None:
         self._database = database
-        self._tries = tries
-        self._transaction: _Transaction[R] | None = None
-        self.number = 1
-        """Which try comes next, or is under way."""
+        self.tries = tries
+        self._transaction: Transaction[R] | None = None
         self.is_over = False
 
     def __enter__(self) -> R:
-        database = self._database
         while True:
-            is_last = self.number == self._tries > 1 and current_task() is None
-            kind: _Kind = "snapshot" if database._readonly else "transaction"
-            self._transaction = _Transaction(database, kind, is_last and not database._readonly)
+            self._transaction = self._database.new_try(self.tries.is_last and current_task() is None)
             try:
                 return self._transaction.__enter__()
             except DurusError as error:
@@ -443,11 +451,10 @@ class _Attempt(AbstractContextManager[R], Generic[R]):
 
     def _goes_on(self, error: BaseException) -> bool:
         """Tell if there is another try after this error, when it is time for it."""
-        self.is_over = self.number >= self._tries or not may_try_again(error)
+        self.is_over = not self.tries.goes_on(error)
         if not self.is_over:
             self._database._count("retries")
-            pause(error, self.number)
-            self.number += 1
+            pause(error, self.tries.number)
         return not self.is_over
 
 

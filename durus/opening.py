@@ -93,7 +93,7 @@ def open(where: Path, *, root_class: type[R] | None = None, debug: Debug | None 
 
         cache_size   how many objects each connection keeps loaded between transactions, 100,000
         cache_bytes  how many bytes the records of these objects may have, no limit [DB-44]
-        tries        how often run() and attempts() try at the most, 10
+        tries        how often run() and attempts() try at the most: 10, and 100 on a server [DB-21]
         must_exist   True: an error if the file is not there [DB-3]
         readonly     True: only reads; of a file, from its newest state in each transaction [DB-4]
         repair       True: cuts off what was not written whole at the end of the file

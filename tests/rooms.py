@@ -27,7 +27,7 @@ TOP = {
         "storage_server",
     },
     "connection": {"connection", "serialize"},
-    "database": {"database", "opening"},
+    "database": {"database", "opening", "web"},
     "commands": {"__main__"},
 }
 """The modules at the top, by the room they make up; `durus` itself is the version number."""

@@ -26,6 +26,7 @@ PREFIXES = {
     "shelf.md": "SHELF",
     "sqlite.md": "SQL",
     "transactions.md": "TXN",
+    "web.md": "WEB",
     "wire.md": "WIRE",
 }
 KINDS = ("record", "shelf", "dfs20", "steps", "exchange")

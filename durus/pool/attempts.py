@@ -17,6 +17,39 @@ _NOTHING = ("CACHE", "NOP", "NOT_TAKEN")
 """Instructions of CPython that do nothing."""
 
 
+DEFAULT_TRIES = 10
+DEFAULT_SERVER_TRIES = 100
+"""To a server of other processes, whose clients no last try can keep waiting. [DB-21]"""
+_MAX_LOST = 10
+"""How often a connection may be lost, or not be made, in the tries of one transaction."""
+
+
+class Tries:
+    """How often a transaction was tried, and if it may be tried again. [DB-21]"""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.number = 1
+        """Which try comes next, or is under way."""
+        self._lost = 0
+
+    @property
+    def is_last(self) -> bool:
+        """True for the last of several tries."""
+        return self.number == self.limit > 1
+
+    def goes_on(self, error: BaseException | None) -> bool:
+        """Tell if there is another try after an error, and go on to it."""
+        if not may_try_again(error) or self.number >= self.limit:
+            return False
+        if not isinstance(error, ConflictError):
+            self._lost += 1
+            if self._lost >= _MAX_LOST:
+                return False
+        self.number += 1
+        return True
+
+
 def may_try_again(error: BaseException | None) -> bool:
     """Tell if an error leaves nothing of its transaction behind, and another try may have better luck. [DB-20]"""
     return isinstance(error, ConflictError | DisconnectedError | ServerUnreachableError) and not isinstance(
@@ -25,11 +58,16 @@ def may_try_again(error: BaseException | None) -> bool:
 
 
 def pause(error: BaseException, number: int) -> None:
-    """Sleep before the next try, for a random time that grows with the number of tries so far, 1 at first."""
+    """Sleep before try `number`."""
+    _sleep(pause_seconds(error, number))
+
+
+def pause_seconds(error: BaseException, number: int) -> float:
+    """Return how long to sleep before try `number`: a random time that grows with it."""
     is_conflict = isinstance(error, ConflictError)
     first, longest = _CONFLICT_PAUSE if is_conflict else _NETWORK_PAUSE
-    seconds = min(longest, first * 2 ** (number - 1))
-    _sleep(seconds * (_chance() if is_conflict else 1 - _chance() / 2))
+    seconds = min(longest, first * 2.0 ** min(number - 2, 20))
+    return seconds * (_chance() if is_conflict else 1 - _chance() / 2)
 
 
 def goes_round(frame: FrameType) -> bool:

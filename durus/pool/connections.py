@@ -67,6 +67,11 @@ class PooledConnection(Connection[R], Generic[R]):
             self._end_block(block, error)
 
     @property
+    def has_conflict(self) -> bool:
+        """True if others have changed what the transaction used, as far as it was told."""
+        return self._has_conflict()
+
+    @property
     def is_usable(self) -> bool:
         """True if the next transaction can be left to it."""
         is_left_over = self._guard.is_interrupted or self._was_interrupted or self.storage.is_interrupted

@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 
 from durus.error import ClosedError, ReadonlyError, WrongProcessError
 from durus.open_file import open_file_storage
+from durus.pool.attempts import DEFAULT_SERVER_TRIES, DEFAULT_TRIES
 from durus.progress import Progress
 from durus.storage import Storage
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 class Engine:
     """Makes a storage for each connection."""
 
+    default_tries = DEFAULT_TRIES
     has_snapshots = False
     """True if new_snapshot_storage() shows one state, whatever is committed meanwhile."""
 
@@ -62,6 +64,8 @@ class EngineOfClients(Engine):
 
 class EngineOfServer(EngineOfClients):
     """Each connection has a client of a server; those of this process share a turn to commit. [DB-14]"""
+
+    default_tries = DEFAULT_SERVER_TRIES
 
     def __init__(self, new_client: "Callable[[ProcessTurn], TurnTakingClient]") -> None:
         from durus.pool.turn import ProcessTurn  # likewise

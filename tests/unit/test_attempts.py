@@ -130,9 +130,9 @@ def test_one_try_is_not_exclusive(db: durus.Database[Root]) -> None:
 def test_pauses_grow_and_are_random(monkeypatch: pytest.MonkeyPatch, pauses: list[float]) -> None:
     for chance in 0.5, 0.75:
         monkeypatch.setattr(attempts, "_chance", lambda chance=chance: chance)
-        for number in range(1, 12):
+        for number in range(2, 13):
             attempts.pause(ConflictError(), number)
-        for number in range(1, 12):
+        for number in range(2, 13):
             attempts.pause(DisconnectedError(), number)
     half, most = pauses[:22], pauses[22:]
     assert half[:11] == pytest.approx([min(0.1, 0.001 * 2**n) / 2 for n in range(11)])
@@ -323,3 +323,15 @@ def test_in_a_task_the_last_attempt_of_a_block_is_like_the_others(
 
     asyncio.run(work())
     assert (db.stats().exclusive, len(pauses)) == (0, 1)
+
+
+@pytest.mark.spec("DB-21")
+def test_a_server_that_stays_away_is_not_asked_as_often_as_conflicts_are_tried() -> None:
+    lost, conflicts = attempts.Tries(100), attempts.Tries(100)
+    while lost.goes_on(DisconnectedError()):
+        pass
+    while conflicts.goes_on(ConflictError()):
+        assert conflicts.is_last == (conflicts.number == 100)
+    assert (lost.number, conflicts.number) == (10, 100)
+    assert not attempts.Tries(2).goes_on(LookupError())
+    assert not attempts.Tries(1).is_last

@@ -1,0 +1,292 @@
+"""One transaction a request, for web applications that speak WSGI or ASGI. spec/web.md.
+
+    app.wsgi_app = WSGIMiddleware(app.wsgi_app, db)      Flask
+    app.add_middleware(ASGIMiddleware, db=db)            Starlette, FastAPI
+    application = WSGIMiddleware(application, db)        Django, and any other
+
+The application calls root() where it needs the root.
+"""
+
+import asyncio
+import io
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
+from functools import partial
+from types import TracebackType
+from typing import Any, Protocol
+
+from durus.database import Database, Transaction
+from durus.error import ConflictError, StateError
+from durus.persistent import PersistentObject
+from durus.pool.attempts import pause, pause_seconds
+
+MAX_BODY = 1 << 20
+"""How many bytes the body of a request may have that is called again after a conflict. [WEB-4]"""
+_MAX_THREADS = 256
+_MAX_REQUESTS = 200
+"""Each has at most one thread at a time, so that one which is to end never waits for those that wait for its end."""
+
+ROOT_KEY = "durus.root"
+
+ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
+Headers = list[tuple[str, str]]
+Environ = dict[str, Any]
+Write = Callable[[bytes], object]
+
+
+class StartResponse(Protocol):
+    def __call__(self, status: str, headers: Headers, exc_info: ExcInfo | None = None, /) -> Write: ...
+
+
+WSGIApp = Callable[[Environ, StartResponse], Iterable[bytes]]
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_root: ContextVar[PersistentObject] = ContextVar("durus.web.root")
+
+
+def root() -> Any:
+    """Return the root of the request's transaction; StateError outside of a request. [WEB-5]"""
+    try:
+        return _root.get()
+    except LookupError:
+        raise StateError(
+            "there is no request: durus.web.root() is for what the application does in one; use db.transaction() here"
+        ) from None
+
+
+def below_400(status: int) -> bool:
+    """Tell if a response of this status commits what its request has changed. [WEB-2]"""
+    return status < 400
+
+
+class _Veto(Exception):
+    """Ends a transaction whose response says that the request has failed."""
+
+
+def _veto_of(transaction: Transaction[Any]) -> Exception:
+    """Return what ends the transaction of an error response: a conflict if that may be its cause. [WEB-3]"""
+    return ConflictError([]) if transaction.has_conflict else _Veto()
+
+
+class WSGIMiddleware:
+    """A WSGI application each of whose requests is one transaction of a database.
+
+    Args:
+        app: the application; it may be called several times for a request.
+        db: what durus.open() returns.
+        tries: how often a request is tried at the most, by default as often as the database tries.
+        max_body: how many bytes a body may have that is kept for another try.
+        commits: tells by its status if a response commits; the default is below_400.
+    """
+
+    def __init__(
+        self,
+        app: WSGIApp,
+        db: Database[Any],
+        *,
+        tries: int | None = None,
+        max_body: int = MAX_BODY,
+        commits: Callable[[int], bool] = below_400,
+    ) -> None:
+        self._app = app
+        self._db = db
+        self._tries = tries
+        self._max_body = max_body
+        self._commits = commits
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        body = self._read_body(environ)
+        tries = self._db.new_tries(1 if body is None else self._tries)
+        while True:
+            transaction = self._db.new_try(tries.is_last)
+            own = dict(environ) if body is None else {**environ, "wsgi.input": io.BytesIO(body)}
+            try:
+                response = self._try(transaction, own)
+            except BaseException as error:
+                if not tries.goes_on(error):
+                    raise
+                pause(error, tries.number)
+                continue
+            start_response(response.status, response.headers, response.exc_info)
+            return [bytes(response.body)]
+
+    def _read_body(self, environ: Environ) -> bytes | None:
+        """Return the body, None if it is too long to be kept, or nobody says how long it is."""
+        length = environ.get("CONTENT_LENGTH") or "0"
+        if not length.isdecimal() or int(length) > self._max_body or "HTTP_TRANSFER_ENCODING" in environ:
+            return None
+        body: bytes = environ["wsgi.input"].read(int(length)) if int(length) else b""
+        return body
+
+    def _try(self, transaction: Transaction[Any], environ: Environ) -> "_Response":
+        response = _Response()
+        found = transaction.__enter__()
+        token = _root.set(found)
+        try:
+            environ[ROOT_KEY] = found
+            response.collect(self._app(environ, response.start))
+            if not self._commits(response.code):
+                raise _veto_of(transaction)
+        except BaseException as error:
+            transaction.__exit__(type(error), error, error.__traceback__)
+            if not isinstance(error, _Veto):
+                raise
+        else:
+            transaction.__exit__(None, None, None)
+        finally:
+            _root.reset(token)
+        return response
+
+
+class _Response:
+    """What a WSGI application answers."""
+
+    def __init__(self) -> None:
+        self.status = ""
+        self.headers: Headers = []
+        self.exc_info: ExcInfo | None = None
+        self.body = bytearray()
+
+    @property
+    def code(self) -> int:
+        return int(self.status.split(None, 1)[0])
+
+    def start(self, status: str, headers: Headers, exc_info: ExcInfo | None = None, /) -> Write:
+        self.status, self.headers, self.exc_info = status, headers, exc_info
+        return self.body.extend
+
+    def collect(self, pieces: Iterable[bytes]) -> None:
+        """Take all that comes, and close what it comes from."""
+        try:
+            for piece in pieces:
+                self.body += piece
+        finally:
+            close = getattr(pieces, "close", None)
+            if close is not None:
+                close()
+
+
+class ASGIMiddleware:
+    """An ASGI application each of whose HTTP requests is one transaction of a database.
+
+    Its arguments are those of WSGIMiddleware. The handlers may be coroutines, or functions that the framework runs in
+    threads. Other scopes, such as `websocket` and `lifespan`, go to the application as they are.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        db: Database[Any],
+        *,
+        tries: int | None = None,
+        max_body: int = MAX_BODY,
+        commits: Callable[[int], bool] = below_400,
+    ) -> None:
+        self._app = app
+        self._db = db
+        self._tries = tries
+        self._max_body = max_body
+        self._commits = commits
+        self._threads = ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="durus-web")
+        self._slots: asyncio.Semaphore | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        if self._slots is None:
+            self._slots = asyncio.Semaphore(_MAX_REQUESTS)
+        async with self._slots:
+            answer = await self._answer(scope, receive)
+        for message in answer:
+            await send(message)
+
+    async def _answer(self, scope: Scope, receive: Receive) -> list[Message]:
+        body = _Body(receive, self._max_body)
+        await body.read()
+        tries = self._db.new_tries(self._tries if body.is_whole else 1)
+        while True:
+            transaction = self._db.new_try(tries.is_last, owner=body)
+            try:
+                return await self._try(transaction, scope, body)
+            except BaseException as error:
+                if not tries.goes_on(error):
+                    raise
+                await asyncio.sleep(pause_seconds(error, tries.number))
+
+    async def _try(self, transaction: Transaction[Any], scope: Scope, body: "_Body") -> list[Message]:
+        answer: list[Message] = []
+        status = 500
+
+        async def send(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            answer.append(message)
+
+        found = await self._in_thread(transaction, transaction.__enter__)
+        token = _root.set(found)
+        try:
+            await self._app({**scope, ROOT_KEY: found}, body.replay(), send)
+            if not self._commits(status):
+                raise _veto_of(transaction)
+        except BaseException as error:
+            await self._in_thread(None, partial(transaction.__exit__, type(error), error, None))
+            if not isinstance(error, _Veto):
+                raise
+        else:
+            await self._in_thread(None, partial(transaction.__exit__, None, None, None))
+        finally:
+            _root.reset(token)
+        return answer
+
+    async def _in_thread(self, begun: Transaction[Any] | None, call: Callable[[], Any]) -> Any:
+        """Run a call to its end, even if the request is cancelled meanwhile; then end what it has begun. [WEB-7]"""
+        future = asyncio.get_running_loop().run_in_executor(self._threads, call)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError as error:
+            cancelled = error
+            if begun is not None:
+
+                def end(done: "asyncio.Future[Any]") -> None:
+                    if done.exception() is None:
+                        self._threads.submit(begun.__exit__, type(cancelled), cancelled, None)
+
+                future.add_done_callback(end)
+            raise
+
+
+class _Body:
+    """The body of a request, kept to be read more than once; what is beyond the limit is read from the server."""
+
+    def __init__(self, receive: Receive, limit: int) -> None:
+        self._receive = receive
+        self._limit = limit
+        self._messages: list[Message] = []
+        self.is_whole = False
+
+    async def read(self) -> None:
+        size = 0
+        while size <= self._limit:
+            message = await self._receive()
+            self._messages.append(message)
+            size += len(message.get("body", b""))
+            if message["type"] != "http.request" or not message.get("more_body", False):
+                self.is_whole = size <= self._limit
+                break
+
+    def replay(self) -> Receive:
+        """Return what gives the messages once more, and then those that come."""
+        kept = iter(self._messages)
+
+        async def receive() -> Message:
+            return next(kept, None) or await self._receive()
+
+        return receive
