@@ -21,7 +21,11 @@ _STARTS_A_BLOCK = re.compile(r"(?:[-*+]|#+|[0-9]+[.)])$|[>|]|\*\*\[")
 def documents() -> list[Path]:
     """Return the Markdown files of the project."""
     folders = (".", "docs", "spec", "bench", "examples")
-    return [path for folder in folders for path in sorted((ROOT / folder).glob("*.md"))]
+    return [
+        path
+        for folder in folders
+        for path in sorted((ROOT / folder).rglob("*.md") if folder == "docs" else (ROOT / folder).glob("*.md"))
+    ]
 
 
 def wrapped(text: str) -> str:

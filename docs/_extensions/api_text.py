@@ -1,0 +1,60 @@
+"""Docstrings as Sphinx reads them.
+
+Docstrings here are plain text: `code` in single backticks, indented blocks, ids of statements in brackets.
+"""
+
+import ast
+import re
+from textwrap import dedent
+
+from sphinx.application import Sphinx
+from sphinx.util.typing import ExtensionMetadata
+
+_CODE = re.compile(r"`([^`]+)`")
+_SPECIAL = re.compile(r"([*_|\\])")
+
+
+def as_rest(lines: list[str]) -> list[str]:
+    """Return a docstring in reStructuredText."""
+    result: list[str] = []
+    for is_block, block in _blocks(lines):
+        if is_block:
+            text = dedent("\n".join(block)).strip("\n")
+            result += ["", f".. code-block:: {_language(text)}", ""]
+            result += [f"   {line}" for line in text.splitlines()] + [""]
+        else:
+            result += [_prose(line) for line in block]
+    return result
+
+
+def _blocks(lines: list[str]) -> list[tuple[bool, list[str]]]:
+    """Return the lines in runs, each with whether it is an indented block."""
+    runs: list[tuple[bool, list[str]]] = []
+    for line in lines:
+        is_block = line.startswith("    ") if line.strip() else bool(runs) and runs[-1][0]
+        if not runs or runs[-1][0] != is_block:
+            runs.append((is_block, []))
+        runs[-1][1].append(line)
+    return runs
+
+
+def _language(text: str) -> str:
+    try:
+        ast.parse(text)
+    except SyntaxError:
+        return "text"
+    return "python"
+
+
+def _prose(line: str) -> str:
+    parts = _CODE.split(line)
+    return "".join(f"``{part}``" if index % 2 else _SPECIAL.sub(r"\\\1", part) for index, part in enumerate(parts))
+
+
+def rewrite(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    lines[:] = as_rest(lines)
+
+
+def setup(app: Sphinx) -> ExtensionMetadata:
+    app.connect("autodoc-process-docstring", rewrite)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
