@@ -8,7 +8,6 @@ comment right before a block says otherwise:
     <!-- file: NAME -->           the block is written to this file
     <!-- needs: MODULE -->        it is run where this module is installed
     <!-- not run: REASON -->      it is never run
-    <!-- elsewhere: TEST -->      this test runs it
 """
 
 import contextlib
@@ -33,7 +32,7 @@ LANGUAGES_SHOWN = ("text", "mermaid", "ini", "toml", "json", "html", "toctree", 
 SECONDS = 60
 
 _FENCE = re.compile(r"(`{3,})\s*\{?([\w-]*)\}?.*")
-_COMMENT = re.compile(r"<!-- (file|needs|not run|elsewhere): (.+?) -->")
+_COMMENT = re.compile(r"<!-- (file|needs|not run): (.+?) -->")
 _FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
@@ -100,7 +99,7 @@ class Page:
 
     def _run_block(self, block: Block) -> None:
         printed, self._printed = self._printed, None
-        if "not run" in block.marks or "elsewhere" in block.marks:
+        if "not run" in block.marks:
             return
         if "needs" in block.marks and importlib.util.find_spec(block.marks["needs"]) is None:
             return
@@ -160,7 +159,7 @@ class Page:
     def _begin(self, command: str, lines: int) -> str:
         """Start a command that goes on; return the lines that it prints first."""
         server = subprocess.Popen(
-            ["/bin/sh", "-c", "exec " + command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            ["/bin/sh", "-c", "exec " + command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
         self._servers.append(server)
         output = server.stdout

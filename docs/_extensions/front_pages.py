@@ -41,6 +41,8 @@ def _in_order(app: Sphinx, docname: str) -> list[str]:
 
 def _summary(app: Sphinx, docname: str) -> str:
     for paragraph in app.env.get_doctree(docname).findall(nodes.paragraph):
+        if not isinstance(paragraph.parent, nodes.section):
+            continue
         return " ".join(paragraph.astext().split()).split(". ")[0].rstrip(".:") + "."
     return ""
 
