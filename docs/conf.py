@@ -29,8 +29,8 @@ root_doc = "docs/index"
 include_patterns = ["docs/**.md", "spec/*.md", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "bench/*.md"]
 
 myst_enable_extensions = ["colon_fence"]
+myst_fence_as_directive = ["mermaid"]
 myst_heading_anchors = 4
-suppress_warnings = ["misc.highlighting_failure"]
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

@@ -442,12 +442,15 @@ class PersistentObject(PersistentBase):
         self._p_note_change()
 
     def _p_is_ghost(self) -> bool:
+        """Tell if the state is not loaded."""
         return self._p_status == GHOST
 
     def _p_is_unsaved(self) -> bool:
+        """Tell if the object is new, or changed in this transaction."""
         return self._p_status == UNSAVED
 
     def _p_is_saved(self) -> bool:
+        """Tell if the state is loaded, and as it is stored."""
         return self._p_status == SAVED
 
 

@@ -2,8 +2,8 @@
 
 All ```python blocks of a page are one program; a ```text block right after one is what it prints. A ```pycon block is
 a session of Python's own shell, a ```console block one of a Unix shell: after `$ ` stands a command, and below it what
-is printed. In what is printed, `...` is anything, and the folder is called /srv/app. Port 8000 stands for one that is free. A
-comment right before a block says otherwise:
+is printed. In what is printed, `...` is anything, and the folder is called /srv/app. Port 8000 stands for one that is
+free. A comment right before a block says otherwise:
 
     <!-- file: NAME -->           the block is written to this file
     <!-- needs: MODULE -->        it is run where this module is installed

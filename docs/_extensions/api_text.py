@@ -4,6 +4,7 @@ Docstrings here are plain text: `code` in single backticks, indented blocks, ids
 """
 
 import ast
+import inspect
 import re
 from textwrap import dedent
 
@@ -20,6 +21,10 @@ def as_rest(lines: list[str]) -> list[str]:
     for is_block, block in _blocks(lines):
         if is_block:
             text = dedent("\n".join(block)).strip("\n")
+            if rows := _table(text):
+                result += ["", ".. list-table::", "   :widths: auto", ""]
+                result += [line for name, says in rows for line in (f"   * - {name}", f"     - {says}")] + [""]
+                continue
             result += ["", f".. code-block:: {_language(text)}", ""]
             result += [f"   {line}" for line in text.splitlines()] + [""]
         else:
@@ -36,6 +41,16 @@ def _blocks(lines: list[str]) -> list[tuple[bool, list[str]]]:
             runs.append((is_block, []))
         runs[-1][1].append(line)
     return runs
+
+
+def _table(text: str) -> list[tuple[str, str]]:
+    """Return the rows of a block in which each line is a name, two spaces or more, and what it is; else nothing."""
+    found = [re.fullmatch(r"(\S.*?) {2,}(\S.*)", line) for line in text.splitlines()]
+    return [(_name(row[1]), _prose(row[2])) for row in found if row] if all(found) else []
+
+
+def _name(text: str) -> str:
+    return _prose(text) if "`" in text or " " in text else f"``{text}``"
 
 
 def _language(text: str) -> str:
@@ -55,6 +70,21 @@ def rewrite(app: Sphinx, what: str, name: str, obj: object, options: object, lin
     lines[:] = as_rest(lines)
 
 
+def sign(
+    app: Sphinx, what: str, name: str, obj: object, options: object, signature: str | None, returned: str | None
+) -> tuple[str, None] | None:
+    """Show the arguments of __init__() of a persistent class: its __new__() takes any."""
+    if what != "class" or not isinstance(obj, type) or "_p_oid" not in dir(obj):
+        return None
+    made = vars(obj).get("__init__")
+    if made is None:
+        return "", None
+    signature_of = inspect.signature(made)
+    parameters = [each.replace(annotation=each.empty) for each in list(signature_of.parameters.values())[1:]]
+    return str(inspect.Signature(parameters)), None
+
+
 def setup(app: Sphinx) -> ExtensionMetadata:
+    app.connect("autodoc-process-signature", sign)
     app.connect("autodoc-process-docstring", rewrite)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -3,11 +3,10 @@
 import argparse
 
 from docutils import nodes
+from durus.cli.commands import make_parser
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.typing import ExtensionMetadata
-
-from durus.cli.commands import make_parser
 
 
 class CommandOptions(SphinxDirective):
@@ -26,7 +25,8 @@ class CommandOptions(SphinxDirective):
             text = (action.help or "") % {**vars(action), "prog": parser.prog}
             item = nodes.definition_list_item("", term, nodes.definition("", nodes.paragraph("", text)))
             listed += item
-        return [nodes.paragraph("", parser.description or ""), nodes.literal_block(usage, usage, language="text"), listed]
+        shown = nodes.literal_block(usage, usage, language="text")
+        return [nodes.paragraph("", parser.description or ""), shown, listed]
 
 
 def parser_of(name: str) -> argparse.ArgumentParser:

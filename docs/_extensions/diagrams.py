@@ -1,7 +1,9 @@
 """Mermaid diagrams as SVG files, drawn when the documentation is built: no script, no network."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import mmdr
 from docutils import nodes
@@ -21,7 +23,7 @@ class MermaidDirective(SphinxDirective):
     """The block ```mermaid. Its words are the alternative text."""
 
     has_content = True
-    option_spec = {"alt": directives.unchanged}
+    option_spec: ClassVar[dict[str, Callable[[str], str]]] = {"alt": directives.unchanged}
 
     def run(self) -> list[nodes.Node]:
         source = "\n".join(self.content)
@@ -54,5 +56,4 @@ def visit_text(translator: nodes.NodeVisitor, node: Diagram) -> None:
 def setup(app: Sphinx) -> ExtensionMetadata:
     app.add_node(Diagram, html=(visit_html, None), text=(visit_text, None))
     app.add_directive("mermaid", MermaidDirective)
-    app.connect("config-inited", lambda app, config: setattr(config, "myst_fence_as_directive", {"mermaid"}))
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -7,6 +7,7 @@ to it. A link of this form to a statement that does not exist is a warning.
 import re
 
 from docutils import nodes
+from pygments.lexers.special import TextLexer
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.domains.std import StandardDomain
@@ -15,8 +16,9 @@ from sphinx.transforms import SphinxTransform
 from sphinx.util.typing import ExtensionMetadata
 
 PREFIXES = ("CMD", "DB", "DFS", "OBJ", "REC", "SHELF", "SQL", "TXN", "WIRE")
+EXAMPLES = ("dfs20", "exchange", "record", "shelf", "steps")
+"""The kinds of examples in spec/, which are shown as they are."""
 _ID = rf"(?:{'|'.join(PREFIXES)})-[1-9][0-9]*"
-_DEFINED = re.compile(rf"\[({_ID})\]")
 _NAMED = re.compile(rf"\[({_ID})\]")
 _LINK_TEXT = re.compile(rf"({_ID})( .*)?")
 
@@ -34,7 +36,7 @@ class Statements(SphinxTransform):
     def _make_anchors(self) -> None:
         standard: StandardDomain = self.env.domains.standard_domain
         for strong in list(self.document.findall(nodes.strong)):
-            found = _DEFINED.fullmatch(strong.astext())
+            found = _NAMED.fullmatch(strong.astext())
             if not found:
                 continue
             name = found[1]
@@ -90,6 +92,8 @@ def _labels(env: BuildEnvironment) -> dict[str, tuple[str, str, str]]:
 
 
 def setup(app: Sphinx) -> ExtensionMetadata:
+    for kind in EXAMPLES:
+        app.add_lexer(kind, TextLexer)
     app.add_transform(Statements)
     app.connect("doctree-resolved", point_at_statement)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

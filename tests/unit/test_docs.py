@@ -1,5 +1,6 @@
 """Every code block of docs/ runs, and prints what the page says; what can't run says why."""
 
+import inspect
 import os
 import re
 import subprocess
@@ -146,6 +147,18 @@ def test_every_error_has_its_cause_and_remedy() -> None:
     for section in page.split("\n### ")[1:]:
         assert "**Cause.**" in section, section
         assert "**Remedy.**" in section, section
+
+
+def test_signatures_that_the_reference_writes_out_are_those_of_the_code() -> None:
+    import durus
+
+    text = "\n".join(path.read_text(encoding="utf-8") for path in (DOCS / "reference").glob("*.md"))
+    written = re.findall(r"^\.\. auto\w+:: durus\.(\w+)\((.+)\)$", text, re.MULTILINE)
+    assert written
+    for name, parameters in written:
+        signature = inspect.signature(getattr(durus, name))
+        plain = [each.replace(annotation=each.empty) for each in signature.parameters.values()]
+        assert f"({parameters})" == str(inspect.Signature(plain)), name
 
 
 def test_every_public_name_is_in_the_reference() -> None:
