@@ -3,10 +3,11 @@
 import argparse
 
 from docutils import nodes
-from durus.cli.commands import make_parser
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.typing import ExtensionMetadata
+
+from durus.cli.commands import make_parser
 
 
 class CommandOptions(SphinxDirective):

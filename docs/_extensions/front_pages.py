@@ -1,9 +1,14 @@
-"""The files at the root of the site: index.html, which leads to the first page, and llms.txt, a list of all pages."""
+"""The files at the root of the site: index.html, which leads to the first page, and llms.txt, a list of all pages.
+
+A link to a folder of the project, which the site does not have, becomes plain text.
+"""
 
 from pathlib import Path
 
 from docutils import nodes
+from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
+from sphinx.transforms import SphinxTransform
 from sphinx.util.typing import ExtensionMetadata
 
 _REDIRECT = """<!DOCTYPE html>
@@ -47,6 +52,19 @@ def _summary(app: Sphinx, docname: str) -> str:
     return ""
 
 
+class FolderLinks(SphinxTransform):
+    """Makes plain text of links that lead to a folder."""
+
+    default_priority = 700
+
+    def apply(self) -> None:
+        folder = Path(self.env.doc2path(self.env.docname)).parent
+        for link in list(self.document.findall(pending_xref)):
+            if link.get("reftype") == "myst" and (folder / link["reftarget"]).is_dir():
+                link.replace_self(link.children)
+
+
 def setup(app: Sphinx) -> ExtensionMetadata:
     app.connect("build-finished", write)
+    app.add_transform(FolderLinks)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
