@@ -234,6 +234,10 @@ def test_installed_command_finds_classes_in_the_current_folder(tmp_path: Path) -
         check=False,
     )
     assert "<Own 1>" in result.stdout
+    checked = subprocess.run(
+        [script, "check", "f"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert checked.stdout.startswith("f: clean: ")
 
 
 def test_info_lists_the_objects_whose_class_is_gone(tmp_path: Path) -> None:

@@ -30,10 +30,10 @@ def name_of(path: Path) -> str:
 
 @pytest.fixture
 def programs(tmp_path: Path) -> Path:
-    """A folder with the commands that a page may call."""
+    """A folder with the commands that a page may call, which find modules where the installed ones do."""
     folder = tmp_path / "programs"
     folder.mkdir()
-    for name, module in (("python", ""), ("durus", "-m durus")):
+    for name, module in (("python", ""), ("durus", "-P -m durus")):
         (folder / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {module} "$@"\n')
         (folder / name).chmod(0o755)
     return folder
