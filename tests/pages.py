@@ -3,7 +3,7 @@
 All ```python blocks of a page are one program; a ```text block right after one is what it prints. A ```pycon block is
 a session of Python's own shell, a ```console block one of a Unix shell: after `$ ` stands a command, and below it what
 is printed. In what is printed, `...` is anything, and the folder is called /srv/app. Port 8000 stands for one that is
-free. A comment right before a block says otherwise:
+free. Times, sizes and the like need not be the same (VARIES). A comment right before a block says otherwise:
 
     <!-- file: NAME -->           the block is written to this file
     <!-- needs: MODULE -->        it is run where this module is installed
@@ -30,6 +30,17 @@ PORT = "8000"
 LANGUAGES_RUN = ("python", "pycon", "console")
 LANGUAGES_SHOWN = ("text", "mermaid", "ini", "toml", "json", "html", "toctree", "eval-rst", "command-options", "note")
 SECONDS = 60
+
+VARIES = (
+    (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[.,]\d+Z?", "TIME"),
+    (r"process \d+ of user \d+", "CLIENT"),
+    (r"\b\d+(\.\d+)? m?s\b|\d+\.\d+s\b", "DURATION"),
+    (r"\b\d+ bytes|\binto \d+|\bbyte \d+|\.cut-\d+|\b\d+ behind the end|\b\d+ transactions", "NUMBER"),
+    (r"\bchecksum is \w+|\bsays \w+", "CHECKSUM"),
+    (r"\b5\.\d+\.\d+[.\w]*", "VERSION"),
+    (r"base classes in \w+", "IMPLEMENTATION"),
+)
+"""What a command does not print the same each time, and what stands for it."""
 
 _FENCE = re.compile(r"(`{3,})\s*\{?([\w-]*)\}?.*")
 _COMMENT = re.compile(r"<!-- (file|needs|not run): (.+?) -->")
@@ -180,6 +191,8 @@ class Page:
     def _compare(self, line: int, shown: str, expected: str, command: str = "") -> None:
         shown = shown.replace(os.getcwd(), FOLDER).replace(self._port, PORT)
         expected = expected.replace(self._port, PORT)
+        for pattern, word in VARIES if command else ():
+            expected, shown = re.sub(pattern, word, expected), re.sub(pattern, word, shown)
         if not doctest.OutputChecker().check_output(expected, shown, _FLAGS):
             self._note(line, f"{command}\nprints\n{shown}and not\n{expected}")
 

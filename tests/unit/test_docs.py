@@ -43,7 +43,7 @@ def programs(tmp_path: Path) -> Path:
 def test_the_blocks_of_a_page_run(path: Path, tmp_path: Path, programs: Path) -> None:
     folder = tmp_path / "app"
     folder.mkdir()
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("DURUS", "COVERAGE"))}
+    environment = {key: value for key, value in os.environ.items() if key not in ("DURUS_DEBUG", "DURUSSTARTUP")}
     environment |= {"PATH": f"{programs}:{os.environ['PATH']}", "HOME": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
     result = subprocess.run(
         [sys.executable, str(RUNNER), str(path)],
@@ -100,10 +100,11 @@ def faults_of(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[
         "<!-- file: a.py -->\n```python\nx = 3\n```\n\n```console\n$ cat a.py\nx = 3\n```\n",
         "<!-- not run: no reason -->\n```sh\nfalse\n```\n",
         "<!-- needs: no_such_module -->\n```python\nimport no_such_module\n```\n",
-        "```console\n$ echo 12 bytes\n... bytes\n```\n",
+        "```console\n$ echo 12 apples\n... apples\n```\n",
+        "```console\n$ echo 12 bytes, 1.2 ms\n7 bytes, 3 ms\n```\n",
         "```text\nnot compared\n```\n",
     ],
-    ids=["output", "session", "commands", "file", "not run", "needs", "ellipsis", "text"],
+    ids=["output", "session", "commands", "file", "not run", "needs", "ellipsis", "varying", "text"],
 )
 def test_a_good_page_has_no_fault(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert faults_of(text, tmp_path, monkeypatch) == []
@@ -116,9 +117,10 @@ def test_a_good_page_has_no_fault(text: str, tmp_path: Path, monkeypatch: pytest
         ("```python\n1 / 0\n```\n", "ZeroDivisionError"),
         ("```pycon\n>>> 1 + 1\n3\n```\n", "Got:\n    2"),
         ("```console\n$ echo a\nb\n```\n", "echo a\nprints\na"),
+        ("```console\n$ echo 12 apples\n7 apples\n```\n", "12 apples"),
         ("```sh\nfalse\n```\n", "has no comment"),
     ],
-    ids=["output", "exception", "session", "command", "language"],
+    ids=["output", "exception", "session", "command", "number", "language"],
 )
 def test_a_fault_of_a_page_is_found(text: str, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (found,) = faults_of(text, tmp_path, monkeypatch)
