@@ -26,7 +26,15 @@ extensions = [
     "statements",
 ]
 root_doc = "docs/index"
-include_patterns = ["docs/**.md", "spec/*.md", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "bench/*.md"]
+include_patterns = [
+    "docs/**.md",
+    "spec/*.md",
+    "README.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "bench/*.md",
+    "examples/**.md",
+]
 
 myst_enable_extensions = ["colon_fence"]
 myst_fence_as_directive = ["mermaid"]

@@ -44,8 +44,12 @@ def _blocks(lines: list[str]) -> list[tuple[bool, list[str]]]:
 
 
 def _table(text: str) -> list[tuple[str, str]]:
-    """Return the rows of a block in which each line is a name, two spaces or more, and what it is; else nothing."""
-    found = [re.fullmatch(r"(\S.*?) {2,}(\S.*)", line) for line in text.splitlines()]
+    """Return the rows of a block in which each line is a name and what it is; else nothing.
+
+    Between the two are two spaces or more, or a colon.
+    """
+    lines = re.sub(r"\n +", " ", text).splitlines()
+    found = [re.fullmatch(r"(\S.*?) {2,}(\S.*)", line) or re.fullmatch(r"(\w+): (.*)", line) for line in lines]
     return [(_name(row[1]), _prose(row[2])) for row in found if row] if all(found) else []
 
 

@@ -15,10 +15,9 @@ from sphinx.environment import BuildEnvironment
 from sphinx.transforms import SphinxTransform
 from sphinx.util.typing import ExtensionMetadata
 
-PREFIXES = ("CMD", "DB", "DFS", "OBJ", "REC", "SHELF", "SQL", "TXN", "WIRE")
 EXAMPLES = ("dfs20", "exchange", "record", "shelf", "steps")
 """The kinds of examples in spec/, which are shown as they are."""
-_ID = rf"(?:{'|'.join(PREFIXES)})-[1-9][0-9]*"
+_ID = r"[A-Z]+-[1-9][0-9]*"
 _NAMED = re.compile(rf"\[({_ID})\]")
 _LINK_TEXT = re.compile(rf"({_ID})( .*)?")
 
