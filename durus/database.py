@@ -133,9 +133,8 @@ class Database(Generic[R]):
                 with self.new_try(attempts.is_last) as root:
                     return _plain(function(root, *args))
             except DurusError as error:
-                if not attempts.goes_on(error):
+                if not self.tries_again(attempts, error):
                     raise
-                self._count("retries")
                 pause(error, attempts.number)
 
     async def run_async(self, function: Callable[[R, *Ts], T], /, *args: *Ts, tries: int | None = None) -> T:
@@ -195,6 +194,13 @@ class Database(Generic[R]):
     def new_tries(self, limit: int | None = None) -> Tries:
         """Return what counts the tries of one more transaction, for what makes its own loop of new_try()."""
         return Tries(self._tries if limit is None else _at_least_one("tries", limit))
+
+    def tries_again(self, tries: Tries, error: BaseException | None) -> bool:
+        """Go on to the next try after an error, and count it; return False if there is none."""
+        goes_on = tries.goes_on(error)
+        if goes_on:
+            self._count("retries")
+        return goes_on
 
     def new_try(self, is_last: bool, owner: object = None) -> "Transaction[R]":
         """Return a transaction that is one of several tries; `owner` is that of Transaction."""
@@ -389,9 +395,9 @@ class Transaction(AbstractContextManager[R], Generic[R]):
             self._end()
 
     @property
-    def has_conflict(self) -> bool:
-        """True if others have changed what it used, as far as it was told."""
-        return self._connection is not None and self._connection.has_conflict
+    def trouble(self) -> DurusError | None:
+        """The lost connection or the conflict that it has met, as far as it was told; None if neither."""
+        return None if self._connection is None else self._connection.trouble
 
     def _end(self) -> None:
         database, connection, owner = self._database, self._connection, self._owner
@@ -451,9 +457,8 @@ class _Attempt(AbstractContextManager[R], Generic[R]):
 
     def _goes_on(self, error: BaseException) -> bool:
         """Tell if there is another try after this error, when it is time for it."""
-        self.is_over = not self.tries.goes_on(error)
+        self.is_over = not self._database.tries_again(self.tries, error)
         if not self.is_over:
-            self._database._count("retries")
             pause(error, self.tries.number)
         return not self.is_over
 

@@ -307,3 +307,43 @@ def test_other_scopes_are_the_application_s(db: Db) -> None:
 
     asyncio.run(web.ASGIMiddleware(app, db)({"type": "lifespan"}, nothing, nothing))
     assert seen == ["lifespan"]
+
+
+@pytest.mark.spec("WEB-3")
+def test_another_try_counts_as_a_retry(serve: Callable[..., Served], db: Db) -> None:
+    def handle(body: bytes) -> int:
+        web.root()["n"]["value"] += 1
+        if served.calls < 3:
+            elsewhere(db)
+        return 200
+
+    served = serve()
+    assert served.request(handle) == 200
+    assert (served.calls, db.stats().retries) == (3, 2)
+
+
+@pytest.mark.spec("WEB-3")
+@pytest.mark.parametrize("kind", ["wsgi", "asgi"])
+def test_the_error_response_of_the_last_try_is_sent_though_there_was_a_conflict(kind: str, tmp_path: Path) -> None:
+    with durus.open(tmp_path / "f") as db, db.transaction() as root:
+        root["n"], root["m"] = durus.PersistentDict(value=0), durus.PersistentDict(value=0)
+    conflicts = 0
+
+    def change(root: Any) -> None:
+        root["n"]["value"] = root["m"]["value"] = 100
+
+    def handle(body: bytes) -> int:
+        nonlocal conflicts
+        web.root()["n"]["value"] += 1
+        other = threading.Thread(target=lambda: db.run(change))
+        other.start()
+        other.join()
+        try:
+            web.root()["m"]["value"] += 1
+        except ConflictError:
+            conflicts += 1
+        return 409
+
+    with durus.open(tmp_path / "f") as db:
+        assert Served(db, kind, tries=1).request(handle) == 409
+        assert conflicts == 1
