@@ -8,8 +8,21 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
+from contextvars import ContextVar
 from types import TracebackType
-from typing import Concatenate, Generic, Literal, NamedTuple, ParamSpec, Self, TypeVar, TypeVarTuple, cast, overload
+from typing import (
+    Any,
+    Concatenate,
+    Generic,
+    Literal,
+    NamedTuple,
+    ParamSpec,
+    Self,
+    TypeVar,
+    TypeVarTuple,
+    cast,
+    overload,
+)
 
 from durus.connection import Connection, _Block, current_task
 from durus.error import ArgumentError, ClosedError, DurusError, ReadonlyError, TransactionError
@@ -29,6 +42,8 @@ _MAX_IDLE = 64
 """How many connections of each kind are kept while nobody uses them."""
 _Kind = Literal["transaction", "snapshot"]
 _databases: "weakref.WeakSet[Database[PersistentObject]]" = weakref.WeakSet()
+surrounding: "ContextVar[tuple[Transaction[Any], ...]]" = ContextVar("durus.surrounding", default=())
+"""The transactions with an owner of their own in which this context works, the innermost last. [WEB-8]"""
 
 
 class Stats(NamedTuple):
@@ -366,10 +381,11 @@ class Transaction(AbstractContextManager[R], Generic[R]):
         if self._connection is not None:
             raise TransactionError("this transaction was begun already: call db.transaction() for another one")
         owner = self._owner = self._given_owner or _owner()
-        if self._kind == "transaction" and database._open.setdefault(owner, self) is not self:
+        is_inside = any(outer.is_open and outer._database is database for outer in surrounding.get())
+        if self._kind == "transaction" and (is_inside or database._open.setdefault(owner, self) is not self):
             raise TransactionError(
-                "this thread or task has a transaction of the database open already: give its root to the function "
-                "that is called (of a transactional one to its __wrapped__), or end it before"
+                "this thread, task or request has a transaction of the database open already: give its root to the "
+                "function that is called (of a transactional one to its __wrapped__), or end it before"
             )
         try:
             connection = self._connection = database._take(self._kind)
@@ -393,6 +409,11 @@ class Transaction(AbstractContextManager[R], Generic[R]):
             connection.end(block, error)
         finally:
             self._end()
+
+    @property
+    def is_open(self) -> bool:
+        """True from its begin to its end."""
+        return self._connection is not None
 
     @property
     def trouble(self) -> DurusError | None:

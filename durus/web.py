@@ -16,7 +16,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Protocol
 
-from durus.database import Database, Transaction
+from durus.database import Database, Transaction, surrounding
 from durus.error import DurusError, StateError
 from durus.persistent import PersistentObject
 from durus.pool.attempts import pause, pause_seconds
@@ -244,6 +244,7 @@ class ASGIMiddleware:
 
         found = await self._in_thread(transaction, transaction.__enter__)
         token = _root.set(found)
+        outer = surrounding.set((*surrounding.get(), transaction))
         try:
             await self._app({**scope, ROOT_KEY: found}, body.replay(), send)
             if not self._commits(status):
@@ -256,6 +257,7 @@ class ASGIMiddleware:
         else:
             await self._in_thread(None, partial(transaction.__exit__, None, None, None))
         finally:
+            surrounding.reset(outer)
             _root.reset(token)
         return answer, None
 

@@ -12,7 +12,7 @@ import pytest
 import durus
 from durus import web
 from durus.database import Database
-from durus.error import ConflictError, StateError
+from durus.error import ConflictError, StateError, TransactionError
 
 Db = Database[Any]
 
@@ -347,3 +347,51 @@ def test_the_error_response_of_the_last_try_is_sent_though_there_was_a_conflict(
     with durus.open(tmp_path / "f") as db:
         assert Served(db, kind, tries=1).request(handle) == 409
         assert conflicts == 1
+
+
+@pytest.mark.spec("WEB-8")
+@pytest.mark.parametrize("tries", [1, 2])
+def test_a_transaction_inside_of_the_request_s_is_refused(serve: Callable[..., Served], db: Db, tries: int) -> None:
+    def handle(body: bytes) -> int:
+        web.root()["n"]["value"] += 1
+        if served.calls < tries:
+            elsewhere(db)  # so that the next try is exclusive
+        with pytest.raises(TransactionError, match="request has a transaction of the database open"):
+            db.run(lambda root: root.clear())
+        with db.snapshot() as seen:
+            assert "n" in seen
+        return 200
+
+    served = serve(tries=tries)
+    assert served.request(handle) == 200
+    assert served.calls == tries
+
+
+@pytest.mark.spec("WEB-8")
+def test_in_a_request_other_databases_and_after_it_the_same_one_may_be_changed(db: Db) -> None:
+    async def later(is_over: asyncio.Event) -> None:
+        await is_over.wait()
+        await db.run_async(lambda root: root["n"].update(value=5))
+
+    async def app(scope: web.Scope, receive: web.Receive, send: web.Send) -> None:
+        with durus.open("memory:") as other, other.transaction() as root:
+            root["x"] = 1
+        tasks.append(asyncio.ensure_future(later(is_over)))
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body"})
+
+    async def receive() -> web.Message:
+        return {"type": "http.request"}
+
+    async def send(message: web.Message) -> None:
+        pass
+
+    async def main() -> None:
+        await web.ASGIMiddleware(app, db)({"type": "http"}, receive, send)
+        is_over.set()
+        await tasks[0]
+
+    is_over = asyncio.Event()
+    tasks: list[asyncio.Future[None]] = []
+    asyncio.run(main())
+    assert value(db) == 5
