@@ -206,14 +206,14 @@ class ASGIMiddleware:
             return
         if self._slots is None:
             self._slots = asyncio.Semaphore(_MAX_REQUESTS)
+        body = _Body(receive, self._max_body)
+        await body.read()  # first, since a slow client is to hold no slot [WEB-9]
         async with self._slots:
-            answer = await self._answer(scope, receive)
+            answer = await self._answer(scope, body)
         for message in answer:
             await send(message)
 
-    async def _answer(self, scope: Scope, receive: Receive) -> list[Message]:
-        body = _Body(receive, self._max_body)
-        await body.read()
+    async def _answer(self, scope: Scope, body: "_Body") -> list[Message]:
         tries = self._db.new_tries(self._tries if body.is_whole else 1)
         while True:
             transaction = self._db.new_try(tries.is_last, owner=body)

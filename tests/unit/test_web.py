@@ -395,3 +395,36 @@ def test_in_a_request_other_databases_and_after_it_the_same_one_may_be_changed(d
     tasks: list[asyncio.Future[None]] = []
     asyncio.run(main())
     assert value(db) == 5
+
+
+@pytest.mark.spec("WEB-9")
+def test_clients_that_are_slow_to_send_keep_nobody_waiting(db: Db, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "_MAX_REQUESTS", 2)
+
+    async def app(scope: web.Scope, receive: web.Receive, send: web.Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body"})
+
+    async def receive() -> web.Message:
+        return {"type": "http.request"}
+
+    async def send(message: web.Message) -> None:
+        pass
+
+    async def main() -> None:
+        begun = asyncio.Semaphore(0)
+
+        async def stall() -> web.Message:
+            begun.release()
+            return await asyncio.Event().wait() and {}
+
+        middleware = web.ASGIMiddleware(app, db)
+        stalled = [asyncio.ensure_future(middleware({"type": "http"}, stall, send)) for _ in range(2)]
+        for _ in stalled:
+            await begun.acquire()
+        await asyncio.wait_for(middleware({"type": "http"}, receive, send), 60)
+        for task in stalled:
+            task.cancel()
+        await asyncio.gather(*stalled, return_exceptions=True)
+
+    asyncio.run(main())
