@@ -162,6 +162,10 @@ class _Response:
         return int(self.status.split(None, 1)[0])
 
     def start(self, status: str, headers: Headers, exc_info: ExcInfo | None = None, /) -> Write:
+        if exc_info is not None:
+            self.body.clear()
+        elif self.status:
+            raise StateError("the application has called start_response twice: the second call needs exc_info")
         self.status, self.headers, self.exc_info = status, headers, exc_info
         return self.body.extend
 
@@ -174,6 +178,8 @@ class _Response:
             close = getattr(pieces, "close", None)
             if close is not None:
                 close()
+        if not self.status:
+            raise StateError("the application has returned a response and not called start_response")
 
 
 class ASGIMiddleware:

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
@@ -428,3 +429,42 @@ def test_clients_that_are_slow_to_send_keep_nobody_waiting(db: Db, monkeypatch: 
         await asyncio.gather(*stalled, return_exceptions=True)
 
     asyncio.run(main())
+
+
+def wsgi_answer(app: web.WSGIApp, db: Db) -> tuple[list[str], bytes]:
+    statuses: list[str] = []
+
+    def start(status: str, headers: web.Headers, exc_info: web.ExcInfo | None = None, /) -> web.Write:
+        statuses.append(status)
+        return lambda data: None
+
+    pieces = web.WSGIMiddleware(app, db)({"wsgi.input": io.BytesIO()}, start)
+    return statuses, b"".join(pieces)
+
+
+@pytest.mark.spec("WEB-10")
+def test_an_error_page_replaces_what_was_begun(db: Db) -> None:
+    def app(environ: web.Environ, start: web.StartResponse) -> Iterable[bytes]:
+        start("200 OK", [])(b"half a pa")
+        yield b"ge"
+        try:
+            raise LookupError
+        except LookupError:
+            start("500 Oops", [], sys.exc_info())
+        yield b"sorry"
+
+    assert wsgi_answer(app, db) == (["500 Oops"], b"sorry")
+
+
+@pytest.mark.spec("WEB-10")
+@pytest.mark.parametrize(("calls", "message"), [(0, "not called start_response"), (2, "start_response twice")])
+def test_a_response_starts_once(db: Db, calls: int, message: str) -> None:
+    def app(environ: web.Environ, start: web.StartResponse) -> Iterable[bytes]:
+        web.root()["n"]["value"] += 1
+        for _ in range(calls):
+            start("200 OK", [])
+        return [b"page"]
+
+    with pytest.raises(StateError, match=message):
+        wsgi_answer(app, db)
+    assert value(db) == 0
