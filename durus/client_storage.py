@@ -233,6 +233,10 @@ class ClientStorage(CollectingStorage):
         if conflicts := missing or sorted(records.keys() & set(invalid)):
             raise WriteConflictError(conflicts)
 
+    @property
+    def failure(self) -> DisconnectedError | None:
+        return self._failure
+
     @guarded
     def sync(self) -> list[bytes] | None:
         """Return the oids that others changed; None, for any, from a new session, if the connection was lost. [WIRE-30]

@@ -8,8 +8,21 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
+from contextvars import ContextVar
 from types import TracebackType
-from typing import Concatenate, Generic, Literal, NamedTuple, ParamSpec, Self, TypeVar, TypeVarTuple, cast, overload
+from typing import (
+    Any,
+    Concatenate,
+    Generic,
+    Literal,
+    NamedTuple,
+    ParamSpec,
+    Self,
+    TypeVar,
+    TypeVarTuple,
+    cast,
+    overload,
+)
 
 from durus.connection import Connection, _Block, current_task
 from durus.error import ArgumentError, ClosedError, DurusError, ReadonlyError, TransactionError
@@ -29,6 +42,8 @@ _MAX_IDLE = 64
 """How many connections of each kind are kept while nobody uses them."""
 _Kind = Literal["transaction", "snapshot"]
 _databases: "weakref.WeakSet[Database[PersistentObject]]" = weakref.WeakSet()
+surrounding: "ContextVar[tuple[Transaction[Any], ...]]" = ContextVar("durus.surrounding", default=())
+"""The transactions with an owner of their own in which this context works, the innermost last. [WEB-8]"""
 
 
 class Stats(NamedTuple):
@@ -133,9 +148,8 @@ class Database(Generic[R]):
                 with self.new_try(attempts.is_last) as root:
                     return _plain(function(root, *args))
             except DurusError as error:
-                if not attempts.goes_on(error):
+                if not self.tries_again(attempts, error):
                     raise
-                self._count("retries")
                 pause(error, attempts.number)
 
     async def run_async(self, function: Callable[[R, *Ts], T], /, *args: *Ts, tries: int | None = None) -> T:
@@ -195,6 +209,13 @@ class Database(Generic[R]):
     def new_tries(self, limit: int | None = None) -> Tries:
         """Return what counts the tries of one more transaction, for what makes its own loop of new_try()."""
         return Tries(self._tries if limit is None else _at_least_one("tries", limit))
+
+    def tries_again(self, tries: Tries, error: BaseException | None) -> bool:
+        """Go on to the next try after an error, and count it; return False if there is none."""
+        goes_on = tries.goes_on(error)
+        if goes_on:
+            self._count("retries")
+        return goes_on
 
     def new_try(self, is_last: bool, owner: object = None) -> "Transaction[R]":
         """Return a transaction that is one of several tries; `owner` is that of Transaction."""
@@ -360,10 +381,11 @@ class Transaction(AbstractContextManager[R], Generic[R]):
         if self._connection is not None:
             raise TransactionError("this transaction was begun already: call db.transaction() for another one")
         owner = self._owner = self._given_owner or _owner()
-        if self._kind == "transaction" and database._open.setdefault(owner, self) is not self:
+        is_inside = any(outer.is_open and outer._database is database for outer in surrounding.get())
+        if self._kind == "transaction" and (is_inside or database._open.setdefault(owner, self) is not self):
             raise TransactionError(
-                "this thread or task has a transaction of the database open already: give its root to the function "
-                "that is called (of a transactional one to its __wrapped__), or end it before"
+                "this thread, task or request has a transaction of the database open already: give its root to the "
+                "function that is called (of a transactional one to its __wrapped__), or end it before"
             )
         try:
             connection = self._connection = database._take(self._kind)
@@ -389,9 +411,14 @@ class Transaction(AbstractContextManager[R], Generic[R]):
             self._end()
 
     @property
-    def has_conflict(self) -> bool:
-        """True if others have changed what it used, as far as it was told."""
-        return self._connection is not None and self._connection.has_conflict
+    def is_open(self) -> bool:
+        """True from its begin to its end."""
+        return self._connection is not None
+
+    @property
+    def trouble(self) -> DurusError | None:
+        """The lost connection or the conflict that it has met, as far as it was told; None if neither."""
+        return None if self._connection is None else self._connection.trouble
 
     def _end(self) -> None:
         database, connection, owner = self._database, self._connection, self._owner
@@ -451,9 +478,8 @@ class _Attempt(AbstractContextManager[R], Generic[R]):
 
     def _goes_on(self, error: BaseException) -> bool:
         """Tell if there is another try after this error, when it is time for it."""
-        self.is_over = not self.tries.goes_on(error)
+        self.is_over = not self._database.tries_again(self.tries, error)
         if not self.is_over:
-            self._database._count("retries")
             pause(error, self.tries.number)
         return not self.is_over
 

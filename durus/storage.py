@@ -10,7 +10,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from durus.concurrency.call_guard import CallGuard
-from durus.error import DurusKeyError, RecordError, TransactionError, WriteConflictError
+from durus.error import DurusError, DurusKeyError, RecordError, TransactionError, WriteConflictError
 from durus.oid import FIRST_RESERVED_OID, ROOT_OID, format_oid, oid_from_int
 from durus.progress import STEP_REFS, Progress
 from durus.records.reachable import dangling_reference_error, mark_reachable
@@ -40,6 +40,11 @@ class Storage:
 
     shows_early = False
     """True if what stage_commit() returns may show the records, to loads of others, before they are accepted."""
+
+    @property
+    def failure(self) -> DurusError | None:
+        """Why the connection to a server is lost, None if it is not; the next sync() may connect again."""
+        return None
 
     @property
     def is_interrupted(self) -> bool:

@@ -16,8 +16,8 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Protocol
 
-from durus.database import Database, Transaction
-from durus.error import ConflictError, StateError
+from durus.database import Database, Transaction, surrounding
+from durus.error import DurusError, StateError
 from durus.persistent import PersistentObject
 from durus.pool.attempts import pause, pause_seconds
 
@@ -68,10 +68,9 @@ def below_400(status: int) -> bool:
 class _Veto(Exception):
     """Ends a transaction whose response says that the request has failed."""
 
-
-def _veto_of(transaction: Transaction[Any]) -> Exception:
-    """Return what ends the transaction of an error response: a conflict if that may be its cause. [WEB-3]"""
-    return ConflictError([]) if transaction.has_conflict else _Veto()
+    def __init__(self, cause: DurusError | None) -> None:
+        self.cause = cause
+        """What may be why, and is reason for another try. [WEB-3]"""
 
 
 class WSGIMiddleware:
@@ -106,15 +105,18 @@ class WSGIMiddleware:
         while True:
             transaction = self._db.new_try(tries.is_last)
             own = dict(environ) if body is None else {**environ, "wsgi.input": io.BytesIO(body)}
+            error: BaseException | None
             try:
-                response = self._try(transaction, own)
-            except BaseException as error:
-                if not tries.goes_on(error):
+                response, error = self._try(transaction, own)
+            except BaseException as raised:
+                if not self._db.tries_again(tries, raised):
                     raise
-                pause(error, tries.number)
-                continue
-            start_response(response.status, response.headers, response.exc_info)
-            return [bytes(response.body)]
+                error = raised
+            else:
+                if error is None or not self._db.tries_again(tries, error):
+                    start_response(response.status, response.headers, response.exc_info)
+                    return [bytes(response.body)]
+            pause(error, tries.number)
 
     def _read_body(self, environ: Environ) -> bytes | None:
         """Return the body, None if it is too long to be kept, or nobody says how long it is."""
@@ -124,7 +126,8 @@ class WSGIMiddleware:
         body: bytes = environ["wsgi.input"].read(int(length)) if int(length) else b""
         return body
 
-    def _try(self, transaction: Transaction[Any], environ: Environ) -> "_Response":
+    def _try(self, transaction: Transaction[Any], environ: Environ) -> "tuple[_Response, DurusError | None]":
+        """Return the response, and for an error response what may be why."""
         response = _Response()
         found = transaction.__enter__()
         token = _root.set(found)
@@ -132,16 +135,17 @@ class WSGIMiddleware:
             environ[ROOT_KEY] = found
             response.collect(self._app(environ, response.start))
             if not self._commits(response.code):
-                raise _veto_of(transaction)
+                raise _Veto(transaction.trouble)
         except BaseException as error:
             transaction.__exit__(type(error), error, error.__traceback__)
             if not isinstance(error, _Veto):
                 raise
+            return response, error.cause
         else:
             transaction.__exit__(None, None, None)
         finally:
             _root.reset(token)
-        return response
+        return response, None
 
 
 class _Response:
@@ -158,6 +162,10 @@ class _Response:
         return int(self.status.split(None, 1)[0])
 
     def start(self, status: str, headers: Headers, exc_info: ExcInfo | None = None, /) -> Write:
+        if exc_info is not None:
+            self.body.clear()
+        elif self.status:
+            raise StateError("the application has called start_response twice: the second call needs exc_info")
         self.status, self.headers, self.exc_info = status, headers, exc_info
         return self.body.extend
 
@@ -170,6 +178,8 @@ class _Response:
             close = getattr(pieces, "close", None)
             if close is not None:
                 close()
+        if not self.status:
+            raise StateError("the application has returned a response and not called start_response")
 
 
 class ASGIMiddleware:
@@ -202,25 +212,33 @@ class ASGIMiddleware:
             return
         if self._slots is None:
             self._slots = asyncio.Semaphore(_MAX_REQUESTS)
+        body = _Body(receive, self._max_body)
+        await body.read()  # first, since a slow client is to hold no slot [WEB-9]
         async with self._slots:
-            answer = await self._answer(scope, receive)
+            answer = await self._answer(scope, body)
         for message in answer:
             await send(message)
 
-    async def _answer(self, scope: Scope, receive: Receive) -> list[Message]:
-        body = _Body(receive, self._max_body)
-        await body.read()
+    async def _answer(self, scope: Scope, body: "_Body") -> list[Message]:
         tries = self._db.new_tries(self._tries if body.is_whole else 1)
         while True:
             transaction = self._db.new_try(tries.is_last, owner=body)
+            error: BaseException | None
             try:
-                return await self._try(transaction, scope, body)
-            except BaseException as error:
-                if not tries.goes_on(error):
+                answer, error = await self._try(transaction, scope, body)
+            except BaseException as raised:
+                if not self._db.tries_again(tries, raised):
                     raise
-                await asyncio.sleep(pause_seconds(error, tries.number))
+                error = raised
+            else:
+                if error is None or not self._db.tries_again(tries, error):
+                    return answer
+            await asyncio.sleep(pause_seconds(error, tries.number))
 
-    async def _try(self, transaction: Transaction[Any], scope: Scope, body: "_Body") -> list[Message]:
+    async def _try(
+        self, transaction: Transaction[Any], scope: Scope, body: "_Body"
+    ) -> tuple[list[Message], DurusError | None]:
+        """Return the response, and for an error response what may be why."""
         answer: list[Message] = []
         status = 500
 
@@ -232,19 +250,22 @@ class ASGIMiddleware:
 
         found = await self._in_thread(transaction, transaction.__enter__)
         token = _root.set(found)
+        outer = surrounding.set((*surrounding.get(), transaction))
         try:
             await self._app({**scope, ROOT_KEY: found}, body.replay(), send)
             if not self._commits(status):
-                raise _veto_of(transaction)
+                raise _Veto(transaction.trouble)
         except BaseException as error:
             await self._in_thread(None, partial(transaction.__exit__, type(error), error, None))
             if not isinstance(error, _Veto):
                 raise
+            return answer, error.cause
         else:
             await self._in_thread(None, partial(transaction.__exit__, None, None, None))
         finally:
+            surrounding.reset(outer)
             _root.reset(token)
-        return answer
+        return answer, None
 
     async def _in_thread(self, begun: Transaction[Any] | None, call: Callable[[], Any]) -> Any:
         """Run a call to its end, even if the request is cancelled meanwhile; then end what it has begun. [WEB-7]"""

@@ -8,7 +8,7 @@ import threading
 from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
 
 from durus.connection import Connection
-from durus.error import ConcurrentUseError, ReadonlyError, TransactionError
+from durus.error import ConcurrentUseError, DurusError, ReadonlyError, TransactionError
 from durus.persistent import PersistentBase, PersistentObject
 from durus.serialize import ObjectWriter
 from durus.storage import Storage
@@ -67,9 +67,10 @@ class PooledConnection(Connection[R], Generic[R]):
             self._end_block(block, error)
 
     @property
-    def has_conflict(self) -> bool:
-        """True if others have changed what the transaction used, as far as it was told."""
-        return self._has_conflict()
+    def trouble(self) -> DurusError | None:
+        """The lost connection or the conflict that the transaction has met, as far as it was told; None if neither."""
+        failure = self.storage.failure
+        return self._conflict() if failure is None and self._has_conflict() else failure
 
     @property
     def is_usable(self) -> bool:

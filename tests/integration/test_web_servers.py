@@ -20,7 +20,8 @@ from tests.integration.serving import SECONDS, serving
 
 pytest.importorskip("flask", reason="the extra `test` has Flask")
 pytest.importorskip("gunicorn", reason="the extra `test` has gunicorn")
-pytest.importorskip("uvicorn", reason="the extra `test` has uvicorn and Starlette")
+pytest.importorskip("starlette", reason="the extra `test` has Starlette")
+pytest.importorskip("uvicorn", reason="the extra `test` has uvicorn")
 
 TRACKER = Path(__file__).resolve().parent.parent.parent / "examples" / "tracker"
 REQUESTS = int(os.environ.get("DURUS_WEB_REQUESTS", "240"))

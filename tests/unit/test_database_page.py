@@ -2,8 +2,11 @@
 
 import re
 from pathlib import Path
+from typing import cast
 
 import pytest
+
+from durus import web
 
 PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "database.md"
 
@@ -14,6 +17,10 @@ def test_the_programs_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     names: dict[str, object] = {}
     for program in programs:
         exec(compile(program, str(PAGE), "exec"), names)
-    assert len(programs) == 6
+        if "durus.web" in program:
+            application = cast(web.WSGIApp, names["application"])
+            (page,) = application({}, lambda *arguments: list)
+            assert re.fullmatch(rb"\d+ apples", page)
+    assert len(programs) == 7
     assert "copy 2" in capsys.readouterr().out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["shop.durus", "shop.durus.prepack"]

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import durus
 from durus import web
 from durus.database import Database
-from durus.error import ConflictError, StateError
+from durus.error import ConflictError, StateError, TransactionError
 
 Db = Database[Any]
 
@@ -307,3 +308,163 @@ def test_other_scopes_are_the_application_s(db: Db) -> None:
 
     asyncio.run(web.ASGIMiddleware(app, db)({"type": "lifespan"}, nothing, nothing))
     assert seen == ["lifespan"]
+
+
+@pytest.mark.spec("WEB-3")
+def test_another_try_counts_as_a_retry(serve: Callable[..., Served], db: Db) -> None:
+    def handle(body: bytes) -> int:
+        web.root()["n"]["value"] += 1
+        if served.calls < 3:
+            elsewhere(db)
+        return 200
+
+    served = serve()
+    assert served.request(handle) == 200
+    assert (served.calls, db.stats().retries) == (3, 2)
+
+
+@pytest.mark.spec("WEB-3")
+@pytest.mark.parametrize("kind", ["wsgi", "asgi"])
+def test_the_error_response_of_the_last_try_is_sent_though_there_was_a_conflict(kind: str, tmp_path: Path) -> None:
+    with durus.open(tmp_path / "f") as db, db.transaction() as root:
+        root["n"], root["m"] = durus.PersistentDict(value=0), durus.PersistentDict(value=0)
+    conflicts = 0
+
+    def change(root: Any) -> None:
+        root["n"]["value"] = root["m"]["value"] = 100
+
+    def handle(body: bytes) -> int:
+        nonlocal conflicts
+        web.root()["n"]["value"] += 1
+        other = threading.Thread(target=lambda: db.run(change))
+        other.start()
+        other.join()
+        try:
+            web.root()["m"]["value"] += 1
+        except ConflictError:
+            conflicts += 1
+        return 409
+
+    with durus.open(tmp_path / "f") as db:
+        assert Served(db, kind, tries=1).request(handle) == 409
+        assert conflicts == 1
+
+
+@pytest.mark.spec("WEB-8")
+@pytest.mark.parametrize("tries", [1, 2])
+def test_a_transaction_inside_of_the_request_s_is_refused(serve: Callable[..., Served], db: Db, tries: int) -> None:
+    def handle(body: bytes) -> int:
+        web.root()["n"]["value"] += 1
+        if served.calls < tries:
+            elsewhere(db)  # so that the next try is exclusive
+        with pytest.raises(TransactionError, match="request has a transaction of the database open"):
+            db.run(lambda root: root.clear())
+        with db.snapshot() as seen:
+            assert "n" in seen
+        return 200
+
+    served = serve(tries=tries)
+    assert served.request(handle) == 200
+    assert served.calls == tries
+
+
+@pytest.mark.spec("WEB-8")
+def test_in_a_request_other_databases_and_after_it_the_same_one_may_be_changed(db: Db) -> None:
+    async def later(is_over: asyncio.Event) -> None:
+        await is_over.wait()
+        await db.run_async(lambda root: root["n"].update(value=5))
+
+    async def app(scope: web.Scope, receive: web.Receive, send: web.Send) -> None:
+        with durus.open("memory:") as other, other.transaction() as root:
+            root["x"] = 1
+        tasks.append(asyncio.ensure_future(later(is_over)))
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body"})
+
+    async def receive() -> web.Message:
+        return {"type": "http.request"}
+
+    async def send(message: web.Message) -> None:
+        pass
+
+    async def main() -> None:
+        await web.ASGIMiddleware(app, db)({"type": "http"}, receive, send)
+        is_over.set()
+        await tasks[0]
+
+    is_over = asyncio.Event()
+    tasks: list[asyncio.Future[None]] = []
+    asyncio.run(main())
+    assert value(db) == 5
+
+
+@pytest.mark.spec("WEB-9")
+def test_clients_that_are_slow_to_send_keep_nobody_waiting(db: Db, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "_MAX_REQUESTS", 2)
+
+    async def app(scope: web.Scope, receive: web.Receive, send: web.Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body"})
+
+    async def receive() -> web.Message:
+        return {"type": "http.request"}
+
+    async def send(message: web.Message) -> None:
+        pass
+
+    async def main() -> None:
+        begun = asyncio.Semaphore(0)
+
+        async def stall() -> web.Message:
+            begun.release()
+            return await asyncio.Event().wait() and {}
+
+        middleware = web.ASGIMiddleware(app, db)
+        stalled = [asyncio.ensure_future(middleware({"type": "http"}, stall, send)) for _ in range(2)]
+        for _ in stalled:
+            await begun.acquire()
+        await asyncio.wait_for(middleware({"type": "http"}, receive, send), 60)
+        for task in stalled:
+            task.cancel()
+        await asyncio.gather(*stalled, return_exceptions=True)
+
+    asyncio.run(main())
+
+
+def wsgi_answer(app: web.WSGIApp, db: Db) -> tuple[list[str], bytes]:
+    statuses: list[str] = []
+
+    def start(status: str, headers: web.Headers, exc_info: web.ExcInfo | None = None, /) -> web.Write:
+        statuses.append(status)
+        return lambda data: None
+
+    pieces = web.WSGIMiddleware(app, db)({"wsgi.input": io.BytesIO()}, start)
+    return statuses, b"".join(pieces)
+
+
+@pytest.mark.spec("WEB-10")
+def test_an_error_page_replaces_what_was_begun(db: Db) -> None:
+    def app(environ: web.Environ, start: web.StartResponse) -> Iterable[bytes]:
+        start("200 OK", [])(b"half a pa")
+        yield b"ge"
+        try:
+            raise LookupError
+        except LookupError:
+            start("500 Oops", [], sys.exc_info())
+        yield b"sorry"
+
+    assert wsgi_answer(app, db) == (["500 Oops"], b"sorry")
+
+
+@pytest.mark.spec("WEB-10")
+@pytest.mark.parametrize(("calls", "message"), [(0, "not called start_response"), (2, "start_response twice")])
+def test_a_response_starts_once(db: Db, calls: int, message: str) -> None:
+    def app(environ: web.Environ, start: web.StartResponse) -> Iterable[bytes]:
+        web.root()["n"]["value"] += 1
+        for _ in range(calls):
+            start("200 OK", [])
+        return [b"page"]
+
+    with pytest.raises(StateError, match=message):
+        wsgi_answer(app, db)
+    assert value(db) == 0
