@@ -12,9 +12,9 @@ import io
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
-from functools import partial
+from functools import cached_property, partial
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from durus.database import Database, Transaction, surrounding
 from durus.error import DurusError, StateError
@@ -47,6 +47,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+App = TypeVar("App")
+
 _root: ContextVar[PersistentObject] = ContextVar("durus.web.root")
 
 
@@ -73,20 +75,12 @@ class _Veto(Exception):
         """What may be why, and is reason for another try. [WEB-3]"""
 
 
-class WSGIMiddleware:
-    """A WSGI application each of whose requests is one transaction of a database.
-
-    Args:
-        app: the application; it may be called several times for a request.
-        db: what durus.open() returns.
-        tries: how often a request is tried at the most, by default as often as the database tries.
-        max_body: how many bytes a body may have that is kept for another try.
-        commits: tells by its status if a response commits; the default is below_400.
-    """
+class _Middleware(Generic[App]):
+    """What both kinds take."""
 
     def __init__(
         self,
-        app: WSGIApp,
+        app: App,
         db: Database[Any],
         *,
         tries: int | None = None,
@@ -98,6 +92,18 @@ class WSGIMiddleware:
         self._tries = tries
         self._max_body = max_body
         self._commits = commits
+
+
+class WSGIMiddleware(_Middleware[WSGIApp]):
+    """A WSGI application each of whose requests is one transaction of a database.
+
+    Args:
+        app: the application; it may be called several times for a request.
+        db: what durus.open() returns.
+        tries: how often a request is tried at the most, by default as often as the database tries.
+        max_body: how many bytes a body may have that is kept for another try.
+        commits: tells by its status if a response commits; the default is below_400.
+    """
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         body = self._read_body(environ)
@@ -182,29 +188,18 @@ class _Response:
             raise StateError("the application has returned a response and not called start_response")
 
 
-class ASGIMiddleware:
+class ASGIMiddleware(_Middleware[ASGIApp]):
     """An ASGI application each of whose HTTP requests is one transaction of a database.
 
     Its arguments are those of WSGIMiddleware. The handlers may be coroutines, or functions that the framework runs in
     threads. Other scopes, such as `websocket` and `lifespan`, go to the application as they are.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        db: Database[Any],
-        *,
-        tries: int | None = None,
-        max_body: int = MAX_BODY,
-        commits: Callable[[int], bool] = below_400,
-    ) -> None:
-        self._app = app
-        self._db = db
-        self._tries = tries
-        self._max_body = max_body
-        self._commits = commits
-        self._threads = ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="durus-web")
-        self._slots: asyncio.Semaphore | None = None
+    _slots: asyncio.Semaphore | None = None
+
+    @cached_property
+    def _threads(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="durus-web")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

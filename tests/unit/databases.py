@@ -1,4 +1,4 @@
-"""What the tests of Database share."""
+"""What the tests of Database and of shared storages share."""
 
 import threading
 from collections.abc import Callable

@@ -22,26 +22,7 @@ from durus.records.record import pack_record
 from durus.shared_storage import SharedStorage, SharedStorageClient
 from durus.sharing.session import SessionCore, Write
 from durus.storage import MemoryStorage, StagedCommit, Storage
-
-
-def in_threads(count: int, work: Callable[[int], None]) -> None:
-    """Run work(0), work(1), ... at the same time; raise what one of them raised."""
-    failures: list[BaseException] = []
-
-    def run(number: int) -> None:
-        try:
-            work(number)
-        except BaseException as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=60)
-        assert not thread.is_alive()
-    if failures:
-        raise failures[0]
+from tests.unit.databases import in_threads
 
 
 def add_up(shared: SharedStorage, count: int, rounds: int) -> None:
