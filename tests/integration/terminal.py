@@ -8,6 +8,7 @@ import select
 import subprocess
 import sys
 import termios
+import time
 from pathlib import Path
 
 CONTROL_C = "\x03"
@@ -69,6 +70,17 @@ class Terminal:
 
     def type(self, text: str) -> None:
         os.write(self._fd, text.encode())
+
+    def interrupt(self) -> None:
+        """Type Control-C, when the program waits for input.
+
+        Before that, the terminal would drop the part of the prompt that it has not shown, and Python would take note
+        of the signal and begin to read. Nothing tells when a program waits but the state of its process.
+        """
+        status = Path(f"/proc/{self.process.pid}/stat")
+        while status.exists() and status.read_text().rpartition(")")[2].split()[0] == "R":
+            time.sleep(0.001)
+        self.type(CONTROL_C)
 
     def ask(self, line: str, pattern: str) -> None:
         """Type a line at the prompt; what is shown then must match the pattern."""

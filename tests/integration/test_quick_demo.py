@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from durus.connection import Connection
-from tests.integration.terminal import CONTROL_C, CONTROL_D, Terminal
+from tests.integration.terminal import CONTROL_D, Terminal
 
 
 class Windows:
@@ -74,7 +74,7 @@ def test_clients_share_what_they_commit(windows: Windows) -> None:
         client.expect(">>> ")
         client.type(CONTROL_D)
         assert client.end() == 0
-    server.type(CONTROL_C)
+    server.interrupt()
     assert server.end() == 0
 
 
@@ -130,7 +130,7 @@ def test_a_client_waits_for_a_server_that_is_about_to_start(windows: Windows, tm
     server = windows.open("-s", "--address", path)
     server.expect(f"listening on {path}")
     client.ask("root", "<PersistentDict 0 with ")
-    server.type(CONTROL_C)
+    server.interrupt()
     assert server.end() == 0
     assert not Path(path).exists()
 

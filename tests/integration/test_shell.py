@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from durus.connection import Connection
-from tests.integration.terminal import CONTROL_C, CONTROL_D, Terminal, without
+from tests.integration.terminal import CONTROL_D, Terminal, without
 
 QUESTION = r"1 changed object is not committed\.\nCommit now\? "
 XTERM = {"TERM": "xterm", "IPY_TEST_SIMPLE_PROMPT": "1", "NO_COLOR": "1"}
@@ -54,14 +54,17 @@ def test_the_end_of_the_shell_asks_for_changes(
 
 
 @pytest.mark.spec("CMD-33")
-@pytest.mark.parametrize("answer", ["s\n", CONTROL_C])
-def test_the_shell_goes_on_with_the_changes(folder: Path, answer: str) -> None:
+@pytest.mark.parametrize("is_interrupted", [False, True])
+def test_the_shell_goes_on_with_the_changes(folder: Path, is_interrupted: bool) -> None:
     shell = Terminal("shell", "f", cwd=folder)
     shell.tell("root['x'] = 1")
     shell.expect(">>> ")
     shell.type("exit()\n")
-    shell.expect(QUESTION)
-    shell.type(answer)
+    shell.expect(QUESTION + r".*\[s\]tay here: $")
+    if is_interrupted:
+        shell.interrupt()
+    else:
+        shell.type("s\n")
     shell.tell("connection.commit()")
     shell.expect(">>> ")
     shell.type("raise SystemExit(3)\n")
