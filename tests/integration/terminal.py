@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
 import termios
@@ -21,6 +22,12 @@ def without(*modules: str) -> tuple[str, ...]:
     """Return how Python runs `durus` where these modules are not installed."""
     blocked = f"import sys; sys.modules.update(dict.fromkeys({modules!r}))"
     return "-c", f"{blocked}; from durus.cli.main import main; sys.exit(main())"
+
+
+def _be_interruptible() -> None:
+    """Have Control-C in the terminal interrupt this process, as it does not in tests that run in the background."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Terminal:
@@ -44,7 +51,7 @@ class Terminal:
             stdout=follower,
             stderr=follower,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that Control-C is a signal
+            preexec_fn=_be_interruptible,
         )
         os.close(follower)
 
@@ -75,10 +82,11 @@ class Terminal:
         """Type Control-C, when the program waits for input.
 
         Before that, the terminal would drop the part of the prompt that it has not shown, and Python would take note
-        of the signal and begin to read. Nothing tells when a program waits but the state of its process.
+        of the signal and begin to read. Nothing tells when a program waits but the state of its process: it runs (R),
+        or it waits for the disk (D), as for a page of its code, until it waits for input.
         """
         status = Path(f"/proc/{self.process.pid}/stat")
-        while status.exists() and status.read_text().rpartition(")")[2].split()[0] == "R":
+        while status.exists() and status.read_text().rpartition(")")[2].split()[0] in "RD":
             time.sleep(0.001)
         self.type(CONTROL_C)
 
