@@ -98,6 +98,22 @@ class TransactionError(DurusError):
     """The call does not fit the state that the transaction is in."""
 
 
+class SnapshotEndedError(TransactionError):
+    """A snapshot is no longer held, so its state can't be read any more. [TXN-64]
+
+    `reason` tells why.
+    """
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+    def __str__(self) -> str:
+        return printable(
+            f"the snapshot has ended: {self.reason}; call abort(), or begin another snapshot, and read again from there"
+        )
+
+
 class ConcurrentUseError(TransactionError):
     """A connection or storage was called while another call was under way in it. [TXN-33]"""
 

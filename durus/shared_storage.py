@@ -15,7 +15,6 @@ from durus.concurrency.monitor import Monitor
 from durus.error import ClosedError, DurusError, ReadConflictError, ReadonlyError
 from durus.progress import Progress
 from durus.sharing.session import Session, SessionCore
-from durus.sharing.versions import Snapshot, Versions
 from durus.storage import CollectingStorage, InvalidationHandler, Storage
 
 P = ParamSpec("P")
@@ -40,8 +39,7 @@ class SharedStorage:
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
         self._guard: CallGuard = CallGuard("shared storage")
-        self._versions = Versions(storage)
-        self._core = SessionCore(self._versions)
+        self._core = SessionCore(storage)
         self._monitor = Monitor(self._start_anew)
         self._abandoned: deque[Session] = deque()
         """Sessions of clients that are no more."""
@@ -155,10 +153,7 @@ class SharedStorage:
         self._monitor.notify_all()
 
     def _start_anew(self) -> None:
-        is_write_lost = self._core.is_writing and not is_running(self._writer)
-        if is_write_lost:
-            self._versions.sync()
-        self._core.start_anew(is_write_lost)
+        self._core.start_anew(self._core.is_writing and not is_running(self._writer))
         self._monitor.notify_all()
 
 
@@ -349,38 +344,26 @@ class SnapshotClient(SharedStorageClient):
     release() gives the state up, so that nothing is kept for it; the next sync() takes the newest one.
     """
 
-    _snapshot: Snapshot | None = None
-
     def __init__(self, shared: SharedStorage) -> None:
-        self._untold: set[bytes] = set()
-        """What a commit writes that this client has heard of, and whose records it may have read as they were."""
         super().__init__(shared)
         self.sync()
 
     @_exclusive
     def sync(self) -> list[bytes] | None:
-        invalid = self._require_open().sync()
-        untold = self._untold
-        # In this order, whatever is interrupted: a state is taken when all is known that may differ from it.
-        self._untold = self._shared._core.undurable_oids()
-        self._snapshot = None
-        self._snapshot = self._shared._versions.new_snapshot()
-        return None if invalid is None else list(untold.union(invalid))
+        return self._require_open().take_snapshot()
 
     @_exclusive
     def release(self) -> None:
-        self._snapshot = None
+        if self._session is not None:
+            self._session.drop_snapshot()
 
     @_exclusive
     def load(self, oid: bytes) -> bytes:
-        self._require_open()
-        if self._snapshot is None:
-            raise ClosedError("this snapshot has ended: begin another one")
-        return self._snapshot.load(oid)
+        return self._require_open().load_from_snapshot(oid)
 
     @_exclusive
     def has_record(self, oid: bytes) -> bool:
-        return self._snapshot is not None and self._snapshot.has_record(oid)
+        return self._require_open().has_in_snapshot(oid)
 
     def begin(self) -> None:
         raise ReadonlyError("a snapshot can't be changed: make changes in a transaction")

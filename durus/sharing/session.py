@@ -1,4 +1,4 @@
-"""The session core: many clients over one storage. Statements TXN-20 to TXN-28 and TXN-40 to TXN-45.
+"""The session core: many clients over one storage. Statements TXN-20 to TXN-28, TXN-40 to TXN-45, TXN-60 to TXN-64.
 
 Who has not heard of which change (change_log.py), whose turn it is to commit (turns.py), which oids were
 given to whom, and what waits until it is durable is decided here and nowhere else.  No sockets, no
@@ -9,13 +9,21 @@ callback, and the time is what the caller's clock tells.
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
-from durus.error import DurusError, InterruptedTransactionError, ProtocolError, TransactionError, WriteConflictError
+from durus.error import (
+    DurusError,
+    InterruptedTransactionError,
+    ProtocolError,
+    SnapshotEndedError,
+    TransactionError,
+    WriteConflictError,
+)
 from durus.oid import ROOT_OID, format_oid
 from durus.progress import Progress
 from durus.records.record import split_oids, unpack_record
 from durus.sharing.change_log import ChangeLog
 from durus.sharing.oid_grants import OidGrants
 from durus.sharing.turns import Standing, Turn, Turns
+from durus.sharing.versions import Snapshot, Versions
 from durus.storage import StagedCommit, Storage, check_record
 
 MAX_UNUSED_OIDS = 1 << 24
@@ -43,14 +51,29 @@ class _QueuedCommit:
     session: "Session"
     records: dict[bytes, bytes]
     done: OnOutcome
+    serial: int = 0
 
 
 class SessionCore:
     """The clients of a storage, and the commits that are under way."""
 
-    def __init__(self, storage: Storage, clock: Callable[[], float] = lambda: 0.0) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        clock: Callable[[], float] = lambda: 0.0,
+        max_snapshot_seconds: float | None = None,
+        max_snapshot_bytes: int | None = None,
+    ) -> None:
+        """Share `storage`, by the seconds that `clock` tells; how long a snapshot may be held, and how many bytes may
+        be kept for all of them, is not bounded where it is None. [TXN-64]
+        """
         self.storage = storage
         self._clock = clock
+        self._max_snapshot_seconds = max_snapshot_seconds
+        self._max_snapshot_bytes = max_snapshot_bytes
+        self._versions = Versions(storage)
+        self._snapshot_holders: dict[Session, None] = {}
+        """The clients that hold a snapshot, that of the oldest one first."""
         self._sessions: set[Session] = set()
         self._log = ChangeLog()
         self._turns = Turns(clock)
@@ -94,10 +117,6 @@ class SessionCore:
         """Tell if a commit that is not durable yet writes this oid. [TXN-23]"""
         return oid in self._undurable
 
-    def undurable_oids(self) -> set[bytes]:
-        """Return the oids that commits write which are not durable yet."""
-        return set(self._undurable)
-
     def when_written(self, proceed: Callable[[], None]) -> None:
         """Call `proceed` when the present or the next write has ended."""
         self._waiting_for_write.append(proceed)
@@ -124,9 +143,11 @@ class SessionCore:
         for commit in self._writing:
             merged.update(commit.records)
         try:
-            return Write(self, self.storage.stage_commit(merged))
+            staged = self._versions.stage_commit(merged)
         except DurusError as error:
             return Write(self, _failing(error))
+        self._end_costly_snapshots()
+        return Write(self, staged)
 
     def _finish_write(self, error: DurusError | None) -> None:
         written, self._writing = self._writing, []
@@ -159,8 +180,10 @@ class SessionCore:
 
         No step is done while commits are being written: they count neither as stored nor as not.
         """
-        steps = self.storage.get_packer()
         progress = Progress("mark", 0, None)
+        while self._writing:  # or older snapshots would go on with half of a commit
+            yield progress
+        steps = self._versions.get_packer()
         try:
             while True:
                 while self._writing:
@@ -177,7 +200,7 @@ class SessionCore:
             self._take_removed()
 
     def _take_removed(self) -> None:
-        removed = self.storage.sync()
+        removed = self._versions.sync()
         if removed is None:
             self.start_anew(is_write_lost=False)
         elif removed:
@@ -206,8 +229,13 @@ class SessionCore:
         """
         writing = [] if is_write_lost else [commit for commit in self._writing if commit in self._untold]
         lost = self._writing if is_write_lost else []
+        if is_write_lost:
+            self._versions.sync()
         untold = [commit for commit in self._untold if commit not in writing]
         waiting = self._waiting_for_write
+        self._versions.start_anew()
+        holders = [session for session in self._sessions if session._snapshot is not None]
+        self._snapshot_holders = dict.fromkeys(sorted(holders, key=lambda session: session._snapshot_since))
         self._log = ChangeLog(self._log.end + 1)
         self._turns = Turns(self._clock)
         self._in_turn, self._waiting_bytes = set(), 0
@@ -222,6 +250,38 @@ class SessionCore:
             commit.done(_outcome_unknown() if commit in lost else WriteConflictError(sorted(commit.records)))
         for proceed in waiting:
             proceed()
+
+    # Snapshots
+
+    def end_old_snapshots(self) -> None:
+        """End the snapshots that are held for too long, and the oldest while too many bytes are kept. [TXN-64]"""
+        limit, holders = self._max_snapshot_seconds, self._snapshot_holders
+        while limit is not None and holders:
+            oldest = next(iter(holders))
+            if self._clock() - oldest._snapshot_since <= limit:
+                break
+            self._end_snapshot(oldest, f"it was held for more than {limit:g} seconds")
+        self._end_costly_snapshots()
+
+    def _end_costly_snapshots(self) -> None:
+        limit, holders = self._max_snapshot_bytes, self._snapshot_holders
+        while limit is not None and holders and self._versions.kept_bytes > limit:
+            self._end_snapshot(next(iter(holders)), f"more than {limit} bytes were kept for snapshots")
+
+    def _hold_snapshot(self, session: "Session") -> None:
+        self._end_snapshot(session, None)
+        session._snapshot_since = self._clock()
+        self._snapshot_holders[session] = None
+        session._snapshot = self._versions.take_snapshot()
+
+    def _end_snapshot(self, session: "Session", reason: str | None) -> None:
+        self._snapshot_holders.pop(session, None)
+        session._snapshot, session._why_snapshot_ended = None, reason
+
+    @property
+    def _durable_serial(self) -> int:
+        """The serial of the last change that comes before all commits which are not durable yet."""
+        return next((commit.serial - 1 for commit in self._untold), self._log.end)
 
     # What sessions call
 
@@ -239,6 +299,7 @@ class SessionCore:
         else:
             log.add(commit.records)
             self._trim_log()
+        commit.serial = log.end
         if has_heard_of_all:
             session._serial = log.end
         else:  # a pack removed something during its turn
@@ -263,6 +324,7 @@ class SessionCore:
 
     def _drop(self, session: "Session") -> None:
         session._end_turn(has_committed=False)
+        self._end_snapshot(session, None)
         self._sessions.discard(session)
 
 
@@ -296,6 +358,9 @@ class Session:
         """The serial of the last change that this client has heard of. [TXN-20]"""
         self._own_serial = 0
         """The serial of its own commit, if that came after changes which it has not heard of yet."""
+        self._snapshot: Snapshot | None = None
+        self._snapshot_since = 0.0
+        self._why_snapshot_ended: str | None = None
         self._standing = Standing()
         self._turn: Turn | None = None
         self._has_lost_turn = False
@@ -369,6 +434,36 @@ class Session:
         if serial == log.end:
             return []
         return None if serial < log.start else list(log.changes_after(serial, own))
+
+    def take_snapshot(self) -> list[bytes] | None:
+        """Sync, and hold the state after the last durable commit from now on, in place of an earlier one. [TXN-60]
+
+        Return the oids by which it may differ from what this client has seen, None for any. [TXN-61]
+        """
+        invalid = self.sync()
+        self._serial = self._core._durable_serial  # what a commit changes that is on its way is told once more
+        self._core._hold_snapshot(self)
+        return invalid
+
+    def load_from_snapshot(self, oid: bytes) -> bytes:
+        """Return the record of an oid in the snapshot that is held. [TXN-60]
+
+        DurusKeyError if there is none; SnapshotEndedError if no snapshot is held any more.
+        """
+        return self._require_snapshot().load(oid)
+
+    def has_in_snapshot(self, oid: bytes) -> bool:
+        """Tell if there is a record of an oid in the snapshot that is held; SnapshotEndedError if none is."""
+        return self._require_snapshot().has_record(oid)
+
+    def drop_snapshot(self) -> None:
+        """Hold the snapshot no longer, so that nothing is kept for it. [TXN-62]"""
+        self._core._end_snapshot(self, None)
+
+    def _require_snapshot(self) -> Snapshot:
+        if self._snapshot is None:
+            raise SnapshotEndedError(self._why_snapshot_ended or "it was given up, or none was taken")
+        return self._snapshot
 
     def new_oids(self, number: int) -> list[bytes]:
         """Return oids that no object has and that only this client may commit. [TXN-24]

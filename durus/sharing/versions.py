@@ -1,108 +1,231 @@
-"""Snapshots of a storage that goes on: a reader keeps the state after one commit. Statement DB-15.
+"""Snapshots of a storage that others go on changing, each of the state after one commit. Statements TXN-60 to TXN-64.
 
-Before a commit replaces a record, the one that it replaces is kept for each snapshot that is open, so a snapshot costs
-what changed since.  A pack removes only what no state from its beginning on can reach; a snapshot that is older goes on
-with the storage as it was right before the pack.  Whoever calls is inside of one monitor, but for write().
+Commits are numbered.  What one replaces is kept once for all snapshots, with the number of that commit, so a snapshot
+finds its version of a record by a binary search.  What no open snapshot can show any more is dropped.  A pack removes
+only what no state from its beginning on can reach: older snapshots go on with the storage as it was then, in an era of
+their own.  Whoever calls is inside of one monitor, but for write().
 """
 
 import weakref
-from collections.abc import Iterator
-from weakref import WeakSet
+from bisect import bisect_left, bisect_right
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 from durus.error import DurusKeyError
 from durus.progress import Progress
 from durus.storage import StagedCommit, Storage
 
+_BYTES_PER_VERSION = 300
+"""About what a version takes in memory besides its record."""
+
 
 class Snapshot:
-    """The state of a storage when this was made. It lasts for as long as somebody holds it."""
+    """The state of a storage after one commit. It lasts for as long as somebody holds it."""
 
-    def __init__(self, storage: Storage) -> None:
-        self._storage = storage
-        self._frozen: _Frozen | None = None
-        self._replaced: dict[bytes, bytes | None] = {}
-        """What the storage had when this was made and may not have any more, None for no record."""
+    __slots__ = ("__weakref__", "_era", "_serial")
+
+    def __init__(self, era: "_Era", serial: int) -> None:
+        self._era = era
+        self._serial = serial
 
     def load(self, oid: bytes) -> bytes:
-        """Return the record of `oid`; DurusKeyError if there is none."""
-        if oid not in self._replaced:
-            return self._storage.load(oid)
-        record = self._replaced[oid]
-        if record is None:
+        """Return the record of `oid`; DurusKeyError if there is none. [TXN-60]"""
+        version = self._era.find(oid, self._serial)
+        if version is None:
+            return self._era.storage.load(oid)
+        if version.record is None:
             raise DurusKeyError(oid)
-        return record
+        return version.record
 
     def has_record(self, oid: bytes) -> bool:
         """Tell if there is a record of `oid`."""
-        return self._replaced[oid] is not None if oid in self._replaced else self._storage.has_record(oid)
-
-    def keep_as_replaced(self, replaced: dict[bytes, bytes | None]) -> None:
-        """Take over the records that are about to be replaced, None for no record."""
-        self._replaced.update(replaced)
-
-    def keep(self, oid: bytes) -> None:
-        """Keep the record of `oid`, which is about to be replaced."""
-        if oid not in self._replaced:
-            try:
-                self._replaced[oid] = self._storage.load(oid)
-            except DurusKeyError:
-                self._replaced[oid] = None
-
-    def go_on_with(self, frozen: "_Frozen") -> None:
-        """Read what was not replaced from another storage, which has the same records now."""
-        if self._frozen is None:  # else it reads from an earlier one
-            self._storage, self._frozen = frozen.storage, frozen
+        version = self._era.find(oid, self._serial)
+        return self._era.storage.has_record(oid) if version is None else version.record is not None
 
 
-class _Frozen:
-    """What a storage had when it was packed, for the snapshots that are older."""
+class _Version(NamedTuple):
+    """A record that was replaced."""
+
+    until: int
+    """The number of the commit that replaced it."""
+    record: bytes | None
+    """None if there was none."""
+
+    @property
+    def size(self) -> int:
+        return _BYTES_PER_VERSION + len(self.record or b"")
+
+
+def _until(version: _Version) -> int:
+    return version.until
+
+
+class _Era:
+    """The snapshots of one storage, and what was replaced since they were taken.
+
+    What an interrupt leaves half-done here is made good by recount(): all but the snapshots and the versions follows
+    from them.
+    """
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
-        weakref.finalize(self, storage.close)
+        self.kept_bytes = 0
+        self._snapshots: dict[int, weakref.ref[Snapshot]] = {}
+        """By the number of the commit whose state they show."""
+        self._versions: dict[bytes, list[_Version]] = {}
+        """By oid, in the order of the commits that replaced them."""
+        self._serials: list[int] = []
+        """The numbers of the snapshots, ascending."""
+        self._kept_for: dict[int, set[bytes]] = {}
+        """By snapshot: the oids of the versions of which it is the newest one that shows them."""
+        self._ended: deque[int] = deque()
+        """Snapshots that nobody holds any more."""
+
+    @property
+    def is_in_use(self) -> bool:
+        """True while there is a snapshot."""
+        return bool(self._serials)
+
+    def snapshot_of(self, serial: int) -> Snapshot:
+        """Return the snapshot of the state after the commit of this number, which is the newest one."""
+        known = self._snapshots.get(serial)
+        snapshot = None if known is None else known()
+        if snapshot is None:
+            snapshot, ended = Snapshot(self, serial), self._ended
+            self._snapshots[serial] = weakref.ref(snapshot, lambda _: ended.append(serial))
+            if serial not in self._kept_for:
+                self._kept_for[serial] = set()
+                self._serials.append(serial)
+        return snapshot
+
+    def find(self, oid: bytes, serial: int) -> _Version | None:
+        """Return what a snapshot shows of an oid if that was replaced since, None if it is what the storage has."""
+        versions = self._versions.get(oid)
+        if versions is None:
+            return None
+        index = bisect_right(versions, serial, key=_until)
+        return versions[index] if index < len(versions) else None
+
+    def keep(self, oids: Iterable[bytes], until: int, record_before: Callable[[bytes], bytes | None]) -> None:
+        """Keep what the commit of the number `until` is to replace, if a snapshot shows it."""
+        if not self._serials:
+            return
+        newest = self._serials[-1]
+        kept = self._kept_for[newest]
+        for oid in oids:
+            versions = self._versions.get(oid)
+            if versions is not None and versions[-1].until > newest:
+                continue
+            version = _Version(until, record_before(oid))
+            if versions is None:
+                self._versions[oid] = [version]
+            else:
+                versions.append(version)
+            kept.add(oid)
+            self.kept_bytes += version.size
+
+    def forget_ended(self) -> None:
+        """Drop what only snapshots have shown that nobody holds any more."""
+        while self._ended:
+            serial = self._ended.popleft()
+            known = self._snapshots.get(serial)
+            if known is not None and known() is None:  # else it was taken once more
+                self._end(serial)
+
+    def _end(self, serial: int) -> None:
+        del self._snapshots[serial]
+        index = bisect_left(self._serials, serial)
+        oids = self._kept_for.pop(serial)
+        if index == 0:
+            for oid in oids:
+                self._drop(oid, serial)
+        else:
+            older_serial = self._serials[index - 1]
+            older = self._kept_for[older_serial]
+            for oid in older & oids:
+                self._drop(oid, serial)  # the older snapshot shows an earlier version
+            if len(older) < len(oids):
+                older, oids = oids, older
+            older |= oids
+            self._kept_for[older_serial] = older
+        del self._serials[index]
+
+    def _drop(self, oid: bytes, serial: int) -> None:
+        versions = self._versions[oid]
+        version = versions.pop(bisect_right(versions, serial, key=_until))
+        self.kept_bytes -= version.size
+        if not versions:
+            del self._versions[oid]
+
+    def recount(self) -> None:
+        """Find anew which snapshots are held, and which versions they need."""
+        self._ended.clear()
+        snapshots = {serial: known for serial, known in self._snapshots.items() if known() is not None}
+        serials = sorted(snapshots)
+        kept_for: dict[int, set[bytes]] = {serial: set() for serial in serials}
+        kept: dict[bytes, list[_Version]] = {}
+        for oid, versions in self._versions.items():
+            since = -1
+            for version in versions:
+                index = bisect_left(serials, version.until) - 1
+                if index >= 0 and serials[index] >= since:
+                    kept.setdefault(oid, []).append(version)
+                    kept_for[serials[index]].add(oid)
+                since = version.until
+        self._snapshots, self._serials, self._kept_for, self._versions = snapshots, serials, kept_for, kept
+        self.kept_bytes = sum(version.size for versions in kept.values() for version in versions)
 
 
-class Versions(Storage):
-    """A storage, and the snapshots of it that are open."""
+class Versions:
+    """A storage whose commits and packs leave its snapshots as they are."""
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
-        self._snapshots: WeakSet[Snapshot] = WeakSet()
+        self._serial = 0
+        """The number of the last commit that was accepted."""
         self._under_way: dict[bytes, bytes | None] = {}
-        """What a commit replaces that may not be current yet: the records before it, None for no record."""
-        # The same methods, without a call more.
-        self.load = storage.load  # type: ignore[method-assign]  # see above
-        self.has_record = storage.has_record  # type: ignore[method-assign]  # see above
-        self.new_oid = storage.new_oid  # type: ignore[method-assign]  # see above
-        self.begin = storage.begin  # type: ignore[method-assign]  # see above
-        self.gen_oid_record = storage.gen_oid_record  # type: ignore[method-assign]  # see above
+        """What a commit replaces that may not be current yet: the records before it, if they are needed early."""
+        self._eras = [_Era(storage)]
+        """The last one is that of the storage as it is now."""
 
-    def new_snapshot(self) -> Snapshot:
-        """Return the state of the last commit that was accepted."""
-        snapshot = Snapshot(self._storage)
-        if self._storage.shows_early:
-            snapshot.keep_as_replaced(self._under_way)
-        else:
-            for oid in self._under_way:
-                snapshot.keep(oid)
-        self._snapshots.add(snapshot)
+    def take_snapshot(self) -> Snapshot:
+        """Return the state after the last commit that was accepted. [TXN-60]
+
+        It is the same as that of an earlier call, while no commit comes between them.
+        """
+        self._forget_ended()
+        era = self._eras[-1]
+        snapshot = era.snapshot_of(self._serial)
+        era.keep(self._under_way, self._serial + 1, self._record_before)
         return snapshot
 
+    @property
+    def kept_bytes(self) -> int:
+        """About how many bytes are kept for the snapshots that are held. [TXN-64]"""
+        self._forget_ended()
+        return sum(era.kept_bytes for era in self._eras)
+
     def stage_commit(self, records: dict[bytes, bytes]) -> StagedCommit:
+        """Stage a commit of the storage, and keep what it replaces for the snapshots. [TXN-62]"""
+        self._forget_ended()
+        serial = self._serial + 1
         if self._storage.shows_early:
             self._under_way = {oid: self._load(oid) for oid in records}
         else:
-            self._under_way = dict.fromkeys(records)  # first: a snapshot may keep more than it needs, and never less
-        for snapshot in list(self._snapshots):
-            for oid in records:
-                snapshot.keep(oid)
+            self._under_way = dict.fromkeys(records)
+        self._eras[-1].keep(records, serial, self._record_before)
         staged = self._storage.stage_commit(records)
 
         def accept() -> None:
             staged.accept()
-            self._under_way = {}
+            self._serial, self._under_way = serial, {}
 
         return StagedCommit(staged.write, accept)
+
+    def _record_before(self, oid: bytes) -> bytes | None:
+        """Return what a commit replaces that is under way."""
+        return self._under_way[oid] if self._storage.shows_early else self._load(oid)
 
     def _load(self, oid: bytes) -> bytes | None:
         try:
@@ -112,12 +235,30 @@ class Versions(Storage):
 
     def sync(self) -> list[bytes] | None:
         """Sync the storage. No commit may be under way, but for one whose thread was interrupted."""
-        self._under_way = {}
+        if self._under_way:  # it may be stored, and is another state then
+            self._serial, self._under_way = self._serial + 1, {}
         return self._storage.sync()
 
     def get_packer(self) -> Iterator[Progress]:
-        if self._snapshots:
-            frozen = _Frozen(self._storage.as_of_now())
-            for snapshot in list(self._snapshots):
-                snapshot.go_on_with(frozen)
-        return self._storage.get_packer()
+        """Return what packs the storage; snapshots that are open go on with it as it is now. [TXN-63]"""
+        steps = self._storage.get_packer()
+        self._forget_ended()
+        if self._eras[-1].is_in_use:
+            frozen = self._storage.as_of_now()
+            before, self._eras = self._eras[-1], [*self._eras, _Era(self._storage)]
+            before.storage = frozen
+        return steps
+
+    def start_anew(self) -> None:
+        """Make good what an interrupt has left. [TXN-31]"""
+        for era in self._eras:
+            era.recount()
+
+    def _forget_ended(self) -> None:
+        for era in self._eras:
+            era.forget_ended()
+        if len(self._eras) > 1:
+            unused = [era for era in self._eras[:-1] if not era.is_in_use]
+            self._eras = [era for era in self._eras if era not in unused]
+            for era in unused:
+                era.storage.close()

@@ -61,7 +61,8 @@ TESTS = {
     "durus/files/shelf/inspection.py": ["check_findings", "check", "block_table"],
     "durus/sharing/protocol.py": ["protocol", "spec_examples"],
     "durus/sharing/oid_grants.py": ["oid_grants"],
-    "durus/sharing/session.py": ["session", "spec_examples", "connection", "shared_storage"],
+    "durus/sharing/versions.py": ["versions"],
+    "durus/sharing/session.py": ["session", "versions", "spec_examples", "connection", "shared_storage"],
     "durus/connection.py": ["connection", "spec_examples", "computed_attribute", "api", "record", "btree"],
 }
 """Module -> the files of tests/unit that are meant for it, quick ones first."""

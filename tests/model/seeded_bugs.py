@@ -32,6 +32,7 @@ class Bug(NamedTuple):
 
 STORAGE = "durus/files/append_only_storage.py"
 SESSION = "durus/sharing/session.py"
+VERSIONS = "durus/sharing/versions.py"
 CRASH = "tests/model/test_crashes.py::test_crash_at_any_operation_leaves_a_state_between_acknowledged_and_attempted"
 SESSIONS_OVER_FILE = "tests/model/test_session_machine.py::TestOverFile"
 SESSIONS_OVER_MEMORY = "tests/model/test_session_machine.py::TestOverMemory"
@@ -191,24 +192,16 @@ BUGS: dict[str, Bug] = {
         SESSIONS_OVER_MEMORY,
     ),
     "a snapshot does not keep what a commit replaces": Bug(
-        (
-            Change(
-                "durus/sharing/versions.py",
-                "            for oid in records:\n                snapshot.keep(oid)\n        staged",
-                "            pass\n        staged",
-            ),
-        ),
+        (Change(VERSIONS, "        self._eras[-1].keep(records, serial, self._record_before)\n", ""),),
         "tests/unit/test_versions.py::test_a_snapshot_keeps_what_commits_replace[memory]",
     ),
+    "a snapshot that ends takes along what older ones show": Bug(
+        (Change(VERSIONS, "            older |= oids\n", ""),),
+        "tests/unit/test_versions.py::test_a_snapshot_that_ends_leaves_to_older_ones_what_they_show_too[memory]",
+    ),
     "a snapshot is not told again of what was on its way when it began": Bug(
-        (
-            Change(
-                "durus/shared_storage.py",
-                "None if invalid is None else list(untold.union(invalid))",
-                "None if invalid is None else list(invalid)",
-            ),
-        ),
-        "tests/unit/test_versions.py::test_a_snapshot_hears_later_of_what_was_not_durable_when_it_began",
+        (Change(SESSION, "        self._serial = self._core._durable_serial", "        self._core._durable_serial"),),
+        "tests/unit/test_versions.py::test_a_client_hears_later_of_what_was_not_durable_when_it_took_its_snapshot",
     ),
     "an exclusive transaction does not take its turn": Bug(
         (
