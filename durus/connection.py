@@ -20,6 +20,7 @@ from durus.error import (
     InterruptedTransactionError,
     NetworkError,
     ReadConflictError,
+    ReadonlyError,
     StateError,
     TransactionError,
     WriteConflictError,
@@ -65,6 +66,9 @@ class Connection(ConnectionBase, Generic[Root_co]):
     `storage` is a Storage, or the path of a file of any format, made as a SHELF-1 file if it is not there;
     `cache_size` is how many objects may stay loaded beyond a transaction; `root_class` is the class of a
     new root, PersistentDict if None.
+    With `snapshot` the connection only reads, and each transaction shows one state, whatever others commit: a read
+    never has a conflict, and a commit with changes raises ReadonlyError. A path is opened with readonly=True then. Over
+    a storage without snapshots, such as a server of protocol 1, a read may still raise ReadConflictError. [TXN-65]
     With `debug`, changes that were not noted make commit() and shrink_cache() raise an UnnotedChangeError, or give an
     UnnotedChangeWarning if it is "warn"; None takes what DURUS_DEBUG says: 1, warn or nothing. [OBJ-85] to [OBJ-88]
     A connection and its objects may be used by one thread at a time: ConcurrentUseError where it meets another one.
@@ -81,6 +85,7 @@ class Connection(ConnectionBase, Generic[Root_co]):
         root_class: None = None,
         *,
         debug: Debug | None = None,
+        snapshot: bool = False,
     ) -> None: ...
     @overload
     def __init__(
@@ -90,10 +95,17 @@ class Connection(ConnectionBase, Generic[Root_co]):
         *,
         root_class: type[Root_co],
         debug: Debug | None = None,
+        snapshot: bool = False,
     ) -> None: ...
     @overload
     def __init__(
-        self, storage: Storage | Path, cache_size: int, root_class: type[Root_co] | None, *, debug: Debug | None = None
+        self,
+        storage: Storage | Path,
+        cache_size: int,
+        root_class: type[Root_co] | None,
+        *,
+        debug: Debug | None = None,
+        snapshot: bool = False,
     ) -> None: ...
     def __init__(
         self,
@@ -101,17 +113,20 @@ class Connection(ConnectionBase, Generic[Root_co]):
         cache_size: int = 100000,
         root_class: type[PersistentObject] | None = None,
         debug: Debug | None = None,
+        *,
+        snapshot: bool = False,
     ) -> None:
         super().__init__()
         self._guard: CallGuard = CallGuard("connection")
         self._marks = self._guard.marks
-        self.storage = storage if isinstance(storage, Storage) else open_file_storage(storage)
+        self.storage = storage if isinstance(storage, Storage) else open_file_storage(storage, readonly=snapshot)
         self.cache = Cache(cache_size)
         self.invalid_oids: set[bytes] = set()
         """Oids that others changed, and whose states here could not be dropped for a conflict."""
         self._is_all_invalid = False
         """True if that may be any oid."""
         self.transaction_serial = 1
+        self._only_reads = snapshot
         self._watches: WeakSet[Watch] = WeakSet()
         self._spare_oids: list[bytes] = []
         self._was_interrupted = False
@@ -128,6 +143,8 @@ class Connection(ConnectionBase, Generic[Root_co]):
         try:
             _claim(self.storage, self)
             self.storage.set_is_loaded(self.cache.is_loaded)
+            if snapshot and self.storage.use_snapshots():
+                self._sync_and_begin_next()
             self._open_root(root_class)
         except BaseException:
             if self.storage is not storage:
@@ -280,6 +297,7 @@ class Connection(ConnectionBase, Generic[Root_co]):
     def commit(self) -> None:
         """Store all changes of this transaction in one step, and begin the next one.
 
+        ReadonlyError if there are any, and the connection was made with snapshot=True. [TXN-65]
         WriteConflictError if others changed what it used. If it raises an error of its own, or one of a
         __getstate__(), nothing was stored and the transaction stays open: mend what the error names, or call abort().
         OutcomeUnknownError if the server's answer did not come. [TXN-6]
@@ -294,6 +312,12 @@ class Connection(ConnectionBase, Generic[Root_co]):
             self._tell_of_interrupt()
             self._check_task()
             self._check_no_savepoint()
+            if self._only_reads and self.changed:
+                raise ReadonlyError(
+                    "this connection was made with snapshot=True, so it only reads, and "
+                    f"{len(self.changed)} changed objects are not stored: call abort(), and make the changes with "
+                    "another connection"
+                )
             records = self._pickle_changes(writer, changed)
         except BaseException:
             if not self.storage.is_interrupted:  # by an exception that came while it gave an oid
@@ -485,6 +509,11 @@ class Connection(ConnectionBase, Generic[Root_co]):
 
     def _open_root(self, root_class: type[PersistentObject] | None) -> None:
         root = self.get(ROOT_OID)
+        if root is None and self._only_reads:
+            raise ReadonlyError(
+                f"{self.storage} has no root object yet, and a connection with snapshot=True can't make it: open it "
+                "for changes once"
+            )
         if root is None:
             with contextlib.suppress(WriteConflictError):  # another client was first [TXN-24]
                 self._make_root(PersistentDict if root_class is None else root_class)

@@ -317,7 +317,7 @@ class Database(Generic[R]):
                 return connection
             self._discard(connection)
         engine = self._engine
-        storage = engine.new_storage() if kind == "transaction" else engine.new_snapshot_storage()
+        storage = engine.new_storage()
         new = PooledConnection if kind == "transaction" else SnapshotConnection
         try:
             connection = new(storage, self._cache_size, self._root_class, self._cache_bytes, self._debug)

@@ -59,11 +59,6 @@ class SharedStorage:
             self._collect_at = 2 * (self._client_count - len(self._abandoned)) + _COLLECT_FROM
         return SharedStorageClient(self)
 
-    def new_snapshot_client(self) -> "SnapshotClient":
-        """Return a storage for a connection that only reads, and from one state at a time. [DB-15]"""
-        self._guard.check_process()
-        return SnapshotClient(self)
-
     def close(self) -> None:
         """Close the storage below, when the commits that were taken are written; its clients are of no use then.
 
@@ -188,6 +183,7 @@ class SharedStorageClient(CollectingStorage):
         self._shared = shared
         self._guard: CallGuard = CallGuard("client of a shared storage")
         self._is_closed = False
+        self._shows_snapshots = False
         self._connect()
 
     def __del__(self) -> None:
@@ -225,6 +221,8 @@ class SharedStorageClient(CollectingStorage):
     @_exclusive
     def load(self, oid: bytes) -> bytes:
         session = self._require_open()
+        if self._shows_snapshots:
+            return session.load_from_snapshot(oid)
         while session.must_wait(oid):
             self._shared._write_or_wait()
         record = session.load(oid)
@@ -234,11 +232,27 @@ class SharedStorageClient(CollectingStorage):
 
     @_exclusive
     def has_record(self, oid: bytes) -> bool:
+        if self._shows_snapshots:
+            return self._require_open().has_in_snapshot(oid)
         return self._shared._core.has_record(oid)
 
     @guarded
-    def begin(self) -> None:
+    def use_snapshots(self) -> bool:
         self._require_open()
+        self._shows_snapshots = True
+        return True
+
+    def _require_writable(self) -> Session:
+        session = self._require_open()
+        if self._shows_snapshots:
+            raise ReadonlyError(
+                "a snapshot can't be changed: make changes in a transaction, or with a connection without snapshot=True"
+            )
+        return session
+
+    @guarded
+    def begin(self) -> None:
+        self._require_writable()
         super().begin()
 
     @_exclusive
@@ -276,11 +290,12 @@ class SharedStorageClient(CollectingStorage):
 
     @_exclusive
     def sync(self) -> list[bytes] | None:
-        return self._require_open().sync()
+        session = self._require_open()
+        return session.take_snapshot() if self._shows_snapshots else session.sync()
 
     @_exclusive
     def take_turn(self) -> list[bytes] | None:
-        session = self._require_open()
+        session = self._require_writable()
         if session.has_turn:  # that of a transaction which has ended without a word
             self._give_up_turn(session)
         self._shared._drop_abandoned()
@@ -288,8 +303,11 @@ class SharedStorageClient(CollectingStorage):
 
     @_exclusive
     def release(self) -> None:
-        if self._session is not None and self._session.has_turn:
-            self._give_up_turn(self._session)
+        session = self._session
+        if session is not None and session.has_turn:
+            self._give_up_turn(session)
+        if session is not None and self._shows_snapshots:
+            session.drop_snapshot()
 
     def _give_up_turn(self, session: Session) -> None:
         session.give_up_commit()
@@ -297,7 +315,7 @@ class SharedStorageClient(CollectingStorage):
 
     @_exclusive
     def new_oid(self) -> bytes:
-        return self._require_open().new_oids(1)[0]
+        return self._require_writable().new_oids(1)[0]
 
     def get_packer(self) -> Iterator[Progress]:
         """Return an iterator that packs the storage below, between whose steps all its clients go on.
@@ -336,37 +354,3 @@ class SharedStorageClient(CollectingStorage):
         session, self._session = self._session, None
         if session is not None:
             self._shared._drop(session)
-
-
-class SnapshotClient(SharedStorageClient):
-    """Shows one state of the storage from one sync() to the next, whatever is committed or packed meanwhile. [DB-15]
-
-    release() gives the state up, so that nothing is kept for it; the next sync() takes the newest one.
-    """
-
-    def __init__(self, shared: SharedStorage) -> None:
-        super().__init__(shared)
-        self.sync()
-
-    @_exclusive
-    def sync(self) -> list[bytes] | None:
-        return self._require_open().take_snapshot()
-
-    @_exclusive
-    def release(self) -> None:
-        if self._session is not None:
-            self._session.drop_snapshot()
-
-    @_exclusive
-    def load(self, oid: bytes) -> bytes:
-        return self._require_open().load_from_snapshot(oid)
-
-    @_exclusive
-    def has_record(self, oid: bytes) -> bool:
-        return self._require_open().has_in_snapshot(oid)
-
-    def begin(self) -> None:
-        raise ReadonlyError("a snapshot can't be changed: make changes in a transaction")
-
-    def new_oid(self) -> bytes:
-        raise ReadonlyError("a snapshot can't be changed, and so has no new oids: make changes in a transaction")

@@ -114,8 +114,15 @@ class Storage:
     def abandon(self) -> None:
         """Give up what others may wait for; a finalizer may call it, in any thread, so it waits for nothing."""
 
+    def use_snapshots(self) -> bool:
+        """Show one state from each sync() to the next or to release(), and take no commits, from the next sync() on.
+
+        Return False if the storage can't: then it goes on as ever, and a load may raise ReadConflictError. [TXN-65]
+        """
+        return False
+
     def as_of_now(self) -> "Storage":
-        """Return a storage, to be read only, of what is stored now; no later commit or pack changes it. [DB-15]"""
+        """Return a storage, to be read only, of what is stored now; no later commit or pack changes it. [TXN-63]"""
         copied = MemoryStorage()
         copied.take_records(self.gen_oid_record())
         return copied
@@ -289,6 +296,9 @@ class MemoryStorage(CollectingStorage):
     def sync(self) -> list[bytes]:
         removed, self._removed = self._removed, []
         return removed
+
+    def use_snapshots(self) -> bool:
+        return True  # nobody but its connection changes what it has
 
     def new_oid(self) -> bytes:
         self._next_oid += 1

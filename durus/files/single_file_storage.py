@@ -128,6 +128,9 @@ class SingleFileStorage(CollectingStorage, Generic[R]):
         removed, self._removed = self._removed, []
         return removed
 
+    def use_snapshots(self) -> bool:
+        return True  # nobody but its connection changes what it shows before the next sync()
+
     # Packing
 
     @guarded

@@ -42,7 +42,7 @@ class PooledConnection(Connection[R], Generic[R]):
         self._is_closed = False
         self._thread: int | None = None
         """The only thread that may use the connection now, None for any."""
-        super().__init__(storage, cache_size, root_class, debug=debug)
+        super().__init__(storage, cache_size, root_class, debug=debug, snapshot=self.is_snapshot)
 
     def wake(self, thread: int | None) -> None:
         """Begin to work, for this thread alone, or for one at a time if it is None."""

@@ -21,16 +21,10 @@ class Engine:
     """Makes a storage for each connection."""
 
     default_tries = DEFAULT_TRIES
-    has_snapshots = False
-    """True if new_snapshot_storage() shows one state, whatever is committed meanwhile."""
 
     def new_storage(self) -> Storage:
         """Return a storage for one more connection."""
         raise NotImplementedError
-
-    def new_snapshot_storage(self) -> Storage:
-        """Return a storage for one more connection that is only read from."""
-        return self.new_storage()
 
     def is_current(self, storage: Storage) -> bool:
         """Tell if a storage that was made earlier still shows what a new one would, from its next sync on."""
@@ -81,8 +75,6 @@ class EngineOfServer(EngineOfClients):
 class EngineOfOneStorage(Engine):
     """One storage that this process has alone, shared by all connections."""
 
-    has_snapshots = True
-
     def __init__(self, storage: Storage) -> None:
         from durus.shared_storage import SharedStorage  # only where it is used, for what it imports
 
@@ -103,9 +95,6 @@ class EngineOfOneStorage(Engine):
     def new_storage(self) -> Storage:
         return self._require_open().new_client()
 
-    def new_snapshot_storage(self) -> Storage:
-        return self._require_open().new_snapshot_client()
-
     def is_current(self, storage: Storage) -> bool:
         self._require_open()
         return True
@@ -123,8 +112,6 @@ class EngineOfOneStorage(Engine):
 
 class EngineOfReadonlyFile(Engine):
     """A file that others may write: each connection opens it, and again when it has changed."""
-
-    has_snapshots = True
 
     def __init__(self, path: str) -> None:
         self._path = path

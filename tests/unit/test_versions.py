@@ -464,7 +464,11 @@ def test_a_core_that_starts_anew_goes_on_with_its_snapshots() -> None:
 def test_the_client_of_a_snapshot_only_reads() -> None:
     shared = SharedStorage(MemoryStorage())
     Connection(shared.new_client()).close()
-    client = shared.new_snapshot_client()
+    client = shared.new_client()
+    assert client.use_snapshots()
+    with pytest.raises(SnapshotEndedError):
+        client.load(ROOT)
+    client.sync()
     assert client.has_record(ROOT)
     with pytest.raises(ReadonlyError):
         client.begin()
