@@ -792,6 +792,9 @@ module_exec(PyObject *module)
 
 static PyModuleDef_Slot module_slots[] = {
     {Py_mod_exec, module_exec},
+#ifdef Py_mod_gil
+    {Py_mod_gil, Py_MOD_GIL_USED}, /* the GIL alone keeps two threads out of one object */
+#endif
     {0, NULL},
 };
 

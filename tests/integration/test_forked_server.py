@@ -19,9 +19,6 @@ from durus.storage_server import StorageServer
 if not hasattr(os, "fork"):
     pytest.skip("this system has no fork", allow_module_level=True)
 
-# Its threads are not in the child.
-pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-
 
 def in_child(work: Callable[[], None]) -> int:
     """Run a function in a child that ends as Python ends; return its exit status."""

@@ -356,9 +356,8 @@ def test_an_exception_from_outside_comes_out_of_a_commit_as_itself(outside: type
     with pytest.raises(outside) as caught:
         connection.commit()
     assert type(caught.value) is outside
-    assert caught.value.__notes__ == [
-        f"while the state of <Timed {timed._p_format_oid()}> was stored; it is reached as root['x']"
-    ]
+    notes = [note for note in caught.value.__notes__ if not note.startswith("when serializing")]  # pickle's own, from 3.14
+    assert notes == [f"while the state of <Timed {timed._p_format_oid()}> was stored; it is reached as root['x']"]
     Timed.when = TimedValue.when = ""
     assert timed.new._p_oid is None
     assert timed._p_is_unsaved()
