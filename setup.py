@@ -1,5 +1,24 @@
-"""The C extension. It is optional: without a compiler, durus is installed without it. All else is in pyproject.toml."""
+"""The C extension. It is optional: without a compiler, durus is installed without it. All else is in pyproject.toml.
+
+DURUS_PURE_PYTHON=1 in the environment builds a wheel without it, for every system.
+"""
+
+import os
 
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
-setup(ext_modules=[Extension("durus._persistent", ["durus/_persistent.c"], optional=True)])
+
+class OptionalExtension(build_ext):
+    """Says what it means for the program that the extension could not be built."""
+
+    def run(self) -> None:
+        super().run()
+        missing = [name for name in self.get_outputs() if not os.path.exists(name)]
+        if missing and not self.editable_mode:
+            self.warn("durus is installed without its C extension: it does the same in Python, and slower")
+
+
+is_pure = os.environ.get("DURUS_PURE_PYTHON", "0") not in ("", "0")
+extensions = [] if is_pure else [Extension("durus._persistent", ["durus/_persistent.c"], optional=True)]
+setup(ext_modules=extensions, cmdclass={"build_ext": OptionalExtension})

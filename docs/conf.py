@@ -32,6 +32,7 @@ include_patterns = [
     "README.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
+    "SECURITY.md",
     "bench/*.md",
     "examples/**.md",
 ]

@@ -356,7 +356,9 @@ def test_an_exception_from_outside_comes_out_of_a_commit_as_itself(outside: type
     with pytest.raises(outside) as caught:
         connection.commit()
     assert type(caught.value) is outside
-    notes = [note for note in caught.value.__notes__ if not note.startswith("when serializing")]  # pickle's own, from 3.14
+    notes = [
+        note for note in caught.value.__notes__ if not note.startswith("when serializing")
+    ]  # pickle's own, from 3.14
     assert notes == [f"while the state of <Timed {timed._p_format_oid()}> was stored; it is reached as root['x']"]
     Timed.when = TimedValue.when = ""
     assert timed.new._p_oid is None
