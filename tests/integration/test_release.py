@@ -35,12 +35,18 @@ def run(*command: str | Path, folder: Path, **environment: str) -> str:
     return result.stdout
 
 
-def build(folder: Path, source: Path, *options: str, **environment: str) -> Path:
+def build(folder: Path, source: Path, option: str, **environment: str) -> Path:
     """Return what `python -m build` makes of a source tree, with what it said beside it."""
-    said = run(sys.executable, "-m", "build", "--outdir", folder, *options, source, folder=folder.parent, **environment)
+    said = run(sys.executable, "-m", "build", "--outdir", folder, option, source, folder=folder.parent, **environment)
     (built,) = folder.iterdir()
     (folder.parent / f"{folder.name}.log").write_text(said)
     return built
+
+
+def build_wheel(folder: Path, source: Path, **environment: str) -> Path:
+    """Build a wheel from a copy of the source, where no other build has left anything."""
+    copy = shutil.copytree(source, folder.with_name(f"{folder.name}-source"))
+    return build(folder, copy, "--wheel", **environment)
 
 
 @pytest.fixture(scope="module")
@@ -65,17 +71,17 @@ def source(folder: Path, archive: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def wheel(folder: Path, source: Path) -> Path:
-    return build(folder / "wheel", source, "--wheel")
+    return build_wheel(folder / "wheel", source)
 
 
 @pytest.fixture(scope="module")
 def wheel_without_compiler(folder: Path, source: Path) -> Path:
-    return build(folder / "without", source, "--wheel", CC="/bin/false")
+    return build_wheel(folder / "without", source, CC="/bin/false")
 
 
 @pytest.fixture(scope="module")
 def pure_wheel(folder: Path, source: Path) -> Path:
-    return build(folder / "pure", source, "--wheel", DURUS_PURE_PYTHON="1")
+    return build_wheel(folder / "pure", source, DURUS_PURE_PYTHON="1")
 
 
 def names_in(wheel: Path) -> set[str]:

@@ -51,6 +51,14 @@ def test_the_extension_is_used_where_it_was_built() -> None:
     assert told_by_a_new_process() == told_by_a_new_process(DURUS_PURE_PYTHON="0") == "C"
 
 
+def test_the_extension_never_runs_without_the_gil() -> None:
+    """A free-threaded build of Python turns the lock on for it, and warns; other builds have nothing else."""
+    pytest.importorskip("durus._persistent", reason="the extension was not built")
+    code = "import sys, durus._persistent; print(getattr(sys, '_is_gil_enabled', lambda: True)())"
+    result = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "True\n"
+
+
 def use_everything() -> None:
     connection = Connection(MemoryStorage())
     root = connection.get_root()
