@@ -3,65 +3,42 @@
 import contextlib
 import socket
 import struct
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Protocol, TypeVar
 
 from durus.concurrency.call_guard import CallGuard, guarded
-from durus.error import (
-    DisconnectedError,
-    DurusKeyError,
-    NetworkError,
-    OutcomeUnknownError,
-    ProtocolError,
-    ReadConflictError,
-    WriteConflictError,
-)
-from durus.oid import format_oid
-from durus.records.record import split_oids, unpack_record
+from durus.error import ArgumentError, DisconnectedError, NetworkError, OutcomeUnknownError, ProtocolError
+from durus.sharing import compression
 from durus.sharing.address import AnyAddress, SocketAddress, connect
+from durus.sharing.client_dialog import ClientDialog, record_of
+from durus.sharing.client_dialog1 import ClientDialog1
+from durus.sharing.client_dialog2 import ClientDialog2
 from durus.sharing.prefetch import Prefetch
 from durus.sharing.protocol import (
     DEFAULT_HOST,
     DEFAULT_PORT,
-    INVALID,
-    NOT_FOUND,
-    OKAY,
     VERSION,
-    BulkLoad,
-    Commit,
-    Goodbye,
-    Load,
     Loaded,
-    NewOids,
-    Pack,
-    Quit,
     Reader,
-    Request,
-    Sync,
     Version,
-    encode_commit,
     encode_request,
-    read_all_loaded,
-    read_loaded,
-    read_new_oids,
-    read_oids,
-    read_status,
     read_u32,
-    receive,
 )
-from durus.storage import CollectingStorage, InvalidationHandler
+from durus.sharing.protocol2 import VERSION_2, parse_hello, read_answer
+from durus.storage import Accesses, CollectingStorage, InvalidationHandler
 
 T = TypeVar("T")
 
 _OIDS_AT_A_TIME = 32
 _RECEIVE_SIZE = 1 << 16
 _LOADS_AT_A_TIME = 1000
-_TRIES = 10_000
-"""How often a commit is tried that comes too late each time: among 100 clients of a server that is overloaded, one
-that is no slower than the others is late 99 times of 100."""
 _TIMEVAL = struct.Struct("@ll")
 """Seconds and microseconds, as the kernel takes them."""
+
+_version_1_addresses: set[str] = set()
+"""Addresses whose servers have answered that they speak version 1 of the protocol only. [WIRE2-1]"""
 
 
 class Stream(Protocol):
@@ -81,6 +58,8 @@ class ClientStorage(CollectingStorage):
     socket, or `@name` for an abstract one.  `connect_timeout` and `timeout` are how many seconds to
     wait for the connection, and for each answer; None is for ever.  `prefetch` is how many records
     come along at the most with one that is loaded; 0 turns that off. [TXN-26]
+    `protocol` is the version of the wire protocol, 1 or 2; None takes 2 where the server speaks it. With `compress`
+    long messages of version 2 are compressed; None does that if the server may be on another machine. [WIRE2-7]
 
     ServerUnreachableError if no server is there.  When the connection is lost, this and every later
     call raises DisconnectedError, up to the sync() with which the next transaction begins: that connects again if
@@ -97,8 +76,12 @@ class ClientStorage(CollectingStorage):
         timeout: float | None = 60,
         prefetch: int = 100,
         reconnect: bool = True,
+        protocol: int | None = None,
+        compress: bool | None = None,
         stream: Stream | None = None,
     ) -> None:
+        if protocol not in (None, VERSION, VERSION_2):
+            raise ArgumentError(f"protocol={protocol!r}: there are the versions {VERSION} and {VERSION_2}")
         self._address = SocketAddress.new((host, port) if address is None else address)
         self._guard: CallGuard = CallGuard("client storage")
         self._failure: DisconnectedError | None = None
@@ -107,22 +90,49 @@ class ClientStorage(CollectingStorage):
         self._is_closed = False
         self._may_reconnect = reconnect and stream is None
         self._timeouts = connect_timeout, timeout
+        self._protocol = protocol
+        self._compress = compress
         self._prefetch_limit = prefetch
-        self._prefetch = Prefetch(prefetch)
-        self._begin_session(self._open() if stream is None else stream)
+        self._is_loaded: Callable[[bytes], bool] = lambda oid: False
+        self._accesses: Callable[[], Accesses | None] = lambda: None
+        self._shows_snapshots = False
+        self._begin_session(stream)
 
-    def _begin_session(self, stream: Stream) -> None:
+    def _begin_session(self, stream: Stream | None = None) -> None:
         """Begin to speak with a server, of whom nothing is known yet."""
-        self._stream = stream
-        self._buffer = bytearray()
         self._spare_oids: list[bytes] = []
-        is_loaded, self._prefetch = self._prefetch.is_loaded, Prefetch(self._prefetch_limit)
-        self._prefetch.is_loaded = is_loaded
+        address = str(self._address)
+        wanted = self._protocol or (VERSION if address in _version_1_addresses else VERSION_2)
+        version = self._connect(wanted, stream)
+        if version == VERSION and wanted == VERSION_2 and self._protocol is None and stream is None:
+            self._stream.close()
+            _version_1_addresses.add(address)
+            version = self._connect(VERSION, None)
+            wanted = VERSION
+        if version != wanted:
+            text = f"the server at {self._address} speaks version {version} of the protocol, not {wanted}"
+            self._give_up(text)
+            self._is_closed = True
+            raise ProtocolError(text)
+        prefetch = Prefetch(self._prefetch_limit)
+        prefetch.is_loaded = self._is_loaded
+        if version == VERSION:
+            self._dialog: ClientDialog = ClientDialog1(self, prefetch)
+        else:
+            hello = parse_hello(self.receive(read_answer()))
+            may_compress = not self._address.is_local if self._compress is None else self._compress
+            method = compression.best_of(hello.compressions) if may_compress else compression.NONE
+            self._dialog = ClientDialog2(self, prefetch, hello, method)
+        if self._shows_snapshots:
+            self._dialog.use_snapshots()
+
+    def _connect(self, version: int, stream: Stream | None) -> int:
+        """Connect, and return which version the server says that it speaks."""
+        self._stream = self._open() if stream is None else stream
+        self._buffer = bytearray()
         self._failure = None
-        version = self._ask(Version(VERSION), read_u32())
-        if version != VERSION:
-            self.close()
-            raise ProtocolError(f"the server at {self._address} speaks version {version} of the protocol, not 1")
+        self.send(encode_request(Version(version)))
+        return self.receive(read_u32())
 
     def __str__(self) -> str:
         return f"ClientStorage({str(self._address)!r})"
@@ -154,31 +164,24 @@ class ClientStorage(CollectingStorage):
     # Storage
 
     def set_is_loaded(self, is_loaded: Callable[[bytes], bool]) -> None:
-        self._prefetch.is_loaded = is_loaded
+        self._is_loaded = self._dialog.prefetch.is_loaded = is_loaded
+
+    def set_accesses(self, accesses: Accesses) -> None:
+        self._accesses = weakref.ref(accesses)
 
     @guarded
     def load(self, oid: bytes) -> bytes:
-        record = self._prefetch.take(oid)
-        if record is None:
-            siblings = self._prefetch.siblings(oid)
-            if siblings:
-                answer, *others = self._ask_for_records([oid, *siblings])
-                self._prefetch.add_answers(siblings, others)
-            else:
-                answer = self._ask(Load(oid), read_loaded())
-            record = _record_of(oid, answer)
-        self._prefetch.note_loaded(record)
-        return record
+        return self._dialog.load(oid)
 
     def bulk_load(self, oids: Iterable[bytes]) -> Iterator[bytes]:
         remaining = iter(oids)
         while batch := list(islice(remaining, _LOADS_AT_A_TIME)):
             for oid, answer in zip(batch, self._load_batch(batch), strict=True):
-                yield _record_of(oid, answer)
+                yield record_of(oid, answer)
 
     @guarded
     def _load_batch(self, oids: list[bytes]) -> list[Loaded]:
-        return self._ask_for_records(oids)
+        return self._dialog.load_all(oids)
 
     @guarded
     def begin(self) -> None:
@@ -187,51 +190,12 @@ class ClientStorage(CollectingStorage):
 
     @guarded
     def end(self, handle_invalidations: InvalidationHandler | None = None) -> None:
-        """Conclude the commit. [WIRE-9] [WIRE-10] [WIRE-43]
+        """Conclude the commit. [WIRE-9] [WIRE2-20]
 
         DisconnectedError if the connection is lost before the records are on their way, and nothing is
         stored; OutcomeUnknownError if it is lost before the answer.
         """
-        records = self._take_pending()
-        data = encode_commit(records.items())
-        for _ in range(_TRIES):
-            if self._try_to_commit(records, data, handle_invalidations):
-                return
-        raise WriteConflictError()
-
-    def _try_to_commit(
-        self, records: dict[bytes, bytes], data: bytes, handle_invalidations: InvalidationHandler | None
-    ) -> bool:
-        """Return False if the commit came too late, and nothing is in the way of another try."""
-        invalid = self._note_invalid(self._ask(Commit(), read_oids()))
-        try:
-            if invalid and handle_invalidations is not None:
-                handle_invalidations(invalid)
-        except BaseException:
-            self._send(encode_commit([]))
-            raise
-        if not records:
-            self._send(data)
-            return True
-        with self._outcome_unknown_on_error():
-            self._send(data)
-            status = self._receive(read_status())
-        if status == INVALID:
-            self._check_conflict(records, handle_invalidations)
-            return False
-        self._prefetch.forget(records)
-        return True
-
-    def _check_conflict(self, records: dict[bytes, bytes], handle_invalidations: InvalidationHandler | None) -> None:
-        """Raise the conflict that the server found after this client had found none, if it concerns this commit."""
-        invalid = self._sync()
-        if handle_invalidations is not None:
-            handle_invalidations(invalid)
-        needed = {ref for record in records.values() for ref in split_oids(unpack_record(record)[2])} - records.keys()
-        oids = sorted(needed)
-        missing = [oid for oid, answer in zip(oids, self._ask_for_records(oids), strict=True) if answer.status != OKAY]
-        if conflicts := missing or sorted(records.keys() & set(invalid)):
-            raise WriteConflictError(conflicts)
+        self._dialog.commit(self._take_pending(), self._accesses(), handle_invalidations)
 
     @property
     def failure(self) -> DisconnectedError | None:
@@ -245,21 +209,54 @@ class ClientStorage(CollectingStorage):
         """
         if self._failure is None:
             try:
-                return self._sync()
+                return self._dialog.sync()
             except DisconnectedError:
                 if not self._may_reconnect:
                     raise
         elif not self._may_reconnect or self._is_closed:
             self._check_open()
         self._connect_again()
+        if self._shows_snapshots:
+            self._dialog.sync()
         return None
 
-    def _sync(self) -> list[bytes]:
-        return self._note_invalid(self._ask(Sync(), read_oids()))
+    @property
+    def protocol(self) -> int:
+        """The version of the protocol that is spoken with the server: 1 or 2."""
+        return self._dialog.version
+
+    @guarded
+    def take_turn(self) -> list[bytes] | None:
+        """Sync, and keep others from committing up to the next end() or release(), over version 2. [TXN-46]"""
+        if self._failure is not None:
+            self.sync()
+            self._dialog.take_turn()
+            return None
+        return self._dialog.take_turn()
+
+    @guarded
+    def use_snapshots(self) -> bool:
+        self._shows_snapshots = True
+        return self._dialog.use_snapshots()
+
+    def release(self) -> None:
+        if self._failure is None:
+            with contextlib.suppress(DisconnectedError):  # of which the next call tells
+                self._release()
+
+    @guarded
+    def _release(self) -> None:
+        self._dialog.release()
+
+    @guarded
+    def ping(self) -> None:
+        """Return when the server answers; DisconnectedError if it does not. [WIRE2-31]"""
+        self._dialog.ping()
 
     def _connect_again(self) -> None:
         try:
-            self._begin_session(self._open())
+            _version_1_addresses.discard(str(self._address))  # maybe another program listens there now
+            self._begin_session()
         except NetworkError as error:
             self._failure = DisconnectedError(
                 f"{self._loss}, and it can't be made again: {error}; call abort() again when the server is there, and "
@@ -270,19 +267,23 @@ class ClientStorage(CollectingStorage):
     @guarded
     def new_oid(self) -> bytes:
         if not self._spare_oids:
-            self._spare_oids = self._ask(NewOids(_OIDS_AT_A_TIME), read_new_oids(_OIDS_AT_A_TIME))
+            self._spare_oids = self._dialog.new_oids(_OIDS_AT_A_TIME)
             self._spare_oids.reverse()
         return self._spare_oids.pop()
 
     @guarded
-    def pack(self) -> None:
-        """Have the server begin to pack; it goes on while this returns. [WIRE-12]"""
-        self._ask(Pack(), read_status())
+    def pack(self, wait: bool = False, on_wait: Callable[[], object] | None = None) -> None:
+        """Have the server begin to pack; it goes on while this returns. [WIRE-12]
+
+        With `wait`, and over version 2 of the protocol, this returns when a pack that begins now has ended, and calls
+        `on_wait` every few seconds until then; ServerError if the pack has failed. [WIRE2-30]
+        """
+        self._dialog.pack(wait, on_wait)
 
     @guarded
     def stop_server(self) -> None:
         """Have the server end, and return when it has. [WIRE-13]"""
-        self._send(encode_request(Quit()))
+        self._dialog.quit()
         try:
             with contextlib.suppress(EOFError, ConnectionError):
                 self._fill(1)
@@ -297,30 +298,16 @@ class ClientStorage(CollectingStorage):
             self._stream.close()  # the descriptor of this process; the session is another one's
         elif self._failure is None:
             with contextlib.suppress(DisconnectedError):
-                self._send(encode_request(Goodbye()))
+                self._dialog.say_goodbye()
             self._give_up(f"the connection to the server at {self._address} was closed here")
 
-    # Requests
-
-    def _ask(self, request: Request, reader: Reader[T]) -> T:
-        self._send(encode_request(request))
-        return self._receive(reader)
-
-    def _ask_for_records(self, oids: list[bytes]) -> list[Loaded]:
-        answers = self._ask(BulkLoad(oids), read_all_loaded(len(oids))) if oids else []
-        for oid, answer in zip(oids, answers, strict=True):
-            _check_answer(oid, answer)
-        return answers
-
-    def _note_invalid(self, oids: list[bytes]) -> list[bytes]:
-        self._prefetch.forget(oids)
-        return oids
+    # The channel
 
     def _check_open(self) -> None:
         if self._failure is not None:
             raise type(self._failure)(*self._failure.args)
 
-    def _send(self, data: bytes) -> None:
+    def send(self, data: bytes) -> None:
         self._check_open()
         try:
             self._stream.sendall(data)
@@ -328,18 +315,34 @@ class ClientStorage(CollectingStorage):
             self._lose(error)
             raise
 
-    def _receive(self, reader: Reader[T]) -> T:
+    def check_connected(self) -> None:
+        self._check_open()
+        if type(self._stream) is not socket.socket:
+            return  # one that does not block in the kernel could wait here
         try:
-            return receive(reader, self._receive_exactly)
+            if self._stream.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b"":
+                raise EOFError("the server has closed it")
+        except BlockingIOError:
+            pass  # which is how it should be: there is nothing to read
         except BaseException as error:
             self._lose(error)
             raise
 
-    def _receive_exactly(self, size: int) -> bytes:
-        self._fill(size)
-        piece = bytes(self._buffer[:size])
-        del self._buffer[:size]
-        return piece
+    def receive(self, reader: Reader[T]) -> T:
+        buffer = self._buffer
+        try:
+            wanted = next(reader)
+            while True:
+                if len(buffer) < wanted:
+                    self._fill(wanted)
+                piece = bytes(buffer[:wanted])
+                del buffer[:wanted]
+                wanted = reader.send(piece)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]  # StopIteration does not tell its type
+        except BaseException as error:
+            self._lose(error)
+            raise
 
     def _fill(self, size: int) -> None:
         while len(self._buffer) < size:
@@ -360,7 +363,7 @@ class ClientStorage(CollectingStorage):
             raise lost from error
 
     @contextlib.contextmanager
-    def _outcome_unknown_on_error(self) -> Iterator[None]:
+    def outcome_unknown_on_error(self) -> Iterator[None]:
         try:
             yield
         except BaseException as error:
@@ -384,17 +387,3 @@ class ClientStorage(CollectingStorage):
         if self._may_reconnect and not self._is_closed:
             return "call abort() to connect again"
         return "open a new storage and a new Connection"
-
-
-def _record_of(oid: bytes, answer: Loaded) -> bytes:
-    if answer.status == INVALID:
-        raise ReadConflictError([oid])
-    if answer.status == NOT_FOUND:
-        raise DurusKeyError(oid)
-    _check_answer(oid, answer)
-    return answer.record
-
-
-def _check_answer(oid: bytes, answer: Loaded) -> None:
-    if answer.status == OKAY and answer.record[:8] != oid:
-        raise ProtocolError(f"the server answered the load of oid {format_oid(oid)} with another record")

@@ -68,7 +68,7 @@ class Connection(ConnectionBase, Generic[Root_co]):
     new root, PersistentDict if None.
     With `snapshot` the connection only reads, and each transaction shows one state, whatever others commit: a read
     never has a conflict, and a commit with changes raises ReadonlyError. A path is opened with readonly=True then. Over
-    a storage without snapshots, such as a server of protocol 1, a read may still raise ReadConflictError. [TXN-65]
+    a storage without snapshots, as of a server of Durus 4.3, a read may still raise ReadConflictError. [TXN-65]
     With `debug`, changes that were not noted make commit() and shrink_cache() raise an UnnotedChangeError, or give an
     UnnotedChangeWarning if it is "warn"; None takes what DURUS_DEBUG says: 1, warn or nothing. [OBJ-85] to [OBJ-88]
     A connection and its objects may be used by one thread at a time: ConcurrentUseError where it meets another one.
@@ -143,6 +143,7 @@ class Connection(ConnectionBase, Generic[Root_co]):
         try:
             _claim(self.storage, self)
             self.storage.set_is_loaded(self.cache.is_loaded)
+            self.storage.set_accesses(self)
             if snapshot and self.storage.use_snapshots():
                 self._sync_and_begin_next()
             self._open_root(root_class)
@@ -604,7 +605,7 @@ class Connection(ConnectionBase, Generic[Root_co]):
         except NetworkError:
             self._begin_next()
             raise
-        self._note_invalid(invalid)
+        self.note_invalid(invalid)
         self._drop_invalid()
         self._begin_next()
 
@@ -625,7 +626,7 @@ class Connection(ConnectionBase, Generic[Root_co]):
             self._going_back.release_new()
             self._going_back = None
         self.changed = {}
-        self._note_invalid(None)
+        self.note_invalid(None)
         self.storage.sync()
         self._drop_invalid()
         self._begin_next()
@@ -668,7 +669,7 @@ class Connection(ConnectionBase, Generic[Root_co]):
     def _sync_for(self, conflict: ReadConflictError) -> None:
         """Sync because a load came upon an invalid oid; raise the conflict if that can't help."""
         invalid = self.storage.sync()
-        self._note_invalid(invalid)
+        self.note_invalid(invalid)
         if self._has_conflict():
             raise self._name_classes(ReadConflictError([conflict.oids[0]]))
         self._drop_invalid()
@@ -687,11 +688,11 @@ class Connection(ConnectionBase, Generic[Root_co]):
 
     def _check_invalidations(self, oids: list[bytes] | None) -> None:
         """Take note of what others changed; a conflict if this transaction has used any of it."""
-        self._note_invalid(oids)
+        self.note_invalid(oids)
         if self._has_conflict():
             raise self._conflict()
 
-    def _note_invalid(self, oids: list[bytes] | None) -> None:
+    def note_invalid(self, oids: list[bytes] | None) -> None:
         """Take note of the oids that others changed, None for any. Their states are dropped later."""
         if oids is None:
             self._is_all_invalid = True

@@ -87,12 +87,14 @@ class Database(Generic[R]):
         self._cache_size = _at_least_one("cache_size", cache_size)
         self._cache_bytes = None if cache_bytes is None else _at_least_one("cache_bytes", cache_bytes)
         self._debug = debug
-        self._tries = engine.default_tries if tries is None else _at_least_one("tries", tries)
         self._readonly = readonly
         self._is_closed = False
         self._packing: threading.Thread | None = None
         self._begin_process()
+        self._tries = 1 if tries is None else _at_least_one("tries", tries)
         self._give_back(self._take("snapshot" if readonly else "transaction"))
+        if tries is None:
+            self._tries = engine.default_tries  # which a server tells with the first connection
         _databases.add(cast("Database[PersistentObject]", self))
 
     def _begin_process(self) -> None:
@@ -238,8 +240,8 @@ class Database(Generic[R]):
     def pack(self, wait: bool = True, progress: Callable[[Progress], object] | None = None) -> None:
         """Remove what the root does not reach, while transactions go on. [DB-42]
 
-        With wait=False a thread does so, and logs an error; a server always does so by itself, and this returns when
-        it has begun. `progress` is called with how far it has come.
+        With wait=False a thread does so, and logs an error. A server packs by itself; one of an older version does not
+        tell when it is done, so this returns when it has begun. `progress` is called with how far a pack here has come.
         """
         self._require_open()
         if wait:

@@ -38,11 +38,13 @@ class ConflictError(DurusError):
     """This transaction used data that others changed; abort() and start it again. [TXN-13] to [TXN-15]
 
     `oids` are the objects concerned, a list of 8-byte oids. `classes` gives the names of the classes of those that
-    the message shows, by oid, as far as they are in memory. [TXN-80]
+    the message shows, by oid, as far as they are in memory. [TXN-80] `detail` tells more, as far as it is known: which
+    client made the change, and when. [TXN-82]
     """
 
-    def __init__(self, oids: Iterable[bytes] | None = None) -> None:
+    def __init__(self, oids: Iterable[bytes] | None = None, detail: str = "") -> None:
         self.oids = list(oids or ())
+        self.detail = detail
         self.classes: dict[bytes, str] = {}
         super().__init__(self.oids)
 
@@ -59,6 +61,8 @@ class ConflictError(DurusError):
             )
             more = len(self.oids) - len(self.shown_oids())
             what = f"{what}: {shown}{f' and {more} more' if more else ''}"
+        if self.detail:
+            what = f"{what} ({self.detail})"
         return printable(f"{what}; {_RUN_AGAIN}")
 
 
@@ -92,6 +96,10 @@ class DisconnectedError(NetworkError):
 
 class OutcomeUnknownError(DisconnectedError):
     """The connection was lost before the answer to a commit came: it may be stored, all of it, or not at all."""
+
+
+class ServerError(DurusError):
+    """The server could not do what was asked, and says why; nothing of a commit was stored. [WIRE2-40]"""
 
 
 class TransactionError(DurusError):

@@ -32,7 +32,10 @@ _SERVER_OPTIONS: Mapping[str, OptionType] = {
     "connect_timeout": float,
     "timeout": float,
     "prefetch": int,
+    "protocol": int,
+    "compress": bool,
 }
+_CLIENT_OPTIONS = [name for name in _SERVER_OPTIONS if name != "readonly"]
 
 _DURABILITIES: dict[Value, Durability] = {"fsync": "fsync", "os": "os"}
 
@@ -52,6 +55,8 @@ class OpenOptions(TypedDict, total=False):
     connect_timeout: float | None
     timeout: float | None
     prefetch: int
+    protocol: int
+    compress: bool
 
 
 class StorageOpener(Protocol):
@@ -100,6 +105,8 @@ def open(where: Path, *, root_class: type[R] | None = None, debug: Debug | None 
         durability   "fsync", or "os" for commits that outlive the process only, not the machine
         connect_timeout, timeout   how many seconds to wait for a server, and for its answers: 10 and 60
         prefetch     how many records come along at the most with one that is loaded from a server, 100
+        protocol     1 or 2, the version of the wire protocol; by itself the latest one that the server speaks
+        compress     compress long messages to and from a server; by itself where that may be on another machine
 
     ArgumentError for an address or option that is none of these; else errors as the storages have them.
     """
@@ -199,7 +206,7 @@ def _open_server(
     from durus.pool.turn import TurnTakingClient  # only where there is a server, for what it imports
 
     options = check_options(where, {**_DATABASE_OPTIONS, **_SERVER_OPTIONS}, keywords, texts)
-    own = {name: options[name] for name in ("connect_timeout", "timeout", "prefetch") if name in options}
+    own = {name: options[name] for name in _CLIENT_OPTIONS if name in options}
     arguments = cast("dict[str, Any]", own)
     return EngineOfServer(lambda turn: TurnTakingClient(turn, address, **arguments)), options
 

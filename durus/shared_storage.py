@@ -178,6 +178,7 @@ class SharedStorageClient(CollectingStorage):
     """A session, whose calls wait for what they need."""
 
     _session: Session | None = None
+    _shows_snapshots = False
 
     def __init__(self, shared: SharedStorage) -> None:
         self._shared = shared

@@ -5,9 +5,9 @@ A storage keeps records by oid and replaces or adds a set of them in one step.
 
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from durus.concurrency.call_guard import CallGuard
 from durus.error import DurusError, DurusKeyError, RecordError, TransactionError, WriteConflictError
@@ -18,6 +18,17 @@ from durus.records.record import extract_class_name, gen_refs, refs_of, refs_of_
 
 InvalidationHandler = Callable[[list[bytes] | None], None]
 """Takes the oids that others changed, None for any; raises a ConflictError if the commit must not go on."""
+
+
+class Accesses(Protocol):
+    """What a storage that finds conflicts itself asks of the connection that commits."""
+
+    @property
+    def accessed(self) -> Collection[bytes]:
+        """The oids that the transaction has used."""
+
+    def note_invalid(self, oids: list[bytes] | None) -> None:
+        """Take note of oids that others changed, and that the transaction has not used; None for any."""
 
 
 class StagedCommit(NamedTuple):
@@ -133,6 +144,9 @@ class Storage:
 
     def set_is_loaded(self, is_loaded: Callable[[bytes], bool]) -> None:
         """Let the storage know how to tell which objects are loaded, if it loads others ahead. [TXN-26]"""
+
+    def set_accesses(self, accesses: Accesses) -> None:
+        """Let the storage know what transactions use, if it finds conflicts itself. It keeps no reference to this."""
 
     def close(self) -> None:
         """Give up what the storage holds open; further calls of close() do nothing."""

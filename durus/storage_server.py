@@ -5,7 +5,6 @@ clock, the thread that waits for the disk, and the log.
 """
 
 import asyncio
-import concurrent.futures
 import contextlib
 import functools
 import logging
@@ -13,15 +12,17 @@ import os
 import selectors
 import signal
 import socket
-import struct
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Any, NamedTuple, cast
+from typing import Any
 from weakref import WeakSet
 
-from durus.error import DurusError, WriteConflictError, WrongProcessError
+from durus.error import DurusError, WrongProcessError
 from durus.progress import Progress
+from durus.serving.client import ServedClient
+from durus.serving.disk import Disk
 from durus.sharing.address import (
     BACKLOG,
     AnyAddress,
@@ -30,12 +31,11 @@ from durus.sharing.address import (
     SocketAddress,
     UnixAbstractAddress,
     UnixDomainSocketAddress,
-    set_tcp_options,
     wait_for_server,
 )
-from durus.sharing.conversation import Conversation
 from durus.sharing.protocol import DEFAULT_HOST, DEFAULT_PORT, INVALID, NOT_FOUND, OKAY
-from durus.sharing.session import SessionCore
+from durus.sharing.protocol2 import Hello
+from durus.sharing.session import SessionCore, Write
 from durus.storage import Storage
 
 __all__ = [
@@ -57,21 +57,22 @@ __all__ = [
 DEFAULT_GCBYTES = 0
 DEFAULT_COMMIT_TIMEOUT = 10.0
 DEFAULT_STALL_TIMEOUT = 30.0
+MAX_SNAPSHOT_SECONDS = 3600
+MAX_SNAPSHOT_BYTES = 1 << 28
+"""For how long a snapshot of a client is kept, and how much memory all of them may take. [TXN-64]"""
 STATUS_OKAY = OKAY
 STATUS_KEYERROR = NOT_FOUND
 STATUS_INVALID = INVALID
 
-_UNREAD_LIMIT = 1 << 18
-"""Bytes that may wait for a client to read them before it is answered no further."""
-_SECONDS_FOR_ONE_CLIENT = 0.01
-"""How long the loop may stand still for the commit of the only client."""
 _SECONDS_OF_PACKING = 0.002
 """How long a pack works at the most between two writes."""
 _SECONDS_TO_FLUSH = 2.0
 """How long the end of the server waits for clients to read their last answers."""
 
 _ACCEPTED_AT_ONCE = 16
-"""How many connections a turn of the loop takes. Out of descriptors, asyncio fails and logs so many times in a row."""
+"""How many connections a turn of the loop takes."""
+_SECONDS_WITHOUT_DESCRIPTORS = 1.0
+"""How long no connection is accepted after there was no descriptor for one."""
 
 _SECONDS_BETWEEN_COMPLAINTS = 60.0
 """How long the loop's complaints of one kind are not logged again."""
@@ -115,10 +116,15 @@ class StorageServer:
         self.address = SocketAddress.new((host, port) if address is None else address)
         self.commit_timeout = commit_timeout
         self.stall_timeout = stall_timeout
-        self.core = SessionCore(storage, time.monotonic)
+        self.core = SessionCore(storage, time.monotonic, MAX_SNAPSHOT_SECONDS, MAX_SNAPSHOT_BYTES)
+        self.hello = Hello(
+            turn_milliseconds=int(1000 * commit_timeout),
+            snapshot_seconds=MAX_SNAPSHOT_SECONDS,
+            snapshot_bytes=MAX_SNAPSHOT_BYTES,
+        )
         self._turn_timer: asyncio.TimerHandle | None = None
-        self.clients: set[_Client] = set()
-        self._quitters: set[_Client] = set()
+        self.clients: set[ServedClient] = set()
+        self._quitters: set[ServedClient] = set()
         """The clients that have sent Q, and wait for the end."""
         self._gcbytes = gcbytes
         self._gcinterval = gcinterval
@@ -128,12 +134,20 @@ class StorageServer:
         self._stop_requested = False
         self._failure: BaseException | None = None
         self._writing: asyncio.Task[None] | None = None
+        """What waits for the thread that writes."""
+        self._is_write_due = False
+        self._is_settling = False
+        self._woken: deque[ServedClient] = deque()
+        """Clients that can go on."""
         self._packing: asyncio.Task[None] | None = None
         self._pack_steps: Iterator[Progress] | None = None
         self._pack_began = 0.0
+        self._waiting_for_pack: list[Callable[[DurusError | None], None]] = []
+        self._waiting_for_next_pack: list[Callable[[DurusError | None], None]] = []
+        """What is to be called at the end of the pack that is under way, and of one that begins later."""
         self._bytes_since_pack = 0
         self._complaints: dict[str, float] = {}
-        self._disk = concurrent.futures.ThreadPoolExecutor(1, "durus-disk")
+        self._disk = Disk()
         self._handlers_before: dict[int, Callable[..., object] | int | None] = {}
         self._process = os.getpid()
         _servers.add(self)
@@ -180,7 +194,7 @@ class StorageServer:
         finally:
             self._loop = None
             self._restore_handlers()
-            self._disk.shutdown()
+            self._disk.close()
             self._close()
 
     def _restore_handlers(self) -> None:
@@ -226,24 +240,49 @@ class StorageServer:
             handler,
         ) in signal_handlers.items():  # by the loop: at any other moment a log line may be half written
             loop.add_signal_handler(number, handler)
-        for found in self._listening:
-            await loop.create_server(lambda: _Client(self), sock=found, backlog=_ACCEPTED_AT_ONCE)
-            found.listen(BACKLOG)  # which asyncio has set to the number above
+        for listening in self._listening:
+            listening.setblocking(False)
+            listening.listen(BACKLOG)
+            loop.add_reader(listening, self._accept, listening)
         watching = [self._start(self._watch_clients()), self._start(self._pack_by_the_clock())]
         if not self._stop_requested:
             await self._stopping.wait()
-        for found in self._listening:
-            # asyncio's own close() fails for a connection that is being accepted just now.
-            loop.remove_reader(found)
+        for listening in self._listening:
+            loop.remove_reader(listening)
         for task in watching:
             task.cancel()
         await self._finish()
         if self._failure is not None:
             raise self._failure
 
+    def _accept(self, listening: socket.socket) -> None:
+        """Take the connections that wait, a few at a time."""
+        for _ in range(_ACCEPTED_AT_ONCE):
+            try:
+                connected, peer = listening.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:  # there are no descriptors left, say: try again when some may have been closed
+                self._complain("no connection can be accepted", error)
+                loop = asyncio.get_running_loop()
+                loop.remove_reader(listening)
+                loop.call_later(_SECONDS_WITHOUT_DESCRIPTORS, self._accept_again, listening)
+                return
+            try:
+                ServedClient(self, connected, peer)
+            except OSError as error:  # it has gone already
+                connected.close()
+                self._complain("a connection could not be set up", error)
+
+    def _accept_again(self, listening: socket.socket) -> None:
+        if self._loop is not None and not self._stopping.is_set():
+            self._loop.add_reader(listening, self._accept, listening)
+
     def _note_complaint(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Log what the loop complains of: one line, and the same not all the time. [WIRE-41]"""
-        message, error = str(context.get("message")), context.get("exception")
+        self._complain(str(context.get("message")), context.get("exception"))
+
+    def _complain(self, message: str, error: BaseException | None) -> None:
+        """Log what went wrong outside of any client: one line, and the same not all the time. [WIRE-41]"""
         now = time.monotonic()
         if now - self._complaints.get(message, -_SECONDS_BETWEEN_COMPLAINTS) >= _SECONDS_BETWEEN_COMPLAINTS:
             self._complaints[message] = now
@@ -269,8 +308,9 @@ class StorageServer:
         """Refuse what is not whole yet, finish what is, and have the answers go out."""
         for client in list(self.clients):
             client.finish()
-        self.tend_turn()
-        if self._writing is not None:
+        self.settle()
+        self._write_now()
+        while self._writing is not None:
             await self._writing
         if self._packing is not None:
             self._packing.cancel()
@@ -291,44 +331,86 @@ class StorageServer:
 
     # Work for clients
 
-    def tend_turn(self) -> None:
+    def settle(self) -> None:
+        """Do what the request of a client has made possible: pass the turn on, write, wake clients."""
+        if self._is_settling:
+            return  # the call that is under way goes on with it
+        self._is_settling = True
+        try:
+            self._tend_turn()
+            while self._woken:
+                self._woken.popleft().proceed()
+                self._tend_turn()
+        finally:
+            self._is_settling = False
+
+    def wake(self, client: ServedClient) -> None:
+        """Have a client go on when the work of now is done."""
+        self._woken.append(client)
+        if not self._is_settling and self._loop is not None:
+            self._loop.call_soon(self.settle)
+
+    def _tend_turn(self) -> None:
         """Pass the turn on if its client has held up others for too long, now or at the right moment. [TXN-42]"""
         seconds = self.core.pass_turn_on()
         if self.core.has_ready_commits:
-            self.write()
+            if len(self.clients) == 1:
+                self._write_now()
+            else:
+                self._write_soon()
         if seconds is not None and self._turn_timer is None and self._loop is not None:
             self._turn_timer = self._loop.call_later(seconds, self._tend_turn_again)
 
     def _tend_turn_again(self) -> None:
         self._turn_timer = None
-        self.tend_turn()
+        self.settle()
 
-    def write(self) -> None:
-        """Have the commits that are ready written. [TXN-22]"""
-        if self._writing is None:
-            self._writing = self._start(self._write())
+    def _write_soon(self) -> None:
+        """Have the commits that are ready written, with those that come in this turn of the loop. [TXN-22]"""
+        if not self._is_write_due and self._writing is None and self._loop is not None:
+            self._is_write_due = True
+            self._loop.call_soon(self._write_now)
 
-    async def _write(self) -> None:
+    def _write_now(self) -> None:
+        self._is_write_due = False
         try:
-            while self.core.has_ready_commits:
-                write = self.core.begin_write()
-                error = None
-                try:
-                    written = self._disk.submit(write.write)
-                    if len(self.clients) == 1:  # nobody else is waiting, and this wakes sooner than the loop does
-                        concurrent.futures.wait([written], _SECONDS_FOR_ONE_CLIENT)
-                    if not written.done():
-                        await asyncio.wrap_future(written)
-                    written.result()
-                except DurusError as failure:
-                    error = failure
-                    _logger.error("a commit could not be stored: %s", failure)
-                write.finish(error)
-                self._pack_for_a_moment()  # for a pack gets nowhere while something is being written
+            self._write_ready()
+            self.settle()
+        except BaseException as error:  # nobody knows what is stored now
+            self._failure = error
+            self._stopping.set()
+            raise
+
+    def _write_ready(self) -> None:
+        while self._writing is None and self.core.has_ready_commits:
+            write = self.core.begin_write()
+            if self._disk.is_fast_for(write.size):
+                self._finish_write(write, functools.partial(self._disk.write, write.write))
+                if self.core.has_ready_commits:
+                    self._write_soon()  # after what clients have sent meanwhile
+                return
+            self._writing = self._start(self._wait_for_write(write))
+
+    async def _wait_for_write(self, write: Write) -> None:
+        written = asyncio.wrap_future(self._disk.submit(write.write))
+        try:
+            await asyncio.wait([written])
         finally:
             self._writing = None
+        self._finish_write(write, written.result)
+        self._write_now()
 
-    def quit(self, client: "_Client") -> None:
+    def _finish_write(self, write: Write, outcome: Callable[[], None]) -> None:
+        error = None
+        try:
+            outcome()
+        except DurusError as failure:
+            error = failure
+            _logger.error("a commit could not be stored: %s", failure)
+        write.finish(error)
+        self._pack_for_a_moment()  # for a pack gets nowhere while something is being written
+
+    def quit(self, client: ServedClient) -> None:
         """End, and have this client know when that is done. [WIRE-13]"""
         self._quitters.add(client)
         self._stopping.set()
@@ -339,10 +421,18 @@ class StorageServer:
         if self._gcbytes and self._bytes_since_pack > self._gcbytes:
             self.pack()
 
-    def pack(self) -> None:
-        """Begin to pack, if no pack is under way. [WIRE-12]"""
+    def pack(self, on_end: Callable[[DurusError | None], None] | None = None) -> None:
+        """Begin to pack, if no pack is under way. [WIRE-12]
+
+        `on_end` is called when a pack has ended that began now or later. [WIRE2-30]
+        """
         if self._packing is None:
             self._packing = self._start(self._pack())
+            waiting = self._waiting_for_pack
+        else:
+            waiting = self._waiting_for_next_pack
+        if on_end is not None:
+            waiting.append(on_end)
 
     async def _pack_by_the_clock(self) -> None:
         while self._gcinterval:
@@ -363,6 +453,9 @@ class StorageServer:
                     self._pack_a_step()
         finally:
             self._pack_steps = self._packing = None
+            if self._waiting_for_next_pack and not self._stopping.is_set():
+                self._waiting_for_pack, self._waiting_for_next_pack = self._waiting_for_next_pack, []
+                self._packing = self._start(self._pack())
 
     def _pack_for_a_moment(self) -> None:
         until = time.monotonic() + _SECONDS_OF_PACKING
@@ -374,19 +467,28 @@ class StorageServer:
             try:
                 next(self._pack_steps)
             except StopIteration:
-                self._pack_steps = None
                 _logger.info("packed in %.1f s", time.monotonic() - self._pack_began)
+                self._end_pack(None)
             except DurusError as error:
-                self._pack_steps = None
                 _logger.error("the pack failed: %s", error)
+                self._end_pack(error)
+
+    def _end_pack(self, error: DurusError | None) -> None:
+        self._pack_steps = None
+        waiting, self._waiting_for_pack = self._waiting_for_pack, []
+        for on_end in waiting:
+            on_end(error)
 
     async def _watch_clients(self) -> None:
         """Drop the clients that hold up others, or the server."""
         while True:
             await asyncio.sleep(min(self.commit_timeout, self.stall_timeout, 4) / 4)
             now = time.monotonic()
+            if self.core.end_old_snapshots():
+                _logger.warning("snapshots were ended that were too old, or for which too much was kept")
             for client in list(self.clients):
                 client.drop_if_stalled(now)
+                client.keep_waiting(now)
 
 
 _servers: "WeakSet[StorageServer]" = WeakSet()
@@ -398,151 +500,3 @@ def _leave_to_parent() -> None:
 
 
 os.register_at_fork(after_in_child=_leave_to_parent)
-
-
-class _Wait(NamedTuple):
-    """What a client lets the server wait for; a new one begins when it changes."""
-
-    what: str
-    limit: float
-    mark: int
-
-
-class _Client(asyncio.Protocol):
-    """One connection: the host of its conversation."""
-
-    def __init__(self, server: StorageServer) -> None:
-        self._server = server
-        self.is_paused = False
-        self._wait: _Wait | None = None
-        self._waiting_since = 0.0
-        self._commit_began = 0.0
-
-    def __str__(self) -> str:
-        return self._name
-
-    # What asyncio calls
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        connected = transport.get_extra_info("socket")
-        if connected.family != socket.AF_UNIX:
-            with contextlib.suppress(OSError):  # of a client that has gone already
-                set_tcp_options(connected)
-        self.descriptor = connected.fileno()
-        self._name = _name_of_peer(connected, transport.get_extra_info("peername"))
-        self._transport.set_write_buffer_limits(_UNREAD_LIMIT)
-        self._conversation = Conversation(self._server.core, self)
-        self._server.clients.add(self)
-        _logger.info("client %s connected", self)
-
-    def data_received(self, data: bytes) -> None:
-        self._conversation.receive(data)
-        self._server.tend_turn()
-        self._flow()
-
-    def pause_writing(self) -> None:
-        self.is_paused = True
-
-    def resume_writing(self) -> None:
-        self.is_paused = False
-        self.proceed()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self._conversation.close()
-        self._server.clients.discard(self)
-        self._server.tend_turn()
-        _logger.info("client %s disconnected", self)
-
-    # What the conversation calls
-
-    def send(self, data: bytes) -> None:
-        if not self._transport.is_closing():  # else asyncio would complain
-            self._transport.write(data)
-
-    def proceed_soon(self) -> None:
-        asyncio.get_running_loop().call_soon(self.proceed)
-
-    def commit_is_ready(self) -> None:
-        self._commit_began = time.monotonic()
-        self._server.write()
-
-    def commit_ended(self, count: int, size: int, error: DurusError | None) -> None:
-        if not count:
-            _logger.info("client %s gives up a commit", self)
-        elif error is None:
-            milliseconds = 1000 * (time.monotonic() - self._commit_began)
-            _logger.info("client %s committed %d objects, %d bytes, %.1f ms", self, count, size, milliseconds)
-            self._server.note_commit(size)
-        elif isinstance(error, WriteConflictError):
-            _logger.info("client %s is refused a commit: %s", self, error)
-
-    def pack(self) -> None:
-        _logger.info("client %s asks for a pack", self)
-        self._server.pack()
-
-    def quit(self) -> None:
-        _logger.info("client %s stops the server", self)
-        self._server.quit(self)
-
-    def end(self, error: DurusError | None) -> None:
-        if error is None:
-            self._transport.close()
-        else:
-            _logger.warning("client %s is dropped: %s", self, error)
-            self._transport.abort()
-
-    # What the server calls
-
-    def proceed(self) -> None:
-        self._conversation.proceed()
-        self._server.tend_turn()
-        self._flow()
-
-    def finish(self) -> None:
-        """Take no further request; a commit that is whole is answered first."""
-        self._conversation.finish()
-
-    def close(self) -> None:
-        self._conversation.close()
-        self._transport.close()
-
-    def abort(self) -> None:
-        self._transport.abort()
-
-    def drop_if_stalled(self, now: float) -> None:
-        """Drop the client if it has let the server wait for too long. [WIRE-21] [WIRE-22]"""
-        wait = self._what_is_waited_for()
-        if wait != self._wait:
-            self._wait, self._waiting_since = wait, now
-        elif wait is not None and now - self._waiting_since >= wait.limit:
-            _logger.warning("client %s is dropped: %s took longer than %g seconds", self, wait.what, wait.limit)
-            self._conversation.close()
-            self.abort()
-
-    def _what_is_waited_for(self) -> _Wait | None:
-        conversation, server = self._conversation, self._server
-        if conversation.has_turn:
-            return _Wait("the data of its commit", server.commit_timeout, conversation.request_count)
-        if self._transport.get_write_buffer_size():
-            return _Wait("the reading of its answers", server.stall_timeout, self._transport.get_write_buffer_size())
-        if conversation.is_inside_request:
-            return _Wait("the rest of a request", server.stall_timeout, conversation.request_count)
-        return None
-
-    def _flow(self) -> None:
-        """Read on from the client when what it sent is used up, and only then."""
-        if self._conversation.has_unread_input:
-            self._transport.pause_reading()
-        else:
-            self._transport.resume_reading()
-
-
-def _name_of_peer(connected: socket.socket, peer: tuple[str, int] | None) -> str:
-    """Return who is on the other side: host and port, or the process behind a Unix socket."""
-    if connected.family != socket.AF_UNIX:
-        return str(HostPortAddress(*peer[:2])) if peer else "that has gone already"
-    if not hasattr(socket, "SO_PEERCRED"):
-        return "of this machine"
-    process, user, _ = struct.unpack("iII", connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    return f"process {process} of user {user}"

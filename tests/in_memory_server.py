@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 from durus.client_storage import ClientStorage
 from durus.error import DurusError
 from durus.progress import Progress
+from durus.sharing.compression import ZLIB
 from durus.sharing.conversation import Conversation
+from durus.sharing.protocol2 import Hello
 from durus.sharing.session import SessionCore
 from durus.storage import Storage
 
@@ -14,14 +16,17 @@ from durus.storage import Storage
 class InMemoryServer:
     """Serves a storage to clients in the same thread."""
 
-    def __init__(self, storage: Storage, packs_at_once: bool = True) -> None:
+    def __init__(self, storage: Storage, packs_at_once: bool = True, protocol: int = 2) -> None:
         self.storage = storage
+        self.protocol = protocol
+        """The version of the protocol that its clients speak."""
         self.now = 0.0
         """The time, which passes where a client waits for its turn."""
         self.core = SessionCore(storage, lambda: self.now)
         self.connections: list[InMemoryConnection] = []
         self.work: deque[Callable[[], None]] = deque()
         self.packing: Iterator[Progress] | None = None
+        self.waiting_for_pack: list[Callable[[DurusError | None], None]] = []
         self._packs_at_once = packs_at_once
 
     def connect(self) -> "InMemoryConnection":
@@ -29,8 +34,8 @@ class InMemoryServer:
         self.connections.append(connection)
         return connection
 
-    def new_client(self, prefetch: int = 100) -> ClientStorage:
-        return ClientStorage(stream=self.connect(), prefetch=prefetch)
+    def new_client(self, prefetch: int = 100, protocol: int | None = None) -> ClientStorage:
+        return ClientStorage(stream=self.connect(), prefetch=prefetch, protocol=protocol or self.protocol)
 
     def settle(self) -> None:
         """Do all that can be done now."""
@@ -39,9 +44,10 @@ class InMemoryServer:
                 self.work.popleft()()
             if self.core.has_ready_commits:
                 self.write()
-        if self._packs_at_once:
+        if self._packs_at_once and self.packing is not None:
             while self.packing is not None:
                 self.pack_a_step()
+            self.settle()
 
     def let_time_pass(self) -> bool:
         """Let as much time pass as it takes until a turn is passed on; False if nobody waits for one."""
@@ -62,8 +68,18 @@ class InMemoryServer:
         write.finish(failure)
 
     def pack_a_step(self) -> None:
-        if self.packing is not None and next(self.packing, None) is None:
-            self.packing = None
+        if self.packing is None:
+            return
+        error = None
+        try:
+            if next(self.packing, None) is not None:
+                return
+        except DurusError as failure:
+            error = failure
+        self.packing = None
+        waiting, self.waiting_for_pack = self.waiting_for_pack, []
+        for on_end in waiting:
+            on_end(error)
 
 
 class InMemoryConnection:
@@ -72,6 +88,7 @@ class InMemoryConnection:
     def __init__(self, server: InMemoryServer) -> None:
         self._server = server
         self.is_paused = False
+        self.hello = Hello(compressions=1 << ZLIB)  # whatever this Python has
         self.received = bytearray()
         """What the server has sent and the client has not taken."""
         self.is_closed = False
@@ -87,13 +104,16 @@ class InMemoryConnection:
     def proceed_soon(self) -> None:
         self._server.work.append(self.conversation.proceed)
 
+    wake = proceed_soon
+
     def commit_is_ready(self) -> None:
         pass
 
     def commit_ended(self, count: int, size: int, error: DurusError | None) -> None:
         pass
 
-    def pack(self) -> None:
+    def pack(self, on_end: Callable[[DurusError | None], None]) -> None:
+        self._server.waiting_for_pack.append(on_end)
         if self._server.packing is None:
             self._server.packing = self._server.core.gen_pack()
 

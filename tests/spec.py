@@ -28,6 +28,7 @@ PREFIXES = {
     "transactions.md": "TXN",
     "web.md": "WEB",
     "wire.md": "WIRE",
+    "wire-2.md": "WIRE2",
 }
 KINDS = ("record", "shelf", "dfs20", "steps", "exchange")
 
@@ -123,7 +124,7 @@ def _split(document: Document) -> tuple[list[tuple[int, str]], list[_Block]]:
 
 # Statements and the tests that name them
 
-_STATEMENT = re.compile(r"\*\*\[([A-Z]+-[1-9][0-9]*)\]\*\*")
+_STATEMENT = re.compile(r"\*\*\[([A-Z]+[0-9]?-[1-9][0-9]*)\]\*\*")
 _MISPLACED = re.compile(r"\*\*\s*\[")
 _CODE = re.compile(r"`[^`]*`")
 

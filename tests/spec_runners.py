@@ -118,9 +118,10 @@ def _texts(found: RecordFile) -> dict[str, str]:
 def run_steps(example: Example) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        runner = StepRunner()
-        for line, step in steps(example):
-            runner.run(step, f"{example.document}:{line}")
+        for protocol in 1, 2:
+            runner = StepRunner(protocol)
+            for line, step in steps(example):
+                runner.run(step, f"{example.document}:{line}, version {protocol}")
 
 
 def run_exchange(example: Example) -> None:

@@ -16,8 +16,8 @@ _TARGET = r"(?P<name>\w+)\.(?P<attribute>\w+)"
 class StepRunner:
     """Runs steps for clients that share one storage: A, and those that steps name."""
 
-    def __init__(self) -> None:
-        self._server = InMemoryServer(MemoryStorage())
+    def __init__(self, protocol: int = 2) -> None:
+        self._server = InMemoryServer(MemoryStorage(), protocol=protocol)
         self._clients: dict[str, Connection] = {}
         self._held: dict[tuple[str, str], PersistentObject] = {}
         """The objects that each client has in its variables."""
@@ -50,7 +50,7 @@ class StepRunner:
 
     def _client(self, name: str) -> Connection:
         if name not in self._clients:
-            self._clients[name] = Connection(self._server.new_client())
+            self._clients[name] = Connection(self._server.new_client(prefetch=0))
         return self._clients[name]
 
     def _find(self, connection: Connection, client: str, name: str) -> PersistentObject:

@@ -17,7 +17,7 @@ from sphinx.util.typing import ExtensionMetadata
 
 EXAMPLES = ("dfs20", "exchange", "record", "shelf", "steps")
 """The kinds of examples in spec/, which are shown as they are."""
-_ID = r"[A-Z]+-[1-9][0-9]*"
+_ID = r"[A-Z]+[0-9]?-[1-9][0-9]*"
 _NAMED = re.compile(rf"\[({_ID})\]")
 _LINK_TEXT = re.compile(rf"({_ID})( .*)?")
 

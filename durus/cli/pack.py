@@ -70,21 +70,30 @@ def _wait_for_server(address: SocketAddress, timeout: float) -> int:
     began = time.monotonic()
     storage = ClientStorage(address=address, reconnect=False)
     try:
-        show_progress(_gen_waiting(storage, address, began, timeout))
+        if storage.protocol == 1:
+            show_progress(_gen_waiting(storage, address, began, timeout))
+        else:
+            storage.pack(wait=True, on_wait=lambda: _check_time(address, began, timeout))
     finally:
         storage.close()
     tell(f"durus: the server on {address} has packed, in {time.monotonic() - began:.1f} s")
     return 0
 
 
+def _check_time(address: SocketAddress, began: float, timeout: float) -> float:
+    """Return for how long the server has packed; DurusError if that is too long."""
+    elapsed = time.monotonic() - began
+    if elapsed >= timeout:
+        raise DurusError(
+            f"the server on {address} has not packed in {timeout:g} s: its log tells if the pack failed; "
+            "if it only takes long, give --timeout more seconds"
+        )
+    return elapsed
+
+
 def _gen_waiting(storage: ClientStorage, address: SocketAddress, began: float, timeout: float) -> Iterator[Progress]:
     for pause in gen_server_pack(storage):
-        elapsed = time.monotonic() - began
-        if elapsed >= timeout:
-            raise DurusError(
-                f"the server on {address} has not packed in {timeout:g} s: its log tells if the pack failed; "
-                "if it only takes long, give --timeout more seconds"
-            )
+        elapsed = _check_time(address, began, timeout)
         yield Progress("seconds that the server packs", int(elapsed), None)
         time.sleep(min(pause, timeout - elapsed))
 

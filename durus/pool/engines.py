@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 class Engine:
     """Makes a storage for each connection."""
 
-    default_tries = DEFAULT_TRIES
+    @property
+    def default_tries(self) -> int:
+        """How often a transaction is tried, if nothing else is said. [DB-21]"""
+        return DEFAULT_TRIES
 
     def new_storage(self) -> Storage:
         """Return a storage for one more connection."""
@@ -56,17 +59,31 @@ class EngineOfClients(Engine):
         return self._new_client()
 
 
-class EngineOfServer(EngineOfClients):
+class EngineOfServer(Engine):
     """Each connection has a client of a server; those of this process share a turn to commit. [DB-14]"""
-
-    default_tries = DEFAULT_SERVER_TRIES
 
     def __init__(self, new_client: "Callable[[ProcessTurn], TurnTakingClient]") -> None:
         from durus.pool.turn import ProcessTurn  # likewise
 
         self._new_turn = ProcessTurn
         self._turn = ProcessTurn()
-        super().__init__(lambda: new_client(self._turn))
+        self._new_client = new_client
+        self._has_turns = False
+        """True if a server can keep other processes from committing, as protocol 2 has it."""
+
+    @property
+    def default_tries(self) -> int:
+        return DEFAULT_TRIES if self._has_turns else DEFAULT_SERVER_TRIES
+
+    def new_storage(self) -> "TurnTakingClient":
+        client = self._new_client(self._turn)
+        self._has_turns = client.protocol >= 2
+        return client
+
+    def pack(self) -> Iterator[Progress]:
+        with contextlib.closing(self.new_storage()) as client:
+            client.pack(wait=True)
+        return iter(())
 
     def leave_to_parent(self) -> None:
         self._turn = self._new_turn()

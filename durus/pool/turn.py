@@ -88,9 +88,18 @@ class TurnTakingClient(ClientStorage):
         connect_timeout: float | None = 10,
         timeout: float | None = 60,
         prefetch: int = 100,
+        protocol: int | None = None,
+        compress: bool | None = None,
     ) -> None:
         self.turn = turn
-        super().__init__(address=address, connect_timeout=connect_timeout, timeout=timeout, prefetch=prefetch)
+        super().__init__(
+            address=address,
+            connect_timeout=connect_timeout,
+            timeout=timeout,
+            prefetch=prefetch,
+            protocol=protocol,
+            compress=compress,
+        )
 
     def end(self, handle_invalidations: InvalidationHandler | None = None) -> None:
         frame = _getframe()
@@ -104,13 +113,14 @@ class TurnTakingClient(ClientStorage):
     def take_turn(self) -> list[bytes] | None:
         self.turn.take(self)
         try:
-            return self.sync()
+            return super().take_turn()
         except DurusError:
             self.turn.release(self)
             raise
 
     def release(self) -> None:
         self.turn.release(self)
+        super().release()
 
     def abandon(self) -> None:
         self.turn.release(self)

@@ -326,10 +326,17 @@ def _is_local(listening: socket.socket) -> bool:
     return ipaddress.ip_address(listening.getsockname()[0].partition("%")[0]).is_loopback
 
 
+_KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 20, "TCP_KEEPCNT": 4}
+"""After how many seconds of silence a peer is looked for, how often, and how many times. It is minutes in all."""
+
+
 def set_tcp_options(connected: socket.socket) -> None:
     """Have messages sent at once, and a peer noticed that is gone without a word."""
     connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEPALIVE.items():
+        if hasattr(socket, name):
+            connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 @contextlib.contextmanager

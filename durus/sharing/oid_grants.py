@@ -19,6 +19,11 @@ class OidGrants:
         block, bit = _locate(oid)
         return bool(self._blocks.get(block, 0) & bit)
 
+    @property
+    def block_count(self) -> int:
+        """How many blocks of oids there are, each of which takes up to about 200 bytes."""
+        return len(self._blocks)
+
     def add(self, oids: Iterable[bytes]) -> None:
         """Note oids that were given, none of which is in the set."""
         for oid in oids:

@@ -16,6 +16,10 @@ _MAX_SIZE = 1 << 24
 """How many bytes of records that nobody asked for yet are kept."""
 _FIRST_GUESS = 1 << 16
 """How long a record is taken to be before any has come."""
+_FIRST_AHEAD = 16
+"""How many records a server is asked to send along at first."""
+_JUDGED_FROM = 32
+"""How many records must have come along before it is judged if they are of use."""
 
 
 class Prefetch:
@@ -23,7 +27,11 @@ class Prefetch:
 
     def __init__(self, limit: int) -> None:
         self.is_loaded: Callable[[bytes], bool] = lambda oid: False
-        self._limit = limit
+        self.limit = limit
+        self.ahead = min(limit, _FIRST_AHEAD)
+        """How many records to ask for along with the next one: more if those that came were used, fewer if not."""
+        self._came = self._used = 0
+        """How many came along lately, and how many of them were used."""
         self._families: OrderedDict[bytes, None] = OrderedDict()
         """The references of the objects loaded lately, sorted as records have them; used last stands last."""
         self._records: dict[bytes, tuple[bytes, bytes]] = {}
@@ -32,9 +40,10 @@ class Prefetch:
         self._usual_size: float = _FIRST_GUESS
         """The length of the records that were loaded lately."""
 
-    def siblings(self, oid: bytes) -> list[bytes]:
-        """Return the oids to load along with this one."""
-        if not self._limit:
+    def siblings(self, oid: bytes, limit: int | None = None) -> list[bytes]:
+        """Return the oids to load along with this one, `limit` at the most."""
+        limit = self.limit if limit is None else limit
+        if not limit:
             return []
         for family in reversed(self._families):
             if family[:8] <= oid <= family[-8:]:
@@ -42,13 +51,13 @@ class Prefetch:
                 index = bisect_left(range(count), oid, key=lambda i: family[8 * i : 8 * i + 8])
                 if family[8 * index : 8 * index + 8] == oid:
                     self._families.move_to_end(family)
-                    return list(self._wanted(family, count, index))
+                    return list(self._wanted(family, count, index, limit))
         return []
 
-    def _wanted(self, family: bytes, count: int, index: int) -> Iterator[bytes]:
+    def _wanted(self, family: bytes, count: int, index: int, limit: int) -> Iterator[bytes]:
         """Yield what is not there yet of those that follow in the family, the first following the last."""
         found = 0
-        limit = min(self._limit, int(_ANSWER_SIZE / self._usual_size))
+        limit = min(limit, int(_ANSWER_SIZE / self._usual_size))
         for step in range(1, min(count, limit * _LOOKED_AT)):
             start = 8 * ((index + step) % count)
             oid = family[start : start + 8]
@@ -66,12 +75,43 @@ class Prefetch:
                 self._records[oid] = answer.record, family
                 self._size += len(answer.record)
 
+    def add_records(self, records: Iterable[bytes]) -> None:
+        """Take in records that the server has sent along, as far as their objects are not loaded here already."""
+        for record in records:
+            if not self.is_loaded(record[:8]):
+                self._came += self._add(record)
+
+    def add_changed(self, records: Iterable[bytes]) -> None:
+        """Take in records of objects that have changed, whose states here are to be dropped."""
+        for record in records:
+            self._add(record)
+
+    def _add(self, record: bytes) -> bool:
+        """Take in a record; return False if it was there, or there is no room for it."""
+        oid = record[:8]
+        if self._size + len(record) > _MAX_SIZE or oid in self._records:
+            return False
+        self._records[oid] = record, b""
+        self._size += len(record)
+        return True
+
+    def adapt(self) -> None:
+        """Choose how many records are to come along with the next one, by the use of those that came before."""
+        if self._came >= _JUDGED_FROM:
+            if 2 * self._used >= self._came:
+                self.ahead = min(2 * self.ahead, self.limit)
+            elif 8 * self._used < self._came:
+                self.ahead = max(self.ahead // 2, min(self.limit, 1))
+            self._came //= 2
+            self._used //= 2
+
     def take(self, oid: bytes) -> bytes | None:
         """Return the record of this oid, if it came along, and forget it here."""
         found = self._records.pop(oid, None)
         if found is None:
             return None
         record, family = found
+        self._used += 1
         self._size -= len(record)
         if family in self._families:
             self._families.move_to_end(family)
@@ -84,11 +124,16 @@ class Prefetch:
             if found is not None:
                 self._size -= len(found[0])
 
+    def forget_all(self) -> None:
+        """Forget all records, since any oid may be invalid."""
+        self._records.clear()
+        self._size = 0
+
     def note_loaded(self, record: bytes) -> None:
         """Take note of what an object that was loaded refers to."""
         family = unpack_record(record)[2]
         self._usual_size += (len(record) - self._usual_size) / 8
-        if self._limit and len(family) > 8:
+        if self.limit and len(family) > 8:
             self._families[family] = None
             self._families.move_to_end(family)
             if len(self._families) > _FAMILIES:

@@ -6,7 +6,7 @@ threads, no clocks: what takes time is handed to the caller (SessionCore.begin_w
 callback, and the time is what the caller's clock tells.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Container, Generator
 from dataclasses import dataclass
 
 from durus.error import (
@@ -38,6 +38,12 @@ OnTurn = Callable[[list[bytes] | None], None]
 
 OnOutcome = Callable[[DurusError | None], None]
 """Takes None when a commit is durable, or else why it is not stored: a WriteConflictError for a conflict."""
+
+OnWholeOutcome = Callable[[list[bytes] | None, DurusError | None], None]
+"""Takes the oids that were invalid for the client right before its commit, None for any, and the outcome."""
+
+_REMEMBERED_COMMITS = 256
+"""Of how many commits it is known who made them and when. [TXN-82]"""
 
 
 def _do_nothing() -> None:
@@ -74,6 +80,7 @@ class SessionCore:
         self._versions = Versions(storage)
         self._snapshot_holders: dict[Session, None] = {}
         """The clients that hold a snapshot, that of the oldest one first."""
+        self._ended_snapshots = 0
         self._sessions: set[Session] = set()
         self._log = ChangeLog()
         self._turns = Turns(clock)
@@ -88,10 +95,12 @@ class SessionCore:
         self._untold: dict[_QueuedCommit, None] = {}
         """The commits that were taken and whose outcome was not told, wherever an exception comes."""
         self._waiting_for_write: list[Callable[[], None]] = []
+        self._latest: dict[int, tuple[str, float]] = {}
+        """Who made the latest commits, and when, by their serials."""
 
-    def connect(self) -> "Session":
-        """Return the session of a new client."""
-        session = Session(self)
+    def connect(self, name: str = "") -> "Session":
+        """Return the session of a new client; others are told its name where they are in conflict with it."""
+        session = Session(self, name)
         self._sessions.add(session)
         return session
 
@@ -142,12 +151,13 @@ class SessionCore:
         merged: dict[bytes, bytes] = {}
         for commit in self._writing:
             merged.update(commit.records)
+        size = sum(map(len, merged.values()))
         try:
             staged = self._versions.stage_commit(merged)
         except DurusError as error:
-            return Write(self, _failing(error))
+            return Write(self, _failing(error), size)
         self._end_costly_snapshots()
-        return Write(self, staged)
+        return Write(self, staged, size)
 
     def _finish_write(self, error: DurusError | None) -> None:
         written, self._writing = self._writing, []
@@ -253,8 +263,11 @@ class SessionCore:
 
     # Snapshots
 
-    def end_old_snapshots(self) -> None:
-        """End the snapshots that are held for too long, and the oldest while too many bytes are kept. [TXN-64]"""
+    def end_old_snapshots(self) -> int:
+        """End the snapshots that are held for too long, and the oldest while too many bytes are kept. [TXN-64]
+
+        Return how many were ended since the last call.
+        """
         limit, holders = self._max_snapshot_seconds, self._snapshot_holders
         while limit is not None and holders:
             oldest = next(iter(holders))
@@ -262,6 +275,8 @@ class SessionCore:
                 break
             self._end_snapshot(oldest, f"it was held for more than {limit:g} seconds")
         self._end_costly_snapshots()
+        ended, self._ended_snapshots = self._ended_snapshots, 0
+        return ended
 
     def _end_costly_snapshots(self) -> None:
         limit, holders = self._max_snapshot_bytes, self._snapshot_holders
@@ -276,6 +291,8 @@ class SessionCore:
 
     def _end_snapshot(self, session: "Session", reason: str | None) -> None:
         self._snapshot_holders.pop(session, None)
+        if reason is not None:
+            self._ended_snapshots += 1
         session._snapshot, session._why_snapshot_ended = None, reason
 
     @property
@@ -304,6 +321,9 @@ class SessionCore:
             session._serial = log.end
         else:  # a pack removed something during its turn
             session._own_serial = log.end
+        self._latest[log.end] = session.name, self._clock()
+        if len(self._latest) > _REMEMBERED_COMMITS:
+            del self._latest[next(iter(self._latest))]
 
     def _count_undurable(self, commit: _QueuedCommit) -> None:
         for oid in commit.records:
@@ -331,9 +351,11 @@ class SessionCore:
 class Write:
     """Commits on their way to the disk."""
 
-    def __init__(self, core: SessionCore, staged: StagedCommit) -> None:
+    def __init__(self, core: SessionCore, staged: StagedCommit, size: int) -> None:
         self._core = core
         self._staged_commit = staged
+        self.size = size
+        """About how many bytes there are to write."""
 
     def write(self) -> None:
         """Make them durable; may be called in another thread. DurusError if that fails."""
@@ -352,8 +374,9 @@ class Write:
 class Session:
     """One client: what it has not heard of, and what it may do now."""
 
-    def __init__(self, core: SessionCore) -> None:
+    def __init__(self, core: SessionCore, name: str = "") -> None:
         self._core = core
+        self.name = name
         self._serial = core._log.end
         """The serial of the last change that this client has heard of. [TXN-20]"""
         self._own_serial = 0
@@ -371,6 +394,8 @@ class Session:
         self._has_given = False
         """True if a record was given in this turn."""
         self._staged_bytes = 0
+        self._held_bytes = 0
+        """How many bytes of records the host keeps of a commit that is not complete."""
         self._grants = OidGrants()
         self._staged: dict[bytes, bytes] = {}
         """The records of the commit whose turn it is."""
@@ -388,6 +413,11 @@ class Session:
     def must_wait(self, oid: bytes) -> bool:
         """Tell if the record that this client is to see is not durable yet. [TXN-23]"""
         return self._core.is_undurable(oid) and not self._is_invalid(oid)
+
+    @property
+    def serial(self) -> int:
+        """The serial of the last change that this client has heard of."""
+        return self._serial
 
     @property
     def has_lost_track(self) -> bool:
@@ -418,6 +448,7 @@ class Session:
         self._has_lost_turn = False
         self._staged, self._unresolved, self._conflicts, self._staged_bytes = {}, set(), set(), 0
         self._has_given = False
+        self._held_bytes = 0
         self._grants.recount()
         if done is not None:
             return [lambda: done(WriteConflictError())]
@@ -502,9 +533,12 @@ class Session:
         if self._turn is not None and self._turn.is_granted:
             self._turn.received += size
 
-    def begin_commit(self, granted: OnTurn, abandoned: Callable[[], None] = _do_nothing) -> None:
+    def begin_commit(
+        self, granted: OnTurn, abandoned: Callable[[], None] = _do_nothing, lease: float | None = None
+    ) -> None:
         """Ask for the turn to commit; `granted` is called with the invalid oids, now or later. [TXN-21]
 
+        With a `lease` it is exclusive for so many seconds. [TXN-46]
         `abandoned` is called if the core starts anew before the commit was given: this has to be called again then.
         ReadonlyError or ClosedError if the storage takes no commits.
         """
@@ -517,7 +551,7 @@ class Session:
             granted(self._take_invalid())
 
         self._abandoned = abandoned
-        self._turn = Turn(self._standing, grant)
+        self._turn = Turn(self._standing, grant, lease=lease)
         self._core._turns.ask(self._turn)
 
     def store(self, oid: bytes, record: bytes) -> None:
@@ -547,6 +581,9 @@ class Session:
         check_record(oid, record)
         if oid in self._staged:
             raise ProtocolError(f"a commit has two records of oid {format_oid(oid)}")
+        self._check_oid(oid)
+
+    def _check_oid(self, oid: bytes) -> None:
         if oid == ROOT_OID and oid in self._grants:
             if self._core.has_record(oid):
                 self._conflicts.add(oid)  # another client was first to make the root [TXN-24]
@@ -566,12 +603,97 @@ class Session:
             raise ProtocolError("a commit came out of turn")
         for oid, record in records.items():
             self.store(oid, record)
+        self._end_sending(done)
+
+    def _end_sending(self, done: OnOutcome) -> None:
+        """Finish a commit that is whole, or have it wait for the client that has the turn now."""
         turns, turn = self._core._turns, self._turn
         if turn is None or turn is turns.holder or self._has_lost_turn or not self._staged:
             self._finish_commit(done)
         else:
             self._whole = done
             turns.ask_again_first(turn, lambda: self._finish_commit(done))
+
+    def commit_whole(
+        self, serial: int, accessed: Container[bytes] | None, records: dict[bytes, bytes], done: OnWholeOutcome
+    ) -> None:
+        """Commit what has come whole, from a client that had synced to `serial`. [TXN-47]
+
+        It is a conflict if any oid in `accessed` has changed since; with None, if the client's turn was lost.
+        ReadonlyError or ClosedError if the storage takes no commits; ProtocolError for a serial that is yet to come.
+        """
+        if serial > self._core._log.end:
+            raise ProtocolError(f"a commit from serial {serial}, which is yet to come")
+        self.go_back_to(serial)
+        if accessed is None and self.has_turn:
+            self._commit_checked(self._take_invalid(), (), records, done)
+        elif accessed is None:
+            raise ProtocolError("a commit came out of turn")
+        elif self._turn is not None and self._turn is self._core._turns.holder:
+            self._commit_checked(self._take_invalid(), accessed, records, done)
+        else:
+            self.give_up_commit()
+            self.begin_commit(
+                lambda invalid: self._commit_checked(invalid, accessed, records, done),
+                abandoned=lambda: done(None, WriteConflictError()),
+            )
+
+    def go_back_to(self, serial: int) -> None:
+        """Have the client hear again of what changed after this serial: it was told, and the telling was lost."""
+        if serial < self._serial:
+            self._serial, self._own_serial = serial, 0
+
+    def _commit_checked(
+        self,
+        invalid: list[bytes] | None,
+        accessed: Container[bytes],
+        records: dict[bytes, bytes],
+        done: OnWholeOutcome,
+    ) -> None:
+        """Commit in this client's turn, unless what it has accessed is invalid."""
+        self.let_go()
+        conflicts = [] if invalid is None else [oid for oid in invalid if oid in accessed]
+        if invalid is None or conflicts:
+            self.give_up_commit()
+            done(invalid, WriteConflictError(conflicts))
+            return
+        try:
+            self._stage_all(records)
+            self._end_sending(lambda error: done(invalid, error))
+        except DurusError as error:
+            self.give_up_commit()
+            done(invalid, error)
+
+    def _stage_all(self, records: dict[bytes, bytes]) -> None:
+        """Take the records of a commit that has come whole, each of which check_record() has taken."""
+        for oid in records:
+            self._check_oid(oid)
+        self._has_given = True
+        if not self._has_lost_turn:
+            self._staged = records
+            self._unresolved = _references(records)
+
+    def hold(self, size: int) -> bool:
+        """Count bytes of a commit that is not complete; False if all clients together have too many. [TXN-47]"""
+        if self._core._waiting_bytes + size > MAX_WAITING and self._core._waiting_bytes:
+            return False
+        self._held_bytes += size
+        self._core._waiting_bytes += size
+        return True
+
+    def let_go(self) -> None:
+        """Count them no longer."""
+        self._core._waiting_bytes -= self._held_bytes
+        self._held_bytes = 0
+
+    def describe_changes(self, oids: list[bytes]) -> str:
+        """Return who has changed one of these last, and when, as far as it is known. [TXN-82]"""
+        core = self._core
+        serial = max((core._log.changed_after(oid, 0) for oid in oids), default=0)
+        if serial not in core._latest:
+            return ""
+        name, moment = core._latest[serial]
+        return f"changed {core._clock() - moment:.3g} s ago by {name or 'another client'}"
 
     def _finish_commit(self, done: OnOutcome) -> None:
         if self._has_lost_turn and self._has_given:
@@ -626,6 +748,7 @@ class Session:
 
     def close(self) -> None:
         """Forget this client; a commit that it gave whole goes on."""
+        self.let_go()
         self._core._drop(self)
 
 

@@ -48,6 +48,8 @@ class Turn:
     rate: float = BYTES_PER_SECOND
     began: float = 0
     is_longer: bool = False
+    lease: float | None = None
+    """For how many seconds it is exclusive, whatever its client sends; None for the usual time. [TXN-46]"""
 
 
 class Turns:
@@ -112,7 +114,9 @@ class Turns:
         turn.is_granted, turn.is_longer = True, False
         turn.began = self._waited_since = self._clock()
         losses = turn.standing.losses
-        if losses >= LOSSES_FOR_LONGER_TURN and self._longer_allowance >= 0:
+        if turn.lease is not None and self._longer_allowance >= 0:
+            turn.seconds, turn.rate = turn.lease, inf
+        elif losses >= LOSSES_FOR_LONGER_TURN and self._longer_allowance >= 0:
             times = min(LONGER_FACTOR * 2 ** (losses - LOSSES_FOR_LONGER_TURN), MAX_LONGER_FACTOR)
             turn.is_longer, turn.seconds, turn.rate = True, EXCLUSIVE_SECONDS * times, BYTES_PER_SECOND / times
         elif self._allowances[turn.standing.has_committed] > 0 and not turn.standing.has_stalled:
@@ -124,7 +128,9 @@ class Turns:
     def _charge(self, turn: Turn, has_committed: bool) -> None:
         """Count how long others have waited for a turn, if that was in vain."""
         waited = self._clock() - max(turn.began, self._waited_since) if self._line else 0
-        if turn.is_longer:
+        if turn.lease is not None:
+            self._longer_allowance -= waited
+        elif turn.is_longer:
             self._longer_allowance -= waited
             turn.standing.losses = 0
         elif not has_committed:

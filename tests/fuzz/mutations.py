@@ -12,6 +12,7 @@ from durus.files.shelf.offset_map import build_offset_map
 from durus.oid import SEAL_OID, oid_from_int
 from durus.records.record import pack_record
 from durus.serialize import compress_state
+from durus.sharing import protocol2 as messages
 from durus.sharing.protocol import (
     INVALID,
     NOT_FOUND,
@@ -199,6 +200,55 @@ def answers(chance: random.Random) -> bytes:
     return b"".join(an_answer(chance) for _ in range(chance.randrange(12)))
 
 
+def a_conversation_2(chance: random.Random) -> bytes:
+    """Return requests of version 2, which may be wrong in what they mean."""
+    data = b""
+    for _ in range(chance.randrange(8)):
+        oids = [an_oid(chance) for _ in range(chance.randrange(1, 4))]
+        requests: list[messages.Request] = [
+            messages.Options(chance.randrange(20), number(1000, chance) % 2**32, chance.choice([0, 0, 1, 2, 9])),
+            messages.Load(oids, chance.randrange(20)),
+            messages.Sync(),
+            messages.TakeSnapshot(),
+            messages.TakeTurn(chance.random() < 0.5),
+            messages.Release(),
+            messages.NewOids(chance.choice([0, 1, 5, 60_000])),
+            messages.Pack(chance.random() < 0.5),
+            messages.Ping(chance.randbytes(4)),
+            messages.Unknown(b"?"),
+            messages.Goodbye(),
+        ]
+        if chance.random() < 0.5:
+            records = [a_record(chance, oid) for oid in oids]
+            accessed = None if chance.random() < 0.2 else oids
+            method = chance.choice([0, 0, 1])
+            data += messages.encode_commit(chance.choice([0, 1, 2, 2**63]), accessed, records, method)
+        else:
+            data += messages.encode_request(chance.choice(requests))
+    return data
+
+
+def a_body(chance: random.Random) -> bytes:
+    """Return the body of an answer of version 2."""
+    oids = [an_oid(chance) for _ in range(chance.randrange(4))]
+    records = [a_record(chance, oid) for oid in oids]
+    point = messages.SyncPoint(chance.randrange(5), chance.choice([None, oids]), records)
+    return chance.choice(
+        [
+            messages.encode_point(point),
+            messages.encode_conflict(messages.Conflict(oids, "text", point)),
+            messages.encode_failure(messages.Failure(chance.randrange(9), "text")),
+            b"".join(messages.encode_status(OKAY, record) for record in records),
+        ]
+    )
+
+
+def answers_of_version_2(chance: random.Random) -> bytes:
+    """Return answers, in whatever order."""
+    kinds = [b"R", b"r", b"Y", b"C", b"X", b"E", b"N", b"O", b"G", b"W", b"\x80"]
+    return b"".join(messages.encode(chance.choice(kinds), a_body(chance)) for _ in range(chance.randrange(12)))
+
+
 SOUND: dict[str, Callable[[random.Random], bytes]] = {
     "record": a_record,
     "contents": a_content,
@@ -206,6 +256,10 @@ SOUND: dict[str, Callable[[random.Random], bytes]] = {
     "server": a_conversation,
     "requests": a_conversation,
     "client": answers,
+    "server_2": a_conversation_2,
+    "requests_2": a_conversation_2,
+    "client_2": answers_of_version_2,
+    "answers_2": a_body,
 }
 """What makes an input for a target that is sound, or nearly."""
 

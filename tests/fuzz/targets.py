@@ -30,6 +30,8 @@ from durus.sharing.protocol import (
     read_request,
     receive,
 )
+from durus.sharing.protocol2 import Hello, encode_hello, parse_conflict, parse_failure, parse_loaded, parse_point
+from durus.sharing.protocol2 import read_request as read_request_2
 from durus.storage import MemoryStorage
 from tests.in_memory_file import MemoryFile, MemoryFileSystem
 from tests.in_memory_server import InMemoryServer
@@ -113,6 +115,26 @@ def server(data: bytes) -> None:
             raise RuntimeError("another client is told what is not so")
 
 
+def server_2(data: bytes) -> None:
+    """What a client of version 2 sends."""
+    server(b"V\0\0\0\2" + data)
+
+
+def requests_2(data: bytes) -> None:
+    """Requests of version 2, read one after the other."""
+    source = _Source(data)
+    with contextlib.suppress(EOFError, DurusError):
+        while True:
+            receive(read_request_2(lambda record: None), source)
+
+
+def answers_2(data: bytes) -> None:
+    """The bodies of answers of version 2."""
+    for parse in parse_point, parse_conflict, parse_failure, parse_loaded:
+        with contextlib.suppress(DurusError):
+            parse(data)
+
+
 def requests(data: bytes) -> None:
     """Requests and commits, read one behind the other."""
     source = _Source(data)
@@ -161,8 +183,17 @@ class _Server:
 
 def client(data: bytes) -> None:
     """What a server answers, to a ClientStorage."""
+    _use_client(_Server(b"\0\0\0\1" + data), protocol=1)
+
+
+def client_2(data: bytes) -> None:
+    """What a server of version 2 answers."""
+    _use_client(_Server(b"\0\0\0\2" + encode_hello(Hello()) + data), protocol=2)
+
+
+def _use_client(server: "_Server", protocol: int) -> None:
     with contextlib.suppress(DurusError):
-        storage = ClientStorage(stream=_Server(b"\0\0\0\1" + data))
+        storage = ClientStorage(stream=server, protocol=protocol)
         calls: list[Callable[[], object]] = [
             lambda: _load(storage, ROOT),
             lambda: _load(storage, oid_from_int(1)),
@@ -191,5 +222,6 @@ def _commit(storage: ClientStorage) -> None:
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    target.__name__: target for target in (record, contents, shelf, server, requests, client)
+    target.__name__: target
+    for target in (record, contents, shelf, server, requests, client, server_2, requests_2, client_2, answers_2)
 }

@@ -174,13 +174,21 @@ def test_an_interrupt_does_not_keep_the_turn() -> None:
 @pytest.mark.spec("DB-16")
 def test_a_snapshot_over_a_network_reads_and_refuses_changes(db: durus.Database[Root], server: Server) -> None:
     db.run(lambda root: root.update(x=Account(1), y=Account(1)))
-    with durus.open(f"durus://127.0.0.1:{server.port}?prefetch=0") as other, other.snapshot() as root:
+    with durus.open(f"durus://127.0.0.1:{server.port}?prefetch=0&protocol=1") as other, other.snapshot() as root:
         assert root["x"].balance == 1
         with pytest.raises(ReadonlyError):
             root["x"].balance = 2
         db.run(set_balances, 2)
         with pytest.raises(ConflictError):
             _ = root["y"].balance
+    with durus.open(f"durus://127.0.0.1:{server.port}?prefetch=0") as other:
+        for balance in 2, 3:
+            with other.snapshot() as root:
+                assert root["x"].balance == balance
+                db.run(set_balances, balance + 1)
+                db.pack()
+                assert root["y"].balance == balance
+        db.run(set_balances, 2)
     with db.snapshot() as root:
         assert root["y"].balance == 2
     with durus.open(f"durus://127.0.0.1:{server.port}", readonly=True) as reader:

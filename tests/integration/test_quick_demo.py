@@ -65,8 +65,10 @@ def test_clients_share_what_they_commit(windows: Windows) -> None:
     first.tell("root['x'] = 4")
     second.tell("root['x'] = 5")
     first.tell("connection.commit()")
-    second.ask("connection.commit()", "WriteConflictError: .*PersistentDict 0; call abort")
-    server.expect("gives up a commit")
+    second.ask(
+        "connection.commit()", r"WriteConflictError: .*PersistentDict 0 \(changed \S+ s ago by \S+\); call abort"
+    )
+    server.expect("is refused a commit")
     second.tell("connection.abort()")
     second.ask("root['x']", "4\n")
 

@@ -16,7 +16,7 @@ import pytest
 
 from durus.client_storage import ClientStorage
 from durus.connection import Connection
-from durus.error import DisconnectedError, ProtocolError
+from durus.error import DisconnectedError, ProtocolError, ReadonlyError
 from durus.file_storage import FileStorage
 from durus.persistent_list import PersistentList
 from durus.storage_server import StorageServer
@@ -181,8 +181,13 @@ def test_a_readonly_server_serves_and_refuses_commits(tmp_path: Path) -> None:
         client = server.connect()
         assert client.get_root()["x"] == 1
         client.get_root()["x"] = 2
-        with pytest.raises(DisconnectedError):
+        with pytest.raises(ReadonlyError, match="readonly=True"):
             client.commit()
+        client.close()
+        old = Connection(ClientStorage(port=server.port, protocol=1))
+        old.get_root()["x"] = 2
+        with pytest.raises(DisconnectedError):
+            old.commit()
         server.log.expect("dropped: .*readonly=True")
         with server.connect() as again:
             assert again.get_root()["x"] == 1

@@ -189,9 +189,13 @@ class ClientsMachine(RuleBasedStateMachine):
             return MemoryStorage()
         return FileStorage(Path(self.directory.name, "f"), durability="os")
 
-    @initialize(count=st.integers(2, 5), prefetch=st.sampled_from([0, 1, 3, 100]))
-    def start(self, count: int, prefetch: int) -> None:
-        self.prefetch = prefetch
+    @initialize(
+        count=st.integers(2, 5),
+        prefetch=st.sampled_from([0, 1, 3, 100]),
+        protocols=st.sampled_from([(1,), (2,), (1, 2), (2, 1)]),
+    )
+    def start(self, count: int, prefetch: int, protocols: tuple[int, ...]) -> None:
+        self.prefetch, self.protocols = prefetch, protocols
         self.server = InMemoryServer(self.open_storage(), packs_at_once=False)
         self.history.commit(None, {ROOT: {}})
         for _ in range(count):
@@ -242,7 +246,8 @@ class ClientsMachine(RuleBasedStateMachine):
 
     def new_client(self) -> Client:
         self.client_count += 1
-        connection = Connection(self.server.new_client(self.prefetch), root_class=Item)
+        protocol = self.protocols[self.client_count % len(self.protocols)]
+        connection = Connection(self.server.new_client(self.prefetch, protocol), root_class=Item)
         now = self.history.number
         return Client(self.client_count, connection, now, now)
 
@@ -270,7 +275,7 @@ class ClientsMachine(RuleBasedStateMachine):
         """The client asks its storage for the record of an object."""
         if label in client.stuck:
             raise Conflict
-        came_along = self.oids[label] in client.connection.storage._prefetch._records  # type: ignore[attr-defined]
+        came_along = self.oids[label] in client.connection.storage._dialog.prefetch._records  # type: ignore[attr-defined]
         if not came_along and label in self.history.changed_for(client, client.synced):
             self.expect_validation(client)
         return self.history.state(label, client.view)

@@ -69,6 +69,8 @@ class Client:
         self._connect = connect
         self._note = note
         self._count = 0
+        self._only_reads = number % 4 == 0
+        """Every fourth client reads snapshots."""
         self._connection: Connection | None = None
         self._began = 0.0
 
@@ -77,7 +79,7 @@ class Client:
             try:
                 if self._connection is None:
                     self._began = time.monotonic()
-                    self._connection = Connection(self._connect(), cache_size=_LOADED)
+                    self._connection = Connection(self._connect(), cache_size=_LOADED, snapshot=self._only_reads)
                 self._transaction(self._connection)
             except NetworkError:
                 if self._connection is not None:
@@ -94,7 +96,7 @@ class Client:
         next_began = self._began
         error: DurusError | None = None
         try:
-            work.do()
+            work.do(self._only_reads)
             if self._chance.random() > 0.1:
                 next_began = time.monotonic()
                 outcome = "unknown"
@@ -127,13 +129,18 @@ class _Work:
         self._registers = cast("PersistentList[Register]", root["registers"])
         self._tree = cast("BTree[int, Id]", root["tree"])
 
-    def do(self) -> None:
+    def do(self, only_reads: bool) -> None:
+        reads = [
+            [self._read_some],
+            [self._read_some],
+            [self._read_range],
+            [self._read_some, self._read_range],
+        ]
         steps = self._chance.choice(
-            [
-                [self._read_some],
-                [self._read_some],
-                [self._read_range],
-                [self._read_some, self._read_range],
+            reads
+            if only_reads
+            else [
+                *reads,
                 [self._update_some],
                 [self._update_some],
                 [self._overwrite_some],
@@ -275,11 +282,14 @@ def main(address: str, seed: int, count: int, first: int, log: Path) -> None:
     target = (address.rpartition(":")[0], int(address.rpartition(":")[2])) if ":" in address else address
     stop = threading.Event()
     history: list[Transaction] = []
+    chance = random.Random(seed)
     clients = [
         Client(
             first + n,
             seed,
-            lambda: ClientStorage(address=target, timeout=_TIMEOUT, connect_timeout=_TIMEOUT),
+            lambda: ClientStorage(
+                address=target, timeout=_TIMEOUT, connect_timeout=_TIMEOUT, protocol=chance.choice([1, 2])
+            ),
             history.append,
         )
         for n in range(count)

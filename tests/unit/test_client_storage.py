@@ -49,7 +49,7 @@ class CountingConnection(InMemoryConnection):
 
 @pytest.fixture
 def server() -> InMemoryServer:
-    return InMemoryServer(MemoryStorage())
+    return InMemoryServer(MemoryStorage(), protocol=1)
 
 
 def store_items(server: InMemoryServer, count: int) -> None:
@@ -60,7 +60,7 @@ def store_items(server: InMemoryServer, count: int) -> None:
 
 def new_client(server: InMemoryServer, prefetch: int = 100) -> tuple[Connection, CountingConnection]:
     stream = CountingConnection(server)
-    return Connection(ClientStorage(stream=stream, prefetch=prefetch)), stream
+    return Connection(ClientStorage(stream=stream, prefetch=prefetch, protocol=1)), stream
 
 
 def items_of(connection: Connection) -> list[Item]:
@@ -175,7 +175,7 @@ def test_long_records_do_not_come_along_in_vain(server: InMemoryServer) -> None:
             return data
 
     stream = Weighing(server)
-    connection = Connection(ClientStorage(stream=stream))
+    connection = Connection(ClientStorage(stream=stream, protocol=1))
     assert [item.n for item in items_of(connection)] == list(range(60))
     assert stream.weight < 1.5 * (60 << 20)
 
@@ -257,7 +257,7 @@ def test_two_clients_of_a_new_storage_get_one_root(server: InMemoryServer) -> No
                 first.commit()
             super().sendall(data)
 
-    second = Connection(ClientStorage(stream=LateConnection(server)))
+    second = Connection(ClientStorage(stream=LateConnection(server), protocol=1))
     assert second.get_root()["x"] == 1
     second.get_root()["x"] = 2
     second.commit()
@@ -281,7 +281,7 @@ def test_a_conflict_that_only_the_server_finds_names_its_oids(server: InMemorySe
                 for _ in server.core.gen_pack():
                     pass
 
-    storage = ClientStorage(stream=PackingConnection(server))
+    storage = ClientStorage(stream=PackingConnection(server), protocol=1)
     loaded = Connection(storage)
     held = loaded.get(item._p_oid or b"")
     loaded.get_root()["back"] = held
@@ -322,7 +322,7 @@ HELLO = b"\0\0\0\1"
 def test_a_server_of_another_version_is_refused() -> None:
     stream = Scripted(b"\0\0\0\2")
     with pytest.raises(ProtocolError, match="version 2"):
-        ClientStorage(stream=stream)
+        ClientStorage(stream=stream, protocol=1)
     assert stream.is_closed
 
 
@@ -330,7 +330,7 @@ def test_a_server_of_another_version_is_refused() -> None:
 @pytest.mark.parametrize("failure", [b"", ConnectionResetError("reset by peer"), TimeoutError()])
 def test_a_connection_that_is_lost_stays_lost(failure: bytes | Exception) -> None:
     stream = Scripted(HELLO, b"\0\0", failure)
-    storage = ClientStorage(stream=stream)
+    storage = ClientStorage(stream=stream, protocol=1)
     with pytest.raises(DisconnectedError, match="2972 was lost") as raised:
         storage.sync()
     assert stream.is_closed
@@ -343,7 +343,7 @@ def test_a_connection_that_is_lost_stays_lost(failure: bytes | Exception) -> Non
 
 @pytest.mark.spec("WIRE-25")
 def test_an_answer_that_the_protocol_does_not_have_ends_the_connection() -> None:
-    storage = ClientStorage(stream=Scripted(HELLO, b"?"))
+    storage = ClientStorage(protocol=1, stream=Scripted(HELLO, b"?"))
     with pytest.raises(ProtocolError, match="no answer"):
         storage.load(bytes(8))
     with pytest.raises(DisconnectedError):
@@ -352,7 +352,7 @@ def test_an_answer_that_the_protocol_does_not_have_ends_the_connection() -> None
 
 @pytest.mark.spec("WIRE-25")
 def test_a_record_of_another_oid_is_refused() -> None:
-    storage = ClientStorage(stream=Scripted(HELLO, b"O\0\0\0\x0d" + bytes(7) + b"\1\0\0\0\1x"))
+    storage = ClientStorage(protocol=1, stream=Scripted(HELLO, b"O\0\0\0\x0d" + bytes(7) + b"\1\0\0\0\1x"))
     with pytest.raises(ProtocolError, match="another record"):
         storage.load(bytes(8))
 
@@ -362,7 +362,7 @@ def test_a_record_of_another_oid_is_refused_that_came_along() -> None:
     one, two = oid_from_int(1), oid_from_int(2)
     root, sibling = pack_record(bytes(8), b"x", one + two), pack_record(one, b"x", b"")
     answers = [b"O" + len(each).to_bytes(4, "big") + each for each in (root, sibling, sibling)]
-    storage = ClientStorage(stream=Scripted(HELLO, answers[0], answers[1] + answers[2]))
+    storage = ClientStorage(protocol=1, stream=Scripted(HELLO, answers[0], answers[1] + answers[2]))
     storage.load(bytes(8))
     with pytest.raises(ProtocolError, match="oid 2 with another record"):
         storage.load(one)
@@ -373,7 +373,7 @@ def test_a_record_of_another_oid_is_refused_that_came_along() -> None:
 def test_a_commit_without_an_answer_has_an_unknown_outcome(server: InMemoryServer, failure: bytes | Exception) -> None:
     store_items(server, 1)
     record = server.storage.load(bytes(8))
-    storage = ClientStorage(stream=Scripted(HELLO, bytes(4), failure))
+    storage = ClientStorage(protocol=1, stream=Scripted(HELLO, bytes(4), failure))
     storage.begin()
     storage.store(bytes(8), record)
     with pytest.raises(ProtocolError if failure == b"K" else OutcomeUnknownError):
@@ -384,7 +384,7 @@ def test_a_commit_without_an_answer_has_an_unknown_outcome(server: InMemoryServe
 
 @pytest.mark.spec("WIRE-25", "WIRE-9")
 def test_a_commit_that_is_lost_before_its_turn_is_not_stored(server: InMemoryServer) -> None:
-    storage = ClientStorage(stream=Scripted(HELLO, b""))
+    storage = ClientStorage(protocol=1, stream=Scripted(HELLO, b""))
     storage.begin()
     with pytest.raises(DisconnectedError) as raised:
         storage.end()
@@ -400,7 +400,7 @@ def test_a_claimed_length_takes_no_memory() -> None:
             sizes.append(size)
             return super().recv(size)
 
-    storage = ClientStorage(stream=Claiming(HELLO, b"O\xff\xff\xff\xff", b"x" * 100, b""))
+    storage = ClientStorage(stream=Claiming(HELLO, b"O\xff\xff\xff\xff", b"x" * 100, b""), protocol=1)
     with pytest.raises(DisconnectedError):
         storage.load(bytes(8))
     assert max(sizes) <= 1 << 20

@@ -249,7 +249,7 @@ def finish_pack(server: InMemoryServer) -> None:
 
 @pytest.mark.spec("CMD-20")
 def test_waiting_ends_with_the_pack() -> None:
-    server = InMemoryServer(MemoryStorage(), packs_at_once=False)
+    server = InMemoryServer(MemoryStorage(), packs_at_once=False, protocol=1)
     committed(server)
     waiting = gen_server_pack(server.new_client())
     next(waiting)
@@ -263,7 +263,7 @@ def test_waiting_ends_with_the_pack() -> None:
 
 @pytest.mark.spec("CMD-20")
 def test_a_pack_that_was_under_way_is_not_the_one_that_is_waited_for() -> None:
-    server = InMemoryServer(MemoryStorage(), packs_at_once=False)
+    server = InMemoryServer(MemoryStorage(), packs_at_once=False, protocol=1)
     committed(server)
     server.new_client().pack()
     server.pack_a_step()
@@ -280,14 +280,14 @@ def test_a_pack_that_was_under_way_is_not_the_one_that_is_waited_for() -> None:
 
 @pytest.mark.spec("CMD-20")
 def test_a_storage_without_a_root_has_nothing_to_pack() -> None:
-    server = InMemoryServer(MemoryStorage(), packs_at_once=False)
+    server = InMemoryServer(MemoryStorage(), packs_at_once=False, protocol=1)
     assert list(gen_server_pack(server.new_client())) == []
     assert not server.storage.has_record(oid_from_int(0))
 
 
 @pytest.mark.spec("CMD-20")
 def test_waiting_has_a_limit() -> None:
-    server = InMemoryServer(MemoryStorage(), packs_at_once=False)
+    server = InMemoryServer(MemoryStorage(), packs_at_once=False, protocol=1)
     committed(server)
     address = SocketAddress.new(("127.0.0.1", 2972))
     steps = pack._gen_waiting(server.new_client(), address, time.monotonic() - 10, timeout=5)

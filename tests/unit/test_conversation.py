@@ -1,5 +1,6 @@
 """The server's side of a connection: waiting, flow control, the end of it."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from durus.sharing.protocol import (
     encode_commit,
     encode_request,
 )
+from durus.sharing.protocol2 import Hello
 from durus.sharing.session import MAX_UNUSED_OIDS, SessionCore
 from durus.storage import MemoryStorage
 from tests.in_memory_server import InMemoryConnection, InMemoryServer
@@ -193,6 +195,7 @@ class Paused:
     """A host that leaves the calling of proceed() to the test."""
 
     is_paused = False
+    hello = Hello()
 
     def __init__(self, core: SessionCore) -> None:
         self.sent = bytearray()
@@ -205,13 +208,16 @@ class Paused:
     def proceed_soon(self) -> None:
         pass
 
+    def wake(self) -> None:
+        pass
+
     def commit_is_ready(self) -> None:
         pass
 
     def commit_ended(self, count: int, size: int, error: DurusError | None) -> None:
         pass
 
-    def pack(self) -> None:
+    def pack(self, on_end: Callable[[DurusError | None], None]) -> None:
         pass
 
     def quit(self) -> None:

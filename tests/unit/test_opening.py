@@ -142,7 +142,7 @@ def test_options_are_keywords_or_stand_in_the_query(tmp_path: Path) -> None:
             "memory: has no option 'readonly'; those .* are cache_bytes, cache_size, tries",
         ),
         ("memory:?speed=9", {}, "has no option 'speed'"),
-        ("durus://127.0.0.1:1", {"durability": "os"}, "has no option 'durability'; .* prefetch, readonly, timeout"),
+        ("durus://127.0.0.1:1", {"durability": "os"}, "has no option .durability.; .* protocol, readonly, timeout"),
         ("memory:?tries=3", {"tries": 3}, "'tries' is given in the address and as a keyword"),
         ("memory:?tries=3&tries=4", {}, "an option stands twice"),
         ("memory:?tries", {}, "not as name=value"),

@@ -142,7 +142,7 @@ def test_a_storage_without_a_root_is_not_changed() -> None:
 
 @pytest.mark.spec("TXN-65")
 def test_a_storage_without_snapshots_has_transactions_that_only_read() -> None:
-    server = InMemoryServer(MemoryStorage())
+    server = InMemoryServer(MemoryStorage(), protocol=1)
     writer = Connection(server.new_client())
     fill(writer)
     reader = Connection(server.new_client(), snapshot=True)

@@ -288,7 +288,7 @@ def stalled_clients(server: InMemoryServer) -> list[InMemoryConnection]:
 
 @pytest.mark.spec("TXN-42", "TXN-43", "WIRE-21")
 def test_others_commit_beside_fifty_clients_that_are_stalled_at_every_byte_of_a_commit() -> None:
-    server = InMemoryServer(MemoryStorage())
+    server = InMemoryServer(MemoryStorage(), protocol=1)
     good = Connection(server.new_client())
     stalled = stalled_clients(server)
     times = []
@@ -307,7 +307,7 @@ def test_others_commit_beside_fifty_clients_that_are_stalled_at_every_byte_of_a_
 
 @pytest.mark.spec("TXN-42", "WIRE-11")
 def test_a_late_client_is_answered_that_its_commit_is_a_conflict() -> None:
-    server = InMemoryServer(MemoryStorage())
+    server = InMemoryServer(MemoryStorage(), protocol=1)
     good = Connection(server.new_client())
     late = server.connect()
     late.sendall(encode_request(Commit()))
@@ -320,7 +320,7 @@ def test_a_late_client_is_answered_that_its_commit_is_a_conflict() -> None:
 
 @pytest.mark.spec("WIRE-43")
 def test_a_client_whose_commit_only_came_too_late_tries_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    server = InMemoryServer(MemoryStorage())
+    server = InMemoryServer(MemoryStorage(), protocol=1)
     late, other = (Connection(server.new_client()) for _ in range(2))
     for name, connection in ("late", late), ("other", other):
         connection.abort()

@@ -59,7 +59,7 @@ def test_a_conflict_of_a_load_names_class_and_oid() -> None:
         assert f": {__name__}.Issue {late._p_format_oid()}; call abort()" in str(caught.value)
 
 
-@pytest.mark.spec("TXN-80")
+@pytest.mark.spec("TXN-80", "TXN-82")
 def test_a_conflict_that_a_server_finds_names_class_and_oid() -> None:
     server = InMemoryServer(MemoryStorage())
     one, two = (Connection(server.new_client()) for _ in range(2))
@@ -69,7 +69,7 @@ def test_a_conflict_that_a_server_finds_names_class_and_oid() -> None:
     two.get_root()["issue"].votes = 5
     one.get_root()["issue"].votes = 1
     one.commit()
-    with pytest.raises(WriteConflictError, match=r"Issue 1; call abort\(\)"):
+    with pytest.raises(WriteConflictError, match=r"Issue 1 \(changed 0 s ago by another client\); call abort\(\)"):
         two.commit()
 
 

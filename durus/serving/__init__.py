@@ -1,0 +1,1 @@
+"""The parts of the storage server that touch sockets and disks."""

@@ -1,0 +1,304 @@
+"""One connection of a storage server: its socket, and the host of its conversation.
+
+The loop only tells when the socket can be read or written; this does the rest by itself, in fewer steps than a
+transport of asyncio would take.  What a conversation sends while it is given bytes goes out in one piece.
+"""
+
+import asyncio
+import contextlib
+import logging
+import socket
+import struct
+import time
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+from durus.error import DurusError, WriteConflictError
+from durus.sharing.address import HostPortAddress, set_tcp_options
+from durus.sharing.conversation import Conversation
+from durus.sharing.protocol2 import Hello
+from durus.sharing.session import SessionCore
+
+_RECEIVED_AT_A_TIME = 1 << 16
+_UNREAD_LIMIT = 1 << 18
+"""Bytes that may wait for a client to read them before it is answered no further."""
+_SECONDS_BETWEEN_SIGNS = 5.0
+"""How often a client that waits is told that its answer is still to come."""
+
+_logger = logging.getLogger("durus")
+
+
+class Server(Protocol):
+    """What a client needs of its server."""
+
+    core: SessionCore
+    hello: Hello
+    commit_timeout: float
+    stall_timeout: float
+    clients: "set[ServedClient]"
+
+    def settle(self) -> None:
+        """Do what the request of a client has made possible: pass the turn on, write, wake clients."""
+
+    def wake(self, client: "ServedClient") -> None:
+        """Have a client go on when the work of now is done."""
+
+    def note_commit(self, size: int) -> None:
+        """Take note of a commit of so many bytes."""
+
+    def pack(self, on_end: Callable[[DurusError | None], None] | None = None) -> None:
+        """Begin to pack."""
+
+    def quit(self, client: "ServedClient") -> None:
+        """End, and have this client know when that is done."""
+
+
+class _Wait(NamedTuple):
+    """What a client lets the server wait for; a new one begins when it changes."""
+
+    what: str
+    limit: float
+    mark: int
+
+
+class ServedClient:
+    """One connection: the host of its conversation."""
+
+    def __init__(self, server: Server, connected: socket.socket, peer: object) -> None:
+        self._server = server
+        self._socket = connected
+        self._loop = asyncio.get_running_loop()
+        self.hello = server.hello
+        self.is_paused = False
+        self._out: list[bytes] = []
+        """What is to be sent with the next flush."""
+        self._unsent = bytearray()
+        """What the socket did not take."""
+        self._is_reading = False
+        self._is_ending = False
+        """True if the connection is to be closed when all is sent."""
+        self._is_gone = False
+        self._wait: _Wait | None = None
+        self._waiting_since = 0.0
+        self._awaited_since = 0.0
+        self._commit_began = 0.0
+        connected.setblocking(False)
+        if connected.family != socket.AF_UNIX:
+            with contextlib.suppress(OSError):  # of a client that has gone already
+                set_tcp_options(connected)
+        self.descriptor = connected.fileno()
+        self._name = _name_of_peer(connected, peer)
+        self._conversation = Conversation(server.core, self, self._name)
+        server.clients.add(self)
+        _logger.info("client %s connected", self)
+        self._read_on()
+
+    def __str__(self) -> str:
+        return self._name
+
+    # The socket
+
+    def _read(self) -> None:
+        try:
+            data = self._socket.recv(_RECEIVED_AT_A_TIME)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self.abort()
+            return
+        if not data:
+            self.close()
+            return
+        try:
+            self._conversation.receive(data)
+            self._after_work()
+        except BaseException:  # the loop tells of it, and the other clients go on
+            self.abort()
+            raise
+
+    def _after_work(self) -> None:
+        self._flush()
+        self._server.settle()
+        if not self._is_gone:
+            if self._conversation.has_unread_input or self._is_ending:
+                self._read_no_further()
+            elif not self._is_reading:
+                self._read_on()
+
+    def _read_on(self) -> None:
+        self._is_reading = True
+        self._loop.add_reader(self.descriptor, self._read)
+
+    def _read_no_further(self) -> None:
+        if self._is_reading:
+            self._is_reading = False
+            self._loop.remove_reader(self.descriptor)
+
+    def _flush(self) -> None:
+        out = self._out
+        if not out or self._is_gone:
+            return
+        data = out[0] if len(out) == 1 else b"".join(out)
+        out.clear()
+        if self._unsent:
+            self._unsent += data
+        else:
+            sent = self._send_some(data)
+            if sent < len(data) and not self._is_gone:
+                self._unsent += data[sent:]
+                self._loop.add_writer(self.descriptor, self._write)
+        self.is_paused = len(self._unsent) > _UNREAD_LIMIT
+
+    def _send_some(self, data: bytes | bytearray) -> int:
+        """Return how many bytes the socket took."""
+        try:
+            return self._socket.send(data)
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except OSError:
+            self.abort()
+            return len(data)
+
+    def _write(self) -> None:
+        """Send more of what the socket did not take."""
+        del self._unsent[: self._send_some(self._unsent)]
+        if self._is_gone:
+            return
+        if not self._unsent:
+            self._loop.remove_writer(self.descriptor)
+            if self._is_ending:
+                self.abort()
+                return
+        if self.is_paused and len(self._unsent) <= _UNREAD_LIMIT // 4:
+            self.is_paused = False
+            self.proceed()
+
+    # What the conversation calls
+
+    def send(self, data: bytes) -> None:
+        """Send bytes to the client, when the conversation is done with what it was given."""
+        self._out.append(data)
+
+    def proceed_soon(self) -> None:
+        """Call proceed(), but not from within this call."""
+        self._loop.call_soon(self.proceed)
+
+    def wake(self) -> None:
+        """Call proceed() when the work of now is done."""
+        self._server.wake(self)
+
+    def commit_is_ready(self) -> None:
+        """Note when a commit was complete; the server looks for what is ready by itself."""
+        self._commit_began = time.monotonic()
+
+    def commit_ended(self, count: int, size: int, error: DurusError | None) -> None:
+        """Log what became of a commit."""
+        if not count:
+            _logger.info("client %s gives up a commit", self)
+        elif error is None:
+            if _logger.isEnabledFor(logging.INFO):
+                milliseconds = 1000 * (time.monotonic() - self._commit_began)
+                _logger.info("client %s committed %d objects, %d bytes, %.1f ms", self, count, size, milliseconds)
+            self._server.note_commit(size)
+        elif isinstance(error, WriteConflictError):
+            _logger.info("client %s is refused a commit: %s", self, error)
+
+    def pack(self, on_end: Callable[[DurusError | None], None]) -> None:
+        """Begin to pack."""
+        _logger.info("client %s asks for a pack", self)
+        self._server.pack(on_end)
+
+    def quit(self) -> None:
+        """End the server."""
+        _logger.info("client %s stops the server", self)
+        self._server.quit(self)
+
+    def end(self, error: DurusError | None) -> None:
+        """Close the connection, when the client has got what was sent to it."""
+        if error is not None:
+            _logger.warning("client %s is dropped: %s", self, error)
+        self.close()
+
+    # What the server calls
+
+    @property
+    def unread_count(self) -> int:
+        """How many bytes wait for the client to read them."""
+        return len(self._unsent)
+
+    def proceed(self) -> None:
+        """Go on with the conversation, after what it waits for may have happened."""
+        if not self._is_gone:
+            try:
+                self._conversation.proceed()
+                self._after_work()
+            except BaseException:  # likewise
+                self.abort()
+                raise
+
+    def finish(self) -> None:
+        """Take no further request; a commit that is whole is answered first."""
+        self._conversation.finish()
+        self._flush()
+
+    def close(self) -> None:
+        """Close the connection when all is sent."""
+        self._conversation.close()
+        self._flush()
+        self._is_ending = True
+        if self._unsent:
+            self._read_no_further()
+        else:
+            self.abort()
+
+    def abort(self) -> None:
+        """Close the connection now."""
+        if self._is_gone:
+            return
+        self._is_gone = True
+        self._read_no_further()
+        self._loop.remove_writer(self.descriptor)
+        self.descriptor = -1
+        self._socket.close()
+        self._conversation.close()
+        self._server.clients.discard(self)
+        self._server.settle()
+        _logger.info("client %s disconnected", self)
+
+    def keep_waiting(self, now: float) -> None:
+        """Let a client that waits for an answer know that the server is there. [WIRE2-33]"""
+        if not self._conversation.is_awaited:
+            self._awaited_since = now
+        elif now - self._awaited_since >= _SECONDS_BETWEEN_SIGNS:
+            self._awaited_since = now
+            self._conversation.keep_waiting()
+            self._flush()
+
+    def drop_if_stalled(self, now: float) -> None:
+        """Drop the client if it has let the server wait for too long. [WIRE-21] [WIRE-22]"""
+        wait = self._what_is_waited_for()
+        if wait != self._wait:
+            self._wait, self._waiting_since = wait, now
+        elif wait is not None and now - self._waiting_since >= wait.limit:
+            _logger.warning("client %s is dropped: %s took longer than %g seconds", self, wait.what, wait.limit)
+            self.abort()
+
+    def _what_is_waited_for(self) -> _Wait | None:
+        conversation, server = self._conversation, self._server
+        if conversation.has_turn:
+            return _Wait("the data of its commit", server.commit_timeout, conversation.request_count)
+        if self._unsent:
+            return _Wait("the reading of its answers", server.stall_timeout, len(self._unsent))
+        if conversation.is_inside_request:
+            return _Wait("the rest of a request", server.stall_timeout, conversation.progress)
+        return None
+
+
+def _name_of_peer(connected: socket.socket, peer: object) -> str:
+    """Return who is on the other side: host and port, or the process that has a Unix socket."""
+    if connected.family != socket.AF_UNIX:
+        return str(HostPortAddress(*peer[:2])) if isinstance(peer, tuple) else "that has gone already"
+    if not hasattr(socket, "SO_PEERCRED"):
+        return "of this machine"
+    process, user, _ = struct.unpack("iII", connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return f"process {process} of user {user}"

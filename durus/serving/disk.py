@@ -1,0 +1,53 @@
+"""Where a server writes commits: in its loop while the disk is fast, in a thread when it is slow.
+
+An fsync that takes a tenth of a millisecond is over before another thread would have woken; one that takes longer must
+not keep the loop from answering others.
+"""
+
+import concurrent.futures
+import time
+from collections import deque
+from collections.abc import Callable
+from statistics import median
+
+MAX_SECONDS_IN_LOOP = 0.001
+"""Writes are done in the loop while half of the latest ones took no longer."""
+_SECONDS_TOO_LONG = 0.01
+"""After one that took longer, the next ones are done in the thread."""
+_REMEMBERED = 16
+MAX_BYTES_IN_LOOP = 1 << 18
+"""Longer commits are written by the thread, however fast the disk is."""
+
+
+class Disk:
+    """Writes one after the other, and learns how long that takes."""
+
+    def __init__(self) -> None:
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, "durus-disk")
+        self._seconds: deque[float] = deque(maxlen=_REMEMBERED)
+
+    def is_fast_for(self, size: int) -> bool:
+        """Tell if so many bytes can be written in the loop. The first writes are not: nothing is known of them."""
+        times = self._seconds
+        return (
+            size <= MAX_BYTES_IN_LOOP
+            and len(times) == _REMEMBERED
+            and max(times) <= _SECONDS_TOO_LONG
+            and median(times) <= MAX_SECONDS_IN_LOOP
+        )
+
+    def write(self, write: Callable[[], None]) -> None:
+        """Write here and now."""
+        began = time.perf_counter()
+        try:
+            write()
+        finally:
+            self._seconds.append(time.perf_counter() - began)
+
+    def submit(self, write: Callable[[], None]) -> "concurrent.futures.Future[None]":
+        """Write in the thread."""
+        return self._thread.submit(self.write, write)
+
+    def close(self) -> None:
+        """Wait for the thread to end."""
+        self._thread.shutdown()

@@ -1,0 +1,110 @@
+"""What the client's dialogs of both versions of the wire protocol share: the channel, and what a storage asks for."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Protocol, TypeVar
+
+from durus.error import DurusKeyError, ProtocolError, ReadConflictError
+from durus.oid import format_oid
+from durus.sharing.prefetch import Prefetch
+from durus.sharing.protocol import INVALID, NOT_FOUND, OKAY, Loaded, Reader
+from durus.storage import Accesses, InvalidationHandler
+
+T = TypeVar("T")
+
+
+class Channel(Protocol):
+    """The connection to a server, as its ClientStorage holds it. Whatever it raises has ended the connection."""
+
+    def send(self, data: bytes) -> None:
+        """Send bytes to the server."""
+
+    def check_connected(self) -> None:
+        """Raise the error of a lost connection if the other side is seen to have closed it."""
+
+    def receive(self, reader: Reader[T]) -> T:
+        """Return what a reader makes of the bytes that come."""
+
+    def outcome_unknown_on_error(self) -> AbstractContextManager[None]:
+        """Have an error in the block say that it is not known if the commit is stored. [WIRE-25]"""
+
+
+class ClientDialog:
+    """Asks a server what a storage needs."""
+
+    version: int
+
+    def __init__(self, channel: Channel, prefetch: Prefetch) -> None:
+        self._channel = channel
+        self.prefetch = prefetch
+
+    def new_oids(self, count: int) -> list[bytes]:
+        """Return new oids."""
+        raise NotImplementedError
+
+    def load(self, oid: bytes) -> bytes:
+        """Return the record of an oid. DurusKeyError if there is none, ReadConflictError if the oid is invalid."""
+        raise NotImplementedError
+
+    def load_all(self, oids: list[bytes]) -> list[Loaded]:
+        """Return what there is for each of some oids."""
+        raise NotImplementedError
+
+    def sync(self) -> list[bytes] | None:
+        """Return the invalid oids, None for any."""
+        raise NotImplementedError
+
+    def commit(
+        self,
+        records: dict[bytes, bytes],
+        accesses: Accesses | None,
+        handle_invalidations: InvalidationHandler | None,
+    ) -> None:
+        """Commit these records. WriteConflictError if that is a conflict.
+
+        `accesses` tells what the transaction has used; if it is None, handle_invalidations() finds a conflict.
+        """
+        raise NotImplementedError
+
+    def pack(self, is_awaited: bool, on_wait: Callable[[], object] | None) -> None:
+        """Have the server begin to pack, and wait for the end of that if the protocol has words for it."""
+        raise NotImplementedError
+
+    def use_snapshots(self) -> bool:
+        """Have each sync() take a snapshot; return False if the protocol has no words for it. [WIRE2-14]"""
+        return False
+
+    def take_turn(self) -> list[bytes] | None:
+        """Sync, and keep others from committing, if the protocol has words for it. [TXN-46]"""
+        return self.sync()
+
+    def release(self) -> None:
+        """Give up the turn and the snapshot, if there is one."""
+
+    def quit(self) -> None:
+        """Have the server end."""
+        raise NotImplementedError
+
+    def say_goodbye(self) -> None:
+        """Tell the server that the client goes."""
+        raise NotImplementedError
+
+    def ping(self) -> None:
+        """Return when the server answers."""
+        raise NotImplementedError
+
+
+def record_of(oid: bytes, answer: Loaded) -> bytes:
+    """Return the record in an answer. DurusKeyError if there is none, ReadConflictError if the oid is invalid."""
+    if answer.status == INVALID:
+        raise ReadConflictError([oid])
+    if answer.status == NOT_FOUND:
+        raise DurusKeyError(oid)
+    check_answer(oid, answer)
+    return answer.record
+
+
+def check_answer(oid: bytes, answer: Loaded) -> None:
+    """Raise ProtocolError if the answer is not for this oid."""
+    if answer.status == OKAY and answer.record[:8] != oid:
+        raise ProtocolError(f"the server answered the load of oid {format_oid(oid)} with another record")

@@ -1,0 +1,223 @@
+"""The client's side of version 2 of the wire protocol. spec/wire-2.md."""
+
+from collections.abc import Callable, Collection, Mapping
+
+from durus.error import ProtocolError, WriteConflictError
+from durus.sharing import protocol2 as messages
+from durus.sharing.client_dialog import Channel, ClientDialog, T, check_answer, record_of
+from durus.sharing.compression import NONE
+from durus.sharing.prefetch import Prefetch
+from durus.sharing.protocol import OKAY, Loaded, Reader
+from durus.storage import Accesses, InvalidationHandler
+
+_CHANGED_RECORDS = 32
+"""How many records of changed objects may come with a sync."""
+_EXTRA_BYTES = 1 << 18
+"""How many bytes may come that were not asked for."""
+_TRIES = 10_000
+"""How often a commit with too many accesses is tried whose turn was passed on each time."""
+
+
+Parsers = Mapping[bytes, Callable[[bytes], T]]
+"""What makes sense of the bodies of the answers that are possible, by their kinds."""
+
+
+class ClientDialog2(ClientDialog):
+    """Asks a server of this version."""
+
+    version = messages.VERSION_2
+
+    def __init__(self, channel: Channel, prefetch: Prefetch, hello: messages.Hello, compression: int = NONE) -> None:
+        super().__init__(channel, prefetch)
+        self._hello = hello
+        self._compression = compression
+        self._serial = hello.serial
+        self._is_held = False
+        """True while the server may keep a turn or a snapshot for this client."""
+        self._is_snapshot = False
+        extra = _EXTRA_BYTES if prefetch.limit else 0
+        channel.send(
+            messages.encode_request(messages.Options(min(prefetch.limit, _CHANGED_RECORDS), extra, compression))
+        )
+
+    def new_oids(self, count: int) -> list[bytes]:
+        return self._ask(messages.NewOids(count), {b"N": lambda body: messages.parse_oids(body, count)})
+
+    # Loads
+
+    def load(self, oid: bytes) -> bytes:
+        record = self.prefetch.take(oid)
+        if record is None:
+            prefetch = self.prefetch
+            prefetch.adapt()
+            siblings = prefetch.siblings(oid, prefetch.ahead)
+            answers = self._load([oid, *siblings] if siblings else [oid], prefetch.ahead)
+            record = record_of(oid, answers[0])
+            if len(answers) > 1:
+                prefetch.add_records(other.record for other in answers[1:] if other.status == OKAY)
+        self.prefetch.note_loaded(record)
+        return record
+
+    def load_all(self, oids: list[bytes]) -> list[Loaded]:
+        return self._load(oids, 0) if oids else []
+
+    def _load(self, oids: list[bytes], ahead: int) -> list[Loaded]:
+        """Return what there is for each of these oids, and then what came without being asked for."""
+        self._channel.send(messages.encode_load(oids, ahead))
+        answers: list[Loaded] = []
+        is_whole = False
+        while not is_whole:
+            is_whole, part = self._receive(_LOAD_ANSWERS)
+            answers += part
+        if len(answers) < len(oids):
+            raise ProtocolError(f"the server answered a load of {len(oids)} oids with {len(answers)} entries")
+        for oid, answer in zip(oids, answers, strict=False):
+            if answer.status == OKAY and answer.record[:8] != oid:
+                check_answer(oid, answer)
+        return answers
+
+    # Transactions
+
+    def sync(self) -> list[bytes] | None:
+        return self._sync(messages.TakeSnapshot() if self._is_snapshot else messages.Sync())
+
+    def use_snapshots(self) -> bool:
+        self._is_snapshot = True
+        return True
+
+    def take_turn(self) -> list[bytes] | None:
+        return self._sync(messages.TakeTurn(is_exclusive=True))
+
+    def release(self) -> None:
+        if self._is_held:
+            self._is_held = False
+            self._channel.send(messages.encode_request(messages.Release()))
+
+    def _sync(self, request: messages.Sync | messages.TakeSnapshot | messages.TakeTurn) -> list[bytes] | None:
+        if not isinstance(request, messages.Sync):
+            self._is_held = True
+        return self._note_point(self._ask(request, {b"Y": messages.parse_point}))
+
+    def _note_point(self, point: messages.SyncPoint) -> list[bytes] | None:
+        self._serial = point.serial
+        if point.invalid is None:
+            self.prefetch.forget_all()
+        else:
+            self.prefetch.forget(point.invalid)
+        self.prefetch.add_changed(point.records)
+        return point.invalid
+
+    def commit(
+        self,
+        records: dict[bytes, bytes],
+        accesses: Accesses | None,
+        handle_invalidations: InvalidationHandler | None,
+    ) -> None:
+        """Commit in one message, or in a turn if the server can't find out if it is a conflict. [WIRE2-20]"""
+        if not records:
+            invalid = self.sync()
+            if (invalid is None or invalid) and handle_invalidations is not None:
+                handle_invalidations(invalid)
+        elif handle_invalidations is None:
+            self._commit(records, (), accesses, None)
+        elif accesses is not None and len(accesses.accessed) <= self._hello.max_accessed:
+            self._commit(records, accesses.accessed, accesses, handle_invalidations)
+        else:
+            self._commit_in_turn(records, accesses, handle_invalidations)
+
+    def _commit_in_turn(
+        self, records: dict[bytes, bytes], accesses: Accesses | None, handle_invalidations: InvalidationHandler
+    ) -> None:
+        for _ in range(_TRIES):
+            invalid = self._sync(messages.TakeTurn(is_exclusive=False))
+            try:
+                if invalid is None or invalid:
+                    handle_invalidations(invalid)
+            except BaseException:
+                self.release()
+                raise
+            if self._commit(records, None, accesses, handle_invalidations):
+                return
+        raise WriteConflictError()
+
+    def _commit(
+        self,
+        records: dict[bytes, bytes],
+        accessed: Collection[bytes] | None,
+        accesses: Accesses | None,
+        handle_invalidations: InvalidationHandler | None,
+    ) -> bool:
+        """Return False if a commit in a turn came too late, and nothing else is in its way."""
+        data = messages.encode_commit(self._serial, accessed, records.values(), self._compression)
+        self._channel.check_connected()  # while it is known that nothing is stored
+        with self._channel.outcome_unknown_on_error():
+            self._channel.send(data)
+            answer = self._channel.receive(_parsed(_COMMIT_ANSWERS))
+        self._is_held = self._is_snapshot
+        if isinstance(answer, messages.Failure):
+            raise messages.error_of(answer)
+        self.prefetch.forget(records)
+        if isinstance(answer, messages.SyncPoint):
+            invalid = self._note_point(answer)
+            if accesses is not None:
+                accesses.note_invalid(invalid)  # nothing that this transaction has used
+            return True
+        invalid = self._note_point(answer.point)
+        if handle_invalidations is not None:
+            _handle(handle_invalidations, invalid, answer.text)
+        if accessed is None and not answer.oids:
+            return False
+        raise WriteConflictError(answer.oids, answer.text)
+
+    # Others
+
+    def pack(self, is_awaited: bool, on_wait: Callable[[], object] | None) -> None:
+        self._ask(messages.Pack(is_awaited), {b"O": lambda body: None}, on_wait)
+
+    def quit(self) -> None:
+        self._channel.send(messages.encode_request(messages.Quit()))
+
+    def say_goodbye(self) -> None:
+        self._channel.send(messages.encode_request(messages.Goodbye()))
+
+    def ping(self) -> None:
+        self._ask(messages.Ping(b"durus"), {b"G": lambda body: None})
+
+    def _ask(self, request: messages.Request, parsers: Parsers[T], on_wait: Callable[[], object] | None = None) -> T:
+        self._channel.send(messages.encode_request(request))
+        return self._receive(parsers, on_wait)
+
+    def _receive(self, parsers: Parsers[T], on_wait: Callable[[], object] | None = None) -> T:
+        """Return what the parser for its kind makes of the next answer; raise the error that it tells of."""
+        answer = self._channel.receive(_parsed(parsers, on_wait))
+        if isinstance(answer, messages.Failure):
+            raise messages.error_of(answer)
+        return answer
+
+
+_LOAD_ANSWERS: Parsers[tuple[bool, list[Loaded]]] = {
+    b"R": lambda body: (True, messages.parse_loaded(body)),
+    b"r": lambda body: (False, messages.parse_loaded(body)),
+}
+_COMMIT_ANSWERS: Parsers[messages.SyncPoint | messages.Conflict] = {
+    b"C": messages.parse_point,
+    b"X": messages.parse_conflict,
+}
+
+
+def _parsed(parsers: Parsers[T], on_wait: Callable[[], object] | None = None) -> Reader[T | messages.Failure]:
+    """Read an answer, and parse it: one that makes no sense ends the connection, as one that is not whole does."""
+    kind, body = yield from messages.read_answer(on_wait)
+    if kind == b"E":
+        return messages.parse_failure(body)
+    if kind not in parsers:
+        raise ProtocolError(f"the server answered with a message {kind!r}, which is not an answer to what was asked")
+    return parsers[kind](body)
+
+
+def _handle(handle_invalidations: InvalidationHandler, invalid: list[bytes] | None, text: str) -> None:
+    try:
+        handle_invalidations(invalid)
+    except WriteConflictError as conflict:
+        conflict.detail = text
+        raise

@@ -1,0 +1,61 @@
+"""Compressed bodies of messages of protocol 2. Statements WIRE2-6 and WIRE2-7."""
+
+import importlib
+import zlib
+from typing import Any, Protocol
+
+from durus.error import ProtocolError
+
+zstd: Any  # a module of the standard library that type checkers for older versions do not know
+try:
+    zstd = importlib.import_module("compression.zstd")  # from Python 3.14 on
+except ImportError:
+    zstd = None
+
+COMPRESSED_FROM = 4096
+"""Shorter messages are never compressed: it would cost more than it saves."""
+
+NONE, ZLIB, ZSTD = 0, 1, 2
+"""The methods, as numbers on the wire."""
+KNOWN = 1 << ZLIB | (0 if zstd is None else 1 << ZSTD)
+"""The methods that this program knows, as a set of bits."""
+
+
+class _Decompressor(Protocol):
+    @property
+    def eof(self) -> bool: ...
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
+
+
+def best_of(methods: int) -> int:
+    """Return the best method that is in this set of bits and known here."""
+    common = methods & KNOWN
+    return ZSTD if common & 1 << ZSTD else ZLIB if common & 1 << ZLIB else NONE
+
+
+def compress(method: int, data: bytes) -> bytes:
+    """Return the data, compressed quickly. ProtocolError for a method that is not known here."""
+    if method == ZLIB:
+        return zlib.compress(data, 1)
+    if method == ZSTD and zstd is not None:
+        return bytes(zstd.compress(data, 1))
+    raise ProtocolError(f"there is no method {method} of compression here")
+
+
+def decompress(method: int, data: bytes, size: int) -> bytes:
+    """Return `size` bytes; never takes more memory than that. ProtocolError unless it is exactly so many."""
+    decompressor: _Decompressor
+    if method == ZLIB:
+        decompressor = zlib.decompressobj()
+    elif method == ZSTD and zstd is not None:
+        decompressor = zstd.ZstdDecompressor()
+    else:
+        raise ProtocolError(f"there is no method {method} of compression here")
+    try:
+        result = decompressor.decompress(data, size + 1)
+    except (zlib.error, ValueError, EOFError, getattr(zstd, "ZstdError", zlib.error)) as error:
+        raise ProtocolError(f"a compressed message can't be decompressed: {error}") from error
+    if len(result) != size or not decompressor.eof:
+        raise ProtocolError(f"a compressed message has not the {size} bytes that it says it has")
+    return result

@@ -1,0 +1,148 @@
+"""What the dialogs of both versions of the wire protocol share: their host, and how they wait and take turns.
+
+A dialog is a generator that yields how many bytes of the client it needs next, or EVENT where it waits for the host.
+It has no sockets, no threads and no clocks; conversation.py drives it.
+"""
+
+from collections.abc import Callable, Generator
+from typing import Protocol
+
+from durus.error import DurusError, TransactionError
+from durus.sharing.protocol2 import Hello
+from durus.sharing.session import Session, SessionCore
+
+EVENT = -1
+"""What a dialog yields when it waits for an event and not for bytes."""
+
+WORK_AT_A_TIME = 64
+"""After how many requests, or new oids, others have their turn."""
+SENT_AT_A_TIME = 1 << 16
+"""Bytes of a long answer that are sent before others have their turn."""
+COST_OF_A_LOAD = 256
+"""How many bytes more a record counts as, for the work that it makes."""
+
+Steps = Generator[int, bytes, "Dialog | None"]
+"""What a dialog does; the dialog that takes over is returned, None at the end."""
+
+
+class Host(Protocol):
+    """What a conversation needs of the server."""
+
+    is_paused: bool
+    """True while the client is to read first what was sent; proceed() is called when it has."""
+    hello: Hello
+    """The limits that clients are told. [WIRE2-2]"""
+
+    def send(self, data: bytes) -> None:
+        """Send bytes to the client."""
+
+    def proceed_soon(self) -> None:
+        """Call proceed(), but not from within this call."""
+
+    def wake(self) -> None:
+        """Call proceed() before the server waits for anything, but not from within this call."""
+
+    def commit_is_ready(self) -> None:
+        """The core has a commit to write."""
+
+    def commit_ended(self, count: int, size: int, error: DurusError | None) -> None:
+        """A commit of so many records and bytes is durable, or was refused: a WriteConflictError is a conflict.
+
+        0 records are a commit that was given up.
+        """
+
+    def pack(self, on_end: Callable[[DurusError | None], None]) -> None:
+        """Begin to pack, if no pack is under way; call `on_end` when it has ended, with its error if it failed."""
+
+    def quit(self) -> None:
+        """End the server, and this connection last of all: that tells the client."""
+
+    def end(self, error: DurusError | None) -> None:
+        """Close the connection; the client has gone, or has done what it must not."""
+
+
+class Dialog:
+    """What one client asks, and what it is answered, in order."""
+
+    def __init__(self, core: SessionCore, host: Host, session: Session) -> None:
+        self._core = core
+        self._host = host
+        self._session = session
+        self.counts_requests = True
+        """True if a request may take only so long as a whole, False if more of it must come from time to time."""
+        self.is_finishing = False
+        self.is_held = False
+        """True while a commit is to be answered, or the client waits for the end of the server."""
+        self.is_awaited = False
+        """True while the client waits for an answer that may take its time."""
+        self.is_between_requests = True
+        self.is_alone = False
+        """True if what arrived last was one byte, with nothing before it that is not used up."""
+        self.has_unused_input = False
+        """True if bytes have arrived after those that the dialog was given last."""
+        self.request_count = 0
+        """How many requests have begun."""
+        self._work = 0
+
+    @property
+    def has_exclusive_data(self) -> bool:
+        """True while others may wait for the data of this client's commit."""
+        return False
+
+    def converse(self) -> Steps:
+        """Answer one request after the other."""
+        raise NotImplementedError
+
+    def keep_waiting(self) -> None:
+        """Tell the client that its answer is still to come, if the protocol has words for that."""
+
+    def _let_others_go_first(self) -> Generator[int, bytes, None]:
+        """Wait until the client has read what was sent, and others have had their turn."""
+        yield from self._until_read()
+        if self._work >= WORK_AT_A_TIME:
+            yield from self._let_others_in()
+
+    def _let_others_in(self) -> Generator[int, bytes, None]:
+        self._work = 0
+        self._host.proceed_soon()
+        yield EVENT
+
+    def _until_read(self) -> Generator[int, bytes, None]:
+        while self._host.is_paused:
+            yield EVENT
+
+    def _until_durable(self, oid: bytes) -> Generator[int, bytes, None]:
+        """Wait while the record that this client is to see is not durable. [TXN-23]"""
+        while self._session.must_wait(oid):
+            self._core.when_written(self._host.wake)  # of this write: another one may follow
+            self.is_awaited = True
+            yield EVENT
+        self.is_awaited = False
+
+    def _until(self, has_happened: Callable[[], object]) -> Generator[int, bytes, None]:
+        """Wait for an event that ends in a call of proceed()."""
+        self.is_awaited = True
+        while not has_happened():
+            yield EVENT
+        self.is_awaited = False
+
+    def _until_turn(self, lease: float | None = None) -> Generator[int, bytes, "list[bytes] | None"]:
+        """Wait for this client's turn to commit; return the invalid oids, None for any. [TXN-21]"""
+        session, soon = self._session, self._host.wake
+        grants: list[list[bytes] | None] = []
+
+        def granted(invalid: list[bytes] | None) -> None:
+            grants.append(invalid)
+            soon()
+
+        session.begin_commit(granted, abandoned=soon, lease=lease)
+        yield from self._until(lambda: grants or not session.is_in_line)
+        if not grants:
+            raise TransactionError("the storage has started anew")
+        return grants[0]
+
+    def _quit(self) -> Generator[int, bytes, None]:
+        self._host.quit()
+        self.is_held = True
+        while True:
+            yield EVENT

@@ -1,0 +1,144 @@
+"""The server's side of version 1 of the wire protocol, for one client. spec/wire.md."""
+
+from collections.abc import Generator
+
+from durus.error import DurusError, DurusKeyError, ProtocolError, TransactionError, WriteConflictError
+from durus.sharing.dialog import COST_OF_A_LOAD, EVENT, SENT_AT_A_TIME, WORK_AT_A_TIME, Dialog, Steps
+from durus.sharing.dialog2 import Dialog2
+from durus.sharing.protocol import (
+    INVALID,
+    NOT_FOUND,
+    OKAY,
+    VERSION,
+    BulkLoad,
+    Commit,
+    Goodbye,
+    Load,
+    Loaded,
+    NewOids,
+    Pack,
+    Quit,
+    Sync,
+    Version,
+    encode_loaded,
+    encode_oids,
+    encode_u32,
+    read_commit,
+    read_request,
+)
+from durus.sharing.protocol2 import VERSION_2
+
+
+class Dialog1(Dialog):
+    """Begins every conversation, and gives it to Dialog2 if the client asks for version 2 first. [WIRE2-1]"""
+
+    _has_said_version = False
+
+    @property
+    def has_exclusive_data(self) -> bool:
+        return self._session.has_turn
+
+    def converse(self) -> Steps:
+        send, session = self._host.send, self._session
+        while not self.is_finishing:
+            if self._host.is_paused or self._work >= WORK_AT_A_TIME:
+                yield from self._let_others_go_first()
+            self.is_between_requests = True
+            request = yield from read_request()
+            self.request_count += 1
+            self._work += 1
+            match request:
+                case Load(oid):
+                    send((yield from self._load(oid)))
+                case BulkLoad(oids):
+                    yield from self._bulk_load(oids)
+                case NewOids(number):
+                    self._work += number
+                    send(b"".join(session.new_oids(number)))
+                case Sync():
+                    send(self._invalid(session.sync()))
+                case Commit():
+                    yield from self._commit()
+                case Pack():
+                    self._check_is_meant(b"P")
+                    self._host.pack(lambda error: None)
+                    send(OKAY)
+                case Version(version):
+                    if version >= VERSION_2 and self.request_count == 1:
+                        send(encode_u32(VERSION_2))
+                        return Dialog2(self._core, self._host, session)
+                    send(encode_u32(VERSION))
+                    self._has_said_version = True
+                    if version != VERSION:
+                        raise ProtocolError(f"the client speaks version {version} of the protocol, not {VERSION}")
+                case Quit():
+                    self._check_is_meant(b"Q")
+                    yield from self._quit()
+                case Goodbye():
+                    return None
+        return None
+
+    def _invalid(self, oids: list[bytes] | None) -> bytes:
+        if oids is None:
+            raise TransactionError(
+                "the server has lost track of what this client has not heard of, for which this version of the "
+                "protocol has no words; it can connect again"
+            )
+        return encode_oids(oids)
+
+    def _check_is_meant(self, command: bytes) -> None:
+        """Raise ProtocolError where a request of one byte may be the beginning of some other protocol's. [WIRE-40]"""
+        if not self._has_said_version and (self.has_unused_input or not self.is_alone):
+            raise ProtocolError(f"the command {command!r} comes with other bytes, from a client that has not sent V")
+
+    def _load(self, oid: bytes) -> Generator[int, bytes, bytes]:
+        """Return the answer to the load of an oid."""
+        yield from self._until_durable(oid)
+        try:
+            record = self._session.load(oid)
+        except DurusKeyError:
+            return NOT_FOUND
+        return INVALID if record is None else encode_loaded(Loaded(OKAY, record))
+
+    def _bulk_load(self, oids: list[bytes]) -> Generator[int, bytes, None]:
+        answers: list[bytes] = []
+        size = 0
+        for oid in oids:
+            answer = yield from self._load(oid)
+            answers.append(answer)
+            size += len(answer) + COST_OF_A_LOAD
+            if size >= SENT_AT_A_TIME:
+                self._host.send(b"".join(answers))
+                answers, size = [], 0
+                yield from self._let_others_in()
+                yield from self._until_read()
+        self._host.send(b"".join(answers))
+
+    def _commit(self) -> Generator[int, bytes, None]:
+        outcomes: list[DurusError | None] = []
+        count = size = 0
+
+        def take(oid: bytes, record: bytes) -> None:
+            nonlocal size
+            self._session.store(oid, record)
+            size += len(record)
+
+        def done(error: DurusError | None) -> None:
+            outcomes.append(error)
+            self._host.commit_ended(count, size, error)
+            self._host.wake()
+
+        self._host.send(self._invalid((yield from self._until_turn())))
+        count = yield from read_commit(take)
+        self._session.commit({}, done)
+        if not count:
+            return
+        self._host.commit_is_ready()
+        self.is_held = True
+        while not outcomes:
+            yield EVENT
+        self.is_held = False
+        error = outcomes[0]
+        if error is not None and not isinstance(error, WriteConflictError):
+            raise error
+        self._host.send(OKAY if error is None else INVALID)

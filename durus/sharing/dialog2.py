@@ -1,0 +1,225 @@
+"""The server's side of version 2 of the wire protocol, for one client. spec/wire-2.md."""
+
+from collections.abc import Generator
+
+from durus.error import (
+    DurusError,
+    DurusKeyError,
+    ProtocolError,
+    RecordError,
+    SnapshotEndedError,
+    WriteConflictError,
+)
+from durus.records.record import unpack_record
+from durus.sharing import protocol2 as messages
+from durus.sharing.ahead import Ahead
+from durus.sharing.compression import NONE
+from durus.sharing.dialog import COST_OF_A_LOAD, SENT_AT_A_TIME, WORK_AT_A_TIME, Dialog, Host, Steps
+from durus.sharing.protocol import INVALID, NOT_FOUND, OKAY
+from durus.sharing.session import Session, SessionCore
+from durus.storage import check_record
+
+_MAX_AHEAD = 1 << 12
+"""The most records that are sent with a load and were not asked for, whatever the client wants."""
+_TOO_MUCH_WAITS = "the server has no room for more commits that are not complete; run the transaction again"
+
+
+class Dialog2(Dialog):
+    """A conversation in messages that have a length."""
+
+    def __init__(self, core: SessionCore, host: Host, session: Session) -> None:
+        super().__init__(core, host, session)
+        self.counts_requests = False
+        self._options = messages.Options(0, 0, NONE)
+        self._ahead = Ahead()
+        self._records: dict[bytes, bytes] = {}
+        """The records of the commit that is being read."""
+        self._is_dropped = False
+        """True if they were too many for the memory of the server."""
+        self._has_snapshot = False
+
+    def converse(self) -> Steps:
+        self._host.send(messages.encode_hello(self._host.hello._replace(serial=self._session.serial)))
+        while not self.is_finishing:
+            if self._host.is_paused or self._work >= WORK_AT_A_TIME:
+                yield from self._let_others_go_first()
+            self.is_between_requests = True
+            try:
+                request = yield from messages.read_request(self._take)
+                self.request_count += 1
+                self._work += 1
+                if type(request) is messages.Load:
+                    yield from self._load(request)
+                elif type(request) is messages.Commit:
+                    yield from self._commit(request)
+                elif type(request) is messages.Goodbye:
+                    break
+                else:
+                    yield from self._answer(request)
+            except (ProtocolError, RecordError) as error:
+                self._send(b"E", messages.encode_failure(messages.Failure(messages.MALFORMED, str(error))))
+                raise
+            except DurusError as error:
+                self._send(b"E", messages.encode_failure(messages.failure_of(error)))
+            finally:
+                if self._records:
+                    self._drop_records()
+        return None
+
+    def keep_waiting(self) -> None:
+        self._send(messages.WAIT)
+
+    def _send(self, kind: bytes, body: bytes = b"") -> None:
+        self._host.send(messages.encode(kind, body, self._options.compression))
+
+    def _answer(self, request: messages.Request) -> Generator[int, bytes, None]:
+        session = self._session
+        match request:
+            case messages.Sync():
+                self._send_point(session.sync())
+            case messages.TakeSnapshot():
+                self._has_snapshot = True
+                self._send_point(session.take_snapshot())
+            case messages.TakeTurn(is_exclusive):
+                session.give_up_commit()
+                lease = self._host.hello.turn_milliseconds / 1000 if is_exclusive else None
+                self._send_point((yield from self._until_turn(lease)))
+            case messages.Release():
+                session.give_up_commit()
+                self._has_snapshot = False
+                session.drop_snapshot()
+            case messages.NewOids(number):
+                self._work += number
+                self._send(b"N", b"".join(session.new_oids(number)))
+            case messages.Options():
+                if 1 << request.compression & (1 | self._host.hello.compressions) == 0:
+                    raise ProtocolError(f"the client asks for the method {request.compression} of compression")
+                self._options = request
+            case messages.Pack(is_awaited):
+                yield from self._pack(is_awaited)
+            case messages.Ping(data):
+                self._send(b"G", data)
+            case messages.Quit():
+                yield from self._quit()
+            case messages.Unknown(kind):
+                text = f"this server has no request {kind!r}"
+                self._send(b"E", messages.encode_failure(messages.Failure(messages.UNSUPPORTED, text)))
+
+    # Loads
+
+    def _load(self, load: messages.Load) -> Generator[int, bytes, None]:
+        answers: list[bytes] = []
+        records: list[bytes] = []
+        size = 0
+        for oid in load.oids:
+            if not self._has_snapshot and self._session.must_wait(oid):
+                yield from self._until_durable(oid)
+            status, record = self._load_one(oid)
+            answers.append(messages.encode_status(status, record))
+            size += len(record) + COST_OF_A_LOAD
+            if record:
+                self._ahead.note_sent(oid)
+                records.append(record)
+            if size >= SENT_AT_A_TIME:
+                self._send(b"r", b"".join(answers))
+                answers, size = [], 0
+                yield from self._let_others_in()
+                yield from self._until_read()
+        if load.ahead and records:
+            count = min(load.ahead, _MAX_AHEAD)
+            others = self._ahead.follow(records, count, self._options.extra_bytes, self._load_at_once)
+            answers += [messages.encode_status(OKAY, record) for record in others]
+            self._work += len(others)
+        self._send(b"R", b"".join(answers))
+
+    def _load_one(self, oid: bytes) -> tuple[bytes, bytes]:
+        """Return the status of an answer, and the record that belongs to it."""
+        try:
+            record = self._session.load_from_snapshot(oid) if self._has_snapshot else self._session.load(oid)
+        except DurusKeyError:
+            return NOT_FOUND, b""
+        return (INVALID, b"") if record is None else (OKAY, record)
+
+    def _load_at_once(self, oid: bytes) -> bytes | None:
+        try:
+            if self._has_snapshot:
+                return self._session.load_from_snapshot(oid)
+            return None if self._core.is_undurable(oid) else self._session.load(oid)
+        except (DurusKeyError, SnapshotEndedError):
+            return None
+
+    # Commits
+
+    def _take(self, record: bytes) -> None:
+        """Take a record of a commit that is being read. [WIRE2-20]"""
+        oid = unpack_record(record)[0]
+        check_record(oid, record)
+        if oid in self._records:
+            raise ProtocolError("a commit has two records of one oid")
+        if not self._is_dropped and not self._session.hold(len(record)):
+            self._session.let_go()
+            self._is_dropped = True
+        self._records[oid] = b"" if self._is_dropped else record
+
+    def _drop_records(self) -> None:
+        self._records, self._is_dropped = {}, False
+        self._session.let_go()
+
+    def _commit(self, commit: messages.Commit) -> Generator[int, bytes, None]:
+        session, records = self._session, self._records
+        if self._is_dropped:
+            session.give_up_commit()
+            self._send_conflict([], _TOO_MUCH_WAITS, session.sync())
+            return
+        outcomes: list[tuple[list[bytes] | None, DurusError | None]] = []
+        size = sum(map(len, records.values()))
+
+        def done(invalid: list[bytes] | None, error: DurusError | None) -> None:
+            outcomes.append((invalid, error))
+            self._host.commit_ended(len(records), size, error)
+            self._host.wake()
+
+        session.commit_whole(commit.serial, commit.accessed, records, done)
+        self._host.commit_is_ready()
+        self.is_held = True
+        yield from self._until(lambda: outcomes)
+        self.is_held = False
+        invalid, error = outcomes[0]
+        if session.has_lost_track:
+            invalid = session.sync()
+        if error is None:
+            self._send(b"C", messages.encode_point(self._point(invalid)))
+            self._ahead.note_stored(records)
+        elif isinstance(error, WriteConflictError):
+            text = session.describe_changes(error.oids) if error.oids else ""
+            self._send_conflict(error.oids, text, invalid)
+        else:
+            session.go_back_to(commit.serial)
+            raise error
+
+    def _send_conflict(self, oids: list[bytes], text: str, invalid: list[bytes] | None) -> None:
+        self._send(b"X", messages.encode_conflict(messages.Conflict(oids, text, self._point(invalid))))
+
+    def _send_point(self, invalid: list[bytes] | None) -> None:
+        self._send(b"Y", messages.encode_point(self._point(invalid)))
+
+    def _point(self, invalid: list[bytes] | None) -> messages.SyncPoint:
+        options = self._options
+        changed = self._ahead.take_changed(invalid, options.changed_count, options.extra_bytes, self._load_at_once)
+        return messages.SyncPoint(self._session.serial, invalid, changed)
+
+    # Others
+
+    def _pack(self, is_awaited: bool) -> Generator[int, bytes, None]:
+        ends: list[DurusError | None] = []
+
+        def ended(error: DurusError | None) -> None:
+            ends.append(error)
+            self._host.wake()
+
+        self._host.pack(ended)
+        if is_awaited:
+            yield from self._until(lambda: ends)
+            if ends[0] is not None:
+                raise ends[0]
+        self._send(b"O")

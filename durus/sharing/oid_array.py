@@ -1,0 +1,56 @@
+"""A sorted array of oids, in as few bytes as they need: what a transaction has accessed. Statement WIRE2-21."""
+
+import sys
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable
+
+from durus.error import ProtocolError
+from durus.oid import oid_to_int
+
+_TYPECODES = {4: "I" if array("I").itemsize == 4 else "L", 8: "Q"}
+_WIDTH_LIMIT = 1 << 32
+"""Oids below this fit into 4 bytes."""
+
+
+class OidArray:
+    """Oids in ascending order. A look-up takes logarithmic time, and making one from bytes next to none."""
+
+    def __init__(self, numbers: "array[int]") -> None:
+        self._numbers = numbers
+
+    @classmethod
+    def of(cls, oids: Iterable[bytes]) -> "OidArray":
+        """Return the array of some oids, in whatever order."""
+        numbers = array("Q", b"".join(sorted(oids)))
+        if sys.byteorder == "little":
+            numbers.byteswap()
+        return cls(array(_TYPECODES[4], numbers) if numbers and numbers[-1] < _WIDTH_LIMIT else numbers)
+
+    @classmethod
+    def from_bytes(cls, width: int, data: bytes) -> "OidArray":
+        """Return the array that to_bytes() gave. ProtocolError for another width than 4 and 8."""
+        if width not in _TYPECODES:
+            raise ProtocolError(f"oids of {width} bytes: only 4 and 8 are possible")
+        numbers = array(_TYPECODES[width], data)
+        if sys.byteorder == "little":
+            numbers.byteswap()
+        return cls(numbers)
+
+    def to_bytes(self) -> tuple[int, bytes]:
+        """Return the width of each oid in bytes, and the oids, big-endian."""
+        numbers = self._numbers
+        if sys.byteorder == "little":
+            numbers = numbers[:]
+            numbers.byteswap()
+        return numbers.itemsize, numbers.tobytes()
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __contains__(self, oid: object) -> bool:
+        if not isinstance(oid, bytes):
+            return False
+        number = oid_to_int(oid)
+        index = bisect_left(self._numbers, number)
+        return index < len(self._numbers) and self._numbers[index] == number

@@ -1,0 +1,508 @@
+"""The wire protocol, version 2, for both sides: bytes in, messages out. spec/wire-2.md.
+
+As in protocol.py there are no sockets here: a reader is a generator that yields how many bytes it needs next.  Each
+message is a length, a kind and a body, so that a reader can skip what it does not know.
+"""
+
+import struct
+from collections.abc import Callable, Collection, Iterable
+from typing import NamedTuple
+
+from durus.error import (
+    DurusError,
+    ProtocolError,
+    ReadonlyError,
+    ServerError,
+    SnapshotEndedError,
+    TransactionError,
+)
+from durus.sharing.compression import COMPRESSED_FROM, KNOWN, NONE, compress, decompress
+from durus.sharing.oid_array import OidArray
+from durus.sharing.protocol import MAX_COMMIT, MAX_REQUEST_OIDS, NOT_FOUND, OKAY, Loaded, Reader, receive
+
+VERSION_2 = 2
+
+MAX_ACCESSED = 1 << 16
+"""The most oids that a commit tells of as accessed; with more, a client takes its turn. [WIRE2-21]"""
+MAX_REQUEST = 8 * MAX_REQUEST_OIDS + 64
+"""The most bytes of a request that is not a commit. [WIRE2-5]"""
+MAX_COMMIT_MESSAGE = MAX_COMMIT + 8 * MAX_ACCESSED + 64
+_STREAMED_FROM = 1 << 16
+"""A commit that is longer is read record by record, so that its bytes are not held twice."""
+
+ANY = 1
+AT_TURN = 1
+"""Bits of the flags of a sync point and of a commit."""
+
+_HEAD = struct.Struct(">Ic")
+_LOAD = struct.Struct(">IcH")
+_U16 = struct.Struct(">H")
+_U32 = struct.Struct(">I")
+_COMPRESSED = struct.Struct(">BI")
+_OPTIONS = struct.Struct(">HIB")
+_COMMIT = struct.Struct(">BQBI")
+_SYNC_POINT = struct.Struct(">BQI")
+_HELLO = struct.Struct(">QIIIIIQB")
+
+COMPRESSED = b"Z"
+WAIT = b"W"
+_FIRST_IGNORED = b"\x80"
+"""Answers of this kind and above are ignored by a client that does not know them. [WIRE2-4]"""
+
+
+# Messages
+
+
+def encode(kind: bytes, body: bytes = b"", method: int = NONE) -> bytes:
+    """Return the bytes of a message, compressed by this method if that makes a long one shorter. [WIRE2-3]"""
+    if method != NONE and len(body) >= COMPRESSED_FROM:
+        squeezed = compress(method, kind + body)
+        if len(squeezed) < len(body):
+            head = _COMPRESSED.pack(method, 1 + len(body))
+            return _HEAD.pack(1 + len(head) + len(squeezed), COMPRESSED) + head + squeezed
+    return _HEAD.pack(1 + len(body), kind) + body
+
+
+def _decompressed(body: bytes, limit: int) -> tuple[bytes, bytes]:
+    """Return the kind and the body of the message in a compressed one."""
+    if len(body) < _COMPRESSED.size:
+        raise ProtocolError("a compressed message has no head")
+    method, size = _COMPRESSED.unpack_from(body)
+    if not 1 <= size <= limit:
+        raise ProtocolError(f"a compressed message of {size} bytes is longer than the limit of {limit}")
+    data = decompress(method, body[_COMPRESSED.size :], size)
+    return data[:1], data[1:]
+
+
+class _Body:
+    """Gives the bytes of a body to a reader, for receive()."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._index = 0
+
+    def take(self, size: int) -> bytes:
+        start, self._index = self._index, self._index + size
+        if self._index > len(self._data):
+            raise ProtocolError(f"a message ends inside of a part of {size} bytes")
+        return self._data[start : self._index]
+
+
+# Requests
+
+
+class Options(NamedTuple):
+    """O: what the client wants to have sent along. [WIRE2-10]"""
+
+    changed_count: int
+    """How many records of changed objects may come with a sync point."""
+    extra_bytes: int
+    """How many bytes of records may come that were not asked for."""
+    compression: int
+
+
+class Load(NamedTuple):
+    """L: the records of some oids, and so many of those that they refer to. [WIRE2-11]"""
+
+    oids: list[bytes]
+    ahead: int
+
+
+class Sync(NamedTuple):
+    """S: which oids are invalid. [WIRE2-13]"""
+
+
+class TakeSnapshot(NamedTuple):
+    """B: sync, and have loads show this state from now on. [WIRE2-14]"""
+
+
+class TakeTurn(NamedTuple):
+    """T: sync, and have the turn to commit. [WIRE2-15]"""
+
+    is_exclusive: bool
+
+
+class Release(NamedTuple):
+    """U: the snapshot and the turn are given up. [WIRE2-16]"""
+
+
+class NewOids(NamedTuple):
+    """N: give new oids. [WIRE2-12]"""
+
+    number: int
+
+
+class Commit(NamedTuple):
+    """C: a commit, whose records the reader has given to its caller. [WIRE2-20]"""
+
+    serial: int
+    accessed: OidArray | None
+    """None if the client has compared the list of its turn itself."""
+
+
+class Pack(NamedTuple):
+    """P: pack, and answer when it begins or when it has ended. [WIRE2-30]"""
+
+    is_awaited: bool
+
+
+class Ping(NamedTuple):
+    """G: send these bytes back. [WIRE2-31]"""
+
+    data: bytes
+
+
+class Quit(NamedTuple):
+    """Q: the server is to end. [WIRE2-32]"""
+
+
+class Goodbye(NamedTuple):
+    """'.': the client goes. [WIRE2-32]"""
+
+
+class Unknown(NamedTuple):
+    """A request of a kind that this version does not have. [WIRE2-4]"""
+
+    kind: bytes
+
+
+Request = (
+    Options
+    | Load
+    | Sync
+    | TakeSnapshot
+    | TakeTurn
+    | Release
+    | NewOids
+    | Commit
+    | Pack
+    | Ping
+    | Quit
+    | Goodbye
+    | Unknown
+)
+
+_WITHOUT_BODY: dict[bytes, Request] = {
+    b"S": Sync(),
+    b"B": TakeSnapshot(),
+    b"U": Release(),
+    b"Q": Quit(),
+    b".": Goodbye(),
+}
+_KIND_WITHOUT_BODY = {type(request): kind for kind, request in _WITHOUT_BODY.items()}
+
+
+def encode_request(request: Request) -> bytes:
+    """Return the bytes of a request other than a commit."""
+    match request:
+        case Options():
+            return encode(b"O", _OPTIONS.pack(*request))
+        case Load(oids, ahead):
+            return encode_load(oids, ahead)
+        case NewOids(number):
+            return encode(b"N", _U16.pack(number))
+        case TakeTurn(is_exclusive):
+            return encode(b"T", bytes([is_exclusive]))
+        case Pack(is_awaited):
+            return encode(b"P", bytes([is_awaited]))
+        case Ping(data):
+            return encode(b"G", data)
+        case Unknown(kind):
+            return encode(kind)
+        case Commit():
+            raise TypeError("a commit has records: use encode_commit()")
+    return encode(_KIND_WITHOUT_BODY[type(request)])
+
+
+def encode_load(oids: list[bytes], ahead: int) -> bytes:
+    """Return the bytes of a load, the most frequent request."""
+    return _LOAD.pack(3 + 8 * len(oids), b"L", ahead) + b"".join(oids)
+
+
+def encode_commit(
+    serial: int, accessed: Collection[bytes] | None, records: Collection[bytes], method: int = NONE
+) -> bytes:
+    """Return the bytes of a commit; `accessed` is None after the list of a turn was compared. [WIRE2-20]
+
+    TransactionError if the records are too long for one commit.
+    """
+    width, oids = OidArray.of(accessed or ()).to_bytes()
+    parts = [_COMMIT.pack(AT_TURN if accessed is None else 0, serial, width, len(oids) // width), oids]
+    for record in records:
+        parts += [_U32.pack(len(record)), record]
+    body = b"".join(parts)
+    size = len(body) - _COMMIT.size - len(oids)
+    if size > MAX_COMMIT:
+        raise TransactionError(
+            f"a commit of {size} bytes is longer than the {MAX_COMMIT} that a server takes; commit in parts"
+        )
+    return encode(b"C", body, method)
+
+
+def read_request(take: Callable[[bytes], None]) -> Reader[Request]:
+    """Read one request, giving `take` the records of a commit one by one. ProtocolError if it is malformed."""
+    size, kind = _HEAD.unpack((yield _HEAD.size))
+    limit = MAX_COMMIT_MESSAGE if kind in (b"C", COMPRESSED) else MAX_REQUEST
+    if not 1 <= size <= limit:
+        raise ProtocolError(f"a message {kind!r} of {size} bytes: at least 1 and at most {limit} are possible")
+    if kind == b"C" and size > _STREAMED_FROM:
+        return (yield from _read_commit(size - 1, take))
+    body = yield size - 1
+    if kind == COMPRESSED:
+        kind, body = _decompressed(body, MAX_COMMIT_MESSAGE)
+    return _parse_request(kind, body, take)
+
+
+def _parse_request(kind: bytes, body: bytes, take: Callable[[bytes], None]) -> Request:
+    if kind == b"L":
+        if len(body) < 10 or len(body) % 8 != 2 or len(body) > 8 * MAX_REQUEST_OIDS + 2:
+            raise ProtocolError(f"a load of {len(body)} bytes: it has 2 and 8 for each of 1 to {MAX_REQUEST_OIDS}")
+        return Load([body[start : start + 8] for start in range(2, len(body), 8)], _U16.unpack_from(body)[0])
+    if kind == b"C":
+        return receive(_read_commit(len(body), take), _Body(body).take)
+    if kind in _WITHOUT_BODY:
+        _check_size(kind, body, 0)
+        return _WITHOUT_BODY[kind]
+    match kind:
+        case b"N":
+            _check_size(kind, body, 2)
+            return NewOids(_U16.unpack(body)[0])
+        case b"O":
+            _check_size(kind, body, _OPTIONS.size)
+            return Options(*_OPTIONS.unpack(body))
+        case b"T":
+            _check_size(kind, body, 1)
+            return TakeTurn(bool(body[0]))
+        case b"P":
+            _check_size(kind, body, 1)
+            return Pack(bool(body[0]))
+        case b"G":
+            return Ping(body)
+    return Unknown(kind)
+
+
+def _check_size(kind: bytes, body: bytes, size: int) -> None:
+    if len(body) != size:
+        raise ProtocolError(f"a message {kind!r} has a body of {size} bytes, not {len(body)}")
+
+
+def _read_commit(size: int, take: Callable[[bytes], None]) -> Reader[Commit]:
+    if size < _COMMIT.size:
+        raise ProtocolError(f"a commit of {size} bytes has no head")
+    flags, serial, width, count = _COMMIT.unpack((yield _COMMIT.size))
+    if count > MAX_ACCESSED or _COMMIT.size + width * count > size:
+        raise ProtocolError(f"{count} accessed oids do not fit the message, or the limit of {MAX_ACCESSED}")
+    oids = OidArray.from_bytes(width, (yield width * count))
+    left = size - _COMMIT.size - width * count
+    while left:
+        if left < _U32.size:
+            raise ProtocolError("a commit ends inside of the length of a record")
+        (length,) = _U32.unpack((yield _U32.size))
+        left -= _U32.size + length
+        if left < 0:
+            raise ProtocolError(f"a record of {length} bytes ends after its commit")
+        take((yield length))
+    return Commit(serial, None if flags & AT_TURN else oids)
+
+
+# Answers
+
+
+class Hello(NamedTuple):
+    """H: the serial at which the client begins, and the limits of the server. [WIRE2-2]"""
+
+    serial: int = 0
+    max_commit: int = MAX_COMMIT
+    max_oids: int = MAX_REQUEST_OIDS
+    max_accessed: int = MAX_ACCESSED
+    turn_milliseconds: int = 10_000
+    """For how long an exclusive turn lasts at the most."""
+    snapshot_seconds: int = 0
+    snapshot_bytes: int = 0
+    """The bounds of a snapshot, 0 for none."""
+    compressions: int = KNOWN
+
+
+class SyncPoint(NamedTuple):
+    """A point in the order of commits, and what changed up to it. [WIRE2-13]"""
+
+    serial: int
+    invalid: list[bytes] | None
+    """None for any oid."""
+    records: list[bytes]
+    """Records of changed objects that the client seems to have, as they are now."""
+
+
+class Conflict(NamedTuple):
+    """X: the commit is a conflict, and nothing of it is stored. [WIRE2-23]"""
+
+    oids: list[bytes]
+    text: str
+    """Who changed them and when, as far as it is known."""
+    point: SyncPoint
+
+
+class Failure(NamedTuple):
+    """E: the request was refused. [WIRE2-40]"""
+
+    code: int
+    text: str
+
+
+UNSUPPORTED, MALFORMED, READONLY, FAILED, TOO_LARGE, SNAPSHOT_ENDED = range(1, 7)
+_ERRORS: dict[int, type[DurusError]] = {
+    UNSUPPORTED: ProtocolError,
+    MALFORMED: ProtocolError,
+    READONLY: ReadonlyError,
+    FAILED: ServerError,
+    TOO_LARGE: TransactionError,
+    SNAPSHOT_ENDED: SnapshotEndedError,
+}
+
+
+def failure_of(error: DurusError) -> Failure:
+    """Return the answer that tells a client of an error."""
+    if isinstance(error, SnapshotEndedError):
+        return Failure(SNAPSHOT_ENDED, error.reason)
+    for code in (READONLY, MALFORMED):
+        if isinstance(error, _ERRORS[code]):
+            return Failure(code, str(error))
+    return Failure(FAILED, str(error))
+
+
+def error_of(failure: Failure) -> DurusError:
+    """Return the error that an answer tells of, for the client's user."""
+    return _ERRORS.get(failure.code, ServerError)(failure.text)
+
+
+def encode_hello(hello: Hello) -> bytes:
+    """Return the bytes of the server's first message."""
+    return encode(b"H", _HELLO.pack(*hello))
+
+
+def encode_point(point: SyncPoint) -> bytes:
+    """Return the body of a sync point."""
+    oids = point.invalid or ()
+    flags = ANY if point.invalid is None else 0
+    parts = [_SYNC_POINT.pack(flags, point.serial, len(oids)), *oids]
+    for record in point.records:
+        parts += [_U32.pack(len(record)), record]
+    return b"".join(parts)
+
+
+def encode_conflict(conflict: Conflict) -> bytes:
+    """Return the body of a conflict."""
+    text = conflict.text.encode("utf-8", "replace")[:1000]
+    head = _U32.pack(len(conflict.oids)) + b"".join(conflict.oids) + _U16.pack(len(text)) + text
+    return head + encode_point(conflict.point)
+
+
+def encode_failure(failure: Failure) -> bytes:
+    """Return the body of a refusal."""
+    return bytes([failure.code]) + failure.text.encode("utf-8", "replace")[:4000]
+
+
+def encode_status(status: bytes, record: bytes) -> bytes:
+    """Return an entry of a load answer; the record counts where the status is OKAY."""
+    return status if status != OKAY else OKAY + _U32.pack(len(record)) + record
+
+
+class Answer(NamedTuple):
+    """A message from the server, as yet unparsed."""
+
+    kind: bytes
+    body: bytes
+
+
+def read_answer(on_wait: Callable[[], object] | None = None) -> Reader[Answer]:
+    """Read the next answer; call `on_wait` for each message that says that it is still to come. [WIRE2-33]"""
+    while True:
+        size, kind = _HEAD.unpack((yield _HEAD.size))
+        if not size:
+            raise ProtocolError("a message has no kind")
+        body = yield size - 1
+        if kind == COMPRESSED:
+            kind, body = _decompressed(body, MAX_COMMIT_MESSAGE)
+        if kind != WAIT and kind < _FIRST_IGNORED:
+            return Answer(kind, body)
+        if on_wait is not None:
+            on_wait()
+
+
+def parse_hello(answer: Answer) -> Hello:
+    """Return the limits that the server tells of. What follows them, from a later version, is ignored."""
+    if answer.kind != b"H" or len(answer.body) < _HELLO.size:
+        raise ProtocolError(f"the server began with {answer.kind!r} and {len(answer.body)} bytes, not with its limits")
+    return Hello(*_HELLO.unpack_from(answer.body))
+
+
+def parse_point(body: bytes) -> SyncPoint:
+    """Return the sync point in a body."""
+    parts = _Body(body)
+    flags, serial, count = _SYNC_POINT.unpack(parts.take(_SYNC_POINT.size))
+    oids = _split(parts.take(8 * count))
+    records = list(_gen_records(body, _SYNC_POINT.size + 8 * count))
+    return SyncPoint(serial, None if flags & ANY else oids, records)
+
+
+def parse_conflict(body: bytes) -> Conflict:
+    """Return the conflict in a body."""
+    parts = _Body(body)
+    (count,) = _U32.unpack(parts.take(_U32.size))
+    oids = _split(parts.take(8 * count))
+    (size,) = _U16.unpack(parts.take(_U16.size))
+    text = parts.take(size).decode("utf-8", "replace")
+    return Conflict(oids, text, parse_point(body[_U32.size + 8 * count + _U16.size + size :]))
+
+
+def parse_failure(body: bytes) -> Failure:
+    """Return the refusal in a body."""
+    if not body:
+        raise ProtocolError("a refusal has no code")
+    return Failure(body[0], body[1:].decode("utf-8", "replace"))
+
+
+def parse_loaded(body: bytes) -> list[Loaded]:
+    """Return the entries of a load answer."""
+    found = []
+    index = 0
+    while index < len(body):
+        status = body[index : index + 1]
+        index += 1
+        if status == OKAY:
+            end = index + _U32.size
+            if end > len(body):
+                raise ProtocolError("a load answer ends inside of the length of a record")
+            (length,) = _U32.unpack_from(body, index)
+            index = end + length
+            if index > len(body):
+                raise ProtocolError(f"a record of {length} bytes ends after its answer")
+            found.append(Loaded(OKAY, body[end:index]))
+        elif status in (b"I", NOT_FOUND):
+            found.append(Loaded(status))
+        else:
+            raise ProtocolError(f"there is no answer {status!r} to a load")
+    return found
+
+
+def parse_oids(body: bytes, count: int) -> list[bytes]:
+    """Return the oids of an answer to N."""
+    if len(body) != 8 * count:
+        raise ProtocolError(f"{len(body)} bytes are not {count} oids")
+    return _split(body)
+
+
+def _gen_records(body: bytes, index: int) -> Iterable[bytes]:
+    while index < len(body):
+        start = index + _U32.size
+        if start > len(body):
+            raise ProtocolError("a message ends inside of the length of a record")
+        (length,) = _U32.unpack_from(body, index)
+        index = start + length
+        if index > len(body):
+            raise ProtocolError(f"a record of {length} bytes ends after its message")
+        yield body[start:index]
+
+
+def _split(oids: bytes) -> list[bytes]:
+    return [oids[start : start + 8] for start in range(0, len(oids), 8)]
