@@ -2,36 +2,39 @@
 
 import argparse
 import difflib
+import importlib
 import sys
-from collections.abc import Callable
 from typing import NamedTuple, NoReturn
 
 from durus import __version__, persistent
-from durus.cli import check, completion, console, convert, info, pack, rename, serve
 from durus.text import printable
 
 
 class Command(NamedTuple):
-    """One command: what it is for, its options, and the function that does it."""
+    """One command: what it is for, and the module that has its add_arguments() and run().
+
+    A module is imported when its command is used, so that one command does not wait for what the others import.
+    """
 
     summary: str
-    add_arguments: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace], int]
+    module: str
+
+    def add_to(self, parser: argparse.ArgumentParser) -> None:
+        """Give the parser the options of this command, and the function that does it."""
+        module = importlib.import_module(f"durus.cli.{self.module}")
+        module.add_arguments(parser)
+        parser.set_defaults(run=module.run)
 
 
 COMMANDS = {
-    "serve": Command("serve a file to clients, or stop a server", serve.add_arguments, serve.run),
-    "shell": Command("open a Python shell on a file, or on a server", console.add_arguments, console.run),
-    "pack": Command("remove what the root does not reach, from a file or on a server", pack.add_arguments, pack.run),
-    "check": Command("verify all transactions, checksums, records and references", check.add_arguments, check.run),
-    "info": Command("show what a file holds", info.add_arguments, info.run),
-    "rename": Command("give a class or a module another path in a file", rename.add_arguments, rename.run),
-    "convert": Command("copy a file to a new file, or to another kind of storage", convert.add_arguments, convert.run),
-    "completion": Command(
-        "print a script that completes commands and options in a shell",
-        completion.add_arguments,
-        lambda options: completion.run(options, make_parser()),
-    ),
+    "serve": Command("serve a file to clients, or stop a server", "serve"),
+    "shell": Command("open a Python shell on a file, or on a server", "console"),
+    "pack": Command("remove what the root does not reach, from a file or on a server", "pack"),
+    "check": Command("verify all transactions, checksums, records and references", "check"),
+    "info": Command("show what a file holds", "info"),
+    "rename": Command("give a class or a module another path in a file", "rename"),
+    "convert": Command("copy a file to a new file, or to another kind of storage", "convert"),
+    "completion": Command("print a script that completes commands and options in a shell", "completion"),
 }
 
 ALIASES = {"-s": "serve", "-c": "shell", "-p": "pack"}
@@ -47,8 +50,11 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {printable(message)}\n")
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of `durus`, with one subparser for each command."""
+def make_parser(used: str | None = None) -> argparse.ArgumentParser:
+    """Return the parser of `durus`, with one subparser for each command.
+
+    If it is known which command is `used`, the other subparsers have no options.
+    """
     parser = _Parser(
         prog="durus",
         usage="durus COMMAND [options]",
@@ -64,8 +70,9 @@ def make_parser() -> argparse.ArgumentParser:
         also = f" (durus {short[name]})" if name in short else ""
         description = command.summary[0].upper() + command.summary[1:] + "."
         subparser = subparsers.add_parser(name, help=command.summary + also, description=description)
-        command.add_arguments(subparser)
-        subparser.set_defaults(run=command.run, parser=subparser)
+        subparser.set_defaults(parser=subparser)
+        if used is None or name == used:
+            command.add_to(subparser)
     return parser
 
 

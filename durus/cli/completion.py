@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Iterator
 
+from durus.cli.commands import make_parser
 from durus.error import DurusError
 
 _SHELLS = ("bash", "zsh", "fish")
@@ -15,12 +16,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "For bash: durus completion bash > ~/.local/share/bash-completion/completions/durus"
 
 
-def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    """Print the script for `parser`, which is the parser of all commands."""
+def run(options: argparse.Namespace) -> int:
+    """Print the script for the parser of all commands."""
     try:
         import shtab
     except ImportError as error:
         raise DurusError("completion needs shtab, which is not installed: pip install 'durus[cli]'") from error
+    parser = make_parser()
     for action in _file_arguments(parser):
         action.complete = shtab.FILE  # type: ignore[attr-defined]  # how shtab is told of it
     print(shtab.complete(parser, options.shell))

@@ -29,11 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse(given: list[str]) -> argparse.Namespace | None:
     """Return the options of the command, None if there is no command; SystemExit where argparse raises it."""
-    parser = make_parser()
+    name = ALIASES.get(given[0], given[0]) if given else ""
+    parser = make_parser(name)
     if not given:
         parser.print_help(sys.stderr)
         return None
-    name = ALIASES.get(given[0], given[0])
     if name not in COMMANDS and name not in ("-h", "--help", "--version"):
         near = nearest(name)
         hint = f"did you mean `durus {near}`?" if near else "`durus --help` lists all commands"

@@ -2,6 +2,7 @@
 
 import io
 import json
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -416,3 +417,14 @@ def test_only_files_are_completed_as_files() -> None:
 
     found = {action.dest for action in _file_arguments(make_parser())}
     assert found == {"file", "old", "new", "logfile", "startup", "address"}
+
+
+# Starting
+
+
+def test_a_command_imports_what_it_needs_and_no_other_command() -> None:
+    program = "import sys; from durus.cli.main import main; main(['check', '--help']); print(*sorted(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    loaded = result.stdout.split()
+    assert "durus.cli.check" in loaded
+    assert not {"durus.cli.serve", "durus.cli.console", "durus.storage_server", "asyncio"} & set(loaded)
