@@ -17,18 +17,16 @@ So two clients that insert into different leaves conflict only where one of them
 the other one has read that leaf's parent; on average that is once in as many inserts as a leaf has items.
 """
 
+import sys
 import warnings
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from datetime import date, datetime, time, timedelta
-from decimal import Decimal
-from fractions import Fraction
 from itertools import pairwise
 from operator import itemgetter
 from reprlib import Repr
 from sys import _getframe
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar, cast, overload
-from uuid import UUID
 
 from durus.error import StateError
 from durus.object_repr import GAP, MAX_SHOWN, Items
@@ -135,10 +133,10 @@ _NODE_CLASSES: dict[int, type[BNode[Any, Any]]] = {
 # below are looked for with, until a key turns up that has no order with them; then, and for keys of other types, the
 # search goes as in 4.3. [OBJ-51]
 
-ORDERED_TYPES: frozenset[type] = frozenset({
-    bool, bytes, date, datetime, Decimal, float, Fraction, int, str, time, timedelta, UUID
-})  # fmt: skip
-"""Types all of whose values have an order among one another, but for NaN."""
+ORDERED_TYPES: set[type] = {bool, bytes, date, datetime, float, int, str, time, timedelta}
+"""Types all of whose values have an order among one another, but for NaN; those below join when a key has them."""
+_MORE_ORDERED_TYPES = {"decimal": "Decimal", "fractions": "Fraction", "uuid": "UUID"}
+"""More such types, by their modules, which take long to import."""
 _EQUAL_TO_THEMSELVES = frozenset({int, str, bytes, bool})
 
 _Items = list[tuple[Any, Any]]
@@ -147,9 +145,28 @@ _Path = list[tuple[BNode[Any, Any], int]]
 """The nodes from the root to a key, each with the index in it to go on at."""
 
 
-def _is_plain(key: object, ordered: frozenset[type]) -> bool:
+def _is_plain(key: object, ordered: set[type]) -> bool:
     """Tell if a key is of an ordered type, or a tuple of such keys."""
     return type(key) in ordered or (type(key) is tuple and all(_is_plain(each, ordered) for each in key))
+
+
+def _learn_types(key: object) -> bool:
+    """Take the types of a key into ORDERED_TYPES that belong there; return True if there was a new one."""
+    kind = type(key)
+    if type(key) is tuple:
+        return max(map(_learn_types, key), default=False)
+    if kind in ORDERED_TYPES:
+        return False
+    for module, name in _MORE_ORDERED_TYPES.items():
+        if getattr(sys.modules.get(module), name, None) is kind:
+            ORDERED_TYPES.add(kind)
+            return True
+    return False
+
+
+def _is_ordered(key: object) -> bool:
+    """Tell if a key is of a type in ORDERED_TYPES, or of one that belongs there."""
+    return _is_plain(key, ORDERED_TYPES) or (_learn_types(key) and _is_plain(key, ORDERED_TYPES))
 
 
 def _search(items: _Items, key: Any) -> tuple[int, bool | None]:
@@ -160,7 +177,7 @@ def _search(items: _Items, key: Any) -> tuple[int, bool | None]:
     return index, bool(items[index][0] == key) or None
 
 
-def find_item(node: BNode[K, V], key: Any, ordered: frozenset[type]) -> Any:
+def find_item(node: BNode[K, V], key: Any, ordered: set[type]) -> Any:
     """Return the item of a key at or below a node, None if there is none; TypeError if it can't be compared.
 
     NotImplemented if the key, or one that it meets, may have no order with the others.
@@ -179,7 +196,7 @@ def find_item(node: BNode[K, V], key: Any, ordered: frozenset[type]) -> Any:
         node = nodes[index]
 
 
-def path_to(node: BNode[K, V], key: Any, ordered: frozenset[type]) -> Any:
+def path_to(node: BNode[K, V], key: Any, ordered: set[type]) -> Any:
     """Return the path from a node to the index of a key, and tell if it is there: if not, the path ends in a leaf.
 
     NotImplemented as find_item() has it.
@@ -207,7 +224,7 @@ if not TYPE_CHECKING and implementation == "C":
 
 def _index_of(items: _Items, key: Any) -> tuple[int, bool]:
     """Return the index of a key, and if it is there, as Durus 4.3 finds it."""
-    if _is_plain(key, ORDERED_TYPES):
+    if _is_ordered(key):
         index, is_there = _search(items, key)
         if is_there is not None:
             return index, is_there
@@ -540,7 +557,8 @@ class BTree(PersistentObject, MutableMapping[K, V]):
 
         Each of the two belongs to the range if it is closed there.
         """
-        if not (_is_plain(start, ORDERED_TYPES) and _is_plain(end, ORDERED_TYPES)):
+        _learn_types((start, end))
+        if not (_is_ordered(start) and _is_ordered(end)):
             return self._range_without_order(start, end, closed_start, closed_end)
         if _is_less(end, start):
             first = _after(start) if closed_start else _before(start)
@@ -604,6 +622,8 @@ class BTree(PersistentObject, MutableMapping[K, V]):
         """Return the item of a key, None if there is none."""
         try:
             found: tuple[K, V] | None = find_item(self.root, key, ORDERED_TYPES)
+            if found is NotImplemented and _learn_types(key):
+                found = find_item(self.root, key, ORDERED_TYPES)
             if found is NotImplemented:
                 path, is_there = _path_without_order(self.root, key)
                 node, index = path[-1]
@@ -617,6 +637,8 @@ class BTree(PersistentObject, MutableMapping[K, V]):
         """Return the path to the index of a key, and tell if it is there: if not, the path ends in a leaf."""
         try:
             found: tuple[_Path, bool] = path_to(self.root, key, ORDERED_TYPES)
+            if found is NotImplemented and _learn_types(key):
+                found = path_to(self.root, key, ORDERED_TYPES)
             if found is NotImplemented:
                 found = _path_without_order(self.root, key)
         except (TypeError, ArithmeticError) as error:
@@ -630,6 +652,8 @@ class BTree(PersistentObject, MutableMapping[K, V]):
             _check_orderable(key)
         try:
             found: tuple[_Path, bool] = path_to(self.root, key, ORDERED_TYPES)
+            if found is NotImplemented and _learn_types(key):
+                found = path_to(self.root, key, ORDERED_TYPES)
             if found is not NotImplemented:
                 return found
             path, is_there = _path_without_order(self.root, key)
@@ -1014,7 +1038,7 @@ def _in_order(items: list[tuple[K, V]]) -> list[tuple[K, V]]:
     for (before, _), (after, _) in pairwise(items):
         if type(after) not in _EQUAL_TO_THEMSELVES:
             _check_orderable(after)
-        if not _is_plain(after, ORDERED_TYPES) or not _is_less(before, after):
+        if not _is_ordered(after) or not _is_less(before, after):
             _check_order(before, after)
             if not _is_less(before, after):
                 keys = f"the key {_short(after)} does not come behind {_short(before)}"

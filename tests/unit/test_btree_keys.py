@@ -1,6 +1,8 @@
 """Keys of a BTree that have no total order: what a write refuses, and what a lookup finds."""
 
 import copy
+import subprocess
+import sys
 from collections.abc import Callable
 from decimal import Decimal
 from functools import total_ordering
@@ -254,3 +256,24 @@ def test_comparisons_may_return_what_is_true_or_false_only() -> None:
     assert tree.get(Array(4)) is None
     with pytest.raises(ValueError, match="ambiguous"):
         tree_of(Array(1, 2))[Array(2, 1)] = 1
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        "Decimal(2), Decimal('2.5')",
+        "Fraction(1, 3), Fraction(1, 2)",
+        "UUID(int=1), UUID(int=2)",
+        "(1, Decimal(1)), (1, Decimal(2))",
+    ],
+)
+def test_the_module_of_an_ordered_type_is_imported_by_its_user(keys: str) -> None:
+    program = (
+        "import sys; from durus import BTree; from durus.btree import ORDERED_TYPES;"
+        "print(sorted({'decimal', 'fractions', 'uuid'} & set(sys.modules)));"
+        "from decimal import Decimal; from fractions import Fraction; from uuid import UUID;"
+        f"low, high = {keys}; tree = BTree(); tree[high] = 2; tree[low] = 1; count = len(ORDERED_TYPES);"
+        "print(list(tree.values()), tree[low], list(tree.items_range(low, high, closed_end=True))[1][1], count)"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines() == ["[]", "[1, 2] 1 2 10"]
