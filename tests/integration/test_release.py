@@ -37,7 +37,8 @@ def run(*command: str | Path, folder: Path, **environment: str) -> str:
 
 def build(folder: Path, source: Path, option: str, **environment: str) -> Path:
     """Return what `python -m build` makes of a source tree, with what it said beside it."""
-    said = run(sys.executable, "-m", "build", "--outdir", folder, option, source, folder=folder.parent, **environment)
+    command = (sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, option, source)
+    said = run(*command, folder=folder.parent, **environment)
     (built,) = folder.iterdir()
     (folder.parent / f"{folder.name}.log").write_text(said)
     return built
