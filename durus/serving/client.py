@@ -72,6 +72,7 @@ class ServedClient:
         self.is_paused = False
         self._out: list[bytes] = []
         """What is to be sent with the next flush."""
+        self._out_size = 0
         self._unsent = bytearray()
         """What the socket did not take."""
         self._is_reading = False
@@ -140,6 +141,7 @@ class ServedClient:
             return
         data = out[0] if len(out) == 1 else b"".join(out)
         out.clear()
+        self._out_size = 0
         if self._unsent:
             self._unsent += data
         else:
@@ -176,8 +178,11 @@ class ServedClient:
     # What the conversation calls
 
     def send(self, data: bytes) -> None:
-        """Send bytes to the client, when the conversation is done with what it was given."""
+        """Send bytes to the client: at once if they are many, else when the conversation is done for now."""
         self._out.append(data)
+        self._out_size += len(data)
+        if self._out_size > _UNREAD_LIMIT:
+            self._flush()  # which tells if the client is to read first
 
     def proceed_soon(self) -> None:
         """Call proceed(), but not from within this call."""

@@ -2,6 +2,7 @@
 
 import random
 import socket
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from durus.files.file import OperatingSystem
 from durus.files.shelf.inspection import ShelfInspection
 from durus.oid import oid_from_int
 from durus.records.record import pack_record
-from durus.sharing.protocol import Commit, Load, NewOids, Sync, encode_commit, encode_request
+from durus.sharing import protocol2 as messages
+from durus.sharing.protocol import Commit, Load, NewOids, Sync, encode_commit, encode_request, encode_u32
 from tests.integration.serving import Server, is_closed, receive, serving
 
 MAX_MEMORY_MORE = 64 << 20
@@ -49,11 +51,17 @@ def is_served(server: Server) -> bool:
         return bool(connection.get_root()["x"] == 2)
 
 
-def attack(server: Server, message: bytes, reason: str) -> None:
-    """Send a message; the server must drop the client for this reason, and serve others."""
+def attack(server: Server, message: bytes, reason: str, answer: int = 0) -> None:
+    """Send a message; the server must drop the client for this reason, and serve others.
+
+    Before that, the client is sent so many bytes.
+    """
     attacker = server.open_socket()
     me = f"client {attacker.getsockname()[0]}:{attacker.getsockname()[1]}"
     attacker.sendall(message)
+    receive(attacker, answer)
+    while answer and attacker.recv(1000):
+        pass  # an error that tells why
     assert is_closed(attacker)
     server.log.expect(f"{me} is dropped: .*{reason}")
     attacker.close()
@@ -73,7 +81,7 @@ def attack(server: Server, message: bytes, reason: str) -> None:
 )
 def test_bad_requests(server: Server, message: bytes, reason: str) -> None:
     before = memory(server)
-    attack(server, message, reason)
+    attack(server, message, reason, answer=len(encode_u32(2) + messages.encode_hello(messages.Hello())))
     assert memory(server) < before + MAX_MEMORY_MORE
 
 
@@ -220,3 +228,45 @@ def test_requests_without_an_end_take_no_memory(server: Server) -> None:
     assert memory(server) < before + MAX_MEMORY_MORE
     assert sent < 256 << 20
     attacker.close()
+
+
+VERSION_2 = b"V\0\0\0\2"
+
+
+@pytest.mark.spec("WIRE2-5", "WIRE2-40", "WIRE-23")
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        (VERSION_2 + b"\0\0\0\0S", "of 0 bytes"),
+        (VERSION_2 + FOUR_GIB + b"L", "4294967295 bytes"),
+        (VERSION_2 + FOUR_GIB + b"C", "4294967295 bytes"),
+        (
+            VERSION_2 + messages.encode(b"Z", b"\1\x7f\xff\xff\xff" + zlib.compress(bytes(10**6))),
+            "longer than the limit",
+        ),
+        (VERSION_2 + messages.encode_commit(0, [], [b"junk"]), "record"),
+        (VERSION_2 + messages.encode_commit(1 << 60, [], [pack_record(ROOT, b"x", b"")]), "yet to come"),
+        (VERSION_2 + messages.encode_commit(0, None, [pack_record(ROOT, b"x", b"")]), "out of turn"),
+    ],
+    ids=["no kind", "4 GiB load", "4 GiB commit", "bomb", "no record", "serial to come", "no turn"],
+)
+def test_bad_messages_of_version_2(server: Server, message: bytes, reason: str) -> None:
+    before = memory(server)
+    attack(server, message, reason, answer=len(encode_u32(2) + messages.encode_hello(messages.Hello())))
+    assert memory(server) < before + MAX_MEMORY_MORE
+
+
+@pytest.mark.spec("WIRE-22")
+@pytest.mark.parametrize("version", [1, 2])
+def test_large_answers_that_nobody_reads_take_no_memory(tmp_path: Path, version: int) -> None:
+    with serving("--file", "f", folder=tmp_path) as server:
+        with server.connect() as connection:
+            connection.get_root()["noise"] = random.Random(1).randbytes(4 << 20)
+            connection.commit()
+        before = memory(server)
+        attacker = server.open_socket()
+        loads = VERSION_2 + 60 * messages.encode_load([ROOT], 0) if version == 2 else 60 * encode_request(Load(ROOT))
+        attacker.sendall(loads)
+        assert is_served(server)
+        assert memory(server) < before + MAX_MEMORY_MORE
+        attacker.close()
