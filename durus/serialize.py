@@ -633,7 +633,7 @@ class RecordConnection(ConnectionBase):
     def note_change(self, obj: PersistentBase) -> None:
         """Nothing is stored from here."""
 
-    def let_go(self, obj: PersistentBase) -> None:
+    def release(self, obj: PersistentBase) -> None:
         """Nothing is evicted here."""
 
     def watch(self) -> Watch:

@@ -12,6 +12,7 @@ from durus.btree import BNode, BNode4, BNode16, BTree
 from durus.connection import Connection
 from durus.error import StateError, WriteConflictError
 from durus.persistent import Persistent, PersistentObject
+from durus.serialize import RecordConnection
 from durus.shared_storage import SharedStorage
 from durus.storage import MemoryStorage
 
@@ -471,3 +472,14 @@ def test_a_node_takes_over_a_state_and_nothing_else_remains() -> None:
             assert node.__getstate__() == {"items": state["items"], "nodes": None}
         node.__setstate__({"items": []})
         assert node.__getstate__() == {"items": []}
+
+
+def test_a_tree_can_be_walked_where_a_commit_or_a_savepoint_looks_at_its_states() -> None:
+    storage = MemoryStorage()
+    connection = Connection(storage)
+    connection.get_root()["tree"] = tree = BTree({number: number for number in range(1000)})
+    connection.commit()
+    apart = RecordConnection({}, storage.load).get(tree._p_oid or b"")
+    assert isinstance(apart, BTree)
+    assert len(apart) == 1000
+    apart.check()
