@@ -226,11 +226,6 @@ class ServedClient:
 
     # What the server calls
 
-    @property
-    def unread_count(self) -> int:
-        """How many bytes wait for the client to read them."""
-        return len(self._unsent)
-
     def proceed(self) -> None:
         """Go on with the conversation, after what it waits for may have happened."""
         if not self._is_gone:

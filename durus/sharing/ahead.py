@@ -5,7 +5,7 @@ guess that is wrong costs time and nothing else.
 """
 
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 
 from durus.records.record import split_oids, unpack_record
 from durus.sharing.oid_grants import OidGrants
@@ -29,13 +29,17 @@ class Ahead:
         """Note that the client got a record that it asked for."""
         if oid in self._sent:
             self._sent = OidGrants()  # it asks for what it had, so it has dropped states
-        elif self._sent.block_count >= _MAX_BLOCKS:
-            self._sent = OidGrants()
-        self._sent.add([oid])
+        self._add([oid])
 
     def note_stored(self, oids: Collection[bytes]) -> None:
         """Note that the client has these, since it has committed them."""
-        self._sent.add(oid for oid in oids if oid not in self._sent)
+        self._add(oid for oid in oids if oid not in self._sent)
+
+    def _add(self, oids: Iterable[bytes]) -> None:
+        """Note oids, none of which is noted; when that would take too much memory, begin anew."""
+        if self._sent.block_count >= _MAX_BLOCKS:
+            self._sent = OidGrants()
+        self._sent.add(oids)
 
     def take_changed(self, invalid: list[bytes] | None, count: int, size: int, load: Load) -> list[bytes]:
         """Return the records of some invalid oids that the client had, as they are now; it has the others no more."""
@@ -68,7 +72,7 @@ class Ahead:
                 record = load(oid)
                 if record is not None:
                     size -= len(record)
-                    self._sent.add([oid])
+                    self._add([oid])
                     found.append(record)
                     pending.append(record)
         return found

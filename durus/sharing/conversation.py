@@ -19,7 +19,6 @@ class Conversation:
         self._buffer = bytearray()
         self._event_happened = False
         self._is_closed = False
-        self._is_finishing = False
         self.received = 0
         """How many bytes have arrived."""
         self._dialog: Dialog = Dialog1(core, host, self._session)
@@ -84,7 +83,7 @@ class Conversation:
 
     def finish(self) -> None:
         """End the conversation; if a commit is under way whose data is whole, when that is answered."""
-        self._is_finishing = self._dialog.is_finishing = True
+        self._dialog.is_finishing = True
         if not self._dialog.is_held:
             self._end(None)
 
@@ -125,8 +124,8 @@ class Conversation:
         if dialog is None:
             self._end(None)
         else:
+            dialog.is_finishing = self._dialog.is_finishing
             self._dialog = dialog
-            dialog.is_finishing = self._is_finishing
             self._steps = dialog.converse()
             self._wanted = next(self._steps)
 

@@ -4,7 +4,7 @@ A dialog is a generator that yields how many bytes of the client it needs next, 
 It has no sockets, no threads and no clocks; conversation.py drives it.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
 from typing import Protocol
 
 from durus.error import DurusError, TransactionError
@@ -125,6 +125,12 @@ class Dialog:
         while not has_happened():
             yield EVENT
         self.is_awaited = False
+
+    def _until_answered(self, outcomes: Collection[object]) -> Generator[int, bytes, None]:
+        """Wait for the outcome of a commit, which is answered even if the server ends meanwhile."""
+        self.is_held = True
+        yield from self._until(lambda: outcomes)
+        self.is_held = False
 
     def _until_turn(self, lease: float | None = None) -> Generator[int, bytes, "list[bytes] | None"]:
         """Wait for this client's turn to commit; return the invalid oids, None for any. [TXN-21]"""

@@ -3,7 +3,7 @@
 from collections.abc import Generator
 
 from durus.error import DurusError, DurusKeyError, ProtocolError, TransactionError, WriteConflictError
-from durus.sharing.dialog import COST_OF_A_LOAD, EVENT, SENT_AT_A_TIME, WORK_AT_A_TIME, Dialog, Steps
+from durus.sharing.dialog import COST_OF_A_LOAD, SENT_AT_A_TIME, WORK_AT_A_TIME, Dialog, Steps
 from durus.sharing.dialog2 import Dialog2
 from durus.sharing.protocol import (
     INVALID,
@@ -134,10 +134,7 @@ class Dialog1(Dialog):
         if not count:
             return
         self._host.commit_is_ready()
-        self.is_held = True
-        while not outcomes:
-            yield EVENT
-        self.is_held = False
+        yield from self._until_answered(outcomes)
         error = outcomes[0]
         if error is not None and not isinstance(error, WriteConflictError):
             raise error

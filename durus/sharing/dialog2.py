@@ -10,7 +10,6 @@ from durus.error import (
     SnapshotEndedError,
     WriteConflictError,
 )
-from durus.records.record import unpack_record
 from durus.sharing import protocol2 as messages
 from durus.sharing.ahead import Ahead
 from durus.sharing.compression import NONE
@@ -141,18 +140,19 @@ class Dialog2(Dialog):
         return (INVALID, b"") if record is None else (OKAY, record)
 
     def _load_at_once(self, oid: bytes) -> bytes | None:
+        """Return the record that the client may see without waiting, None if there is none."""
+        if not self._has_snapshot and self._core.is_undurable(oid):
+            return None
         try:
-            if self._has_snapshot:
-                return self._session.load_from_snapshot(oid)
-            return None if self._core.is_undurable(oid) else self._session.load(oid)
-        except (DurusKeyError, SnapshotEndedError):
+            return self._load_one(oid)[1] or None
+        except SnapshotEndedError:
             return None
 
     # Commits
 
     def _take(self, record: bytes) -> None:
         """Take a record of a commit that is being read. [WIRE2-20]"""
-        oid = unpack_record(record)[0]
+        oid = record[:8]
         check_record(oid, record)
         if oid in self._records:
             raise ProtocolError("a commit has two records of one oid")
@@ -181,9 +181,7 @@ class Dialog2(Dialog):
 
         session.commit_whole(commit.serial, commit.accessed, records, done)
         self._host.commit_is_ready()
-        self.is_held = True
-        yield from self._until(lambda: outcomes)
-        self.is_held = False
+        yield from self._until_answered(outcomes)
         invalid, error = outcomes[0]
         if session.has_lost_track:
             invalid = session.sync()

@@ -5,7 +5,7 @@ message is a length, a kind and a body, so that a reader can skip what it does n
 """
 
 import struct
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple
 
 from durus.error import (
@@ -227,10 +227,8 @@ def encode_commit(
     TransactionError if the records are too long for one commit.
     """
     width, oids = OidArray.of(accessed or ()).to_bytes()
-    parts = [_COMMIT.pack(AT_TURN if accessed is None else 0, serial, width, len(oids) // width), oids]
-    for record in records:
-        parts += [_U32.pack(len(record)), record]
-    body = b"".join(parts)
+    head = _COMMIT.pack(AT_TURN if accessed is None else 0, serial, width, len(oids) // width)
+    body = b"".join([head, oids, *_gen_sized(records)])
     size = len(body) - _COMMIT.size - len(oids)
     if size > MAX_COMMIT:
         raise TransactionError(
@@ -384,10 +382,7 @@ def encode_point(point: SyncPoint) -> bytes:
     """Return the body of a sync point."""
     oids = point.invalid or ()
     flags = ANY if point.invalid is None else 0
-    parts = [_SYNC_POINT.pack(flags, point.serial, len(oids)), *oids]
-    for record in point.records:
-        parts += [_U32.pack(len(record)), record]
-    return b"".join(parts)
+    return b"".join([_SYNC_POINT.pack(flags, point.serial, len(oids)), *oids, *_gen_sized(point.records)])
 
 
 def encode_conflict(conflict: Conflict) -> bytes:
@@ -492,7 +487,7 @@ def parse_oids(body: bytes, count: int) -> list[bytes]:
     return _split(body)
 
 
-def _gen_records(body: bytes, index: int) -> Iterable[bytes]:
+def _gen_records(body: bytes, index: int) -> Iterator[bytes]:
     while index < len(body):
         start = index + _U32.size
         if start > len(body):
@@ -502,6 +497,13 @@ def _gen_records(body: bytes, index: int) -> Iterable[bytes]:
         if index > len(body):
             raise ProtocolError(f"a record of {length} bytes ends after its message")
         yield body[start:index]
+
+
+def _gen_sized(records: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield each record after its length."""
+    for record in records:
+        yield _U32.pack(len(record))
+        yield record
 
 
 def _split(oids: bytes) -> list[bytes]:
