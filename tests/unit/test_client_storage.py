@@ -17,34 +17,12 @@ from durus.error import (
     WriteConflictError,
 )
 from durus.oid import oid_from_int
-from durus.persistent import Persistent
 from durus.persistent_dict import PersistentDict
 from durus.persistent_list import PersistentList
 from durus.records.record import pack_record
 from durus.storage import MemoryStorage
 from tests.in_memory_server import InMemoryConnection, InMemoryServer
-
-
-class Item(Persistent):
-    data: bytes
-
-    def __init__(self, n: int) -> None:
-        self.n = n
-
-
-class CountingConnection(InMemoryConnection):
-    """Notes each request."""
-
-    def __init__(self, server: InMemoryServer) -> None:
-        super().__init__(server)
-        self.requests: list[bytes] = []
-
-    def sendall(self, data: bytes) -> None:
-        self.requests.append(data)
-        super().sendall(data)
-
-    def loads(self) -> int:
-        return sum(request[:1] in (b"L", b"B") for request in self.requests)
+from tests.unit.served_items import CountingConnection, Item, items_of, store_items
 
 
 @pytest.fixture
@@ -52,20 +30,9 @@ def server() -> InMemoryServer:
     return InMemoryServer(MemoryStorage(), protocol=1)
 
 
-def store_items(server: InMemoryServer, count: int) -> None:
-    connection = Connection(server.new_client())
-    connection.get_root()["items"] = PersistentList(Item(n) for n in range(count))
-    connection.commit()
-
-
 def new_client(server: InMemoryServer, prefetch: int = 100) -> tuple[Connection, CountingConnection]:
     stream = CountingConnection(server)
     return Connection(ClientStorage(stream=stream, prefetch=prefetch, protocol=1)), stream
-
-
-def items_of(connection: Connection) -> list[Item]:
-    items: PersistentList[Item] = connection.get_root()["items"]
-    return list(items)
 
 
 @pytest.mark.spec("TXN-26")

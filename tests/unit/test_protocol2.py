@@ -24,7 +24,6 @@ from durus.error import (
 )
 from durus.file_storage import FileStorage
 from durus.oid import oid_from_int
-from durus.persistent import Persistent
 from durus.persistent_list import PersistentList
 from durus.records.record import pack_record
 from durus.sharing import compression
@@ -33,34 +32,10 @@ from durus.sharing.oid_array import OidArray
 from durus.sharing.protocol import receive
 from durus.storage import MemoryStorage
 from tests.in_memory_server import InMemoryConnection, InMemoryServer
+from tests.unit.served_items import CountingConnection, Item, items_of, store_items
 
 ROOT = bytes(8)
 VERSION_2 = b"V\0\0\0\2"
-
-
-class Item(Persistent):
-    data: bytes
-
-    def __init__(self, n: int) -> None:
-        self.n = n
-
-
-class Counting(InMemoryConnection):
-    """Notes each request."""
-
-    def __init__(self, server: InMemoryServer) -> None:
-        super().__init__(server)
-        self.requests: list[bytes] = []
-
-    def sendall(self, data: bytes) -> None:
-        self.requests.append(data)
-        super().sendall(data)
-
-    def kinds(self) -> bytes:
-        """Return the kinds of all requests since the last call."""
-        kinds = b"".join(request[4:5] for request in self.requests)
-        self.requests.clear()
-        return kinds
 
 
 @pytest.fixture
@@ -68,22 +43,11 @@ def server() -> InMemoryServer:
     return InMemoryServer(MemoryStorage())
 
 
-def connect(server: InMemoryServer, prefetch: int = 100) -> tuple[Connection, Counting]:
-    stream = Counting(server)
+def connect(server: InMemoryServer, prefetch: int = 100) -> tuple[Connection, CountingConnection]:
+    stream = CountingConnection(server)
     connection = Connection(ClientStorage(stream=stream, prefetch=prefetch))
     stream.kinds()
     return connection, stream
-
-
-def store_items(server: InMemoryServer, count: int) -> None:
-    connection = Connection(server.new_client())
-    connection.get_root()["items"] = PersistentList(Item(n) for n in range(count))
-    connection.commit()
-
-
-def items_of(connection: Connection) -> list[Item]:
-    items: PersistentList[Item] = connection.get_root()["items"]
-    return list(items)
 
 
 def raw(server: InMemoryServer) -> InMemoryConnection:
@@ -269,14 +233,14 @@ def test_long_messages_are_compressed_in_both_directions(server: InMemoryServer,
 
 @pytest.mark.spec("WIRE2-7")
 def test_a_client_that_compresses_stores_and_loads(server: InMemoryServer) -> None:
-    stream = Counting(server)
+    stream = CountingConnection(server)
     connection = Connection(ClientStorage(stream=stream, compress=True))
     connection.get_root()["item"] = item = Item(1)
     item.data = bytes(10**6) + random.Random(1).randbytes(10**4)
     connection.commit()
     assert sum(map(len, stream.requests)) < 30_000
     assert Connection(server.new_client()).get_root()["item"].data == item.data
-    other = Connection(ClientStorage(stream=Counting(server), compress=True))
+    other = Connection(ClientStorage(stream=CountingConnection(server), compress=True))
     assert other.get_root()["item"].data == item.data
 
 
@@ -485,7 +449,7 @@ def test_with_too_many_accesses_a_client_takes_its_turn(
 def test_a_turn_that_was_lost_is_taken_again(server: InMemoryServer, monkeypatch: pytest.MonkeyPatch) -> None:
     store_items(server, 3)
 
-    class Late(Counting):
+    class Late(CountingConnection):
         """Another client commits between the list of the turn and the commit, when the turn was passed on."""
 
         losses = 0
