@@ -71,10 +71,13 @@ class SharedStorage:
             while self._core.is_writing or self._core.has_ready_commits:
                 self._write_or_wait()
             self._storage.close()
-            self._monitor.notify_all()
-        finally:
+        except DurusError:
             if is_first:
                 self._monitor.leave()
+            raise
+        self._monitor.notify_all()
+        if is_first:
+            self._monitor.leave()
 
     def _abandon(self, session: Session, frame: FrameType) -> None:
         """End a session, now or later: in whatever thread and call the collector runs, this must wait for nothing."""

@@ -3,9 +3,14 @@
 As in call_guard.py the frame of a call is its mark, and a mark whose frame is not running any more was interrupted:
 then whoever comes next starts anew what the lock protects.  Threads that sleep look up by themselves once in a while,
 so an interrupt that keeps a wake-up from being sent costs a moment, and not for ever.
+
+A thread that leaves may come inside again before one that it has woken: that is fast, since no thread has to be
+switched.  But one that has waited for too long is let in first, or it could wait for ever. [TXN-29]
 """
 
+import contextlib
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from types import FrameType
@@ -14,27 +19,45 @@ from durus.concurrency.call_guard import is_on_stack, is_running
 
 _LONGEST_SLEEP = 0.05
 """Seconds after which a thread that sleeps looks for itself."""
+_PATIENCE = 0.02
+"""Seconds that a thread lets others go first."""
+
+
+class _Sleeper:
+    """A thread that waits in a call of Monitor, whose caller is `frame`."""
+
+    __slots__ = ("bed", "frame", "since")
+
+    def __init__(self, frame: FrameType, since: float) -> None:
+        self.bed = threading.Lock()
+        self.bed.acquire()
+        self.frame = frame
+        self.since = since
 
 
 class Monitor:
     """One thread at a time is inside; it may wait() there until another one has called notify_all().
 
     `start_anew` is called inside, when an exception that is not of this package came while a thread was there.
+    A thread that has waited for `patience` seconds to come inside is the next one.
     """
 
-    def __init__(self, start_anew: Callable[[], None]) -> None:
+    def __init__(self, start_anew: Callable[[], None], patience: float = _PATIENCE) -> None:
         self._start_anew = start_anew
+        self._patience = patience
         self._marks: dict[object, FrameType] = {}
         """The mark of who is inside. A frame that was interrupted there is itself the key of its heir's."""
-        self._entering: deque[threading.Lock] = deque()
-        self._waiting: deque[threading.Lock] = deque()
+        self._entering: deque[_Sleeper] = deque()
+        self._waiting: deque[_Sleeper] = deque()
 
     def enter(self, frame: FrameType) -> bool:
         """Come inside, with `frame` as the mark; False if a caller of `frame` is there already."""
+        since = None
         while not self._try_to_enter(frame):
             if is_on_stack(self._holder(frame), frame):
                 return False
-            self._sleep(self._entering, lambda: self._try_to_enter(frame))
+            since = since or time.monotonic()
+            self._sleep_at_the_door(_Sleeper(frame, since))
         if len(self._marks) > 1:
             self._start_anew()
             self._marks[None] = frame
@@ -47,15 +70,24 @@ class Monitor:
         return self._marks.setdefault(None, frame) is frame
 
     def leave(self) -> None:
-        """Let others in."""
-        self._marks.clear()
-        _wake(self._entering, 1)
+        """Let others in, and first who has waited for too long."""
+        if self._entering and (heir := self._impatient()) is not None:
+            self._marks[None] = heir.frame
+            heir.bed.release()
+            time.sleep(0)  # or it could go on only when this thread has to wait for something
+        else:
+            self._marks.clear()
+            _wake(self._entering, 1)
 
     def wait(self) -> None:
         """Be outside until notify_all() is called, or for a moment, and come inside again."""
         frame = self.holder
         self.leave()
-        self._sleep(self._waiting, lambda: False)
+        sleeper = _Sleeper(frame, time.monotonic())
+        self._waiting.append(sleeper)
+        sleeper.bed.acquire(timeout=_LONGEST_SLEEP)
+        with contextlib.suppress(ValueError):  # somebody has woken this thread
+            self._waiting.remove(sleeper)
         self.enter(frame)
 
     @property
@@ -81,22 +113,34 @@ class Monitor:
             self._marks.setdefault(holder, frame)
         return self._holder(frame) is frame
 
-    def _sleep(self, sleepers: "deque[threading.Lock]", is_awake: Callable[[], bool]) -> None:
-        bed = threading.Lock()
-        bed.acquire()
-        sleepers.append(bed)
-        was_needed = not is_awake() and bed.acquire(timeout=_LONGEST_SLEEP)
+    def _impatient(self) -> _Sleeper | None:
+        """Take out of the line who has waited to come inside for longer than all others, if that is too long."""
+        first = min(self._entering.copy(), key=lambda sleeper: sleeper.since, default=None)
+        if first is None or time.monotonic() - first.since < self._patience:
+            return None
         try:
-            sleepers.remove(bed)
+            self._entering.remove(first)
+        except ValueError:  # it has looked up by itself just now
+            return None
+        return first if is_running(first.frame) else None  # else it was interrupted
+
+    def _sleep_at_the_door(self, sleeper: _Sleeper) -> None:
+        """Wait in the line until this thread is woken, or finds itself inside."""
+        self._entering.append(sleeper)
+        is_inside = self._try_to_enter(sleeper.frame)
+        while not is_inside and not sleeper.bed.acquire(timeout=_LONGEST_SLEEP):
+            is_inside = self._try_to_enter(sleeper.frame)
+        try:
+            self._entering.remove(sleeper)
         except ValueError:  # somebody has woken this thread
-            if not was_needed:
-                _wake(sleepers, 1)
+            if is_inside:
+                _wake(self._entering, 1)
 
 
-def _wake(sleepers: "deque[threading.Lock]", number: int) -> None:
+def _wake(sleepers: deque[_Sleeper], number: int) -> None:
     for _ in range(number):
         try:
-            bed = sleepers.popleft()
+            sleeper = sleepers.popleft()
         except IndexError:
             return
-        bed.release()
+        sleeper.bed.release()

@@ -32,14 +32,12 @@ class ProcessTurn:
     def take(self, client: object) -> None:
         """Wait for the turn, and for the commits that are under way, and have it."""
         self._monitor.enter(_getframe())  # no name for it, which would be a cycle
-        try:
-            self._wait_for_holder(client)
-            self._holder = weakref.ref(client)
-            while any(is_running(commit) for commit in self._commits):
-                self._monitor.wait()
-            self._commits.clear()
-        finally:
-            self._monitor.leave()
+        self._wait_for_holder(client)
+        self._holder = weakref.ref(client)
+        while any(is_running(commit) for commit in self._commits):
+            self._monitor.wait()
+        self._commits.clear()
+        self._monitor.leave()
 
     def release(self, client: object) -> None:
         """Give the turn up, if this client has it; waits for nothing."""
@@ -51,21 +49,17 @@ class ProcessTurn:
     def begin_commit(self, client: object, frame: FrameType) -> None:
         """Wait until no other client has the turn. `frame` is the call that commits then, up to end_commit()."""
         self._monitor.enter(_getframe())
-        try:
-            self._wait_for_holder(client)
-            self._commits.append(frame)
-        finally:
-            self._monitor.leave()
+        self._wait_for_holder(client)
+        self._commits.append(frame)
+        self._monitor.leave()
 
     def end_commit(self, frame: FrameType) -> None:
         """Note that a commit has come to its end."""
         self._monitor.enter(_getframe())
-        try:
-            if frame in self._commits:
-                self._commits.remove(frame)
-            self._monitor.notify_all()
-        finally:
-            self._monitor.leave()
+        if frame in self._commits:
+            self._commits.remove(frame)
+        self._monitor.notify_all()
+        self._monitor.leave()
 
     def _wait_for_holder(self, client: object) -> None:
         since = time.monotonic()

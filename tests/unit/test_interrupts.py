@@ -1,9 +1,12 @@
 """An exception at every line of every call: nothing that was acknowledged is lost, and nothing wrong is stored."""
 
 import signal
+import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -336,8 +339,6 @@ def test_a_monitor_lets_others_in_after_an_interrupt_at_any_line() -> None:
         return lambda: use(monitors[-1])
 
     def use(monitor: Monitor) -> None:
-        import sys
-
         assert monitor.enter(sys._getframe())
         monitor.notify_all()
         monitor.wait()
@@ -349,6 +350,39 @@ def test_a_monitor_lets_others_in_after_an_interrupt_at_any_line() -> None:
         thread.join(20)
         assert not thread.is_alive()
     assert starts
+
+
+@pytest.mark.spec("TXN-29")
+def test_a_monitor_lets_in_first_who_has_waited_for_too_long() -> None:
+    arrivals = threading.Semaphore(0)
+
+    class Line(deque[Any]):
+        def append(self, sleeper: object) -> None:
+            super().append(sleeper)
+            arrivals.release()
+
+    monitor = Monitor(lambda: None, patience=0)
+    monitor._entering = Line()
+    frame = sys._getframe()
+    visits: list[int] = []
+
+    def visit(number: int) -> None:
+        monitor.enter(sys._getframe())
+        visits.append(number)
+        monitor.leave()
+
+    monitor.enter(frame)
+    threads = [threading.Thread(target=visit, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+        assert arrivals.acquire(timeout=20)
+    monitor.leave()
+    monitor.enter(frame)
+    found = visits.copy()
+    monitor.leave()
+    for thread in threads:
+        thread.join(20)
+    assert found == [0, 1, 2]
 
 
 @pytest.mark.spec("TXN-30")
