@@ -116,6 +116,9 @@ class _Era:
         for oid in oids:
             versions = self._versions.get(oid)
             if versions is not None and versions[-1].until > newest:
+                if oid not in kept:  # it was kept for the snapshot before, and this one was taken since
+                    self._kept_for[self._serials[-2]].discard(oid)
+                    kept.add(oid)
                 continue
             version = _Version(until, record_before(oid))
             if versions is None:

@@ -218,6 +218,24 @@ def test_a_snapshot_that_ends_leaves_to_older_ones_what_they_show_too(versions: 
     assert versions.kept_bytes == 0
 
 
+@pytest.mark.spec("TXN-60", "TXN-62")
+def test_a_snapshot_taken_beside_a_write_keeps_what_an_older_one_shows_too(versions: Versions) -> None:
+    old = versions.take_snapshot()
+    commit(versions, {Y: record(Y, b"y 2")})
+    before = versions.take_snapshot()
+    staged = versions.stage_commit({X: record(X, b"x 2")})
+    del before
+    same = versions.take_snapshot()
+    shown = same.load(X)
+    staged.write()
+    staged.accept()
+    del old
+    versions.take_snapshot()
+    assert same.load(X) == shown == record(X, b"x 1", Y)
+    del same
+    assert versions.kept_bytes == 0
+
+
 @pytest.mark.spec("TXN-31")
 def test_after_an_interrupt_what_is_kept_is_found_anew(versions: Versions, monkeypatch: pytest.MonkeyPatch) -> None:
     old = versions.take_snapshot()
