@@ -1,27 +1,27 @@
 """Durus: a persistent object system for Python.
 
-An application keeps ordinary Python objects.  The ones that inherit from Persistent are stored, loaded on first touch
-and changed in transactions.  What a normal program needs is here; spec/ says what is true of files and transactions.
+An application keeps ordinary Python objects. Those that inherit from Persistent are stored, loaded on first use and
+changed in transactions. This module has what a normal program needs; spec/ defines files and transactions.
 
     open                  opens a database: a file, a server, memory
     Database              what it returns: transactions, snapshots and retry for threads, tasks and processes
-    Persistent            the base class of objects that are stored
+    Persistent            the base class of stored objects
     PersistentObject      the same, for classes whose attributes are all slots
     PersistentDict        a dict that is stored
     PersistentList        a list that is stored
     PersistentSet         a set that is stored
     BTree                 a sorted mapping for many items, loaded in parts
-    ComputedAttribute     a value that is not stored, and that each client computes for itself
+    ComputedAttribute     a value that is not stored: each client computes it
     Connection            the layer below Database: the objects of one storage, for one thread at a time
     FileStorage           a storage in a file
     MemoryStorage         a storage in memory
     ClientStorage         a storage that a server holds
     SharedStorage         one storage for several connections of a process
     DurusError            the base of all errors
-    ConflictError         others changed what the transaction used: try it again
+    ConflictError         others have changed what the transaction used: run it again
     DisconnectedError     the connection to the server was lost
     OutcomeUnknownError   it was lost before the answer to a commit came
-    ReadonlyError         a change of what can only be read
+    ReadonlyError         a change of something that is read-only
     TransactionError      a call that does not fit the state of the transaction
 """
 
@@ -96,7 +96,7 @@ _MODULES = {
     "shared_storage": ("SharedStorage",),
     "storage": ("MemoryStorage",),
 }
-"""Where each name comes from. Nothing is imported before it is used: every module below imports this one."""
+"""The module of each name. It is imported when the name is first used, because all modules import this one."""
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 

@@ -6,7 +6,7 @@ The other functions are what applications of Durus 4.3 import to run a server of
 import os
 import sys
 
-if not __package__:  # started as a script: its folder must not stand in front of the standard library
+if not __package__:  # started as a script: its folder must not hide modules of the standard library
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from collections.abc import Callable
@@ -25,14 +25,20 @@ __all__ = ["get_storage", "get_storage_class", "main", "start_durus", "stop_duru
 
 
 def get_storage_class(file: str) -> type[Storage]:
-    """Return the storage class for a file, by its first bytes; FileStorage if it is not there."""
+    """Return the storage class for `file`, by its first bytes; FileStorage if it does not exist."""
     return storage_class_of(file)
 
 
 def get_storage(file: str | None, storage_class: str | None = None, **kwargs: bool) -> Storage:
-    """Open the storage in a file, of the class that has this dotted name, or else that the file is for.
+    """Open the storage in a file.
 
-    Without a file it is temporary.  `kwargs` are `readonly` and `repair`.
+    Args:
+        file: the path of the file; None makes a temporary one.
+        storage_class: the dotted name of the storage class; by default the format of the file decides.
+        kwargs: `readonly` and `repair`.
+
+    Raises:
+        DurusError: as the storage class raises it.
     """
     make: Callable[..., Storage] = FileStorage
     if storage_class:
@@ -43,13 +49,24 @@ def get_storage(file: str | None, storage_class: str | None = None, **kwargs: bo
 
 
 def start_durus(logfile: str | None, logginglevel: int, address: AnyAddress, storage: Storage, gcbytes: int) -> None:
-    """Serve a storage until the server is stopped, and log to a file, to stderr if None."""
+    """Serve a storage until the server is stopped.
+
+    Args:
+        logfile: the path of the log file; None logs to stderr.
+        logginglevel: the lowest level that is logged.
+        address: where to listen.
+        storage: the storage.
+        gcbytes: as for StorageServer.
+
+    Raises:
+        AddressError: the server cannot listen on the address.
+    """
     with log_to(logfile, logginglevel) as reopen:
         StorageServer(storage, address=address, gcbytes=gcbytes).serve(on_hangup=reopen)
 
 
 def stop_durus(address: AnyAddress) -> None:
-    """Stop the server on an address. ServerUnreachableError if there is none."""
+    """Stop the server on `address`; ServerUnreachableError if there is none."""
     ClientStorage(address=address).stop_server()
 
 

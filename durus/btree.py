@@ -1,20 +1,19 @@
-"""BTree: a sorted mapping whose items are spread over persistent nodes, so that a large one is never loaded whole.
+"""BTree: a sorted mapping whose items are spread over persistent nodes, so that a large one is never loaded as a whole.
 
-What is stored is OBJ-30 to OBJ-33.  Which nodes an operation reads and writes decides which
-transactions conflict:
+What is stored is OBJ-30 to OBJ-33. The nodes that an operation reads and writes decide which transactions conflict:
 
     lookup, first step of an iteration     reads the nodes on the path from the root to one leaf
     iteration                              reads the nodes that it passes
-    setting a key that is there            writes the node that has it
+    setting an existing key                writes the node that has it
     inserting                              writes one leaf; if that is full, it is split, which writes its parent too,
                                            and so on up; a new root writes the BTree itself
     deleting                               writes the node that has the key and one leaf; if that gets too small, its
                                            parent and a sibling too, and so on up
     len()                                  counts as reading all nodes, though it loads them only the first time,
-                                           and again when another client has changed one of them or an abort did
+                                           and again after another client or an abort has changed one of them
 
-So two clients that insert into different leaves conflict only where one of them splits a leaf, and
-the other one has read that leaf's parent; on average that is once in as many inserts as a leaf has items.
+So two clients that insert into different leaves conflict only if one of them splits a leaf, and the other one has read
+the parent of that leaf; on average that is once in as many inserts as a leaf has items.
 """
 
 import sys
@@ -39,7 +38,7 @@ D = TypeVar("D")
 
 _MISSING: Any = object()
 _MAX_STEPS = 1000
-"""How many nodes a repr goes through."""
+"""How many nodes a repr examines."""
 _STATE_OF_A_NODE = {"items", "nodes"}
 _key_of = itemgetter(0)
 _shortener = Repr()
@@ -50,8 +49,8 @@ _short = _shortener.repr
 class BNode(PersistentObject, Generic[K, V]):
     """A node: its items in the order of their keys and, unless it is a leaf, one more child than it has items.
 
-    A node other than the root has minimum_degree - 1 to 2 * minimum_degree - 1 items.  The keys of
-    nodes[i] lie between those of items[i - 1] and items[i].
+    A node other than the root has minimum_degree - 1 to 2 * minimum_degree - 1 items. The keys of nodes[i] lie between
+    those of items[i - 1] and items[i].
     """
 
     __slots__ = ("items", "nodes")
@@ -70,14 +69,14 @@ class BNode(PersistentObject, Generic[K, V]):
             set_slot(self, "items", state["items"])
             set_slot(self, "nodes", state["nodes"])
             return
-        # A later version of Durus than 4.3 stores a count, which is of no use here.
+        # A later version of Durus than 4.3 stores a count, which is not used here.
         super().__setstate__({name: value for name, value in (state or {}).items() if name != "_count"})
 
     def is_leaf(self) -> bool:
         return self.nodes is None
 
     def is_full(self) -> bool:
-        """Tell if there is no room for one more item."""
+        """Tell whether there is no room for one more item."""
         return len(self.items) >= 2 * self.minimum_degree - 1
 
 
@@ -128,10 +127,9 @@ _NODE_CLASSES: dict[int, type[BNode[Any, Any]]] = {
 
 # Keys
 #
-# Durus 4.3 looks for the first key that is >= the one asked for, one by one, and so reads trees whose keys have no
-# total order, such as frozensets.  Bisection finds the same in a tree that is in order, and is what keys of the types
-# below are looked for with, until a key turns up that has no order with them; then, and for keys of other types, the
-# search goes as in 4.3. [OBJ-51]
+# Durus 4.3 searches linearly for the first key that is >= the given one, and so reads trees whose keys have no total
+# order, such as frozensets. Bisection finds the same in an ordered tree, and serves for keys of the types below, until
+# a key turns up that has no order with them; then, and for keys of other types, the search goes as in 4.3. [OBJ-51]
 
 ORDERED_TYPES: set[type] = {bool, bytes, date, datetime, float, int, str, time, timedelta}
 """Types all of whose values have an order among one another, but for NaN; those below join when a key has them."""
@@ -142,11 +140,11 @@ _EQUAL_TO_THEMSELVES = frozenset({int, str, bytes, bool})
 _Items = list[tuple[Any, Any]]
 _NodeClass = type[BNode[Any, Any]] | None
 _Path = list[tuple[BNode[Any, Any], int]]
-"""The nodes from the root to a key, each with the index in it to go on at."""
+"""The nodes from the root to a key, each with the index at which the path goes on."""
 
 
 def _is_plain(key: object, ordered: set[type]) -> bool:
-    """Tell if a key is of an ordered type, or a tuple of such keys."""
+    """Tell whether a key is of an ordered type, or a tuple of such keys."""
     return type(key) in ordered or (type(key) is tuple and all(_is_plain(each, ordered) for each in key))
 
 
@@ -170,7 +168,7 @@ def _is_ordered(key: object) -> bool:
 
 
 def _search(items: _Items, key: Any) -> tuple[int, bool | None]:
-    """Return the index of a key, and if it is there; None if it has no order with the key at that index."""
+    """Return the index of a key, and whether it is there; None if it has no order with the key at that index."""
     index = bisect_left(items, key, key=_key_of)
     if index == len(items) or key < items[index][0]:
         return index, False
@@ -178,9 +176,13 @@ def _search(items: _Items, key: Any) -> tuple[int, bool | None]:
 
 
 def find_item(node: BNode[K, V], key: Any, ordered: set[type]) -> Any:
-    """Return the item of a key at or below a node, None if there is none; TypeError if it can't be compared.
+    """Return the item of a key at or below a node, None if there is none.
 
-    NotImplemented if the key, or one that it meets, may have no order with the others.
+    Returns:
+        The item, or NotImplemented if the key, or one that it meets, may have no order with the others.
+
+    Raises:
+        TypeError: the key can't be compared.
     """
     if not _is_plain(key, ordered):
         return NotImplemented
@@ -197,9 +199,10 @@ def find_item(node: BNode[K, V], key: Any, ordered: set[type]) -> Any:
 
 
 def path_to(node: BNode[K, V], key: Any, ordered: set[type]) -> Any:
-    """Return the path from a node to the index of a key, and tell if it is there: if not, the path ends in a leaf.
+    """Return the path from a node to the index of a key, and whether the key is there; if not, the path ends in a leaf.
 
-    NotImplemented as find_item() has it.
+    Returns:
+        Path and truth value, or NotImplemented like find_item().
     """
     if not _is_plain(key, ordered):
         return NotImplemented
@@ -223,7 +226,7 @@ if not TYPE_CHECKING and implementation == "C":
 
 
 def _index_of(items: _Items, key: Any) -> tuple[int, bool]:
-    """Return the index of a key, and if it is there, as Durus 4.3 finds it."""
+    """Return the index of a key, and whether it is there, as Durus 4.3 finds it."""
     if _is_ordered(key):
         index, is_there = _search(items, key)
         if is_there is not None:
@@ -238,11 +241,11 @@ def _is_not_less(one: Any, other: Any) -> bool:
     try:
         return bool(one >= other)
     except TypeError:
-        return not one < other  # of a class that has no >=, which 4.3 can't have in a tree
+        return not one < other  # of a class without >=, which can't be in a tree of 4.3
 
 
 def _path_without_order(node: BNode[K, V], key: Any) -> tuple[_Path, bool]:
-    """Return what path_to() does, in a tree whose keys may have no order."""
+    """Do what path_to() does, in a tree whose keys may have no order."""
     path: _Path = []
     while True:
         index, is_there = _index_of(node.items, key)
@@ -253,7 +256,7 @@ def _path_without_order(node: BNode[K, V], key: Any) -> tuple[_Path, bool]:
 
 
 class _Boundary(NamedTuple):
-    """A boundary between items, or at an end of them."""
+    """A boundary between items, or at either end of them."""
 
     index_in: Callable[[_Items], int]
     key: Any = None
@@ -272,7 +275,7 @@ _LAST = _Boundary(len)
 
 
 class _Page:
-    """What a node is to hold after a change of several nodes."""
+    """The future contents of a node, in a change of several nodes."""
 
     def __init__(self, node: BNode[Any, Any]) -> None:
         self.node = node
@@ -282,7 +285,7 @@ class _Page:
     @property
     def children(self) -> list[BNode[Any, Any]]:
         if self.nodes is None:
-            raise StateError(f"{told_apart(self.node)} is a leaf, where a node with children belongs")
+            raise StateError(f"{told_apart(self.node)} is a leaf; expected a node with children")
         return self.nodes
 
     def is_changed(self) -> bool:
@@ -292,13 +295,13 @@ class _Page:
         )
 
     def fill(self, node: BNode[Any, Any]) -> None:
-        """Have a node hold what the page does."""
+        """Put the contents of the page into a node."""
         node.items = self.items
         node.nodes = self.nodes
 
 
 class _Count:
-    """The number of items in a tree, and the objects that it was found in."""
+    """The number of items in a tree, and the objects in which they were counted."""
 
     def __init__(self, connection: ConnectionBase | None) -> None:
         self.value = 0
@@ -306,33 +309,33 @@ class _Count:
         self._watch = None if connection is None else connection.watch()
         self._oids: set[bytes] = set()
         self._new: list[PersistentObject] = []
-        """Objects that had no oid yet when they were noted."""
+        """Objects that had no oid when they were noted."""
         self._read_in = 0
-        """The number of the transaction that counts as having read them."""
+        """The number of the transaction that has noted them as read."""
 
     def note(self, obj: PersistentObject) -> None:
-        """Take note of an object that belongs to the tree."""
+        """Note an object that belongs to the tree."""
         if obj._p_oid is None:
             self._new.append(obj)
         else:
             self._oids.add(obj._p_oid)
 
     def forget(self, obj: PersistentObject) -> None:
-        """Take note that an object no longer belongs to the tree."""
+        """Note that an object no longer belongs to the tree."""
         self._new = [each for each in self._new if each is not obj]
         self._oids.discard(obj._p_oid or b"")
 
     def is_current(self, connection: ConnectionBase | None) -> bool:
-        """Tell if the number is still right, as far as is known here."""
+        """Tell whether the number is still right, as far as is known here."""
         if connection is not self._connection or self._watch is None:
             return connection is self._connection
         oids = {obj._p_oid for obj in self._new} if self._new else ()
         return not self._watch.overflowed and all(map(self._watch.dropped.isdisjoint, (self._oids, oids)))
 
     def use(self, connection: ConnectionBase | None) -> bool:
-        """Count as reading all objects of the tree, if they are as they were, apart from what this tree did itself.
+        """Note all objects of the tree as read, if they are unchanged except by this tree itself.
 
-        Return if that is so.
+        Return whether that is so.
         """
         if connection is not self._connection:
             return False
@@ -350,18 +353,22 @@ class _Count:
 
 
 class BTree(PersistentObject, MutableMapping[K, V]):
-    """A mapping that is sorted by its keys, which must be orderable among one another.
+    """A mapping that is sorted by its keys, which must have a total order.
 
-    It is made of what a dict is made of: nothing, a mapping, pairs of key and value, and keywords. `node_constructor`
-    is the class of its nodes, BNode4 to BNode512: small nodes make short records and few conflicts, large ones short
-    ways. As in Durus 4.3 it may be the only argument, too. TypeError if an argument is none of these, or if keys can't
-    be ordered. [OBJ-93]
+    keys(), values() and items() make lists. For a large tree use iterkeys(), itervalues() and iteritems(), or
+    items_range() and similar methods: they load one node after the other, as they reach it. [OBJ-95]
 
-    keys(), values() and items() make lists. For a large tree take iterkeys(), itervalues() and iteritems(), or
-    items_range() and its kin: they load the nodes one after the other, as they come to them. [OBJ-95]
+    The tree may change during an iteration, and transactions may end: an iteration yields the items of a leaf as they
+    are when it reaches the leaf, and then looks for the key after the last one.
 
-    The tree may change during an iteration, and transactions end: it gives the items of a leaf as they are when it
-    comes there, and then looks for the key behind the last one.
+    Args:
+        items: a mapping, or pairs of key and value; or the class of the nodes, as in Durus 4.3.
+        node_constructor: the class of the nodes, BNode4 to BNode512, BNode16 by default. Small nodes make small records
+            and few conflicts, large ones short paths.
+        values: further items.
+
+    Raises:
+        TypeError: an argument is none of these, or keys can't be ordered. [OBJ-93]
     """
 
     __slots__ = ("_p_count", "root")
@@ -403,9 +410,14 @@ class BTree(PersistentObject, MutableMapping[K, V]):
 
     @classmethod
     def from_sorted(cls, items: Iterable[tuple[K, V]], node_constructor: type[BNode[K, V]] = BNode16) -> "BTree[K, V]":
-        """Return a tree of items that come in ascending order of their keys, in linear time.
+        """Return a tree of sorted items, in linear time.
 
-        ValueError if a key is not greater than the one before it.
+        Args:
+            items: pairs of key and value, in ascending order of the keys.
+            node_constructor: the class of the nodes.
+
+        Raises:
+            ValueError: a key is not greater than the one before it.
         """
         tree: BTree[K, V] = cls(node_constructor)
         tree.root = _build(_in_order(list(items)), node_constructor)
@@ -426,7 +438,7 @@ class BTree(PersistentObject, MutableMapping[K, V]):
                 steps += 1
                 items, nodes = get_slot(part, "items"), get_slot(part, "nodes")
                 known += len(items)
-                # Each child comes before the item of its place, and the last one after them all.
+                # Each child comes before the item with its index, and the last one after all items.
                 for place in range(len(items), -1, -1):
                     pending += items[place : place + 1] if len(found) < MAX_SHOWN else ()
                     pending += () if nodes is None else nodes[place : place + 1]
@@ -464,7 +476,7 @@ class BTree(PersistentObject, MutableMapping[K, V]):
         return key in self
 
     def __len__(self) -> int:
-        """Return the number of items, which is kept in memory when they have been counted. [OBJ-34]"""
+        """Return the number of items, which stays in memory after it was counted. [OBJ-34]"""
         count = self._kept_count()
         if count is None or not count.use(self._p_connection):
             count = _Count(self._p_connection)
@@ -477,7 +489,7 @@ class BTree(PersistentObject, MutableMapping[K, V]):
 
     def _kept_count(self) -> _Count | None:
         try:
-            return cast("_Count | None", get_slot(self, "_p_count"))  # past a __getattr__() of a subclass
+            return cast("_Count | None", get_slot(self, "_p_count"))  # bypasses a __getattr__() of a subclass
         except AttributeError:
             return None
 
@@ -485,7 +497,7 @@ class BTree(PersistentObject, MutableMapping[K, V]):
         set_slot(self, "_p_count", count)
 
     def _take_count(self) -> _Count | None:
-        """Return the count and keep it no more, until the change that is to come is made: it may be interrupted."""
+        """Return the count, and drop it until the coming change is complete, because that may be interrupted."""
         count = self._kept_count()
         if count is not None:
             self._keep_count(None)
@@ -518,7 +530,7 @@ class BTree(PersistentObject, MutableMapping[K, V]):
         """Yield (key, value) for all items, in descending order."""
         return self._gen(_LAST, _FIRST, backward=True)
 
-    # Lists, as Durus has always had them; the iterators above load no more than they come to. [OBJ-95]
+    # Lists, as Durus has always had them; the iterators above load only the nodes that they reach. [OBJ-95]
 
     def keys(self) -> list[K]:  # type: ignore[override]  # a list, as Durus has always had it
         return list(self)
@@ -530,7 +542,7 @@ class BTree(PersistentObject, MutableMapping[K, V]):
         return list(self.iteritems())
 
     def get_min_item(self) -> tuple[K, V]:
-        """Return the item with the least key; KeyError if there is none."""
+        """Return the item with the smallest key; KeyError if there is none."""
         return self._end_item(self.iteritems())
 
     def get_max_item(self) -> tuple[K, V]:
@@ -543,19 +555,23 @@ class BTree(PersistentObject, MutableMapping[K, V]):
         raise KeyError("the tree is empty")
 
     def items_from(self, key: K, closed: bool = True) -> Iterator[tuple[K, V]]:
-        """Yield (key, value) in ascending order, from this key on; not with it unless `closed`."""
+        """Yield (key, value) in ascending order, from `key` on, with `key` itself if `closed`."""
         return self._gen(_before(key) if closed else _after(key), _LAST)
 
     def items_backward_from(self, key: K, closed: bool = False) -> Iterator[tuple[K, V]]:
-        """Yield (key, value) in descending order, from this key on; not with it unless `closed`."""
+        """Yield (key, value) in descending order, from `key` on, with `key` itself if `closed`."""
         return self._gen(_after(key) if closed else _before(key), _FIRST, backward=True)
 
     def items_range(
         self, start: K, end: K, closed_start: bool = True, closed_end: bool = False
     ) -> Iterator[tuple[K, V]]:
-        """Yield (key, value) from `start` to `end`: in descending order if `end` is less than `start`.
+        """Yield (key, value) from one key to another, in descending order if `end` is less than `start`.
 
-        Each of the two belongs to the range if it is closed there.
+        Args:
+            start: the first key of the range.
+            end: the last key of the range.
+            closed_start: whether `start` belongs to the range.
+            closed_end: whether `end` belongs to the range.
         """
         _learn_types((start, end))
         if not (_is_ordered(start) and _is_ordered(end)):
@@ -567,7 +583,7 @@ class BTree(PersistentObject, MutableMapping[K, V]):
         return self._gen(first, _after(end) if closed_end else _before(end))
 
     def _range_without_order(self, start: Any, end: Any, closed_start: bool, closed_end: bool) -> Iterator[tuple[K, V]]:
-        """Yield the items of a range as Durus 4.3 does, between keys that may have no order with others."""
+        """Yield the items of a range as Durus 4.3 does, for keys that may have no order with others."""
         if _is_less(end, start):
             for item in self.items_backward_from(start, closed_start):
                 if _is_less(item[0], end):
@@ -588,9 +604,13 @@ class BTree(PersistentObject, MutableMapping[K, V]):
         inclusive: tuple[bool, bool] = (True, True),
         reverse: bool = False,
     ) -> Iterator[K]:
-        """Yield the keys from `minimum` to `maximum`, each of which None leaves open; descending if `reverse`.
+        """Yield the keys of a range, in ascending order.
 
-        `inclusive` tells of each of the two if it belongs to the range.
+        Args:
+            minimum: the smallest key of the range, None for no limit.
+            maximum: the greatest key of the range, None for no limit.
+            inclusive: whether `minimum` and `maximum` belong to the range.
+            reverse: yield the keys in descending order.
         """
         start = _FIRST if minimum is None else (_before if inclusive[0] else _after)(minimum)
         end = _LAST if maximum is None else (_after if inclusive[1] else _before)(maximum)
@@ -598,17 +618,18 @@ class BTree(PersistentObject, MutableMapping[K, V]):
         return (key for key, _ in found)
 
     def get_depth(self) -> int:
-        """Return how many nodes stand on the path from the root to a leaf, both included."""
+        """Return how many nodes are on the path from the root to a leaf, including both."""
         depth, node = 1, self.root
         while node.nodes is not None:
             depth, node = depth + 1, node.nodes[0]
         return depth
 
     def get_node_count(self) -> int:
+        """Return how many nodes the tree has."""
         return sum(1 for _ in self._nodes())
 
     def _nodes(self) -> Iterator[BNode[K, V]]:
-        """Yield all nodes; those that it loads leave memory again where the cache is too small for them."""
+        """Yield all nodes; those that it loads are evicted again if the cache is too small for them."""
         pending = [self.root]
         while pending:
             node = pending.pop()
@@ -634,7 +655,7 @@ class BTree(PersistentObject, MutableMapping[K, V]):
         return found
 
     def _path_to(self, key: object) -> tuple[_Path, bool]:
-        """Return the path to the index of a key, and tell if it is there: if not, the path ends in a leaf."""
+        """Return the path to the index of a key, and whether it is there; if not, the path ends in a leaf."""
         try:
             found: tuple[_Path, bool] = path_to(self.root, key, ORDERED_TYPES)
             if found is NotImplemented and _learn_types(key):
@@ -647,7 +668,7 @@ class BTree(PersistentObject, MutableMapping[K, V]):
         return found
 
     def _path_for_change(self, key: Any) -> tuple[_Path, bool]:
-        """Return what _path_to() does; TypeError if the key has no total order with those on the path. [OBJ-50]"""
+        """Do what _path_to() does; TypeError if the key has no total order with those on the path. [OBJ-50]"""
         if type(key) not in _EQUAL_TO_THEMSELVES:
             _check_orderable(key)
         try:
@@ -669,7 +690,7 @@ class BTree(PersistentObject, MutableMapping[K, V]):
         return path, is_there
 
     def _explain(self, key: Any, error: Exception) -> None:
-        """Raise the error of a comparison, with the keys that it is about; none if the key is a NaN."""
+        """Raise the error of a comparison, with the keys in question; none if the key is a NaN."""
         if isinstance(error, ArithmeticError) and key != key:
             return
         if isinstance(error, TypeError):
@@ -677,7 +698,7 @@ class BTree(PersistentObject, MutableMapping[K, V]):
         raise error
 
     def _check_comparable(self, key: Any) -> None:
-        """Raise a TypeError that tells with which of the keys on the path to it this key can't be compared."""
+        """Raise a TypeError that names the key on the path with which this key can't be compared."""
         node: BNode[K, V] | None = self.root
         while node is not None:
             for other, _ in node.items:
@@ -687,9 +708,9 @@ class BTree(PersistentObject, MutableMapping[K, V]):
             node = None if node.nodes is None else node.nodes[index]
 
     def _gen(self, start: _Boundary, end: _Boundary, backward: bool = False) -> Iterator[tuple[K, V]]:
-        """Yield the items from one boundary to another, a leaf at a time.
+        """Yield the items from one boundary to another, one leaf at a time.
 
-        The item behind a leaf is where it goes on; if it is no longer there, it is looked for anew.
+        The iteration goes on at the item after a leaf; if that is gone, it searches for the next one.
         """
         try:
             path = self._path_of(start)
@@ -723,7 +744,7 @@ class BTree(PersistentObject, MutableMapping[K, V]):
         return path
 
     def _path_past(self, path: _Path, item: tuple[K, V], backward: bool) -> _Path | None:
-        """Return the path to the leaf next to an item, to which another path led; None if that was changed."""
+        """Return the path to the leaf next to the item at the end of another path; None if the nodes have changed."""
         node = self.root
         for step, (known, index) in enumerate(path, 1):
             if node is not known or node.nodes is None or index > len(node.items):
@@ -766,9 +787,14 @@ class BTree(PersistentObject, MutableMapping[K, V]):
     @overload
     def update(self: "BTree[str, V]", other: Iterable[tuple[str, V]] = (), /, **values: V) -> None: ...
     def update(self, other: Any = (), /, **values: Any) -> None:
-        """Set the items of a mapping or pairs, then the keywords, one after the other. [OBJ-94]
+        """Set the items of a mapping or of pairs, then the keywords, one after the other. [OBJ-94]
 
-        TypeError where a key can't be ordered with the others; the items before it are set.
+        Args:
+            other: a mapping, or pairs of key and value.
+            values: further items.
+
+        Raises:
+            TypeError: a key can't be ordered with the others; the items before it are set.
         """
         for key, value in pairs_of(other):
             self[key] = value
@@ -776,11 +802,16 @@ class BTree(PersistentObject, MutableMapping[K, V]):
             self[cast("K", name)] = value
 
     def setdefault(self, key: K, value: V = None) -> V:  # type: ignore[assignment]  # None, as dict has it
-        """Return the value of a key, which is set to this one if it has none."""
+        """Return the value of `key`; if there is none, set it to `value`."""
         return super().setdefault(key, value)
 
     def add(self, key: K, value: V = True) -> None:  # type: ignore[assignment]  # for trees that are used as sets
-        """Set the value of a key, True if it does not matter."""
+        """Set the value of `key`; True is for trees that are used as sets.
+
+        Args:
+            key: the key.
+            value: its value.
+        """
         self[key] = value
 
     def __delitem__(self, key: K) -> None:
@@ -803,14 +834,21 @@ class BTree(PersistentObject, MutableMapping[K, V]):
             self.root = type(self.root)()
 
     def note_change_of_bnode_containing_key(self, key: K) -> None:
-        """Have the next commit store the node of a key, whose value was changed in place. KeyError if it has none."""
+        """Make the next commit store the node of `key`, whose value was changed in place; KeyError if there is none."""
         path, is_there = self._path_to(key)
         if not is_there:
             raise KeyError(key)
         path[-1][0]._p_note_change()
 
     def set_bnode_minimum_degree(self, degree: int) -> bool:
-        """Build the tree anew of nodes of this degree; False if it has that, or there are no such nodes."""
+        """Rebuild the tree with nodes of another size.
+
+        Args:
+            degree: the minimum degree of the nodes.
+
+        Returns:
+            False if the nodes have this degree already, or if there are no such nodes.
+        """
         cls = _NODE_CLASSES.get(degree)
         if cls is None or type(self.root) is cls:
             return False
@@ -819,10 +857,10 @@ class BTree(PersistentObject, MutableMapping[K, V]):
         self.root = root
         return True
 
-    # A change of several nodes is made on pages, which are copies of what they hold, and put into the nodes at last.
+    # A change of several nodes is made on pages, which are copies of their contents, and put into the nodes at the end.
 
     def _insert_and_split(self, path: _Path, item: tuple[K, V]) -> None:
-        """Insert an item into the leaf at the end of a path, which is full, and split what gets too large."""
+        """Insert an item into the full leaf at the end of a path, and split nodes that get too large."""
         pages: list[_Page] = []
         new: list[BNode[K, V]] = []
         for node, index in reversed(path):
@@ -847,7 +885,7 @@ class BTree(PersistentObject, MutableMapping[K, V]):
         self._put(path, pages, new, [], 1, root)
 
     def _delete_and_rebalance(self, path: _Path) -> None:
-        """Delete the item at the end of a path, and give the nodes on the path what they lack."""
+        """Delete the item at the end of a path, and refill the nodes on the path that get too small."""
         pages = {id(node): _Page(node) for node, _ in path}
         gone: list[BNode[K, V]] = []
         root: BNode[K, V] | None = None
@@ -903,7 +941,7 @@ class BTree(PersistentObject, MutableMapping[K, V]):
         change: int,
         root: BNode[K, V] | None = None,
     ) -> None:
-        """Put pages into their nodes, and a new root in its place, so that an interrupt is noticed. [OBJ-55]"""
+        """Put pages into their nodes, and a new root into the tree, so that an interrupt is noticed. [OBJ-55]"""
         connection = self._p_connection
         count = self._take_count()
         if connection is None:
@@ -929,7 +967,7 @@ class BTree(PersistentObject, MutableMapping[K, V]):
             self._give_count_back(count, change)
 
     def check(self) -> None:
-        """Raise StateError unless all nodes are as BNode says, their keys are in order and all leaves equally deep."""
+        """Raise StateError unless all nodes have the form of a BNode, keys are in order and all leaves equally deep."""
         depth = self.get_depth()
         tree = told_apart(self)
         previous: list[K] = []
@@ -938,7 +976,7 @@ class BTree(PersistentObject, MutableMapping[K, V]):
             part, level = pending.pop()
             if isinstance(part, tuple):
                 if previous and not _is_less(previous[-1], part[0]):
-                    raise StateError(f"{tree}: the key {part[0]!r} comes behind {previous[-1]!r}")
+                    raise StateError(f"{tree}: the key {part[0]!r} comes after {previous[-1]!r}")
                 previous = [part[0]]
                 continue
             was_ghost = part._p_is_ghost()
@@ -947,7 +985,7 @@ class BTree(PersistentObject, MutableMapping[K, V]):
             if not least <= len(part.items) < 2 * part.minimum_degree:
                 raise StateError(f"{tree}: {node} has {len(part.items)} items")
             if (part.nodes is None) != (level == depth):
-                raise StateError(f"{tree}: {node} is on level {level} of {depth}, and that is wrong for it")
+                raise StateError(f"{tree}: {node} is on level {level} of {depth}, where it does not belong")
             if part.nodes is not None and len(part.nodes) != len(part.items) + 1:
                 raise StateError(f"{tree}: {node} has {len(part.items)} items and {len(part.nodes)} children")
             parts: list[BNode[K, V] | tuple[K, V]] = [*part.items]
@@ -961,7 +999,7 @@ class BTree(PersistentObject, MutableMapping[K, V]):
 def _leaf_run(path: _Path, backward: bool) -> _Items:
     """Return the items next to the end of a path: those in one leaf, and the one after them in the nodes above it.
 
-    The path is cut off after the node that has the item after them; it is empty if there is none.
+    The path is cut off after the node that has that item; it is empty if there is none.
     """
     node, index = path.pop()
     run = node.items[:index] if backward else node.items[index:]
@@ -976,7 +1014,7 @@ def _leaf_run(path: _Path, backward: bool) -> _Items:
 
 
 def _merge(parent: _Page, index: int, left: _Page, right: _Page) -> BNode[Any, Any]:
-    """Put the item at an index, and the child after it, into the child before it; return the one that is empty."""
+    """Put the item at an index, and the child after it, into the child before it; return the empty child."""
     left.items += [parent.items.pop(index), *right.items]
     if left.nodes is not None:
         left.nodes += right.children
@@ -987,7 +1025,7 @@ def _merge(parent: _Page, index: int, left: _Page, right: _Page) -> BNode[Any, A
 def _copied(node: BNode[K, V], pages: dict[int, _Page]) -> BNode[K, V]:
     """Return a new node for one that has a page, and for those below it that have one.
 
-    So nodes that are in a tree stay as they are, and the tree gets all of the change at once, with its new root.
+    Thus nodes that are in a tree stay unchanged, and the tree gets the whole change at once, with its new root.
     """
     page, new = pages[id(node)], type(node)()
     if page.nodes is not None:
@@ -1004,31 +1042,31 @@ def _is_less(one: Any, other: Any) -> bool:
 
 
 def _check_order(one: Any, other: Any) -> None:
-    """Raise TypeError unless one of two keys is less than the other, or they are equal, and not both. [OBJ-50]"""
+    """Raise TypeError unless exactly one of two keys is less than the other, or they are equal. [OBJ-50]"""
     if _is_less(one, other) + _is_less(other, one) + bool(one == other) != 1:
         raise _no_order(one, other)
 
 
 def _no_order(one: Any, other: Any) -> TypeError:
     return TypeError(
-        f"the keys {_short(one)} and {_short(other)} have no order: of two keys of a BTree, "
+        f"the keys {_short(one)} and {_short(other)} have no order; of two keys of a BTree, "
         "one must be less than the other, or they must be equal"
     )
 
 
 def _check_orderable(key: Any) -> None:
-    """Raise TypeError if a key has no order with itself, as a NaN has none. [OBJ-52]"""
+    """Raise TypeError if a key has no order with itself, such as a NaN. [OBJ-52]"""
     _check_equal_to_itself(key, key)
     if _is_less(key, key):
         raise _no_order(key, key)
 
 
 def _check_equal_to_itself(part: Any, key: Any) -> None:
-    if type(part) is tuple:  # which takes a NaN in it as equal to itself, though not to the one that is loaded again
+    if type(part) is tuple:  # a tuple counts a NaN in it as equal to itself, but not to the same NaN after loading
         for each in part:
             _check_equal_to_itself(each, key)
     elif part != part:
-        raise TypeError(f"the key {_short(key)} is not equal to itself, so it has no place in an order")
+        raise TypeError(f"the key {_short(key)} is not equal to itself, so it can't be ordered")
 
 
 def _in_order(items: list[tuple[K, V]]) -> list[tuple[K, V]]:
@@ -1041,7 +1079,7 @@ def _in_order(items: list[tuple[K, V]]) -> list[tuple[K, V]]:
         if not _is_ordered(after) or not _is_less(before, after):
             _check_order(before, after)
             if not _is_less(before, after):
-                keys = f"the key {_short(after)} does not come behind {_short(before)}"
+                keys = f"the key {_short(after)} does not come after {_short(before)}"
                 raise ValueError(f"{keys}: the items are not sorted")
     return items
 
@@ -1053,14 +1091,14 @@ def _let_go(node: BNode[Any, Any]) -> None:
 
 
 def _build(items: list[tuple[K, V]], cls: type[BNode[K, V]]) -> BNode[K, V]:
-    """Return the root of a tree of these items, whose nodes are as full as that goes."""
+    """Return the root of a tree of these items, with nodes that are as full as possible."""
     children: list[BNode[K, V]] = []
     while True:
         count = -(-(len(items) + 1) // (2 * cls.minimum_degree))
         nodes: list[BNode[K, V]] = []
         separators: list[tuple[K, V]] = []
         for number in range(count):
-            # The items and one place for a separator behind the last are dealt out evenly.
+            # The items, and one separator after the last, are distributed evenly.
             start, end = ((len(items) + 1) * n // count for n in (number, number + 1))
             node = cls()
             node.items = items[start : end - 1]

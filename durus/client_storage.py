@@ -1,4 +1,8 @@
-"""ClientStorage: a storage that a server holds. The client's side of spec/wire.md."""
+"""ClientStorage: a storage that a server holds. The client's side of spec/wire.md.
+
+Each call sends one request and reads its answer. A call that cannot read the complete answer closes the connection,
+because the rest of the stream has no meaning then; sync() may connect again.
+"""
 
 import contextlib
 import socket
@@ -35,14 +39,14 @@ _OIDS_AT_A_TIME = 32
 _RECEIVE_SIZE = 1 << 16
 _LOADS_AT_A_TIME = 1000
 _TIMEVAL = struct.Struct("@ll")
-"""Seconds and microseconds, as the kernel takes them."""
+"""Seconds and microseconds, as the kernel expects them."""
 
 _version_1_addresses: set[str] = set()
 """Addresses whose servers have answered that they speak version 1 of the protocol only. [WIRE2-1]"""
 
 
 class Stream(Protocol):
-    """What carries the bytes: a connected socket, or what a test puts in its place."""
+    """What carries the bytes: a connected socket, or a test's replacement for it."""
 
     def sendall(self, data: bytes, /) -> None: ...
 
@@ -54,16 +58,28 @@ class Stream(Protocol):
 class ClientStorage(CollectingStorage):
     """The storage of a server, shared with its other clients.
 
-    The server's address is `host` and `port`, or `address`: a (host, port) pair, the path of a Unix
-    socket, or `@name` for an abstract one.  `connect_timeout` and `timeout` are how many seconds to
-    wait for the connection, and for each answer; None is for ever.  `prefetch` is how many records
-    come along at the most with one that is loaded; 0 turns that off. [TXN-26]
-    `protocol` is the version of the wire protocol, 1 or 2; None takes 2 where the server speaks it. With `compress`
-    long messages of version 2 are compressed; None does that if the server may be on another machine. [WIRE2-7]
+    After the connection is lost, every call raises DisconnectedError until the sync() with which the next transaction
+    begins. That connects again if `reconnect` is true. [WIRE-30] If a commit was sent and its answer did not come, it
+    raises OutcomeUnknownError.
 
-    ServerUnreachableError if no server is there.  When the connection is lost, this and every later
-    call raises DisconnectedError, up to the sync() with which the next transaction begins: that connects again if
-    `reconnect` is true [WIRE-30].  A commit whose answer did not come raises OutcomeUnknownError.
+    Args:
+        host: the host of the server.
+        port: its port.
+        address: the address of the server, instead of `host` and `port`: a (host, port) pair, the path of a Unix
+            socket, or `@name` for an abstract one.
+        connect_timeout: how many seconds connecting may take; None is for ever.
+        timeout: how many seconds each answer may take; None is for ever.
+        prefetch: how many records are loaded ahead, at most, with each loaded one; 0 turns this off. [TXN-26]
+        reconnect: whether sync() connects again after the connection is lost.
+        protocol: the version of the wire protocol, 1 or 2; None uses 2 if the server supports it.
+        compress: whether to compress long messages of version 2; None does so if the server may be on another machine.
+            [WIRE2-7]
+        stream: a connected stream to use instead of a new socket; such a storage never connects again.
+
+    Raises:
+        ServerUnreachableError: no server listens on the address.
+        AddressError: the address is wrong.
+        ProtocolError: what listens there is not a Durus server, or does not support this version of the protocol.
     """
 
     def __init__(
@@ -86,7 +102,7 @@ class ClientStorage(CollectingStorage):
         self._guard: CallGuard = CallGuard("client storage")
         self._failure: DisconnectedError | None = None
         self._loss = ""
-        """How the connection was lost, in words."""
+        """How the connection was lost."""
         self._is_closed = False
         self._may_reconnect = reconnect and stream is None
         self._timeouts = connect_timeout, timeout
@@ -99,7 +115,7 @@ class ClientStorage(CollectingStorage):
         self._begin_session(stream)
 
     def _begin_session(self, stream: Stream | None = None) -> None:
-        """Begin to speak with a server, of whom nothing is known yet."""
+        """Greet a server, of which nothing is known yet."""
         self._spare_oids: list[bytes] = []
         address = str(self._address)
         wanted = self._protocol or (VERSION if address in _version_1_addresses else VERSION_2)
@@ -110,7 +126,7 @@ class ClientStorage(CollectingStorage):
             version = self._connect(VERSION, None)
             wanted = VERSION
         if version != wanted:
-            text = f"the server at {self._address} speaks version {version} of the protocol, not {wanted}"
+            text = f"the server at {self._address} uses version {version} of the protocol instead of {wanted}"
             self._give_up(text)
             self._is_closed = True
             raise ProtocolError(text)
@@ -143,10 +159,10 @@ class ClientStorage(CollectingStorage):
         connect_timeout, timeout = self._timeouts
         opened = connect(self._address, connect_timeout)
         if type(opened).__module__ != "socket":
-            # gevent's, or another one that does not block in the kernel, and heeds no timeout there. [WIRE-31]
+            # A socket of gevent, for example, does not block in the kernel and ignores its timeout. [WIRE-31]
             opened.settimeout(timeout)
             return opened
-        # By the kernel: a timeout of Python's own costs a call of poll() ahead of each other one.
+        # In the kernel: a timeout of a Python socket costs a call of poll() before each other call.
         opened.settimeout(None)
         seconds = 0 if timeout is None else max(timeout, 0.000_001)
         for option in socket.SO_RCVTIMEO, socket.SO_SNDTIMEO:
@@ -157,8 +173,8 @@ class ClientStorage(CollectingStorage):
         """Give up a connection on which an answer may still be on its way. [TXN-30]"""
         if self._failure is None:
             self._give_up(
-                f"the connection to the server at {self._address} was given up, since an exception interrupted a call; "
-                "if that call was a commit, it is stored as a whole, or not at all"
+                f"the connection to the server at {self._address} was closed because an exception interrupted a call; "
+                "if that call was a commit, it is stored completely or not at all"
             )
 
     # Storage
@@ -190,10 +206,15 @@ class ClientStorage(CollectingStorage):
 
     @guarded
     def end(self, handle_invalidations: InvalidationHandler | None = None) -> None:
-        """Conclude the commit. [WIRE-9] [WIRE2-20]
+        """Finish the commit. [WIRE-9] [WIRE2-20]
 
-        DisconnectedError if the connection is lost before the records are on their way, and nothing is
-        stored; OutcomeUnknownError if it is lost before the answer.
+        Args:
+            handle_invalidations: as for Storage.
+
+        Raises:
+            DisconnectedError: the connection was lost before the records were sent; nothing is stored.
+            OutcomeUnknownError: the connection was lost before the answer came.
+            ConflictError: another client was first.
         """
         self._dialog.commit(self._take_pending(), self._accesses(), handle_invalidations)
 
@@ -203,9 +224,13 @@ class ClientStorage(CollectingStorage):
 
     @guarded
     def sync(self) -> list[bytes] | None:
-        """Return the oids that others changed; None, for any, from a new session, if the connection was lost. [WIRE-30]
+        """Return the oids that others changed. [WIRE-30]
 
-        DisconnectedError if it was lost, and there is no other or it may not be made.
+        Returns:
+            The oids; None, for any, after the client has connected again.
+
+        Raises:
+            DisconnectedError: the connection was lost, and there is no new one.
         """
         if self._failure is None:
             try:
@@ -259,7 +284,7 @@ class ClientStorage(CollectingStorage):
             self._begin_session()
         except NetworkError as error:
             self._failure = DisconnectedError(
-                f"{self._loss}, and it can't be made again: {error}; call abort() again when the server is there, and "
+                f"{self._loss}, and connecting again failed: {error}; call abort() again when the server runs, then "
                 "run the transaction again"
             )
             raise self._failure from error
@@ -273,16 +298,20 @@ class ClientStorage(CollectingStorage):
 
     @guarded
     def pack(self, wait: bool = False, on_wait: Callable[[], object] | None = None) -> None:
-        """Have the server begin to pack; it goes on while this returns. [WIRE-12]
+        """Have the server start a pack. [WIRE-12]
 
-        With `wait`, and over version 2 of the protocol, this returns when a pack that begins now has ended, and calls
-        `on_wait` every few seconds until then; ServerError if the pack has failed. [WIRE2-30]
+        Args:
+            wait: with version 2 of the protocol, return only when a pack that begins now has ended.
+            on_wait: called every few seconds until then.
+
+        Raises:
+            ServerError: the pack has failed. [WIRE2-30]
         """
         self._dialog.pack(wait, on_wait)
 
     @guarded
     def stop_server(self) -> None:
-        """Have the server end, and return when it has. [WIRE-13]"""
+        """Stop the server, and return when it has ended. [WIRE-13]"""
         self._dialog.quit()
         try:
             with contextlib.suppress(EOFError, ConnectionError):
@@ -295,7 +324,7 @@ class ClientStorage(CollectingStorage):
     def close(self) -> None:
         self._is_closed = True
         if self._guard.is_foreign:
-            self._stream.close()  # the descriptor of this process; the session is another one's
+            self._stream.close()  # only the descriptor of this process: the session belongs to the parent
         elif self._failure is None:
             with contextlib.suppress(DisconnectedError):
                 self._dialog.say_goodbye()
@@ -352,7 +381,7 @@ class ClientStorage(CollectingStorage):
             self._buffer += data
 
     def _lose(self, error: BaseException) -> None:
-        """Whatever keeps a message from being whole is the end of the connection."""
+        """Close the connection, because a message could not be sent or received completely."""
         reason = (
             "no answer came in time"
             if isinstance(error, TimeoutError | BlockingIOError)
@@ -368,10 +397,10 @@ class ClientStorage(CollectingStorage):
             yield
         except BaseException as error:
             if self._failure is None:
-                self._give_up(f"the connection to the server at {self._address} was given up")
+                self._give_up(f"the connection to the server at {self._address} was closed")
             self._failure = OutcomeUnknownError(
-                f"{self._loss}, before the answer to a commit: that is stored as a whole, or not at all; "
-                f"{self._way_to_connect()}, and look if it is stored before you run it again"
+                f"{self._loss} before the answer to a commit came, so the commit is stored completely or not at all; "
+                f"{self._way_to_connect()}, and look whether it is stored before you run it again"
             )
             if isinstance(error, DisconnectedError):
                 raise self._failure from error

@@ -1,5 +1,9 @@
 """Transactions over a storage: read set, commit, abort, conflicts. Statements TXN-1 to TXN-18, TXN-30 to TXN-36,
 TXN-50 to TXN-54.
+
+A connection remembers which objects the transaction has accessed, and which it has changed. A commit pickles the
+changed ones and hands them to the storage, which tells what others have changed since the last sync. Where that meets
+an accessed object, the transaction has a conflict; all other changed objects become ghosts, and load again.
 """
 
 import contextlib
@@ -44,7 +48,7 @@ Conflict = TypeVar("Conflict", bound=ConflictError)
 if TYPE_CHECKING:
     import asyncio
 
-    from typing_extensions import TypeVar as TypeVarWithDefault  # which type checkers bring along
+    from typing_extensions import TypeVar as TypeVarWithDefault  # type checkers have it built in
 
     Root_co = TypeVarWithDefault("Root_co", bound=PersistentObject, default=PersistentDict[str, Any], covariant=True)
     """The type of a root object. [OBJ-91]"""
@@ -63,18 +67,24 @@ _Pickled = tuple[PersistentObject, bytes, bytes]
 class Connection(ConnectionBase, Generic[Root_co]):
     """The objects of a storage, in transactions that run from one commit() or abort() to the next.
 
-    `storage` is a Storage, or the path of a file of any format, made as a SHELF-1 file if it is not there;
-    `cache_size` is how many objects may stay loaded beyond a transaction; `root_class` is the class of a
-    new root, PersistentDict if None.
-    With `snapshot` the connection only reads, and each transaction shows one state, whatever others commit: a read
-    never has a conflict, and a commit with changes raises ReadonlyError. A path is opened with readonly=True then. Over
-    a storage without snapshots, as of a server of Durus 4.3, a read may still raise ReadConflictError. [TXN-65]
-    With `debug`, changes that were not noted make commit() and shrink_cache() raise an UnnotedChangeError, or give an
-    UnnotedChangeWarning if it is "warn"; None takes what DURUS_DEBUG says: 1, warn or nothing. [OBJ-85] to [OBJ-88]
-    A connection and its objects may be used by one thread at a time: ConcurrentUseError where it meets another one.
-    TransactionError if the storage has a connection already that is open. [TXN-35]
-    To type checkers a connection is generic in its root: a Connection[PersistentDict[str, Any]], or one of the
-    `root_class`. [OBJ-91]
+    One thread at a time may use a connection and its objects; ConcurrentUseError reports a second one. To type checkers
+    a connection is generic in its root: a Connection[PersistentDict[str, Any]], or one of the `root_class`. [OBJ-91]
+
+    Args:
+        storage: a Storage, or the path of a file of any format. A file that does not exist is created as SHELF-1.
+        cache_size: how many objects may stay loaded after a transaction.
+        root_class: the class of the root object, PersistentDict if None.
+        debug: True makes commit() and shrink_cache() raise UnnotedChangeError for changes that were not noted, "warn"
+            gives an UnnotedChangeWarning instead; None follows the environment variable DURUS_DEBUG, which is `1`,
+            `warn` or empty. [OBJ-85] to [OBJ-88]
+        snapshot: only read; each transaction shows one state, whatever others commit, so that a read has no conflict,
+            and a commit with changes raises ReadonlyError. A path is opened with readonly=True. A storage without
+            snapshots, such as that of a server of Durus 4.3, may still raise ReadConflictError. [TXN-65]
+
+    Raises:
+        TransactionError: the storage already has an open connection. [TXN-35]
+        StateError: the root is of another class.
+        DurusError: the file can't be opened; see the storages.
     """
 
     @overload
@@ -122,21 +132,21 @@ class Connection(ConnectionBase, Generic[Root_co]):
         self.storage = storage if isinstance(storage, Storage) else open_file_storage(storage, readonly=snapshot)
         self.cache = Cache(cache_size)
         self.invalid_oids: set[bytes] = set()
-        """Oids that others changed, and whose states here could not be dropped for a conflict."""
+        """Oids that others changed, and whose states are kept here because the transaction has a conflict."""
         self._is_all_invalid = False
-        """True if that may be any oid."""
+        """True if every oid may be invalid."""
         self.transaction_serial = 1
         self._only_reads = snapshot
         self._watches: WeakSet[Watch] = WeakSet()
         self._spare_oids: list[bytes] = []
         self._was_interrupted = False
-        """True if the transaction was ended by an interrupt, and the application does not know yet."""
+        """True if an interrupt has ended the transaction, and the application does not know it yet."""
         self._open_block: ref[_Block[Root_co]] | None = None
-        """The block that is open while its `with` statement holds it; an interrupt may keep it from being closed."""
+        """The open block, as long as its `with` statement holds it; an interrupt may keep it from being closed."""
         self._savepoints: list[ref[_Savepoint]] = []
-        """The savepoints that are open, likewise, the outermost first."""
+        """The open savepoints, held in the same way, the outermost first."""
         self._going_back: KeptStates | None = None
-        """The states that are being given back."""
+        """The states that are being restored."""
         mode = debug_mode(debug)
         self._unnoted = UnnotedChanges(self, self.cache, self.get, mode) if mode else None
         self._reader = ObjectReader(self, self.cache, self.get) if self._unnoted is None else self._unnoted.reader
@@ -154,30 +164,39 @@ class Connection(ConnectionBase, Generic[Root_co]):
         _open_connections.add(self)
 
     def get_root(self) -> Root_co:
-        """Return the root object: the one with oid 0, from which all that is stored is reached."""
+        """Return the root object: the one with oid 0, from which all stored objects are reached."""
         return self.root
 
     def get_storage(self) -> Storage:
+        """Return the storage of this connection."""
         return self.storage
 
     def get_cache(self) -> Cache:
         return self.cache
 
     def get_cache_count(self) -> int:
-        """Return how many objects are in memory, ghosts among them."""
+        """Return how many objects are in memory, including ghosts."""
         return self.cache.get_count()
 
     def get_cache_size(self) -> int:
-        """Return how many objects may stay loaded beyond a transaction."""
+        """Return how many objects may stay loaded after a transaction."""
         return self.cache.get_size()
 
     def set_cache_size(self, size: int) -> None:
-        """Set how many objects may stay loaded beyond a transaction."""
+        """Set how many objects may stay loaded after a transaction.
+
+        Args:
+            size: the number of objects.
+        """
         self.cache.set_size(size)
 
     @guarded
     def shrink_cache(self) -> None:
-        """Make ghosts of the least recently used objects beyond the cache size."""
+        """Turn the least recently used objects beyond the cache size into ghosts.
+
+        Raises:
+            UnnotedChangeError: in debug mode, an object was changed without being noted.
+        """
         self._tell_of_interrupt()
         if self._unnoted is not None:
             self._unnoted.check()
@@ -188,17 +207,38 @@ class Connection(ConnectionBase, Generic[Root_co]):
         return self._reader.load_count
 
     def get_transaction_serial(self) -> int:
-        """Return the number of the transaction under way."""
+        """Return the number of the current transaction."""
         return self.transaction_serial
 
     @guarded_load
     def get_stored_pickle(self, oid: bytes) -> bytes:
-        """Return the data of the current record of `oid`; DurusKeyError if there is none."""
+        """Return the data of the current record of an object.
+
+        Args:
+            oid: the oid of the object.
+
+        Returns:
+            The pickles of its class and its state, one after the other.
+
+        Raises:
+            DurusKeyError: there is no such record.
+            ReadConflictError: the record does not fit what the transaction has read.
+        """
         self._tell_of_interrupt()
         return unpack_record(self._load(oid))[1]
 
     def get(self, oid: bytes | int) -> PersistentObject | None:
-        """Return the object of `oid`, None if there is none. It does not count as an access."""
+        """Return an object, loading its record if necessary. This does not count as an access.
+
+        Args:
+            oid: the oid, as bytes or as a number.
+
+        Returns:
+            The object, possibly a ghost, or None if there is none.
+
+        Raises:
+            ReadConflictError: the record does not fit what the transaction has read.
+        """
         if isinstance(oid, int):
             oid = oid_from_int(oid)
         obj = self.cache.get(oid)
@@ -216,9 +256,18 @@ class Connection(ConnectionBase, Generic[Root_co]):
         return self._reader.ghost_of_record(oid, data)
 
     def get_crawler(self, start_oid: bytes = ROOT_OID, batch_size: int = 100) -> Iterator[PersistentObject]:
-        """Yield all objects reached from `start_oid`, breadth first, fetched and loaded `batch_size` at a time.
+        """Load all objects that can be reached from one, breadth first. Transactions may begin and end meanwhile.
 
-        Errors as a load has them; transactions may begin and end meanwhile.
+        Args:
+            start_oid: the oid of the first object.
+            batch_size: how many objects are loaded at a time.
+
+        Yields:
+            The objects, loaded.
+
+        Raises:
+            DurusKeyError: an object does not exist.
+            ReadConflictError: an object does not fit what the transaction has read.
         """
         pending = deque([start_oid])
         seen = set(pending)
@@ -232,7 +281,7 @@ class Connection(ConnectionBase, Generic[Root_co]):
 
     @guarded_load
     def _load_objects(self, oids: list[bytes]) -> tuple[list[PersistentObject], list[bytes]]:
-        """Return the objects of these oids, loaded, and the oids that they refer to, in their order."""
+        """Return the objects of these oids, loaded, and the oids that they refer to, in order."""
         self._tell_of_interrupt()
         objects: list[PersistentObject] = []
         found: list[bytes] = []
@@ -246,15 +295,15 @@ class Connection(ConnectionBase, Generic[Root_co]):
             found += split_oids(refs)
         return objects, found
 
-    # What objects call
+    # Called by objects
 
     def load_state(self, obj: PersistentBase) -> None:
-        """Load the state of a ghost. ReadConflictError if it would not fit what was read before."""
-        # As guarded_load() has it, without a call more.
+        """Load the state of the ghost `obj`; ReadConflictError if it does not fit what was read before."""
+        # The same as guarded_load(), without another call.
         marks = self._marks
         frame = _getframe()
         is_first = marks.setdefault(CALL, frame) is frame or self.begin_steps(frame)
-        del frame  # or it would be a cycle
+        del frame  # otherwise it would be a reference cycle
         try:
             oid = obj._p_oid
             if oid is None or not isinstance(obj, PersistentObject):
@@ -296,12 +345,19 @@ class Connection(ConnectionBase, Generic[Root_co]):
     # Transactions
 
     def commit(self) -> None:
-        """Store all changes of this transaction in one step, and begin the next one.
+        """Store all changes of this transaction in one step, and begin the next one. [TXN-6]
 
-        ReadonlyError if there are any, and the connection was made with snapshot=True. [TXN-65]
-        WriteConflictError if others changed what it used. If it raises an error of its own, or one of a
-        __getstate__(), nothing was stored and the transaction stays open: mend what the error names, or call abort().
-        OutcomeUnknownError if the server's answer did not come. [TXN-6]
+        If it raises one of these errors, or an error of a __getstate__(), nothing is stored and the transaction stays
+        open: remove the cause, or call abort(). Only OutcomeUnknownError leaves open whether the changes are stored.
+
+        Raises:
+            WriteConflictError: others have changed an object that the transaction used.
+            UnstorableError: a state can't be pickled.
+            ForeignReferenceError: an object refers to an object of another connection.
+            UnnotedChangeError: in debug mode, an object was changed without being noted.
+            ReadonlyError: there are changes, and the connection was made with snapshot=True. [TXN-65]
+            InterruptedTransactionError: an earlier call was interrupted.
+            OutcomeUnknownError: the answer of the server did not come.
         """
         self._note_lost_block()
         if self._unnoted is not None:
@@ -316,19 +372,20 @@ class Connection(ConnectionBase, Generic[Root_co]):
             if self._only_reads and self.changed:
                 raise ReadonlyError(
                     "this connection was made with snapshot=True, so it only reads, and "
-                    f"{len(self.changed)} changed objects are not stored: call abort(), and make the changes with "
+                    f"{len(self.changed)} changed objects are not stored; call abort(), and make the changes with "
                     "another connection"
                 )
             records = self._pickle_changes(writer, changed)
         except BaseException:
-            if not self.storage.is_interrupted:  # by an exception that came while it gave an oid
+            if not self.storage.is_interrupted:  # by an exception during new_oid()
                 self._take_back(changed)
                 self._spare_oids += [oid for oid, _ in writer.new_objects.values()]
                 self._guard.end()
             raise
         try:
             if records:
-                self._store(writer, records, changed)  # which syncs, and a second time could fail after it
+                # end() has synced already; syncing again could fail after the commit has succeeded.
+                self._store(writer, records, changed)
                 self._begin_next()
             else:
                 self._sync_and_begin_next()
@@ -339,7 +396,11 @@ class Connection(ConnectionBase, Generic[Root_co]):
 
     @guarded
     def abort(self) -> None:
-        """Forget all changes of this transaction, and begin the next one."""
+        """Discard all changes of this transaction, and begin the next one.
+
+        Raises:
+            DisconnectedError: the server can't be reached; the changes are discarded nevertheless.
+        """
         self._check_task()
         self._abort()
 
@@ -357,11 +418,18 @@ class Connection(ConnectionBase, Generic[Root_co]):
     def transaction(self, exclusive: bool = False) -> contextlib.AbstractContextManager[Root_co]:
         """Run a block as one transaction on the root: commit at its end, abort if it raises.
 
-        With exclusive=True it takes its turn to commit before it reads, so it has no conflict, and the commits of all
-        others wait for its end. [DB-12]
+        In a coroutine the block belongs to its task: while it is open, commit() and abort() of another task raise
+        ConcurrentUseError.
 
-        TransactionError if there are changes that were not committed before, or another such block is open. In a
-        coroutine the block belongs to its task: ConcurrentUseError where another task commits or aborts meanwhile.
+        Args:
+            exclusive: take the turn to commit before the first read, so that there can be no conflict. All other
+                commits wait until the block ends. [DB-12]
+
+        Returns:
+            A context manager that gives the root.
+
+        Raises:
+            TransactionError: there are uncommitted changes, or another block is open.
         """
         return _Block(self, exclusive)
 
@@ -375,12 +443,12 @@ class Connection(ConnectionBase, Generic[Root_co]):
 
     @guarded
     def _check_unnoted(self, unnoted: UnnotedChanges) -> None:
-        """Tell of changes that were not noted. [OBJ-86] What interrupts it lets the connection start anew."""
+        """Report changes that were not noted. [OBJ-86] An interrupt in it makes the connection start anew."""
         self._tell_of_interrupt()
         unnoted.check()
 
     def _note_lost_block(self) -> None:
-        """Start anew if an interrupt has kept a block from being closed: its changes must not come into another one."""
+        """Start anew if an interrupt kept a block from being closed: its changes must not get into another one."""
         is_lost = self._open_block is not None and self._open_block() is None
         if is_lost or None in [savepoint() for savepoint in self._savepoints]:
             self._guard.note_interrupt()
@@ -398,7 +466,7 @@ class Connection(ConnectionBase, Generic[Root_co]):
             raise
         finally:
             if error is not None:
-                # The first error tells what is wrong; a second one, of a lost connection say, would hide it.
+                # The first error tells what is wrong; a second one, for example of a lost connection, would hide it.
                 with contextlib.suppress(DurusError):
                     self.abort()
             if block.is_exclusive:
@@ -406,13 +474,18 @@ class Connection(ConnectionBase, Generic[Root_co]):
                     self.storage.release()
 
     def savepoint(self) -> "contextlib.AbstractContextManager[None]":
-        """Run a block that leaves no changes if it raises: all is as it was at its start then. [TXN-50] to [TXN-54]
+        """Run a block whose changes are undone if it raises. [TXN-50] to [TXN-54]
 
-        Changed objects, and the new ones that they reach, get the states back that they had; what the block was the
-        first to change becomes a ghost. Savepoints may be nested. The cost of one is that of pickling what the
-        transaction has changed so far.
-        A commit or a transaction() in the block is a TransactionError. UnstorableError, as commit() has it, if a
-        state can't be pickled.
+        Changed objects, and the new ones that they reach, get back the states that they had at the start of the block;
+        an object that was changed first in the block becomes a ghost. Savepoints may be nested. A savepoint costs as
+        much as pickling what the transaction has changed so far.
+
+        Returns:
+            A context manager.
+
+        Raises:
+            TransactionError: the block commits, or opens a transaction().
+            UnstorableError: a state can't be pickled.
         """
         return _Savepoint(self)
 
@@ -434,17 +507,18 @@ class Connection(ConnectionBase, Generic[Root_co]):
         self._guard.end()
 
     def _end_savepoint(self, savepoint: "_Savepoint", has_failed: bool) -> None:
+        """End a block: keep its changes, or undo them."""
         index = self._index_of(savepoint)
         if not has_failed and index is not None and index + 1 < len(self._savepoints):
-            self._guard.note_interrupt()  # which has kept one in this block from being closed
-        self._guard.begin(_getframe(), self._start_anew)  # with no end() after an error: then nothing is as it was
+            self._guard.note_interrupt()  # it kept a savepoint inside this block from being closed
+        self._guard.begin(_getframe(), self._start_anew)  # without end() after an error: the states are incomplete then
         index = self._index_of(savepoint)
         if index is not None:
             if has_failed and savepoint.kept is not None:
                 self._go_back(savepoint.kept)
             del self._savepoints[index:]
         elif has_failed and savepoint.serial != self.transaction_serial:
-            self._forget_changes()  # those that were made since the block has called abort()
+            self._forget_changes()  # those made after the abort() in the block
         self._guard.end()
 
     def _index_of(self, savepoint: "_Savepoint") -> int | None:
@@ -464,8 +538,7 @@ class Connection(ConnectionBase, Generic[Root_co]):
     def _check_no_savepoint(self) -> None:
         if self._savepoints:
             raise TransactionError(
-                "a savepoint() block is open, which could not go back to its start after a commit: commit when it has "
-                "ended"
+                "a savepoint() block is open, which a commit would make final; commit after the block has ended"
             )
 
     def _check_task(self) -> None:
@@ -475,18 +548,19 @@ class Connection(ConnectionBase, Generic[Root_co]):
             if task is not None and not task.done() and task is not current_task():
                 raise ConcurrentUseError(
                     f"a transaction() or savepoint() block is open in the asyncio task {task.get_name()!r}, and "
-                    "another task uses the connection: give each task a connection of its own, or let the block end "
-                    "before others begin"
+                    "another task uses the connection; give each task its own connection, or end the block before "
+                    "other tasks begin"
                 )
 
     def pack(self) -> None:
-        """Remove from the storage what the root does not reach, and begin the next transaction.
+        """Remove the objects that the root does not reach from the storage, and begin the next transaction.
 
-        TransactionError if there are changes that were not committed. [TXN-18]
+        Raises:
+            TransactionError: there are uncommitted changes. [TXN-18]
         """
         if self.changed:
             raise TransactionError(
-                f"{len(self.changed)} changed objects are not committed, and a pack ends the transaction: "
+                f"{len(self.changed)} changed objects are not committed, and a pack ends the transaction; "
                 "call commit() or abort() first"
             )
         self.abort()
@@ -498,7 +572,7 @@ class Connection(ConnectionBase, Generic[Root_co]):
         self.storage.pack()
 
     def close(self) -> None:
-        """Close the storage; changes that were not committed are lost."""
+        """Close the storage; uncommitted changes are lost."""
         _open_connections.discard(self)
         self.storage.close()
 
@@ -516,15 +590,15 @@ class Connection(ConnectionBase, Generic[Root_co]):
                 "for changes once"
             )
         if root is None:
-            with contextlib.suppress(WriteConflictError):  # another client was first [TXN-24]
+            with contextlib.suppress(WriteConflictError):  # another client has made it first [TXN-24]
                 self._make_root(PersistentDict if root_class is None else root_class)
             self._sync_and_begin_next()
             root = self.get(ROOT_OID)
         if root is None:
-            raise StateError("the storage has no root object, and does not take one")
-        self.root: Root_co = cast("Root_co", root)  # which the last line here makes sure of, for a root_class
-        with contextlib.suppress(StateError):  # which its first use raises, too
-            root._p_load_state()  # now, since this is the moment whose state a connection begins with [TXN-36]
+            raise StateError("the storage has no root object, and does not accept one")
+        self.root: Root_co = cast("Root_co", root)  # for a root_class, the last line here makes sure of the type
+        with contextlib.suppress(StateError):  # its first use raises it, too
+            root._p_load_state()  # now, because the connection begins with the state of this moment [TXN-36]
         if root_class is not None and type(self.root) is not root_class:
             raise StateError(f"the root is a {type(self.root).__name__}, not a {root_class.__name__}")
 
@@ -533,7 +607,7 @@ class Connection(ConnectionBase, Generic[Root_co]):
         oid = self.storage.new_oid()
         if oid != ROOT_OID:
             self._spare_oids.append(oid)
-            raise WriteConflictError([ROOT_OID])  # if nobody was first, then the storage can't have a root
+            raise WriteConflictError([ROOT_OID])  # if nobody else has made it, the storage can't have a root
         set_slot(root, "_p_oid", oid)
         set_slot(root, "_p_connection", self)
         self.root = cast("Root_co", root)
@@ -545,16 +619,16 @@ class Connection(ConnectionBase, Generic[Root_co]):
         return ObjectWriter(self, self.root, self._new_oid, self._reader.has_broken_classes())
 
     def _pickle_changes(self, writer: ObjectWriter, changed: dict[bytes, PersistentObject]) -> list[_Pickled]:
-        """Return what is to be stored; move the objects that were changed to `changed`, saved ones from now on.
+        """Return the records to store; move the changed objects to `changed`, marked as saved.
 
-        So what changes one of them afterwards, in whatever thread, is noted as a change once more.
+        A change after that, in any thread, is therefore noted as a new change.
         """
         records = list(writer.records(self._gen_changed(changed))) if self.changed else []
         writer.check_loads(records, self.storage.load)
         return records
 
     def _gen_changed(self, changed: dict[bytes, PersistentObject]) -> Iterator[tuple[PersistentObject, bytes]]:
-        """Yield (object, oid) for all changed objects, those that a __getstate__ changes meanwhile too."""
+        """Yield (object, oid) for all changed objects, including those that a __getstate__() changes meanwhile."""
         while new := [(oid, obj) for oid, obj in list(self.changed.items()) if oid not in changed]:
             for oid, obj in new:
                 changed[oid] = obj
@@ -562,13 +636,13 @@ class Connection(ConnectionBase, Generic[Root_co]):
                 yield obj, oid
 
     def _take_back(self, changed: dict[bytes, PersistentObject]) -> None:
-        """Have the changed objects of a commit that failed be changed ones again."""
+        """Mark the objects of a commit that failed as changed again."""
         for oid, obj in changed.items():
             self.changed[oid] = obj
             set_slot(obj, "_p_status", UNSAVED)
 
     def _store(self, writer: ObjectWriter, records: list[_Pickled], changed: dict[bytes, PersistentObject]) -> None:
-        """Store what was pickled; if it raises a DurusError, nothing is stored, and all is as before the commit."""
+        """Store the pickled records; after a DurusError nothing is stored, and all is as before the commit."""
         try:
             if self._is_all_invalid or not self.invalid_oids.isdisjoint(self.accessed):
                 raise self._conflict()
@@ -578,14 +652,14 @@ class Connection(ConnectionBase, Generic[Root_co]):
             self.storage.end(self._check_invalidations)
         except DurusError as error:
             if isinstance(error, ConflictError):
-                self._name_classes(error)  # now, since an object that is dropped may leave memory
+                self._name_classes(error)  # now, because a dropped object may leave memory
             self._take_back(changed)
             if not self._has_conflict():
                 self._drop_invalid()
             self._spare_oids += [oid for oid, _ in writer.new_objects.values()]
             raise
         for oid, new in writer.new_objects.values():
-            self.cache.note_loaded(oid, new)  # first, so that it is the object of its oid whatever comes next
+            self.cache.note_loaded(oid, new)  # first, so that it is the object of its oid, whatever comes next
             set_slot(new, "_p_oid", oid)
             set_slot(new, "_p_connection", self)
             set_slot(new, "_p_status", SAVED)
@@ -617,7 +691,7 @@ class Connection(ConnectionBase, Generic[Root_co]):
     # Interrupts
 
     def _start_anew(self) -> None:
-        """Begin with nothing but what is stored, after a call that was interrupted. [TXN-30]"""
+        """Begin with only what is stored, after a call that was interrupted. [TXN-30]"""
         self._was_interrupted = True
         self._open_block = None
         self._savepoints = []
@@ -636,8 +710,8 @@ class Connection(ConnectionBase, Generic[Root_co]):
             self._was_interrupted = False
             raise InterruptedTransactionError(
                 "an earlier call of this connection was interrupted by an exception, so the transaction was aborted "
-                "and its changes are forgotten; if that call was a commit, it is stored as a whole, or not at all; "
-                "start the transaction again"
+                "and its changes are lost; if that call was a commit, it is stored completely or not at all; "
+                "run the transaction again"
             )
 
     def _new_oid(self) -> bytes:
@@ -659,15 +733,15 @@ class Connection(ConnectionBase, Generic[Root_co]):
         return self._read(lambda: list(self.storage.bulk_load(oids)))
 
     def _read(self, read: Callable[[], T]) -> T:
-        """Return what a call of the storage gives, after a sync if that is asked for. [TXN-14]"""
+        """Return the result of a call of the storage, after a sync if the call requires one. [TXN-14]"""
         while True:
             try:
                 return read()
-            except ReadConflictError as conflict:  # maybe not for the last time, if others go on changing it
+            except ReadConflictError as conflict:  # possibly several times, while others go on changing it
                 self._sync_for(conflict)
 
     def _sync_for(self, conflict: ReadConflictError) -> None:
-        """Sync because a load came upon an invalid oid; raise the conflict if that can't help."""
+        """Sync because a load met an invalid oid; raise the conflict if that can't help."""
         invalid = self.storage.sync()
         self.note_invalid(invalid)
         if self._has_conflict():
@@ -677,26 +751,26 @@ class Connection(ConnectionBase, Generic[Root_co]):
             raise self._name_classes(conflict)
 
     def _name_classes(self, conflict: Conflict) -> Conflict:
-        """Have a conflict tell the classes of its objects, as far as they are in memory. [TXN-80]"""
+        """Add the classes of its objects to a conflict, for those in memory. [TXN-80]"""
         for oid in conflict.shown_oids():
             obj = self.cache.get(oid)
             if obj is not None:
                 conflict.classes[oid] = f"{type(obj).__module__}.{type(obj).__qualname__}"
         return conflict
 
-    # What others changed
+    # Changes of others
 
     def _check_invalidations(self, oids: list[bytes] | None) -> None:
-        """Take note of what others changed; a conflict if this transaction has used any of it."""
+        """Note what others changed; raise a conflict if this transaction has used any of it."""
         self.note_invalid(oids)
         if self._has_conflict():
             raise self._conflict()
 
     def note_invalid(self, oids: list[bytes] | None) -> None:
-        """Take note of the oids that others changed, None for any. Their states are dropped later."""
+        """Note the `oids` that others changed, None for any. Their states are dropped later."""
         if oids is None:
             self._is_all_invalid = True
-            self._spare_oids = []  # which were given to a session that is no more
+            self._spare_oids = []  # they were given to a session that no longer exists
         else:
             self.invalid_oids.update(oids)
 
@@ -718,7 +792,7 @@ class Connection(ConnectionBase, Generic[Root_co]):
         self._is_all_invalid = False
 
     def _drop_states(self, oids: Collection[bytes]) -> None:
-        """Make ghosts of the objects whose states are no longer those that the storage has."""
+        """Turn the objects whose states are outdated into ghosts."""
         for oid in oids:
             self.cache.make_ghost(oid)
         if oids:
@@ -747,7 +821,7 @@ class _Block(Generic[Root_co]):
 
 
 class _Savepoint:
-    """A block that leaves no changes if it raises. [TXN-50]"""
+    """A block whose changes are undone if it raises. [TXN-50]"""
 
     def __init__(self, connection: Connection[Any]) -> None:
         self._connection = connection
@@ -767,15 +841,15 @@ class _Savepoint:
             return
         try:
             self._connection._end_savepoint(self, has_failed=True)
-        except DurusError as failure:  # of which the next call tells, too; the first error tells what is wrong
+        except DurusError as failure:  # the next call reports it, too; the first error tells what is wrong
             error.add_note(f"and going back to the savepoint failed: {failure}")
 
 
 def current_task() -> "asyncio.Task[object] | None":
-    """Return the asyncio task that runs in this thread, if there is one."""
+    """Return the asyncio task that runs in this thread, None if there is none."""
     if "asyncio" not in sys.modules:
         return None
-    import asyncio  # only where the application has done so
+    import asyncio  # only if the application has imported it
 
     try:
         return asyncio.current_task()
@@ -790,19 +864,27 @@ def _has_open_connection(storage: Storage) -> bool:
 
 
 def _claim(storage: Storage, connection: Connection[Any]) -> None:
-    """Take a storage for a connection; TransactionError if it has another one that is open. [TXN-35]"""
+    """Take a storage for a connection; TransactionError if it has another open one. [TXN-35]"""
     if _has_open_connection(storage):
-        gc.collect()  # maybe nobody can use it any more
+        gc.collect()  # it may be unreachable
         if _has_open_connection(storage):
             raise TransactionError(
-                f"{storage!r} has a Connection already, and two on one storage would lose each other's changes: make "
+                f"{storage!r} already has a Connection, and two on one storage would lose each other's changes; make "
                 "shared = SharedStorage(storage), and each Connection on a shared.new_client(), or close() the first"
             )
     _connection_of[storage] = ref(connection)
 
 
 def gen_every_instance(connection: Connection[Any], *classes: type[T]) -> Iterator[T]:
-    """Yield every stored object of these classes and their subclasses; reads all records."""
+    """Find all stored objects of some classes and their subclasses. This reads all records.
+
+    Args:
+        connection: the connection to which the objects belong.
+        classes: the classes.
+
+    Yields:
+        The objects, which are ghosts unless they are loaded already.
+    """
     for oid, record in connection.storage.gen_oid_record():
         if issubclass(connection._reader.class_of_record(oid, unpack_record(record)[1]), classes):
             obj = connection._reader.ghost_of_record(oid, unpack_record(record)[1])
@@ -811,9 +893,16 @@ def gen_every_instance(connection: Connection[Any], *classes: type[T]) -> Iterat
 
 
 def touch_every_reference(connection: Connection[Any] | str, *words: str) -> None:
-    """Mark as changed every object in whose record, classes of references included, a word occurs.
+    """Mark as changed every object whose record has one of the words in it. This reads all records.
 
-    The connection may be left out where the process has exactly one that is open: TransactionError otherwise.
+    The record includes the names of the classes of references, so that a renamed class is stored again.
+
+    Args:
+        connection: the connection; it may be omitted if exactly one is open in the process.
+        words: parts of class names or of other text.
+
+    Raises:
+        TransactionError: the connection was omitted, and there is not exactly one.
     """
     if isinstance(connection, str):
         words = (connection, *words)
@@ -828,12 +917,12 @@ def touch_every_reference(connection: Connection[Any] | str, *words: str) -> Non
 
 
 def _only_connection() -> Connection[Any]:
-    if len(_open_connections) > 1:  # maybe some that nobody can use any more
+    if len(_open_connections) > 1:  # some may be unreachable
         gc.collect()
     found = list(_open_connections)
     if len(found) != 1:
         raise TransactionError(
-            f"{len(found)} connections are open in this process: name the one that is meant, "
-            "as touch_every_reference(connection, ...)"
+            f"{len(found)} connections are open in this process; name the right one: "
+            "touch_every_reference(connection, ...)"
         )
     return found[0]

@@ -1,4 +1,9 @@
-"""Database: what a program opens, and shares between its threads, tasks and processes. spec/database.md."""
+"""Database: what a program opens, and shares between its threads, tasks and processes. spec/database.md.
+
+A Database has a pool of connections. A transaction takes one for its thread or task, and returns it at its end; between
+two transactions a connection sleeps and refuses every use of its objects. No lock guards the pool: its lists change in
+single steps, which threads and interrupts cannot divide.
+"""
 
 import functools
 import inspect
@@ -39,7 +44,7 @@ P = ParamSpec("P")
 Ts = TypeVarTuple("Ts")
 
 _MAX_IDLE = 64
-"""How many connections of each kind are kept while nobody uses them."""
+"""How many unused connections of each kind are kept."""
 _Kind = Literal["transaction", "snapshot"]
 _databases: "weakref.WeakSet[Database[PersistentObject]]" = weakref.WeakSet()
 surrounding: "ContextVar[tuple[Transaction[Any], ...]]" = ContextVar("durus.surrounding", default=())
@@ -52,20 +57,20 @@ class Stats(NamedTuple):
     transactions: int
     """How many transactions and snapshots have ended."""
     retries: int
-    """How many tries were made again after a conflict or a lost connection."""
+    """How many tries followed a conflict or a lost connection."""
     exclusive: int
-    """How many transactions took their turn first, the last tries among them."""
+    """How many transactions took their turn first, including last tries."""
     connections: int
-    """How many connections are open, those that nobody uses at the moment among them."""
+    """How many connections are open, including unused ones."""
     idle: int
-    """How many of them nobody uses at the moment."""
+    """How many of these are unused at the moment."""
 
 
 class Database(Generic[R]):
-    """The objects of one file, server or memory, for all threads and tasks of a process, and its children.
+    """The objects of one file, server or memory, for all threads and tasks of a process, and for its children.
 
-    durus.open() makes it. Each transaction has a connection of its own while it lasts, so threads need no lock of
-    theirs; what a transaction gives is for its thread, and for as long as it lasts. [DB-10] [DB-30]
+    durus.open() makes it. Each transaction has its own connection while it lasts, so threads need no locks. The objects
+    of a transaction are for its thread, and only until its end. [DB-10] [DB-30]
     """
 
     def __init__(
@@ -80,7 +85,7 @@ class Database(Generic[R]):
         name: str = "database",
         debug: Debug | None = None,
     ) -> None:
-        """Open the database that `engine` leads to; the rest as open() has it. Errors as its storages have."""
+        """Open the database that an engine leads to; the other arguments are those of open()."""
         self._name = name
         self._engine = engine
         self._root_class = root_class
@@ -98,11 +103,11 @@ class Database(Generic[R]):
         _databases.add(cast("Database[PersistentObject]", self))
 
     def _begin_process(self) -> None:
-        """Begin to work in this process, with nothing that another one has."""
+        """Begin to work in this process, without anything of another one."""
         self._idle: dict[_Kind, list[PooledConnection[R]]] = {"transaction": [], "snapshot": []}
         self._connections: weakref.WeakSet[PooledConnection[R]] = weakref.WeakSet()
         self._open: weakref.WeakValueDictionary[object, Transaction[R]] = weakref.WeakValueDictionary()
-        """The transaction of each thread, or task, that has one open."""
+        """The open transaction of each thread or task."""
         self._counts = dict.fromkeys(("transactions", "retries", "exclusive"), 0)
 
     def __repr__(self) -> str:
@@ -113,36 +118,58 @@ class Database(Generic[R]):
     def transaction(self, exclusive: bool = False) -> AbstractContextManager[R]:
         """Run a block as one transaction on the root: commit at its end, abort if it raises. [DB-10]
 
-        With exclusive=True it takes its turn to commit before it reads: it has no conflict, and all others wait with
-        their commits until it ends. [DB-12] To a server of another process that holds among the threads of this one
-        only. [DB-14]
+        Args:
+            exclusive: take the turn to commit before the first read, so that there can be no conflict; all other
+                commits wait until the block ends. [DB-12] With a server of another process, this applies among the
+                threads of this process only. [DB-14]
 
-        TransactionError if this thread, or task of asyncio, has one open already, or for exclusive=True in a task;
-        ConflictError at the end, if others have changed what the block used: run() tries it again.
+        Returns:
+            A context manager that gives the root.
+
+        Raises:
+            TransactionError: this thread or task already has an open transaction, or an exclusive one is begun in a
+                task.
+            ConflictError: at the end of the block, if others have changed what it used; run() tries again by itself.
         """
         if exclusive and current_task() is not None:
             raise TransactionError(
-                "an exclusive transaction in a task of asyncio would keep all tasks waiting while it waits for "
-                "something: use `await db.run_async(function)`, whose last try is exclusive"
+                "an exclusive transaction in a task of asyncio would block all tasks while it waits; "
+                "use `await db.run_async(function)`, whose last try is exclusive"
             )
         return Transaction(self, "snapshot" if self._readonly else "transaction", exclusive and not self._readonly)
 
     def snapshot(self) -> AbstractContextManager[R]:
         """Run a block that reads one state of the database, whatever others commit meanwhile. [DB-15]
 
-        A change in it raises ReadonlyError. On a file or in memory it has no conflicts, and holds nobody up; over a
-        network it is a transaction without changes, which may raise ReadConflictError. [DB-16]
+        A change in the block raises ReadonlyError. With a file or memory a snapshot has no conflicts and delays nobody;
+        with a server it is a transaction without changes, which may raise ReadConflictError. [DB-16]
+
+        Returns:
+            A context manager that gives the root.
+
+        Raises:
+            TransactionError: this thread or task already has an open transaction.
         """
         return Transaction(self, "snapshot", False)
 
     def run(self, function: Callable[[R, *Ts], T], /, *args: *Ts, tries: int | None = None) -> T:
-        """Call function(root, *args) in a transaction, again if it has a conflict, and return what it returns.
+        """Call function(root, *args) in a transaction, and again after a conflict. [DB-20] [DB-21]
 
-        So it is called several times, and must do nothing that can't be done again but to persistent objects; of each
-        call but the last one nothing is stored. It is called `tries` times at the most, by default as often as the
-        database was told; the last time in an exclusive transaction. [DB-20] [DB-21]
+        The function may be called several times, so apart from persistent objects it must do only what can be repeated.
+        Only the changes of its last call are stored. The last try is an exclusive transaction.
 
-        Errors of the function, and of the last try, come out as they are. OutcomeUnknownError is not tried again.
+        Args:
+            function: called with the root and the other arguments.
+            args: these arguments.
+            tries: how often the function is called, at most; None takes the option `tries` of the database.
+
+        Returns:
+            What the function returned.
+
+        Raises:
+            ConflictError: the last try had a conflict.
+            OutcomeUnknownError: the commit may be stored; this is not tried again.
+            Exception: whatever the function raised.
         """
         attempts = self.new_tries(tries)
         while True:
@@ -155,11 +182,19 @@ class Database(Generic[R]):
                 pause(error, attempts.number)
 
     async def run_async(self, function: Callable[[R, *Ts], T], /, *args: *Ts, tries: int | None = None) -> T:
-        """Do what run() does in a thread of its own, so that other tasks of asyncio go on. [DB-23]
+        """Do what run() does, in a separate thread, so that other tasks of asyncio go on. [DB-23]
 
-        `function` is a plain function. If the task is cancelled, the call goes on to its end, and may commit.
+        If the task is cancelled, the call goes on to its end, and may commit.
+
+        Args:
+            function: a plain function, not a coroutine function.
+            args: as for run().
+            tries: as for run().
+
+        Returns:
+            What the function returned.
         """
-        import asyncio  # only where the application has done so
+        import asyncio  # only if the application has imported it
 
         return await asyncio.to_thread(functools.partial(self.run, function, *args, tries=tries))
 
@@ -170,14 +205,18 @@ class Database(Generic[R]):
     def transactional(
         self, function: Callable[Concatenate[R, P], T] | None = None, /, *, tries: int | None = None
     ) -> Callable[P, T] | Callable[[Callable[Concatenate[R, P], T]], Callable[P, T]]:
-        """Make run() a part of a function, which is called without the root from then on.
+        """Decorate a function so that run() calls it; callers leave the root out.
 
             @db.transactional
             def add(root: PersistentDict[str, Any], name: str) -> None: ...
 
             add("Ann")
 
-        The function as it was is its `__wrapped__`, for use inside of other transactions.
+        The original function is its `__wrapped__`, for calls inside of another transaction.
+
+        Args:
+            function: the function, whose first argument is the root.
+            tries: as for run().
         """
         if tries is not None:
             _at_least_one("tries", tries)
@@ -192,42 +231,65 @@ class Database(Generic[R]):
         return decorate if function is None else decorate(function)
 
     def attempts(self, tries: int | None = None) -> Iterator[AbstractContextManager[R]]:
-        """Do what run() does for a block. [DB-22]
+        """Do what run() does, for a block. [DB-22]
 
             for attempt in db.attempts():
                 with attempt as root:
                     root["n"] += 1
 
-        The block is all that stands in the loop, and is not left by `return` or `break`: where it is, a conflict
-        is raised and not tried again. In a task of asyncio the last try is one like the others.
+        The loop must contain nothing but the block, and the block must not be left by `return` or `break`; otherwise a
+        conflict is raised and not tried again. In a task of asyncio the last try is not exclusive.
+
+        Args:
+            tries: as for run().
+
+        Yields:
+            Context managers that give the root.
         """
         attempt = _Attempt(self, self.new_tries(tries))
         while not attempt.is_over:
             number = attempt.tries.number
             yield attempt
             if not attempt.is_over and attempt.tries.number == number:
-                raise TransactionError("an attempt was not used: begin it with `with attempt as root:`")
+                raise TransactionError("an attempt was not used; begin it with `with attempt as root:`")
 
     def new_tries(self, limit: int | None = None) -> Tries:
-        """Return what counts the tries of one more transaction, for what makes its own loop of new_try()."""
+        """Return the count of tries for one more transaction, for a caller with its own loop of new_try().
+
+        Args:
+            limit: how many tries at most; None takes the option `tries` of the database.
+        """
         return Tries(self._tries if limit is None else _at_least_one("tries", limit))
 
     def tries_again(self, tries: Tries, error: BaseException | None) -> bool:
-        """Go on to the next try after an error, and count it; return False if there is none."""
+        """Count an error of a try, and tell whether to try again.
+
+        Args:
+            tries: what new_tries() returned.
+            error: what the try raised.
+        """
         goes_on = tries.goes_on(error)
         if goes_on:
             self._count("retries")
         return goes_on
 
     def new_try(self, is_last: bool, owner: object = None) -> "Transaction[R]":
-        """Return a transaction that is one of several tries; `owner` is that of Transaction."""
+        """Return a transaction that is one of several tries.
+
+        Args:
+            is_last: whether this is the last try, which is exclusive.
+            owner: as for Transaction.
+        """
         kind: _Kind = "snapshot" if self._readonly else "transaction"
         return Transaction(self, kind, is_last and not self._readonly, owner)
 
     def connection(self) -> AbstractContextManager[Connection[R]]:
-        """Give a block a connection of its own, for many transactions. [DB-40]
+        """Give a block its own connection, for many transactions. [DB-40]
 
-        One thread at a time may use it, and its objects. Changes that were not committed at the end are lost.
+        One thread at a time may use the connection and its objects. Uncommitted changes are lost at the end.
+
+        Returns:
+            A context manager that gives the connection.
         """
         return _Use(self)
 
@@ -238,23 +300,31 @@ class Database(Generic[R]):
     @overload
     def pack(self, wait: bool, progress: None = None) -> None: ...
     def pack(self, wait: bool = True, progress: Callable[[Progress], object] | None = None) -> None:
-        """Remove what the root does not reach, while transactions go on. [DB-42]
+        """Remove the objects that the root does not reach, while transactions go on. [DB-42]
 
-        With wait=False a thread does so, and logs an error. A server packs by itself; one of an older version does not
-        tell when it is done, so this returns when it has begun. `progress` is called with how far a pack here has come.
+        A server packs by itself; one of an older version does not tell when it is done, so this returns when it has
+        started.
+
+        Args:
+            wait: False returns immediately; a thread packs then, and logs an error.
+            progress: called with the progress of a pack in this process, after each step.
+
+        Raises:
+            TransactionError: a pack is running already.
+            ReadonlyError: the database is open with readonly=True.
         """
         self._require_open()
         if wait:
             self._pack(progress)
             return
         if self._packing is not None and self._packing.is_alive():
-            raise TransactionError("a pack is under way already")
+            raise TransactionError("a pack is running already")
         self._packing = threading.Thread(target=self._pack_and_log, name="durus-pack", daemon=True)
         self._packing.start()
 
     def _pack(self, progress: Callable[[Progress], object] | None) -> None:
         if self._readonly:
-            raise ReadonlyError(f"{self._name} was opened with readonly=True and can't be packed")
+            raise ReadonlyError(f"{self._name} is open with readonly=True and can't be packed")
         steps = self._engine.pack()
         try:
             for step in steps:
@@ -272,7 +342,7 @@ class Database(Generic[R]):
             self._pack(None)
         except DurusError as error:
             if not self._is_closed:
-                from durus.logger import logger  # only where it is used, for what it imports
+                from durus.logger import logger  # only when used, because of its imports
 
                 logger.error("the pack of %s failed: %s", self._name, error)
 
@@ -283,7 +353,7 @@ class Database(Generic[R]):
         return Stats(**counts, connections=len(self._connections), idle=idle)
 
     def close(self) -> None:
-        """Close all connections that nobody uses, and the storage; others are closed when their blocks end. [DB-43]"""
+        """Close the storage and all unused connections; the others are closed when their blocks end. [DB-43]"""
         self._is_closed = True
         packing, self._packing = self._packing, None
         if packing is not None and packing is not threading.current_thread():
@@ -303,15 +373,15 @@ class Database(Generic[R]):
 
     def _require_open(self) -> None:
         if self._is_closed:
-            raise ClosedError(f"{self._name} is closed: open it again with durus.open()")
+            raise ClosedError(f"{self._name} is closed; open it again with durus.open()")
 
     def _take(self, kind: _Kind) -> PooledConnection[R]:
-        """Return a connection that nobody else uses, awake for any thread, and that is sound as far as is known."""
+        """Return a connection that nobody else uses, awake for any thread, and not known to be lost."""
         self._require_open()
         idle = self._idle[kind]
         while True:
             try:
-                connection = idle.pop()  # the one used last, whose cache is warm
+                connection = idle.pop()  # the most recently used one, whose cache is warm
             except IndexError:
                 break
             if connection.is_usable and self._engine.is_current(connection.storage):
@@ -342,7 +412,7 @@ class Database(Generic[R]):
             self._discard(connection)
             return
         idle.append(connection)
-        if self._is_closed:  # since a moment ago
+        if self._is_closed:  # it closed a moment ago
             with suppress(ValueError):
                 idle.remove(connection)
                 self._discard(connection)
@@ -353,10 +423,10 @@ class Database(Generic[R]):
             connection.close()
 
     def _count(self, what: str) -> None:
-        self._counts[what] += 1  # without a lock, which an interrupt could keep from being released
+        self._counts[what] += 1  # without a lock, because an interrupt could prevent its release
 
     def _leave_to_parent(self) -> None:
-        """In the child after a fork: begin with connections of its own, and hold none of the parent's open. [DB-41]"""
+        """In the child after a fork: begin with new connections, and keep none of the parent's open. [DB-41]"""
         for connection in list(self._connections):
             connection.storage.close()
         self._engine.leave_to_parent()
@@ -366,7 +436,7 @@ class Database(Generic[R]):
 class Transaction(AbstractContextManager[R], Generic[R]):
     """A block that is one transaction, or reads one snapshot.
 
-    It is for the thread or task that begins it; or, with an `owner`, for any thread, but for one at a time. [WEB-6]
+    It belongs to the thread or task that begins it; with an `owner`, to any thread, one at a time. [WEB-6]
     """
 
     def __init__(self, database: Database[R], kind: _Kind, is_exclusive: bool, owner: object = None) -> None:
@@ -381,13 +451,13 @@ class Transaction(AbstractContextManager[R], Generic[R]):
     def __enter__(self) -> R:
         database = self._database
         if self._connection is not None:
-            raise TransactionError("this transaction was begun already: call db.transaction() for another one")
+            raise TransactionError("this transaction was begun already; call db.transaction() for another one")
         owner = self._owner = self._given_owner or _owner()
         is_inside = any(outer.is_open and outer._database is database for outer in surrounding.get())
         if self._kind == "transaction" and (is_inside or database._open.setdefault(owner, self) is not self):
             raise TransactionError(
-                "this thread, task or request has a transaction of the database open already: give its root to the "
-                "function that is called (of a transactional one to its __wrapped__), or end it before"
+                "this thread, task or request already has an open transaction of the database; pass its root to the "
+                "function (of a transactional one, call its __wrapped__), or end it before"
             )
         try:
             connection = self._connection = database._take(self._kind)
@@ -414,12 +484,12 @@ class Transaction(AbstractContextManager[R], Generic[R]):
 
     @property
     def is_open(self) -> bool:
-        """True from its begin to its end."""
+        """True from its beginning to its end."""
         return self._connection is not None
 
     @property
     def trouble(self) -> DurusError | None:
-        """The lost connection or the conflict that it has met, as far as it was told; None if neither."""
+        """The lost connection or the conflict that it has met, or None."""
         return None if self._connection is None else self._connection.trouble
 
     def _end(self) -> None:
@@ -432,12 +502,12 @@ class Transaction(AbstractContextManager[R], Generic[R]):
             database._give_back(connection)
 
     def __del__(self) -> None:
-        if self._connection is not None:  # an interrupt has kept the block from being ended
+        if self._connection is not None:  # an interrupt has prevented the end of the block
             self._connection.storage.abandon()
 
 
 class _Attempt(AbstractContextManager[R], Generic[R]):
-    """The tries that attempts() makes: one `with` block each."""
+    """The tries of attempts(): one `with` block each."""
 
     def __init__(self, database: Database[R], tries: Tries) -> None:
         self._database = database
@@ -467,19 +537,19 @@ class _Attempt(AbstractContextManager[R], Generic[R]):
         except DurusError as failure:
             if error is None and may_try_again(failure) and not goes_round(frame):
                 failure.add_note(
-                    "it was not tried again, since the block of `with attempt` was left by return or break, or is not "
-                    "the end of its loop: use db.run(), or let the block run to its end"
+                    "it was not tried again, because the block of `with attempt` was left by return or break, or is "
+                    "not the end of its loop; use db.run(), or let the block run to its end"
                 )
                 raise
             if not self._goes_on(failure):
                 raise
             return True
         finally:
-            del frame  # or it would be a cycle
+            del frame  # otherwise it would be a reference cycle
         return error is not None and self._goes_on(error)
 
     def _goes_on(self, error: BaseException) -> bool:
-        """Tell if there is another try after this error, when it is time for it."""
+        """Wait before the next try after this error; return False if there is none."""
         self.is_over = not self._database.tries_again(self.tries, error)
         if not self.is_over:
             pause(error, self.tries.number)
@@ -487,7 +557,7 @@ class _Attempt(AbstractContextManager[R], Generic[R]):
 
 
 class _Use(AbstractContextManager[Connection[R]], Generic[R]):
-    """A block that has a connection of its own."""
+    """A block that has its own connection."""
 
     def __init__(self, database: Database[R]) -> None:
         self._database = database
@@ -507,33 +577,33 @@ class _Use(AbstractContextManager[Connection[R]], Generic[R]):
     def __exit__(self, *exception: object) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            with suppress(DurusError):  # then it is of no further use, which is found out next
+            with suppress(DurusError):  # then it can't be used again, which the next line finds out
                 connection.abort()
             self._database._give_back(connection)
 
 
 def _owner() -> object:
-    """Return who has a transaction: the task of asyncio, or else the thread."""
+    """Return the owner of a transaction: the task of asyncio, or else the thread."""
     task = current_task()
     return threading.get_ident() if task is None else task
 
 
 def _at_least_one(name: str, value: int) -> int:
     if type(value) is not int or value < 1:
-        raise ArgumentError(f"{name} is {value!r}: it must be a number, and 1 at least")
+        raise ArgumentError(f"{name} is {value!r}; it must be a number, and at least 1")
     return value
 
 
 def _plain(result: T) -> T:
-    """Return what a function returned; ArgumentError if it is what would run when the transaction is over."""
+    """Return what a function returned; ArgumentError if that would run only after the transaction."""
     if inspect.iscoroutine(result) or inspect.isgenerator(result):
         result.close()
         raise ArgumentError(
-            "the function returned a coroutine or a generator, which would run when its transaction has ended: give a "
-            "plain function that returns plain values"
+            "the function returned a coroutine or a generator, which would run after its transaction; pass a plain "
+            "function that returns plain values"
         )
     if inspect.isasyncgen(result):
-        raise ArgumentError("the function returned an asynchronous generator: give a plain function")
+        raise ArgumentError("the function returned an asynchronous generator; pass a plain function")
     return result
 
 

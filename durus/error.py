@@ -1,7 +1,7 @@
 """Every error that Durus raises on purpose.
 
-All of them are a DurusError.  Where applications have caught a built-in exception for the same
-event, that built-in one is a base too.  Messages say what was found, where, and what to do.
+All of them are a DurusError. Where applications have caught a built-in exception for the same event, that exception
+is a base too. A message says what is wrong, where, and what helps.
 """
 
 from collections.abc import Iterable
@@ -11,14 +11,14 @@ from durus.text import printable
 
 
 class DurusError(Exception):
-    """Base of all errors of this package. Their texts are in one line, and printable. [OBJ-79]"""
+    """Base of all errors of this package. Their messages are one printable line. [OBJ-79]"""
 
     def __str__(self) -> str:
         return printable(super().__str__())
 
 
 class DurusWarning(UserWarning):
-    """Something that is worth knowing and lets the work go on."""
+    """Something worth knowing that does not stop the work."""
 
 
 class DurusKeyError(KeyError, DurusError):
@@ -31,15 +31,15 @@ class DurusKeyError(KeyError, DurusError):
 
 
 _MAX_SHOWN = 10
-_RUN_AGAIN = "call abort() and run the transaction again, which db.run(function) of a durus.open() does by itself"
+_RUN_AGAIN = "call abort() and run the transaction again, as db.run(function) does by itself"
 
 
 class ConflictError(DurusError):
-    """This transaction used data that others changed; abort() and start it again. [TXN-13] to [TXN-15]
+    """This transaction used data that others have changed; abort() and run it again. [TXN-13] to [TXN-15]
 
-    `oids` are the objects concerned, a list of 8-byte oids. `classes` gives the names of the classes of those that
-    the message shows, by oid, as far as they are in memory. [TXN-80] `detail` tells more, as far as it is known: which
-    client made the change, and when. [TXN-82]
+    `oids` is a list of the oids of these objects. `classes` maps oids to class names, for the objects that the message
+    names, as far as they are in memory. [TXN-80] `detail` tells which client made the change, and when, as far as that
+    is known. [TXN-82]
     """
 
     def __init__(self, oids: Iterable[bytes] | None = None, detail: str = "") -> None:
@@ -49,7 +49,7 @@ class ConflictError(DurusError):
         super().__init__(self.oids)
 
     def shown_oids(self) -> list[bytes]:
-        """Return the oids that the message names: there may be very many."""
+        """Return the oids that the message names, which are not all if there are very many."""
         return self.oids[:_MAX_SHOWN]
 
     def __str__(self) -> str:
@@ -67,23 +67,23 @@ class ConflictError(DurusError):
 
 
 class WriteConflictError(ConflictError):
-    """commit() found changes of others to what this transaction used; nothing was stored."""
+    """commit() found that others have changed what this transaction used; nothing was stored."""
 
 
 class ReadConflictError(ConflictError):
-    """A load would have shown a state that does not fit what this transaction has read."""
+    """A state does not fit what this transaction has read before."""
 
 
 class ProtocolError(DurusError):
-    """The other side of a connection sent what the protocol does not have."""
+    """The other side of a connection has violated the protocol."""
 
 
 class NetworkError(DurusError, OSError):
-    """Something between a client and its server failed."""
+    """The connection between a client and its server failed."""
 
 
 class AddressError(NetworkError):
-    """An address is not one, or can't be listened on or connected to."""
+    """A value is not an address, or the address can't be listened on or connected to."""
 
 
 class ServerUnreachableError(NetworkError):
@@ -91,11 +91,11 @@ class ServerUnreachableError(NetworkError):
 
 
 class DisconnectedError(NetworkError):
-    """The connection to the server was lost, or given up; abort() connects again, where the storage may do so."""
+    """The connection to the server was lost or closed; abort() connects again if the storage may do so."""
 
 
 class OutcomeUnknownError(DisconnectedError):
-    """The connection was lost before the answer to a commit came: it may be stored, all of it, or not at all."""
+    """The connection was lost before the answer to a commit came: it is stored completely or not at all."""
 
 
 class ServerError(DurusError):
@@ -103,7 +103,7 @@ class ServerError(DurusError):
 
 
 class TransactionError(DurusError):
-    """The call does not fit the state that the transaction is in."""
+    """A call does not fit the state of the transaction."""
 
 
 class SnapshotEndedError(TransactionError):
@@ -123,19 +123,19 @@ class SnapshotEndedError(TransactionError):
 
 
 class ConcurrentUseError(TransactionError):
-    """A connection or storage was called while another call was under way in it. [TXN-33]"""
+    """A connection or storage was called during another call. [TXN-33]"""
 
 
 class WrongProcessError(DurusError):
-    """A connection or storage was made before a fork and used after it, in the other process. [TXN-32]"""
+    """A connection or storage was made before a fork and used in the child. [TXN-32]"""
 
 
 class InterruptedTransactionError(TransactionError):
-    """An earlier call was interrupted, so the changes of the transaction are forgotten: start it again. [TXN-30]"""
+    """An earlier call was interrupted, so the changes of the transaction are lost: run it again. [TXN-30]"""
 
 
 class ArgumentError(DurusError, ValueError):
-    """An argument, or an option in an address, is not one that the call takes."""
+    """A call does not accept an argument, or an option of an address."""
 
 
 class ForeignReferenceError(DurusError, ValueError):
@@ -147,7 +147,7 @@ class UnstorableError(DurusError, TypeError):
 
 
 class UnnotedChangeError(TransactionError):
-    """States were changed and nobody noted it, as Connection(debug=True) found; nothing was stored. [OBJ-85]
+    """Connection(debug=True) found changes of states that were not noted; nothing was stored. [OBJ-85]
 
     `changes` has a text for each of them.
     """
@@ -161,24 +161,28 @@ class UnnotedChangeError(TransactionError):
 
 
 class UnnotedChangeWarning(DurusWarning):
-    """A state was changed and nobody noted it, as Connection(debug="warn") found, or an abort. [OBJ-86]"""
+    """Connection(debug="warn"), or an abort, found a change of a state that was not noted. [OBJ-86]"""
 
 
 def text_of_unnoted(changes: list[str]) -> str:
-    """Return the message for some changes that were not noted, and how to note them."""
+    """Return the message for changes that were not noted, which says how to note them.
+
+    Args:
+        changes: a text for each change.
+    """
     more = f"; and {len(changes) - 5} more" if len(changes) > 5 else ""
     return (
         f"not noted as a change: {'; '.join(changes[:5])}{more}; call _p_note_change() of the object in each "
-        "transaction that changes such a value, or keep a PersistentList, PersistentDict or PersistentSet there"
+        "transaction that changes such a value, or use a PersistentList, PersistentDict or PersistentSet for it"
     )
 
 
 class RecordError(DurusError, ValueError):
-    """The bytes of an object record do not say what a record must say."""
+    """The bytes of a record do not have the form of a record."""
 
 
 class StateError(DurusError):
-    """The state in a record can't be given to its object."""
+    """The state in a record can't be loaded into its object."""
 
 
 class ClassNotFoundError(StateError, ImportError):
@@ -186,14 +190,14 @@ class ClassNotFoundError(StateError, ImportError):
 
 
 class MissingAttributeError(StateError, AttributeError):
-    """An attribute is not in the state of a broken object, and its class, which may have it, can't be imported."""
+    """The state of a broken object lacks an attribute, which its missing class may have."""
 
     def __init__(self, message: str, *, name: str, obj: object) -> None:
         AttributeError.__init__(self, message, name=name, obj=obj)
 
 
 class FileError(DurusError, OSError):
-    """The operating system refused something; `operation` and `filename` tell what and where."""
+    """The operating system refused an operation on a file; `operation` and `filename` name both."""
 
     operation: str | None = None
 
@@ -202,27 +206,27 @@ class FileError(DurusError, OSError):
 
 
 class LockedError(FileError):
-    """Another process, or another FileStorage of this one, has the file open for writing."""
+    """Another process, or another FileStorage of this process, has the file open for writing."""
 
 
 class AlreadyExistsError(FileError, FileExistsError):
-    """A file is there already, and is not to be overwritten; its errno is EEXIST."""
+    """A file exists that must not be overwritten; its errno is EEXIST."""
 
 
 class ReadonlyError(DurusError):
-    """The storage was opened with readonly=True and was asked to change something."""
+    """A change was attempted in a storage that is open with readonly=True."""
 
 
 class ClosedError(DurusError):
-    """The storage was closed, or gave up its file after a failure, and must be opened again."""
+    """The storage is closed, or has closed its file after a failure; open it again."""
 
 
 class FormatError(DurusError, ValueError):
-    """The file is not of a kind that this storage reads."""
+    """The file is of a kind that this storage does not read."""
 
 
 class DamageError(FormatError):
-    """The file is of the right kind, but the bytes at `offset` can't be right."""
+    """The file is of the right kind, but its bytes at `offset` are wrong."""
 
     def __init__(self, path: str, offset: int, problem: str, advice: str) -> None:
         super().__init__(f"{path}: at byte {offset}: {problem}; {advice}")
@@ -232,4 +236,4 @@ class DamageError(FormatError):
 
 
 class UnsoundTailError(DamageError):
-    """The file ends in a transaction that was not written whole; repair=True cuts it off."""
+    """The file ends in an incomplete transaction; repair=True cuts it off."""

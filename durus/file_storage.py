@@ -11,19 +11,28 @@ __all__ = ["Durability", "FileStorage", "TempFileStorage", "utc_now"]
 
 
 class FileStorage(AppendOnlyStorage[Shelf]):
-    """A storage in the SHELF-1 file `filename`, which is made if it is not there.
+    """A storage in one SHELF-1 file.
 
-    Without a filename it is a temporary file that is gone when the storage is closed.
-    readonly=True takes no lock and sees the file as it was when it was opened. [SHELF-28]
-    repair=True cuts off an end that was not written whole. [SHELF-26]
-    durability="fsync" makes every commit wait until it is on stable storage; "os" leaves the time
-    to the operating system: such commits outlive the process, but not the machine. [SHELF-18]
+    The packed part of the file is checked block by block when it is read: a call that reads an object in a damaged
+    block raises DamageError. [SHELF-44]
 
-    FileError if the operating system refuses the file, LockedError if it is open for writing elsewhere,
-    FormatError if it is not a SHELF-1 file, DamageError if it is damaged, UnsoundTailError if repair=True
-    would help, ArgumentError if the arguments do not go together.  The packed part is checked when it is
-    read, block by block: whatever reads an object or looks for one raises DamageError if it meets a block
-    that is damaged. [SHELF-44]
+    Args:
+        filename: the path of the file, which is created if it does not exist; without it, a temporary file, which is
+            removed when the storage is closed.
+        readonly: take no lock, and see the file as it was when it was opened. [SHELF-28]
+        repair: cut off an incomplete transaction at the end. [SHELF-26]
+        durability: "fsync" makes each commit wait until it is on stable storage. "os" leaves the time to the operating
+            system: such commits survive the end of the process, but not a crash of the machine. [SHELF-18]
+        file_system: where the file is; a simulator can replace the operating system.
+        clock: returns the time that is written into the file.
+
+    Raises:
+        FileError: the operating system refuses the file.
+        LockedError: the file is open for writing elsewhere.
+        FormatError: it is not a SHELF-1 file.
+        DamageError: it is damaged.
+        UnsoundTailError: its end is incomplete, and repair=True would help.
+        ArgumentError: the arguments contradict each other.
     """
 
     file_format = shelf.FORMAT
@@ -42,5 +51,5 @@ class FileStorage(AppendOnlyStorage[Shelf]):
 
 
 def TempFileStorage() -> FileStorage:
-    """Return a FileStorage on a temporary file, which is gone when it is closed."""
+    """Return a FileStorage on a temporary file, which is removed when the storage is closed."""
     return FileStorage()

@@ -7,10 +7,17 @@ from durus.files.file import FileSystem, Path
 
 
 class FileStorage2(AppendOnlyStorage[Dfs20]):
-    """A storage in the DFS20 file `file`, which is made if it is not there.
+    """A storage in one DFS20 file, the older format.
 
-    The format has no checksums: of a changed byte inside an object nothing is noticed. New files are better
-    made with FileStorage, whose arguments and errors this class has.
+    The format has no checksums, so a changed byte inside an object remains unnoticed. Use FileStorage for new files. It
+    raises the same errors.
+
+    Args:
+        file: the path of the file, as for FileStorage.
+        readonly: as for FileStorage.
+        repair: as for FileStorage.
+        durability: as for FileStorage.
+        file_system: as for FileStorage.
     """
 
     file_format = dfs20.FORMAT

@@ -11,15 +11,23 @@ log = logger.log
 
 
 def is_logging(level: int) -> bool:
-    """Tell if messages of this level are logged."""
-    warnings.warn("is_logging() is deprecated: call logger.isEnabledFor()", DeprecationWarning, stacklevel=2)
+    """Tell whether messages of this level are logged. Deprecated.
+
+    Args:
+        level: a level of the module logging.
+    """
+    warnings.warn("is_logging() is deprecated; call logger.isEnabledFor()", DeprecationWarning, stacklevel=2)
     return logger.isEnabledFor(level)
 
 
 def direct_output(file: TextIO) -> None:
-    """Log to an open file, and to no other that was given before. sys.stdout and sys.stderr stay as they are."""
+    """Log to an open file, instead of that of an earlier call, and leave sys.stdout and sys.stderr alone. Deprecated.
+
+    Args:
+        file: a file that is open for text.
+    """
     warnings.warn(
-        "direct_output() is deprecated: add a handler to logging.getLogger('durus')", DeprecationWarning, stacklevel=2
+        "direct_output() is deprecated; add a handler to logging.getLogger('durus')", DeprecationWarning, stacklevel=2
     )
     for handler in logger.handlers[:]:
         if isinstance(handler, _DirectedHandler):
@@ -28,4 +36,4 @@ def direct_output(file: TextIO) -> None:
 
 
 class _DirectedHandler(logging.StreamHandler[TextIO]):
-    """What direct_output() has added."""
+    """The handler that direct_output() has added."""

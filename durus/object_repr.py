@@ -1,6 +1,6 @@
-"""What the repr of an object shows: its class, its oid and the first of what it holds. Statement OBJ-92.
+"""What the repr of an object shows: its class, its oid and its first attributes or items. Statement OBJ-92.
 
-Everything here reads what is in memory as it is: nothing is loaded, and nothing counts as an access.
+Everything here reads what is in memory: nothing is loaded, and nothing counts as an access.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 from durus.text import printable
 
 MAX_WIDTH = 80
-"""How many characters a repr has at the most."""
+"""How many characters a repr has, at most."""
 MAX_SHOWN = MAX_WIDTH // 3
-"""How many items are looked at: more do not fit."""
+"""How many items are examined: more do not fit."""
 _MAX_VALUE = 40
 _MAX_LEVELS = 3
 _MAX_BITS = 256
@@ -30,7 +30,7 @@ _BRACKETS: dict[type, tuple[str, str]] = {
 }
 
 _is_nested: ContextVar[bool] = ContextVar("durus_repr_is_nested", default=False)
-"""True where a repr was asked for in the course of another one, so that cycles come to an end."""
+"""True inside of another repr, so that cycles end."""
 
 
 class Items(NamedTuple):
@@ -39,17 +39,17 @@ class Items(NamedTuple):
     attribute: str
     """The attribute that holds them."""
     kind: "Kind"
-    """dict, list or set, whose brackets they stand in."""
+    """dict, list or set: the kind of brackets around the items."""
     first: list[object]
-    """The first of them: pairs in a dict, GAP in place of some that are not in memory."""
+    """The first items: pairs in a dict, GAP for items that are not in memory."""
     number: int | None
-    """How many there are, None if that is not known."""
+    """How many items there are, None if that is not known."""
     known: int
     """How many are in memory."""
 
     @classmethod
     def of(cls, attribute: str, data: dict[object, object] | list[object] | set[object]) -> "Items":
-        """Return those of a plain container in an attribute."""
+        """Return the items of a plain container in an attribute."""
         first = islice(data.items() if isinstance(data, dict) else data, MAX_SHOWN)
         kind: Kind = dict if isinstance(data, dict) else list if isinstance(data, list) else set
         return cls(attribute, kind, list(first), len(data), len(data))
@@ -61,13 +61,17 @@ class Items(NamedTuple):
 
 
 class ReprWriter:
-    """Writes the reprs of objects; `label_of` gives what stands for one inside of another, None for a plain value."""
+    """Writes the reprs of objects.
+
+    Args:
+        label_of: returns a short text for a value inside of another one, None for a plain value.
+    """
 
     def __init__(self, label_of: Callable[[object], str | None]) -> None:
         self._label_of = label_of
 
     def write(self, label: str, attributes: Iterable[tuple[str, object]], items: Items | None) -> str:
-        """Return the repr of a loaded object in one line of MAX_WIDTH characters at the most. [OBJ-92]"""
+        """Return the repr of a loaded object, in one line of at most MAX_WIDTH characters. [OBJ-92]"""
         if _is_nested.get():
             return f"<{label}>"
         # In a context of its own, which ends with the call, whatever interrupts it.
@@ -103,7 +107,7 @@ class ReprWriter:
             return self._container(kind, first, len(value), levels, _MAX_VALUE)
         try:
             return _cut(repr(value), _MAX_VALUE)
-        except Exception:  # of an application's own class, for which the repr of what holds it must not fail
+        except Exception:  # of an application's class; the repr of its container must not fail for that
             return f"<{_cut(kind.__name__, _MAX_VALUE)}>"
 
     def _container(self, kind: type, first: list[object], count: int | None, levels: int, room: int) -> str:
@@ -128,7 +132,7 @@ class ReprWriter:
 
 
 def _fitting(parts: Iterator[str], room: int) -> Iterator[str]:
-    """Yield the first parts, as many as fit; the first one in any case."""
+    """Yield as many of the first parts as fit, and at least one."""
     used = 0
     for number, part in enumerate(parts):
         used += len(part) + len(", ")

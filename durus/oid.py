@@ -2,13 +2,13 @@
 
 ROOT_OID = bytes(8)
 FIRST_RESERVED_OID = b"\xff" * 7 + b"\x00"
-"""The 256 highest oids never belong to an object of an application. [REC-3]"""
+"""The first of the 256 highest oids, which never belong to an object of an application. [REC-3]"""
 SEAL_OID = b"\xff" * 8
 BLOCK_TABLE_OID = b"\xff" * 7 + b"\xfe"
 
 
 def oid_from_int(number: int) -> bytes:
-    """Return the oid with this number; OverflowError if it does not fit in 64 bits."""
+    """Return the oid with this number; OverflowError if it does not fit into 64 bits."""
     return number.to_bytes(8, "big")
 
 

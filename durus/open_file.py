@@ -1,4 +1,4 @@
-"""Which kind of storage a file is for, and what a look at it tells."""
+"""Opening and inspecting a file of any format, which its first bytes tell."""
 
 import os
 from typing import TYPE_CHECKING
@@ -16,7 +16,14 @@ _SQLITE_MAGIC = b"SQLite format 3\0"
 
 
 def storage_class_of(path: Path) -> "type[FileStorage | FileStorage2 | SqliteStorage]":
-    """Return the storage class for a file, by its first bytes: FileStorage for one that is new, or of no known kind."""
+    """Return the storage class for a file, by its first bytes: FileStorage for a new file or an unknown kind.
+
+    Args:
+        path: the path of the file.
+
+    Raises:
+        FileError: the file can't be read.
+    """
     if not os.path.isfile(path):
         return FileStorage
     try:
@@ -33,12 +40,28 @@ def storage_class_of(path: Path) -> "type[FileStorage | FileStorage2 | SqliteSto
 def open_file_storage(
     path: Path, readonly: bool = False, repair: bool = False
 ) -> "FileStorage | FileStorage2 | SqliteStorage":
-    """Open the storage in a file, whatever its format; a FileStorage if it is not there. Errors as each class has."""
+    """Open the storage in a file, whatever its format; a FileStorage if the file does not exist.
+
+    Args:
+        path: the path of the file.
+        readonly: as for the storage class.
+        repair: as for the storage class.
+
+    Raises:
+        DurusError: as the storage class raises it.
+    """
     return storage_class_of(path)(path, readonly, repair)
 
 
 def inspect_file(path: Path) -> Inspection:
-    """Return a look at a file, whatever its format. FileError if it can't be opened; the look tells of the rest."""
+    """Return an Inspection of a file, whatever its format.
+
+    Args:
+        path: the path of the file.
+
+    Raises:
+        FileError: the file can't be opened; the inspection reports all other faults.
+    """
     storage_class = storage_class_of(path)
     if not issubclass(storage_class, FileStorage | FileStorage2):
         from durus.sqlite_inspection import SqliteInspection
@@ -53,5 +76,5 @@ def _start_of(path: Path) -> bytes:
     try:
         with open(path, "rb") as file:
             return file.read(len(_SQLITE_MAGIC))
-    except OSError:  # opening the storage tells of it
+    except OSError:  # opening the storage reports it
         return b""

@@ -1,4 +1,7 @@
-"""durus.open(): which kind of storage an address is for, and with which options. Statements DB-1 to DB-7."""
+"""durus.open(): which kind of storage an address is for, and with which options. Statements DB-1 to DB-7.
+
+Each kind of address leads to an engine, which makes a storage for each connection of the Database.
+"""
 
 import errno
 import os
@@ -23,7 +26,7 @@ R = TypeVar("R", bound=PersistentObject)
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(.*)", re.DOTALL)
 _GROUP = "durus.storages"
-"""The group of entry points by which other packages make their storages known. [DB-7]"""
+"""The group of entry points with which other packages register their storages. [DB-7]"""
 
 _DATABASE_OPTIONS: Mapping[str, OptionType] = {"cache_size": int, "cache_bytes": int, "tries": int}
 _FILE_OPTIONS: Mapping[str, OptionType] = {"must_exist": bool, "readonly": bool, "repair": bool, "durability": str}
@@ -43,7 +46,7 @@ Options = dict[str, Value]
 
 
 class OpenOptions(TypedDict, total=False):
-    """The options that type checkers know of. Those of other packages stand in the query of an address."""
+    """The options that type checkers know. Those of other packages go into the query of an address."""
 
     cache_size: int
     cache_bytes: int
@@ -60,15 +63,17 @@ class OpenOptions(TypedDict, total=False):
 
 
 class StorageOpener(Protocol):
-    """What an entry point of the group `durus.storages` leads to; its name is the scheme of the addresses. [DB-7]"""
+    """What an entry point of the group `durus.storages` leads to; its name is the scheme of its addresses. [DB-7]"""
 
     options: Mapping[str, OptionType]
-    """The options that it takes besides those that every database has."""
+    """The types of the options that it takes, in addition to those of every database."""
 
     def __call__(self, address: str, /, **options: Value) -> Callable[[], Storage]:
-        """Return what makes a storage for one more connection, in whatever thread.
+        """Return a function that makes a storage for one more connection, in any thread.
 
-        `address` is without its query, and the options are those that were given, with values of their types.
+        Args:
+            address: the address without its query.
+            options: the options that were given, with values of their types.
         """
         ...
 
@@ -82,33 +87,43 @@ def open(
     where: Path, *, root_class: type[R], debug: Debug | None = None, **options: Unpack[OpenOptions]
 ) -> Database[R]: ...
 def open(where: Path, *, root_class: type[R] | None = None, debug: Debug | None = None, **options: Value) -> Any:
-    """Open a database, and make it if it is not there.
+    """Open a database, and create it if it does not exist.
 
-    `where` is one of these [DB-1]:
+    These are addresses [DB-1]:
 
         a path, as str, bytes or PathLike; `file:path`   a file, of any of the formats
         durus://host:port                                a server; without the port its usual one, 2972
         durus+unix:/path, durus+unix:@name               a server on a Unix socket, or an abstract one
-        memory:                                          nothing that outlives the Database
-        scheme:...                                       what another package provides
+        memory:                                          memory that lasts as long as the Database
+        scheme:...                                       a storage of another package
 
-    `root_class` is the class of the root, PersistentDict if it is not given; StateError if there is a root of another
-    class. With `debug`, True or "warn", changes that nobody noted are looked for, as Connection has it [OBJ-85].
-    Other options are keywords, or the query of the address, as in `file:my.durus?readonly=true` [DB-2]:
+    These are options, as keywords or in the query of the address, as in `file:my.durus?readonly=true` [DB-2]:
 
         cache_size   how many objects each connection keeps loaded between transactions, 100,000
         cache_bytes  how many bytes the records of these objects may have, no limit [DB-44]
-        tries        how often run() and attempts() try at the most: 10, and 100 on a server [DB-21]
-        must_exist   True: an error if the file is not there [DB-3]
-        readonly     True: only reads; of a file, from its newest state in each transaction [DB-4]
-        repair       True: cuts off what was not written whole at the end of the file
-        durability   "fsync", or "os" for commits that outlive the process only, not the machine
+        tries        how often run() and attempts() try at most: 10, and 100 on a server [DB-21]
+        must_exist   True: an error if the file does not exist [DB-3]
+        readonly     True: only reads; each transaction sees the newest state of a file [DB-4]
+        repair       True: cuts off an incomplete transaction at the end of the file
+        durability   "fsync", or "os" for commits that survive the end of the process, but not of the machine
         connect_timeout, timeout   how many seconds to wait for a server, and for its answers: 10 and 60
-        prefetch     how many records come along at the most with one that is loaded from a server, 100
-        protocol     1 or 2, the version of the wire protocol; by itself the latest one that the server speaks
-        compress     compress long messages to and from a server; by itself where that may be on another machine
+        prefetch     how many records a server sends ahead with each loaded one, at most: 100
+        protocol     1 or 2, the version of the wire protocol; by default the latest one that the server supports
+        compress     compress long messages to and from a server; by default if it may be on another machine
 
-    ArgumentError for an address or option that is none of these; else errors as the storages have them.
+    Args:
+        where: the address.
+        root_class: the class of the root, PersistentDict by default.
+        debug: True or "warn" looks for changes that nobody noted, as Connection does. [OBJ-85]
+        options: the options.
+
+    Returns:
+        The database.
+
+    Raises:
+        ArgumentError: the address or an option is unknown.
+        StateError: the root is of another class.
+        DurusError: the storage can't be opened; see the storages.
     """
     engine, checked = _engine_of(where, options)
     database = {name: checked[name] for name in ("cache_size", "cache_bytes", "tries", "readonly") if name in checked}
@@ -122,7 +137,7 @@ def open(where: Path, *, root_class: type[R] | None = None, debug: Debug | None 
 
 def _engine_of(where: Path, keywords: Options) -> tuple[Engine, Options]:
     if not isinstance(where, str | bytes | os.PathLike):
-        raise ArgumentError(f"{where!r} is not an address: it is a path, or a text like 'durus://localhost:2972'")
+        raise ArgumentError(f"{where!r} is not an address; expected a path, or a text like 'durus://localhost:2972'")
     matched = _SCHEME.fullmatch(where) if isinstance(where, str) else None
     if matched is None or not isinstance(where, str):
         return _open_file(os.fsdecode(where), keywords, {})
@@ -133,7 +148,7 @@ def _engine_of(where: Path, keywords: Options) -> tuple[Engine, Options]:
         return _open_file(_path_in(where, rest), keywords, texts)
     if scheme == "memory":
         if rest:
-            raise ArgumentError(f"{where!r} is not an address: a database in memory has no name, it is 'memory:'")
+            raise ArgumentError(f"{where!r} is not an address; a database in memory has no name, only 'memory:'")
         return EngineOfOneStorage(MemoryStorage()), check_options(where, _DATABASE_OPTIONS, keywords, texts)
     if scheme in ("durus", "durus+unix"):
         return _open_server(where, _server_in(where, scheme, rest), keywords, texts)
@@ -145,17 +160,17 @@ def _open_file(path: str, keywords: Options, texts: Mapping[str, str]) -> tuple[
         raise ArgumentError(f"{path!r} is not the path of a file")
     options = check_options(path, {**_DATABASE_OPTIONS, **_FILE_OPTIONS}, keywords, texts)
     readonly, repair, durability = options.get("readonly"), bool(options.get("repair")), options.get("durability")
-    path = os.path.abspath(path)  # the program may change its directory
+    path = os.path.abspath(path)  # the program may change its working directory
     if (options.get("must_exist") or readonly) and not os.path.exists(path):
         raise FileError(errno.ENOENT, os.strerror(errno.ENOENT), path)
     if readonly:
         if repair:
-            raise ArgumentError(f"{path}: it can't be opened with readonly=True and repair=True")
+            raise ArgumentError(f"{path}: readonly=True and repair=True exclude each other")
         return EngineOfReadonlyFile(path), options
     if durability is None:
         return EngineOfOneStorage(open_file_storage(path, repair=repair)), options
     if durability not in _DURABILITIES:
-        raise ArgumentError(f"the option 'durability' is {durability!r}: it must be 'fsync' or 'os'")
+        raise ArgumentError(f"the option 'durability' is {durability!r}; it must be 'fsync' or 'os'")
     kind = storage_class_of(path)
     if not issubclass(kind, AppendOnlyStorage):
         raise ArgumentError(f"{path}: a SQLite file has no option 'durability'")
@@ -167,27 +182,27 @@ def _path_in(where: str, rest: str) -> str:
     if rest.startswith("//"):
         host, slash, path = rest[2:].partition("/")
         if host not in ("", "localhost") or not slash:
-            raise ArgumentError(f"{where!r} is not an address of a file here: write file:path, or file:///path")
+            raise ArgumentError(f"{where!r} is not the address of a local file; write file:path, or file:///path")
         rest = "/" + path
     return urllib.parse.unquote(rest, errors="strict" if rest.isascii() else "surrogateescape")
 
 
 def _server_in(where: str, scheme: str, rest: str) -> tuple[str, int] | str:
-    """Return the address of a server, as SocketAddress has it."""
+    """Return the address of a server, in the form that SocketAddress takes."""
     from durus.sharing.protocol import DEFAULT_PORT
 
     if scheme == "durus+unix":
         if rest.startswith("//"):
             rest = rest[2:]
             if not rest.startswith("/"):
-                raise ArgumentError(f"{where!r} is not an address of a Unix socket: write durus+unix:/path")
+                raise ArgumentError(f"{where!r} is not the address of a Unix socket; write durus+unix:/path")
         name = urllib.parse.unquote(rest)
         if not name or name == "@":
             raise ArgumentError(
-                f"{where!r} is not an address of a Unix socket: write durus+unix:/path or durus+unix:@name"
+                f"{where!r} is not the address of a Unix socket; write durus+unix:/path or durus+unix:@name"
             )
         return name if name.startswith("@") else os.path.abspath(name)
-    wrong = ArgumentError(f"{where!r} is not an address of a server: write durus://host:port")
+    wrong = ArgumentError(f"{where!r} is not the address of a server; write durus://host:port")
     if not rest.startswith("//"):
         raise wrong
     try:
@@ -203,7 +218,7 @@ def _server_in(where: str, scheme: str, rest: str) -> tuple[str, int] | str:
 def _open_server(
     where: str, address: tuple[str, int] | str, keywords: Options, texts: Mapping[str, str]
 ) -> tuple[Engine, Options]:
-    from durus.pool.turn import TurnTakingClient  # only where there is a server, for what it imports
+    from durus.pool.turn import TurnTakingClient  # only for a server, because of its imports
 
     options = check_options(where, {**_DATABASE_OPTIONS, **_SERVER_OPTIONS}, keywords, texts)
     own = {name: options[name] for name in _CLIENT_OPTIONS if name in options}
@@ -220,7 +235,7 @@ def _open_other(where: str, scheme: str, keywords: Options, texts: Mapping[str, 
             return _open_file(where, keywords, {})
         known = ", ".join(sorted({"file", "durus", "durus+unix", "memory", *found}))
         raise ArgumentError(
-            f"{where!r} has a scheme that is not known; known ones are {known}. A file of this name is './{where}'"
+            f"{where!r} has an unknown scheme; known ones are {known}. A file with this name is './{where}'"
         )
     opener: StorageOpener = found[scheme].load()
     options = check_options(where, {**_DATABASE_OPTIONS, "readonly": bool, **opener.options}, keywords, texts)

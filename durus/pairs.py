@@ -1,4 +1,4 @@
-"""What the mappings of this package take items from: all that dict and Durus 4.3 do. Statement OBJ-94."""
+"""Where the mappings of this package take items from: everything that dict and Durus 4.3 accept. Statement OBJ-94."""
 
 from collections.abc import Iterable
 from typing import Any, Protocol, TypeAlias, TypeVar
@@ -10,13 +10,13 @@ V_co = TypeVar("V_co", covariant=True)
 
 
 class HasItems(Protocol[K_co, V_co]):
-    """Gives its pairs of key and value by items()."""
+    """Gives pairs of key and value by items()."""
 
     def items(self) -> Iterable[tuple[K_co, V_co]]: ...
 
 
 class HasKeys(Protocol[K, V_co]):
-    """Gives its keys by keys(), and the value of each one by a subscript."""
+    """Gives keys by keys(), and values by subscripts."""
 
     def keys(self) -> Iterable[K]: ...
 
@@ -27,9 +27,13 @@ Pairs: TypeAlias = HasItems[K, V] | HasKeys[K, V] | Iterable[tuple[K, V]]
 
 
 def pairs_of(source: Pairs[K, V]) -> Iterable[tuple[K, V]]:
-    """Return the pairs of a mapping, of what only has iteritems(), items() or keys(), or the pairs that it is."""
+    """Return pairs of key and value.
+
+    Args:
+        source: a mapping, an object that only has iteritems(), items() or keys(), or the pairs themselves.
+    """
     anything: Any = source
-    if hasattr(anything, "iteritems"):  # one after the other, where items() would make a list of all
+    if hasattr(anything, "iteritems"):  # one at a time, where items() would make a list of all
         pairs: Iterable[tuple[K, V]] = anything.iteritems()
     elif hasattr(anything, "items"):
         pairs = anything.items()

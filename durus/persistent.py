@@ -1,14 +1,14 @@
 """Objects that a Connection loads, tracks and stores. spec/object-model.md, statements OBJ-1 to OBJ-15.
 
-PersistentBase sees every attribute access and tells the connection; PersistentObject adds the state
-of an object and its three statuses; Persistent is what most applications subclass.
+PersistentBase sees every attribute access and tells the connection; PersistentObject adds the state of an object and
+its three statuses; Persistent is the base class of most application classes.
 
-Where the C extension was built, _persistent.c does the work of the two base classes. This module stays the
-reference for it; DURUS_PURE_PYTHON=1 in the environment makes Durus use the classes here.
+If the C extension was built, _persistent.c replaces the two base classes. This module remains the reference for it;
+DURUS_PURE_PYTHON=1 in the environment makes Durus use the classes here.
 
-An attribute whose name starts with `_p_` belongs to this module.  It is set with set_slot(), below,
-since a subclass may have a __setattr__ of its own (a frozen dataclass has).  One whose name starts with `_v_` is
-volatile: it is never stored, and goes with the state. [OBJ-80] to [OBJ-82]
+An attribute whose name starts with `_p_` belongs to this module. It is set with set_slot(), below, because a subclass
+may have its own __setattr__ (a frozen dataclass has one). An attribute whose name starts with `_v_` is volatile: it is
+never stored, and is dropped together with the state. [OBJ-80] to [OBJ-82]
 """
 
 import contextlib
@@ -30,92 +30,94 @@ Status = Literal[-1, 0, 1]
 UNSAVED: Literal[1] = 1
 """New, or changed since the last commit."""
 SAVED: Literal[0] = 0
-"""As its record says."""
+"""As in its record."""
 GHOST: Literal[-1] = -1
-"""Not loaded: it has an oid and a class, and no state."""
+"""Not loaded: it has an oid and a class, but no state."""
 
 _MAX_DROPPED = 10_000
 
 _UNTRACKED = frozenset({"__class__", "__repr__", "__setstate__"})
 _FIELDS = frozenset({"_p_connection", "_p_oid", "_p_serial", "_p_status"})
-"""The names that begin with `_p_` and can be set. [OBJ-60]"""
+"""The names beginning with `_p_` that can be set. [OBJ-60]"""
 _TRAITS = frozenset({"_p_data_slots", "_p_traits"})
-"""What was found out about a class, and is kept in it."""
+"""The attribute of a class that caches its slots."""
 
 set_slot = object.__setattr__
 get_slot = object.__getattribute__
 
-State = Any  # whatever __getstate__ of an application's class returns
+State = Any  # whatever the __getstate__() of an application's class returns
 
 
 class ConnectionBase:
-    """What an object needs of the connection that it belongs to."""
+    """What an object needs from its connection."""
 
     transaction_serial: int = 0
-    """The number of the transaction under way, which goes up by one with each commit or abort.
+    """The number of the current transaction, which each commit or abort increases by one.
 
-    Below 0 no transaction is open: every use of an object calls load_state(), which raises. [DB-30]
+    If it is below 0, no transaction is open: every use of an object calls load_state(), which raises. [DB-30]
     """
 
     def __init__(self) -> None:
         self.accessed: set[bytes] = set()
-        """The oids of the objects that were accessed in this transaction. [TXN-2]"""
+        """The oids of the objects that this transaction has accessed. [TXN-2]"""
         self.changed: dict[bytes, PersistentObject] = {}
-        """The stored objects that were changed in this transaction, by oid."""
+        """The stored objects that this transaction has changed, by oid."""
 
     def load_state(self, obj: "PersistentBase") -> None:
-        """Fill a ghost with the state in its record."""
+        """Load the state of the ghost `obj` from its record."""
         raise NotImplementedError
 
     def note_access(self, obj: "PersistentBase") -> None:
-        """Take the object into the read set of the transaction, the first time that it is used in it.
+        """Add `obj` to the read set, when the transaction uses it for the first time.
 
         The C extension does so without calling this.
         """
         serial = self.transaction_serial
         if obj._p_oid is not None:
-            self.accessed.add(obj._p_oid)  # first, since an interrupt may keep the next line from being run
+            self.accessed.add(obj._p_oid)  # first, because an interrupt may prevent the next line
         set_slot(obj, "_p_serial", serial)
 
     def note_change(self, obj: "PersistentBase") -> None:
-        """Take the object into the set that the next commit stores."""
+        """Add `obj` to the objects that the next commit stores."""
         if obj._p_oid is not None:
             self.changed[obj._p_oid] = cast("PersistentObject", obj)
 
     def release(self, obj: "PersistentBase") -> None:
-        """Drop the state of an object again if more is loaded than there should be. [OBJ-24]
+        """Drop the state of `obj` again if too many objects are loaded. [OBJ-24]
 
-        For the walk over a large structure which has just loaded it, and found nobody using it.
+        A walk over a large structure calls this for an object that it has loaded and nobody uses.
         """
         raise NotImplementedError
 
     def begin_steps(self, frame: FrameType) -> bool:
-        """Note that `frame` begins to change several objects, which belong together. [OBJ-55]
+        """Note that `frame` begins to change several objects that belong together. [OBJ-55]
 
-        If it does not come to end_steps(), with what this returned, then it was interrupted, and no change of this
-        transaction may be stored.
+        If it does not reach end_steps(), it was interrupted, and no change of this transaction may be stored.
+
+        Returns:
+            The argument of end_steps().
         """
         return True
 
     def end_steps(self, is_first: bool) -> None:
-        """Note that the steps came to their end."""
+        """Note that the steps are complete; `is_first` is what begin_steps() returned."""
 
     def note_reads(self, oids: Collection[bytes]) -> None:
-        """Take objects into the read set whose states are known, though they need not be loaded."""
+        """Add the objects of these `oids` to the read set: their states are known, though they may not be loaded."""
         self.accessed.update(oids)
 
     def watch(self) -> "Watch":
-        """Return what tells from now on which states are no longer as they were."""
+        """Return a watch, which collects the oids of states that are dropped from now on."""
         raise NotImplementedError
 
 
 class Watch:
-    """The oids of objects whose states were dropped since it was made: others changed them, or an abort did."""
+    """The oids of objects whose states were dropped since it was made, because others changed them, or by an abort."""
 
     def __init__(self) -> None:
         self.dropped: set[bytes] = set()
         self.overflowed = False
-        """True when there were too many to remember."""
+        """True after there were too many to remember."""
 
     def note_dropped(self, oids: Collection[bytes]) -> None:
         self.dropped.update(oids)
@@ -134,7 +136,7 @@ class PersistentBase:
     _p_status: Status
     _p_serial: int
 
-    # Type checkers would take any attribute, and any argument of a class without an __init__, as right. [OBJ-90]
+    # Otherwise type checkers would accept any attribute, and any argument of a class without __init__. [OBJ-90]
     if not TYPE_CHECKING:
 
         def __new__(cls, *args: object, **kwargs: object) -> Self:
@@ -177,7 +179,7 @@ class PersistentBase:
     def _p_note_change(self) -> None:
         """Note that the state was changed, so that the next commit stores it. [OBJ-8]
 
-        Call it when a container that is not persistent, but part of the state, was changed.
+        Call it after changing a plain container that is part of the state.
         """
         connection = get_slot(self, "_p_connection")
         if connection is None:
@@ -190,7 +192,7 @@ class PersistentBase:
 
 
 def _change(obj: PersistentBase) -> None:
-    """Call _p_note_change() where there is anything to note."""
+    """Call _p_note_change() if there is anything to note."""
     connection = get_slot(obj, "_p_connection")
     if connection is not None and (
         get_slot(obj, "_p_serial") != connection.transaction_serial or get_slot(obj, "_p_status") != UNSAVED
@@ -223,7 +225,7 @@ def new_ghost(cls: "type[_P]", oid: bytes, connection: ConnectionBase) -> "_P":
 
 
 _IS_ABSTRACT = 1 << 20
-"""The flag of a class that object.__new__() makes no instance of."""
+"""The flag of a class of which object.__new__() makes no instance."""
 _abstract = threading.Lock()
 
 
@@ -238,10 +240,15 @@ def _of_abstract_class(cls: "type[_P]") -> "_P":
 
 
 def take_state(obj: PersistentBase, state: State, is_plain: bool) -> None:
-    """Call __setstate__ of a ghost as if it was changed already, so that it notes no access and no change. [OBJ-13]
+    """Call __setstate__() of a ghost as if it was already changed, so that it notes no access and no change. [OBJ-13]
 
-    `is_plain` is what has_plain_state() says of its class: then a dict becomes the attributes of the object, with
-    names that all objects share. If it raises, the object stays a ghost, with whatever was set.
+    If it raises, the object remains a ghost, with the attributes that were set.
+
+    Args:
+        obj: the ghost.
+        state: its state.
+        is_plain: what has_plain_state() returns for its class. Then a dict becomes the attributes of the object, with
+            names that all objects share.
     """
     connection = get_slot(obj, "_p_connection")
     serial = get_slot(obj, "_p_serial")
@@ -262,22 +269,22 @@ def take_state(obj: PersistentBase, state: State, is_plain: bool) -> None:
 
 
 def without_volatile(attributes: dict[str, Any]) -> dict[str, Any]:
-    """Return the attributes that are part of a state: the dict itself if all of them are."""
+    """Return the attributes that belong to the state: `attributes` itself if all of them do."""
     try:
         if "_v_" not in "".join(attributes):
             return attributes
-    except TypeError:  # a name that is no text
+    except TypeError:  # a name that is not a str
         pass
     return {name: value for name, value in attributes.items() if not (isinstance(name, str) and name.startswith("_v_"))}
 
 
 def persistent_id_by(reference: "Callable[[PersistentBase], object]") -> Callable[[object], object]:
-    """Return the persistent_id of a pickler: what `reference` says of a persistent object, None for all else."""
+    """Return the persistent_id of a pickler: `reference` of a persistent object, None for anything else."""
     return lambda obj: reference(obj) if issubclass(type(obj), PersistentBase) else None  # type: ignore[arg-type]  # mypy does not narrow by issubclass(type())
 
 
 implementation: Literal["C", "Python"] = "Python"
-"""What the base classes are made of."""
+"""Which implementation the base classes have."""
 
 if not TYPE_CHECKING and os.environ.get("DURUS_PURE_PYTHON", "0") in ("", "0"):
     with contextlib.suppress(ImportError):
@@ -308,9 +315,9 @@ class PersistentObject(PersistentBase):
     __slots__ = ("__weakref__",)
 
     def __init_subclass__(cls, **keywords: Any) -> None:
-        """Refuse names that begin with `_p_` and are not Durus's own. [OBJ-60]"""
+        """Refuse names that begin with `_p_` and do not belong to Durus. [OBJ-60]"""
         super().__init_subclass__(**keywords)
-        for name in cls.__dict__.keys() & _TRAITS:  # copied from the class that a decorator makes this one of
+        for name in cls.__dict__.keys() & _TRAITS:  # copied by a decorator from the original class
             type.__delattr__(cls, name)
         if not cls.__module__.startswith("durus."):
             for name in cls.__dict__:
@@ -338,13 +345,13 @@ class PersistentObject(PersistentBase):
             if slot.is_hidden or slot.name in state:
                 raise UnstorableError(
                     f"{type(self).__name__} {self._p_format_oid()} has two values named {slot.name!r}, or one in a "
-                    f"slot that its class hides, so they could not be told apart in its state; rename the slot"
+                    f"slot that its class hides, and its state can't distinguish them; rename the slot"
                 )
             state[slot.name] = value
         return state
 
     def __setstate__(self, state: State) -> None:
-        """Take over a state as __getstate__ returns it; attributes that are not in it are removed. [OBJ-12]"""
+        """Take over a state of __getstate__(); attributes that are not in it are removed. [OBJ-12]"""
         attributes = _attributes(self)
         values = {} if state is None else dict(attributes or {}) if state is attributes else state
         slots = _data_slots(type(self))
@@ -361,12 +368,10 @@ class PersistentObject(PersistentBase):
             elif attributes is not None:
                 attributes[name] = value
             else:
-                raise AttributeError(
-                    f"{type(self).__qualname__} has no slot {name!r}, and its state has a value for it"
-                )
+                raise AttributeError(f"{type(self).__qualname__} has no slot {name!r} for a value in its state")
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
-        """Pickle a copy with its state, by protocol 2 at least: those below make objects past __new__(). [OBJ-14]"""
+        """Pickle a copy with its state, by protocol 2 or higher: lower ones bypass __new__(). [OBJ-14]"""
         if _needs_arguments(type(self)):
             return _copied, (type(self),), self.__getstate__()
         return super().__reduce_ex__(max(int(protocol), 2))
@@ -374,7 +379,7 @@ class PersistentObject(PersistentBase):
     def __repr__(self) -> str:
         """Return class, oid and the first attributes or items in one line; it loads nothing, and never raises. [OBJ-92]
 
-        A ghost says that it is one.
+        The repr of a ghost shows that it is one.
         """
         try:
             label = self._p_format_label()
@@ -383,15 +388,17 @@ class PersistentObject(PersistentBase):
             items = self._p_get_items()
             shown = _attributes_in_memory(self, "" if items is None else items.attribute)
             return _reprs.write(label, shown, items)
-        except Exception:  # whatever is broken, or changed by another thread meanwhile, still has a class and an oid
+        except (
+            Exception
+        ):  # an object that is broken, or changed by another thread meanwhile, still has a class and an oid
             return told_apart(self)
 
     def _p_format_label(self) -> str:
-        """Return the name of the class and the oid, by which an error tells which object it is about."""
+        """Return the name of the class and the oid, with which errors identify the object."""
         return f"{printable(type(self).__name__)} {self._p_format_oid()}"
 
     def _p_get_items(self) -> Items | None:
-        """Return the items that repr() shows, of a container."""
+        """Return the items that the repr of a container shows."""
         return None
 
     def _p_gen_data_slots(self) -> Iterator[str]:
@@ -403,8 +410,8 @@ class PersistentObject(PersistentBase):
                     yield slot.name
 
     def _p_clear_state(self) -> None:
-        """Remove all attributes that are part of the state, and those that are volatile. [OBJ-82]"""
-        dropped = []  # until all are removed: finalizers may use this object, and so load it again [OBJ-76]
+        """Remove all attributes of the state, and the volatile ones. [OBJ-82]"""
+        dropped = []  # repeatedly, because finalizers may use this object, and so load it again [OBJ-76]
         for slot in _data_slots(type(self)):
             with contextlib.suppress(AttributeError):  # it is empty
                 dropped.append(slot.descriptor.__get__(self, type(self)))
@@ -413,19 +420,24 @@ class PersistentObject(PersistentBase):
             set_slot(self, "__dict__", {})
 
     def _p_copy(self, **attributes: object) -> Self:
-        """Return a new object with the state of this one, which is loaded, but for these attributes. [OBJ-14]"""
+        """Return a new object with the state of this one, which is loaded, except for these attributes. [OBJ-14]"""
         cls = type(self)
         result = PersistentBase.__new__(cls) if _needs_arguments(cls) else cls.__new__(cls)
         PersistentObject.__setstate__(result, {**PersistentObject.__getstate__(self), **attributes})
         return result
 
     def _p_load_state(self) -> None:
-        """Load the state, if this is a ghost."""
+        """Load the state if this is a ghost.
+
+        Raises:
+            ReadConflictError: the state does not fit what the transaction has read.
+            StateError: the state can't be loaded.
+        """
         if self._p_is_ghost() and self._p_connection is not None:
             self._p_connection.load_state(self)
 
     def _p_format_oid(self) -> str:
-        """Return the oid in decimal, or `@` and the address in memory while there is none."""
+        """Return the oid in decimal, or `@` and the address in memory if there is none."""
         oid = self._p_oid
         return f"@{id(self):x}" if oid is None else str(int.from_bytes(oid, "big"))
 
@@ -442,15 +454,15 @@ class PersistentObject(PersistentBase):
         self._p_note_change()
 
     def _p_is_ghost(self) -> bool:
-        """Tell if the state is not loaded."""
+        """Tell whether the state is not loaded."""
         return self._p_status == GHOST
 
     def _p_is_unsaved(self) -> bool:
-        """Tell if the object is new, or changed in this transaction."""
+        """Tell whether the object is new, or changed in this transaction."""
         return self._p_status == UNSAVED
 
     def _p_is_saved(self) -> bool:
-        """Tell if the state is loaded, and as it is stored."""
+        """Tell whether the state is loaded, and equal to the stored one."""
         return self._p_status == SAVED
 
 
@@ -460,11 +472,11 @@ class _Slot(NamedTuple):
     name: str
     descriptor: MemberDescriptorType
     is_hidden: bool
-    """The name leads elsewhere: to the slot of a subclass, or past a default of a subclass to the __dict__."""
+    """True if the name leads elsewhere: to the slot of a subclass, or past a subclass's default to the __dict__."""
 
     @property
     def is_volatile(self) -> bool:
-        """It is dropped with the state, and is not a part of it."""
+        """True if the slot is dropped with the state without being part of it."""
         return self.name.startswith("_v_")
 
 
@@ -480,7 +492,7 @@ def _data_slots(cls: type) -> tuple[_Slot, ...]:
 def _find_slots(cls: type) -> Iterator[_Slot]:
     seen: dict[str, object] = {}
     for owner in cls.__mro__:
-        for name, value in list(owner.__dict__.items()):  # to which another thread may add what it has found out
+        for name, value in list(owner.__dict__.items()):  # another thread may add its findings to it
             first = seen.setdefault(name, value)
             if name.startswith("_p_") or name in ("__dict__", "__weakref__") or not _is_slot(owner, name, value):
                 continue
@@ -489,7 +501,7 @@ def _find_slots(cls: type) -> Iterator[_Slot]:
 
 
 def _is_slot(owner: type, name: str, value: object) -> bool:
-    """Tell if an attribute of a class is a slot of it, or what a decorator has put in the place of one."""
+    """Tell whether an attribute of a class is a slot, or a decorator's replacement of one."""
     if isinstance(value, MemberDescriptorType):
         return value.__objclass__ is owner and value.__name__ == name
     slots = owner.__dict__.get("__slots__", ())
@@ -501,7 +513,7 @@ _PRIVATE = re.compile("_[^_].*?(__.*)")
 
 
 def _slot_for(slots: tuple[_Slot, ...], name: str, values: Collection[str]) -> _Slot | None:
-    """Return the slot for a name in a state, also for a private one of when the class had another name. [OBJ-62]"""
+    """Return the slot for a name in a state, even for a private one from a former name of the class. [OBJ-62]"""
     shown = [slot for slot in slots if not slot.is_hidden]
     for slot in shown:
         if slot.name == name:
@@ -518,25 +530,25 @@ def _slot_for(slots: tuple[_Slot, ...], name: str, values: Collection[str]) -> _
 
 
 def _needs_arguments(cls: type[PersistentObject]) -> bool:
-    """Tell if the class has a __new__() that can't be called without arguments, and does not tell which. [OBJ-14]"""
+    """Tell whether __new__() of the class needs arguments that the class does not provide. [OBJ-14]"""
     if cls.__new__ is PersistentBase.__new__ or hasattr(cls, "__getnewargs_ex__") or hasattr(cls, "__getnewargs__"):
         return False
     try:
         inspect.signature(cls.__new__).bind(cls)
     except TypeError:
         return True
-    except ValueError:  # its signature is not known
+    except ValueError:  # its signature is unknown
         return False
     return False
 
 
 def _copied(cls: "type[_P]") -> "_P":
-    """Make what becomes a copy, past the __new__() of its class."""
+    """Make the object that becomes a copy, bypassing __new__() of its class."""
     return PersistentBase.__new__(cls)
 
 
 def has_plain_state(cls: type[PersistentObject]) -> bool:
-    """Tell if the state of an object of this class is its __dict__, and nothing else."""
+    """Tell whether the state of an object of this class is its __dict__, and nothing else."""
     return cls.__setstate__ is PersistentObject.__setstate__ and cls.__dictoffset__ != 0 and not _data_slots(cls)
 
 
@@ -548,7 +560,7 @@ def _attributes(obj: PersistentObject) -> dict[str, Any] | None:
 
 
 def _attributes_in_memory(obj: PersistentObject, hidden: str) -> Iterator[tuple[str, object]]:
-    """Yield name and value of the attributes of a loaded object but one, past what tracks accesses."""
+    """Yield name and value of the attributes of a loaded object, except `hidden`, without noting an access."""
     for slot in _data_slots(type(obj)):
         if slot.name != hidden and isinstance(slot.descriptor, MemberDescriptorType):
             with contextlib.suppress(AttributeError):  # it is empty
@@ -565,10 +577,10 @@ def _label_of(value: object) -> str | None:
 
 
 def told_apart(obj: PersistentObject) -> str:
-    """Return class and oid of an object, for an error: without its own __repr__(), which may need its state."""
+    """Return class and oid of an object, for an error; its own __repr__() may need its state."""
     try:
         return f"<{obj._p_format_label()}>"
-    except Exception:  # a class with a name that can't be read, say
+    except Exception:  # for example a class whose name can't be read
         return object.__repr__(obj)
 
 
@@ -583,9 +595,9 @@ _T = TypeVar("_T")
 
 
 class ComputedAttribute(PersistentObject):
-    """A value that every client computes for itself, until some client calls invalidate(). [OBJ-25]
+    """A value that every client computes for itself and keeps until some client calls invalidate(). [OBJ-25]
 
-    The value is not stored.  invalidate() is a change, so its commit makes others compute again.
+    The value is not stored. invalidate() is a change, so that its commit makes other clients compute again.
     """
 
     __slots__ = ("value",)
@@ -596,12 +608,16 @@ class ComputedAttribute(PersistentObject):
         return None
 
     def invalidate(self) -> None:
-        """Forget the value, here and, from the commit on, in all other clients."""
+        """Forget the value here, and from the commit on in all other clients."""
         self._p_note_change()
         self._p_clear_state()
 
     def get(self, compute: Callable[[], _T]) -> _T:
-        """Return the value, calling compute() for it if there is none."""
+        """Return the value, and compute it if there is none.
+
+        Args:
+            compute: returns the value.
+        """
         try:
             return cast("_T", self.value)
         except AttributeError:

@@ -1,4 +1,4 @@
-"""PersistentDict: a dict whose changes its connection notes."""
+"""PersistentDict: a dict that notes its changes."""
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
@@ -14,7 +14,12 @@ D = TypeVar("D")
 
 
 class PersistentDict(PersistentObject, MutableMapping[K, V]):
-    """A persistent mapping; it is stored with the dict in its attribute `data`."""
+    """A persistent mapping; it is stored with a dict in its attribute `data`.
+
+    Args:
+        data: a mapping, or pairs of key and value.
+        kwargs: further items.
+    """
 
     __slots__ = ("data",)
     __hash__ = None  # type: ignore[assignment]  # mutable, like dict
@@ -41,7 +46,7 @@ class PersistentDict(PersistentObject, MutableMapping[K, V]):
         return self.data[key]
 
     def __setitem__(self, key: K, item: V) -> None:
-        hash(key)  # TypeError, where nothing is to change
+        hash(key)  # TypeError, before anything changes
         self._p_note_change()
         self.data[key] = item
 
@@ -60,7 +65,7 @@ class PersistentDict(PersistentObject, MutableMapping[K, V]):
         return key in self.data
 
     def __eq__(self, other: object) -> bool:
-        """Tell if the other is a PersistentDict with equal items; a plain dict is never equal, as in Durus 4.3."""
+        """Tell whether the other is a PersistentDict with equal items; a plain dict is never equal, as in Durus 4.3."""
         return self.data == other.data if isinstance(other, PersistentDict) else NotImplemented
 
     def __reversed__(self) -> Iterator[K]:
@@ -68,7 +73,7 @@ class PersistentDict(PersistentObject, MutableMapping[K, V]):
 
     @classmethod
     def fromkeys(cls, keys: Iterable[K], value: V = None) -> "PersistentDict[K, V]":  # type: ignore[assignment]  # as dict has it
-        """Return a new PersistentDict with these keys, all of one value."""
+        """Return a new PersistentDict with these `keys`, all with the same `value`."""
         result: PersistentDict[K, V] = cls()
         result.data = dict.fromkeys(keys, value)
         return result
@@ -135,7 +140,12 @@ class PersistentDict(PersistentObject, MutableMapping[K, V]):
     @overload
     def update(self: "PersistentDict[str, V]", other: Iterable[tuple[str, V]] = (), /, **kwargs: V) -> None: ...
     def update(self, other: Any = (), /, **kwargs: Any) -> None:
-        """Set the items of a mapping or pairs, then the keywords, in one change. [OBJ-94]"""
+        """Set the items of a mapping or of pairs, then the keywords, in one change. [OBJ-94]
+
+        Args:
+            other: a mapping, or pairs of key and value.
+            kwargs: further items.
+        """
         new: Any = dict(other if isinstance(other, dict) else pairs_of(other), **kwargs)
         if new:
             self._p_note_change()
@@ -163,5 +173,5 @@ class PersistentDict(PersistentObject, MutableMapping[K, V]):
 
 def _plain(other: Mapping[K, V]) -> Mapping[K, V]:
     if not isinstance(other, Mapping):
-        raise TypeError(f"| of a PersistentDict takes a mapping, not {type(other).__name__}")
+        raise TypeError(f"the operator | of a PersistentDict takes a mapping, not {type(other).__name__}")
     return other.data if isinstance(other, PersistentDict) else other

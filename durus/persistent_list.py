@@ -1,4 +1,4 @@
-"""PersistentList: a list whose changes its connection notes."""
+"""PersistentList: a list that notes its changes."""
 
 from collections.abc import Callable, Iterable, Iterator, MutableSequence
 from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar, overload
@@ -13,7 +13,11 @@ T = TypeVar("T")
 
 
 class PersistentList(PersistentObject, MutableSequence[T]):
-    """A persistent sequence; it is stored with the list in its attribute `data`."""
+    """A persistent sequence; it is stored with a list in its attribute `data`.
+
+    Args:
+        items: the first items.
+    """
 
     __slots__ = ("data",)
     __hash__ = None  # type: ignore[assignment]  # mutable, like list
@@ -44,7 +48,7 @@ class PersistentList(PersistentObject, MutableSequence[T]):
             new[i] = _plain(item)
             self._replace(new)
         else:
-            self.data[i]  # IndexError, where nothing is to change
+            self.data[i]  # IndexError, before anything changes
             self._p_note_change()
             self.data[i] = item
 
@@ -136,7 +140,7 @@ class PersistentList(PersistentObject, MutableSequence[T]):
         return bool(self.data >= _plain(other))
 
     def _replace(self, new: list[T]) -> None:
-        """Take over the items of a list, which is a change unless they are those that are there."""
+        """Take over the items of a list, which is a change unless they are the same objects."""
         if len(new) != len(self.data) or any(one is not other for one, other in zip(new, self.data, strict=True)):
             self._p_note_change()
             self.data[:] = new

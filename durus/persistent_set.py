@@ -1,4 +1,4 @@
-"""PersistentSet: a set whose changes its connection notes."""
+"""PersistentSet: a set that notes its changes."""
 
 from collections.abc import Iterable, Iterator, MutableSet
 from collections.abc import Set as AbstractSet
@@ -12,9 +12,12 @@ U = TypeVar("U")
 
 
 class PersistentSet(PersistentObject, MutableSet[T]):
-    """A persistent set; it is stored with the set in its attribute `s`.
+    """A persistent set; it is stored with a set in its attribute `s`.
 
-    It is equal to no plain set, and not comparable with one, as it was in Durus 4.3: compare its `s`.
+    As in Durus 4.3 it is not equal to a plain set, and can't be compared with one: compare its `s`.
+
+    Args:
+        items: the first items.
     """
 
     __slots__ = ("s",)
@@ -44,7 +47,7 @@ class PersistentSet(PersistentObject, MutableSet[T]):
     def __copy__(self) -> "PersistentSet[T]":
         return self._p_copy(s=self.s.copy())
 
-    # Changes, each of which is noted only if it is one
+    # Changes, which are noted only if they change something
 
     def add(self, item: T) -> None:
         if item not in self.s:
@@ -72,19 +75,19 @@ class PersistentSet(PersistentObject, MutableSet[T]):
             self.s.clear()
 
     def update(self, *others: Iterable[T]) -> None:
-        """Add all items of the others."""
+        """Add all items of the `others`."""
         self._replace(self.s.union(*map(_plain, others)))
 
     def intersection_update(self, *others: Iterable[object]) -> None:
-        """Keep only what all of the others have, too."""
+        """Keep only the items that all `others` have, too."""
         self._replace(self.s.intersection(*map(_plain, others)))
 
     def difference_update(self, *others: Iterable[object]) -> None:
-        """Remove all items of the others."""
+        """Remove all items of the `others`."""
         self._replace(self.s.difference(*map(_plain, others)))
 
     def symmetric_difference_update(self, other: Iterable[T]) -> None:
-        """Remove the items of the other that are there, and add those that are not."""
+        """Remove the items of the `other` that are in the set, and add its remaining ones."""
         self._replace(self.s.symmetric_difference(_plain(other)))
 
     def _replace(self, new: set[T]) -> None:
@@ -111,19 +114,19 @@ class PersistentSet(PersistentObject, MutableSet[T]):
     # New sets
 
     def union(self, *others: Iterable[T]) -> "PersistentSet[T]":
-        """Return a new set of the items of this one and all the others."""
+        """Return a new set of the items of this one and all `others`."""
         return self._new(self.s.union(*map(_plain, others)))
 
     def intersection(self, *others: Iterable[object]) -> "PersistentSet[T]":
-        """Return a new set of the items that all of the others have, too."""
+        """Return a new set of the items that all `others` have, too."""
         return self._new(self.s.intersection(*map(_plain, others)))
 
     def difference(self, *others: Iterable[object]) -> "PersistentSet[T]":
-        """Return a new set of the items that none of the others has."""
+        """Return a new set of the items that none of the `others` has."""
         return self._new(self.s.difference(*map(_plain, others)))
 
     def symmetric_difference(self, other: Iterable[T]) -> "PersistentSet[T]":
-        """Return a new set of the items that one of the two has, and not both."""
+        """Return a new set of the items that either this set or the `other` has, but not both."""
         return self._new(self.s.symmetric_difference(_plain(other)))
 
     def __or__(self, other: AbstractSet[U]) -> "PersistentSet[T | U]":
@@ -182,7 +185,7 @@ def _plain(items: Iterable[U]) -> Iterable[U]:
 
 
 def _set(other: AbstractSet[U]) -> AbstractSet[U]:
-    """Return the operand of an operator, which takes sets only."""
+    """Return the operand of an operator, which takes only sets."""
     if not isinstance(other, AbstractSet):
-        raise TypeError(f"an operator of PersistentSet takes a set, not {type(other).__name__}: use its method")
+        raise TypeError(f"an operator of PersistentSet takes a set, not {type(other).__name__}; use its method")
     return other.s if isinstance(other, PersistentSet) else other

@@ -1,19 +1,19 @@
-"""How a long piece of work tells how far it has come, and how much of it is one step."""
+"""How long work reports its progress, and how much of it is one step."""
 
 from typing import NamedTuple
 
 STEP_REFS = 1000
-"""How many references one step looks at, at the most."""
+"""How many references one step examines, at most."""
 STEP_RECORDS = 100
-"""How many records one step handles, at the most."""
+"""How many records one step handles, at most."""
 
 
 class Progress(NamedTuple):
     """How far a pack has come."""
 
     phase: str
-    """"mark", "copy" or "follow": taking over what was committed meanwhile; in SQLite "mark" and "remove"."""
+    """"mark", "copy", or "follow" for the commits made meanwhile; in SQLite "mark" and "remove"."""
     done: int
-    """Objects (mark, copy, remove) or bytes (follow) that were handled in this phase."""
+    """How many objects (mark, copy, remove) or bytes (follow) this phase has handled."""
     total: int | None
-    """What `done` comes to at the end of the phase, None where that is not known."""
+    """The value of `done` at the end of the phase, None if that is not known."""

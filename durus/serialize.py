@@ -1,7 +1,7 @@
 """Object state <-> the data and refs of a record. Statements REC-10 to REC-17, REC-30 to REC-32, OBJ-63 to OBJ-75.
 
-The reader makes ghosts and fills them, the writer turns changed objects, and the new ones that
-they reach, into records.  Neither knows storages or transactions.
+The reader makes ghosts and loads their states; the writer turns changed objects, and the new ones that they reach,
+into records. Neither knows storages or transactions.
 """
 
 import io
@@ -72,14 +72,14 @@ from durus.text import printable
 
 _INTERNAL, _FROZENSET = b"_p_", b"\x91\x94"
 _MAKES_FROZENSET = re.compile(rb"\x91\x94(?<!C\x08.{7}\x91\x94)", re.DOTALL).search
-"""Finds the two steps, but not at the end of an oid."""
+"""Finds these two steps, but not at the end of an oid."""
 
 _REUSE_BELOW = 1000
-"""A pickler that has made a longer pickle has a larger memo, and that takes longer to clear than a new one to make."""
+"""A pickler is used again after pickles below this length: clearing a larger memo takes longer than a new pickler."""
 
 
 class ObjectReader:
-    """Makes ghosts and loads their states for one connection."""
+    """Makes ghosts and loads their states, for one connection."""
 
     def __init__(
         self,
@@ -88,20 +88,20 @@ class ObjectReader:
         get: Callable[[bytes], PersistentObject | None],
         is_strict: bool = False,
     ) -> None:
-        """With `is_strict`, a value that its class refuses to make is an error, not a stand-in."""
+        """With `is_strict`, a value that its class refuses to make is an error instead of a stand-in."""
         self._connection = connection
         self._cache = cache
         self._get = get
         self._missing: dict[tuple[str, str], _Missing] = {}
         self._classes: dict[bytes, _RememberedClass] = {}
-        """What class pickles in GLOBAL form mean."""
+        """The meanings of class pickles in GLOBAL form."""
         self._last: _RememberedClass | None = None
-        """The one among them that was met last."""
+        """The most recent one of them."""
         self._unpickler = FastUnpickler.of(self)
         self._loading: Loading | None = None
         self._is_strict = is_strict
         self._helped = 0
-        """How often something was done that only loading with care does."""
+        """How often a load needed something that only loading with care does."""
         self.load_count = 0
 
     def ghost_of_record(self, oid: bytes, data: bytes) -> PersistentObject:
@@ -119,7 +119,7 @@ class ObjectReader:
         return self._read_class(oid, data)[0]
 
     def load_state(self, obj: PersistentObject, data: bytes) -> None:
-        """Give a ghost the state in `data`. StateError where that does not go; it stays a ghost then. [OBJ-71]"""
+        """Load the state in `data` into a ghost; if that raises StateError, it remains a ghost. [OBJ-71]"""
         outer = self._loading
         is_careful = False
         if outer is not None:
@@ -152,7 +152,7 @@ class ObjectReader:
             if error.obj is not obj:
                 raise
             raise StateError(
-                f"oid {format_oid(oid)} ({_name(cls)}): its state can't be loaded: making it needs the object itself"
+                f"oid {format_oid(oid)} ({_name(cls)}): its state can't be loaded: loading it needs the object itself"
             ) from error
         except DurusError:
             raise
@@ -171,11 +171,11 @@ class ObjectReader:
         self.load_count += 1
 
     def start_anew(self) -> None:
-        """Forget what was being loaded when an interrupt came. [TXN-30]"""
+        """Forget the loads that an interrupt has ended. [TXN-30]"""
         self._loading = None
 
     def _load_with_care(self, obj: PersistentObject, state_pickle: bytes) -> bool:
-        """Load a state; tell if care was needed, or it would have loaded without. [OBJ-71]"""
+        """Load a state; tell whether care was needed. [OBJ-71]"""
         postponed: list[Postponed] = []
         helped = self._helped
         state = load_pickles(lambda file: CarefulUnpickler(file, self, obj, postponed), state_pickle, False)[0]
@@ -183,11 +183,11 @@ class ObjectReader:
         return self._helped > helped or bool(postponed) or bool(self._missing)
 
     def is_loading(self) -> bool:
-        """Tell if a state is being read."""
+        """Tell whether a state is being loaded."""
         return self._loading is not None
 
     def find_class(self, module: str, name: str, find: Callable[[str, str], Any]) -> Any:
-        """Return what `find` does, or a stand-in for what is missing. It is imported once a transaction. [OBJ-28]"""
+        """Return the result of `find`, or a stand-in for a missing name, imported once a transaction. [OBJ-28]"""
         missing = self._missing.get((module, name))
         if missing is not None:
             found = find_imported(module, name)
@@ -197,14 +197,14 @@ class ObjectReader:
                 return missing.value_class
         try:
             return find(module, name)
-        except (Exception, SystemExit) as error:  # a module may raise anything when it is imported
+        except (Exception, SystemExit) as error:  # importing a module may raise anything
             if not isinstance(error, ImportError | AttributeError) and _can_be_found(module, name, find):
                 raise  # it came from outside [OBJ-71]
-            found = find_imported(module, name)  # it may be there for all that
+            found = find_imported(module, name)  # it may exist nevertheless
             return self._stand_in(module, name, error).value_class if found is None else found
 
     def get_attribute(self, owner: object, name: str) -> Any:
-        """Return what getattr() does; a method of what is being loaded, or a stand-in for a class that is missing."""
+        """Return the result of getattr(), a method of what is being loaded, or a stand-in for a missing class."""
         if isinstance(owner, PersistentObject) and is_in(self._loading, owner):
             self._helped += 1
             return get_slot(owner, name)
@@ -216,14 +216,14 @@ class ObjectReader:
             return self._stand_in(owner.__module__, f"{owner.__qualname__}.{name}", error).value_class
 
     def value_class(self, module: str, name: str, error: BaseException) -> type[BrokenValue] | None:
-        """Return what stands for a class or function that has refused to make a value, None if that is an error."""
+        """Return the stand-in for a class or function that refused to make a value, None if that is an error."""
         if self._is_strict or is_pythons_own(module):
             return None
         return self._stand_in(module, name, error).value_class
 
     def _stand_in(self, module: str, name: str, error: BaseException) -> "_Missing":
         missing = self._missing.get((module, name))
-        # No more than the text: the error itself would keep what was on the stack in memory.
+        # Only the text: the error itself would keep the values on its stack in memory.
         reason = f"{type(error).__name__}: {error}"
         if missing is None:
             module = _shared(module)
@@ -235,25 +235,25 @@ class ObjectReader:
         return missing
 
     def _object_class(self, named: object, module: str, name: str) -> type[PersistentObject]:
-        """Return the class of an object for what its name stands for, a stand-in if that is no such class. [OBJ-64]"""
+        """Return the class of an object for the value of its name: a stand-in if that is not such a class. [OBJ-64]"""
         if isinstance(named, type) and issubclass(named, PersistentObject):
             return named
         if isinstance(named, type) and issubclass(named, BrokenValue):
             return self._missing[named.__module__, named.__qualname__].object_class
         kind = f"the class {_name(named)}" if isinstance(named, type) else f"a {type(named).__name__}"
-        error = TypeError(f"what has that name is {kind}, and no subclass of PersistentObject")
+        error = TypeError(f"the name stands for {kind}, which is not a subclass of PersistentObject")
         return self._stand_in(module, name, error).object_class
 
     def has_broken_classes(self) -> bool:
-        """Tell if any class that was looked for was missing.
+        """Tell whether any class was missing so far.
 
-        It stays so when that class is imported later, since stand-ins for it may still be in memory. All further
-        commits of the connection are therefore pickled by the slower pickler that is written in Python.
+        This stays True after the class can be imported, because stand-ins for it may still be in memory. All further
+        commits of the connection therefore use the slower pickler, which is written in Python.
         """
         return bool(self._missing)
 
     def get_referenced(self, reference: object) -> PersistentObject:
-        """Return the object, a ghost if need be, that a reference in a state pickle means. [REC-14]"""
+        """Return the object that a reference in a state pickle means, possibly a new ghost. [REC-14]"""
         if not (isinstance(reference, tuple) and len(reference) == 2):
             raise RecordError(f"a reference must be a pair of oid and class, not {reference!r}")
         oid, cls = reference
@@ -263,7 +263,7 @@ class ObjectReader:
         if obj is not None:
             return obj
         if not (isinstance(cls, type) and issubclass(cls, PersistentObject)):
-            # The class may have moved since the reference was stored, or be something else now; the record knows.
+            # The class may have moved or changed since the reference was stored; the record has the current one.
             obj = self._get(oid)
             if obj is None:
                 if not callable(cls):
@@ -283,7 +283,7 @@ class ObjectReader:
             if postponed:
                 _finish(obj, postponed)
         except BaseException:
-            PersistentObject._p_set_status_ghost(obj)  # an interrupt may come when it counts as loaded already
+            PersistentObject._p_set_status_ghost(obj)  # an interrupt may come when the object counts as loaded already
             raise
 
     def _read_class(self, oid: bytes, data: bytes) -> tuple[type[PersistentObject], bytes]:
@@ -313,7 +313,7 @@ class ObjectReader:
         except REFUSALS as error:
             raise RecordError(f"oid {format_oid(oid)}: its class can't be read: {error}") from error
         if known is None and not callable(named):
-            raise RecordError(f"oid {format_oid(oid)}: its record names {named!r} where a class must stand")
+            raise RecordError(f"oid {format_oid(oid)}: its record names {named!r} instead of a class")
         module, name = known[:2] if known else (str(named.__module__), getattr(named, "__qualname__", "?"))
         cls = self._object_class(named, module, name)
         if known is None or class_pickle is None:
@@ -323,7 +323,7 @@ class ObjectReader:
         return remembered
 
     def _is_current(self, remembered: "_RememberedClass") -> bool:
-        """Tell if the name stands for the same class still; applications put others in its place to rename one."""
+        """Tell whether the name still stands for the same class; applications replace classes to rename them."""
         if remembered.module is None:
             return False
         found = find_imported(remembered.module, remembered.name)
@@ -335,19 +335,19 @@ class ObjectReader:
         return missing.serial == self._connection.transaction_serial or not missing.is_absent
 
     def _unpickle(self, pickles: bytes) -> Any:
-        """Return the value of the last of some pickles that share one memo."""
+        """Return the value of the last of several pickles that share one memo."""
         return self._try_unpickle(pickles, first_only=False)[0]
 
     def _try_unpickle(self, pickles: bytes, first_only: bool) -> tuple[Any, int]:
-        """Return the value of the last of some pickles that share one memo, or of the first, and where that ends."""
+        """Return the value of the last of several pickles that share one memo, or of the first, and where that ends."""
         try:
             return load_pickles(self._unpickler, pickles, first_only)
-        except AttributeError:  # it may be that getattr() does not find a nested class
+        except AttributeError:  # getattr() may fail to find a nested class
             return load_pickles(lambda file: CarefulUnpickler(file, self), pickles, first_only)
 
 
 def _shared(module: str) -> str:
-    """Return the text that all classes of a module have for its name, for a pickle tells if two are the same one."""
+    """Return one str for all classes of a module, because a pickle shows whether two strs are the same object."""
     name = getattr(sys.modules.get(module), "__name__", None)
     return name if isinstance(name, str) and name == module else sys.intern(module)
 
@@ -361,24 +361,24 @@ def _can_be_found(module: str, name: str, find: Callable[[str, str], Any]) -> bo
 
 
 class _Missing:
-    """The stand-ins for what is missing under one name."""
+    """The stand-ins for a missing name."""
 
     def __init__(self, object_class: type[BrokenObject], value_class: type[BrokenValue]) -> None:
         self.object_class = object_class
-        """For objects with records of their own."""
+        """For objects with their own records."""
         self.value_class = value_class
-        """For all else that a state says of it."""
+        """For values in states."""
         self.serial = 0
-        """The transaction in which it was looked for last."""
+        """The transaction in which it was last looked for."""
         self.is_absent = False
-        """There was no such module; then looking again runs nothing that has failed before."""
+        """True if there was no such module; then another look runs no code that has failed before."""
 
 
 def _become(obj: PersistentObject, cls: type[PersistentObject]) -> None:
-    """Make a ghost one of the class that its record names, where Python can do that. [OBJ-65] [OBJ-66]"""
+    """Change the class of a ghost to the one that its record names, if Python can do that. [OBJ-65] [OBJ-66]"""
     try:
         set_slot(obj, "__class__", cls)
-    except TypeError:  # they have other slots
+    except TypeError:  # they have different slots
         return
 
 
@@ -392,17 +392,17 @@ def _finish(obj: PersistentObject, postponed: Iterable[Postponed]) -> None:
 
 
 class _RememberedClass(NamedTuple):
-    """What a class pickle meant when it was read last."""
+    """The meaning of a class pickle when it was last read."""
 
     class_pickle: bytes
     module: str | None
     name: str
     cls: type[PersistentObject]
     named: object
-    """What has the name: the class, or what a class stands in for."""
+    """The value of the name: the class, or what it stands in for."""
     end: int
     state_needs_class_pickle: bool
-    """The state may refer to what the class pickle put into the memo."""
+    """True if the state may refer to the memo of the class pickle."""
 
 
 class ObjectWriter:
@@ -426,18 +426,20 @@ class ObjectWriter:
         self._current: PersistentObject | None = None
         self._reducers = Reducers()
         self._class: type | None = None
-        """The class that was met last, and its traits."""
+        """The most recent class, and its traits."""
         self._class_pickle, self._may_refuse = b"", False
         self._risky: list[tuple[PersistentObject, bytes]] = []
         self.new_objects: dict[int, tuple[bytes, PersistentObject]] = {}
-        """By id(): the new objects that were found, each with the oid that it is to have."""
+        """By id(): the new objects that were found, each with its future oid."""
 
     def records(
         self, objects: Iterable[tuple[PersistentObject, bytes]]
     ) -> Iterator[tuple[PersistentObject, bytes, bytes]]:
-        """Yield (object, oid, record) for the (object, oid) pairs given and all new objects reached. [TXN-8]
+        """Yield (object, oid, record) for the given (object, oid) pairs and all new objects that they reach. [TXN-8]
 
-        UnstorableError if a state can't be pickled, ForeignReferenceError for an object of another connection.
+        Raises:
+            UnstorableError: a state can't be pickled.
+            ForeignReferenceError: an object belongs to another connection.
         """
         try:
             for pair in objects:
@@ -446,7 +448,7 @@ class ObjectWriter:
                     obj, oid = self._pending.popleft()
                     yield obj, oid, self._record(obj, oid)
         finally:
-            self._pickler = None  # which holds this writer, and the last object
+            self._pickler = None  # it holds this writer, and the last object
             self._reducers.clear()
 
     def _record(self, obj: PersistentObject, oid: bytes) -> bytes:
@@ -455,7 +457,7 @@ class ObjectWriter:
         try:
             state = obj.__getstate__()
             if obj._p_connection is not None:
-                set_slot(obj, "_p_status", SAVED)  # so that a change from here on is noted as one more [TXN-37]
+                set_slot(obj, "_p_status", SAVED)  # so that a change from here on is noted as a new one [TXN-37]
         except DurusError:
             raise
         except BaseException as error:
@@ -472,7 +474,7 @@ class ObjectWriter:
             if (
                 may_refuse
                 or self._reducers.met_risk
-                or (_FROZENSET[0] in pickled and _FROZENSET in pickled)  # one byte is found much faster than two
+                or (_FROZENSET[0] in pickled and _FROZENSET in pickled)  # finding one byte is much faster than two
                 or (_INTERNAL[0] in pickled and _INTERNAL in pickled)
             ):
                 self._look_at(obj, oid, state, pickled, may_refuse)
@@ -495,17 +497,19 @@ class ObjectWriter:
             ) from error
 
     def _look_at(self, obj: PersistentObject, oid: bytes, state: object, pickled: bytes, may_refuse: bool) -> None:
-        """Note that a state may not be loaded again [OBJ-74], and refuse names that it must not have [OBJ-60]."""
+        """Note that a state may fail to load again [OBJ-74], and refuse reserved names in it [OBJ-60]."""
         reducers = self._reducers
         is_risky = may_refuse or reducers.met_risk or (_MAKES_FROZENSET(pickled) and self._refs)
-        if is_risky and not reducers.met_stand_in:  # which is there since loading has failed, and is kept for all that
+        if (
+            is_risky and not reducers.met_stand_in
+        ):  # it stands in because loading has failed, and is stored nevertheless
             self._risky.append((obj, oid))
         reducers.met_risk = reducers.met_stand_in = False
         if _INTERNAL in pickled and isinstance(state, dict) and not isinstance(obj, BrokenObject):
             _check_names(obj, state)
 
     def _fails_again(self, obj: PersistentObject, state: object) -> bool:
-        """Tell if a state refuses to be pickled, or an exception from outside came in between. [OBJ-70]"""
+        """Tell whether a state refuses to be pickled, or an exception came from outside. [OBJ-70]"""
         try:
             class_traits(type(obj))
             self.pickle(state)
@@ -519,9 +523,12 @@ class ObjectWriter:
     def check_loads(
         self, records: Iterable[tuple[PersistentObject, bytes, bytes]], load: Callable[[bytes], bytes]
     ) -> None:
-        """Load what may refuse it once, apart from all else. UnstorableError if that fails. [OBJ-74]
+        """Load each state that may refuse it once, separately. [OBJ-74]
 
         `load` returns the record of any other object.
+
+        Raises:
+            UnstorableError: a state can't be loaded again.
         """
         if not self._risky:
             return
@@ -531,12 +538,12 @@ class ObjectWriter:
             if error is not None:
                 raise UnstorableError(
                     f"{told_apart(obj)} can't be stored: its state could not be loaded again ({error}); "
-                    f"{way_to(self._root, obj)}; change it, or leave it out in __getstate__(); nothing was written, "
+                    f"{way_to(self._root, obj)}; change it, or omit it in __getstate__(); nothing was written, "
                     "and the transaction is still open"
                 ) from error
 
     def pickle(self, value: object) -> bytes:
-        """Return the pickle of a value, with references in place of persistent objects."""
+        """Return the pickle of a value, with references instead of persistent objects."""
         pickler, self._pickler = self._pickler or self._pickler_class(self._file, self.reference, self._reducers), None
         self._file.seek(0)
         self._file.truncate()
@@ -583,7 +590,7 @@ def _check_names(obj: PersistentObject, state: dict[Any, Any]) -> None:
 
 
 class RecordConnection(ConnectionBase):
-    """A connection to some records, apart from all others: objects are loaded from them, and nothing is stored."""
+    """A connection to some records, apart from all others: it loads objects from them, and stores nothing."""
 
     def __init__(self, records: dict[bytes, bytes], load: Callable[[bytes], bytes], is_strict: bool = True) -> None:
         """`load` returns the record of any other oid. With `is_strict`, there are no stand-ins for values."""
@@ -594,11 +601,11 @@ class RecordConnection(ConnectionBase):
         self._reader = ObjectReader(self, self._cache, self.get, is_strict)
 
     def start_anew(self) -> None:
-        """Forget what was being loaded when an interrupt came. [TXN-30]"""
+        """Forget the loads that an interrupt has ended. [TXN-30]"""
         self._reader.start_anew()
 
     def take_in(self, oid: bytes, obj: PersistentObject) -> None:
-        """Have an object be the one that references to `oid` mean."""
+        """Make an object the one that references to `oid` mean."""
         self._cache.note_loaded(oid, obj)
 
     def get(self, oid: bytes) -> PersistentObject | None:
@@ -614,7 +621,10 @@ class RecordConnection(ConnectionBase):
         try:
             if obj is not None and obj._p_status == GHOST:
                 self.load_state(obj)
-        except (ConflictError, DurusKeyError):  # others have changed or removed what it needs; the commit will tell
+        except (
+            ConflictError,
+            DurusKeyError,
+        ):  # others have changed or removed what it needs; the commit will report that
             return None
         except (StateError, RecordError) as error:
             return error
@@ -631,10 +641,10 @@ class RecordConnection(ConnectionBase):
             self._cache.note_loaded(oid, obj)
 
     def note_change(self, obj: PersistentBase) -> None:
-        """Nothing is stored from here."""
+        """Do nothing: nothing is stored here."""
 
     def release(self, obj: PersistentBase) -> None:
-        """Nothing is evicted here."""
+        """Do nothing: nothing is evicted here."""
 
     def watch(self) -> Watch:
         return Watch()

@@ -1,4 +1,9 @@
-"""One storage for several connections of a process, each in a thread of its own. Statements TXN-20 to TXN-31."""
+"""One storage for several connections of a process, each in its own thread. Statements TXN-20 to TXN-31.
+
+The session core decides; this module makes its clients wait. All calls run inside of one monitor, and leave it only
+while they write to the disk or wait. An exception can come from outside at any line, so every wait also asks whether
+the thread that it waits for still runs.
+"""
 
 import functools
 import gc
@@ -23,17 +28,20 @@ C = TypeVar("C", bound="SharedStorageClient")
 
 _getframe = sys._getframe
 _COLLECT_FROM = 100
-"""How many clients there are before those are looked for that nobody can use any more."""
+"""From how many clients on the collector looks for unreachable ones."""
 
 
 class SharedStorage:
-    """Gives each connection a storage of its own, all of which work on the one `storage`.
+    """Shares one storage among several connections of a process: each gets a client of its own.
 
         shared = SharedStorage(FileStorage("my.durus"))
         connection = Connection(shared.new_client())
 
-    new_client() may be called in any thread; what it returns is for one thread at a time. A client ends when it is
-    closed, or when nobody can use it any more.
+    new_client() may be called in any thread; each client is for one thread at a time. A client ends when it is closed,
+    or when it becomes unreachable.
+
+    Args:
+        storage: the storage, which nothing else may use.
     """
 
     def __init__(self, storage: Storage) -> None:
@@ -42,27 +50,27 @@ class SharedStorage:
         self._core = SessionCore(storage)
         self._monitor = Monitor(self._start_anew)
         self._abandoned: deque[Session] = deque()
-        """Sessions of clients that are no more."""
+        """The sessions of clients that no longer exist."""
         self._lost_holders = LostHolders()
         self._client_count = 0
         self._collect_at = _COLLECT_FROM
         self._writer: FrameType | None = None
-        """The call that writes the commits which are ready for all."""
+        """The call that writes all commits that are ready."""
         self._packer: FrameType | None = None
-        """The call that is about to do a step of a pack, or does it."""
+        """The call that runs a step of a pack, or waits to run it."""
 
     def new_client(self) -> "SharedStorageClient":
-        """Return a storage for one more connection. WrongProcessError after a fork."""
+        """Return a storage for one more connection; WrongProcessError after a fork."""
         self._guard.check_process()
         if self._client_count - len(self._abandoned) >= self._collect_at:
-            gc.collect()  # connections are cycles, and a thread may have made one for each of its requests
+            gc.collect()  # connections are reference cycles, and a thread may have made one for each request
             self._collect_at = 2 * (self._client_count - len(self._abandoned)) + _COLLECT_FROM
         return SharedStorageClient(self)
 
     def close(self) -> None:
-        """Close the storage below, when the commits that were taken are written; its clients are of no use then.
+        """Write the accepted commits and close the storage; its clients cannot be used any more.
 
-        After a fork, in the child, nothing is done.
+        In the child of a fork this does nothing.
         """
         if self._guard.is_foreign:
             return
@@ -80,13 +88,13 @@ class SharedStorage:
             self._monitor.leave()
 
     def _abandon(self, session: Session, frame: FrameType) -> None:
-        """End a session, now or later: in whatever thread and call the collector runs, this must wait for nothing."""
+        """End a session, now or later. The garbage collector calls this in any thread and call, so it must not wait."""
         self._abandoned.append(session)
         if self._monitor.enter_if_free(frame):
             self._drop_abandoned()
             self._monitor.leave()
 
-    # What clients call, inside of the monitor
+    # Called by clients, inside of the monitor
 
     def _connect(self) -> Session:
         self._drop_abandoned()
@@ -103,7 +111,7 @@ class SharedStorage:
         self._monitor.notify_all()
 
     def _write_or_wait(self) -> None:
-        """Write the commits that are ready, if no other thread does, with others let in meanwhile."""
+        """Write the commits that are ready, outside of the monitor; if another thread writes, wait for it."""
         if self._core.is_writing or self._is_step_due() or not self._core.has_ready_commits:
             self._wait()
             return
@@ -122,7 +130,7 @@ class SharedStorage:
         self._monitor.notify_all()
 
     def _wait(self) -> None:
-        """Wait until something may have changed; if the thread that was writing was interrupted, start anew."""
+        """Wait until something may have changed; start anew if the thread that was writing was interrupted."""
         self._monitor.wait()
         self._settle()
 
@@ -136,7 +144,7 @@ class SharedStorage:
             self._start_anew()
 
     def _begin_step(self, frame: FrameType) -> None:
-        """Wait until a step of a pack may be done; no write begins before its end. [TXN-28]"""
+        """Wait until a step of a pack may run; no write begins before its end. [TXN-28]"""
         while self._is_step_due():
             self._wait()
         self._packer = frame
@@ -178,7 +186,7 @@ def _exclusive(
 
 
 class SharedStorageClient(CollectingStorage):
-    """A session, whose calls wait for what they need."""
+    """A client of a shared storage. Its calls wait for what they need."""
 
     _session: Session | None = None
     _shows_snapshots = False
@@ -203,13 +211,13 @@ class SharedStorageClient(CollectingStorage):
         self._session = self._shared._connect()
 
     def _start_anew(self) -> None:
-        """Begin a new session after an interrupt, for which any oid is invalid. [TXN-30]"""
+        """Begin a new session after an interrupt, in which every oid is invalid. [TXN-30]"""
         monitor = self._shared._monitor
         is_first = monitor.enter(_getframe())
         self._shared._settle()
         session, self._session = self._session, None
         if session is not None:
-            session.withdraw_commit()  # if that is not too late
+            session.withdraw_commit()  # unless it is too late
             self._shared._drop(session)
         if not self._is_closed:
             self._session = self._shared._connect()
@@ -265,7 +273,7 @@ class SharedStorageClient(CollectingStorage):
         self._shared._drop_abandoned()
         session = self._require_open()
         outcomes: list[DurusError | None] = []
-        # With a turn that was taken before: what a pack has removed since.
+        # If the turn was taken before, this is what a pack has removed since.
         invalid = session.sync() if session.has_turn else self._wait_for_turn(session)
         try:
             if (invalid is None or invalid) and handle_invalidations is not None:
@@ -288,7 +296,7 @@ class SharedStorageClient(CollectingStorage):
         while not session.has_turn:
             if session.is_in_line:
                 self._shared._wait_for_turns(since)
-            else:  # the core has started anew meanwhile, maybe after it had given the turn
+            else:  # the core has started anew meanwhile, possibly after it gave the turn
                 session.begin_commit(grants.append)
         return grants[-1]
 
@@ -300,7 +308,7 @@ class SharedStorageClient(CollectingStorage):
     @_exclusive
     def take_turn(self) -> list[bytes] | None:
         session = self._require_writable()
-        if session.has_turn:  # that of a transaction which has ended without a word
+        if session.has_turn:  # that of a transaction that ended without releasing it
             self._give_up_turn(session)
         self._shared._drop_abandoned()
         return self._wait_for_turn(session)
@@ -322,14 +330,14 @@ class SharedStorageClient(CollectingStorage):
         return self._require_writable().new_oids(1)[0]
 
     def get_packer(self) -> Iterator[Progress]:
-        """Return an iterator that packs the storage below, between whose steps all its clients go on.
+        """Return an iterator that packs the storage, and lets all clients work between its steps.
 
-        A step waits for one write at the most, and a write for one step. [TXN-28]
+        A step waits for at most one write, and a write for at most one step. [TXN-28]
         """
         steps = self._shared._core.gen_pack()
         try:
             while (progress := self._pack_a_step(steps)) is not None:
-                time.sleep(0)  # or this thread would come inside again before another can
+                time.sleep(0)  # otherwise this thread would enter the monitor again before another can
                 yield progress
         finally:
             self._end_pack(steps)
@@ -348,7 +356,7 @@ class SharedStorageClient(CollectingStorage):
         steps.close()
 
     def close(self) -> None:
-        """End the session; further calls of close() do nothing."""
+        """End the session; further calls do nothing."""
         if not self._guard.is_foreign:
             self._close()
 

@@ -1,4 +1,4 @@
-"""What a look at a SQLite file tells: its rows, and what SQLite finds itself. Statement SQL-1."""
+"""Inspecting a SQLite file: its rows, and the problems that SQLite finds itself. Statement SQL-1."""
 
 import os
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from durus.sqlite_storage import SqliteStorage
 
 
 class SqliteInspection(Inspection):
-    """One look at a SQLite file, as it was when it was opened. Errors are those of SqliteStorage."""
+    """Inspects a SQLite file as it was when it was opened. Errors are those of SqliteStorage."""
 
     format_name = "SQLite"
     frame_size = 0
@@ -32,7 +32,7 @@ class SqliteInspection(Inspection):
         return Figures(self._storage.count(), None, None, "no checksums (SQLite)")
 
     def heading(self) -> Heading:
-        remark = f", without what is in {self._path}-wal"
+        remark = f", without the contents of {self._path}-wal"
         return Heading(format=self.format_name, size=os.path.getsize(self._path), remark=remark)
 
     @property
@@ -44,7 +44,7 @@ class SqliteInspection(Inspection):
 
 
 class _Rows:
-    """The records in the rows, which have no offsets to tell."""
+    """The records in the rows, which have no offsets."""
 
     def __init__(self, storage: SqliteStorage) -> None:
         self._storage = storage

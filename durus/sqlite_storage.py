@@ -1,4 +1,8 @@
-"""SqliteStorage: a storage in one SQLite file. spec/sqlite.md."""
+"""SqliteStorage: a storage in one SQLite file. spec/sqlite.md.
+
+One connection writes, and its transaction stays open between commits, so that no other program can write. A second one
+reads meanwhile. SQLite's locks belong to the process, so a fork must not close either of them in the child.
+"""
 
 import contextlib
 import errno
@@ -30,7 +34,7 @@ from durus.storage import EMPTY_COMMIT, StagedCommit, check_references
 
 _TABLE = "create table objects (id integer primary key, data blob, refs blob)"
 _COLUMNS = [("id", 1), ("data", 0), ("refs", 0)]
-"""The names of the columns, and which is the primary key."""
+"""The names of the columns, and the primary key among them."""
 _MAX_ID = (1 << 63) - 1
 _ERRNO = {
     sqlite3.SQLITE_CANTOPEN: errno.ENOENT,
@@ -39,17 +43,22 @@ _ERRNO = {
 }
 _MILLISECONDS_TO_WAIT = 1000
 _STEP_ROWS = 1000
-"""How many rows one step lists or deletes at the most."""
+"""How many rows one step lists or deletes, at most."""
 
 
 class SqliteStorage(SingleFileStorage[sqlite3.Connection]):
-    """A storage in the SQLite file `filename`, which is made if it is not there.
+    """A storage in one SQLite file.
 
-    readonly=True keeps no writer out and sees the file as it was when it was opened. [SQL-6]
-    repair=True changes nothing: SQLite takes back by itself what was not committed whole.
+    Args:
+        filename: the path of the file, which is created if it does not exist.
+        readonly: let others write, and see the file as it was when it was opened. [SQL-6]
+        repair: changes nothing, because SQLite itself undoes incomplete commits.
 
-    FileError if the file can't be opened, LockedError if it is open for writing elsewhere, FormatError if
-    it is not a SQLite file with the table of Durus, ArgumentError if it is to be readonly and repaired.
+    Raises:
+        FileError: the file can't be opened.
+        LockedError: it is open for writing elsewhere.
+        FormatError: it is not a SQLite file with the table of Durus.
+        ArgumentError: `readonly` and `repair` are both true.
     """
 
     shows_early = True
@@ -61,18 +70,18 @@ class SqliteStorage(SingleFileStorage[sqlite3.Connection]):
     def __init__(self, filename: Path, readonly: bool = False, repair: bool = False) -> None:
         super().__init__(readonly, repair)
         self._write_guard = CallGuard("storage")
-        """A commit is written while others load."""
+        """Guards the writing of a commit, during which others may load."""
         self._unsettled: list[int] = []
-        """What a commit writes that is not at its end."""
+        """What an unfinished commit writes."""
         self._condemned: set[int] = set()
-        """What a pack has removed, and whose rows may be there yet. [SQL-8]"""
+        """What a pack has removed, though its row may still exist. [SQL-8]"""
         self._written: set[bytes] | None = None
-        """What was committed since a pack last looked, None where none is under way."""
+        """What was committed since a pack last looked, None if no pack is running."""
         self._set_filename(filename)
         if _inodes_of_parent and os.path.exists(self._path) and _inode_of(self._path) in _inodes_of_parent:
             raise WrongProcessError(
-                f"{self._path}: the parent of this process had this file open when it was forked, and SQLite can't "
-                "have it open in both: fork before it is opened, or use a process of its own"
+                f"{self._path}: the parent of this process had this file open at the fork, and SQLite can't have it "
+                "open in both; fork before opening the file, or use another process"
             )
         try:
             with self._sqlite_errors_as("open the file"):
@@ -100,15 +109,15 @@ class SqliteStorage(SingleFileStorage[sqlite3.Connection]):
         has_table = self._has_table(writer)
         (mode,) = writer.execute("pragma journal_mode=wal").fetchone()
         if mode != "wal":
-            raise FileError(errno.ENOTSUP, "SQLite can't keep its write-ahead log beside this file", self._path)
+            raise FileError(errno.ENOTSUP, "SQLite can't create its write-ahead log next to this file", self._path)
         writer.execute("pragma synchronous=full")
-        writer.execute("pragma fullfsync=on")  # macOS: as file.py has it
+        writer.execute("pragma fullfsync=on")  # macOS: see file.py
         writer.execute("begin immediate")
         if not has_table and not self._has_table(writer):
             writer.execute(_TABLE)
             writer.execute("commit")
             writer.execute("begin immediate")
-        # From here on only what SQLite itself locks for a moment can be in the way.
+        # From here on only short locks of SQLite itself can block.
         writer.execute(f"pragma busy_timeout = {_MILLISECONDS_TO_WAIT}")
         self._data_version = self._get_data_version()
         return writer
@@ -116,7 +125,7 @@ class SqliteStorage(SingleFileStorage[sqlite3.Connection]):
     def _open_reader(self) -> sqlite3.Connection:
         self._reader = reader = self._connect("ro", seconds_to_wait=10)
         if self._readonly:
-            reader.execute("begin")  # a snapshot from the first look on [SQL-6]
+            reader.execute("begin")  # a snapshot from the first read on [SQL-6]
             if not self._has_table(reader):
                 raise FormatError(f"{self._path}: the file is empty; open it for writing once to make it a database")
         return reader
@@ -126,24 +135,24 @@ class SqliteStorage(SingleFileStorage[sqlite3.Connection]):
         return sqlite3.connect(uri, uri=True, timeout=seconds_to_wait, isolation_level=None, check_same_thread=False)
 
     def _has_table(self, connection: sqlite3.Connection) -> bool:
-        """Tell if the table of objects is there, False if the file has no table. [SQL-1]"""
+        """Tell whether the table of objects exists; False if the file has no table at all. [SQL-1]"""
         tables = [name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")]
         columns = [(name, key) for _, name, _, _, _, key in connection.execute("pragma table_info(objects)")]
         if tables and columns != _COLUMNS:
             raise FormatError(
-                f"{self._path}: this SQLite file is not one of Durus: it has no table objects(id, data, refs), but "
+                f"{self._path}: this SQLite file is not one of Durus; it has no table objects(id, data, refs), but "
                 f"the tables {', '.join(tables)}"
             )
         return bool(tables)
 
     def _get_data_version(self) -> int:
-        """Return a number that changes when another connection than the writer has written."""
+        """Return a number that changes when a connection other than the writer has written."""
         version: int = self._require_writer().execute("pragma data_version").fetchone()[0]
         return version
 
     @contextlib.contextmanager
     def _sqlite_errors_as(self, operation: str) -> Iterator[None]:
-        """Raise what SQLite raises as an error of this package that names operation and file."""
+        """Raise errors of SQLite as errors of this package that name operation and file."""
         try:
             yield
         except sqlite3.Error as error:
@@ -196,7 +205,7 @@ class SqliteStorage(SingleFileStorage[sqlite3.Connection]):
     def _record(self, number: int, data: object, refs: object) -> bytes:
         oid = oid_from_int(number)
         if not (isinstance(data, bytes) and isinstance(refs, bytes)):
-            raise FormatError(f"{self._path}: the row with the id {number} has no bytes where data and refs must stand")
+            raise FormatError(f"{self._path}: the row with the id {number} has values other than bytes as data or refs")
         return pack_record(oid, data, refs)
 
     def _stage_commit(self, records: dict[bytes, bytes]) -> StagedCommit:
@@ -221,7 +230,7 @@ class SqliteStorage(SingleFileStorage[sqlite3.Connection]):
         return StagedCommit(write, lambda: self._accept([number for number, _, _ in rows]))
 
     def _has_row(self, oid: bytes) -> bool:
-        """Tell if there is a record, while others load: by the connection that writes."""
+        """Tell whether there is a record, with the connection that writes, because others may load meanwhile."""
         number = oid_to_int(oid)
         if not self._may_have(number):
             return False
@@ -235,7 +244,7 @@ class SqliteStorage(SingleFileStorage[sqlite3.Connection]):
             self._written.update(map(oid_from_int, numbers))
 
     def _write(self, statement: str, rows: list[tuple[int, bytes, bytes]] | list[tuple[int]]) -> None:
-        """Do a statement for all rows in one transaction that is durable then. [SQL-3]"""
+        """Execute a statement for all rows, in one durable transaction. [SQL-3]"""
         self._write_guard.begin(sys._getframe(), self._settle_write)
         try:
             self._write_rows(statement, rows)
@@ -256,8 +265,8 @@ class SqliteStorage(SingleFileStorage[sqlite3.Connection]):
                 writer.execute("commit")
         except DurusError as error:
             if is_ending:
-                self._failure = f"an earlier commit failed in its end: {error}"
-            with contextlib.suppress(sqlite3.Error):  # what SQLite has taken back by itself already
+                self._failure = f"an earlier commit failed at its end: {error}"
+            with contextlib.suppress(sqlite3.Error):  # SQLite may have undone it already
                 writer.execute("rollback")
             self._keep_others_out(writer)
             raise
@@ -265,7 +274,7 @@ class SqliteStorage(SingleFileStorage[sqlite3.Connection]):
         self._unsettled = []
 
     def _settle_write(self) -> None:
-        """Take back what an interrupted call has written and not committed, and keep other writers out. [SQL-20]"""
+        """Undo what an interrupted call has written without committing it, and keep other writers out. [SQL-20]"""
         if self._writer is not None:
             with contextlib.suppress(sqlite3.Error):
                 if self._writer.in_transaction:
@@ -274,7 +283,7 @@ class SqliteStorage(SingleFileStorage[sqlite3.Connection]):
         self._accept(self._unsettled)  # they may be stored
 
     def _keep_others_out(self, writer: sqlite3.Connection) -> None:
-        """Begin the next transaction; if another was first to write, this storage must end. [SQL-5]"""
+        """Begin the next transaction; if another program has written first, this storage must end. [SQL-5]"""
         try:
             if not writer.in_transaction:
                 writer.execute("begin immediate")
@@ -302,25 +311,27 @@ class SqliteStorage(SingleFileStorage[sqlite3.Connection]):
     # Interrupts and forks
 
     def _start_anew(self) -> None:
-        """Give up what a call has left that was interrupted. [SQL-20]"""
+        """Undo what an interrupted call has left. [SQL-20]"""
         super()._start_anew()
         self._give_up_pack()
         if self._write_guard.is_interrupted and self._writer is not None:
-            with contextlib.suppress(ConcurrentUseError):  # a write that is under way was not interrupted
+            with contextlib.suppress(ConcurrentUseError):  # a running write was not interrupted
                 self._write_guard.begin(sys._getframe(), self._settle_write)
                 self._write_guard.end()
         elif self._writer is not None and not self._writer.in_transaction:
             self._keep_others_out(self._writer)
 
     def leave_to_parent(self) -> None:
-        """Never close the connections: that could write to what the parent shares with this process. [SQL-21]"""
+        """Never close the connections: that could write to a file that the parent shares. [SQL-21]"""
         for connection in self._reader, self._writer:
             if connection is not None:
                 _keep_for_ever(connection)
         self._reader = self._writer = self._inode = None
 
     def gen_oid_record(self, start_oid: bytes | None = None, batch_size: int = 100) -> Iterator[tuple[bytes, bytes]]:
-        """Yield (oid, record) for every record in the order of the oids, or for those reached from `start_oid`."""
+        """Yield (oid, record) for every record in the order of the oids, or for those reached from `start_oid`,
+        `batch_size` at a time.
+        """
         if start_oid is not None:
             yield from super().gen_oid_record(start_oid, batch_size)
             return
@@ -341,28 +352,28 @@ class SqliteStorage(SingleFileStorage[sqlite3.Connection]):
         return _integer(self._select("select count(*) from objects")[0][0]) - len(self._condemned)
 
     def integrity_problems(self) -> list[str]:
-        """Return what SQLite itself finds wrong with the file."""
+        """Return the problems that SQLite itself finds in the file."""
         problems = [str(problem) for (problem,) in self._select("pragma integrity_check")]
         return [] if problems == ["ok"] else problems
 
     def gen_oids(self) -> Iterator[bytes]:
-        """Yield the oids of all rows, in their order."""
+        """Yield the oids of all rows, in order."""
         for ids in self._gen_ids():
             yield from map(oid_from_int, ids)
 
     # Packing
 
     def pack(self) -> None:
-        """Remove the records that the root does not reach, and give their room back to the file system."""
+        """Remove the records that the root does not reach, and return their space to the file system."""
         super().pack()
         self.vacuum()
 
     @guarded
     def vacuum(self) -> None:
-        """Give the room of deleted rows back to the file system; takes its time."""
+        """Return the space of deleted rows to the file system; this may take long."""
         self._require_writable()
         writer = self._require_writer()
-        with self._sqlite_errors_as("give back room of the file"):
+        with self._sqlite_errors_as("give back space of the file"):
             try:
                 writer.execute("commit")
                 writer.execute("vacuum")
@@ -393,7 +404,7 @@ class SqliteStorage(SingleFileStorage[sqlite3.Connection]):
             yield Progress("mark", len(reached), None)
         yield from self._mark(reached)
         for _ in self._mark(reached):
-            pass  # what is left is what was committed since the last step
+            pass  # the rest was committed since the last step
         self._written = None
         return [number for number in garbage if oid_from_int(number) not in reached]
 
@@ -405,7 +416,7 @@ class SqliteStorage(SingleFileStorage[sqlite3.Connection]):
             self._condemned.difference_update(numbers)
 
     def _mark(self, reached: set[bytes]) -> Iterator[Progress]:
-        """Add to `reached` what was written up to now since this was last called, and all that it reaches."""
+        """Add to `reached` what was written since the last call of this, and all that it reaches."""
         pending, self._written = list(self._written or ()), set()
         yield from mark_reachable(pending, reached, self.load, self._require)
         yield Progress("mark", len(reached), None)
@@ -424,12 +435,12 @@ class SqliteStorage(SingleFileStorage[sqlite3.Connection]):
 
 
 _inodes_of_parent: set[tuple[int, int]] = set()
-"""Files that the parent of this process had open when it was forked: SQLite takes its locks for those of the child."""
+"""Files that the parent of this process had open at the fork: SQLite takes the parent's locks for the child's."""
 _connections_of_parent: list[sqlite3.Connection] = []
 
 
 def _keep_for_ever(connection: sqlite3.Connection) -> None:
-    """Have a connection never be closed, not even at the end of the process."""
+    """Keep a connection from ever being closed, even at the end of the process."""
     _connections_of_parent.append(connection)
     with contextlib.suppress(ImportError, AttributeError):
         import ctypes
@@ -448,7 +459,7 @@ _open_inodes: Counter[tuple[int, int] | None] = Counter()
 
 
 def is_open_in_this_process(path: Path) -> bool:
-    """Tell if a SqliteStorage has this file open: reading the file in another way would then give up SQLite's locks."""
+    """Tell whether a SqliteStorage has this file open: opening and closing the file would release SQLite's locks."""
     return _open_inodes[_inode_of(path)] > 0
 
 

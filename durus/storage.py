@@ -32,45 +32,50 @@ class Accesses(Protocol):
 
 
 class StagedCommit(NamedTuple):
-    """A commit whose records are known, and which ends in two steps."""
+    """A commit with known records that ends in two steps."""
 
     write: Callable[[], None]
-    """Makes the records durable. It may take its time, and may run in another thread while the storage is read."""
+    """Makes the records durable. This may take long, and may run in another thread while the storage is read."""
     accept: Callable[[], None]
-    """Makes the records those that are current; called when write() has returned."""
+    """Makes the records the current ones; called after write() has returned."""
 
 
 EMPTY_COMMIT = StagedCommit(lambda: None, lambda: None)
 
 
 class Storage:
-    """Base class of storages.  A subclass has all methods that raise NotImplementedError here."""
+    """Base class of storages. A subclass implements all methods that raise NotImplementedError here."""
 
     _guard: CallGuard | None = None
-    """Of a storage that an interrupt can leave half-way: what it needs to start anew. [TXN-30]"""
+    """The guard of a storage that an interrupt can leave in the middle of a call, so that it starts anew. [TXN-30]"""
 
     shows_early = False
-    """True if what stage_commit() returns may show the records, to loads of others, before they are accepted."""
+    """True if loads of others may see the records of stage_commit() before accept()."""
 
     @property
     def failure(self) -> DurusError | None:
-        """Why the connection to a server is lost, None if it is not; the next sync() may connect again."""
+        """Why the connection to a server is lost, or None; the next sync() may connect again."""
         return None
 
     @property
     def is_interrupted(self) -> bool:
-        """True if the last call was interrupted by an exception, so that the next one starts anew."""
+        """True if an exception interrupted the last call, so that the next one starts anew."""
         return self._guard is not None and self._guard.is_interrupted
 
     def load(self, oid: bytes) -> bytes:
-        """Return the current record of `oid`.
+        """Return the current record of an object.
 
-        DurusKeyError if there is none; ReadConflictError if it changed since the last sync().
+        Args:
+            oid: the oid of the object.
+
+        Raises:
+            DurusKeyError: there is no such record.
+            ReadConflictError: it has changed since the last sync().
         """
         raise NotImplementedError
 
     def has_record(self, oid: bytes) -> bool:
-        """Tell if there is a record of `oid`."""
+        """Tell whether there is a record of `oid`."""
         try:
             self.load(oid)
         except DurusKeyError:
@@ -78,26 +83,46 @@ class Storage:
         return True
 
     def begin(self) -> None:
-        """Begin a commit; what an unfinished one has stored is forgotten."""
+        """Begin a commit, and discard the records of an unfinished one."""
         raise NotImplementedError
 
     def store(self, oid: bytes, record: bytes) -> None:
-        """Take a record into the commit."""
+        """Add a record to the commit.
+
+        Args:
+            oid: the oid of the object.
+            record: its new record.
+
+        Raises:
+            RecordError: the record is malformed, or belongs to another oid.
+            TransactionError: there was no begin().
+        """
         raise NotImplementedError
 
     def end(self, handle_invalidations: InvalidationHandler | None = None) -> None:
-        """Conclude the commit: when this returns, all its records are stored; if it raises, none is. [TXN-9]
+        """Finish the commit: if this returns, all its records are stored; if it raises, none is. [TXN-9]
 
-        Where others changed oids since the last sync(), handle_invalidations(oids) is called first.
+        Args:
+            handle_invalidations: called before anything is stored, if others have changed oids since the last sync();
+                it may raise to refuse the commit.
+
+        Raises:
+            ConflictError: as `handle_invalidations` decides, or because a referenced object does not exist.
+            OutcomeUnknownError: the server's answer did not come, so the records may be stored.
         """
         raise NotImplementedError
 
     def stage_commit(self, records: dict[bytes, bytes]) -> StagedCommit:
-        """Store records, by oid, in two steps: a commit of its own, for who can wait for the disk elsewhere.
+        """Prepare a commit in two steps, for callers that wait for the disk in another thread.
 
-        check_record() must have taken all of them; before accept() is called no other commit may begin, and no
-        step of a pack be done.
-        A storage that has nothing to wait for does all of it here.
+        check_record() must have accepted all records. Until accept() is called, no other commit may begin, and no step
+        of a pack may run. A storage with nothing to wait for does everything here.
+
+        Args:
+            records: the records by oid.
+
+        Returns:
+            The two steps.
         """
         self.begin()
         for oid, record in records.items():
@@ -108,22 +133,29 @@ class Storage:
     def sync(self) -> list[bytes] | None:
         """Return the oids that others changed, or a pack removed, since the last sync() or end().
 
-        None means that it may be any: the storage has started anew. [TXN-30]
+        Returns:
+            The oids; None means any oid, because the storage has started anew. [TXN-30]
+
+        Raises:
+            DisconnectedError: the server can't be reached.
         """
         raise NotImplementedError
 
     def take_turn(self) -> list[bytes] | None:
-        """Sync, and keep others from committing up to the next end() or release(). [DB-12]
+        """Sync, and keep others from committing until the next end() or release(). [DB-12]
 
-        A storage that nobody else commits to, or whose protocol has no such thing, just syncs.
+        A storage with a single user, or with a protocol that has no turns, only syncs.
+
+        Returns:
+            What sync() returns.
         """
         return self.sync()
 
     def release(self) -> None:
-        """Give up what was held for a transaction that has ended: the turn to commit, or the state that it read."""
+        """Give up what a transaction that has ended holds: the turn to commit, or the state that it read."""
 
     def abandon(self) -> None:
-        """Give up what others may wait for; a finalizer may call it, in any thread, so it waits for nothing."""
+        """Give up what others may wait for. A finalizer may call this in any thread, so it does not wait."""
 
     def use_snapshots(self) -> bool:
         """Show one state from each sync() to the next or to release(), and take no commits, from the next sync() on.
@@ -133,28 +165,32 @@ class Storage:
         return False
 
     def as_of_now(self) -> "Storage":
-        """Return a storage, to be read only, of what is stored now; no later commit or pack changes it. [TXN-63]"""
+        """Return a read-only storage of the present state, which no later commit or pack changes. [TXN-63]"""
         copied = MemoryStorage()
         copied.take_records(self.gen_oid_record())
         return copied
 
     def new_oid(self) -> bytes:
-        """Return an oid that no object has and that was not handed out before; the first is ROOT_OID."""
+        """Return an oid that no object has and that was not returned before; the first one is ROOT_OID."""
         raise NotImplementedError
 
     def set_is_loaded(self, is_loaded: Callable[[bytes], bool]) -> None:
-        """Let the storage know how to tell which objects are loaded, if it loads others ahead. [TXN-26]"""
+        """Tell a storage that loads objects ahead how to find out which objects are loaded. [TXN-26]
+
+        Args:
+            is_loaded: takes an oid, and tells whether its object is loaded.
+        """
 
     def set_accesses(self, accesses: Accesses) -> None:
-        """Let the storage know what transactions use, if it finds conflicts itself. It keeps no reference to this."""
+        """Tell a storage that finds conflicts itself what transactions use. It keeps no reference to `accesses`."""
 
     def close(self) -> None:
-        """Give up what the storage holds open; further calls of close() do nothing."""
+        """Release what the storage holds open; further calls do nothing."""
 
     def get_packer(self) -> Iterator[Progress]:
-        """Return an iterator that packs in steps, between which the storage can be used as ever.
+        """Return an iterator that packs in steps. The storage may be used between them.
 
-        Closing it before its end leaves the storage unpacked.  It is empty where the storage can't.
+        Closing the iterator before its end leaves the storage unpacked. It is empty if the storage can't pack.
         """
         return iter(())
 
@@ -164,15 +200,31 @@ class Storage:
             pass
 
     def bulk_load(self, oids: Iterable[bytes]) -> Iterator[bytes]:
-        """Yield the records of `oids`, in their order; errors as load() has them."""
+        """Load several records.
+
+        Args:
+            oids: the oids of the objects.
+
+        Yields:
+            Their records, in the same order.
+
+        Raises:
+            DurusKeyError: there is no such record.
+            ReadConflictError: one has changed since the last sync().
+        """
         for oid in oids:
             yield self.load(oid)
 
     def gen_oid_record(self, start_oid: bytes | None = None, batch_size: int = 100) -> Iterator[tuple[bytes, bytes]]:
-        """Yield (oid, record) for all that can be reached from `start_oid`, breadth first.
+        """Read all records that can be reached from an object, breadth first.
 
-        With None a storage may yield all that it has, reachable or not; this one starts at the root.
-        `batch_size` is how many records are asked for at a time.
+        Args:
+            start_oid: the oid of the object. With None, the root; a storage may then also yield records that the root
+                does not reach.
+            batch_size: how many records are loaded at a time.
+
+        Yields:
+            Pairs of oid and record.
         """
         pending = deque([ROOT_OID if start_oid is None else start_oid])
         seen = set(pending)
@@ -187,7 +239,7 @@ class Storage:
 
 
 class CollectingStorage(Storage):
-    """A storage that collects the records of a commit up to its end()."""
+    """A storage that collects the records of a commit until end()."""
 
     _pending: dict[bytes, bytes] | None = None
 
@@ -208,24 +260,24 @@ class CollectingStorage(Storage):
 
 
 class _Sweep:
-    """Finds what the root does not reach when it begins, and no commit since has brought back, in steps."""
+    """Finds, in steps, what the root did not reach at the beginning and no commit since has brought back."""
 
     def __init__(self, records: dict[bytes, bytes]) -> None:
         self._records = records
         self._oids = list(records)
         self.garbage: set[bytes] = set()
-        """When all steps are done: what is to be removed."""
+        """After all steps: what to remove."""
         self._before: dict[bytes, bytes | None] = {}
-        """What was replaced since, None for what was not there."""
+        """The records that were replaced since, None for those that did not exist."""
         self._live: set[bytes] = set()
-        """What the root reached when this began."""
+        """What the root reached at the beginning."""
         self._kept: set[bytes] = set()
-        """What was committed since, or brought back by that."""
+        """What was committed since, and what that reaches."""
         self._brought: list[bytes] = []
-        """What commits since have referred to."""
+        """What commits since refer to, and what was not followed yet."""
 
     def note(self, committed: dict[bytes, bytes]) -> None:
-        """Take note of a commit, before it is done."""
+        """Note a commit before it is done."""
         for oid, record in committed.items():
             self._before.setdefault(oid, self._records.get(oid))
             self._brought.extend(gen_refs(record))
@@ -233,7 +285,7 @@ class _Sweep:
         self.garbage.difference_update(committed)
 
     def steps(self) -> Iterator[Progress]:
-        """Do the work, a step at a time."""
+        """Do the work, one step at a time."""
         yield Progress("mark", 0, None)
         yield from self._mark()
         oids = iter(self._oids)
@@ -243,7 +295,7 @@ class _Sweep:
             yield Progress("mark", len(self._live), None)
         yield from self._revive()
         for _ in self._revive():
-            pass  # what is left is what was committed since the last step
+            pass  # the rest was committed since the last step
 
     def _mark(self) -> Iterator[Progress]:
         pending = [ROOT_OID] if self._record_before(ROOT_OID) is not None else []
@@ -270,18 +322,22 @@ class _Sweep:
 
 
 class MemoryStorage(CollectingStorage):
-    """A storage for one connection that keeps its records in memory, and no longer than itself."""
+    """A storage for one connection that keeps its records in memory, as long as it exists."""
 
     def __init__(self) -> None:
         self._records: dict[bytes, bytes] = {}
         self._removed: list[bytes] = []
         self._next_oid = 0
         self._condemned: set[bytes] = set()
-        """What a pack has removed, and whose records may be there yet."""
+        """What a pack has removed, though its record may still be in memory."""
         self._sweep: weakref.ref[_Sweep] | None = None
 
     def take_records(self, records: Iterable[tuple[bytes, bytes]]) -> None:
-        """Take over records that were stored elsewhere."""
+        """Add records that were stored elsewhere.
+
+        Args:
+            records: pairs of oid and record.
+        """
         self._records.update(records)
 
     def load(self, oid: bytes) -> bytes:
@@ -329,27 +385,32 @@ class MemoryStorage(CollectingStorage):
         self._removed, self._condemned = self._removed + list(sweep.garbage), sweep.garbage
 
     def _remove_some(self) -> None:
-        """Give back the memory of some of what a pack has removed: of all, it would take its time."""
+        """Free the memory of some removed records; freeing all of them at once would take long."""
         for oid in list(islice(self._condemned, STEP_REFS)):
             self._records.pop(oid, None)
             self._condemned.discard(oid)
 
     def gen_oid_record(self, start_oid: bytes | None = None, batch_size: int = 100) -> Iterator[tuple[bytes, bytes]]:
-        """Yield (oid, record) for every record, or for those reached from `start_oid`."""
+        """Yield (oid, record) for every record, or for those reached from `start_oid`, `batch_size` at a time."""
         if start_oid is None:
             return iter([pair for pair in self._records.items() if pair[0] not in self._condemned])
         return super().gen_oid_record(start_oid, batch_size)
 
 
 def check_record(oid: bytes, record: bytes) -> None:
-    """Raise RecordError unless `record` is a sound record of `oid`. [REC-5] [REC-6]"""
+    """Raise RecordError unless `record` is a well-formed record of `oid`. [REC-5] [REC-6]"""
     record_oid = unpack_record(record)[0]
     if len(oid) != 8 or record_oid != oid or oid >= FIRST_RESERVED_OID:
         raise RecordError(f"a record of oid {format_oid(record_oid)} can't be stored as oid {format_oid(oid)}")
 
 
 def check_references(records: dict[bytes, bytes], exists: Callable[[bytes], bool]) -> None:
-    """Raise WriteConflictError if a sound record refers to what is neither among them nor exists. [TXN-10]"""
+    """Raise WriteConflictError if a well-formed record refers to an oid without a record. [TXN-10]
+
+    Args:
+        records: the records of a commit, by oid.
+        exists: tells whether an oid that is not among them has a record.
+    """
     missing = {
         ref for record in records.values() for ref in refs_of_sound(record) if ref not in records and not exists(ref)
     }
@@ -358,14 +419,30 @@ def check_references(records: dict[bytes, bytes], exists: Callable[[bytes], bool
 
 
 def gen_referring_oid_record(storage: Storage, referred_oid: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield (oid, record) for every record that refers to `referred_oid`."""
+    """Find the records that refer to an object. This reads all records.
+
+    Args:
+        storage: the storage.
+        referred_oid: the oid of the object.
+
+    Yields:
+        Pairs of oid and record.
+    """
     for oid, record in storage.gen_oid_record():
         if referred_oid in refs_of(record):
             yield oid, record
 
 
 def gen_oid_class(storage: Storage, *classes: str) -> Iterator[tuple[bytes, str]]:
-    """Yield (oid, class name) for every record, or for those whose class has one of the names given."""
+    """Find the class of each record. This reads all records.
+
+    Args:
+        storage: the storage.
+        classes: class names; without any, all records are of interest.
+
+    Yields:
+        Pairs of oid and class name.
+    """
     for oid, record in storage.gen_oid_record():
         name = extract_class_name(record)
         if not classes or name in classes:
@@ -373,7 +450,7 @@ def gen_oid_class(storage: Storage, *classes: str) -> Iterator[tuple[bytes, str]
 
 
 def get_census(storage: Storage) -> dict[str, int]:
-    """Return how many records there are of each class name."""
+    """Return how many records of each class name the `storage` has."""
     counts: dict[str, int] = {}
     for _, name in gen_oid_class(storage):
         counts[name] = counts.get(name, 0) + 1
@@ -381,7 +458,7 @@ def get_census(storage: Storage) -> dict[str, int]:
 
 
 def get_reference_index(storage: Storage) -> dict[bytes, list[bytes]]:
-    """Return, for each oid that is referred to, the oids of the records that refer to it."""
+    """Return, for each oid in the `storage` that is referred to, the oids of the records that refer to it."""
     index: dict[bytes, list[bytes]] = {}
     for oid, record in storage.gen_oid_record():
         for ref in refs_of(record):

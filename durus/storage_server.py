@@ -1,7 +1,7 @@
 """StorageServer: a storage shared over the network. The server's side of spec/wire.md, on asyncio.
 
-What is said stands in conversation.py, and what is decided in session.py; here are the sockets, the
-clock, the thread that waits for the disk, and the log.
+conversation.py knows the messages, and session.py makes the decisions; this module has the sockets, the clock, the
+thread that waits for the disk, and the log. Everything but the disk runs in one event loop, so no call here may block.
 """
 
 import asyncio
@@ -65,9 +65,9 @@ STATUS_KEYERROR = NOT_FOUND
 STATUS_INVALID = INVALID
 
 _SECONDS_OF_PACKING = 0.002
-"""How long a pack works at the most between two writes."""
+"""How long a pack works between two writes, at most."""
 _SECONDS_TO_FLUSH = 2.0
-"""How long the end of the server waits for clients to read their last answers."""
+"""How long a server that stops waits for clients to read their last answers."""
 
 _ACCEPTED_AT_ONCE = 16
 """How many connections a turn of the loop takes."""
@@ -81,14 +81,24 @@ _logger = logging.getLogger("durus")
 
 
 class StorageServer:
-    """Serves `storage` to clients, until it is told to stop.
+    """Serves a storage to clients until it is stopped.
 
-    It listens on `host` and `port`, or on `address`: a (host, port) pair, the path of a Unix socket,
-    `@name` for an abstract one, or a SocketAddress.  It packs when more than `gcbytes` bytes were
-    committed since the last pack, and every `gcinterval` seconds if anything was; 0 is never.
-    A client that holds up others is dropped: `commit_timeout` is how many seconds it may take from
-    its turn to commit to the end of its data [WIRE-21], `stall_timeout` how many it may take for the rest of
-    a request, or leave answers unread [WIRE-22].
+    A client that holds up others is disconnected.
+
+    Args:
+        storage: the storage, of which the server is the only user; it is closed at the end.
+        host: the host on which the server listens.
+        port: the port; 0 is any free one.
+        address: the address on which it listens, instead of `host` and `port`: a (host, port) pair, the path of a Unix
+            socket, `@name` for an abstract one, or a SocketAddress.
+        gcbytes: pack after this many committed bytes; 0 is never.
+        gcinterval: pack every so many seconds, if anything was committed; 0 is never.
+        commit_timeout: how many seconds a client may take from its turn to commit to the end of its data. [WIRE-21]
+        stall_timeout: how many seconds a client may take for the rest of a request, or to read its answers. [WIRE-22]
+
+    Raises:
+        AddressError: the address is wrong.
+        DurusError: a number is out of its range.
     """
 
     def __init__(
@@ -105,7 +115,7 @@ class StorageServer:
     ) -> None:
         for number in (gcbytes, gcinterval, commit_timeout, stall_timeout):
             if not isinstance(number, int | float):
-                raise DurusError(f"{number!r} is no number: gcbytes, gcinterval and timeouts must be numbers")
+                raise DurusError(f"{number!r} is not a number; gcbytes, gcinterval and the timeouts must be numbers")
         if not (gcbytes >= 0 and gcinterval >= 0):
             raise DurusError(f"gcbytes ({gcbytes}) and gcinterval ({gcinterval}) must not be less than 0")
         if not (commit_timeout > 0 and stall_timeout > 0):
@@ -125,7 +135,7 @@ class StorageServer:
         self._turn_timer: asyncio.TimerHandle | None = None
         self.clients: set[ServedClient] = set()
         self._quitters: set[ServedClient] = set()
-        """The clients that have sent Q, and wait for the end."""
+        """The clients that have sent Q and wait until the server has stopped."""
         self._gcbytes = gcbytes
         self._gcinterval = gcinterval
         self._listening: list[socket.socket] = []
@@ -157,7 +167,9 @@ class StorageServer:
     def listen(self) -> None:
         """Open the sockets, so that clients can connect.
 
-        AddressError if that can't be, WrongProcessError after a fork.
+        Raises:
+            AddressError: the server cannot listen on its address.
+            WrongProcessError: the server was made before a fork.
         """
         if self._process != os.getpid():
             raise WrongProcessError(
@@ -170,14 +182,21 @@ class StorageServer:
             if not self.address.is_local:
                 _logger.warning(
                     "%s can be reached from other machines, and the protocol has no authentication: "
-                    "whoever connects can read, change and stop this database",
+                    "anyone who connects can read, change and stop this database",
                     self.address,
                 )
 
     def serve(self, on_hangup: Callable[[], None] | None = None) -> None:
         """Serve until stop(), a client's Q, SIGINT or SIGTERM; then close the storage. [WIRE-24]
 
-        SIGHUP calls `on_hangup`, if there is one.  Signals are heeded in the main thread only.
+        Signals work in the main thread only.
+
+        Args:
+            on_hangup: called for each SIGHUP.
+
+        Raises:
+            AddressError: the server cannot listen on its address.
+            WrongProcessError: the server was made before a fork.
         """
         handlers: dict[int, Callable[[], None]] = {}
         if threading.current_thread() is threading.main_thread():
@@ -203,9 +222,9 @@ class StorageServer:
         self._handlers_before = {}
 
     def leave_to_parent(self) -> None:
-        """In the child after a fork: leave alone what is the parent's, and keep none of it open. [WIRE-42]"""
+        """In a forked child, leave the parent's files and sockets alone, and keep none of them open. [WIRE-42]"""
         if self._handlers_before:
-            signal.set_wakeup_fd(-1)  # or a signal for this process would be heeded by the other one
+            signal.set_wakeup_fd(-1)  # otherwise a signal for this process would reach the parent
             self._restore_handlers()
         descriptors = [each.fileno() for each in self._listening]
         descriptors += [client.descriptor for client in self.clients]
@@ -215,7 +234,7 @@ class StorageServer:
         nothing = os.open(os.devnull, os.O_RDWR)
         for descriptor in descriptors:
             if descriptor >= 0:
-                os.dup2(nothing, descriptor, inheritable=False)  # what has the number goes on to have it
+                os.dup2(nothing, descriptor, inheritable=False)  # keeps the number in use, for the object that owns it
         os.close(nothing)
 
     def _close(self) -> None:
@@ -226,20 +245,17 @@ class StorageServer:
         self.storage.close()
 
     def stop(self) -> None:
-        """End serve() in order, or as soon as it begins; may be called from any thread."""
+        """Make serve() return after an orderly end, or as soon as it begins; may be called from any thread."""
         self._stop_requested = True
         if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # it has ended by itself
+            with contextlib.suppress(RuntimeError):  # the loop has ended already
                 self._loop.call_soon_threadsafe(self._stopping.set)
 
     async def _serve(self, signal_handlers: dict[int, Callable[[], None]]) -> None:
         self._loop = loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._note_complaint)
-        for (
-            number,
-            handler,
-        ) in signal_handlers.items():  # by the loop: at any other moment a log line may be half written
-            loop.add_signal_handler(number, handler)
+        for number, handler in signal_handlers.items():
+            loop.add_signal_handler(number, handler)  # in the loop: at any other moment a log line may be half written
         for listening in self._listening:
             listening.setblocking(False)
             listening.listen(BACKLOG)
@@ -279,6 +295,7 @@ class StorageServer:
             self._loop.add_reader(listening, self._accept, listening)
 
     def _note_complaint(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Log a complaint of the loop in one line, and the same one only from time to time. [WIRE-41]"""
         self._complain(str(context.get("message")), context.get("exception"))
 
     def _complain(self, message: str, error: BaseException | None) -> None:
@@ -290,7 +307,7 @@ class StorageServer:
             _logger.error("%s: %s", message, error, exc_info=None if is_expected else error)
 
     def _start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
-        """Have work done beside all other; if it fails unforeseen, the server ends with its error."""
+        """Run as a task; an unexpected failure stops the server."""
         task = asyncio.create_task(work)
         task.add_done_callback(self._note_end)
         return task
@@ -305,7 +322,7 @@ class StorageServer:
         self._stopping.set()
 
     async def _finish(self) -> None:
-        """Refuse what is not whole yet, finish what is, and have the answers go out."""
+        """Refuse incomplete commits, finish the complete ones, and send the answers."""
         for client in list(self.clients):
             client.finish()
         self.settle()
@@ -322,14 +339,14 @@ class StorageServer:
         await self._until(lambda: not self.clients)
 
     async def _until(self, is_done: Callable[[], bool]) -> None:
-        """Wait until clients have read what is on its way, but not for ever."""
+        """Wait, for a limited time, until clients have read their answers."""
         deadline = time.monotonic() + _SECONDS_TO_FLUSH
         while not is_done() and time.monotonic() < deadline:
             await asyncio.sleep(0.01)
         for client in self.clients - self._quitters:
             client.abort()
 
-    # Work for clients
+    # Called by clients
 
     def settle(self) -> None:
         """Do what the request of a client has made possible: pass the turn on, write, wake clients."""
@@ -345,7 +362,7 @@ class StorageServer:
             self._is_settling = False
 
     def wake(self, client: ServedClient) -> None:
-        """Have a client go on when the work of now is done."""
+        """Let a `client` go on after the present work."""
         self._woken.append(client)
         if not self._is_settling and self._loop is not None:
             self._loop.call_soon(self.settle)
@@ -406,25 +423,26 @@ class StorageServer:
             outcome()
         except DurusError as failure:
             error = failure
-            _logger.error("a commit could not be stored: %s", failure)
+            _logger.error("a commit was not stored: %s", failure)
         write.finish(error)
-        self._pack_for_a_moment()  # for a pack gets nowhere while something is being written
+        self._pack_for_a_moment()  # because a pack makes no progress during a write
 
     def quit(self, client: ServedClient) -> None:
-        """End, and have this client know when that is done. [WIRE-13]"""
+        """Stop the server, and tell this `client` when that is done. [WIRE-13]"""
         self._quitters.add(client)
         self._stopping.set()
 
     def note_commit(self, size: int) -> None:
-        """Take note of a commit of so many bytes, which may make it time to pack."""
+        """Note a commit of `size` bytes, and pack if it is time to."""
         self._bytes_since_pack += size
         if self._gcbytes and self._bytes_since_pack > self._gcbytes:
             self.pack()
 
     def pack(self, on_end: Callable[[DurusError | None], None] | None = None) -> None:
-        """Begin to pack, if no pack is under way. [WIRE-12]
+        """Start a pack, if none is running. [WIRE-12]
 
-        `on_end` is called when a pack has ended that began now or later. [WIRE2-30]
+        Args:
+            on_end: called when a pack has ended that began now or later. [WIRE2-30]
         """
         if self._packing is None:
             self._packing = self._start(self._pack())
@@ -441,7 +459,7 @@ class StorageServer:
                 self.pack()
 
     async def _pack(self) -> None:
-        """Pack, with whatever clients want between two steps. [TXN-25]"""
+        """Pack, and serve clients between two steps. [TXN-25]"""
         _logger.info("packing")
         self._bytes_since_pack = 0
         self._pack_began = time.monotonic()
@@ -480,7 +498,7 @@ class StorageServer:
             on_end(error)
 
     async def _watch_clients(self) -> None:
-        """Drop the clients that hold up others, or the server."""
+        """Disconnect the clients that hold up others, or the server."""
         while True:
             await asyncio.sleep(min(self.commit_timeout, self.stall_timeout, 4) / 4)
             now = time.monotonic()

@@ -1,10 +1,11 @@
-"""One transaction a request, for web applications that speak WSGI or ASGI. spec/web.md.
+"""One transaction for each request, for web applications that use WSGI or ASGI. spec/web.md.
 
     app.wsgi_app = WSGIMiddleware(app.wsgi_app, db)      Flask
     app.add_middleware(ASGIMiddleware, db=db)            Starlette, FastAPI
     application = WSGIMiddleware(application, db)        Django, and any other
 
-The application calls root() where it needs the root.
+The application calls root() where it needs the root. A response is collected completely before it is sent, because its
+transaction commits first, and after a conflict the application handles the request again.
 """
 
 import asyncio
@@ -22,10 +23,10 @@ from durus.persistent import PersistentObject
 from durus.pool.attempts import pause, pause_seconds
 
 MAX_BODY = 1 << 20
-"""How many bytes the body of a request may have that is called again after a conflict. [WEB-4]"""
+"""How many bytes a request's body may have if the request is to be tried again after a conflict. [WEB-4]"""
 _MAX_THREADS = 256
 _MAX_REQUESTS = 200
-"""Each has at most one thread at a time, so that one which is to end never waits for those that wait for its end."""
+"""One thread for each request at most, so that a request that ends never waits for one that waits for its end."""
 
 ROOT_KEY = "durus.root"
 
@@ -58,25 +59,29 @@ def root() -> Any:
         return _root.get()
     except LookupError:
         raise StateError(
-            "there is no request: durus.web.root() is for what the application does in one; use db.transaction() here"
+            "there is no request; durus.web.root() works inside of a request, use db.transaction() elsewhere"
         ) from None
 
 
 def below_400(status: int) -> bool:
-    """Tell if a response of this status commits what its request has changed. [WEB-2]"""
+    """Tell whether a response commits the changes of its request: if its status is below 400. [WEB-2]
+
+    Args:
+        status: the HTTP status of the response.
+    """
     return status < 400
 
 
 class _Veto(Exception):
-    """Ends a transaction whose response says that the request has failed."""
+    """Ends a transaction whose response reports a failure."""
 
     def __init__(self, cause: DurusError | None) -> None:
         self.cause = cause
-        """What may be why, and is reason for another try. [WEB-3]"""
+        """The possible reason, which justifies another try. [WEB-3]"""
 
 
 class _Middleware(Generic[App]):
-    """What both kinds take."""
+    """The common part of both kinds."""
 
     def __init__(
         self,
@@ -95,14 +100,14 @@ class _Middleware(Generic[App]):
 
 
 class WSGIMiddleware(_Middleware[WSGIApp]):
-    """A WSGI application each of whose requests is one transaction of a database.
+    """A WSGI application that handles each request in one transaction of a database.
 
     Args:
         app: the application; it may be called several times for a request.
         db: what durus.open() returns.
-        tries: how often a request is tried at the most, by default as often as the database tries.
-        max_body: how many bytes a body may have that is kept for another try.
-        commits: tells by its status if a response commits; the default is below_400.
+        tries: how often a request is tried, at most; None takes the option `tries` of the database.
+        max_body: how many bytes of a body are kept for another try; a request with a longer one is tried once.
+        commits: takes the status of a response, and tells whether it commits; the default is below_400.
     """
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
@@ -125,7 +130,7 @@ class WSGIMiddleware(_Middleware[WSGIApp]):
             pause(error, tries.number)
 
     def _read_body(self, environ: Environ) -> bytes | None:
-        """Return the body, None if it is too long to be kept, or nobody says how long it is."""
+        """Return the body, None if it is too long to keep, or of unknown length."""
         length = environ.get("CONTENT_LENGTH") or "0"
         if not length.isdecimal() or int(length) > self._max_body or "HTTP_TRANSFER_ENCODING" in environ:
             return None
@@ -133,7 +138,7 @@ class WSGIMiddleware(_Middleware[WSGIApp]):
         return body
 
     def _try(self, transaction: Transaction[Any], environ: Environ) -> "tuple[_Response, DurusError | None]":
-        """Return the response, and for an error response what may be why."""
+        """Return the response, and for an error response its possible reason."""
         response = _Response()
         found = transaction.__enter__()
         token = _root.set(found)
@@ -155,7 +160,7 @@ class WSGIMiddleware(_Middleware[WSGIApp]):
 
 
 class _Response:
-    """What a WSGI application answers."""
+    """The answer of a WSGI application."""
 
     def __init__(self) -> None:
         self.status = ""
@@ -171,12 +176,12 @@ class _Response:
         if exc_info is not None:
             self.body.clear()
         elif self.status:
-            raise StateError("the application has called start_response twice: the second call needs exc_info")
+            raise StateError("the application has called start_response twice; the second call needs exc_info")
         self.status, self.headers, self.exc_info = status, headers, exc_info
         return self.body.extend
 
     def collect(self, pieces: Iterable[bytes]) -> None:
-        """Take all that comes, and close what it comes from."""
+        """Take all pieces of the body, and close their source."""
         try:
             for piece in pieces:
                 self.body += piece
@@ -185,14 +190,21 @@ class _Response:
             if close is not None:
                 close()
         if not self.status:
-            raise StateError("the application has returned a response and not called start_response")
+            raise StateError("the application has returned a response without calling start_response")
 
 
 class ASGIMiddleware(_Middleware[ASGIApp]):
-    """An ASGI application each of whose HTTP requests is one transaction of a database.
+    """An ASGI application that handles each HTTP request in one transaction of a database.
 
-    Its arguments are those of WSGIMiddleware. The handlers may be coroutines, or functions that the framework runs in
-    threads. Other scopes, such as `websocket` and `lifespan`, go to the application as they are.
+    Handlers may be coroutines, or functions that the framework runs in threads. Other scopes, such as `websocket` and
+    `lifespan`, go to the application unchanged.
+
+    Args:
+        app: as for WSGIMiddleware.
+        db: as for WSGIMiddleware.
+        tries: as for WSGIMiddleware.
+        max_body: as for WSGIMiddleware.
+        commits: as for WSGIMiddleware.
     """
 
     _slots: asyncio.Semaphore | None = None
@@ -208,7 +220,7 @@ class ASGIMiddleware(_Middleware[ASGIApp]):
         if self._slots is None:
             self._slots = asyncio.Semaphore(_MAX_REQUESTS)
         body = _Body(receive, self._max_body)
-        await body.read()  # first, since a slow client is to hold no slot [WEB-9]
+        await body.read()  # first, so that a slow client holds no slot [WEB-9]
         async with self._slots:
             answer = await self._answer(scope, body)
         for message in answer:
@@ -233,7 +245,7 @@ class ASGIMiddleware(_Middleware[ASGIApp]):
     async def _try(
         self, transaction: Transaction[Any], scope: Scope, body: "_Body"
     ) -> tuple[list[Message], DurusError | None]:
-        """Return the response, and for an error response what may be why."""
+        """Return the response, and for an error response its possible reason."""
         answer: list[Message] = []
         status = 500
 
@@ -263,7 +275,7 @@ class ASGIMiddleware(_Middleware[ASGIApp]):
         return answer, None
 
     async def _in_thread(self, begun: Transaction[Any] | None, call: Callable[[], Any]) -> Any:
-        """Run a call to its end, even if the request is cancelled meanwhile; then end what it has begun. [WEB-7]"""
+        """Run a call to its end, even if the request is cancelled meanwhile; then end its transaction. [WEB-7]"""
         future = asyncio.get_running_loop().run_in_executor(self._threads, call)
         try:
             return await asyncio.shield(future)
@@ -280,7 +292,7 @@ class ASGIMiddleware(_Middleware[ASGIApp]):
 
 
 class _Body:
-    """The body of a request, kept to be read more than once; what is beyond the limit is read from the server."""
+    """The body of a request, kept for several reads; the part beyond the limit is read from the server once."""
 
     def __init__(self, receive: Receive, limit: int) -> None:
         self._receive = receive
@@ -299,7 +311,7 @@ class _Body:
                 break
 
     def replay(self) -> Receive:
-        """Return what gives the messages once more, and then those that come."""
+        """Return a receive function that repeats the messages so far, and then gives new ones."""
         kept = iter(self._messages)
 
         async def receive() -> Message:

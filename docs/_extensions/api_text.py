@@ -1,6 +1,7 @@
 """Docstrings as Sphinx reads them.
 
-Docstrings here are plain text: `code` in single backticks, indented blocks, ids of statements in brackets.
+Docstrings here are plain text: `code` in single backticks, indented blocks, ids of statements in brackets. Their
+sections (Args, Returns, Yields, Raises) are in Google style, which sphinx.ext.napoleon turns into fields afterwards.
 """
 
 import ast
@@ -13,13 +14,16 @@ from sphinx.util.typing import ExtensionMetadata
 
 _CODE = re.compile(r"`([^`]+)`")
 _SPECIAL = re.compile(r"([*_|\\])")
+_SECTIONS = ("Args:", "Returns:", "Yields:", "Raises:")
 
 
 def as_rest(lines: list[str]) -> list[str]:
     """Return a docstring in reStructuredText."""
     result: list[str] = []
     for is_block, block in _blocks(lines):
-        if is_block:
+        if is_block and result and result[-1] in _SECTIONS:
+            result += [_field(line) for line in block]
+        elif is_block:
             text = dedent("\n".join(block)).strip("\n")
             if rows := _table(text):
                 result += ["", ".. list-table::", "   :widths: auto", ""]
@@ -63,6 +67,12 @@ def _language(text: str) -> str:
     except SyntaxError:
         return "text"
     return "python"
+
+
+def _field(line: str) -> str:
+    """Return a line of a section, whose name, if it starts with one, napoleon reads as it is."""
+    indent, name, text = re.fullmatch(r"( *)(\w+: )?(.*)", line).groups("")  # type: ignore[union-attr]  # matches all
+    return f"{indent}{name}{_prose(text)}"
 
 
 def _prose(line: str) -> str:

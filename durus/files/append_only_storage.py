@@ -1,7 +1,7 @@
-"""What all storages in one file share whose format is only appended to: opening, committing, packing. spec/shelf.md.
+"""The common part of storages in one append-only file: opening, committing, packing. spec/shelf.md.
 
-The storage owns the writable file; the format, which is one value, says how it is read and written.  Where a statement
-of spec/shelf.md is named here, it holds for the other formats too.
+The storage owns the writable file; the format, which is one value, defines how it is read and written. The statements
+of spec/shelf.md that are named here hold for the other formats too.
 """
 
 import contextlib
@@ -42,19 +42,19 @@ Durability = Literal["fsync", "os"]
 
 
 def utc_now() -> str:
-    """Return the wall-clock time as seals hold it."""
+    """Return the wall-clock time in the form of seals."""
     return datetime.now(UTC).isoformat(timespec="microseconds")[:26] + "Z"
 
 
 class _Opened(NamedTuple, Generic[F]):
-    """An open file, and what its format makes of it: one value, so that both change at once."""
+    """An open file, and its reader of the format: one value, so that both change at once."""
 
     file: File
     record_file: F
 
 
 class AppendOnlyStorage(SingleFileStorage[_Opened[F]], Generic[F]):
-    """Base of storages in one file, which is only ever appended to, and replaced as a whole by a pack."""
+    """Base of storages in one file, which is only appended to, and replaced as a whole by a pack."""
 
     file_format: FileFormat[F]
 
@@ -62,9 +62,9 @@ class AppendOnlyStorage(SingleFileStorage[_Opened[F]], Generic[F]):
     _commit: "_Commit[F] | None" = None
     """The commit that is being written, or was interrupted."""
     _replacement: "_Replacement[F] | None" = None
-    """The new file of a pack that is at its end."""
+    """The new file of a pack that is about to end."""
     _directory: "weakref.finalize[[str], AppendOnlyStorage[F]] | None" = None
-    """That of a temporary file."""
+    """Removes a temporary file."""
 
     # Opening
 
@@ -80,14 +80,14 @@ class AppendOnlyStorage(SingleFileStorage[_Opened[F]], Generic[F]):
         if readonly and filename is None:
             raise ArgumentError(f"a readonly {type(self).__name__} needs the name of a file")
         if durability not in ("fsync", "os"):
-            raise ArgumentError(f'durability is "fsync" or "os", not {durability!r}')
+            raise ArgumentError(f'durability must be "fsync" or "os", not {durability!r}')
         super().__init__(readonly, repair)
         self._durability = durability
         self._clock = clock
         self._file_system = OperatingSystem() if file_system is None else file_system
         self._set_filename(self._make_temporary_name() if filename is None else filename)
         self._name = os.path.abspath(self._filename)
-        """What others call the file."""
+        """The absolute name of the file."""
         self._replacer = FileReplacer(self._file_system, self._path)
         try:
             self._opened = self._open_readonly() if readonly else self._open_for_writing(repair)
@@ -111,7 +111,7 @@ class AppendOnlyStorage(SingleFileStorage[_Opened[F]], Generic[F]):
         tail = record_file.tail
         if tail is not None:
             warnings.warn(
-                f"{tail.path}: what stands after byte {tail.offset} is not a whole transaction and is not shown: "
+                f"{tail.path}: the bytes after byte {tail.offset} are not a complete transaction and are ignored: "
                 f"{tail.problem}",
                 DurusWarning,
                 stacklevel=4,
@@ -131,11 +131,13 @@ class AppendOnlyStorage(SingleFileStorage[_Opened[F]], Generic[F]):
                 if not repair:
                     raise record_file.tail
                 cut_tail(self._file_system, file, record_file.end)
-            # What a process that was killed wrote may be in the cache only. [SHELF-22]
+            # What a killed process has written may be only in the cache. [SHELF-22]
             try:
                 file.sync()
             except BaseException:
-                if is_new:  # or who opens it next finds it whole, though it may never come to the disk [SHELF-22]
+                if (
+                    is_new
+                ):  # otherwise the next one to open it finds it complete, though it may never reach the disk [SHELF-22]
                     file.truncate(0)
                 raise
             self._file_system.sync_directory(self._path)
@@ -158,12 +160,12 @@ class AppendOnlyStorage(SingleFileStorage[_Opened[F]], Generic[F]):
         return self._require_open().record_file.offset_of(oid) is not None
 
     def new_oid(self) -> bytes:
-        # As guarded() has it, without two calls more: a commit asks for each new object.
+        # The same as guarded(), without two further calls: a commit asks for each new object.
         marks = self._guard.marks
         frame = sys._getframe()
         if marks.setdefault(CALL, frame) is not frame:
             self._guard.begin(frame, self._start_anew)
-        del frame  # or it would be a cycle
+        del frame  # otherwise it would be a reference cycle
         try:
             oid = self._oids.new_oid(self._require_open().record_file.offset_of)
         except DurusError:
@@ -187,7 +189,7 @@ class AppendOnlyStorage(SingleFileStorage[_Opened[F]], Generic[F]):
     def _stage_commit(self, records: dict[bytes, bytes]) -> StagedCommit:
         """Stage a commit that is one append and one fsync. [SHELF-18]
 
-        FileError if the file does not have its name any more, too: then nothing of it is stored. [SHELF-47]
+        FileError also if the file has lost its name: then nothing is stored. [SHELF-47]
         """
         self._settle_commit()
         opened = self._require_writable()
@@ -224,9 +226,9 @@ class AppendOnlyStorage(SingleFileStorage[_Opened[F]], Generic[F]):
             raise
 
     def _settle_commit(self) -> None:
-        """Make current what a commit has written, or cut off what it has not written to its end. [SHELF-46]
+        """Make a completely written commit current, or cut off an incomplete one. [SHELF-46]
 
-        That can be one that was interrupted. Each of these steps may be done again.
+        The commit may have been interrupted. Each of these steps can be repeated.
         """
         commit = self._commit
         if commit is None:
@@ -234,26 +236,26 @@ class AppendOnlyStorage(SingleFileStorage[_Opened[F]], Generic[F]):
         if commit.written is not None:
             commit.written.accept()
         elif is_running(commit.frame):
-            raise ConcurrentUseError(f"{self._path}: a commit is being written by another thread at this moment")
+            raise ConcurrentUseError(f"{self._path}: another thread is writing a commit at this moment")
         else:
             self._undo_append(commit.opened, InterruptedError("an earlier commit was interrupted"))
         self._commit = None
 
     def _check_end(self, opened: _Opened[F]) -> None:
-        """Make sure that the file ends where this storage believes that it ends. [SHELF-47]"""
+        """Check that the file ends where this storage expects. [SHELF-47]"""
         self._settle_commit()
         size, end = opened.file.size(), opened.record_file.end
         if size != end:
-            self._failure = f"the file ends at byte {size} and not at {end}, where the last commit ended"
+            self._failure = f"the file ends at byte {size} instead of {end}, where the last commit ended"
             self._require_writable()
 
     def _check_name(self, file: File) -> None:
-        """Make sure that others find the file under the name by which it was opened. [SHELF-47]"""
+        """Check that others find the file under the name with which it was opened. [SHELF-47]"""
         if not file.has_its_name(self._name):
             raise FileError(
                 errno.ESTALE,
                 "another program has removed, renamed or replaced the file since it was opened, so nothing is written "
-                "to it; put it back in its place, or close the storage and open it again",
+                "to it; restore its name, or close the storage and open it again",
                 self._name,
             )
 
@@ -263,12 +265,12 @@ class AppendOnlyStorage(SingleFileStorage[_Opened[F]], Generic[F]):
             try:
                 file.sync()
             except FileError as error:
-                # What a failed fsync leaves behind is unknown, whatever later calls say. [SHELF-20]
+                # The state after a failed fsync is unknown, whatever later calls report. [SHELF-20]
                 self._failure = str(error)
                 raise
 
     def _undo_append(self, opened: _Opened[F], error: BaseException) -> None:
-        """Cut off what an append that failed has written, so that no crash brings it back. [SHELF-20]"""
+        """Cut off what a failed append has written, so that no crash brings it back. [SHELF-20]"""
         try:
             opened.file.truncate(opened.record_file.end)
             opened.file.sync()
@@ -279,7 +281,7 @@ class AppendOnlyStorage(SingleFileStorage[_Opened[F]], Generic[F]):
     @guarded
     def sync(self) -> list[bytes] | None:
         if self._commit is not None and not is_running(self._commit.frame):
-            self._settle_commit()  # before anybody reads on: it may change what is current
+            self._settle_commit()  # before anybody reads on, because it may change what is current
             self._has_started_anew = True
         return self._take_removed()
 
@@ -314,9 +316,9 @@ class AppendOnlyStorage(SingleFileStorage[_Opened[F]], Generic[F]):
             raise
 
     def _settle_pack(self) -> bool:
-        """Go over to the new file of a pack if it has the name of the database; tell if that is so. [SHELF-36]
+        """Switch to the new file of a pack if it has the name of the database; tell whether it has. [SHELF-36]
 
-        Each of these steps may be done again, and is after an interrupt.
+        Each of these steps can be repeated, and is repeated after an interrupt.
         """
         replacement = self._replacement
         if replacement is None or self._opened is None or not self._replacer.is_renamed(replacement.new.file):
@@ -336,7 +338,7 @@ class AppendOnlyStorage(SingleFileStorage[_Opened[F]], Generic[F]):
         return True
 
     def _give_up_pack(self, new_file: File | None = None) -> None:
-        """End a pack that is not at its end: leave nothing of it, or all if the new file has the name."""
+        """End an incomplete pack: remove it completely, or complete it if the new file has the name."""
         super()._give_up_pack()
         replacement = self._replacement
         if new_file is None and replacement is None:
@@ -352,16 +354,16 @@ class AppendOnlyStorage(SingleFileStorage[_Opened[F]], Generic[F]):
                 return
             self._replacer.forget_old_file()
             new_file = replacement.new.file
-        if new_file is not None and new_file.path != self._path:  # else it has taken the place of the old one
+        if new_file is not None and new_file.path != self._path:  # otherwise it has replaced the old one
             self._replacer.discard(new_file)
 
     # Interrupts, forks, and the end
 
     def _start_anew(self) -> None:
-        """Give up what a call has left that was interrupted; a failure ends the taking of commits. [SHELF-46]"""
+        """Clean up after an interrupted call; after a failure no commit is accepted any more. [SHELF-46]"""
         super()._start_anew()
         self._oids.leave_holes()
-        with contextlib.suppress(ConcurrentUseError):  # a write that is under way was not interrupted
+        with contextlib.suppress(ConcurrentUseError):  # a running write was not interrupted
             self._settle_commit()
         self._give_up_pack()
 
@@ -384,13 +386,13 @@ class _Commit(Generic[F]):
     def __init__(self, opened: _Opened[F]) -> None:
         self.opened = opened
         self.frame: FrameType | None = None
-        """The call that writes it."""
+        """The call that writes the commit."""
         self.written: PreparedTransaction | None = None
-        """What it is, when it is in the file and durable."""
+        """The transaction, once it is in the file and durable."""
 
 
 class _Replacement(NamedTuple, Generic[F]):
-    """The new file of a pack, which is to have the name of the database now."""
+    """The new file of a pack, which is about to get the name of the database."""
 
     new: _Opened[F]
     removed: list[bytes]

@@ -1,8 +1,8 @@
-"""The one place that touches the operating system's files.
+"""The only place that touches the operating system's files.
 
-FileStorage works on a FileSystem and the Files that it opens; OperatingSystem is the real one,
-and a simulator can stand in for it.  A File is only ever appended to and cut, never overwritten.
-Everything here that fails raises a FileError that names the operation and the file.
+FileStorage works on a FileSystem and the Files that it opens; OperatingSystem is the real one, and a simulator can
+replace it. A File is only appended to and cut, never overwritten. Every failure here raises a FileError that names the
+operation and the file.
 """
 
 import contextlib
@@ -17,20 +17,20 @@ from durus.concurrency.forked import note_held
 from durus.error import FileError, LockedError
 
 Mode = Literal["read", "write", "new", "private"]
-"""How to open: read only; to append, made if it is not there; to append, and it must not be there yet; the same, and
-for its owner alone until copy_permissions()."""
+"""How to open: read only; to append, created if it does not exist; to append to a file that must not exist yet; the
+same, accessible only to its owner until copy_permissions()."""
 
 
 Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
-"""The name of a file, as users give it."""
+"""The name of a file, as users write it."""
 
 
 class ReadableFile(Protocol):
-    """An open file, as far as it is read.  Offsets and sizes are in bytes."""
+    """An open file, for reading. Offsets and sizes are in bytes."""
 
     @property
     def path(self) -> str:
-        """The name by which errors call the file."""
+        """The name of the file in errors."""
 
     def size(self) -> int:
         """Return the present length of the file."""
@@ -39,7 +39,7 @@ class ReadableFile(Protocol):
         """Return `size` bytes from `offset`, fewer only where the file ends."""
 
     def close(self) -> None:
-        """Close the file and give up its lock; further calls do nothing."""
+        """Close the file and release its lock; further calls do nothing."""
 
 
 class File(ReadableFile, Protocol):
@@ -48,24 +48,24 @@ class File(ReadableFile, Protocol):
     path: str
 
     def append(self, data: bytes, end: int | None = None) -> None:
-        """Write all of `data` at the end, which is at `end` if that is known; on an error part of it may be there."""
+        """Write all of `data` at the end, which is `end` if that is known; after an error a part may be written."""
 
     def truncate(self, size: int) -> None:
         """Cut the file to `size` bytes."""
 
     def sync(self) -> None:
-        """Return when all that was written is on stable storage."""
+        """Return when everything written is on stable storage."""
 
     def lock(self) -> None:
-        """Take the exclusive lock, at once; LockedError where another holds it."""
+        """Take the exclusive lock without waiting; LockedError if another holds it."""
 
     def has_its_name(self, name: str | None = None) -> bool:
-        """Tell if the path, or another name, still leads to this file, not to one that replaced it."""
+        """Tell whether the path, or another name, still leads to this file and not to a replacement."""
 
     def copy_permissions(self, other: "File") -> None:
-        """Take over group, mode and, where it is allowed, owner, ACLs and extended attributes of another file.
+        """Take over group, mode and, if allowed, owner, ACLs and extended attributes of another file.
 
-        FileError if the group can't be kept and its members would lose or others get access by that.
+        FileError if the group can't be kept, and its members would lose access, or others get it.
         """
 
 
@@ -77,18 +77,18 @@ class FileSystem(Protocol):
     def exists(self, path: str) -> bool: ...
 
     def names_beside(self, path: str) -> list[str]:
-        """Return the names of all that the directory of this file holds, without the directory."""
+        """Return the names of all entries in the directory of this file, without the directory."""
 
     def link(self, source: str, name: str) -> bool:
-        """Make `name` a second name of the file; False where the file system has no such thing."""
+        """Make `name` a second name of the file; False if the file system has no hard links."""
 
     def replace(self, source: str, name: str) -> None:
-        """Give the file `source` the name `name`, atomically, in place of what had it."""
+        """Give the file `source` the name `name`, atomically, replacing the file that had it."""
 
     def remove(self, path: str) -> None: ...
 
     def sync_directory(self, path: str) -> None:
-        """Return when the entry of this file in its directory is on stable storage."""
+        """Return when the directory entry of this file is on stable storage."""
 
 
 @contextlib.contextmanager
@@ -110,7 +110,7 @@ def closing_on_error(file: ReadableFile) -> Iterator[None]:
 
 
 def first_unused(file_system: FileSystem, names: Iterable[str]) -> str:
-    """Return the first of these names that no file has; there must be one."""
+    """Return the first of these names that is unused; there must be one."""
     return next(name for name in names if not file_system.exists(name))
 
 
@@ -192,7 +192,7 @@ class OperatingSystemFile:
         raise LockedError(errno.EWOULDBLOCK, message, self.path)
 
     def has_its_name(self, name: str | None = None) -> bool:
-        with os_errors_as("look the file up by its name", name or self.path):
+        with os_errors_as("look up the file by its name", name or self.path):
             try:
                 return os.path.samestat(self._status, os.stat(name or self.path))
             except (FileNotFoundError, NotADirectoryError):
@@ -216,17 +216,17 @@ class OperatingSystemFile:
             if stat.S_IMODE(model.st_mode) >> 3 & 7 != stat.S_IMODE(model.st_mode) & 7:
                 raise OSError(
                     error.errno,
-                    f"{path} is of the group {model.st_gid}, in which this process is not, and a new file in its place "
-                    "would be of another: have a member of the group do this, or root",
+                    f"{path} belongs to the group {model.st_gid}, and this process does not, so its new "
+                    "file would get another group; run this as a member of the group, or as root",
                 ) from error
 
     def close(self) -> None:
-        fd, self._fd = self._fd, -1  # closed for all others first: the number may be a stranger's file right after
+        fd, self._fd = self._fd, -1  # marked as closed first: afterwards the number may belong to another file
         if fd >= 0:
             os.close(fd)
 
     leave_to_parent = close
-    """The lock stays: it belongs to what the descriptors of parent and child have in common."""
+    """Keep the lock: it belongs to the file description that parent and child share."""
 
     def __del__(self) -> None:
         self.close()  # a storage that is dropped without close() must not keep its lock
@@ -275,12 +275,12 @@ class OperatingSystem:
 
 
 def _copy_attributes(path: str, fd: int) -> None:
-    """Give a new file the ACLs and extended attributes of another one, as far as file system and rights allow."""
+    """Copy the ACLs and extended attributes of another file, as far as file system and rights allow."""
     if not hasattr(os, "listxattr"):
         return
     with contextlib.suppress(OSError):
         wanted = os.listxattr(path)
-        for name in set(os.listxattr(fd)).difference(wanted):  # what it has from the directory's default ACL
+        for name in set(os.listxattr(fd)).difference(wanted):  # what the directory's default ACL has added
             with contextlib.suppress(OSError):
                 os.removexattr(fd, name)
         for name in wanted:
@@ -306,7 +306,7 @@ def _try_lock(fd: int) -> bool:
 
 
 def _lock_holder(fd: int) -> int | None:
-    """Return the id of the process that has this file locked, where Linux tells it."""
+    """Return the id of the process that has this file locked, if Linux tells it."""
     status = os.fstat(fd)
     wanted = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     try:

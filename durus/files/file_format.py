@@ -1,7 +1,7 @@
-"""The face of a file format: all that storages, commands and tools know of one.
+"""The face of a file format: everything that storages, commands and tools know of it.
 
-Each format is a folder that exports one FORMAT.  The storage owns the writable File; what a format makes of it
-holds a ReadableFile.
+Each format is a folder that exports one FORMAT. The storage owns the writable File; the reader of a format has a
+ReadableFile.
 """
 
 from collections.abc import Callable
@@ -23,9 +23,9 @@ class FileFormat(Generic[F]):
     magic: bytes
     """The first bytes of each file."""
     empty_file: bytes
-    """A file without any object."""
+    """The content of a file without any object."""
     read: Callable[[ReadableFile], F]
-    """Reads a file up to the end of its last sound transaction. FormatError, or DamageError, where that can't be."""
+    """Reads a file up to the end of its last sound transaction; FormatError or DamageError if that is impossible."""
     packer: Callable[[F, File, str], Packer[F]]
     """Takes the file to pack, a new empty file, and the time of the pack."""
     new_file: Callable[[File, str], NewFile]

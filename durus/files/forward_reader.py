@@ -10,11 +10,11 @@ from durus.files.file import ReadableFile
 
 CHUNK_SIZE = 1 << 20
 FIRST_CHUNK_SIZE = 1 << 12
-"""Reading begins with so many bytes, and each read doubles them: in a damaged file it begins anew very often."""
+"""The size of the first read, which each further read doubles: a damaged file makes reading start anew very often."""
 
 
 class Unsound(Exception):
-    """The transaction at `start` is not whole and sound; it would end at `end`."""
+    """The transaction at `start` is incomplete or damaged; it claims to end at `end`."""
 
     def __init__(
         self,
@@ -31,13 +31,13 @@ class Unsound(Exception):
         self.problem = problem
         self.fault_offset = fault_offset
         self.is_checksum_mismatch = is_checksum_mismatch
-        """All is in its place, and the checksum is not that of the bytes."""
+        """True if the structure is right, and only the checksum is wrong."""
         self.is_seal_only = is_seal_only
-        """Such a transaction holds nothing but its seal."""
+        """True if such a transaction holds only its seal."""
 
 
 class ForwardReader:
-    """Reads a file forward from `offset` in chunks that become large, and keeps the running checksum."""
+    """Reads a file forward from `offset`, in chunks that grow, and keeps the running checksum."""
 
     def __init__(self, file: ReadableFile, offset: int, end: int, checksum: int) -> None:
         self.offset = offset
@@ -48,11 +48,11 @@ class ForwardReader:
         self._start = 0
         self._chunk_size = FIRST_CHUNK_SIZE
         self._summed = 0
-        """Up to where the buffer is part of the checksum: that is caught up with in pieces that are worth it."""
+        """Up to where the buffer is part of the checksum, which is updated in large pieces."""
 
     @property
     def checksum(self) -> int:
-        """The checksum of all up to the offset."""
+        """The checksum of everything before the offset."""
         self._catch_up()
         return self._checksum
 
@@ -67,7 +67,7 @@ class ForwardReader:
             self._summed = self._start
 
     def peek(self, size: int) -> bytes:
-        """Return the next `size` bytes, fewer only at the end, without going on."""
+        """Return the next `size` bytes without moving; fewer only at the end."""
         start = self._start
         if start + size > len(self._buffer):
             self._catch_up()
@@ -81,7 +81,7 @@ class ForwardReader:
         return self._buffer[start : start + size]
 
     def advance(self, size: int) -> None:
-        """Go on by `size` bytes, which must be there, and take them into the checksum."""
+        """Move by `size` bytes, which must exist, and add them to the checksum."""
         while self._start + size > len(self._buffer):
             step = len(self._buffer) - self._start
             self._start += step
@@ -93,7 +93,7 @@ class ForwardReader:
         self.offset += size
 
     def window_at(self, offset: int, size: int) -> tuple[bytes, int]:
-        """Go on to an offset; return bytes that are in memory, `size` of them behind it, and where they stand."""
+        """Move to an offset; return a buffer with at least `size` bytes after it, and the offset of the buffer."""
         self.advance(offset - self.offset)
         if len(self.peek(size)) < size:
             raise self._became_shorter()
@@ -105,11 +105,11 @@ class ForwardReader:
 
 
 def unsound_tail(path: str, start: int, size: int, problem: str) -> UnsoundTailError:
-    """Return the error that tells of an unsound tail, from `start` to the end of the file at `size`."""
+    """Return the error for an unsound tail, from `start` to the end of the file at `size`."""
     return UnsoundTailError(
         path,
         start,
-        f"the last {size - start} bytes are not a whole, sound transaction: {problem}",
-        "open it with repair=True (durus -c --repair) to cut them off and keep them in a file beside it, or with "
+        f"the last {size - start} bytes are not a complete, sound transaction: {problem}",
+        "open it with repair=True (durus -c --repair) to cut them off and keep them in a separate file, or with "
         "readonly=True to see the state before them",
     )

@@ -1,6 +1,6 @@
-"""What a look at a whole file tells, whatever its format: its faults, its figures, and the records in it.
+"""What an inspection of a whole file finds, whatever its format: faults, figures, and records.
 
-Nothing is written, no lock is taken, and what others append meanwhile is left alone.
+Nothing is written, no lock is taken, and what others append meanwhile is ignored.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -29,10 +29,10 @@ P = TypeVar("P", int, None)
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that can't be right, or with is_fault=False that is worth knowing."""
+    """A fault, or with is_fault=False something worth knowing."""
 
     offset: int | None
-    """Where in the file, None in a file whose bytes are another program's matter."""
+    """The offset in the file, None if another program manages its bytes."""
     oid: bytes | None
     problem: str
     is_fault: bool = True
@@ -49,11 +49,11 @@ class Figures:
 
     objects: int
     transactions: int | None
-    """None in a format that does not keep them."""
+    """How many transactions, None in a format that does not keep them."""
     sealed: Sealed | None
     """None in a format without checksums."""
     remark: str
-    """What people should know about the checksums."""
+    """A remark on the checksums."""
 
     def __str__(self) -> str:
         transactions = "" if self.transactions is None else f"{self.transactions} transactions, "
@@ -62,27 +62,27 @@ class Figures:
 
 @dataclass(frozen=True)
 class Heading:
-    """What holds of a file as a whole; None where the format has no such thing. Sizes are in bytes."""
+    """Facts about a file as a whole; None if the format does not have them. Sizes are in bytes."""
 
     format: str
     size: int
     packed_size: int | None = None
     entries_size: int | None = None
-    """Of all object entries, those that newer ones have superseded included."""
+    """The size of all object entries, including superseded ones."""
     transactions: int | None = None
-    """How many there are after the packed part."""
+    """How many transactions there are after the packed part."""
     unsealed_transactions: int | None = None
     sealed: Sealed | None = None
     first_seal: str | None = None
     last_seal: str | None = None
     """When they were written."""
     tail: str | None = None
-    """What is wrong with the end of the file, None if it is whole."""
+    """What is wrong with the end of the file, None if it is complete."""
     remark: str | None = None
-    """What people should know about the size."""
+    """A remark on the size."""
 
     def lines(self) -> Iterator[tuple[str, str]]:
-        """Yield a name and a text for each line that tells this to people."""
+        """Yield a name and a text for each line that shows this to people."""
         yield "format", self.format
         packed = "" if self.packed_size is None else f", {self.packed_size} of them packed"
         yield "size", f"{self.size} bytes{packed}{self.remark or ''}"
@@ -96,14 +96,14 @@ class Heading:
             yield "first seal", self.first_seal
             yield "last seal", self.last_seal
         if self.tail is not None:
-            yield "tail", f"not whole: {self.tail}"
+            yield "tail", f"incomplete: {self.tail}"
 
 
 class Records(Protocol):
     """The current records of a file."""
 
     def offsets(self) -> Iterable[tuple[bytes, int]]:
-        """Return (oid, file offset) for all; in a format that does not tell offsets, each is 0."""
+        """Return (oid, file offset) for all; in a format without offsets, each is 0."""
 
     def read_entry(self, oid: bytes, offset: int) -> bytes:
         """Return the record of one of these pairs."""
@@ -113,30 +113,30 @@ class Records(Protocol):
 
 
 class Inspection:
-    """One look at a file.
+    """Inspects one file.
 
-    findings() and figures() work on damaged files, too; records and heading() raise what opening the file raises.
+    findings() and figures() work for damaged files, too; records and heading() raise what opening the file raises.
     """
 
     format_name: str
     frame_size: int
-    """How many bytes a file holds around each record."""
+    """How many bytes a file needs for each record, in addition to its length."""
 
     def findings(self) -> Iterator[Finding]:
-        """Yield all findings, in the order in which they are met. FormatError if the file is of another format."""
+        """Yield all findings, in the order in which they are found; FormatError if the file has another format."""
         raise NotImplementedError
 
     def figures(self) -> Figures:
-        """Return the figures; they are complete when findings() has come to its end."""
+        """Return the figures; they are complete after the last finding."""
         raise NotImplementedError
 
     def heading(self) -> Heading:
-        """Return what holds of the file as a whole."""
+        """Return the facts about the file as a whole."""
         raise NotImplementedError
 
     @property
     def records(self) -> Records:
-        """The records, which are looked for only when they are asked for."""
+        """The records, which are read only on demand."""
         raise NotImplementedError
 
     def close(self) -> None:
@@ -145,28 +145,28 @@ class Inspection:
 
 
 class FileInspection(Inspection, Generic[F]):
-    """Base of looks at files to which transactions are appended."""
+    """Base of inspections of append-only files."""
 
     empty_file: bytes
-    """A file without any object."""
+    """The content of a file without any object."""
 
     def __init__(self, file: ReadableFile) -> None:
         self._live_file = file
         self._records: F | None = None
         self._file = snapshot_of(file)
         self.size = self._file.size()
-        """The bytes of the file at the beginning; what is appended later is not looked at."""
+        """The size of the file at the beginning; what is appended later is ignored."""
         self._offsets: dict[bytes, int] = {}
-        """Of the newest entries, by oid."""
+        """The offsets of the newest entries, by oid."""
         self._is_complete = True
-        """False once a part of the file could not be read, so that objects may be missing here."""
+        """False once a part of the file was unreadable, so that objects may be missing here."""
         self.transactions = 0
         self.objects = 0
 
-    # What a format says
+    # Implemented by a format
 
     def _layout_findings(self) -> Iterator[Finding]:
-        """Yield what is wrong with all but the records; count transactions, and note offsets of entries."""
+        """Yield all faults except those of records; count transactions, and note offsets of entries."""
         raise NotImplementedError
 
     def _open(self, file: ReadableFile) -> F:
@@ -175,11 +175,11 @@ class FileInspection(Inspection, Generic[F]):
     def _read_entry(self, source: ReadAhead, oid: bytes, offset: int) -> bytes:
         raise NotImplementedError
 
-    # What they share
+    # Shared by all formats
 
     def findings(self) -> Iterator[Finding]:
         if is_unfinished_creation(self._file, self.empty_file):
-            problem = "the file was made and nothing put into it yet; opening it for writing makes it a database"
+            problem = "the file was created, but nothing was stored yet; opening it for writing makes it a database"
             yield Finding(self.size, None, problem)
             return
         yield from self._layout_findings()
@@ -194,11 +194,11 @@ class FileInspection(Inspection, Generic[F]):
         )
 
     def _unsound_finding(self, error: DamageError, may_be_repaired: bool = True) -> Finding:
-        """Return the finding that the error of an unsound transaction is."""
+        """Return the finding for an unsound transaction."""
         if not isinstance(error, UnsoundTailError):
             return Finding(error.offset, None, error.problem)
         if self._live_file.size() > self.size:
-            problem = "a commit was under way when the check began; what stands behind this place was not looked at"
+            problem = "a commit was in progress when the check began; the bytes after this offset were not checked"
             return Finding(error.offset, None, problem, is_fault=False)
         remedy = "; `durus -c --repair` cuts it off" if may_be_repaired else ""
         return Finding(error.offset, None, error.problem + remedy)
@@ -218,9 +218,9 @@ def record_findings(
     read: Callable[[bytes, P], bytes],
     oids: Collection[bytes] | None,
 ) -> Iterator[Finding]:
-    """Yield what is wrong with the records of these (oid, offset) pairs, each of which read(oid, offset) returns.
+    """Yield the faults of the records at these (oid, offset) pairs, which read(oid, offset) returns.
 
-    `oids` are all that have a record, None if that is not known.
+    `oids` are all oids with a record, None if that is unknown.
     """
     looked_for: set[Name] = set()
     for oid, offset in offsets:
@@ -249,17 +249,17 @@ def record_findings(
 
 def _missing(name: Name) -> str:
     return (
-        f"it names {name.module}.{name.qualname}, which is not found by this Python, so a stand-in takes its place; "
-        "`durus info --broken` lists all that needs it"
+        f"it names {name.module}.{name.qualname}, which this Python does not find, so a stand-in replaces it; "
+        "`durus info --broken` lists all objects that need it"
     )
 
 
 def _difference(stored: set[bytes], used: set[bytes]) -> str:
-    problem = "the references beside its state are not those in its state"
+    problem = "the references next to its state differ from those in its state"
     if lacking := used - stored:
         problem += f"; they lack {_named(lacking)}"
     if extra := stored - used:
-        problem += f"; they have {_named(extra)} too much"
+        problem += f"; they have {_named(extra)} in addition"
     if stored == used:
         problem += ", sorted and once each"
     return problem

@@ -6,14 +6,14 @@ from durus.oid import oid_from_int
 
 
 class OidAllocator:
-    """Gives out oids that no object has: those of `holes` first, and then those from `next_number` on."""
+    """Gives out oids that no object has: first those of `holes`, and then those from `next_number` on."""
 
     def __init__(self, holes: Iterator[int], next_number: int) -> None:
         self._holes = holes
         self._next_number = next_number
 
     def new_oid(self, offset_of: Callable[[bytes], int | None]) -> bytes:
-        """Return an oid for which offset_of() returns None, and that was not given out before."""
+        """Return an oid for which offset_of() returns None, and which was not given out before."""
         for number in self._holes:
             oid = oid_from_int(number)
             if offset_of(oid) is None:
@@ -25,13 +25,13 @@ class OidAllocator:
                 return oid
 
     def leave_holes(self) -> None:
-        """Give out no more holes: it is not known which of them were given out."""
+        """Give out no more holes, because it is unknown which of them were given out."""
         self._holes = iter(())
 
     def leave_removed(self, highest: int) -> None:
-        """Do not give out what a pack removed, up to the number `highest`, before the file is opened anew.
+        """Give out nothing that a pack removed, up to the number `highest`, until the file is opened again.
 
-        Such an oid may live on in the memory of a connection. [SHELF-38]
+        A connection may still have such an object in memory. [SHELF-38]
         """
         self.leave_holes()
         self._next_number = max(self._next_number, highest + 1)

@@ -18,12 +18,12 @@ def open_locked(file_system: FileSystem, path: str) -> File:
             file.lock()
             if file.has_its_name():
                 return file
-        # A pack put a new file in its place between our open and our lock.
+        # A pack has replaced the file between our open and our lock.
         file.close()
 
 
 def cut_tail(file_system: FileSystem, file: File, end: int) -> None:
-    """Move what stands after byte `end` to a file beside this one. [SHELF-26]"""
+    """Move the bytes after `end` to a separate file in the same directory. [SHELF-26]"""
     size = file.size()
     name = f"{file.path}.cut-{end}"
     kept_path = first_unused(
@@ -44,7 +44,7 @@ def cut_tail(file_system: FileSystem, file: File, end: int) -> None:
         kept.close()
     file.truncate(end)
     warnings.warn(
-        f"{file.path}: the last {size - end} bytes were not a whole transaction; "
+        f"{file.path}: the last {size - end} bytes were not a complete transaction; "
         f"they were cut off and are kept in {kept_path}",
         DurusWarning,
         stacklevel=5,

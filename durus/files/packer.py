@@ -1,9 +1,9 @@
 """Writing the packed copy of a file, step by step, while commits go on. Statements SHELF-30 to SHELF-38, SHELF-50.
 
-Three passes, each in small steps: mark what the root reaches; go through the file from its first byte to where it
-ended when the pack began, and copy what is marked into the packed part of the new one; then follow with the
-transactions that were committed meanwhile.  A step is over at each yield; between two steps the file may be read and
-appended to.  What differs between formats stands in their subclasses.
+Three passes, each in small steps: mark what the root reaches; read the file from its first byte to its end at the
+beginning of the pack, and copy what is marked into the packed part of the new file; then follow with the transactions
+that were committed meanwhile. A step ends at each yield; between two steps the file may be read and appended to.
+Subclasses handle what differs between formats.
 """
 
 from array import array
@@ -25,16 +25,16 @@ from durus.records.reachable import dangling_reference_error
 from durus.records.record import gen_refs, refs_of
 
 MAX_PACKABLE_OIDS = 1 << 40
-"""From this oid on a pack refuses an object that the root reaches. [SHELF-51]"""
+"""The first oid of a reachable object that a pack refuses. [SHELF-51]"""
 
 _REGION_SIZE = 1 << 22
-"""What is marked next is read in the order of the file within so many bytes of it."""
+"""Records within this many bytes of the file are read in the order of the file while marking."""
 
-_ADVICE = "the file is not packed; look at it with `durus check`"
+_ADVICE = "the file is not packed; inspect it with `durus check`"
 
 
 class Entry(NamedTuple):
-    """An object entry, with bytes that were compared with the checksum that covers them, or will be before the end."""
+    """An object entry. Its bytes were compared with the checksum that covers them, or will be before the end."""
 
     oid: bytes
     offset: int
@@ -47,62 +47,62 @@ class LateCommit(NamedTuple):
     records: dict[bytes, bytes]
     end: int
     time: str | None = None
-    """When it was committed, None if the file does not tell it."""
+    """When it was committed, None if the file does not have the time."""
 
 
 class Packer(Generic[F]):
-    """Writes into `target`, a new empty file, what `source` holds and its root reaches.
+    """Writes into `target`, a new empty file, what the root of `source` reaches.
 
-    steps() does all but the last piece of the work; finish() does that piece, and nothing may be
-    appended to the source between it and the replacing of the file.
+    steps() does everything except the last piece of the work; finish() does that, and nothing may be appended to the
+    source between it and the replacement of the file.
     """
 
     def __init__(self, source: F, target: File, writer: NewFile, time: str) -> None:
-        """`writer` writes the packed part of the target, `time` is that of the pack."""
+        """`writer` writes the packed part of the target, `time` is the time of the pack."""
         self._source = source
         self._target = target
         self._writer = writer
         self._time = time
         self._new: F | None = None
-        """The target, from when its packed part is whole."""
+        """The target, once its packed part is complete."""
         self._before = source.watch()
-        """Where the entries stood, when the pack began, that were replaced since."""
+        """The offsets, at the beginning of the pack, of entries that were replaced since."""
         self._snapshot_end = source.end
         self._followed_to = source.end
         self._live = bytearray()
         self._live_count = 0
         self._live_size = 0
-        """The bytes of the records that are live."""
+        """The size of the live records."""
         self._garbage: list[bytes] = []
         self.max_garbage = -1
         self._garbage_offsets = array("Q")
         self._garbage_sums = array("I")
-        """The crc32 of each record that is garbage: it may be brought back."""
+        """The crc32 of each garbage record, which may be brought back."""
         self._followed: set[bytes] = set()
-        """Oids with a record behind the packed part of the target."""
+        """Oids with a record after the packed part of the target."""
         self._has_revived = False
 
-    # What a format says
+    # Implemented by a format
 
     def _gen_entries(self) -> Iterator[Entry | None]:
-        """Yield all object entries up to where the source ended when the pack began; None where a step may end.
+        """Yield all object entries up to the end of the source at the beginning of the pack; None where a step may end.
 
-        Every byte is read once, and DamageError raised if one is not covered by the checksum that is there for it.
+        Every byte is read once; DamageError if it does not fit the checksum that covers it.
         """
         raise NotImplementedError
 
     def _gen_late_commits(self) -> Iterator[LateCommit]:
-        """Yield the transactions of the source after those followed already. Unsound if one is."""
+        """Yield the transactions of the source after those followed already; Unsound if one is damaged."""
         raise NotImplementedError
 
     def _open_target(self) -> F:
-        """Return the target, whose packed part is whole, as it is used from then on."""
+        """Return the open target, after its packed part is complete."""
         raise NotImplementedError
 
     # Packing
 
     def steps(self) -> Iterator[Progress]:
-        """Do the work, a step at a time."""
+        """Do the work, one step at a time."""
         yield from self._mark()
         yield from self._writer.write_base(
             self._live_records(), self._live_count, self._live_size, self._highest_live()
@@ -120,21 +120,21 @@ class Packer(Generic[F]):
         self._target.sync()
 
     def open_target(self) -> F:
-        """Return the target, when it is finished, as it is used from then on."""
+        """Return the open target, after finish()."""
         return self._open_target() if self._new is None else self._new
 
     def removed(self) -> list[bytes]:
-        """Return the oids that the source has and the target does not."""
+        """Return the oids that the source has and the target does not have."""
         if not self._has_revived:
             return self._garbage
         return [oid for oid in self._garbage if oid not in self._followed]
 
     def _offset_of(self, oid: bytes) -> int | None:
-        """Return where the entry of `oid` stands that was current when the pack began."""
+        """Return the offset of the entry of `oid` that was current at the beginning of the pack."""
         return self._before[oid] if oid in self._before else self._source.offset_of(oid)
 
     def _mark(self) -> Iterator[Progress]:
-        """Mark what the root reaches, region by region of the file."""
+        """Mark what the root reaches, one region of the file after the other."""
         regions: defaultdict[int, array[int]] = defaultdict(lambda: array("Q"))
         due: deque[int] = deque()
 
@@ -174,9 +174,9 @@ class Packer(Generic[F]):
         return offset
 
     def _live_records(self) -> Iterator[tuple[bytes, bytes] | None]:
-        """Yield (oid, record) for what is marked, and take note of what is not; None where a step may end. [SHELF-50]
+        """Yield (oid, record) for what is marked, and note the garbage; None where a step may end. [SHELF-50]
 
-        DamageError if the bytes that are copied are not those by which it was marked.
+        DamageError if the copied bytes differ from those read while marking.
         """
         count = size = 0
         for entry in self._gen_entries():
@@ -203,11 +203,11 @@ class Packer(Generic[F]):
             raise self._changed(0)
 
     def _changed(self, offset: int) -> DamageError:
-        problem = "what the pack copies is not what it read before"
+        problem = "the pack copies other bytes than it has read before"
         return DamageError(self._source.file.path, offset, problem, _ADVICE)
 
     def _follow(self) -> Iterator[Progress]:
-        """Append the transactions that were committed since, each with what it brings back. [SHELF-35]"""
+        """Append the transactions that were committed since, each with the garbage that it brings back. [SHELF-35]"""
         source, new = self._source, self.open_target()
         try:
             for late in self._gen_late_commits():
@@ -226,7 +226,7 @@ class Packer(Generic[F]):
             raise DamageError(source.file.path, unsound.fault_offset, unsound.problem, _ADVICE) from None
 
     def _revive(self, records: dict[bytes, bytes]) -> None:
-        """Add to `records` the objects they reach that were garbage when the pack began."""
+        """Add to `records` the garbage of the beginning of the pack that they reach."""
         pending = list(records.items())
         while pending:
             referrer, record = pending.pop()
@@ -255,7 +255,7 @@ class Packer(Generic[F]):
         number = oid_to_int(oid)
         if number >= MAX_PACKABLE_OIDS:
             raise FormatError(
-                f"{self._source.file.path}: the oid {format_oid(oid)} is too high for a pack, which needs room "
+                f"{self._source.file.path}: the oid {format_oid(oid)} is too high for a pack, which needs space "
                 "for every oid below it; copy the objects into a new file (`durus convert`)"
             )
         if number >= len(self._live):

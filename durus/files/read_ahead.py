@@ -1,4 +1,4 @@
-"""Reading parts of a file that never change, with few reads where they follow on one another."""
+"""Reading parts of a file that never change, with few reads if they follow one another."""
 
 from durus.error import DamageError
 from durus.files.file import ReadableFile
@@ -8,17 +8,17 @@ _SEQUENTIAL_READ = 1 << 16
 
 
 class ReadAhead:
-    """Remembers what it read last. Nothing after the sound part of the file may be asked for: that may be cut off."""
+    """Remembers what it has read last. It must not read after the sound part of the file, which may be cut off."""
 
     def __init__(self, file: ReadableFile) -> None:
         self.file = file
         self._last = 0, b""
-        """Where the bytes stand in the file, and the bytes: one value, since several threads may read."""
+        """The offset of some bytes in the file, and the bytes: one value, because several threads may read."""
 
     def window(self, offset: int, size: int, end: int) -> tuple[bytes, int]:
-        """Return bytes among which stand `size` bytes of the file from `offset` on, and their index there.
+        """Return a buffer that contains the `size` bytes of the file from `offset` on, and their index in it.
 
-        There are fewer where the file, or the sound part of it that ends at byte `end`, does not have as many.
+        There are fewer if the file, or its sound part that ends at `end`, is too short.
         """
         start, buffer = self._last
         index = offset - start
@@ -29,7 +29,7 @@ class ReadAhead:
         wanted = max(size, _SEQUENTIAL_READ if is_in_order else _RANDOM_READ)
         try:
             buffer = self.file.read_at(offset, min(wanted, available))
-        except DamageError:  # it may be in what nobody has asked for
+        except DamageError:  # it may be in bytes that nobody has asked for
             return self.file.read_at(offset, min(size, available)), 0
         if len(buffer) <= _SEQUENTIAL_READ:
             self._last = offset, buffer

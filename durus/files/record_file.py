@@ -1,4 +1,4 @@
-"""An open file of records, as every format has it."""
+"""An open file of records, in any format."""
 
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -9,16 +9,16 @@ from durus.files.file import ReadableFile
 
 
 class PreparedTransaction(NamedTuple):
-    """A transaction that is to be appended to a file."""
+    """A transaction that is ready to be appended to a file."""
 
     pieces: list[bytes]
-    """Its bytes: each piece must be durable before the next one is appended."""
+    """Its bytes; each piece must be durable before the next one is appended."""
     accept: Callable[[], None]
-    """Makes its records current, when it is in the file. It may be called again. [SHELF-46]"""
+    """Makes its records current, after it is in the file. It may be called again. [SHELF-46]"""
 
 
 class Replaced(dict[bytes, int | None]):
-    """Where the entries of some oids stood before they were replaced, None for an oid that had none."""
+    """The former offsets of entries that were replaced, by oid; None for an oid that had none."""
 
 
 class RecordFile:
@@ -26,11 +26,11 @@ class RecordFile:
 
     file: ReadableFile
     index: dict[bytes, int]
-    """File offsets of entries by oid: at least of all that were not packed."""
+    """File offsets of entries by oid, at least for all entries after the packed part."""
     end: int
     """Where the last sound transaction ends."""
     tail: UnsoundTailError | None
-    """The error that tells of the bytes after the end, None where there are none."""
+    """The error for the bytes after the end, None if there are none."""
     _watcher: "weakref.ref[Replaced] | None" = None
 
     def offset_of(self, oid: bytes) -> int | None:
@@ -43,7 +43,7 @@ class RecordFile:
         return None if offset is None else self.read_entry(oid, offset)
 
     def read_entry(self, oid: bytes, offset: int) -> bytes:
-        """Return the record in the entry at `offset`, which must be of `oid`; DamageError if it is not."""
+        """Return the record in the entry at `offset`; DamageError if it is not a record of `oid`."""
         raise NotImplementedError
 
     def offsets(self) -> Iterator[tuple[bytes, int]]:
@@ -51,20 +51,20 @@ class RecordFile:
         raise NotImplementedError
 
     def holes(self) -> Iterator[int]:
-        """Yield the numbers of oids that the format calls free, in the order in which they are to be given out."""
+        """Yield the numbers of the oids that the format calls free, in the order of their use."""
         return iter(())
 
     @property
     def oid_count(self) -> int:
-        """The number from which on oids are given out when there are no more holes."""
+        """The first number to give out when there are no more holes."""
         raise NotImplementedError
 
     def prepare(self, records: Sequence[tuple[bytes, bytes]], time: str) -> PreparedTransaction:
-        """Return the transaction that holds these (oid, record) pairs at the end of this file."""
+        """Return the transaction with these (oid, record) pairs, for the end of this file."""
         raise NotImplementedError
 
     def watch(self) -> Replaced:
-        """Return the dict to which accepted transactions add the entries that they replace, as long as it is held."""
+        """Return a dict to which accepted transactions add the entries that they replace, as long as it is held."""
         replaced = Replaced()
         self._watcher = weakref.ref(replaced)
         return replaced
@@ -80,9 +80,9 @@ F = TypeVar("F", bound=RecordFile)
 
 
 def is_unfinished_creation(file: ReadableFile, empty_file: bytes) -> bool:
-    """Tell if the file is empty, or was left by a creation that did not come to its end. [SHELF-3]
+    """Tell whether the file is empty, or comes from an interrupted creation. [SHELF-3]
 
-    `empty_file` is what a creation of this format writes.
+    `empty_file` is what the creation of a file in this format writes.
     """
     size = file.size()
     if size > len(empty_file):

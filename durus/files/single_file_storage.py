@@ -1,6 +1,6 @@
-"""What all storages that live in one file share: names, failures, the end of a commit, the steps of a pack.
+"""The common part of storages that live in one file: names, failures, the end of a commit, the steps of a pack.
 
-A subclass says how records are read, staged and packed.  Statements TXN-9, TXN-30, SHELF-30, SHELF-46, SQL-8.
+A subclass reads, stages and packs records. Statements TXN-9, TXN-30, SHELF-30, SHELF-46, SQL-8.
 """
 
 import inspect
@@ -20,24 +20,24 @@ R = TypeVar("R")
 
 
 class SingleFileStorage(CollectingStorage, Generic[R]):
-    """Base of storages in one file, which is read by an `R` while it is open."""
+    """Base of storages in one file, which an `R` reads while it is open."""
 
     _guard: CallGuard
 
     def __init__(self, readonly: bool, repair: bool) -> None:
-        """A subclass calls _set_filename() next. ArgumentError if it is to be readonly and repaired."""
+        """A subclass calls _set_filename() next. ArgumentError if both `readonly` and `repair` are true."""
         if readonly and repair:
             raise ArgumentError(f"a readonly {type(self).__name__} can't repair its file")
         self._guard = CallGuard("storage")
         note_held(self)
         self._readonly = readonly
         self._failure: str | None = None
-        """Why no further commit is taken, None while they are."""
+        """Why no further commit is accepted, None while commits are accepted."""
         self._removed: list[bytes] = []
         """What packs have removed since the last sync()."""
         self._has_started_anew = False
         self._packing: weakref.ref[Generator[Progress, None, None]] | None = None
-        """The pack that is under way, which ends when nobody can go on with it."""
+        """The running pack, which ends when nobody can continue it."""
 
     def _set_filename(self, filename: Path) -> None:
         self._filename = os.fsdecode(filename)
@@ -52,14 +52,14 @@ class SingleFileStorage(CollectingStorage, Generic[R]):
 
     __repr__ = __str__
 
-    # What a subclass says
+    # Implemented by a subclass
 
     def _require_open(self) -> R:
-        """Return what reads the file. ClosedError if the storage is closed."""
+        """Return the reader of the file; ClosedError if the storage is closed."""
         raise NotImplementedError
 
     def _stage_commit(self, records: dict[bytes, bytes]) -> StagedCommit:
-        """Return the commit of these records. ReadonlyError or ClosedError if none is taken."""
+        """Return the commit of these records; ReadonlyError or ClosedError if no commit is accepted."""
         raise NotImplementedError
 
     def _pack(self) -> Generator[Progress, None, None]:
@@ -67,28 +67,28 @@ class SingleFileStorage(CollectingStorage, Generic[R]):
         raise NotImplementedError
 
     def _release(self) -> None:
-        """Give up what is held open; it may be given up already."""
+        """Release what is held open; it may be released already."""
         raise NotImplementedError
 
     def leave_to_parent(self) -> None:
-        """In the child after a fork: give up what is held open, without a word to the operating system."""
+        """In the child after a fork: release what is held open, without effects on the parent."""
         raise NotImplementedError
 
     # Errors
 
     def _closed_error(self) -> ClosedError:
-        """Return the error of a closed storage. WrongProcessError in a child of the process that opened it."""
+        """Return the error of a closed storage; a WrongProcessError in a child of the process that opened it."""
         self._guard.check_process()
         return ClosedError(f"{self._path}: the storage is closed")
 
     def _require_writable(self) -> R:
-        """Return what reads the file. ReadonlyError or ClosedError if no commit is taken."""
+        """Return the reader of the file; ReadonlyError or ClosedError if no commit is accepted."""
         opened = self._require_open()
         if self._readonly:
             raise ReadonlyError(f"{self._path}: the file is open with readonly=True and can't be changed")
         if self._failure is not None:
             raise ClosedError(
-                f"{self._path}: no further commit is taken ({self._failure}); close the storage and open it again"
+                f"{self._path}: no further commit is accepted ({self._failure}); close the storage and open it again"
             )
         return opened
 
@@ -101,9 +101,9 @@ class SingleFileStorage(CollectingStorage, Generic[R]):
 
     @guarded
     def end(self, handle_invalidations: InvalidationHandler | None = None) -> None:
-        """End the commit in one step that is durable. [SHELF-18] [SQL-3]
+        """Finish the commit in one durable step. [SHELF-18] [SQL-3]
 
-        FileError if the file can't take it: then nothing of it is stored. ClosedError after a failure that left the
+        FileError if the file can't be written: then nothing is stored. ClosedError after a failure that left the
         outcome of a commit unknown.
         """
         records = self._take_pending()
@@ -156,7 +156,7 @@ class SingleFileStorage(CollectingStorage, Generic[R]):
 
     def _check_not_packing(self) -> None:
         if self._pack_under_way() is not None:
-            raise TransactionError(f"{self._path}: a pack is under way already")
+            raise TransactionError(f"{self._path}: a pack is running already")
 
     def _gen_steps(self, steps: Generator[Progress, None, None]) -> Generator[Progress, None, None]:
         try:
@@ -173,7 +173,7 @@ class SingleFileStorage(CollectingStorage, Generic[R]):
         return next(steps, None)
 
     def _give_up_pack(self) -> None:
-        """End a pack that is not at its end."""
+        """End an incomplete pack."""
         steps = self._pack_under_way()
         if steps is not None and inspect.getgeneratorstate(steps) != inspect.GEN_RUNNING:
             steps.close()  # it would remove the file of a later one
@@ -181,12 +181,12 @@ class SingleFileStorage(CollectingStorage, Generic[R]):
     # Interrupts, and the end
 
     def _start_anew(self) -> None:
-        """Give up what a call that was interrupted has left. [TXN-30]"""
+        """Clean up after an interrupted call. [TXN-30]"""
         self._has_started_anew = True
         self._pending = None
 
     def close(self) -> None:
-        if not self._guard.is_foreign:  # else it is the parent's
+        if not self._guard.is_foreign:  # otherwise it belongs to the parent
             self._close()
 
     @guarded

@@ -1,14 +1,14 @@
-"""A file as it is now, whatever others append to it later.
+"""A file in its present state, whatever others append to it later.
 
-A reader of a file that another process writes needs one size for all that it decides: what was an
-incomplete tail when the reading began can be a whole transaction, with more after it, a moment later.
+A reader of a file that another process writes needs one size for all decisions: the incomplete tail at the beginning
+can be a complete transaction, with more after it, a moment later.
 """
 
 from durus.files.file import ReadableFile
 
 
 class _Snapshot:
-    """Reads a file up to the size that it had at the start."""
+    """Reads a file up to its size at the beginning."""
 
     def __init__(self, file: ReadableFile) -> None:
         self.path = file.path
@@ -26,5 +26,5 @@ class _Snapshot:
 
 
 def snapshot_of(file: ReadableFile) -> ReadableFile:
-    """Return a view of `file` that ends where the file ends now."""
+    """Return a view of `file` that ends at its present end."""
     return _Snapshot(file)

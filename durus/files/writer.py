@@ -8,13 +8,13 @@ from durus.progress import Progress
 
 _WRITE_SIZE = 1 << 18
 _SYNC_SIZE = 1 << 22
-"""Bytes after which the file is synced: one sync of all of it would hold up whoever waits for the step."""
+"""After how many bytes the file is synced: one sync of everything would make a step too long."""
 
 
 class NewFile:
     """A file that is written as a whole into `file`, which is new and empty.
 
-    `time` is when, for a format that tells it.
+    `time` is the time of writing, for a format that stores it.
     """
 
     def __init__(self, file: File, time: str) -> None:
@@ -26,10 +26,10 @@ class NewFile:
     def write_base(
         self, records: Iterable[tuple[bytes, bytes] | None], count: int, records_size: int, highest_oid: int
     ) -> Iterator[Progress]:
-        """Write the packed part of these (oid, record) pairs, in small steps; a None among them is work, too.
+        """Write the packed part of these (oid, record) pairs, in small steps; a None among them also counts as work.
 
-        There are `count` of them, with `records_size` bytes in all; `highest_oid` is the highest number of an oid
-        among them, -1 if there is none.
+        There are `count` pairs, with `records_size` bytes in total; `highest_oid` is their highest oid as a number, -1
+        if there is none.
         """
         raise NotImplementedError
 
@@ -47,7 +47,7 @@ class NewFile:
         pack_entry: Callable[[bytes, bytes], bytes],
         note_offset: Callable[[bytes, int], None],
     ) -> Iterator[Progress]:
-        """Write the entries of these (oid, record) pairs, of which there are `count`, and note the offset of each."""
+        """Write the entries of these (oid, record) pairs, `count` in number, and note the offset of each."""
         pending = bytearray()
         number = 0
         for work, pair in enumerate(records, 1):

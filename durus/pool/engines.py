@@ -93,7 +93,7 @@ class EngineOfOneStorage(Engine):
     """One storage that this process has alone, shared by all connections."""
 
     def __init__(self, storage: Storage) -> None:
-        from durus.shared_storage import SharedStorage  # only where it is used, for what it imports
+        from durus.shared_storage import SharedStorage  # only when used, because of its imports
 
         self._name = str(storage)
         self._shared: SharedStorage | None = SharedStorage(storage)

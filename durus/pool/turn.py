@@ -102,7 +102,7 @@ class TurnTakingClient(ClientStorage):
             super().end(handle_invalidations)
         finally:
             self.turn.end_commit(frame)
-            del frame  # or it would be a cycle
+            del frame  # otherwise it would be a reference cycle
 
     def take_turn(self) -> list[bytes] | None:
         self.turn.take(self)

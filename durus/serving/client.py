@@ -21,7 +21,7 @@ from durus.sharing.session import SessionCore
 
 _RECEIVED_AT_A_TIME = 1 << 16
 _UNREAD_LIMIT = 1 << 18
-"""Bytes that may wait for a client to read them before it is answered no further."""
+"""How many bytes may wait for a client to read them before the server stops answering it."""
 _SECONDS_BETWEEN_SIGNS = 5.0
 """How often a client that waits is told that its answer is still to come."""
 
@@ -85,7 +85,7 @@ class ServedClient:
         self._commit_began = 0.0
         connected.setblocking(False)
         if connected.family != socket.AF_UNIX:
-            with contextlib.suppress(OSError):  # of a client that has gone already
+            with contextlib.suppress(OSError):  # of a client that has disconnected already
                 set_tcp_options(connected)
         self.descriptor = connected.fileno()
         self._name = _name_of_peer(connected, peer)
@@ -175,7 +175,7 @@ class ServedClient:
             self.is_paused = False
             self.proceed()
 
-    # What the conversation calls
+    # Called by the conversation
 
     def send(self, data: bytes) -> None:
         """Send bytes to the client: at once if they are many, else when the conversation is done for now."""
@@ -206,7 +206,7 @@ class ServedClient:
                 _logger.info("client %s committed %d objects, %d bytes, %.1f ms", self, count, size, milliseconds)
             self._server.note_commit(size)
         elif isinstance(error, WriteConflictError):
-            _logger.info("client %s is refused a commit: %s", self, error)
+            _logger.info("client %s: its commit is refused: %s", self, error)
 
     def pack(self, on_end: Callable[[DurusError | None], None]) -> None:
         """Begin to pack."""
@@ -221,10 +221,10 @@ class ServedClient:
     def end(self, error: DurusError | None) -> None:
         """Close the connection, when the client has got what was sent to it."""
         if error is not None:
-            _logger.warning("client %s is dropped: %s", self, error)
+            _logger.warning("client %s is disconnected: %s", self, error)
         self.close()
 
-    # What the server calls
+    # Called by the server
 
     def proceed(self) -> None:
         """Go on with the conversation, after what it waits for may have happened."""
@@ -280,7 +280,7 @@ class ServedClient:
         if wait != self._wait:
             self._wait, self._waiting_since = wait, now
         elif wait is not None and now - self._waiting_since >= wait.limit:
-            _logger.warning("client %s is dropped: %s took longer than %g seconds", self, wait.what, wait.limit)
+            _logger.warning("client %s is disconnected: %s took longer than %g seconds", self, wait.what, wait.limit)
             self.abort()
 
     def _what_is_waited_for(self) -> _Wait | None:
@@ -297,8 +297,8 @@ class ServedClient:
 def _name_of_peer(connected: socket.socket, peer: object) -> str:
     """Return who is on the other side: host and port, or the process that has a Unix socket."""
     if connected.family != socket.AF_UNIX:
-        return str(HostPortAddress(*peer[:2])) if isinstance(peer, tuple) else "that has gone already"
+        return str(HostPortAddress(*peer[:2])) if isinstance(peer, tuple) else "(already disconnected)"
     if not hasattr(socket, "SO_PEERCRED"):
-        return "of this machine"
+        return "on this machine"
     process, user, _ = struct.unpack("iII", connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     return f"process {process} of user {user}"

@@ -1,4 +1,8 @@
-"""Where a storage server listens and its clients connect: TCP, Unix sockets, what systemd hands over."""
+"""Where a storage server listens and clients connect: TCP ports, Unix sockets, sockets that systemd passes.
+
+An address makes sockets, connected or listening ones, and knows nothing of what is sent through them. It turns
+what the operating system refuses into an AddressError that names the address.
+"""
 
 import contextlib
 import errno
@@ -25,7 +29,7 @@ AnyAddress = Union["SocketAddress", str, bytes, os.PathLike[str], os.PathLike[by
 
 
 class SocketAddress:
-    """An address, of one of the kinds below."""
+    """An address of one of the kinds below."""
 
     is_local = True
     """True if only processes of this machine can connect."""
@@ -38,9 +42,16 @@ class SocketAddress:
         group: str | int | None = None,
         umask: int | None = None,
     ) -> "SocketAddress":
-        """Return an address of the kind that `address` is of; the rest is for the path of a Unix socket.
+        """Return the address that a value stands for.
 
-        AddressError if it is of none.
+        Args:
+            address: an address, a (host, port) pair, the path of a Unix socket, or `@name`.
+            owner: who owns the Unix socket that a server makes at this path, by name or number.
+            group: the group of that socket, by name or number.
+            umask: the permission bits that the socket does not get, from 0 to 0o777.
+
+        Raises:
+            AddressError: the value is not an address.
         """
         if isinstance(address, SocketAddress):
             return address
@@ -51,22 +62,31 @@ class SocketAddress:
             if _HOST_AND_PORT.fullmatch(path) and not os.path.exists(path):
                 host, _, number = path.rpartition(":")
                 raise AddressError(
-                    f"{path!r} is no address: give ({host!r}, {number}), or './{path}' for a Unix socket of this name"
+                    f"{path!r} is not an address; use ({host!r}, {number}), or './{path}' for a Unix socket"
                 )
             return UnixDomainSocketAddress(path, owner, group, umask)
         if isinstance(address, tuple | list) and len(address) == 2:
             return HostPortAddress(*address)
-        raise AddressError(f"{address!r} is no address: it is a (host, port) pair, the path of a Unix socket, or @name")
+        raise AddressError(
+            f"{address!r} is not an address; expected a (host, port) pair, the path of a Unix socket, or @name"
+        )
 
     def get_connected_socket(self, timeout: float | None = None) -> socket.socket | None:
-        """Return a socket that is connected, None if nobody listens here.
+        """Return a connected socket.
 
-        `timeout` is in seconds; AddressError for any other failure.
+        Args:
+            timeout: how many seconds connecting may take, None for no limit. The socket keeps this timeout.
+
+        Returns:
+            The socket, or None if no server listens here.
+
+        Raises:
+            AddressError: connecting fails for another reason.
         """
         raise NotImplementedError
 
     def get_listening_socket(self) -> socket.socket:
-        """Return a socket that listens here; AddressError if that can't be."""
+        """Return a socket that listens here; AddressError if that is impossible."""
         raise NotImplementedError
 
     def get_listening_sockets(self) -> list[socket.socket]:
@@ -74,11 +94,11 @@ class SocketAddress:
         return [self.get_listening_socket()]
 
     def close(self, listening: socket.socket) -> None:
-        """Close what get_listening_socket() returned, and take its name away."""
+        """Close a socket of get_listening_socket(), and remove its name."""
         listening.close()
 
     @contextlib.contextmanager
-    def _naming(self, operation: str) -> Iterator[None]:
+    def _os_errors_as(self, operation: str) -> Iterator[None]:
         try:
             yield
         except AddressError:
@@ -88,13 +108,18 @@ class SocketAddress:
 
 
 class HostPortAddress(SocketAddress):
-    """A TCP port of a host: a name, an IPv4 or an IPv6 address. The port 0 stands for any that is free."""
+    """A TCP port of a host.
+
+    Args:
+        host: a host name, an IPv4 or an IPv6 address.
+        port: the port number; a server that listens on 0 gets any free port.
+    """
 
     def __init__(self, host: str = DEFAULT_HOST, port: int = DEFAULT_PORT) -> None:
         if not isinstance(host, str):
-            raise AddressError(f"{host!r} is no host: that is a name or an address, as a str")
+            raise AddressError(f"{host!r} is not a host; expected a host name or an IP address, as a str")
         if type(port) is not int or not 0 <= port < 1 << 16:
-            raise AddressError(f"{port!r} is no port: that is a number from 0 to 65535")
+            raise AddressError(f"{port!r} is not a port; expected a number from 0 to 65535")
         self.host = host
         self.port = port
 
@@ -102,7 +127,7 @@ class HostPortAddress(SocketAddress):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def get_connected_socket(self, timeout: float | None = None) -> socket.socket | None:
-        with self._naming("connect to"):
+        with self._os_errors_as("connect to"):
             try:
                 connected = socket.create_connection((self.host, self.port), timeout)
             except OSError as error:
@@ -113,7 +138,7 @@ class HostPortAddress(SocketAddress):
         return connected
 
     def get_listening_socket(self) -> socket.socket:
-        with self._naming("listen on"):
+        with self._os_errors_as("listen on"):
             family, kind, protocol, _, name = socket.getaddrinfo(
                 self.host or None, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )[0]
@@ -130,12 +155,12 @@ class HostPortAddress(SocketAddress):
 
 
 class _UnixAddress(SocketAddress):
-    """What both kinds of Unix sockets have in common."""
+    """The common part of both kinds of Unix sockets."""
 
     filename: str
 
     def get_connected_socket(self, timeout: float | None = None) -> socket.socket | None:
-        with self._naming("connect to"):
+        with self._os_errors_as("connect to"):
             connected = socket.socket(socket.AF_UNIX)
             with _closing_on_error(connected):
                 connected.settimeout(timeout)
@@ -150,18 +175,22 @@ class _UnixAddress(SocketAddress):
 
 
 class UnixAbstractAddress(_UnixAddress):
-    """A name in Linux's abstract space of Unix sockets, written `@name`."""
+    """A name in the abstract namespace of Linux for Unix sockets.
+
+    Args:
+        filename: the name, with or without the `@` before it.
+    """
 
     def __init__(self, filename: str) -> None:
         self.filename = "\0" + filename.removeprefix("@")
         if self.filename == "\0":
-            raise AddressError("'@' is no address: the name of the socket is missing")
+            raise AddressError("'@' is not an address; the name of the socket is missing")
 
     def __str__(self) -> str:
         return "@" + self.filename[1:]
 
     def get_listening_socket(self) -> socket.socket:
-        with self._naming("listen on"):
+        with self._os_errors_as("listen on"):
             listening = socket.socket(socket.AF_UNIX)
             with _closing_on_error(listening):
                 listening.bind(self.filename)
@@ -170,7 +199,14 @@ class UnixAbstractAddress(_UnixAddress):
 
 
 class UnixDomainSocketAddress(_UnixAddress):
-    """The path of a Unix socket; owner and group are names or numbers, and `umask` takes its bits from 0o777."""
+    """A Unix socket in the file system.
+
+    Args:
+        filename: the path of the socket.
+        owner: who owns the socket that a server makes, by name or number.
+        group: the group of that socket, by name or number.
+        umask: the permission bits that the socket does not get, from 0 to 0o777.
+    """
 
     def __init__(
         self,
@@ -180,9 +216,9 @@ class UnixDomainSocketAddress(_UnixAddress):
         umask: int | None = None,
     ) -> None:
         if umask is not None and (type(umask) is not int or not 0 <= umask <= 0o777):
-            raise AddressError(f"{umask!r} is no umask: that is a number from 0 to 0o777")
+            raise AddressError(f"{umask!r} is not a umask; expected a number from 0 to 0o777")
         if not filename:
-            raise AddressError("'' is no address: the path of the socket is missing")
+            raise AddressError("'' is not an address; the path of the socket is missing")
         self.filename = os.path.abspath(filename)
         self._owner = _number_or_name(owner)
         self._group = _number_or_name(group)
@@ -194,11 +230,11 @@ class UnixDomainSocketAddress(_UnixAddress):
         return self.filename
 
     def get_listening_socket(self) -> socket.socket:
-        with self._naming("listen on"):
+        with self._os_errors_as("listen on"):
             listening = socket.socket(socket.AF_UNIX)
             try:
                 self._bind_anew(listening)
-                listening.listen(BACKLOG)  # at once: until then another server would take it for stale
+                listening.listen(BACKLOG)  # immediately: until it listens, another server takes it for stale
                 self._made, self._process = os.stat(self.filename), os.getpid()
                 if self._owner is not None or self._group is not None:
                     shutil.chown(self.filename, self._owner, self._group)  # type: ignore[arg-type]  # both may be None
@@ -208,8 +244,8 @@ class UnixDomainSocketAddress(_UnixAddress):
         return listening
 
     def close(self, listening: socket.socket) -> None:
-        with contextlib.suppress(OSError):  # another may have taken the name away
-            is_own = self._made is not None and self._process == os.getpid()  # a forked child has none [WIRE-42]
+        with contextlib.suppress(OSError):  # another process may have removed the name
+            is_own = self._made is not None and self._process == os.getpid()  # a forked child owns no socket [WIRE-42]
             if is_own and self._made is not None and os.path.samestat(os.stat(self.filename), self._made):
                 os.unlink(self.filename)
         self._made = None
@@ -235,24 +271,28 @@ class UnixDomainSocketAddress(_UnixAddress):
             os.umask(before)
 
     def _remove_if_stale(self) -> None:
-        """Remove the socket of a server that is gone; AddressError if it is not one."""
+        """Remove the socket of a server that has ended; AddressError if it is anything else."""
         found = os.lstat(self.filename)
         if not stat.S_ISSOCK(found.st_mode):
-            raise AddressError(f"cannot listen on {self}: there is a file with this name that is not a socket")
+            raise AddressError(f"cannot listen on {self}: a file with this name exists, and it is not a socket")
         connected = self.get_connected_socket(timeout=1)
         if connected is not None:
             connected.close()
         if connected is not None or not os.path.samestat(os.lstat(self.filename), found):
-            raise AddressError(f"cannot listen on {self}: another server listens there")
+            raise AddressError(f"cannot listen on {self}: another server listens on it")
         os.unlink(self.filename)
 
 
-def _number_or_name(who: str | int | None) -> str | int | None:
-    return int(who) if isinstance(who, str) and who.isdecimal() else who
+def _number_or_name(owner: str | int | None) -> str | int | None:
+    return int(owner) if isinstance(owner, str) and owner.isdecimal() else owner
 
 
 class InheritedAddress(SocketAddress):
-    """The listening sockets that systemd, or who speaks like it, has opened for this process."""
+    """The listening sockets that a service manager, such as systemd, has opened for this process.
+
+    Args:
+        count: how many sockets it passes.
+    """
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -265,7 +305,7 @@ class InheritedAddress(SocketAddress):
 
     def get_listening_sockets(self) -> list[socket.socket]:
         first = _FIRST_SYSTEMD_DESCRIPTOR
-        with self._naming("listen on"), contextlib.ExitStack() as opened:
+        with self._os_errors_as("listen on"), contextlib.ExitStack() as opened:
             found = [opened.enter_context(socket.socket(fileno=first + n)) for n in range(self._count)]
             for listening in found:
                 listening.set_inheritable(False)
@@ -275,17 +315,36 @@ class InheritedAddress(SocketAddress):
 
 
 def inherited_address(environment: Mapping[str, str]) -> InheritedAddress | None:
-    """Return the address that LISTEN_PID and LISTEN_FDS tell of, None if they are not for this process."""
+    """Return the sockets that a service manager passes to this process.
+
+    Args:
+        environment: the environment variables; LISTEN_PID and LISTEN_FDS describe the sockets.
+
+    Returns:
+        Their address, or None if there are none for this process.
+
+    Raises:
+        AddressError: LISTEN_FDS is not a number.
+    """
     if environment.get("LISTEN_PID") != str(os.getpid()):
         return None
     count = environment.get("LISTEN_FDS", "")
     if not count.isdecimal() or int(count) < 1:
-        raise AddressError(f"LISTEN_FDS is {count!r}, which is no number of sockets")
+        raise AddressError(f"LISTEN_FDS is {count!r}; expected the number of sockets, 1 or more")
     return InheritedAddress(int(count))
 
 
 def connect(address: SocketAddress, timeout: float | None) -> socket.socket:
-    """Return a socket that is connected; ServerUnreachableError if nobody listens there."""
+    """Return a connected socket.
+
+    Args:
+        address: the address of the server.
+        timeout: how many seconds connecting may take, None for no limit. The socket keeps this timeout.
+
+    Raises:
+        ServerUnreachableError: no server listens there.
+        AddressError: connecting fails for another reason.
+    """
     connected = address.get_connected_socket(timeout)
     if connected is None:
         raise ServerUnreachableError(f"no server listens on {address}; start one with `durus -s`")
@@ -299,9 +358,18 @@ def wait_for_server(
     sleeptime: float = 2,
     address: AnyAddress | None = None,
 ) -> None:
-    """Return when a server takes connections; ServerUnreachableError after `maxtries` tries.
+    """Return as soon as a server accepts connections.
 
-    `sleeptime` is what stands between two tries, in seconds.
+    Args:
+        host: the host of the server.
+        port: its port.
+        maxtries: how often to try.
+        sleeptime: how many seconds to wait between two tries.
+        address: the address of the server, instead of `host` and `port`.
+
+    Raises:
+        ServerUnreachableError: no try succeeded.
+        AddressError: the address is wrong.
     """
     target = SocketAddress.new((host, port) if address is None else address)
     for tries in range(maxtries):
@@ -316,11 +384,11 @@ def wait_for_server(
         if connected is not None:
             connected.close()
             return
-    raise ServerUnreachableError(f"no server listens on {target}, after {maxtries} tries {sleeptime} seconds apart")
+    raise ServerUnreachableError(f"no server listens on {target}, after {maxtries} tries, {sleeptime} seconds apart")
 
 
 def _is_local(listening: socket.socket) -> bool:
-    """Tell if only processes of this machine can connect to a socket."""
+    """Tell whether only processes of this machine can connect to a socket."""
     if listening.family not in (socket.AF_INET, socket.AF_INET6):
         return True
     return ipaddress.ip_address(listening.getsockname()[0].partition("%")[0]).is_loopback
@@ -331,7 +399,7 @@ _KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 20, "TCP_KEEPCNT": 4}
 
 
 def set_tcp_options(connected: socket.socket) -> None:
-    """Have messages sent at once, and a peer noticed that is gone without a word."""
+    """Send each message immediately, and detect a peer that disappears without closing."""
     connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in _KEEPALIVE.items():

@@ -1,8 +1,8 @@
 """What changed when, kept once for all clients of a storage. Statements TXN-40 and TXN-41.
 
-Each commit, and each removal by a pack, has a serial: its number in the order of all.  A client is told of what comes
-after its own serial.  The log is a list of runs: sorted oids, and the serial at which each changed last.  Small runs
-are merged, so a look-up searches a few dozen of them at most, however many commits there were.
+Each commit, and each removal by a pack, has a serial: its number in the common order. A client learns of the changes
+after its own serial. The log is a list of runs: sorted oids, and the serial at which each of them changed last. Small
+runs are merged, so a look-up searches at most a few dozen of them, however many commits there were.
 """
 
 import sys
@@ -14,15 +14,15 @@ from typing import NamedTuple
 from durus.oid import oid_from_int, oid_to_int
 
 MAX_CHANGES = 1 << 20
-"""The most changes that are kept, of 16 bytes each. [TXN-41]"""
+"""How many changes the log keeps at most, of 16 bytes each. [TXN-41]"""
 _TRIM_SLACK = 64
-"""Up to so many changes nobody looks for what all clients have heard of."""
+"""The log is not trimmed before it has more changes than this."""
 _MAX_MERGED = 1 << 15
-"""The most changes of a run that was merged: so long one commit may hold up others for it."""
+"""How many changes a merged run has at most. It limits how long a merge delays other clients."""
 
 
 class _Run(NamedTuple):
-    """Changes that follow one another: sorted oids, the serial at which each changed last, and the last serial."""
+    """Consecutive changes: sorted oids, the serial at which each changed last, and the last serial of all."""
 
     oids: "array[int]"
     serials: "array[int]"
@@ -42,7 +42,7 @@ class ChangeLog:
         return self._count
 
     def add(self, oids: Iterable[bytes]) -> None:
-        """Take the next change of the storage, which is of these oids."""
+        """Append the next change of the storage, which changes these oids."""
         numbers = array("Q", b"".join(sorted(oids)))
         if sys.byteorder == "little":
             numbers.byteswap()
@@ -52,18 +52,18 @@ class ChangeLog:
             self._forget_oldest()
 
     def skip(self) -> None:
-        """Take a change that no client needs to be told of."""
+        """Count a change that no client needs to learn of."""
         self.end += 1
         if not self._runs:
             self.start = self.end
 
     @property
     def is_long(self) -> bool:
-        """True if it is time to look for what all clients have heard of."""
+        """True if the log should be trimmed."""
         return self._count > self._trim_at
 
     def trim(self, serial: int) -> None:
-        """Forget what all clients have heard of, which is what comes before or at this serial."""
+        """Forget the changes up to this serial, because all clients know them."""
         while self._runs and self._runs[0].last <= serial:
             self._forget_oldest()
         self._trim_at = 2 * self._count + _TRIM_SLACK

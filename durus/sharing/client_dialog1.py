@@ -31,8 +31,8 @@ from durus.sharing.protocol import (
 from durus.storage import Accesses, InvalidationHandler
 
 _TRIES = 10_000
-"""How often a commit is tried that comes too late each time: among 100 clients of a server that is overloaded, one
-that is no slower than the others is late 99 times of 100."""
+"""How often a commit is tried that comes too late each time. Among 100 clients of an overloaded server, one that is
+no slower than the others is late 99 times out of 100."""
 
 
 class ClientDialog1(ClientDialog):

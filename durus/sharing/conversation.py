@@ -1,7 +1,7 @@
 """The server's side of the wire protocol, for one client: bytes in, bytes out. spec/wire.md and spec/wire-2.md.
 
-No sockets and no clocks here.  A Conversation is fed with bytes as they arrive, and calls its Host to send, to wait
-and to work.  What is said is in dialog1.py and dialog2.py, one module for each version of the protocol.
+No sockets and no clocks here. A Conversation receives bytes as they arrive, and calls its Host to send, to wait and to
+do work. dialog1.py and dialog2.py have the requests and answers, one module for each version of the protocol.
 """
 
 from durus.error import DurusError
@@ -47,12 +47,12 @@ class Conversation:
 
     @property
     def is_inside_request(self) -> bool:
-        """True if the client has sent a part of something and is to send the rest."""
+        """True if the client has sent a part of a message, and the rest is missing."""
         return self._wanted != EVENT and not self._dialog.is_between_requests
 
     @property
     def has_unread_input(self) -> bool:
-        """True if what has arrived is not used up and more would only take memory."""
+        """True if there is input that is not consumed yet, so that more would only fill memory."""
         return self._wanted == EVENT and bool(self._buffer)
 
     def receive(self, data: bytes) -> None:
@@ -70,7 +70,7 @@ class Conversation:
         self._advance(data)
 
     def proceed(self) -> None:
-        """Look again at what the conversation waits for."""
+        """Go on, if the event that the conversation waits for has happened."""
         self._event_happened = True
         data = bytes(self._buffer)
         self._buffer.clear()
@@ -82,13 +82,13 @@ class Conversation:
             self._dialog.keep_waiting()
 
     def finish(self) -> None:
-        """End the conversation; if a commit is under way whose data is whole, when that is answered."""
+        """End the conversation; if a complete commit is in progress, after its answer."""
         self._dialog.is_finishing = True
         if not self._dialog.is_held:
             self._end(None)
 
     def close(self) -> None:
-        """The connection is gone."""
+        """Release what the client holds, after its connection was closed."""
         if not self._is_closed:
             self._is_closed = True
             self._session.close()

@@ -15,11 +15,11 @@ EVENT = -1
 """What a dialog yields when it waits for an event and not for bytes."""
 
 WORK_AT_A_TIME = 64
-"""After how many requests, or new oids, others have their turn."""
+"""How many requests, or new oids, are handled before other clients have their turn."""
 SENT_AT_A_TIME = 1 << 16
-"""Bytes of a long answer that are sent before others have their turn."""
+"""How many bytes of a long answer are sent before other clients have their turn."""
 COST_OF_A_LOAD = 256
-"""How many bytes more a record counts as, for the work that it makes."""
+"""How many bytes are added to the size of each record, for the work that it causes."""
 
 Steps = Generator[int, bytes, "Dialog | None"]
 """What a dialog does; the dialog that takes over is returned, None at the end."""
@@ -29,7 +29,7 @@ class Host(Protocol):
     """What a conversation needs of the server."""
 
     is_paused: bool
-    """True while the client is to read first what was sent; proceed() is called when it has."""
+    """True while the client must read what was sent; the host calls proceed() when it has done so."""
     hello: Hello
     """The limits that clients are told. [WIRE2-2]"""
 
@@ -72,12 +72,12 @@ class Dialog:
         """True if a request may take only so long as a whole, False if more of it must come from time to time."""
         self.is_finishing = False
         self.is_held = False
-        """True while a commit is to be answered, or the client waits for the end of the server."""
+        """True while the client waits for the answer to a commit, or for the end of the server."""
         self.is_awaited = False
         """True while the client waits for an answer that may take its time."""
         self.is_between_requests = True
         self.is_alone = False
-        """True if what arrived last was one byte, with nothing before it that is not used up."""
+        """True if the last arrival was a single byte, and everything before it is consumed."""
         self.has_unused_input = False
         """True if bytes have arrived after those that the dialog was given last."""
         self.request_count = 0
@@ -144,7 +144,7 @@ class Dialog:
         session.begin_commit(granted, abandoned=soon, lease=lease)
         yield from self._until(lambda: grants or not session.is_in_line)
         if not grants:
-            raise TransactionError("the storage has started anew")
+            raise TransactionError("the storage has restarted after an interrupt")
         return grants[0]
 
     def _quit(self) -> Generator[int, bytes, None]:

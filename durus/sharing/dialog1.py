@@ -70,7 +70,9 @@ class Dialog1(Dialog):
                     send(encode_u32(VERSION))
                     self._has_said_version = True
                     if version != VERSION:
-                        raise ProtocolError(f"the client speaks version {version} of the protocol, not {VERSION}")
+                        raise ProtocolError(
+                            f"the client uses version {version} of the protocol; this server supports {VERSION}"
+                        )
                 case Quit():
                     self._check_is_meant(b"Q")
                     yield from self._quit()
@@ -81,15 +83,17 @@ class Dialog1(Dialog):
     def _invalid(self, oids: list[bytes] | None) -> bytes:
         if oids is None:
             raise TransactionError(
-                "the server has lost track of what this client has not heard of, for which this version of the "
-                "protocol has no words; it can connect again"
+                "the server no longer knows which changes this client has missed, and this version of the protocol "
+                "cannot express that; connect again"
             )
         return encode_oids(oids)
 
     def _check_is_meant(self, command: bytes) -> None:
         """Raise ProtocolError where a request of one byte may be the beginning of some other protocol's. [WIRE-40]"""
         if not self._has_said_version and (self.has_unused_input or not self.is_alone):
-            raise ProtocolError(f"the command {command!r} comes with other bytes, from a client that has not sent V")
+            raise ProtocolError(
+                f"the command {command!r} came together with other bytes, from a client that has not sent V"
+            )
 
     def _load(self, oid: bytes) -> Generator[int, bytes, bytes]:
         """Return the answer to the load of an oid."""

@@ -1,15 +1,18 @@
-"""Which oids a client was given and has not used yet. Statement TXN-24."""
+"""Which oids a client was given and has not used yet. Statement TXN-24.
+
+Oids are given out in sequence, so a set of them is stored as bitmaps: one int for each block of neighbouring oids.
+"""
 
 from collections.abc import Iterable
 
 from durus.oid import oid_to_int
 
 _BLOCK_SIZE = 1024
-"""Oids are given out one after the other: so many of them share an int."""
+"""How many oids share one int."""
 
 
 class OidGrants:
-    """A set of oids that takes about a bit for each, where they are close together."""
+    """A set of oids that takes about one bit for each, if they are close together."""
 
     def __init__(self) -> None:
         self._blocks: dict[int, int] = {}
@@ -25,14 +28,14 @@ class OidGrants:
         return len(self._blocks)
 
     def add(self, oids: Iterable[bytes]) -> None:
-        """Note oids that were given, none of which is in the set."""
+        """Add oids, none of which is in the set."""
         for oid in oids:
             block, bit = _locate(oid)
             self._blocks[block] = self._blocks.get(block, 0) | bit
             self.count += 1
 
     def discard(self, oids: Iterable[bytes]) -> None:
-        """Forget oids that are used now, as far as they are in the set."""
+        """Remove those of the oids that are in the set, because they are used now."""
         for oid in oids:
             block, bit = _locate(oid)
             granted = self._blocks.get(block, 0)
@@ -44,11 +47,11 @@ class OidGrants:
                     self._blocks[block] = granted ^ bit
 
     def recount(self) -> None:
-        """Make the count right again after an interrupt."""
+        """Compute the count again, after an interrupt."""
         self.count = sum(granted.bit_count() for granted in self._blocks.values())
 
 
 def _locate(oid: bytes) -> tuple[int, int]:
-    """Return the block of an oid, and its bit in it."""
+    """Return the block of an oid, and the oid's bit in it."""
     block, index = divmod(oid_to_int(oid), _BLOCK_SIZE)
     return block, 1 << index

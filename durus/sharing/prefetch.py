@@ -1,4 +1,8 @@
-"""Which records to load ahead, and those that were: the siblings of an object. Statement TXN-26."""
+"""Which records to load ahead: the siblings of an object. Statement TXN-26.
+
+The references of one object are a family. An application that loads one member often loads the next ones soon, so a
+load asks for these as well, and keeps their records until somebody loads or invalidates them.
+"""
 
 from bisect import bisect_left
 from collections import OrderedDict
@@ -9,13 +13,13 @@ from durus.sharing.protocol import OKAY, Loaded
 
 _FAMILIES = 256
 _LOOKED_AT = 4
-"""How many siblings are looked at for each that may come along."""
+"""How many siblings are examined for each one that may be loaded ahead."""
 _ANSWER_SIZE = 1 << 20
-"""About how many bytes may come along with one record."""
+"""About how many bytes are loaded ahead with one record."""
 _MAX_SIZE = 1 << 24
-"""How many bytes of records that nobody asked for yet are kept."""
+"""How many bytes of records that nobody has loaded yet are kept."""
 _FIRST_GUESS = 1 << 16
-"""How long a record is taken to be before any has come."""
+"""The assumed length of a record, before any was loaded."""
 _FIRST_AHEAD = 16
 """How many records a server is asked to send along at first."""
 _JUDGED_FROM = 32
@@ -23,7 +27,7 @@ _JUDGED_FROM = 32
 
 
 class Prefetch:
-    """Up to `limit` siblings of an object that is loaded: what an object that was loaded lately refers to, too."""
+    """Loads up to `limit` siblings of each loaded object: what a recently loaded object refers to as well."""
 
     def __init__(self, limit: int) -> None:
         self.is_loaded: Callable[[bytes], bool] = lambda oid: False
@@ -33,12 +37,12 @@ class Prefetch:
         self._came = self._used = 0
         """How many came along lately, and how many of them were used."""
         self._families: OrderedDict[bytes, None] = OrderedDict()
-        """The references of the objects loaded lately, sorted as records have them; used last stands last."""
+        """The references of recently loaded objects, in the order of their records; the most recently used is last."""
         self._records: dict[bytes, tuple[bytes, bytes]] = {}
-        """The records that came along, each with the family that it came with."""
+        """The records loaded ahead, each with the family to which it belongs."""
         self._size = 0
         self._usual_size: float = _FIRST_GUESS
-        """The length of the records that were loaded lately."""
+        """The average length of recent records."""
 
     def siblings(self, oid: bytes, limit: int | None = None) -> list[bytes]:
         """Return the oids to load along with this one, `limit` at the most."""
@@ -55,7 +59,7 @@ class Prefetch:
         return []
 
     def _wanted(self, family: bytes, count: int, index: int, limit: int) -> Iterator[bytes]:
-        """Yield what is not there yet of those that follow in the family, the first following the last."""
+        """Yield the missing members of the family after `index`; the first one follows the last."""
         found = 0
         limit = min(limit, int(_ANSWER_SIZE / self._usual_size))
         for step in range(1, min(count, limit * _LOOKED_AT)):
@@ -68,7 +72,7 @@ class Prefetch:
                     return
 
     def add_answers(self, oids: list[bytes], answers: Iterable[Loaded]) -> None:
-        """Take in the answers to the load of siblings(), in their order."""
+        """Keep the answers to the load of siblings(), which are in the same order."""
         family = next(reversed(self._families))
         for oid, answer in zip(oids, answers, strict=True):
             if answer.status == OKAY and self._size + len(answer.record) <= _MAX_SIZE:
@@ -106,7 +110,7 @@ class Prefetch:
             self._used //= 2
 
     def take(self, oid: bytes) -> bytes | None:
-        """Return the record of this oid, if it came along, and forget it here."""
+        """Return the record of this oid if it was loaded ahead, and forget it."""
         found = self._records.pop(oid, None)
         if found is None:
             return None
@@ -118,7 +122,7 @@ class Prefetch:
         return record
 
     def forget(self, oids: Iterable[bytes]) -> None:
-        """Forget the records of oids that are invalid, or were committed here."""
+        """Forget the records of oids that are invalid, or that were committed here."""
         for oid in oids:
             found = self._records.pop(oid, None)
             if found is not None:
@@ -130,7 +134,7 @@ class Prefetch:
         self._size = 0
 
     def note_loaded(self, record: bytes) -> None:
-        """Take note of what an object that was loaded refers to."""
+        """Remember what a loaded object refers to."""
         family = unpack_record(record)[2]
         self._usual_size += (len(record) - self._usual_size) / 8
         if self.limit and len(family) > 8:

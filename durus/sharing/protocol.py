@@ -1,9 +1,8 @@
 """The wire protocol, version 1, for both sides: bytes in, messages out. spec/wire.md.
 
-No sockets here.  A reader is a generator that yields how many bytes it needs next, is sent just
-those, and returns a message; who drives it decides where the bytes come from.  A length that the
-other side declares is checked against a limit before a byte of it is asked for.  For 0 bytes it is
-sent none.
+No sockets here. A reader is a generator that yields how many bytes it needs next, is sent exactly those, and returns
+a message; its caller decides where the bytes come from. A length that the other side declares is checked against a
+limit before a byte of it is requested. A reader that needs 0 bytes is sent b"".
 """
 
 import struct
@@ -21,23 +20,23 @@ INVALID = b"I"
 NOT_FOUND = b"K"
 
 MAX_REQUEST_OIDS = 1 << 18
-"""The most oids in one request. [WIRE-20]"""
+"""How many oids one request has at most. [WIRE-20]"""
 MAX_COMMIT = 1 << 30
-"""The most bytes of one commit. [WIRE-20]"""
+"""How many bytes one commit has at most. [WIRE-20]"""
 
 _U32 = struct.Struct(">I")
 _ENTRY_HEAD = struct.Struct(">I8s")
 
 T = TypeVar("T")
 Reader = Generator[int, bytes, T]
-"""Yields numbers of bytes, is sent as many, returns a T."""
+"""Yields how many bytes it needs, is sent them, and returns a T."""
 
 
 # Requests
 
 
 class Version(NamedTuple):
-    """V: which protocol the client speaks. [WIRE-4]"""
+    """V: the version of the protocol that the client uses. [WIRE-4]"""
 
     version: int
 
@@ -49,35 +48,35 @@ class NewOids(NamedTuple):
 
 
 class Load(NamedTuple):
-    """L: the record of an oid. [WIRE-6]"""
+    """L: load the record of an oid. [WIRE-6]"""
 
     oid: bytes
 
 
 class BulkLoad(NamedTuple):
-    """B: the records of many oids. [WIRE-7]"""
+    """B: load the records of several oids. [WIRE-7]"""
 
     oids: list[bytes]
 
 
 class Sync(NamedTuple):
-    """S: which oids are invalid. [WIRE-8]"""
+    """S: ask for the invalid oids. [WIRE-8]"""
 
 
 class Commit(NamedTuple):
-    """C: a commit begins. [WIRE-9]"""
+    """C: begin a commit. [WIRE-9]"""
 
 
 class Pack(NamedTuple):
-    """P: begin to pack. [WIRE-12]"""
+    """P: start a pack. [WIRE-12]"""
 
 
 class Quit(NamedTuple):
-    """Q: the server is to end. [WIRE-13]"""
+    """Q: stop the server. [WIRE-13]"""
 
 
 class Goodbye(NamedTuple):
-    """'.': the client goes. [WIRE-14]"""
+    """'.': the client disconnects. [WIRE-14]"""
 
 
 Request = Version | NewOids | Load | BulkLoad | Sync | Commit | Pack | Quit | Goodbye
@@ -109,7 +108,7 @@ def encode_request(request: Request) -> bytes:
 
 
 def read_request() -> Reader[Request]:
-    """Read one request. ProtocolError for a command that the protocol does not have."""
+    """Read one request; ProtocolError for an unknown command."""
     command = yield 1
     match command:
         case b"V":
@@ -132,38 +131,49 @@ def read_request() -> Reader[Request]:
             return Quit()
         case b".":
             return Goodbye()
-    raise ProtocolError(f"there is no command {command!r}")
+    raise ProtocolError(f"{command!r} is not a command")
 
 
 # Commits
 
 
 def encode_commit(records: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Return the data of a commit: these (oid, record) pairs, none to give it up. [WIRE-10]
+    """Return the data of a commit. [WIRE-10]
 
-    TransactionError if they are too long for one commit.
+    Args:
+        records: (oid, record) pairs; none gives the commit up.
+
+    Raises:
+        TransactionError: they are too long for one commit.
     """
     entries = [_ENTRY_HEAD.pack(8 + len(record), oid) + record for oid, record in records]
     data = b"".join(entries)
     if len(data) > MAX_COMMIT:
         raise TransactionError(
-            f"a commit of {len(data)} bytes is longer than the {MAX_COMMIT} that a server takes; commit in parts"
+            f"a commit of {len(data)} bytes exceeds the {MAX_COMMIT} that a server accepts; commit in parts"
         )
     return _U32.pack(len(data)) + data
 
 
 def read_commit(take: Callable[[bytes, bytes], None]) -> Reader[int]:
-    """Read the data of a commit, giving `take` each oid and its record. [WIRE-10]
+    """Read the data of a commit. [WIRE-10]
 
-    Return how many there were: 0 if the commit was given up.
+    Args:
+        take: called with each oid and its record.
+
+    Returns:
+        How many records there were; 0 if the commit was given up.
+
+    Raises:
+        ProtocolError: the data is malformed or too long.
     """
     size = yield from read_u32()
     if size > MAX_COMMIT:
-        raise ProtocolError(f"a commit of {size} bytes is longer than the limit of {MAX_COMMIT}")
+        raise ProtocolError(f"a commit of {size} bytes exceeds the limit of {MAX_COMMIT}")
     count = offset = 0
     while offset < size:
         if offset + _ENTRY_HEAD.size > size:
-            raise ProtocolError(f"the data of a commit ends inside an entry's head, at byte {offset}")
+            raise ProtocolError(f"the data of a commit ends inside the head of an entry, at byte {offset}")
         length, oid = _ENTRY_HEAD.unpack((yield _ENTRY_HEAD.size))
         if length < 8 or offset + 4 + length > size:
             raise ProtocolError(
@@ -186,12 +196,12 @@ class Loaded(NamedTuple):
 
 
 def encode_u32(number: int) -> bytes:
-    """Return a u32: the server's answer to V."""
+    """Return the bytes of a u32: the answer to V."""
     return _U32.pack(number)
 
 
 def encode_oids(oids: Sequence[bytes]) -> bytes:
-    """Return a count and oids: the answer to S and C, and the arguments of B."""
+    """Return the bytes of a count and oids: the answer to S and C, and the arguments of B."""
     return _U32.pack(len(oids)) + b"".join(oids)
 
 
@@ -213,10 +223,10 @@ def read_new_oids(count: int) -> Reader[list[bytes]]:
 
 
 def read_oids(limit: int | None = None) -> Reader[list[bytes]]:
-    """Read a count, `limit` at the most, and oids."""
+    """Read a count, at most `limit`, and as many oids."""
     count = yield from read_u32()
     if limit is not None and count > limit:
-        raise ProtocolError(f"{count} oids in one message are more than the limit of {limit}")
+        raise ProtocolError(f"{count} oids in one message exceed the limit of {limit}")
     return _split((yield 8 * count))
 
 
@@ -226,13 +236,13 @@ def read_loaded() -> Reader[Loaded]:
     if status in (INVALID, NOT_FOUND):
         return Loaded(status)
     if status != OKAY:
-        raise ProtocolError(f"there is no answer {status!r} to a load")
+        raise ProtocolError(f"{status!r} is not an answer to a load")
     size = yield from read_u32()
     return Loaded(OKAY, (yield size))
 
 
 def read_all_loaded(count: int) -> Reader[list[Loaded]]:
-    """Read the answer to B of `count` oids."""
+    """Read the answer to B with `count` oids."""
     answers = []
     for _ in range(count):
         answers.append((yield from read_loaded()))
@@ -243,7 +253,7 @@ def read_status() -> Reader[bytes]:
     """Read the answer to the data of a commit, or to P."""
     status = yield 1
     if status not in (OKAY, INVALID):
-        raise ProtocolError(f"there is no answer {status!r} to a commit or a pack")
+        raise ProtocolError(f"{status!r} is not an answer to a commit or a pack")
     return status
 
 
@@ -251,7 +261,7 @@ def _split(oids: bytes) -> list[bytes]:
     return [oids[start : start + 8] for start in range(0, len(oids), 8)]
 
 
-# Driving a reader
+# Running a reader
 
 
 def receive(reader: Reader[T], receive_exactly: Callable[[int], bytes]) -> T:

@@ -1,9 +1,12 @@
-"""The session core: many clients over one storage. Statements TXN-20 to TXN-28, TXN-40 to TXN-45, TXN-60 to TXN-64.
+"""The session core: many clients of one storage. Statements TXN-20 to TXN-28, TXN-40 to TXN-45, TXN-60 to TXN-64.
 
-Who has not heard of which change (change_log.py), whose turn it is to commit (turns.py), which oids were
-given to whom, and what waits until it is durable is decided here and nowhere else.  No sockets, no
-threads, no clocks: what takes time is handed to the caller (SessionCore.begin_write), what has to wait gets a
-callback, and the time is what the caller's clock tells.
+Only this module decides which client knows which change (change_log.py), whose turn it is to commit (turns.py), which
+oids belong to which client, and what waits for the disk. No sockets, no threads, no clocks: slow work is handed to
+the caller (SessionCore.begin_write), whatever must wait gets a callback, and the caller's clock gives the time.
+
+A commit in a turn goes through three states. It waits for its turn; then its records come in and are checked, and it is
+queued with a serial, which fixes its place in the order of all commits; then a Write makes all queued commits durable
+with one transaction of the storage, and their clients learn the outcome.
 """
 
 from collections.abc import Callable, Container, Generator
@@ -27,17 +30,17 @@ from durus.sharing.versions import Snapshot, Versions
 from durus.storage import StagedCommit, Storage, check_record
 
 MAX_UNUSED_OIDS = 1 << 24
-"""The most oids that one client may ask for and not use. [TXN-24]"""
+"""How many oids one client may ask for and leave unused. [TXN-24]"""
 MAX_WAITING = 1 << 30
-"""The most bytes of records that are kept of commits whose turn was passed on. [TXN-42]"""
+"""How many bytes of records are kept for commits whose turn was passed on. [TXN-42]"""
 _NEVER = -1
 """The serial of a client that has lost track."""
 
 OnTurn = Callable[[list[bytes] | None], None]
-"""Takes the oids that are invalid for a client when it is its turn to commit, None for any."""
+"""Takes the oids that are invalid for a client when its turn to commit comes, None for any."""
 
 OnOutcome = Callable[[DurusError | None], None]
-"""Takes None when a commit is durable, or else why it is not stored: a WriteConflictError for a conflict."""
+"""Takes None when a commit is durable, or the reason why it is not stored: a WriteConflictError for a conflict."""
 
 OnWholeOutcome = Callable[[list[bytes] | None, DurusError | None], None]
 """Takes the oids that were invalid for the client right before its commit, None for any, and the outcome."""
@@ -52,7 +55,7 @@ def _do_nothing() -> None:
 
 @dataclass(eq=False, slots=True)
 class _QueuedCommit:
-    """A commit that has its serial and waits to be written."""
+    """A commit that has its serial and waits for its write."""
 
     session: "Session"
     records: dict[bytes, bytes]
@@ -61,7 +64,12 @@ class _QueuedCommit:
 
 
 class SessionCore:
-    """The clients of a storage, and the commits that are under way."""
+    """The clients of a storage, and the commits in progress.
+
+    Args:
+        storage: the storage, to which nobody else commits.
+        clock: returns the time in seconds; it need not begin at any special moment.
+    """
 
     def __init__(
         self,
@@ -85,15 +93,15 @@ class SessionCore:
         self._log = ChangeLog()
         self._turns = Turns(clock)
         self._in_turn: set[Session] = set()
-        """The clients that have their turn, exclusive or passed on, and whose commit can still be taken."""
+        """The clients that have their turn, exclusive or passed on, and whose commit can still be accepted."""
         self._waiting_bytes = 0
-        """How many bytes of records they have given."""
+        """How many bytes of records these have sent."""
         self._queued: list[_QueuedCommit] = []
         self._writing: list[_QueuedCommit] = []
         self._undurable: dict[bytes, int] = {}
-        """How many commits that are not durable yet write an oid."""
+        """For each oid, how many commits write it that are not durable yet."""
         self._untold: dict[_QueuedCommit, None] = {}
-        """The commits that were taken and whose outcome was not told, wherever an exception comes."""
+        """The accepted commits whose clients do not know the outcome yet; true wherever an exception comes."""
         self._waiting_for_write: list[Callable[[], None]] = []
         self._latest: dict[int, tuple[str, float]] = {}
         """Who made the latest commits, and when, by their serials."""
@@ -106,28 +114,29 @@ class SessionCore:
 
     @property
     def turn(self) -> "Session | None":
-        """The client whose turn it is to send the data of its commit. [TXN-21]"""
+        """The client that may send the data of its commit now. [TXN-21]"""
         turn = self._turns.holder
         return next((session for session in self._sessions if session._turn is turn), None) if turn else None
 
     def pass_turn_on(self) -> float | None:
-        """Pass the turn on if its client holds up others for too long; return when to ask again. [TXN-42]
+        """Pass the turn on if its client has held up others for too long. [TXN-42]
 
-        That is in so many seconds; None if nobody waits for it.
+        Returns:
+            In how many seconds to call this again, or None if nobody waits for the turn.
         """
         self._turns.pass_on()
         return self._turns.seconds_left()
 
     def has_record(self, oid: bytes) -> bool:
-        """Tell if an oid has a record, durable or on its way."""
+        """Tell whether an oid has a record, durable or on its way to the disk."""
         return oid in self._undurable or self.storage.has_record(oid)
 
     def is_undurable(self, oid: bytes) -> bool:
-        """Tell if a commit that is not durable yet writes this oid. [TXN-23]"""
+        """Tell whether a commit that is not durable yet writes this oid. [TXN-23]"""
         return oid in self._undurable
 
     def when_written(self, proceed: Callable[[], None]) -> None:
-        """Call `proceed` when the present or the next write has ended."""
+        """Call `proceed` when the present or the next write ends."""
         self._waiting_for_write.append(proceed)
 
     # Writing
@@ -143,9 +152,10 @@ class SessionCore:
         return bool(self._writing)
 
     def begin_write(self) -> "Write":
-        """Take all queued commits into one transaction of the storage. [TXN-22]
+        """Put all queued commits into one transaction of the storage. [TXN-22]
 
-        The caller calls write() of what it gets, in whatever thread, and then finish() of it.
+        Returns:
+            The write. The caller calls its write(), in any thread, and then its finish().
         """
         self._writing, self._queued = self._queued, []
         merged: dict[bytes, bytes] = {}
@@ -168,7 +178,7 @@ class SessionCore:
             proceed()
 
     def _settle(self, commit: _QueuedCommit, error: DurusError | None) -> None:
-        """Tell a client the outcome of its commit, and others if theirs need what it was to store."""
+        """Tell a client the outcome of its commit, and the others whose commits needed what it was to store."""
         self._withdraw_conflicting(self._notify(commit, error))
 
     def _notify(self, commit: _QueuedCommit, error: DurusError | None) -> set[bytes]:
@@ -186,9 +196,12 @@ class SessionCore:
     # Packing
 
     def gen_pack(self) -> Generator[Progress, None, None]:
-        """Pack in steps; what one of them removed is invalid for all clients when it is over. [TXN-25]
+        """Pack in steps; what the pack removed is invalid for all clients at its end. [TXN-25]
 
-        No step is done while commits are being written: they count neither as stored nor as not.
+        No step runs while commits are being written, because these are neither stored nor missing.
+
+        Yields:
+            The progress after each step.
         """
         progress = Progress("mark", 0, None)
         while self._writing:  # or older snapshots would go on with half of a commit
@@ -204,7 +217,7 @@ class SessionCore:
                     return
                 self._take_removed()
                 yield progress
-        finally:  # an error may come when it has removed them already
+        finally:  # even after an error: the pack may have removed them before it
             if isinstance(steps, Generator):
                 steps.close()
             self._take_removed()
@@ -219,7 +232,7 @@ class SessionCore:
             self._withdraw_conflicting(set(removed))
 
     def _withdraw_conflicting(self, lost: set[bytes]) -> None:
-        """Take the commits back that wait for the disk, and store or refer to what has no record any more."""
+        """Withdraw the queued commits that store, or refer to, an oid that has no record any more."""
         found = lost
         while found:
             found = set()
@@ -233,9 +246,12 @@ class SessionCore:
             lost = lost | found
 
     def start_anew(self, is_write_lost: bool) -> None:
-        """Give up all that is under way, after an exception that may have come between any two steps of it. [TXN-31]
+        """Give up everything in progress, after an exception that may have come between any two steps of it. [TXN-31]
 
-        Commits that are being written go on, unless the write was lost with its thread.
+        Commits that are being written go on.
+
+        Args:
+            is_write_lost: True if the write was lost together with its thread.
         """
         writing = [] if is_write_lost else [commit for commit in self._writing if commit in self._untold]
         lost = self._writing if is_write_lost else []
@@ -300,10 +316,10 @@ class SessionCore:
         """The serial of the last change that comes before all commits which are not durable yet."""
         return next((commit.serial - 1 for commit in self._untold), self._log.end)
 
-    # What sessions call
+    # Called by sessions
 
     def _enqueue(self, commit: _QueuedCommit) -> None:
-        """Give a commit its serial: from now on it comes before every commit that is queued later."""
+        """Give a commit its serial: from now on it precedes every commit that is queued later."""
         self._untold[commit] = None
         self._queued.append(commit)
         self._count_undurable(commit)
@@ -319,7 +335,7 @@ class SessionCore:
         commit.serial = log.end
         if has_heard_of_all:
             session._serial = log.end
-        else:  # a pack removed something during its turn
+        else:  # a pack removed records during its turn
             session._own_serial = log.end
         self._latest[log.end] = session.name, self._clock()
         if len(self._latest) > _REMEMBERED_COMMITS:
@@ -358,11 +374,11 @@ class Write:
         """About how many bytes there are to write."""
 
     def write(self) -> None:
-        """Make them durable; may be called in another thread. DurusError if that fails."""
+        """Make them durable, in any thread; DurusError if that fails."""
         self._staged_commit.write()
 
     def finish(self, error: DurusError | None) -> None:
-        """Make them current and tell their clients, or tell them that write() raised `error`."""
+        """Make the commits current, or withdraw them if write() raised `error`, and tell their clients."""
         if error is None:
             try:
                 self._staged_commit.accept()
@@ -372,46 +388,52 @@ class Write:
 
 
 class Session:
-    """One client: what it has not heard of, and what it may do now."""
+    """One client: which changes it does not know yet, and what it may do now."""
 
     def __init__(self, core: SessionCore, name: str = "") -> None:
         self._core = core
         self.name = name
         self._serial = core._log.end
-        """The serial of the last change that this client has heard of. [TXN-20]"""
+        """The serial of the last change that this client knows. [TXN-20]"""
         self._own_serial = 0
-        """The serial of its own commit, if that came after changes which it has not heard of yet."""
+        """The serial of its own commit, if that came after changes that it does not know yet."""
         self._snapshot: Snapshot | None = None
         self._snapshot_since = 0.0
         self._why_snapshot_ended: str | None = None
         self._standing = Standing()
         self._turn: Turn | None = None
         self._has_lost_turn = False
-        """Another commit was taken since this client got its turn: its own is a conflict. [TXN-42]"""
+        """True if another commit was accepted after this client got its turn: its own is a conflict. [TXN-42]"""
         self._whole: OnOutcome | None = None
-        """Takes the outcome of a commit that is whole and waits until another client's turn is over."""
+        """Takes the outcome of a complete commit that waits for the end of another client's turn."""
         self._abandoned: Callable[[], None] = _do_nothing
         self._has_given = False
-        """True if a record was given in this turn."""
+        """True if a record came in this turn."""
         self._staged_bytes = 0
         self._held_bytes = 0
         """How many bytes of records the host keeps of a commit that is not complete."""
         self._grants = OidGrants()
         self._staged: dict[bytes, bytes] = {}
-        """The records of the commit whose turn it is."""
+        """The records of the commit, so far."""
         self._unresolved: set[bytes] = set()
-        """What they refer to and was not among them at that moment."""
+        """What these records refer to, and what was not among them when they came."""
         self._conflicts: set[bytes] = set()
 
     def load(self, oid: bytes) -> bytes | None:
-        """Return the record of an oid, None if the oid is invalid for this client. [TXN-20]
+        """Return the record of an oid. [TXN-20]
 
-        DurusKeyError if there is no record.  must_wait(oid) is to be asked before.
+        The caller first waits until must_wait(oid) is False.
+
+        Returns:
+            The record, or None if the oid is invalid for this client.
+
+        Raises:
+            DurusKeyError: there is no record.
         """
         return None if self._is_invalid(oid) else self._core.storage.load(oid)
 
     def must_wait(self, oid: bytes) -> bool:
-        """Tell if the record that this client is to see is not durable yet. [TXN-23]"""
+        """Tell whether the record that this client should see is not durable yet. [TXN-23]"""
         return self._core.is_undurable(oid) and not self._is_invalid(oid)
 
     @property
@@ -421,7 +443,7 @@ class Session:
 
     @property
     def has_lost_track(self) -> bool:
-        """True if the next sync has to tell that any oid may be invalid. [TXN-41]"""
+        """True if the next sync must report that any oid may be invalid. [TXN-41]"""
         return self._serial < self._core._log.start
 
     @property
@@ -436,11 +458,11 @@ class Session:
         return self._serial < log.start or log.changed_after(oid, self._serial) not in (0, self._own_serial)
 
     def lose_track(self) -> None:
-        """Have any oid be invalid. [TXN-31]"""
+        """Make every oid invalid. [TXN-31]"""
         self._serial = _NEVER
 
     def _start_anew(self) -> list[Callable[[], None]]:
-        """Lose track, and whatever commit was begun; return what is to be called to tell the client of that."""
+        """Lose track, and drop a commit in progress; return the callbacks that tell the client."""
         done, abandoned, was_in_line = self._whole, self._abandoned, self._turn is not None
         self.lose_track()
         self._turn = self._whole = None
@@ -455,7 +477,7 @@ class Session:
         return [abandoned] if was_in_line else []
 
     def sync(self) -> list[bytes] | None:
-        """Return the invalid oids, None for any; they are forgotten for this client then. [TXN-20] [TXN-41]"""
+        """Return the invalid oids, None for any, and make them valid for this client. [TXN-20] [TXN-41]"""
         self._forget_root()
         return self._take_invalid()
 
@@ -499,10 +521,16 @@ class Session:
     def new_oids(self, number: int) -> list[bytes]:
         """Return oids that no object has and that only this client may commit. [TXN-24]
 
-        The first is ROOT_OID as long as there is no root.  ProtocolError if too many are unused.
+        The first one is ROOT_OID as long as there is no root.
+
+        Args:
+            number: how many.
+
+        Raises:
+            ProtocolError: the client has too many unused oids.
         """
         if self._grants.count + number > MAX_UNUSED_OIDS:
-            raise ProtocolError(f"this client asked for more than {MAX_UNUSED_OIDS} oids and did not use them")
+            raise ProtocolError(f"this client asked for more than {MAX_UNUSED_OIDS} oids without using them")
         oids: list[bytes] = []
         if number and not self._core.has_record(ROOT_OID) and ROOT_OID not in self._grants:
             oids.append(ROOT_OID)
@@ -514,7 +542,7 @@ class Session:
         return oids
 
     def _forget_root(self) -> None:
-        """If another client has made the root, this one has heard of it now. [TXN-24]"""
+        """If another client has made the root, this client knows it now. [TXN-24]"""
         if self._core.has_record(ROOT_OID):
             self._grants.discard([ROOT_OID])
 
@@ -525,25 +553,30 @@ class Session:
 
     @property
     def has_turn(self) -> bool:
-        """True while this client may send the data of its commit, be its turn exclusive or passed on. [TXN-42]"""
+        """True while this client may send its commit, whether its turn is exclusive or passed on. [TXN-42]"""
         return self._turn is not None and self._turn.is_granted
 
     def note_received(self, size: int) -> None:
-        """Take note of bytes that have come from the client, for which others wait for longer. [TXN-42]"""
+        """Note that the client has sent `size` bytes, for which others wait longer. [TXN-42]"""
         if self._turn is not None and self._turn.is_granted:
             self._turn.received += size
 
     def begin_commit(
         self, granted: OnTurn, abandoned: Callable[[], None] = _do_nothing, lease: float | None = None
     ) -> None:
-        """Ask for the turn to commit; `granted` is called with the invalid oids, now or later. [TXN-21]
+        """Ask for the turn to commit. [TXN-21]
 
-        With a `lease` it is exclusive for so many seconds. [TXN-46]
-        `abandoned` is called if the core starts anew before the commit was given: this has to be called again then.
-        ReadonlyError or ClosedError if the storage takes no commits.
+        Args:
+            granted: called with the invalid oids when the turn comes, now or later.
+            abandoned: called if the core starts anew before the commit is complete; then ask again.
+            lease: how many seconds the turn is exclusive, if it is. [TXN-46]
+
+        Raises:
+            ReadonlyError: the storage is read-only.
+            ClosedError: the storage is closed.
         """
         if self._turn is not None:
-            raise ProtocolError("a client asked for its turn twice")
+            raise ProtocolError("a client asked for the turn to commit twice")
         self._core.storage.begin()
 
         def grant() -> None:
@@ -555,10 +588,11 @@ class Session:
         self._core._turns.ask(self._turn)
 
     def store(self, oid: bytes, record: bytes) -> None:
-        """Take a record into the commit; what is wrong with it ends the turn.
+        """Add a record to the commit; an error ends the turn.
 
-        RecordError if it is unsound, ProtocolError if it is not this client's turn, the oid was not
-        given to this client, or the commit has a record of it already.
+        Raises:
+            RecordError: the record is malformed.
+            ProtocolError: this client does not have the turn, was not given the oid, or has stored it already.
         """
         try:
             if not self.has_turn:
@@ -586,18 +620,23 @@ class Session:
     def _check_oid(self, oid: bytes) -> None:
         if oid == ROOT_OID and oid in self._grants:
             if self._core.has_record(oid):
-                self._conflicts.add(oid)  # another client was first to make the root [TXN-24]
+                self._conflicts.add(oid)  # another client has made the root first [TXN-24]
         elif not (oid in self._grants or self._core.storage.has_record(oid)):
             if not self._is_invalid(oid):
-                raise ProtocolError(f"a commit of oid {format_oid(oid)}, which was not given to this client")
-            self._conflicts.add(oid)  # a pack removed it since this client got its turn [TXN-25]
+                raise ProtocolError(f"a commit stores oid {format_oid(oid)}, which this client was not given")
+            self._conflicts.add(oid)  # a pack removed it after this client got its turn [TXN-25]
 
     def commit(self, records: dict[bytes, bytes], done: OnOutcome) -> None:
-        """Commit these records and those that store() took; `done` is called with the outcome.
+        """Commit these records, and those that store() took.
 
-        If the turn was passed on, that is when the client which has it now is done. [TXN-42]
+        If the turn was passed on, the outcome comes after the commit of the client that has the turn now. [TXN-42]
 
-        Without any record the commit is given up.  Errors as store() has them, and nothing is stored.
+        Args:
+            records: records by oid; without any record, here or before, the commit is given up.
+            done: called with the outcome.
+
+        Raises:
+            DurusError: as store() raises it, and nothing is stored.
         """
         if not self.has_turn:
             raise ProtocolError("a commit came out of turn")
@@ -713,8 +752,8 @@ class Session:
             done(None)
 
     def _missing(self) -> set[bytes]:
-        """Return the oids without a record that the commit needs. [TXN-10] [TXN-25]"""
-        if self._serial != self._core._log.end:  # a pack has ended since records were looked at
+        """Return the oids that the commit needs and that have no record. [TXN-10] [TXN-25]"""
+        if self._serial != self._core._log.end:  # a pack has ended since the records were checked
             self._unresolved = _references(self._staged)
             self._conflicts.update(
                 oid for oid in self._staged if self._is_invalid(oid) and not self._core.has_record(oid)
@@ -722,13 +761,13 @@ class Session:
         return {ref for ref in self._unresolved if ref not in self._staged and not self._core.has_record(ref)}
 
     def give_up_commit(self) -> None:
-        """Ask no longer for the turn to commit, or give it up."""
+        """Withdraw from the line for the turn to commit, or give the turn up."""
         if self.has_turn:
             self._forget_root()
         self._end_turn(has_committed=False)
 
     def _lose_turn(self) -> None:
-        """Forget what was given, for it can't be taken any more."""
+        """Forget the records that came, because the commit cannot be accepted any more."""
         self._core._in_turn.discard(self)
         self._has_lost_turn = True
         self._core._waiting_bytes -= self._staged_bytes
@@ -743,11 +782,11 @@ class Session:
             self._core._turns.end(turn, has_committed)
 
     def withdraw_commit(self) -> bool:
-        """Withdraw a commit that was given and is not being written yet; False if there is none."""
+        """Withdraw a complete commit that is not being written yet; False if there is none."""
         return self._core._withdraw(self)
 
     def close(self) -> None:
-        """Forget this client; a commit that it gave whole goes on."""
+        """Forget this client; a commit that is complete goes on."""
         self.let_go()
         self._core._drop(self)
 
@@ -758,8 +797,8 @@ def _references(records: dict[bytes, bytes]) -> set[bytes]:
 
 def _outcome_unknown() -> InterruptedTransactionError:
     return InterruptedTransactionError(
-        "the thread that wrote this commit, with others, was interrupted: it is stored as a whole, or not at all; "
-        "call abort(), and look before you try again"
+        "the thread that wrote this commit was interrupted; the commit is stored completely or not at all: "
+        "call abort(), and look whether it is stored before you run it again"
     )
 
 

@@ -1,6 +1,6 @@
-"""Whose turn it is to send a commit, and for how long others wait for that. Statements TXN-21, TXN-42 to TXN-44.
+"""Whose turn it is to send a commit, and how long others wait for it. Statements TXN-21, TXN-42 to TXN-44.
 
-No clock here: the caller gives one.  With a clock that stands still a turn lasts until it ends.
+No clock here: the caller gives one. With a clock that stands still, a turn lasts until its client ends it.
 """
 
 from collections import deque
@@ -9,41 +9,41 @@ from dataclasses import dataclass
 from math import inf
 
 EXCLUSIVE_SECONDS = 0.2
-"""For how long others wait for a client that sends nothing. [TXN-42]"""
+"""How many seconds others wait for a client that sends nothing. [TXN-42]"""
 BYTES_PER_SECOND = 1 << 23
-"""Bytes a second: for so many others wait a second more. [TXN-42]"""
+"""Bytes per second: for each such amount that a client sends, others wait one second longer. [TXN-42]"""
 SECONDS_EARNED = 0.01
-"""Seconds of waiting in vain that a commit makes up for. [TXN-43]"""
+"""For how many seconds of waiting in vain one commit makes up. [TXN-43]"""
 LOSSES_FOR_LONGER_TURN = 2
 """After how many lost commits in a row a client gets a longer turn. [TXN-44]"""
 LONGER_FACTOR = 10
 MAX_LONGER_FACTOR = 40
 """How many times as long a longer turn is, at first and at the most. [TXN-44]"""
 LONGER_SECONDS_EARNED = 0.02
-"""Seconds of longer turns that a commit makes up for. [TXN-44]"""
+"""For how many seconds of longer turns one commit makes up. [TXN-44]"""
 
 
 @dataclass(eq=False)
 class Standing:
-    """What the turns of a client have come to so far."""
+    """The history of a client's turns."""
 
     has_committed: bool = False
     losses: int = 0
-    """Its commits that came too late, since it last had one taken."""
+    """How many of its commits came too late since its last accepted one."""
     has_stalled: bool = False
-    """Its turn was passed on since it last had a commit taken."""
+    """True if its turn was passed on since its last accepted commit."""
 
 
 @dataclass(eq=False)
 class Turn:
-    """The turn of a client: waited for, then had; exclusive until it is passed on."""
+    """The turn of a client: first it waits, then it is exclusive, until it ends or is passed on."""
 
     standing: Standing
     grant: Callable[[], None]
-    """Called when it comes."""
+    """Called when the turn comes."""
     is_granted: bool = False
     received: int = 0
-    """Bytes that its client has sent in it."""
+    """How many bytes the client has sent in this turn."""
     seconds: float = 0
     rate: float = BYTES_PER_SECOND
     began: float = 0
@@ -53,27 +53,27 @@ class Turn:
 
 
 class Turns:
-    """The turn that is exclusive now, and the line of those that wait."""
+    """The exclusive turn, and the line of the turns that wait."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._line: deque[Turn] = deque()
         self.holder: Turn | None = None
         self._allowances = {False: EXCLUSIVE_SECONDS, True: EXCLUSIVE_SECONDS}
-        """How many seconds others may still wait in vain, for clients without a commit and with one. [TXN-43]"""
+        """How many seconds others may wait in vain, for clients without an accepted commit and with one. [TXN-43]"""
         self._longer_allowance = 0.0
         self._waited_since = 0.0
-        """Since when somebody waits for the holder."""
+        """When the wait for the holder began."""
 
     def ask(self, turn: Turn) -> None:
-        """Put a turn into the line."""
+        """Put a turn at the end of the line."""
         if not self._line:
             self._waited_since = self._clock()
         self._line.append(turn)
         self.pass_on()
 
     def ask_again_first(self, turn: Turn, finish: Callable[[], None]) -> None:
-        """Have a turn that was passed on be the next in the line; `finish` is called, to end it, when it comes."""
+        """Put a turn that was passed on at the front of the line; `finish` is called when it comes, to end it."""
         turn.is_granted, turn.grant = False, finish
         if not self._line:
             self._waited_since = self._clock()
@@ -81,7 +81,7 @@ class Turns:
         self.pass_on()
 
     def end(self, turn: Turn, has_committed: bool) -> None:
-        """End a turn, or ask no longer for it."""
+        """End a turn, or take it out of the line."""
         if has_committed:
             for kind in self._allowances:
                 self._allowances[kind] = min(EXCLUSIVE_SECONDS, self._allowances[kind] + SECONDS_EARNED)
@@ -95,14 +95,14 @@ class Turns:
             self._line.remove(turn)
 
     def seconds_left(self) -> float | None:
-        """Return in how many seconds pass_on() is to be called, None if nobody waits."""
+        """Return in how many seconds to call pass_on(), None if nobody waits."""
         if self.holder is None or not self._line:
             return None
         turn = self.holder
         return turn.began + turn.seconds + turn.received / turn.rate - self._clock()
 
     def pass_on(self) -> None:
-        """Give the next client its turn, and the one after that, as long as the one before is free or has lasted."""
+        """Give the turn to the next in the line, and so on, as long as the turn before has ended or lasted too long."""
         while self._line and (self.holder is None or (self.seconds_left() or 0) <= 0):
             if self.holder is not None:
                 self.holder.standing.has_stalled = True
@@ -126,7 +126,7 @@ class Turns:
         turn.grant()
 
     def _charge(self, turn: Turn, has_committed: bool) -> None:
-        """Count how long others have waited for a turn, if that was in vain."""
+        """Count how long others have waited for a turn, if they waited in vain."""
         waited = self._clock() - max(turn.began, self._waited_since) if self._line else 0
         if turn.lease is not None:
             self._longer_allowance -= waited

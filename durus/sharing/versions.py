@@ -1,9 +1,9 @@
 """Snapshots of a storage that others go on changing, each of the state after one commit. Statements TXN-60 to TXN-64.
 
-Commits are numbered.  What one replaces is kept once for all snapshots, with the number of that commit, so a snapshot
-finds its version of a record by a binary search.  What no open snapshot can show any more is dropped.  A pack removes
-only what no state from its beginning on can reach: older snapshots go on with the storage as it was then, in an era of
-their own.  Whoever calls is inside of one monitor, but for write().
+Commits are numbered. What a commit replaces is kept once for all snapshots, with the number of that commit, so a
+snapshot finds its version of a record by a binary search. What no open snapshot can show any more is dropped. A pack
+removes only what no state since its beginning can reach: older snapshots go on with the storage as it was then, in
+their own era. All callers hold one monitor, except for write().
 """
 
 import weakref
@@ -21,7 +21,7 @@ _BYTES_PER_VERSION = 300
 
 
 class Snapshot:
-    """The state of a storage after one commit. It lasts for as long as somebody holds it."""
+    """The state of a storage after one commit, for as long as somebody holds it."""
 
     __slots__ = ("__weakref__", "_era", "_serial")
 
@@ -39,7 +39,7 @@ class Snapshot:
         return version.record
 
     def has_record(self, oid: bytes) -> bool:
-        """Tell if there is a record of `oid`."""
+        """Tell whether there is a record of `oid`."""
         version = self._era.find(oid, self._serial)
         return self._era.storage.has_record(oid) if version is None else version.record is not None
 
@@ -181,7 +181,7 @@ class _Era:
 
 
 class Versions:
-    """A storage whose commits and packs leave its snapshots as they are."""
+    """A storage whose commits and packs leave its snapshots unchanged."""
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
@@ -237,7 +237,7 @@ class Versions:
             return None
 
     def sync(self) -> list[bytes] | None:
-        """Sync the storage. No commit may be under way, but for one whose thread was interrupted."""
+        """Sync the storage. No commit may be in progress, except one whose thread was interrupted."""
         if self._under_way:  # it may be stored, and is another state then
             self._serial, self._under_way = self._serial + 1, {}
         return self._storage.sync()

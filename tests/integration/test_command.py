@@ -172,7 +172,7 @@ def test_unsound_tail_is_told_and_repaired(tmp_path: Path) -> None:
     assert refused.returncode == 1
     assert "--repair" in refused.stderr
     assert "--repair" in durus("check", "f", cwd=tmp_path).stdout
-    assert "not whole" in durus("info", "f", cwd=tmp_path).stdout
+    assert "incomplete" in durus("info", "f", cwd=tmp_path).stdout
     repaired = durus("-c", "--file", "f", "--repair", cwd=tmp_path)
     assert repaired.returncode == 0
     assert "durus: warning: " in repaired.stderr

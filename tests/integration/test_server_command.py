@@ -66,7 +66,7 @@ def test_a_unix_socket_with_its_owner_group_and_umask(tmp_path: Path) -> None:
     server.log.expect(f"client process {os.getpid()} of user {os.getuid()} connected")
 
     second = durus("-s", "--address", "socket", cwd=tmp_path)
-    assert is_one_message(second, "another server listens there")
+    assert is_one_message(second, "another server listens on it")
     visit(str(path))
 
     server.process.kill()
@@ -188,7 +188,7 @@ def test_a_readonly_server_serves_and_refuses_commits(tmp_path: Path) -> None:
         old.get_root()["x"] = 2
         with pytest.raises(DisconnectedError):
             old.commit()
-        server.log.expect("dropped: .*readonly=True")
+        server.log.expect("disconnected: .*readonly=True")
         with server.connect() as again:
             assert again.get_root()["x"] == 1
 
@@ -219,7 +219,7 @@ def test_a_console_does_not_wait_for_ever(tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", [("-s",), ("-c",), ("-p",), ("-s", "--stop")])
 def test_addresses_that_are_none(tmp_path: Path, command: tuple[str, ...]) -> None:
     assert is_one_message(durus(*command, "--address", "x" * 200, cwd=tmp_path), "too long")
-    assert is_one_message(durus(*command, "--port", "70000", cwd=tmp_path), "70000 is no port")
+    assert is_one_message(durus(*command, "--port", "70000", cwd=tmp_path), "70000 is not a port")
 
 
 def test_options_that_do_not_go_together(tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ VERSION = struct.pack(">I", 1)
     [
         ([struct.pack(">I", 7)], "version 7", ProtocolError),
         ([VERSION, b"O\0\0"], "was lost", DisconnectedError),
-        ([VERSION, b"?"], "no answer b'?'", ProtocolError),
+        ([VERSION, b"?"], "is not an answer", ProtocolError),
     ],
     ids=["version", "gone in mid-answer", "nonsense"],
 )

@@ -64,7 +64,7 @@ def test_half_a_request_holds_up_nobody_and_ends_its_client(server: Server, half
     other.get_root()["x"] = 1
     other.commit()
     assert is_closed(stalled)
-    server.log.expect("dropped: the rest of a request took longer than 1 seconds")
+    server.log.expect("disconnected: the rest of a request took longer than 1 seconds")
     other.get_root()["x"] = 2
     other.commit()
     other.close()
@@ -86,7 +86,7 @@ def test_a_turn_that_is_not_used_is_passed_on_and_its_client_is_dropped_at_a_dea
         other.get_root()["x"] = number
         other.commit()
     assert is_closed(stalled)
-    server.log.expect("dropped: the data of its commit took longer than 1 seconds")
+    server.log.expect("disconnected: the data of its commit took longer than 1 seconds")
     assert not other.storage.has_record(oid)
     other.close()
     stalled.close()
@@ -100,7 +100,7 @@ def test_answers_that_nobody_reads_hold_up_nobody_and_end_their_client(server: S
     other = server.connect()
     other.get_root()["x"] = 1
     other.commit()
-    server.log.expect("dropped: the reading of its answers took longer than 1 seconds")
+    server.log.expect("disconnected: the reading of its answers took longer than 1 seconds")
     other.get_root()["x"] = 2
     other.commit()
     other.close()

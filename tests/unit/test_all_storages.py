@@ -158,7 +158,7 @@ def test_commits_between_the_steps_of_a_pack_are_kept_with_all_that_they_reach(
         connection.commit()
         packer = connection.get_storage().get_packer()
         next(packer)
-        with pytest.raises(TransactionError, match="under way"):
+        with pytest.raises(TransactionError, match="is running"):
             connection.get_storage().get_packer()
         for number, _ in enumerate(packer):
             if number == 3:

@@ -111,17 +111,21 @@ def test_faults_behind_a_fault_are_found_too(tmp_path: Path, capsys: pytest.Capt
 @pytest.mark.parametrize(
     ("records", "oid", "problem"),
     [
-        ([(ROOT, PERSISTENT + EMPTY_STATE, ONE)], ROOT, "not those in its state"),
+        ([(ROOT, PERSISTENT + EMPTY_STATE, ONE)], ROOT, "differ from those in its state"),
         (
             [(ROOT, PERSISTENT + b"\x80\x04}U\x01aC\x08" + ONE + b"cA\nB\n\x86Qs.", ONE)],
             ROOT,
             "refers to oid 1, which has no",
         ),
         ([(ROOT, PERSISTENT + b"\x80\x04garbage", ONE)], ROOT, "refers to oid 1, which has no"),
-        ([(ROOT, PERSISTENT + EMPTY_STATE, ONE)], ROOT, "they have oid 1 too much"),
+        ([(ROOT, PERSISTENT + EMPTY_STATE, ONE)], ROOT, "they have oid 1 in addition"),
         ([(ROOT, PERSISTENT + b"\x80\x04}U\x01aC\x08" + ONE + b"cA\nB\n\x86Qs.", b"")], ROOT, "they lack oid 1"),
         ([(ROOT, PERSISTENT + b"\x80\x04}U\x01aC\x08" + ONE + b"cA\nB\n\x86Qs.", ONE + ONE)], ROOT, "once each"),
-        ([(ROOT, PERSISTENT + EMPTY_STATE, b"".join(map(oid_from_int, range(1, 9))))], ROOT, "5 and 3 more too much"),
+        (
+            [(ROOT, PERSISTENT + EMPTY_STATE, b"".join(map(oid_from_int, range(1, 9))))],
+            ROOT,
+            "5 and 3 more in addition",
+        ),
         ([(ROOT, PERSISTENT + b"\x80\x04garbage", b"")], ROOT, "can't be read"),
         ([(ROOT, PERSISTENT + EMPTY_STATE + b"more", b"")], ROOT, "goes on behind"),
         ([(ROOT, b"\x80\x04N." + EMPTY_STATE, b"")], ROOT, "where a class must stand"),

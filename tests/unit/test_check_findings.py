@@ -133,7 +133,7 @@ def test_packed_part_that_can_not_be_read_leaves_out_what_only_it_could_tell() -
     is_told(beyond, *expected)  # but not that there is no root, nor an oid 2
     check, _ = checked(beyond)
     assert (check.transactions, check.objects, check.unsealed_size) == (2, 2, 0)
-    is_told(beyond + b"torn", *expected[:1], (len(data), None, "not a whole, sound transaction"), *expected[1:])
+    is_told(beyond + b"torn", *expected[:1], (len(data), None, "not a complete, sound transaction"), *expected[1:])
     assert not any("--repair" in problem for *_, problem in told(beyond + b"torn"))
 
 
@@ -149,7 +149,7 @@ def test_entries_behind_an_unsound_one_of_the_packed_part_are_found_by_the_offse
     expected = (16, None, "does not fit"), (16, ROOT, "no sound entry"), (PLACE_OF_SECOND, ONE, "can't be read")
     is_told(base, *expected)  # but not that there is no oid 2
     assert checked(base)[0].objects == 2
-    is_told(base + b"torn", *expected[:1], (len(base), None, "not a whole, sound transaction"), *expected[1:])
+    is_told(base + b"torn", *expected[:1], (len(base), None, "not a complete, sound transaction"), *expected[1:])
     assert not any("--repair" in problem for *_, problem in told(base + b"torn"))
 
 
@@ -197,7 +197,7 @@ def test_transactions_behind_one_that_is_damaged_are_checked_from_the_next_seal_
     is_told(data, *expected)  # but not that there is no oid 2: its entry may be the one that is hurt
     check, _ = checked(data)
     assert (check.transactions, check.objects, check.unsealed_size) == (3, 2, 0)
-    is_told(data + b"torn", *expected[:1], (len(data), None, "not a whole, sound transaction"), *expected[1:])
+    is_told(data + b"torn", *expected[:1], (len(data), None, "not a complete, sound transaction"), *expected[1:])
     assert not any("--repair" in problem for *_, problem in told(data + b"torn"))
     assert checked(data + b"torn")[0].unsealed_size == 4
 
@@ -236,7 +236,7 @@ def test_commit_that_is_under_way_is_noted_where_it_starts() -> None:
     file.append(data[start + 10 :])
     (note,) = check.findings()
     assert (note.offset, note.oid, note.is_fault) == (start, None, False)
-    assert "under way" in note.problem
+    assert "in progress" in note.problem
 
 
 # Records

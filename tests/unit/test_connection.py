@@ -871,7 +871,7 @@ def test_oid_that_came_in_place_of_the_roots_is_the_next_objects(monkeypatch: py
 def test_storage_that_has_no_root_and_takes_none_is_refused() -> None:
     storage = MemoryStorage()
     storage.new_oid()  # and so the root's oid is not given out any more
-    with pytest.raises(StateError, match="no root object, and does not take one"):
+    with pytest.raises(StateError, match="no root object, and does not accept one"):
         Connection(storage)
     assert list(storage.gen_oid_record()) == []
 

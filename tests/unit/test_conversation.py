@@ -240,7 +240,7 @@ def test_a_client_can_end_the_server(server: InMemoryServer) -> None:
 def test_a_pack_and_an_end_in_one_piece_with_other_bytes_are_refused(server: InMemoryServer, piece: bytes) -> None:
     connection, other = server.connect(), server.connect()
     connection.sendall(piece)
-    assert "comes with other bytes" in str(connection.error)
+    assert "came together with other bytes" in str(connection.error)
     assert server.packing is None
     assert not other.is_closed
 
@@ -274,7 +274,7 @@ def test_a_client_in_line_is_closed_when_the_storage_has_started_anew(server: In
     second.sendall(encode_request(Commit()))
     server.core.start_anew(is_write_lost=False)
     server.settle()
-    assert "started anew" in str(second.error)
+    assert "restarted after an interrupt" in str(second.error)
     first.sendall(encode_commit([(ROOT, record(ROOT))]))
     assert isinstance(first.error, ProtocolError)
 

@@ -47,7 +47,7 @@ def test_file_that_has_a_length_but_no_bytes_yet_is_an_unfinished_creation(disk:
     with pytest.raises(FormatError, match="the file is empty"):
         opened(disk, readonly=True)
     (finding,) = ShelfInspection(disk.process().open(PATH, "read")).findings()
-    assert "nothing put into it yet" in finding.problem
+    assert "nothing was stored yet" in finding.problem
     opened(disk).close()
     assert disk.contents()[PATH] == EMPTY_FILE
 

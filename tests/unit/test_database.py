@@ -120,7 +120,7 @@ def test_a_thread_has_one_transaction_at_a_time(db: durus.Database[Root]) -> Non
     with db.transaction() as root:
         count(root)
         for block in db.transaction(), db.transaction(exclusive=True), next(iter(db.attempts())):
-            with pytest.raises(TransactionError, match="has a transaction of the database open already"):
+            with pytest.raises(TransactionError, match="already has an open transaction of the database"):
                 block.__enter__()
         with db.snapshot() as before, db.snapshot() as again:
             assert (before["n"], again["n"], root["n"]) == (0, 0, 1)
@@ -134,7 +134,7 @@ def test_each_task_has_a_transaction_of_its_own(db: durus.Database[Root]) -> Non
     async def change(name: str, began: asyncio.Barrier) -> None:
         with db.transaction() as root:
             await began.wait()
-            with pytest.raises(TransactionError, match="open already"):
+            with pytest.raises(TransactionError, match="already has an open transaction"):
                 db.run(count)
             root[name] = db.snapshot().__enter__().get(name)
 
@@ -533,7 +533,7 @@ def test_a_pack_can_go_on_by_itself(
     monkeypatch.setattr(db._engine, "pack", pack)
     db.pack(wait=False)
     assert begun.wait(SECONDS)
-    with pytest.raises(TransactionError, match="a pack is under way"):
+    with pytest.raises(TransactionError, match="a pack is running"):
         db.pack(wait=False)
     may_end.set()
     packing = db._packing
@@ -555,7 +555,7 @@ def test_a_database_that_is_closed_takes_nothing_more(tmp_path: Path) -> None:
     with pytest.raises(ClosedError):
         change_and(db, db.close)
     for use in db.transaction().__enter__, db.snapshot().__enter__, db.pack, lambda: db.run(count):
-        with pytest.raises(ClosedError, match="is closed: open it again"):
+        with pytest.raises(ClosedError, match="is closed; open it again"):
             use()
     assert "closed" in repr(db)
     db.close()

@@ -145,7 +145,7 @@ def test_after_an_interrupt_of_a_load_changes_are_forgotten_and_it_is_said_once(
     for where in each_line(prepare):
         one = worlds[-1].one
         if one._guard.is_interrupted:
-            with pytest.raises(InterruptedTransactionError, match="its changes are forgotten"):
+            with pytest.raises(InterruptedTransactionError, match="its changes are lost"):
                 one.commit()
             assert "never" not in one.get_root(), where
         else:

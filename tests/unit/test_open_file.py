@@ -92,7 +92,7 @@ def test_check_names_each_record_that_is_wrong(
     storage.close()
     assert main(["check", str(tmp_path / "f")]) == 1
     told = capsys.readouterr().out
-    assert "oid 0: the references beside its state are not those in its state; they have oid 2 too much" in told
+    assert "oid 0: the references next to its state differ from those in its state; they have oid 2 in addition" in told
     assert "oid 0: it refers to oid 2, which has no record" in told
     assert "oid 1: its data can't be read" in told
     assert ": 3 faults: " in told
@@ -203,7 +203,7 @@ def test_check_tells_where_a_file_storage_2_is_damaged(
 
 def test_tail_of_a_file_storage_2_is_told_by_info(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", str(damaged(tmp_path, "tail"))]) == 0
-    assert "tail          not whole" in capsys.readouterr().out
+    assert "tail          incomplete" in capsys.readouterr().out
 
 
 def test_check_of_a_file_storage_2_without_a_root_or_of_nothing_tells_so(
@@ -218,7 +218,7 @@ def test_check_of_a_file_storage_2_without_a_root_or_of_nothing_tells_so(
     assert "oid 0: there is no root object" in capsys.readouterr().out
     (tmp_path / "f").write_bytes((tmp_path / "f").read_bytes()[:20])
     assert main(["check", str(tmp_path / "f")]) == 1
-    assert "nothing put into it yet" in capsys.readouterr().out
+    assert "nothing was stored yet" in capsys.readouterr().out
 
 
 def test_check_of_a_broken_sqlite_file_tells_what_sqlite_finds(

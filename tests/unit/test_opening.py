@@ -54,7 +54,9 @@ def test_all_these_lead_to_one_file(where: str | bytes | Path, tmp_path: Path, m
 @pytest.mark.spec("DB-1")
 def test_a_file_may_be_named_like_an_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ArgumentError, match=r"'a:b' has a scheme .* known ones are durus, durus\+unix, file, memory"):
+    with pytest.raises(
+        ArgumentError, match=r"'a:b' has an unknown scheme; known ones are durus, durus\+unix, file, memory"
+    ):
         durus.open("a:b")
     for where in "./a:b", "a:b", "a?b=c", b"memory:":
         note(where)
@@ -96,7 +98,7 @@ def test_a_file_of_any_format_is_opened(open_file: Callable[[Path], Storage], tm
 )
 def test_what_is_no_address_is_told_so(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ArgumentError, match=r"is not an address|is not the path"):
+    with pytest.raises(ArgumentError, match=r"is not an address|is not the (path|address)"):
         durus.open(where)
     assert os.listdir() == []
 
@@ -149,13 +151,13 @@ def test_options_are_keywords_or_stand_in_the_query(tmp_path: Path) -> None:
         ("memory:?tries=few", {}, "'tries' is 'few': it must be a whole number"),
         ("memory:", {"tries": "3"}, "'tries' is '3': it must be a whole number"),
         ("memory:", {"tries": True}, "'tries' is True: it must be a whole number"),
-        ("memory:", {"tries": 0}, "tries is 0: it must be a number, and 1 at least"),
-        ("memory:?cache_size=0", {}, "cache_size is 0: it must be a number, and 1 at least"),
-        ("memory:?cache_bytes=0", {}, "cache_bytes is 0: it must be a number, and 1 at least"),
+        ("memory:", {"tries": 0}, "tries is 0; it must be a number, and at least 1"),
+        ("memory:?cache_size=0", {}, "cache_size is 0; it must be a number, and at least 1"),
+        ("memory:?cache_bytes=0", {}, "cache_bytes is 0; it must be a number, and at least 1"),
         ("file:f?readonly=maybe", {}, "'readonly' is 'maybe': it must be true or false"),
-        ("file:f?durability=none", {}, "'durability' is 'none': it must be 'fsync' or 'os'"),
+        ("file:f?durability=none", {}, "'durability' is 'none'; it must be 'fsync' or 'os'"),
         ("durus://127.0.0.1:1?timeout=soon", {}, "'timeout' is 'soon': it must be a number of seconds, or None"),
-        ("file:f?readonly=1&repair=1", {}, "can't be opened with readonly=True and repair=True"),
+        ("file:f?readonly=1&repair=1", {}, "readonly=True and repair=True exclude each other"),
     ],
 )
 def test_wrong_options_are_refused(

@@ -610,7 +610,7 @@ def test_a_commit_without_an_answer_that_makes_sense_has_an_unknown_outcome(
     connection.get_root()["x"] = 1
     with pytest.raises((OutcomeUnknownError, ProtocolError)):
         connection.commit()
-    with pytest.raises(OutcomeUnknownError, match="stored as a whole, or not at all"):
+    with pytest.raises(OutcomeUnknownError, match="stored completely or not at all"):
         connection.commit()
 
 

@@ -127,7 +127,7 @@ def test_an_oid_is_for_the_client_that_it_was_given_to(core: SessionCore) -> Non
     owner, thief = core.connect(), core.connect()
     store(core, owner, record(*owner.new_oids(1)))
     (oid,) = owner.new_oids(1)
-    with pytest.raises(ProtocolError, match="oid 1, which was not given"):
+    with pytest.raises(ProtocolError, match="oid 1, which this client was not given"):
         Attempt(thief).give(record(oid))
     assert core.turn is None
     store(core, owner, record(oid))
@@ -157,7 +157,7 @@ def test_an_oid_is_nobody_elses_while_its_first_record_is_on_its_way(
     (oid,) = owner.new_oids(1)
     first = Attempt(owner)
     first.give(record(oid))
-    with pytest.raises(ProtocolError, match="oid 1, which was not given"):
+    with pytest.raises(ProtocolError, match="oid 1, which this client was not given"):
         Attempt(thief).give(record(oid))
     monkeypatch.setattr(core.storage, "stage_commit", lambda records: EMPTY_COMMIT)
     core.begin_write().finish(DurusError("the disk is gone"))

@@ -215,7 +215,7 @@ def test_an_error_in_a_turn_ends_it() -> None:
     client.begin()
     with pytest.raises(RuntimeError):
         client.end(fail)
-    with pytest.raises(ProtocolError, match="oid 77, which was not given"):
+    with pytest.raises(ProtocolError, match="oid 77, which this client was not given"):
         commit(client, oid_from_int(77), b"x")
     commit(other, bytes(8), b"y")
 

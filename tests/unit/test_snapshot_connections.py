@@ -85,7 +85,7 @@ def test_a_connection_alone_with_its_storage_only_reads(new_storage: Callable[[P
     reader = Connection(storage, snapshot=True)
     root = reader.get_root()
     root["x"].balance = 2
-    with pytest.raises(ReadonlyError, match=r"1 changed objects are not stored: call abort.*another connection"):
+    with pytest.raises(ReadonlyError, match=r"1 changed objects are not stored; call abort.*another connection"):
         reader.commit()
     assert root["x"].balance == 2
     reader.abort()

@@ -209,7 +209,7 @@ def test_after_a_commit_of_unknown_outcome_none_is_taken_until_the_file_is_opene
     storage._writer = FailingCommit(storage._writer)  # type: ignore[assignment]  # it acts like one
     with pytest.raises(FileError, match="disk I/O error"):
         put(storage, {ROOT: ONE, ONE: b""})
-    with pytest.raises(ClosedError, match="failed in its end"):
+    with pytest.raises(ClosedError, match="failed at its end"):
         storage.begin()
     assert storage.load(ROOT) == pack_record(ROOT, b"data", b"")
     storage.close()

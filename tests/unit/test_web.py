@@ -357,7 +357,7 @@ def test_a_transaction_inside_of_the_request_s_is_refused(serve: Callable[..., S
         web.root()["n"]["value"] += 1
         if served.calls < tries:
             elsewhere(db)  # so that the next try is exclusive
-        with pytest.raises(TransactionError, match="request has a transaction of the database open"):
+        with pytest.raises(TransactionError, match="request already has an open transaction of the database"):
             db.run(lambda root: root.clear())
         with db.snapshot() as seen:
             assert "n" in seen
@@ -457,7 +457,7 @@ def test_an_error_page_replaces_what_was_begun(db: Db) -> None:
 
 
 @pytest.mark.spec("WEB-10")
-@pytest.mark.parametrize(("calls", "message"), [(0, "not called start_response"), (2, "start_response twice")])
+@pytest.mark.parametrize(("calls", "message"), [(0, "without calling start_response"), (2, "start_response twice")])
 def test_a_response_starts_once(db: Db, calls: int, message: str) -> None:
     def app(environ: web.Environ, start: web.StartResponse) -> Iterable[bytes]:
         web.root()["n"]["value"] += 1

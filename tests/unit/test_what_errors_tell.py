@@ -99,6 +99,9 @@ def test_an_unknown_outcome_tells_to_look_first() -> None:
     with pytest.raises(OutcomeUnknownError) as caught:
         connection.commit()
     text = str(caught.value)
-    assert "before the answer to a commit: that is stored as a whole, or not at all; open a new storage" in text
-    assert text.endswith("and look if it is stored before you run it again")
+    assert (
+        "before the answer to a commit came, so the commit is stored completely or not at all; open a new storage"
+        in text
+    )
+    assert text.endswith("and look whether it is stored before you run it again")
     assert text.count("open a new storage") == 1
