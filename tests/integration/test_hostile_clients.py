@@ -63,7 +63,7 @@ def attack(server: Server, message: bytes, reason: str, answer: int = 0) -> None
     while answer and attacker.recv(1000):
         pass  # an error that tells why
     assert is_closed(attacker)
-    server.log.expect(f"{me} is dropped: .*{reason}")
+    server.log.expect(f"{me} is disconnected: .*{reason}")
     attacker.close()
     assert is_served(server)
 
@@ -93,7 +93,7 @@ def attack_with_commit(server: Server, data: bytes, reason: str) -> None:
     assert receive(attacker, 4) == bytes(4)
     attacker.sendall(data)
     assert is_closed(attacker)
-    server.log.expect(f"{me} is dropped: .*{reason}")
+    server.log.expect(f"{me} is disconnected: .*{reason}")
     attacker.close()
     assert is_served(server)
 
