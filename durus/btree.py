@@ -472,7 +472,7 @@ class BTree(PersistentObject, MutableMapping[K, V]):
         return self._find(key) is not None
 
     def has_key(self, key: K) -> bool:
-        warnings.warn("has_key() is deprecated: use the operator `in`", DeprecationWarning, stacklevel=2)
+        warnings.warn("has_key() is deprecated; use the operator `in`", DeprecationWarning, stacklevel=2)
         return key in self
 
     def __len__(self) -> int:

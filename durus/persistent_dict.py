@@ -118,7 +118,7 @@ class PersistentDict(PersistentObject, MutableMapping[K, V]):
         return iter(self.data.items())
 
     def has_key(self, key: K) -> bool:
-        warnings.warn("has_key() is deprecated: use the operator `in`", DeprecationWarning, stacklevel=2)
+        warnings.warn("has_key() is deprecated; use the operator `in`", DeprecationWarning, stacklevel=2)
         return key in self.data
 
     @overload

@@ -72,10 +72,10 @@ def attack(server: Server, message: bytes, reason: str, answer: int = 0) -> None
 @pytest.mark.parametrize(
     ("message", "reason"),
     [
-        (b"x", "no command b'x'"),
-        (b"\0", "no command"),
+        (b"x", "b'x' is not a command"),
+        (b"\0", "is not a command"),
         (b"B" + FOUR_GIB, "4294967295 oids .* limit"),
-        (b"POST / HTTP/1.1\r\n", "the command b'P' comes with other bytes"),
+        (b"POST / HTTP/1.1\r\n", "the command b'P' came together with other bytes"),
     ],
     ids=["unknown command", "zero", "4 Gi oids", "web page"],
 )
@@ -117,7 +117,7 @@ def commit(*entries: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (FOUR_GIB, "commit of 4294967295 bytes is longer than the limit"),
+        (FOUR_GIB, "commit of 4294967295 bytes exceeds the limit"),
         (commit(entry(ROOT, RECORD, size=2**32 - 1)), "does not fit"),
         (commit(entry(ROOT, RECORD, size=7)), "does not fit"),
         (commit(entry(ROOT, RECORD)[:10]), "ends inside"),
@@ -132,7 +132,7 @@ def commit(*entries: bytes) -> bytes:
         ),
         (
             commit(entry(oid_from_int(10**6), pack_record(oid_from_int(10**6), b"data", b""))),
-            "not given to this client",
+            "this client was not given",
         ),
     ],
     ids=[
@@ -160,7 +160,7 @@ def test_an_oid_of_another_client(server: Server) -> None:
     owner = server.open_socket()
     owner.sendall(encode_request(NewOids(1)))
     oid = receive(owner, 8)
-    attack_with_commit(server, encode_commit([(oid, pack_record(oid, b"stolen", b""))]), "not given to this client")
+    attack_with_commit(server, encode_commit([(oid, pack_record(oid, b"stolen", b""))]), "this client was not given")
     owner.sendall(encode_request(Load(oid)))
     assert receive(owner, 1) == b"K"
     owner.close()

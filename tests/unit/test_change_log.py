@@ -136,7 +136,7 @@ def test_a_client_of_version_1_that_lost_track_is_closed(monkeypatch: pytest.Mon
         connection.sendall(encode_request(request))
         assert connection.is_closed
         assert isinstance(connection.error, TransactionError)
-        assert "lost track" in str(connection.error)
+        assert "no longer knows which changes this client has missed" in str(connection.error)
     assert not writer.is_closed
     assert server.core.turn is None
 

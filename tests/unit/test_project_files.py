@@ -117,7 +117,7 @@ def test_the_changelog_names_kinds_of_changes_in_order() -> None:
 
 def test_what_warns_that_it_is_deprecated_is_in_the_changelog_and_names_its_replacement() -> None:
     sources = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "durus").rglob("*.py"))
-    warned = set(re.findall(r'"(\w+\(\)) is deprecated: (?:use|call|add) ', sources))
+    warned = set(re.findall(r'"(\w+\(\)) is deprecated; (?:use|call|add) ', sources))
     assert len(re.findall(r"\bDeprecationWarning, stacklevel", sources)) >= len(warned) > 0
     deprecated = "".join(
         re.findall(r"^### Deprecated\n(.*?)(?=^##)", text_of("CHANGELOG.md"), re.MULTILINE | re.DOTALL)

@@ -209,7 +209,7 @@ def test_info_and_check_tell_of_a_value_whose_class_is_gone(tmp_path: Path) -> N
     assert run("info", "--broken", "f").endswith("0 objects whose class can't be imported\n")
     (tmp_path / "vals.py").write_text("")
     assert "note: byte " in run("check", "f")
-    assert "oid 1: it names vals.Status, which is not found" in run("check", "f")
+    assert "oid 1: it names vals.Status, which this Python does not find" in run("check", "f")
     assert "  vals.Status: oid 1\n" in run("info", "--broken", "f")
 
 
