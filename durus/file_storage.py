@@ -19,7 +19,7 @@ class FileStorage(AppendOnlyStorage[Shelf]):
     Args:
         filename: the path of the file, which is created if it does not exist; without it, a temporary file, which is
             removed when the storage is closed.
-        readonly: take no lock, and see the file as it was when it was opened. [SHELF-28]
+        readonly: take no lock; each sync() shows what others have committed by then. [SHELF-28] [SHELF-54]
         repair: cut off an incomplete transaction at the end. [SHELF-26]
         durability: "fsync" makes each commit wait until it is on stable storage. "os" leaves the time to the operating
             system: such commits survive the end of the process, but not a crash of the machine. [SHELF-18]

@@ -53,6 +53,11 @@ class Storage:
     """True if loads of others may see the records of stage_commit() before accept()."""
 
     @property
+    def follows(self) -> bool:
+        """True if sync() shows, and reports, what other processes have written since the last one. [SHELF-54]"""
+        return False
+
+    @property
     def failure(self) -> DurusError | None:
         """Why the connection to a server is lost, or None; the next sync() may connect again."""
         return None

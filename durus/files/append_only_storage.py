@@ -30,11 +30,11 @@ from durus.error import (
 from durus.files.file import File, FileSystem, OperatingSystem, Path, closing_on_error
 from durus.files.file_format import FileFormat
 from durus.files.file_replacer import FileReplacer
+from durus.files.follower import Follower
 from durus.files.oid_allocator import OidAllocator
 from durus.files.opening import cut_tail, open_locked
 from durus.files.record_file import F, PreparedTransaction, is_unfinished_creation
 from durus.files.single_file_storage import SingleFileStorage
-from durus.files.snapshot import snapshot_of
 from durus.progress import Progress
 from durus.storage import EMPTY_COMMIT, StagedCommit, Storage, check_references
 
@@ -51,6 +51,8 @@ class _Opened(NamedTuple, Generic[F]):
 
     file: File
     record_file: F
+    follower: Follower[F] | None = None
+    """If it was opened with readonly=True."""
 
 
 class AppendOnlyStorage(SingleFileStorage[_Opened[F]], Generic[F]):
@@ -61,6 +63,8 @@ class AppendOnlyStorage(SingleFileStorage[_Opened[F]], Generic[F]):
     _opened: _Opened[F] | None = None
     _commit: "_Commit[F] | None" = None
     """The commit that is being written, or was interrupted."""
+    _is_following = True
+    """False if the last sync failed to read on."""
     _replacement: "_Replacement[F] | None" = None
     """The new file of a pack that is about to end."""
     _directory: "weakref.finalize[[str], AppendOnlyStorage[F]] | None" = None
@@ -95,6 +99,14 @@ class AppendOnlyStorage(SingleFileStorage[_Opened[F]], Generic[F]):
             if self._opened is None:
                 self.close()
         record_file = self._opened.record_file
+        if readonly and record_file.tail is not None:
+            tail = record_file.tail
+            warnings.warn(
+                f"{tail.path}: the bytes after byte {tail.offset} are not a complete transaction and are ignored: "
+                f"{tail.problem}",
+                DurusWarning,
+                stacklevel=4,
+            )
         self._oids = OidAllocator(record_file.holes(), record_file.oid_count)
 
     def _make_temporary_name(self) -> str:
@@ -107,16 +119,8 @@ class AppendOnlyStorage(SingleFileStorage[_Opened[F]], Generic[F]):
         with closing_on_error(file):
             if is_unfinished_creation(file, self.file_format.empty_file):
                 raise FormatError(f"{self._path}: the file is empty; open it for writing once to make it a database")
-            record_file = self.file_format.read(snapshot_of(file))
-        tail = record_file.tail
-        if tail is not None:
-            warnings.warn(
-                f"{tail.path}: the bytes after byte {tail.offset} are not a complete transaction and are ignored: "
-                f"{tail.problem}",
-                DurusWarning,
-                stacklevel=4,
-            )
-        return _Opened(file, record_file)
+            follower = Follower(file, self.file_format.read)
+        return _Opened(file, follower.record_file, follower)
 
     def _open_for_writing(self, repair: bool) -> _Opened[F]:
         file = open_locked(self._file_system, self._path)
@@ -283,7 +287,30 @@ class AppendOnlyStorage(SingleFileStorage[_Opened[F]], Generic[F]):
         if self._commit is not None and not is_running(self._commit.frame):
             self._settle_commit()  # before anybody reads on, because it may change what is current
             self._has_started_anew = True
+        if self._readonly:
+            self._follow()
         return self._take_removed()
+
+    def _follow(self) -> None:
+        """Show what another process has written, in this file or in one that has replaced it. [SHELF-54] [SHELF-55]
+
+        FileError if the file was cut or does not exist any more, DamageError if it is damaged.
+        """
+        opened = self._require_open()
+        self._is_following = False
+        if opened.file.has_its_name(self._name):
+            if opened.follower is not None:
+                self._removed = self._removed + opened.follower.read_on()
+        else:
+            self._path = os.path.realpath(self._name)
+            self._opened = self._open_readonly()
+            self._has_started_anew = True
+            opened.file.close()
+        self._is_following = True
+
+    @property
+    def follows(self) -> bool:
+        return self._readonly and self._is_following
 
     def as_of_now(self) -> Storage:
         return type(self)(self._path, True, False, durability=self._durability, file_system=self._file_system)

@@ -11,7 +11,7 @@ from durus.error import DamageError, DurusError, UnsoundTailError
 from durus.files.file import ReadableFile
 from durus.files.read_ahead import ReadAhead
 from durus.files.record_file import F, is_unfinished_creation
-from durus.files.snapshot import snapshot_of
+from durus.files.snapshot import FileSnapshot
 from durus.oid import ROOT_OID, format_oid
 from durus.records.contents import read_contents
 from durus.records.pickle_machine import Name
@@ -153,7 +153,7 @@ class FileInspection(Inspection, Generic[F]):
     def __init__(self, file: ReadableFile) -> None:
         self._live_file = file
         self._records: F | None = None
-        self._file = snapshot_of(file)
+        self._file = FileSnapshot(file)
         self.size = self._file.size()
         """The size of the file at the beginning; what is appended later is ignored."""
         self._offsets: dict[bytes, int] = {}

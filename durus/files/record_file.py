@@ -63,6 +63,18 @@ class RecordFile:
         """Return the transaction with these (oid, record) pairs, for the end of this file."""
         raise NotImplementedError
 
+    @property
+    def settled_end(self) -> int:
+        """Where reading on begins: no writer changes anything before this offset."""
+        raise NotImplementedError
+
+    def read_on(self) -> list[bytes]:
+        """Read the transactions that another process has appended; return the oids that they change. [SHELF-54]
+
+        DamageError if there is damage after them; then nothing has changed.
+        """
+        raise NotImplementedError
+
     def watch(self) -> Replaced:
         """Return a dict to which accepted transactions add the entries that they replace, as long as it is held."""
         replaced = Replaced()

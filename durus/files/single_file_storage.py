@@ -34,7 +34,7 @@ class SingleFileStorage(CollectingStorage, Generic[R]):
         self._failure: str | None = None
         """Why no further commit is accepted, None while commits are accepted."""
         self._removed: list[bytes] = []
-        """What packs have removed since the last sync()."""
+        """What packs have removed, or other processes have changed, since the last sync()."""
         self._has_started_anew = False
         self._packing: weakref.ref[Generator[Progress, None, None]] | None = None
         """The running pack, which ends when nobody can continue it."""

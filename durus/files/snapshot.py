@@ -7,13 +7,18 @@ can be a complete transaction, with more after it, a moment later.
 from durus.files.file import ReadableFile
 
 
-class _Snapshot:
-    """Reads a file up to its size at the beginning."""
+class FileSnapshot:
+    """Reads a file up to the size that it had at the beginning, or at the last look_again()."""
 
     def __init__(self, file: ReadableFile) -> None:
         self.path = file.path
         self._file = file
         self._size = file.size()
+
+    def look_again(self) -> int:
+        """Return the present size of the file; from now on reads end there."""
+        self._size = self._file.size()
+        return self._size
 
     def size(self) -> int:
         return self._size
@@ -23,8 +28,3 @@ class _Snapshot:
 
     def close(self) -> None:
         self._file.close()
-
-
-def snapshot_of(file: ReadableFile) -> ReadableFile:
-    """Return a view of `file` that ends at its present end."""
-    return _Snapshot(file)

@@ -128,7 +128,7 @@ class EngineOfOneStorage(Engine):
 
 
 class EngineOfReadonlyFile(Engine):
-    """A file that others may write: each connection opens it, and again when it has changed."""
+    """A file that others may write: each connection opens it, and reopens it if it changed and can't be followed."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -142,7 +142,7 @@ class EngineOfReadonlyFile(Engine):
         return storage
 
     def is_current(self, storage: Storage) -> bool:
-        return self._signatures.get(storage) == _signature_of(self._path)
+        return storage.follows or self._signatures.get(storage) == _signature_of(self._path)
 
     def pack(self) -> Iterator[Progress]:
         raise ReadonlyError(f"{self._path}: the database was opened with readonly=True and can't be packed")

@@ -15,7 +15,7 @@ from durus.files.shelf.new_shelf import NewShelf
 from durus.files.shelf.offset_map import OffsetMap, build_offset_map
 from durus.files.shelf.scan import Transaction, scan_transactions
 from durus.files.shelf.shelf import EMPTY_FILE, Shelf, checksum_of, read_header
-from durus.files.snapshot import snapshot_of
+from durus.files.snapshot import FileSnapshot
 from durus.oid import FIRST_RESERVED_OID, SEAL_OID, oid_from_int
 from durus.progress import Progress
 from durus.records.record import pack_record
@@ -556,7 +556,7 @@ def test_view_of_a_file_ends_where_the_file_ended_and_closes_it() -> None:
             closed.append(self.path)
 
     file = Closing("/f", bytearray(b"0123456789"))
-    view = snapshot_of(file)
+    view = FileSnapshot(file)
     file.append(b"later")
     reads: dict[Callable[[], bytes], bytes] = {
         lambda: view.read_at(0, 100): b"0123456789",

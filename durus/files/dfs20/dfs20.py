@@ -37,15 +37,29 @@ class Dfs20(RecordFile):
         self.index, self.base_start, self.base_end = read_base(file) if base is None else base
         self.end = self.base_end
         self.tail: UnsoundTailError | None = None
+        self.read_on()
+
+    @property
+    def settled_end(self) -> int:
+        return self.end
+
+    def read_on(self) -> list[bytes]:
+        """Read all further sound transactions; return the oids that they change. [SHELF-54]"""
+        index: dict[bytes, int] = {}
+        tail: UnsoundTailError | None = None
+        end = self.end
         try:
-            for transaction in scan_transactions(file, self.end, file.size()):
-                self.index.update(transaction.entries)
-                self.end = transaction.end
+            for transaction in scan_transactions(self.file, end, self.file.size()):
+                index.update(transaction.entries)
+                end = transaction.end
         except Unsound as unsound:
-            error = explain(file, unsound)
+            error = explain(self.file, unsound)
             if not isinstance(error, UnsoundTailError):
                 raise error from None
-            self.tail = error
+            tail = error
+        self.index.update(index)
+        self.end, self.tail = end, tail
+        return list(index)
 
     def offset_of(self, oid: bytes) -> int | None:
         """Return the file offset of the current entry of `oid`, None if there is none. [DFS-5]"""

@@ -35,6 +35,9 @@ class Shelf(RecordFile):
     `tail` is the error that tells of the bytes after it, None where there are none.
     """
 
+    _settled: tuple[int, int, bool]
+    """`end`, `checksum` and `is_sealed` at the place where reading on begins."""
+
     def __init__(self, file: ReadableFile) -> None:
         self.raw_file = file
         """The file without the check of blocks."""
@@ -42,26 +45,37 @@ class Shelf(RecordFile):
         self._source = ReadAhead(self.file)
         self.index: dict[bytes, int] = {}
         """The file offset of the newest entry of each oid that has one after the offset map."""
-        self.end, self.checksum, self.is_sealed = self.map.end, self.base_checksum, False
-        self.tail = self._read_transactions()
+        self.end, self.checksum, self.is_sealed = self._settled = self.map.end, self.base_checksum, False
+        self.tail: UnsoundTailError | None = None
+        self.read_on()
 
-    def _read_transactions(self) -> UnsoundTailError | None:
-        """Take all sound transactions into account; return the tail after them. DamageError if it is damage."""
+    @property
+    def settled_end(self) -> int:
+        return self._settled[0]
+
+    def read_on(self) -> list[bytes]:
+        """Read all further sound transactions; return the oids that they change. [SHELF-54]"""
+        index: dict[bytes, int] = {}
+        tail: UnsoundTailError | None = None
         last: Transaction | None = None
-        before = self.end, self.checksum, self.is_sealed
+        now = before = settled = self._settled
         try:
-            for last in scan_transactions(self.file, self.end, self.file.size(), self.checksum):
-                before = self.end, self.checksum, self.is_sealed
-                self.index.update(last.entries)
-                self.end, self.checksum, self.is_sealed = last.end, last.checksum, last.seal is not None
+            for last in scan_transactions(self.file, now[0], self.file.size(), now[1]):
+                index.update(last.entries)
+                before, now = now, (last.end, last.checksum, last.seal is not None)
+                if last.entries or last.seal:
+                    settled = now  # else Durus 4.3 may be about to write its true length [SHELF-24]
         except Unsound as unsound:
             error = recover.explain(self.file, unsound, last)
             if not isinstance(error, UnsoundTailError):
                 raise error from None
-            if error.offset < self.end:  # the transaction of length 0 in front belongs to the tail
-                self.end, self.checksum, self.is_sealed = before
-            return error
-        return None
+            tail = error
+            if tail.offset < now[0]:  # the transaction of length 0 in front belongs to the tail
+                now = before
+        self.index.update(index)
+        self.end, self.checksum, self.is_sealed = now
+        self._settled, self.tail = settled, tail
+        return list(index)
 
     def offset_of(self, oid: bytes) -> int | None:
         """Return the file offset of the current entry of `oid`, None if there is none. [SHELF-11]"""

@@ -1,0 +1,60 @@
+"""Reading on in a file that another process appends to. Statements SHELF-54 to SHELF-57."""
+
+import errno
+from collections.abc import Callable
+from typing import Generic
+
+from durus.error import DamageError, FileError
+from durus.files.file import File
+from durus.files.record_file import F
+from durus.files.snapshot import FileSnapshot
+
+_MARK_SIZE = 64
+"""How many bytes before the end are compared, to notice a file that was written anew; a seal ends with its checksum."""
+
+
+class Follower(Generic[F]):
+    """An open file that was read up to the end of its last sound transaction, and is read on from there."""
+
+    def __init__(self, file: File, read: Callable[[FileSnapshot], F]) -> None:
+        self._file = file
+        self._snapshot = FileSnapshot(file)
+        self.record_file = read(self._snapshot)
+        self._size = self._snapshot.size()
+        self._mark = self._read_mark()
+
+    def read_on(self) -> list[bytes]:
+        """Read the complete, sound transactions that were appended; return the oids that they change.
+
+        FileError if the file was cut or written anew, DamageError if it is damaged; then nothing has changed.
+        """
+        record_file = self.record_file
+        while True:
+            size = self._snapshot.look_again()
+            end = record_file.settled_end
+            if size < end:
+                raise self._error(f"it ends at byte {size}, before byte {end}, up to which it was read")
+            if self._read_mark() != self._mark:
+                raise self._error(f"the bytes before byte {end} have changed")
+            if size == self._size and record_file.tail is None:
+                return []
+            try:
+                changed = record_file.read_on()
+            except DamageError:
+                if self._file.size() < size:
+                    continue  # an append that failed was cut off meanwhile
+                raise
+            self._size, self._mark = size, self._read_mark()
+            return changed
+
+    def _read_mark(self) -> bytes:
+        start = max(0, self.record_file.settled_end - _MARK_SIZE)
+        return self._file.read_at(start, self.record_file.settled_end - start)
+
+    def _error(self, problem: str) -> FileError:
+        return FileError(
+            errno.ESTALE,
+            f"the file was cut, repaired or written anew since it was opened: {problem}; close the storage and open it "
+            "again",
+            self._file.path,
+        )
