@@ -18,7 +18,7 @@ from durus.files.shelf.layout import pack_entry
 from durus.oid import oid_from_int
 from durus.records.record import pack_record
 from durus.storage import Storage
-from tests.in_memory_file import CountingFile, MemoryFileSystem
+from tests.in_memory_file import CountingFile, MemoryFile, MemoryFileSystem
 
 ROOT, ONE, TWO = (oid_from_int(n) for n in range(3))
 Make = Callable[..., AppendOnlyStorage]  # type: ignore[type-arg]  # of either format
@@ -199,6 +199,53 @@ def test_a_transaction_of_durus_4_3_is_read_when_it_has_its_length(path: Path) -
     path.write_bytes(before + len(entry).to_bytes(8, "big") + entry)
     assert reader.sync() == [ONE]
     assert texts(reader) == [b"a", b"x", b"a"]
+
+
+@pytest.mark.spec("SHELF-54")
+def test_transactions_of_durus_4_3_without_seals_are_reported_once(path: Path) -> None:
+    put_away = FileStorage(path)
+    put(put_away, b"a")
+    put_away.close()
+    reader = FileStorage(path, readonly=True)
+    for oid, data in (ONE, b"x"), (TWO, b"y"):
+        entry = pack_entry(oid, record(oid, data))
+        with open(path, "ab") as file:
+            file.write(len(entry).to_bytes(8, "big") + entry)
+        assert reader.sync() == [oid]
+    assert texts(reader) == [b"a", b"x", b"y"]
+
+
+@pytest.mark.spec("SHELF-20", "SHELF-54")
+def test_a_commit_that_failed_and_is_cut_off_while_it_is_read_is_no_damage() -> None:
+    files = MemoryFileSystem()
+    writer = FileStorage("/f", file_system=files)
+    put(writer, b"a")
+    end = len(files.files["/f"])
+
+    class CutOff(MemoryFile):
+        was_read = False
+
+        def read_at(self, offset: int, size: int) -> bytes:
+            data = bytearray(super().read_at(offset, size))
+            if offset <= end + 40 < offset + len(data):
+                data[end + 40 - offset] ^= 255  # what a reader finds that comes between two writes
+                self.was_read = True
+            return bytes(data)
+
+        def size(self) -> int:
+            if self.was_read:
+                del self.data[end:]
+            return super().size()
+
+    class Cutting(MemoryFileSystem):
+        def open(self, path: str, mode: object) -> MemoryFile:
+            return CutOff(path, files.files[path])
+
+    reader = FileStorage("/f", readonly=True, file_system=Cutting())
+    put(writer, b"b", ONE)
+    put(writer, b"c", TWO)
+    assert reader.sync() == []
+    assert texts(reader) == [b"a", b"a", b"a"]
 
 
 @pytest.mark.spec("SHELF-54", "SHELF-19")
