@@ -163,7 +163,7 @@ def _learn_types(key: object) -> bool:
 
 
 def _is_ordered(key: object) -> bool:
-    """Tell if a key is of a type in ORDERED_TYPES, or of one that belongs there."""
+    """Tell whether a key is of a type in ORDERED_TYPES, or of one that belongs there."""
     return _is_plain(key, ORDERED_TYPES) or (_learn_types(key) and _is_plain(key, ORDERED_TYPES))
 
 
@@ -535,10 +535,10 @@ class BTree(PersistentObject, MutableMapping[K, V]):
     def keys(self) -> list[K]:  # type: ignore[override]  # a list, as Durus has always had it
         return list(self)
 
-    def values(self) -> list[V]:  # type: ignore[override]  # likewise
+    def values(self) -> list[V]:  # type: ignore[override]  # as above
         return list(self.itervalues())
 
-    def items(self) -> list[tuple[K, V]]:  # type: ignore[override]  # likewise
+    def items(self) -> list[tuple[K, V]]:  # type: ignore[override]  # as above
         return list(self.iteritems())
 
     def get_min_item(self) -> tuple[K, V]:

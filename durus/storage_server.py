@@ -154,7 +154,7 @@ class StorageServer:
         self._pack_began = 0.0
         self._waiting_for_pack: list[Callable[[DurusError | None], None]] = []
         self._waiting_for_next_pack: list[Callable[[DurusError | None], None]] = []
-        """What is to be called at the end of the pack that is under way, and of one that begins later."""
+        """What is to be called at the end of the pack that is in progress, and of one that begins later."""
         self._bytes_since_pack = 0
         self._complaints: dict[str, float] = {}
         self._disk = Disk()
@@ -351,7 +351,7 @@ class StorageServer:
     def settle(self) -> None:
         """Do what the request of a client has made possible: pass the turn on, write, wake clients."""
         if self._is_settling:
-            return  # the call that is under way goes on with it
+            return  # the call that is in progress goes on with it
         self._is_settling = True
         try:
             self._tend_turn()

@@ -10,7 +10,7 @@ from durus.progress import Progress
 
 
 def show_bar(steps: Iterable[Progress]) -> Iterator[None]:
-    """Show each step on stderr, one bar for the phase that is under way; remove it at the end. No thread is started."""
+    """Show each step on stderr, one bar for the current phase; remove it at the end. No thread is started."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Bar(*columns, console=Console(stderr=True), transient=True, auto_refresh=False) as bar:
         task = bar.add_task("", total=None)

@@ -1,1 +1,1 @@
-"""Interrupts, threads and forks: who may use what, and what holds after an exception that came from outside."""
+"""Interrupts, threads and forks: who may use an object, and how it recovers from an interrupt."""

@@ -1,16 +1,16 @@
-"""Calls that must not meet: who is inside of a connection or a storage, and whether the last call came to its end.
+"""Guards calls that must not overlap: who is inside a connection or a storage, and whether the last call has ended.
 
-Statements TXN-30 to TXN-35.  One mechanism finds four mistakes, where they happen and at the edge of a call:
+Statements TXN-30 to TXN-35. One mechanism at the edge of each call detects four mistakes:
 
-    interrupted    an exception that is not the object's own (Ctrl-C, a job's time limit) left a call half done
+    interrupted    an exception that is not the object's own (Ctrl-C, a job's time limit) has left a call half done
     concurrent     two threads, or greenlets, are in the same object at once
-    nested         a call was made from inside of another one, by a signal handler or a finalizer
+    nested         a call was made inside another one, by a signal handler or a finalizer
     foreign        the object was made before a fork, and is used in the child
 
-A call leaves its frame as a mark when it begins, and takes it away when it ends in its own way: by a return, or by a
-DurusError.  Whoever finds the mark of another call looks whether its frame is still running.  A frame that is not was
-interrupted, at whatever line: then the object starts anew before it does anything else.  No `finally` is needed, which
-an exception could keep from being reached.
+A call leaves its frame as a mark when it begins, and removes it when it ends normally: by a return, or by a
+DurusError. A call that finds the mark of another one checks whether that frame is still running. If it is not, that
+call was interrupted, at any line, and the object starts anew before it does anything else. This needs no `finally`,
+which an exception could keep from being reached.
 """
 
 import functools
@@ -29,7 +29,7 @@ T = TypeVar("T")
 CALL: Final = "call"
 """The key of the mark of the call that began first. A frame that was interrupted is itself the key of its heir's."""
 _UNFINISHED: Final = "unfinished"
-"""The key of how many calls inside of another one have begun, and not come to their end."""
+"""The key of the number of nested calls that have begun and not ended."""
 
 _getframe = sys._getframe
 
@@ -44,10 +44,10 @@ _guards: "WeakSet[CallGuard]" = WeakSet()
 
 
 class CallGuard:
-    """The marks of the calls in one object. `what` is how a message calls the object.
+    """The marks of the calls in one object. Messages call the object `what`.
 
-    Marks are left by dict.setdefault(), which is one step for all threads and for every interrupt: no lock is needed,
-    which an exception could keep from being given up.
+    Marks are left by dict.setdefault(), which is atomic for threads and interrupts. So no lock is needed, which an
+    exception could keep from being released.
     """
 
     __slots__ = ("__weakref__", "_what", "marks", "process")
@@ -72,10 +72,10 @@ class CallGuard:
             )
 
     def begin(self, frame: FrameType, start_anew: Callable[[], object], may_nest: bool = False) -> bool:
-        """Leave `frame` as the mark of a call; tell if the call is the first one, and not inside of another.
+        """Leave `frame` as the mark of a call; tell whether it is the first one, and not nested in another.
 
-        `start_anew` is called if an earlier call was interrupted. ConcurrentUseError and WrongProcessError where
-        the call must not be made.
+        `start_anew` is called if an earlier call was interrupted. ConcurrentUseError or WrongProcessError if the call
+        must not be made.
         """
         claimed: object = None
         while (holder := self.holder(frame)) is not frame:
@@ -97,9 +97,7 @@ class CallGuard:
             claimed = holder
             self.marks.setdefault(holder, frame)
         if len(self.marks) > 1:
-            if (
-                self.marks[CALL] is not frame or _UNFINISHED in self.marks
-            ):  # else the other call came to its end just now
+            if self.marks[CALL] is not frame or _UNFINISHED in self.marks:  # otherwise the other call has just ended
                 start_anew()
             self.marks[CALL] = frame
             for mark in [key for key in self.marks if key is not CALL]:
@@ -107,19 +105,19 @@ class CallGuard:
         return True
 
     def holder(self, frame: FrameType) -> Mark | int:
-        """Return the mark of the call that is under way: `frame` itself if there is no other."""
+        """Return the mark of the running call: `frame` itself if there is no other."""
         holder = self.marks.setdefault(CALL, frame)
         while holder is not frame and (heir := self.marks.get(holder)) is not None:
             holder = heir
         return holder
 
     def end(self, is_first: bool = True) -> None:
-        """Take the mark of a call away, which came to its end."""
+        """Remove the mark of a call that has ended."""
         marks = self.marks
         if is_first:
             if len(marks) == 1:
                 marks.clear()
-            # Else a call inside of this one was interrupted, and nobody noticed: the marks stay.
+            # Otherwise a nested call was interrupted, and nobody has noticed: the marks stay.
         elif (unfinished := self._unfinished() - 1) > 0:
             marks[_UNFINISHED] = unfinished
         else:
@@ -132,7 +130,7 @@ class CallGuard:
 
     @property
     def is_interrupted(self) -> bool:
-        """True if the next call will start anew. To be asked between calls."""
+        """True if the next call will start anew; meaningful only between calls."""
         return bool(self.marks) and not self.is_foreign
 
     def _unfinished(self) -> int:
@@ -141,25 +139,25 @@ class CallGuard:
 
 
 class Guarded(Protocol):
-    """What has calls that are guarded."""
+    """An object with guarded calls."""
 
     @property
     def _guard(self) -> CallGuard: ...
 
     def _start_anew(self) -> None:
-        """Give up whatever an interrupted call may have left half done. If it raises, the next call tries again."""
+        """Clean up what an interrupted call may have left half done. If this raises, the next call tries again."""
 
 
 G = TypeVar("G", bound=Guarded)
 
 
 def guarded(call: Callable[Concatenate[G, P], T]) -> Callable[Concatenate[G, P], T]:
-    """Guard a method: it is refused while any other call is under way."""
+    """Guard a method: it is refused while any other call is running."""
     return _guard(call, may_nest=False)
 
 
 def guarded_load(call: Callable[Concatenate[G, P], T]) -> Callable[Concatenate[G, P], T]:
-    """Guard a method that may also be called from inside of another one of the same thread, as loads are."""
+    """Guard a method that may also be called inside another call of the same thread, as loads are."""
     return _guard(call, may_nest=True)
 
 
@@ -168,7 +166,7 @@ def _guard(call: Callable[Concatenate[G, P], T], may_nest: bool) -> Callable[Con
     def guard(self: G, /, *args: P.args, **kwargs: P.kwargs) -> T:
         guard = self._guard
         is_first = True
-        if guard.marks.setdefault(CALL, _getframe()) is not _getframe():  # no name for it, which would be a cycle
+        if guard.marks.setdefault(CALL, _getframe()) is not _getframe():  # a name for it would be a reference cycle
             is_first = guard.begin(_getframe(), self._start_anew, may_nest)
         try:
             result = call(self, *args, **kwargs)
@@ -182,7 +180,7 @@ def _guard(call: Callable[Concatenate[G, P], T], may_nest: bool) -> Callable[Con
 
 
 def is_on_stack(holder: object, frame: FrameType) -> bool:
-    """Tell if a frame has called another one, directly or not."""
+    """Tell whether a frame has called another one, directly or not."""
     above = frame.f_back
     while above is not None:
         if above is holder:
@@ -192,7 +190,7 @@ def is_on_stack(holder: object, frame: FrameType) -> bool:
 
 
 def is_running(holder: object) -> bool:
-    """Tell if a frame is being executed, in whatever thread or greenlet; if it is not, its local names are cleared."""
+    """Tell whether a frame is running, in any thread or greenlet; if it is not, its local variables are cleared."""
     if not isinstance(holder, FrameType):
         return False
     try:
@@ -203,7 +201,7 @@ def is_running(holder: object) -> bool:
 
 
 def _mark_as_foreign() -> None:
-    """In the child after a fork: whatever its parent has is not for its use. [TXN-32]"""
+    """In the child after a fork: mark all objects as those of the parent. [TXN-32]"""
     for guard in list(_guards):
         guard.marks[CALL] = _FOREIGN
 

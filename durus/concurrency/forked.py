@@ -1,6 +1,6 @@
-"""What a process that was forked does with what its parent holds open. Statement SHELF-53.
+"""How a forked process releases what its parent holds open. Statement SHELF-53.
 
-It gives it up, without a word to the operating system or to others that the parent would feel.
+It does so without any effect on the parent: no unlock, no file removed, nothing sent.
 """
 
 import os
@@ -12,14 +12,14 @@ class Held(Protocol):
     """What must not be used, closed or removed by a child of the process that made it."""
 
     def leave_to_parent(self) -> None:
-        """In the child, right after the fork: give it up."""
+        """Release it, in the child right after the fork."""
 
 
 _held: WeakSet[Held] = WeakSet()
 
 
 def note_held(held: Held) -> None:
-    """Have `held` given up by every child that this process forks from now on."""
+    """Have every child that this process forks from now on release `held`."""
     _held.add(held)
 
 

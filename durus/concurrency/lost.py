@@ -1,24 +1,24 @@
-"""Holders of a turn that nobody can use any more. Statement DB-12.
+"""Finds holders of a turn that nobody can use any more. Statement DB-12.
 
-A connection and its objects are a cycle, so one that was lost by an interrupt, with its turn, ends when the collector
-finds it. Threads that all wait for that turn make no garbage, and so would never set the collector off.
+A connection and its objects form a cycle. One that was lost by an interrupt keeps its turn until the garbage collector
+finds it. Threads that all wait for that turn create no garbage, and so would never trigger the collector.
 """
 
 import gc
 import time
 
 SECONDS = 5.0
-"""How long somebody waits before lost holders are looked for, and how long it is until they are looked for again."""
+"""How long a waiter waits before it looks for lost holders, and between two searches."""
 
 
 class LostHolders:
-    """Has the collector look for lost holders once in a while."""
+    """Runs the collector once in a while to find lost holders."""
 
     def __init__(self) -> None:
         self._looked = time.monotonic()
 
     def look(self, waiting_since: float) -> None:
-        """Look for them if it is time for that; `waiting_since` is when the caller began to wait, by monotonic()."""
+        """Look for them if it is time to; `waiting_since` is when the caller began to wait, by monotonic()."""
         now = time.monotonic()
         if now - max(waiting_since, self._looked) >= SECONDS:
             self._looked = now

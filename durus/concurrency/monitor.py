@@ -1,11 +1,11 @@
-"""A lock for what several threads share, which outlives the interruption of the thread that holds it. [TXN-31]
+"""A lock that survives an interrupt of the thread that holds it. [TXN-31]
 
-As in call_guard.py the frame of a call is its mark, and a mark whose frame is not running any more was interrupted:
-then whoever comes next starts anew what the lock protects.  Threads that sleep look up by themselves once in a while,
-so an interrupt that keeps a wake-up from being sent costs a moment, and not for ever.
+As in call_guard.py the frame of a call is its mark, and a mark whose frame is no longer running was interrupted: then
+the next thread starts anew what the lock protects. Sleeping threads wake up by themselves once in a while, so a
+wake-up that an interrupt has prevented costs a moment and not a deadlock.
 
-A thread that leaves may come inside again before one that it has woken: that is fast, since no thread has to be
-switched.  But one that has waited for too long is let in first, or it could wait for ever. [TXN-29]
+A thread that leaves may enter again before a thread that it has woken; this is fast, because it avoids a switch of
+threads. But a thread that has waited for too long enters first, or it could starve. [TXN-29]
 """
 
 import contextlib
@@ -18,13 +18,13 @@ from types import FrameType
 from durus.concurrency.call_guard import is_on_stack, is_running
 
 _LONGEST_SLEEP = 0.05
-"""Seconds after which a thread that sleeps looks for itself."""
+"""Seconds after which a sleeping thread wakes up by itself."""
 _PATIENCE = 0.02
-"""Seconds that a thread lets others go first."""
+"""For how many seconds a waiting thread may be overtaken."""
 
 
 class _Sleeper:
-    """A thread that waits in a call of Monitor, whose caller is `frame`."""
+    """A waiting thread; `frame` is the caller of the Monitor."""
 
     __slots__ = ("bed", "frame", "since")
 
@@ -36,22 +36,22 @@ class _Sleeper:
 
 
 class Monitor:
-    """One thread at a time is inside; it may wait() there until another one has called notify_all().
+    """One thread at a time is inside; there it may wait() until another one calls notify_all().
 
-    `start_anew` is called inside, when an exception that is not of this package came while a thread was there.
-    A thread that has waited for `patience` seconds to come inside is the next one.
+    `start_anew` is called inside after an interrupt of a thread that was there. A thread that has waited for `patience`
+    seconds is the next one to enter.
     """
 
     def __init__(self, start_anew: Callable[[], None], patience: float = _PATIENCE) -> None:
         self._start_anew = start_anew
         self._patience = patience
         self._marks: dict[object, FrameType] = {}
-        """The mark of who is inside. A frame that was interrupted there is itself the key of its heir's."""
+        """The mark of the thread inside. An interrupted frame is itself the key of the mark of its successor."""
         self._entering: deque[_Sleeper] = deque()
         self._waiting: deque[_Sleeper] = deque()
 
     def enter(self, frame: FrameType) -> bool:
-        """Come inside, with `frame` as the mark; False if a caller of `frame` is there already."""
+        """Enter, with `frame` as the mark; return False if a caller of `frame` is inside already."""
         since = None
         while not self._try_to_enter(frame):
             if is_on_stack(self._holder(frame), frame):
@@ -66,21 +66,21 @@ class Monitor:
         return True
 
     def enter_if_free(self, frame: FrameType) -> bool:
-        """Come inside if nobody is there, and nobody was interrupted there."""
+        """Enter if nobody is inside, and nobody was interrupted there."""
         return self._marks.setdefault(None, frame) is frame
 
     def leave(self) -> None:
-        """Let others in, and first who has waited for too long."""
+        """Let another thread in, first of all one that has waited for too long."""
         if self._entering and (heir := self._impatient()) is not None:
             self._marks[None] = heir.frame
             heir.bed.release()
-            time.sleep(0)  # or it could go on only when this thread has to wait for something
+            time.sleep(0)  # otherwise it could continue only when this thread waits for something
         else:
             self._marks.clear()
             _wake(self._entering, 1)
 
     def wait(self) -> None:
-        """Be outside until notify_all() is called, or for a moment, and come inside again."""
+        """Leave until notify_all() is called, or for a moment, and enter again."""
         frame = self.holder
         self.leave()
         sleeper = _Sleeper(frame, time.monotonic())
@@ -92,7 +92,7 @@ class Monitor:
 
     @property
     def holder(self) -> FrameType:
-        """The mark of who is inside, for who is inside."""
+        """The mark of the thread inside; for that thread only."""
         return self._marks[None]
 
     def notify_all(self) -> None:
@@ -114,18 +114,18 @@ class Monitor:
         return self._holder(frame) is frame
 
     def _impatient(self) -> _Sleeper | None:
-        """Take out of the line who has waited to come inside for longer than all others, if that is too long."""
+        """Remove the longest waiting thread from the line, if it has waited for too long."""
         first = min(self._entering.copy(), key=lambda sleeper: sleeper.since, default=None)
         if first is None or time.monotonic() - first.since < self._patience:
             return None
         try:
             self._entering.remove(first)
-        except ValueError:  # it has looked up by itself just now
+        except ValueError:  # it has just woken up by itself
             return None
-        return first if is_running(first.frame) else None  # else it was interrupted
+        return first if is_running(first.frame) else None  # otherwise it was interrupted
 
     def _sleep_at_the_door(self, sleeper: _Sleeper) -> None:
-        """Wait in the line until this thread is woken, or finds itself inside."""
+        """Wait in the line until this thread is woken, or is inside."""
         self._entering.append(sleeper)
         is_inside = self._try_to_enter(sleeper.frame)
         while not is_inside and not sleeper.bed.acquire(timeout=_LONGEST_SLEEP):

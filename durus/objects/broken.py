@@ -1,4 +1,4 @@
-"""Stand-ins for objects, and for values in states, that can't be imported. Statements OBJ-27 to OBJ-29, OBJ-63."""
+"""Stand-ins for objects, and values in states, whose classes are missing. Statements OBJ-27 to OBJ-29, OBJ-63."""
 
 import copyreg
 import operator
@@ -11,15 +11,15 @@ from durus.text import printable
 
 
 class BrokenObject(PersistentObject):
-    """Stands for an object whose class can't be imported; each missing class is a subclass of it.
+    """Stands for an object whose class can't be imported; each missing class becomes a subclass of it.
 
-    Its attributes are those in the stored state, where that is a dict of such; else __getstate__() gives it as it is.
+    If the stored state is a dict of attributes, these are its attributes. __getstate__() returns any other state.
     """
 
-    __slots__ = ("__dict__",)  # and no other, so that an object can become one of its class [OBJ-66]
+    __slots__ = ("__dict__",)  # and nothing else, so that the object can become one of its real class [OBJ-66]
 
     _p_reason: ClassVar[str] = "it stands for all that are missing"
-    """The error that the class was missing for."""
+    """Why the class is missing."""
 
     def __new__(cls, *args: object, **kwargs: object) -> Self:
         raise ClassNotFoundError(
@@ -61,7 +61,7 @@ class BrokenObject(PersistentObject):
         return printable(f"broken {type(self).__module__}.{type(self).__qualname__} {self._p_format_oid()}")
 
     def _p_has_other_state(self) -> bool:
-        """Tell if the state that was loaded is no dict of attributes."""
+        """Tell whether the loaded state is not a dict of attributes."""
         return "_p_other_state" in get_slot(self, "__dict__")
 
 
@@ -80,7 +80,7 @@ for _name in ("len", "iter", "contains", "getitem", "setitem", "delitem", "call"
 
 
 class _ValueClass(type):
-    """The class of the stand-ins for classes and functions of values: what pickles do with one is noted, not done."""
+    """The class of the stand-ins for classes and functions of values: it records what pickles do with one."""
 
     _p_reason: str
     _p_is_loading: Callable[[], bool]
@@ -109,9 +109,9 @@ class _ValueClass(type):
 
 
 class BrokenValue(metaclass=_ValueClass):
-    """Stands for a value in a state that can't be made, since its class or a function that makes it is missing.
+    """Stands for a value in a state whose class, or the function that creates it, is missing.
 
-    It keeps what its pickle said, and is stored again as that. [OBJ-63]
+    It keeps the steps of its pickle, and is stored again with them. [OBJ-63]
     """
 
     _p_reason = "it stands for all that are missing"
@@ -129,7 +129,7 @@ class BrokenValue(metaclass=_ValueClass):
     def _p_of_call(
         part: "BrokenValue | _ValueClass", function: Callable[..., Any], arguments: tuple[Any, ...]
     ) -> "BrokenValue":
-        """Return what stands for the value of a call that failed because of a stand-in, `part`, in it."""
+        """Return the stand-in for the value of a call that failed because of a stand-in, `part`, in its arguments."""
         cls = part if isinstance(part, _ValueClass) else type(part)
         return cls._made(function, arguments)
 
@@ -178,7 +178,7 @@ class BrokenValue(metaclass=_ValueClass):
 
 
 def parts_that_stand_in(value: object) -> Iterator[BrokenValue | _ValueClass]:
-    """Yield the stand-ins for values in some arguments, some levels deep."""
+    """Yield the stand-ins for values in arguments, a few levels deep."""
     pending = [(value, 0)]
     while pending:
         one, depth = pending.pop()
@@ -201,13 +201,13 @@ def _is_reserved(name: str) -> bool:
 
 
 def broken_class(module: str, name: str, reason: str) -> type[BrokenObject]:
-    """Return a class that stands for the one of this qualified name in a module; `reason` tells why it is missing."""
+    """Return a class that stands for a missing one; `reason` tells why it is missing."""
     attributes = {"__slots__": (), "__module__": module, "__qualname__": name, "_p_reason": reason}
     return type(name.rpartition(".")[2], (BrokenObject,), attributes)
 
 
 def broken_value_class(module: str, name: str, reason: str, is_loading: Callable[[], bool]) -> type[BrokenValue]:
-    """Return what stands for a class or a function of this name in states; `is_loading` tells if one is being read."""
+    """Return the stand-in for a class or function in states; `is_loading` is true while a state is being read."""
     attributes = {
         "__module__": module,
         "__qualname__": name,

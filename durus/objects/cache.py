@@ -1,4 +1,4 @@
-"""The objects of one connection: one for each oid, and which of them keep their state in memory.
+"""The objects of one connection: one for each oid, some of them loaded, the others ghosts.
 
 Statements OBJ-20 to OBJ-23.
 """
@@ -16,16 +16,16 @@ class Cache:
 
     def __init__(self, size: int) -> None:
         self._objects: dict[bytes, PersistentObject | ref[PersistentObject]] = {}
-        """All objects that are in memory: those that have a state themselves, and weak references to ghosts, of which
-        some are not there any more."""
+        """All objects in memory: loaded objects themselves, and weak references to ghosts, some of which may have been
+        collected."""
         self._sweep_at = _SWEEP_SLACK
         self._loaded_count = 0
         self._oldest: list[tuple[int, bytes]] = []
-        """Serials and oids of objects as they were when this list was made, the least recently used last."""
+        """Serials and oids of objects at the time this list was made, the least recently used last."""
         self.set_size(size)
 
     def get_size(self) -> int:
-        """Return how many objects may stay loaded beyond the end of a transaction."""
+        """Return how many objects may stay loaded after the end of a transaction."""
         return self._size
 
     def set_size(self, size: int) -> None:
@@ -35,40 +35,40 @@ class Cache:
         self._size = size
 
     def get_count(self) -> int:
-        """Return how many objects are in memory, ghosts among them."""
+        """Return how many objects are in memory, including ghosts."""
         self._sweep()
         return len(self._objects)
 
     def get_loaded_count(self) -> int:
-        """Return how many objects have their state in memory."""
+        """Return how many objects are loaded."""
         return self._loaded_count
 
     def get(self, oid: bytes) -> PersistentObject | None:
-        """Return the object of this oid that is in memory, if there is one."""
+        """Return the object of this oid if it is in memory."""
         found = self._objects.get(oid)
         return found() if isinstance(found, ref) else found
 
     def add(self, oid: bytes, obj: PersistentObject) -> None:
-        """Take in a ghost that was not in memory before."""
+        """Add a ghost that was not in memory before."""
         self._objects[oid] = ref(obj)
         if len(self._objects) > self._sweep_at:
             self._sweep()
             self._sweep_at = 2 * len(self._objects) + _SWEEP_SLACK
 
     def _sweep(self) -> None:
-        """Forget the oids whose objects are not in memory any more."""
-        for oid, found in self._objects.copy().items():  # since a finalizer may take in others meanwhile
+        """Remove the oids whose objects are no longer in memory."""
+        for oid, found in self._objects.copy().items():  # because a finalizer may add others meanwhile
             if isinstance(found, ref) and found() is None and self._objects.get(oid) is found:
                 del self._objects[oid]
 
     def note_loaded(self, oid: bytes, obj: PersistentObject) -> None:
-        """Note that an object has its state in memory now."""
+        """Note that an object is loaded now."""
         if self._objects.get(oid) is not obj:
             self._objects[oid] = obj
             self._loaded_count += 1
 
     def make_ghost(self, oid: bytes) -> None:
-        """Drop the state of the object of this oid, where it is in memory."""
+        """Drop the state of the object of this oid, if it is in memory."""
         obj = self.get(oid)
         if obj is not None:
             if self.is_loaded(oid):
@@ -77,7 +77,7 @@ class Cache:
             obj._p_set_status_ghost()
 
     def make_all_ghosts(self, connection: ConnectionBase) -> None:
-        """Drop all states, and have each object be one of this connection, wherever an interrupt may have left it."""
+        """Drop all states, and make each object one of this connection, wherever an interrupt has left it."""
         for oid, found in self._objects.copy().items():
             obj = found() if isinstance(found, ref) else found
             if obj is not None:
@@ -94,7 +94,7 @@ class Cache:
     def shrink(self, transaction_serial: int) -> None:
         """Make ghosts of the least recently used objects beyond the size. [OBJ-21]
 
-        What the transaction under way has used keeps its state [OBJ-23], and so does what it has changed.
+        Objects that the current transaction has used or changed keep their state. [OBJ-23]
         """
         while self.is_overfull():
             if not self._oldest:
@@ -111,11 +111,11 @@ class Cache:
                 self.make_ghost(oid)
 
     def is_overfull(self) -> bool:
-        """Tell if more objects are loaded than the size allows."""
+        """Tell whether more objects are loaded than the size allows."""
         return self._loaded_count > self._size
 
     def is_loaded(self, oid: bytes) -> bool:
-        """Tell if the object of this oid is in memory and has its state."""
+        """Tell whether the object of this oid is in memory and has its state."""
         return isinstance(self._objects.get(oid), PersistentObject)
 
     def loaded_objects(self) -> list[PersistentObject]:

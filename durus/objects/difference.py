@@ -1,7 +1,7 @@
-"""How one state differs from another: the parts that pickling would store otherwise. Statement OBJ-87.
+"""Finds how one state differs from another: the parts that pickling would store differently. Statement OBJ-87.
 
-Values are compared by what pickle takes of them, and not by their own __eq__(): type by type, item by item, and
-instances of other classes by what they reduce to. References are equal if they are to the same oid.
+Values are compared by what pickle reads of them, and not by their own __eq__(): by type, item by item, and instances
+of other classes by what they reduce to. References are equal if they refer to the same oid.
 """
 
 import reprlib
@@ -16,23 +16,23 @@ from durus.persistent import PersistentBase, get_slot
 
 _ATOMS = frozenset({int, str, bytes, bytearray, bool, type(None)})
 _GLOBALS = (type, FunctionType)
-"""What is pickled by its name."""
+"""Types whose values are pickled by name."""
 _MAX_FOUND = 50
 
 
 class Difference(NamedTuple):
-    """A part of a state that is other than it was."""
+    """A part of a state that has changed."""
 
     path: tuple[str, ...]
-    """The way to it, such as (".friends", "[3]")."""
+    """The path to it, such as (".friends", "[3]")."""
     what: str
-    """What is the matter with it: "was added", "was removed" or "was changed"."""
+    """One of "was added", "was removed" and "was changed"."""
 
 
 def differences(cls: type, before: object, after: object) -> list[Difference]:
-    """Return how two states of a class differ, 50 differences at most; none if pickling them comes to the same.
+    """Return at most 50 differences between two states of a class; none if both are pickled to the same.
 
-    What pickling a value raises comes out.
+    Errors of pickling a value are raised.
     """
     return _Comparison().run(cls, before, after)
 
@@ -43,7 +43,7 @@ class _Comparison:
         self._found: list[Difference] = []
         self._pending: deque[tuple[tuple[str, ...], object, object]] = deque()
         self._seen: dict[tuple[int, int], tuple[object, object]] = {}
-        """The pairs that are compared already, or about to be: values may hold themselves."""
+        """The pairs whose comparison has begun, because values may contain themselves."""
 
     def run(self, cls: type, before: object, after: object) -> list[Difference]:
         self._compare_states((), cls, before, after)
@@ -103,7 +103,7 @@ class _Comparison:
         """Return how many items two sequences have in common at their start, and at their end."""
         try:
             one, other = [self._token(each) for each in before], [self._token(each) for each in after]
-        except RecursionError:  # a list that holds itself; then its items are compared one by one
+        except RecursionError:  # a list that contains itself; then its items are compared one by one
             return 0, 0
         shorter = min(len(one), len(other))
         start = next((index for index in range(shorter) if one[index] != other[index]), shorter)
@@ -156,7 +156,7 @@ class _Comparison:
             self._compare_pairs(path, list(old[4] or ()), list(new[4] or ()), "[{}]")
 
     def _token(self, value: Any) -> Hashable:
-        """Return what is equal for two values if they are pickled to the same. RecursionError if one holds itself."""
+        """Return a key that is equal for values that are pickled to the same; RecursionError if one contains itself."""
         kind = type(value)
         if issubclass(kind, PersistentBase):
             return PersistentBase, _reference(value)
@@ -188,7 +188,7 @@ class _Comparison:
 
 
 def _reference(value: object) -> bytes | int:
-    """Return the oid of a persistent object, and what nothing else is equal to for all others."""
+    """Return the oid of a persistent object; for any other one a value that equals nothing else."""
     oid: bytes | None = get_slot(value, "_p_oid") if issubclass(type(value), PersistentBase) else None
     return id(value) if oid is None else oid
 
@@ -198,25 +198,25 @@ def _bits(number: float) -> bytes:
 
 
 def _name(function: object) -> object:
-    """Return the name that a class or function is pickled by, or what it is where it has none."""
+    """Return the name by which a class or function is pickled, or the object itself if it has none."""
     name = getattr(function, "__qualname__", None)
     return function if name is None else (getattr(function, "__module__", None), name)
 
 
 def _attributes_in(cls: type, state: Any) -> dict[Any, Any] | None:
-    """Return the attributes in a state of an instance, but for cached properties; None if it is of another form."""
+    """Return the attributes in a state of an instance, without cached properties; None for other forms of states."""
     parts: tuple[dict[Any, Any] | None, ...]
     if type(state) is dict:
         parts = (state,)
     elif type(state) is tuple and len(state) == 2 and all(each is None or type(each) is dict for each in state):
-        parts = state  # as object.__getstate__() makes it of an instance with slots
+        parts = state  # as object.__getstate__() returns it for an instance with slots
     else:
         return None
     return {name: value for part in parts for name, value in (part or {}).items() if not _is_computed(cls, name)}
 
 
 def _is_computed(cls: type, name: object) -> bool:
-    """Tell if an attribute is what a cached property of a class puts into the __dict__ of an instance."""
+    """Tell whether an attribute was put into the __dict__ of an instance by a cached property of its class."""
     if not isinstance(name, str):
         return False
     found = next((owner.__dict__[name] for owner in cls.__mro__ if name in owner.__dict__), None)

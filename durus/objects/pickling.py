@@ -1,4 +1,4 @@
-"""Making the pickles of classes and states. Statements REC-10, REC-11, OBJ-63, OBJ-70, OBJ-72 and OBJ-74."""
+"""Pickles classes and states. Statements REC-10, REC-11, OBJ-63, OBJ-70, OBJ-72 and OBJ-74."""
 
 import contextlib
 import copyreg
@@ -14,7 +14,7 @@ from durus.objects.broken import BrokenObject, BrokenValue
 from durus.persistent import PersistentBase, PersistentObject, get_slot, persistent_id_by
 
 PICKLE_PROTOCOL = 4
-"""The highest that every Python that Durus 4.3 runs on can read. [REC-11]"""
+"""The highest protocol that all Pythons of Durus 4.3 can read. [REC-11]"""
 
 REFUSALS = (
     pickle.PickleError,
@@ -31,7 +31,7 @@ REFUSALS = (
     TypeError,
     ValueError,
 )
-"""What a state raises that can't be pickled, or read. All else comes from outside, and comes out as itself. [OBJ-70]"""
+"""Errors of a state that can't be pickled or read. All others come from outside, and are raised unchanged. [OBJ-70]"""
 
 
 def _global_names(cls: type) -> bytes:
@@ -39,12 +39,12 @@ def _global_names(cls: type) -> bytes:
 
 
 def find_imported(module: str, name: str) -> object:
-    """Return what a qualified name stands for in a module that is imported, None if there is nothing."""
+    """Return the object of a qualified name in an imported module, None if there is none."""
     try:
         found: object = sys.modules[module]
         for part in name.split(".") if "." in name else (name,):
             found = getattr(found, part)
-    except Exception:  # a module's own __getattr__ may import others, and so raise anything
+    except Exception:  # a module's own __getattr__ may import other modules, and so raise anything
         return None
     return found
 
@@ -58,12 +58,12 @@ def _check_importable(cls: type) -> None:
 
 
 class Reducers(dict[type, Callable[[Any], Any]]):
-    """What pickles the instances of classes, of which pickle itself knows nothing: what it would do, and checks it."""
+    """Pickles instances as pickle does, and checks whether they can be loaded again."""
 
     met_risk = False
-    """An instance was met that may refuse to be made again."""
+    """True after an instance that may refuse to be loaded."""
     met_stand_in = False
-    """It was one that stands in for a value that was not made, maybe since its class has refused it."""
+    """True if that was a stand-in for a value that could not be loaded, maybe because its class has refused it."""
 
     def __missing__(self, cls: type) -> Callable[[Any], Any]:
         reduce: Callable[[Any], Any]
@@ -103,19 +103,19 @@ _CUSTOM = (
     "__getnewargs_ex__",
     "__getstate__",
 )
-"""The methods by which a class has a say in how its instances are made again."""
+"""The methods by which a class controls how its instances are loaded."""
 
 
 def _loads_surely(cls: type) -> bool:
-    """Tell if instances of a class are made again by nothing but Python itself. [OBJ-74]"""
-    if hasattr(cls, "__del__"):  # it is not for us to have it called
+    """Tell whether loading instances of a class involves only Python itself. [OBJ-74]"""
+    if hasattr(cls, "__del__"):  # this program must not have it called
         return True
     custom = (*_CUSTOM, "__init__", "__hash__") if issubclass(cls, BaseException) else (*_CUSTOM, "__hash__")
     return all(_is_pythons_own(cls, name) for name in custom)
 
 
 def is_pythons_own(module: str) -> bool:
-    """Tell if a module is of Python's library, or of this one."""
+    """Tell whether a module belongs to the standard library, or to this package."""
     return module.partition(".")[0] in sys.stdlib_module_names or module.startswith("durus.")
 
 
@@ -127,7 +127,7 @@ def _is_pythons_own(cls: type, name: str) -> bool:
 
 
 def _reduce_method(method: MethodType) -> Any:
-    """Return what pickles a method of an object: the object and a name that is found there. [OBJ-72]"""
+    """Return the reduction of a method of an object: the object and the name of the method. [OBJ-72]"""
     owner, function = method.__self__, method.__func__
     name = getattr(function, "__name__", "")
     get: Callable[..., Any] = get_slot if isinstance(owner, PersistentBase) else getattr  # which loads nothing
@@ -144,14 +144,14 @@ def _reduce_method(method: MethodType) -> Any:
 
 class FastPickler(pickle.Pickler):
     def __init__(self, file: io.BytesIO, reference: Callable[[PersistentBase], object], reducers: Reducers) -> None:
-        # Ahead of the base class, which looks them up. One is no method: that saves a call per value.
+        # Before the base class, which looks them up. One is not a method: that saves a call per value.
         self.persistent_id = persistent_id_by(reference)  # type: ignore[method-assign]
         self.dispatch_table = reducers
         super().__init__(file, PICKLE_PROTOCOL)
 
 
 class CarefulPickler(pickle._Pickler):
-    """Also writes what stands for what can't be imported; used only when there is such."""
+    """Also writes stand-ins for missing classes; used only if there are any."""
 
     def __init__(self, file: io.BytesIO, reference: Callable[[PersistentBase], object], reducers: Reducers) -> None:
         super().__init__(file, PICKLE_PROTOCOL)
@@ -180,8 +180,8 @@ def class_pickle(cls: type) -> bytes:
 
 
 def class_traits(cls: type) -> tuple[bytes, bool]:
-    """Return the pickle of a class, and tell if it may refuse the states that it makes."""
-    found: tuple[bytes, bool] | None = cls.__dict__.get("_p_traits")  # they are kept there, for some have no hash
+    """Return the pickle of a class, and whether the class may refuse the states that it creates."""
+    found: tuple[bytes, bool] | None = cls.__dict__.get("_p_traits")  # they are kept there, because some have no hash
     if found is None:
         if not issubclass(cls, BrokenObject):
             _check_importable(cls)
@@ -192,7 +192,7 @@ def class_traits(cls: type) -> tuple[bytes, bool]:
 
 
 def _may_refuse(cls: type[PersistentObject]) -> bool:
-    """Tell if a class makes states of its own, and leaves them to a __setstate__() that takes dicts."""
+    """Tell whether a class creates its own states, and leaves them to a __setstate__() that takes dicts."""
     return (
         cls.__getstate__ is not PersistentObject.__getstate__
         and cls.__setstate__ is PersistentObject.__setstate__

@@ -1,4 +1,4 @@
-"""Reading the pickles of a state: as fast as Python can, or with care. Statements OBJ-63, OBJ-72 and OBJ-73."""
+"""Unpickles states, fast in the usual case and with care in all others. Statements OBJ-63, OBJ-72 and OBJ-73."""
 
 import copyreg
 import io
@@ -13,7 +13,7 @@ from durus.persistent import PersistentObject
 
 
 class NeedsItself(StateError):
-    """To load the state of an object, that object must have been loaded."""
+    """The state of an object can't be loaded without the object itself."""
 
     def __init__(self, obj: PersistentObject) -> None:
         super().__init__(f"oid {obj._p_format_oid()}: its state is used while it is being loaded")
@@ -21,12 +21,12 @@ class NeedsItself(StateError):
 
 
 Loading: TypeAlias = "tuple[PersistentObject, Loading | None, bool]"
-"""An object whose state is being loaded, what was being loaded when that began, and True if the CarefulUnpickler does
-it: that then loads what is needed meanwhile, too, so that each takes one try, not two."""
+"""An object whose state is being loaded, what was being loaded before, and True for the CarefulUnpickler, which then
+also loads what is needed meanwhile, so that each object takes one try and not two."""
 
 
 def is_in(loading: "Loading | None", obj: PersistentObject) -> bool:
-    """Tell if an object is among those that are being loaded."""
+    """Tell whether an object is being loaded."""
     while loading is not None:
         if loading[0] is obj:
             return True
@@ -35,30 +35,30 @@ def is_in(loading: "Loading | None", obj: PersistentObject) -> bool:
 
 
 class Postponed(NamedTuple):
-    """Something that is put into a container when the object that it is a part of has its state."""
+    """An item that is put into a container when the object that it belongs to has its state."""
 
     add: Callable[..., object]
     arguments: tuple[object, ...]
 
 
 class Resolver(Protocol):
-    """Tells an unpickler what names and references in a state stand for."""
+    """Resolves names and references in a state for an unpickler."""
 
     def find_class(self, module: str, name: str, find: Callable[[str, str], Any]) -> Any:
-        """Return what `find` does, or a stand-in for what is missing. [OBJ-28]"""
+        """Return the result of `find`, or a stand-in for a missing class. [OBJ-28]"""
 
     def get_attribute(self, owner: object, name: str) -> Any:
-        """Return what getattr() does, or a stand-in."""
+        """Return the result of getattr(), or a stand-in."""
 
     def get_referenced(self, reference: object) -> PersistentObject:
-        """Return the object that a reference stands for. [REC-14]"""
+        """Return the object of a reference. [REC-14]"""
 
     def value_class(self, module: str, name: str, error: BaseException) -> type[BrokenValue] | None:
-        """Return the stand-in for a class that has refused to make a value; None if that is an error."""
+        """Return the stand-in for a class that has refused to create a value; None if that is an error."""
 
 
 class FastUnpickler(pickle.Unpickler):
-    """Each reader has a subclass of its own: that costs less than an __init__() for each record."""
+    """Each reader has its own subclass, which costs less than an __init__() for each record."""
 
     _reader: Resolver
 
@@ -74,7 +74,7 @@ class FastUnpickler(pickle.Unpickler):
 
 
 def _reconstruct(cls: type, base: type, state: object) -> object:
-    """Make the instance of a class for which pickles of protocols 0 and 1 call copyreg, past its __new__. [OBJ-29]"""
+    """Create an instance as copyreg does for pickles of protocols 0 and 1, without calling __new__. [OBJ-29]"""
     make = copyreg._reconstructor  # type: ignore[attr-defined]  # not in the stubs
     return (
         BrokenValue._p_of_call(cls, make, (cls, base, state))
@@ -88,12 +88,12 @@ _NEW_EX = copyreg.__newobj_ex__  # type: ignore[attr-defined]
 
 
 class CarefulUnpickler(pickle._Unpickler):
-    """Does what the other one fails in, and is slower: it is written in Python.
+    """Loads what the fast unpickler can't; it is slower, because it is written in Python.
 
-    - It takes from a missing class what getattr(), which pickles of protocols 0 to 3 call for a nested class, does not
-      find there, and from the object `owner`, which is being loaded, its methods. [OBJ-72]
-    - What can't be hashed before the owner has its state comes into its container afterwards. [OBJ-73]
-    - A value that its class refuses to make, or that needs a stand-in and refuses it, is a stand-in. [OBJ-63]
+    - A nested class of a missing class is missing too, and methods of the object `owner` that is being loaded are
+      found, where pickles of protocols 0 to 3 call getattr(). [OBJ-72]
+    - What can't be hashed before the owner has its state is put into its container afterwards. [OBJ-73]
+    - A value that its class refuses to create, or that refuses a stand-in, becomes a stand-in itself. [OBJ-63]
     """
 
     def __init__(
@@ -109,9 +109,9 @@ class CarefulUnpickler(pickle._Unpickler):
         self._postponed = postponed
         self._unfinished: list[object] = []
         self._makers: dict[int, tuple[object, Any, tuple[Any, ...]]] = {}
-        """By id(): the values that were made, and how."""
+        """By id(): the values that were created, and how."""
         self._names: dict[int, tuple[str, str]] = {}
-        """By id(): the names under which classes and functions were found."""
+        """By id(): the names of the classes and functions that were found."""
         self.persistent_load = reader.get_referenced  # type: ignore[assignment]  # as it is in the other one
 
     def find_class(self, module: str, name: str) -> Any:
@@ -151,7 +151,7 @@ class CarefulUnpickler(pickle._Unpickler):
         return self._make(self._reader.get_attribute if function is getattr else function, arguments, function)
 
     def _make(self, make: Any, arguments: tuple[Any, ...], function: Any) -> Any:
-        """Return the value that a call makes, or what stands for it; `function` is what the pickle calls."""
+        """Return the value of a call in the pickle, or a stand-in for it; `function` is called."""
         try:
             value = make(*arguments)
         except DurusError as error:
@@ -164,7 +164,7 @@ class CarefulUnpickler(pickle._Unpickler):
         return value
 
     def _stand_in_for(self, error: BaseException, function: Any, arguments: tuple[Any, ...]) -> BrokenValue:
-        """Return what stands for the value of a call that failed, or raise the error. [OBJ-63]"""
+        """Return the stand-in for the value of a call that failed, or raise the error. [OBJ-63]"""
         part = next(parts_that_stand_in((function, *arguments)), None)
         if part is None and function is getattr:
             cls = type(arguments[0])
@@ -172,7 +172,7 @@ class CarefulUnpickler(pickle._Unpickler):
         for one in (function, *arguments) if part is None else ():
             module, name = self._names.get(id(one), ("builtins", ""))
             part = self._reader.value_class(module, name, error)
-            if part is not None:  # it has another name now, maybe
+            if part is not None:  # it may have another name now
                 function = part if function is one else function
                 arguments = tuple(part if each is one else each for each in arguments)
                 break
@@ -230,16 +230,16 @@ class CarefulUnpickler(pickle._Unpickler):
                     raise
             self._unfinished.append(container)
         if self._postponed is not None:
-            self._postponed.append(Postponed(add, arguments))  # the later ones, too, to keep their order
+            self._postponed.append(Postponed(add, arguments))  # also the later ones, to keep their order
 
     def _check_finished(self, value: object) -> None:
-        """Refuse to pass on a container that is not filled yet: what takes it may copy it."""
+        """Refuse to pass on a container that is not filled yet, because the receiver may copy it."""
         if self._unfinished and self._owner is not None and _contains(value, self._unfinished):
             raise NeedsItself(self._owner)
 
 
 def _keeps_containers(cls: type[PersistentObject]) -> bool:
-    """Tell if what gives an object its state keeps the containers in it, so that they may be filled afterwards."""
+    """Tell whether setting the state keeps its containers, so that they may be filled afterwards."""
     return cls.__setstate__.__module__.startswith("durus.")
 
 

@@ -1,6 +1,6 @@
-"""Which part of an object can't be pickled, and how the object is reached: words for an error. [OBJ-16]
+"""Explains which part of an object can't be pickled, and how the object is reached. [OBJ-16]
 
-Only what is in memory is looked at; nothing is loaded, and nothing counts as an access.
+Only objects in memory are examined; nothing is loaded, and nothing counts as an access.
 """
 
 import reprlib
@@ -14,16 +14,16 @@ from durus.persistent_list import PersistentList
 from durus.text import printable
 
 CONSOLE = "__console__"
-"""The module of what is defined in the shell, which nobody can import."""
+"""The module of definitions in the shell, which nobody can import."""
 _MAX_LEVELS = 50
 _MOST_SEEN = 100_000
-"""How many values are looked at for a way: an error must not wait for long."""
+"""How many values the search for a path examines, so that an error does not take long."""
 
 
 def unstorable(
     obj: PersistentObject, root: PersistentObject, pickle: Callable[[object], bytes], error: Exception
 ) -> str:
-    """Return why `obj` can't be stored: the part that `pickle` fails on, and the way from the root to it."""
+    """Return why `obj` can't be stored: the part that `pickle` fails on, and the path from the root to it."""
     part, value = _failing_part(obj, pickle)
     if (name := _console_name(value if part else obj)) is not None:
         return (
@@ -40,7 +40,7 @@ def unstorable(
 
 
 def _console_name(value: object) -> str | None:
-    """Return the name of the class or function of the shell that pickle needs for a value, None if there is none."""
+    """Return the name of the class or function of the shell that pickle needs for a value, or None."""
     named = value if isinstance(value, type | FunctionType) else type(value)
     return printable(named.__qualname__) if named.__module__ == CONSOLE else None
 
@@ -53,13 +53,13 @@ def way_to(root: PersistentObject, obj: PersistentObject) -> str:
     """Return how an object is reached from the root, in words."""
     try:
         way = path(root, obj)
-    except Exception:  # whatever an application's own containers raise is no way
+    except Exception:  # if an application's own container raises, there is no path through it
         way = None
     return f"it is reached as {printable(way)}" if way else "nothing that is loaded leads to it from the root"
 
 
 def path(root: PersistentObject, target: PersistentObject) -> str | None:
-    """Return a shortest way from the root to `target`, as `root['a'].b[2]`, None if none is in memory."""
+    """Return a shortest path from the root to `target`, as `root['a'].b[2]`, None if there is none in memory."""
     pending: deque[tuple[object, str]] = deque([(root, "root")])
     seen = {id(root)}
     while pending and len(seen) < _MOST_SEEN:
@@ -89,7 +89,7 @@ def _failing_part(obj: PersistentObject, pickle: Callable[[object], bytes]) -> t
 def _is_picklable(value: object, pickle: Callable[[object], bytes]) -> bool:
     try:
         pickle(value)
-    except Exception:  # whatever an application's own pickling methods raise is a no
+    except Exception:  # if an application's own pickling method raises, it can't be pickled
         return False
     return True
 

@@ -1,1 +1,1 @@
-"""What is below a Database: its connections, where they come from, and how work is tried again."""
+"""The parts of a Database: its connections, their storages, and how work is tried again."""

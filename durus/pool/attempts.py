@@ -1,4 +1,4 @@
-"""Work that is tried again after a conflict. Statements DB-20 to DB-23."""
+"""How transactions are tried again after a conflict. Statements DB-20 to DB-23."""
 
 import dis
 import random
@@ -12,25 +12,25 @@ _chance = random.random
 
 _CONFLICT_PAUSE = 0.001, 0.1
 _NETWORK_PAUSE = 0.05, 2.0
-"""The longest pause before the second try, in seconds, and the longest one of all."""
+"""The longest pause before the second try, and the longest of all, in seconds."""
 _NOTHING = ("CACHE", "NOP", "NOT_TAKEN")
 """Instructions of CPython that do nothing."""
 
 
 DEFAULT_TRIES = 10
 DEFAULT_SERVER_TRIES = 100
-"""To a server of other processes, whose clients no last try can keep waiting. [DB-21]"""
+"""For a server that other processes use too, whose clients a last try can't keep waiting. [DB-21]"""
 _MAX_LOST = 10
-"""How often a connection may be lost, or not be made, in the tries of one transaction."""
+"""How often a connection may be lost, or refused, in the tries of one transaction."""
 
 
 class Tries:
-    """How often a transaction was tried, and if it may be tried again. [DB-21]"""
+    """Counts the tries of a transaction, and decides whether it may be tried again. [DB-21]"""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.number = 1
-        """Which try comes next, or is under way."""
+        """The number of the next or current try."""
         self._lost = 0
 
     @property
@@ -39,7 +39,7 @@ class Tries:
         return self.number == self.limit > 1
 
     def goes_on(self, error: BaseException | None) -> bool:
-        """Tell if there is another try after an error, and go on to it."""
+        """Tell whether there is another try after an error, and go on to it."""
         if not may_try_again(error) or self.number >= self.limit:
             return False
         if not isinstance(error, ConflictError):
@@ -51,7 +51,7 @@ class Tries:
 
 
 def may_try_again(error: BaseException | None) -> bool:
-    """Tell if an error leaves nothing of its transaction behind, and another try may have better luck. [DB-20]"""
+    """Tell whether an error has left nothing of its transaction, and another try may succeed. [DB-20]"""
     return isinstance(error, ConflictError | DisconnectedError | ServerUnreachableError) and not isinstance(
         error, OutcomeUnknownError
     )
@@ -71,10 +71,10 @@ def pause_seconds(error: BaseException, number: int) -> float:
 
 
 def goes_round(frame: FrameType) -> bool:
-    """Tell if a frame, in which a `with` block is being left without an error, goes to the next round of its loop.
+    """Tell whether a frame that leaves a `with` block without an error goes on with the next round of its loop.
 
-    It may go elsewhere: after the loop by `break`, out of the function by `return`, or to lines after the block.
-    Where that can't be told it is False.
+    It may instead leave the loop by `break`, the function by `return`, or go on with the lines after the block. The
+    result is False if this is unknown.
     """
     code = {instruction.offset: instruction for instruction in dis.get_instructions(frame.f_code)}
     offset: int | None = frame.f_lasti

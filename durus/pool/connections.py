@@ -1,7 +1,7 @@
-"""The connections of a Database, each of which serves one transaction after another. Statements DB-30 to DB-32.
+"""The connections of a Database, each of which serves one transaction at a time. Statements DB-30 to DB-32.
 
-Between two transactions a connection sleeps: its serial is below 0, so every use of an object comes here,
-and is refused.
+Between two transactions a connection sleeps: its serial is negative, so every use of an object is passed to the
+connection, which refuses it.
 """
 
 import threading
@@ -22,7 +22,7 @@ R = TypeVar("R", bound=PersistentObject)
 
 
 class PooledConnection(Connection[R], Generic[R]):
-    """A connection that is asleep, and refuses to work, outside of the transactions of its Database."""
+    """A connection that is asleep, and refuses all use, outside the transactions of its Database."""
 
     is_snapshot = False
 
@@ -36,22 +36,22 @@ class PooledConnection(Connection[R], Generic[R]):
     ) -> None:
         self._cache_bytes = cache_bytes
         self._sizes: dict[bytes, int] = {}
-        """Where `cache_bytes` is set: the lengths of the records of all objects that are loaded, and of some others."""
+        """If `cache_bytes` is set: the lengths of the records of all loaded objects, and of some others."""
         self._bytes = 0
         """Their sum."""
         self._is_closed = False
         self._thread: int | None = None
-        """The only thread that may use the connection now, None for any."""
+        """The only thread that may use the connection now; None for any."""
         super().__init__(storage, cache_size, root_class, debug=debug, snapshot=self.is_snapshot)
 
     def wake(self, thread: int | None) -> None:
-        """Begin to work, for this thread alone, or for one at a time if it is None."""
+        """Wake up, for the use of this thread only, or of one thread at a time if it is None."""
         self._thread = thread
         if self.transaction_serial < 0:
             self.transaction_serial = -self.transaction_serial
 
     def sleep(self) -> None:
-        """Work no longer. There must be no changes."""
+        """Go to sleep. There must be no changes."""
         self.accessed.clear()
         if self._cache_bytes is not None and self._bytes > self._cache_bytes:
             self._shrink_to(self._cache_bytes)
@@ -61,20 +61,20 @@ class PooledConnection(Connection[R], Generic[R]):
     def end(self, block: "_Block[R]", error: BaseException | None) -> None:
         """End a transaction: commit its changes, or abort it because of an error."""
         if error is None and self.is_usable and self._unnoted is None:
-            self._open_block = None  # nothing was changed, and the next transaction syncs when it begins
+            self._open_block = None  # nothing has changed, and the next transaction syncs when it begins
             self.storage.release()
         else:
             self._end_block(block, error)
 
     @property
     def trouble(self) -> DurusError | None:
-        """The lost connection or the conflict that the transaction has met, as far as it was told; None if neither."""
+        """The lost connection or conflict that the transaction has seen, or None."""
         failure = self.storage.failure
         return self._conflict() if failure is None and self._has_conflict() else failure
 
     @property
     def is_usable(self) -> bool:
-        """True if the next transaction can be left to it."""
+        """True if it can serve the next transaction."""
         is_left_over = self._guard.is_interrupted or self._was_interrupted or self.storage.is_interrupted
         return not (self._is_closed or self._guard.is_foreign or is_left_over or self.changed)
 
@@ -118,7 +118,7 @@ class PooledConnection(Connection[R], Generic[R]):
             self._sizes[oid] = len(record)
 
     def _shrink_to(self, limit: int) -> None:
-        """Make ghosts of the least recently used objects until those that are loaded have so many bytes. [DB-44]"""
+        """Make ghosts of the least recently used objects until the loaded ones have at most `cache_bytes`. [DB-44]"""
         oids = [obj._p_oid for obj in sorted(self.cache.loaded_objects(), key=lambda obj: obj._p_serial)]
         sizes = {oid: self._sizes.get(oid, 0) for oid in oids if oid is not None}
         self._bytes = sum(sizes.values())
@@ -148,7 +148,7 @@ class PooledConnection(Connection[R], Generic[R]):
 
 
 class SnapshotConnection(PooledConnection[R], Generic[R]):
-    """A connection that is only read from."""
+    """A connection for reading only."""
 
     is_snapshot = True
 

@@ -1,4 +1,4 @@
-"""Where the connections of a Database get their storages from. Statements DB-40 to DB-42."""
+"""Engines, which provide the storages for the connections of a Database. Statements DB-40 to DB-42."""
 
 import contextlib
 import os
@@ -22,7 +22,7 @@ class Engine:
 
     @property
     def default_tries(self) -> int:
-        """How often a transaction is tried, if nothing else is said. [DB-21]"""
+        """The default number of tries of a transaction. [DB-21]"""
         return DEFAULT_TRIES
 
     def new_storage(self) -> Storage:
@@ -30,11 +30,11 @@ class Engine:
         raise NotImplementedError
 
     def is_current(self, storage: Storage) -> bool:
-        """Tell if a storage that was made earlier still shows what a new one would, from its next sync on."""
+        """Tell whether an existing storage will show at its next sync what a new one would."""
         return True
 
     def pack(self) -> Iterator[Progress]:
-        """Pack in steps, or have a server begin to."""
+        """Pack in steps, or have a server start a pack."""
         storage = self.new_storage()
         try:
             storage.pack()
@@ -43,14 +43,14 @@ class Engine:
         return iter(())
 
     def leave_to_parent(self) -> None:
-        """In the child, right after a fork: go on with nothing that is the parent's."""
+        """Release everything of the parent, in the child right after a fork."""
 
     def close(self) -> None:
-        """Give up what is held open."""
+        """Release what is held open."""
 
 
 class EngineOfClients(Engine):
-    """Each connection has a storage of its own, which goes to a server, or to another engine."""
+    """Each connection has its own storage, to a server or another kind of engine."""
 
     def __init__(self, new_client: Callable[[], Storage]) -> None:
         self._new_client = new_client
@@ -60,16 +60,16 @@ class EngineOfClients(Engine):
 
 
 class EngineOfServer(Engine):
-    """Each connection has a client of a server; those of this process share a turn to commit. [DB-14]"""
+    """Each connection has its own client of a server; all clients of this process share a turn to commit. [DB-14]"""
 
     def __init__(self, new_client: "Callable[[ProcessTurn], TurnTakingClient]") -> None:
-        from durus.pool.turn import ProcessTurn  # likewise
+        from durus.pool.turn import ProcessTurn  # as above
 
         self._new_turn = ProcessTurn
         self._turn = ProcessTurn()
         self._new_client = new_client
         self._has_turns = False
-        """True if a server can keep other processes from committing, as protocol 2 has it."""
+        """True if the server can keep other processes from committing, as in protocol 2."""
 
     @property
     def default_tries(self) -> int:
@@ -90,10 +90,10 @@ class EngineOfServer(Engine):
 
 
 class EngineOfOneStorage(Engine):
-    """One storage that this process has alone, shared by all connections."""
+    """One storage that only this process uses, shared by all connections."""
 
     def __init__(self, storage: Storage) -> None:
-        from durus.shared_storage import SharedStorage  # only when used, because of its imports
+        from durus.shared_storage import SharedStorage  # imported only when used
 
         self._name = str(storage)
         self._shared: SharedStorage | None = SharedStorage(storage)
@@ -133,7 +133,7 @@ class EngineOfReadonlyFile(Engine):
     def __init__(self, path: str) -> None:
         self._path = path
         self._signatures: WeakKeyDictionary[Storage, _Signature] = WeakKeyDictionary()
-        """What told the file apart right before each storage was opened."""
+        """The signature of the file right before each storage was opened."""
 
     def new_storage(self) -> Storage:
         signature = _signature_of(self._path)
@@ -149,10 +149,10 @@ class EngineOfReadonlyFile(Engine):
 
 
 def _signature_of(path: str) -> "_Signature":
-    """Return what changes when the file does, or, for SQLite, its write-ahead log."""
+    """Return a value that changes when the file changes, or, for SQLite, its write-ahead log."""
     found = []
     for name in path, path + "-wal":
-        with contextlib.suppress(OSError):  # opening the file tells of it
+        with contextlib.suppress(OSError):  # opening the file reports it
             status = os.stat(name)
             found.append((status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
     return tuple(found)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from durus.error import ArgumentError
 
 OptionType = type[bool] | type[int] | type[float] | type[str]
-"""What an option is; a float may also be None."""
+"""The type of an option; a float may also be None."""
 Value = bool | int | float | str | None
 
 _WORDS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
@@ -28,7 +28,7 @@ def read_query(query: str) -> dict[str, str]:
 def check_options(
     where: str, known: Mapping[str, OptionType], keywords: Mapping[str, object], query: Mapping[str, str]
 ) -> dict[str, Value]:
-    """Return all options with values of their types; ArgumentError for what `where` does not have."""
+    """Return all options with values of their types; ArgumentError for an option that `where` does not have."""
     for name in (*keywords, *query):
         if name not in known:
             raise ArgumentError(f"{where} has no option {name!r}; those that it has are {', '.join(sorted(known))}")

@@ -1,6 +1,6 @@
-"""Whose turn it is to commit, among the connections that this process has to a server. Statement DB-14.
+"""The turn to commit, among the connections of this process to a server. Statement DB-14.
 
-A transaction that takes the turn is not overtaken by others of this process: while somebody has it, their commits wait.
+While one transaction has the turn, the commits of the other connections of this process wait.
 """
 
 import sys
@@ -20,7 +20,7 @@ _getframe = sys._getframe
 
 
 class ProcessTurn:
-    """One client of a process has the turn at a time, and while nobody has it, any number commit."""
+    """At most one client of a process has the turn at a time; while nobody has it, any number may commit."""
 
     def __init__(self) -> None:
         self._monitor = Monitor(lambda: None)
@@ -30,8 +30,8 @@ class ProcessTurn:
         """The calls that are about to commit."""
 
     def take(self, client: object) -> None:
-        """Wait for the turn, and for the commits that are under way, and have it."""
-        self._monitor.enter(_getframe())  # no name for it, which would be a cycle
+        """Take the turn, after those before it and the commits in progress."""
+        self._monitor.enter(_getframe())  # a name for it would be a reference cycle
         self._wait_for_holder(client)
         self._holder = weakref.ref(client)
         while any(is_running(commit) for commit in self._commits):
@@ -40,21 +40,21 @@ class ProcessTurn:
         self._monitor.leave()
 
     def release(self, client: object) -> None:
-        """Give the turn up, if this client has it; waits for nothing."""
+        """Give the turn up, if this client has it; this never waits."""
         holder = self._holder
         if holder is not None and holder() is client:
             self._holder = None
             self._monitor.notify_all()
 
     def begin_commit(self, client: object, frame: FrameType) -> None:
-        """Wait until no other client has the turn. `frame` is the call that commits then, up to end_commit()."""
+        """Wait until no other client has the turn. The call of `frame` then commits, up to end_commit()."""
         self._monitor.enter(_getframe())
         self._wait_for_holder(client)
         self._commits.append(frame)
         self._monitor.leave()
 
     def end_commit(self, frame: FrameType) -> None:
-        """Note that a commit has come to its end."""
+        """Note that a commit has ended."""
         self._monitor.enter(_getframe())
         if frame in self._commits:
             self._commits.remove(frame)
@@ -73,7 +73,7 @@ class ProcessTurn:
 
 
 class TurnTakingClient(ClientStorage):
-    """A ClientStorage that shares a turn with the others of its process, those that have the same `turn`."""
+    """A ClientStorage that shares `turn` with the other clients of its process."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What the data of a record says, as far as it can be told without its classes. For checks, lists and tools."""
+"""What the data of a record contains, read without its classes. For checks, lists and tools."""
 
 import contextlib
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING  # what pickle itself goes by
@@ -16,9 +16,9 @@ class Contents(NamedTuple):
 
     machine: PickleMachine
     state_start: int
-    """Where in the pickles of the machine the one of the state begins."""
+    """The offset of the state pickle in the pickles of the machine."""
     class_name: str
-    """Module and qualified name, with a dot between."""
+    """Module and qualified name, joined by a dot."""
 
     @property
     def refs(self) -> set[bytes]:
@@ -27,20 +27,20 @@ class Contents(NamedTuple):
 
     @property
     def names(self) -> set[Name]:
-        """What the object can't be whole without: its class, and what values in the state name, as in Python 3."""
+        """What must be importable to load the object: its class, and what values in the state name, as in Python 3."""
         own = (_present(naming) for naming in self.machine.namings if naming.step.start < self.state_start)
         return self.value_names.union(own)
 
     @property
     def value_names(self) -> set[Name]:
-        """Those of values in the state: neither the class of the object itself nor those of references alone."""
+        """The names of values in the state, without the class of the object and the classes of references."""
         own = {reference.cls for reference in self.machine.references}
         in_state = [naming for naming in self.machine.namings if naming.step.start >= self.state_start]
         return {_present(naming) for naming in in_state if naming.name not in own}
 
 
 def _present(naming: Naming) -> Name:
-    """Return a name as Python 3 has it, which pickles of protocols 0 to 2 do not."""
+    """Return a name as it is in Python 3; pickles of protocols 0 to 2 have names of Python 2."""
     if naming.protocol > 2:
         return naming.name
     module, qualname = NAME_MAPPING.get(naming.name, naming.name)
@@ -64,7 +64,7 @@ def split_data(data: bytes) -> tuple[bytes, bytes]:
 
 
 def read_contents(data: bytes) -> Contents:
-    """Return what `data` of a record says; RecordError if it can't be read."""
+    """Return what the `data` of a record contains; RecordError if it can't be read."""
     class_pickle, state_pickle = split_data(data)
     machine = PickleMachine(class_pickle + state_pickle)
     with _as_record_error():
@@ -83,5 +83,5 @@ def _as_record_error() -> Iterator[None]:
         yield
     except RecordError:  # which is a ValueError
         raise
-    except (IndexError, KeyError, ValueError) as error:  # what the bytes of no pickle make of the machine
+    except (IndexError, KeyError, ValueError) as error:  # raised by the machine for bytes that are not a pickle
         raise RecordError(f"its data can't be read: {type(error).__name__}: {error}") from error

@@ -1,8 +1,8 @@
-"""Following the steps of pickles, without importing, making or running anything that they name.
+"""Follows the steps of pickles without importing, creating or running anything that they name.
 
-A pickle is a program for a stack machine, without jumps.  Its steps are followed for the sake of names, oids and
-references alone, and of the places where they are made; of other values nothing is kept but that place.  So nothing
-is built that a pickle could make large or slow: time and memory are in proportion to its length.
+A pickle is a program for a stack machine, without jumps. The machine here keeps only names, oids and references, with
+the places where they are created; of any other value it keeps only the place. So no pickle can make it slow or large:
+time and memory are proportional to the length of the pickle.
 """
 
 import pickletools
@@ -25,11 +25,11 @@ _TUPLES = frozenset((0x85, 0x86, ord("t")))
 _PUTS = frozenset(b"pqr") | {_MEMOIZE}
 _GETS = frozenset(b"ghj")
 _REFUSED = {ord("P"): "PERSID", 0x82: "EXT1", 0x83: "EXT2", 0x84: "EXT4", 0x97: "NEXT_BUFFER", 0x98: "READONLY_BUFFER"}
-"""Steps that no reader of a record can do."""
+"""Steps that a reader of records can't execute."""
 
 _BUILTINS = ("builtins", "__builtin__")
 _MAX_NAME = 1000
-"""Bytes. A pickle could repeat a longer one without end, in few bytes each time."""
+"""In bytes. A pickle could repeat a longer name endlessly, at a few bytes each time."""
 
 
 class Step(NamedTuple):
@@ -41,14 +41,14 @@ class Step(NamedTuple):
 
 
 class Name(NamedTuple):
-    """What stands for a class or a function."""
+    """The name of a class or a function."""
 
     module: str
     qualname: str
 
 
 class Value(NamedTuple):
-    """Something on the stack: where the steps begin that make it, and what of it matters."""
+    """A value on the stack: where the steps that create it begin, and the part of it that matters."""
 
     start: int
     known: "Known"
@@ -62,7 +62,7 @@ class Group:
 
 
 Known: TypeAlias = Step | Name | bytes | Group | None
-"""The step that makes a text or bytes, a name, the bytes that a call makes, a short tuple; None for all else."""
+"""The step that creates a text or bytes, a name, the bytes that a call creates, a short tuple; otherwise None."""
 
 
 class Naming(NamedTuple):
@@ -76,23 +76,23 @@ class Naming(NamedTuple):
 
 
 class Reference(NamedTuple):
-    """A reference, and the value that is its oid in the pair that is made for it."""
+    """A reference, and the value in its pair that is the oid."""
 
     oid: bytes
     oid_value: Value
     class_start: int
     is_pair_made_here: bool
-    """It is made right ahead of its use, the oid first and the class behind it."""
+    """True if the pair is created right before its use, first the oid and then the class."""
     cls: Name
 
 
 class _Kind(NamedTuple):
-    """What a step does to the stack, and how long its argument is."""
+    """The effect of a step on the stack, and the size of its argument."""
 
     argument_size: int
     """In bytes, or one of the negative numbers of pickletools."""
     pops: int
-    """Behind what it pops up to the mark, if it does that."""
+    """After the values that it pops up to the mark, if it does."""
     pops_to_mark: bool
     pushes: int
     is_text: bool
@@ -119,7 +119,7 @@ _COUNT_SIZES = {
 
 
 class PickleMachine:
-    """Goes through pickles that stand one behind the other and share a memo, as those of a record may."""
+    """Reads consecutive pickles that share a memo, as those of a record may."""
 
     def __init__(self, pickles: bytes) -> None:
         self.pickles = pickles
@@ -129,7 +129,7 @@ class PickleMachine:
         self.references: list[Reference] = []
         self.frames: list[Step] = []
         self._names: dict[Name, Name] = {}
-        """One of all equal names, to be kept in place of each."""
+        """One instance of each name, which is kept for all equal ones."""
         self.fetched: set[int] = set()
         """The starts of the values that are used more than once."""
         self.fetched_pairs: set[int] = set()
@@ -137,13 +137,13 @@ class PickleMachine:
         self._memo: dict[int, Value] = {}
         self._stack: list[Value] = []
         self._marks: list[tuple[int, int]] = []
-        """How high the stack was at each mark, and where its step stands."""
+        """The height of the stack at each mark, and the offset of the step."""
         self._protocol = 0
 
     def load(self) -> Known:
         """Follow the next pickle to its end, and return what is known of its value.
 
-        RecordError if there is something that no record has; other errors if it is no pickle.
+        RecordError for something that records do not contain; other errors if it is not a pickle.
         """
         self._stack, self._marks, self._protocol = [], [], 0
         for step in self.steps():
@@ -206,7 +206,7 @@ class PickleMachine:
         return int(argument) if step.code in (_TEXT_PUT, _TEXT_GET) else int.from_bytes(argument, "little")
 
     def _replace(self, step: Step) -> None:
-        """Take from the stack what the step takes, and put there what it makes."""
+        """Pop what the step takes, and push what it creates."""
         kind = _KINDS[step.code]
         start, taken = self._take(kind, step.start)
         if kind.pushes:
@@ -228,7 +228,7 @@ class PickleMachine:
         return start, taken
 
     def _made(self, step: Step, kind: _Kind, taken: list[Value]) -> Known:
-        """Return what is known of the value that a step makes of those that it takes."""
+        """Return what is known of the value that a step creates from those that it takes."""
         code = step.code
         if kind.is_text:
             self._text(step)
@@ -258,7 +258,7 @@ class PickleMachine:
         return Name(module, qualname)
 
     def _name_text(self, known: Known) -> str:
-        """Return the text that a step makes for a name."""
+        """Return the text that a step creates for a name."""
         if not (isinstance(known, Step) and _KINDS[known.code].is_text):
             raise RecordError("its data has a class whose name is no text")
         self._check_name(known)
@@ -269,7 +269,7 @@ class PickleMachine:
             raise RecordError(f"its data has a name of {step.end - step.start} bytes at byte {step.start}")
 
     def _text(self, step: Step) -> str:
-        """Return the text that a step makes."""
+        """Return the text that a step creates."""
         argument = self._argument(step)
         if step.code == _UNICODE:
             return argument[:-1].decode("raw-unicode-escape")
@@ -285,7 +285,7 @@ class PickleMachine:
         return self.pickles[step.start + 1 + count_size : step.end]
 
     def _result(self, step: Step, function: Name, arguments: Group) -> Known:
-        """Return what a call gives, where that can be the bytes of an oid, or a nested class."""
+        """Return the result of a call if that can be the bytes of an oid, or a nested class."""
         match function, [value.known for value in arguments.values]:
             # What pickles of protocol 2 call to make bytes.
             case Name("_codecs", "encode"), [Step() as text, *_] if text.end - text.start <= _ENCODED_OID_SIZE:

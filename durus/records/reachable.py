@@ -1,4 +1,4 @@
-"""What some objects reach by references, found in small steps."""
+"""Finds what objects reach by references, in small steps."""
 
 from collections.abc import Callable, Iterator
 
@@ -14,10 +14,10 @@ def mark_reachable(
     read: Callable[[bytes], bytes | None],
     require: Callable[[bytes, bytes], None] = lambda oid, referrer: None,
 ) -> Iterator[Progress]:
-    """Add to `reached` the oids in `pending` and all that they reach, except through what is there already.
+    """Add to `reached` the oids in `pending` and all that they reach, without following those already in `reached`.
 
-    read(oid) returns a record, None for an object whose references do not count. require(oid, referrer) is called
-    for each oid when it is met first, and raises if there must be such an object.  A step is over at each yield.
+    read(oid) returns a record, or None for an object whose references do not count. require(oid, referrer) is called
+    for each new oid, and raises if the object must exist and does not. Each yield ends a step.
     """
     reached.update(pending)
     work = 0
@@ -40,7 +40,7 @@ def mark_reachable(
 
 
 def dangling_reference_error(referrer: bytes, oid: bytes, path: str | None = None) -> FormatError:
-    """Return the error that ends a pack of the file at `path`, or of memory, where `referrer` refers to nothing."""
+    """Return the error for a pack of the file at `path`, or of memory, in which `referrer` refers to nothing."""
     problem = f"the object {format_oid(referrer)} refers to oid {format_oid(oid)}, which does not exist"
     if path is None:
         return FormatError(f"{problem}, so nothing is packed; take that reference out first")

@@ -1,7 +1,7 @@
 """Object record <-> bytes. Statements REC-4 to REC-10.
 
-A record is one object as it is stored: its oid, its data (class and state) and the oids that
-the state refers to.  What the data means is the business of serialize.py.
+A record is the stored form of one object: its oid, its data (class and state) and the oids that
+the state refers to. serialize.py knows what the data means.
 """
 
 import re
@@ -15,7 +15,7 @@ from durus.oid import format_oid
 _HEAD = struct.Struct(">8sI")
 HEAD_SIZE = _HEAD.size
 MAX_DATA = (1 << 32) - 1
-"""Bytes: as many as the head of a record can tell of. [REC-32]"""
+"""In bytes: the largest size that the head of a record can hold. [REC-32]"""
 
 
 def pack_record(oid: bytes, data: bytes, refs: bytes) -> bytes:
@@ -46,12 +46,12 @@ def unpack_record(record: bytes) -> tuple[bytes, bytes, bytes]:
 
 
 def refs_of(record: bytes) -> list[bytes]:
-    """Return the oids that a record refers to. RecordError as unpack_record() has it."""
+    """Return the oids that a record refers to; RecordError as for unpack_record()."""
     return split_oids(unpack_record(record)[2])
 
 
 def refs_of_sound(record: bytes) -> list[bytes]:
-    """Return the oids that a record refers to which was found sound before."""
+    """Return the oids that a record refers to; the record must have been checked before."""
     return split_oids(record[HEAD_SIZE + _HEAD.unpack_from(record)[1] :])
 
 
@@ -61,7 +61,7 @@ def data_of(record: bytes) -> bytes:
 
 
 def gen_refs(record: bytes) -> Iterator[bytes]:
-    """Yield the oids to which a record refers, one at a time: there can be millions."""
+    """Yield the oids that a record refers to, one at a time, because there can be millions."""
     refs = unpack_record(record)[2]
     for index in range(0, len(refs), 8):
         yield refs[index : index + 8]
@@ -77,7 +77,7 @@ def split_oids(s: bytes) -> list[bytes]:
 
 
 def join_refs(oid: bytes, refs: Collection[bytes]) -> bytes:
-    """Return refs as a record of `oid` holds them: sorted, once each, never its own oid. [REC-7]"""
+    """Return the refs in the form for a record of `oid`: sorted, without duplicates and its own oid. [REC-7]"""
     return b"".join(sorted(set(refs) - {oid})) if refs else b""
 
 
@@ -85,7 +85,7 @@ _GLOBAL_FORM = re.compile(rb"\x80.c([^\n]+)\n([^\n]+)\n(q.|r....|\x94)?\.", re.D
 
 
 class ClassPickle(NamedTuple):
-    """A class pickle in GLOBAL form: what it names, and where the state behind it starts."""
+    """A class pickle in GLOBAL form: what it names, and where the state after it starts."""
 
     module: str
     name: str
@@ -100,7 +100,7 @@ def class_pickle_of(data: bytes) -> bytes | None:
 
 
 def parse_class_pickle(data: bytes) -> ClassPickle | None:
-    """Return what the class pickle at the start of `data` says, None if not in GLOBAL form. [REC-10]"""
+    """Return what the class pickle at the start of `data` names, None if it is not in GLOBAL form. [REC-10]"""
     match = _GLOBAL_FORM.match(data)
     if match is None:
         return None
@@ -112,6 +112,6 @@ def parse_class_pickle(data: bytes) -> ClassPickle | None:
 
 
 def extract_class_name(record: bytes) -> str:
-    """Return the name of the record's class without its module, '?' where it can't be told."""
+    """Return the name of the record's class without its module, '?' if it is unknown."""
     found = parse_class_pickle(data_of(record))
     return found.name if found else "?"

@@ -1,7 +1,7 @@
-"""The data of a record with other class paths and other oids, and otherwise as it was. Statements REC-20 to REC-23.
+"""Changes class paths and oids in the data of a record, and nothing else. Statements REC-20 to REC-23.
 
-Nothing that a pickle names is imported or run.  What is to be others is changed in place, or behind it: memo entries
-keep their numbers and their values.
+Nothing that a pickle names is imported or run. Changes are made in place, or right after the step: memo entries keep
+their numbers and their values.
 """
 
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING  # what pickle itself goes by
@@ -14,20 +14,20 @@ from durus.records.pickle_machine import FRAME, REDUCE, STACK_GLOBAL, Name, Pick
 from durus.records.stored_state import compress_state
 
 Rename = Callable[[str, str], tuple[str, str]]
-"""Takes module and qualified name of a class, and returns the two that are to stand in their place."""
+"""Takes module and qualified name of a class, and returns the new ones."""
 
 Renumber = Callable[[bytes], bytes]
-"""Takes the oid of a reference, and returns the one that is to stand in its place."""
+"""Takes the oid of a reference, and returns the new one."""
 
 _SHORT_BINBYTES = b"C\x08"
 _NESTED_NAMES_FROM = 4
-"""The first protocol whose GLOBAL takes a nested class."""
+"""The first protocol whose GLOBAL can name a nested class."""
 _OWN_NAMES_FROM = 3
-"""The first protocol whose names are not those of Python 2."""
+"""The first protocol that does not have the names of Python 2."""
 
 
 class _Edit(NamedTuple):
-    """What is to stand in the place of some bytes of the pickles."""
+    """The replacement for some bytes of the pickles."""
 
     start: int
     end: int
@@ -49,7 +49,7 @@ def renumber_references(data: bytes, renumber: Renumber) -> bytes:
 
 
 def replace_steps(data: bytes, codes: Collection[int], new: Iterable[bytes | None]) -> bytes:
-    """Return `data` with others in place of the steps that have these codes, in their order; None leaves one."""
+    """Return `data` with replacements for the steps that have these codes, in order; None keeps a step."""
     class_pickle, state_pickle = split_data(data)
     machine = PickleMachine(class_pickle + state_pickle)
     steps = [*machine.steps(), *machine.steps()]
@@ -103,14 +103,14 @@ def _reference_edits(contents: Contents, renumber: Renumber) -> Iterator[_Edit]:
 
 
 def _is_step_of_its_own(value: Value, machine: PickleMachine) -> bool:
-    """Tell if an oid is made by one step where it stands, and used nowhere else."""
+    """Tell whether an oid is created by one step in its place, and used nowhere else."""
     is_made_here = isinstance(value.known, Step) and value.known.start == value.start
     is_short = machine.pickles.startswith(_SHORT_BINBYTES, value.start)
     return is_made_here and is_short and value.start not in machine.fetched
 
 
 def _edited(pickles: bytes, state_start: int, frames: Iterable[Step], edits: Iterable[_Edit]) -> bytes:
-    """Return the data with these edits, and without the frames: the lengths that they tell are others then."""
+    """Return the data with these edits, and without the frames, whose lengths would be wrong."""
     no_frames = [_Edit(frame.start, frame.end, b"") for frame in frames]
     parts: tuple[list[bytes], list[bytes]] = [], []
     done = 0

@@ -1,4 +1,4 @@
-"""Whether a class or a function is there, told without importing its module: what a check may do. [OBJ-68]"""
+"""Finds out whether a class or a function exists without importing its module, for checks. [OBJ-68]"""
 
 import ast
 import sys
@@ -8,7 +8,7 @@ from importlib.machinery import ModuleSpec
 
 
 def may_be_there(module: str, qualname: str) -> bool:
-    """Tell if a module is found, and has a name, as far as its source tells: what can't be told may be there."""
+    """Tell whether a module exists and, by its source, has a name; if the source can't tell, it may have it."""
     if module.partition(".")[0] in sys.stdlib_module_names:
         return True
     if module in sys.modules:
@@ -24,7 +24,7 @@ _BINDERS = frozenset({"eval", "exec", "globals", "locals", "setattr", "vars"})
 
 @lru_cache(maxsize=1000)
 def _names_in(module: str) -> frozenset[str] | None:
-    """Return the names that the source of a module binds, `*` if that can't be told, None if there is no module."""
+    """Return the names that the source of a module binds, `*` if they are unknown, None if there is no module."""
     spec = _find(module)
     if spec is None:
         return None
@@ -44,7 +44,7 @@ def _find(module: str) -> ModuleSpec | None:
         specs = (finder.find_spec(name, path) for finder in sys.meta_path)
         try:
             spec = next((each for each in specs if each is not None), None)
-        except (AttributeError, ImportError, ValueError):  # the name is none, or a finder is of an old kind
+        except (AttributeError, ImportError, ValueError):  # it is not a module name, or a finder is of an old kind
             return None
         if spec is None:
             return None
@@ -53,7 +53,7 @@ def _find(module: str) -> ModuleSpec | None:
 
 
 def _bound(statements: Sequence[ast.stmt]) -> Iterator[str]:
-    """Yield the names that statements bind, `*` for those that can't be told, without the scopes in them."""
+    """Yield the names that statements bind, `*` for unknown ones, without those of inner scopes."""
     for statement in statements:
         match statement:
             case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):

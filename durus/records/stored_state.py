@@ -7,18 +7,18 @@ from durus.error import RecordError
 
 _ZLIB_START = b"x"
 _COMPRESS_FROM = 512
-"""Shorter states gain little from compression, and it takes longer than all else in a commit."""
+"""Shorter states gain little, and compression takes longer than everything else in a commit."""
 
 
 _MAX_RATIO = 100
 _MAX_STATE = int(os.environ.get("DURUS_MAX_STATE") or 64 << 20)
-"""A zlib stream may always have so many bytes, and more if it is not above so many times its stored form. [REC-30]"""
+"""Any state may have this many bytes; a larger one at most so many times its stored form. [REC-30]"""
 _NEVER_TOO_MUCH = _MAX_STATE // 1100
-"""A shorter zlib stream can't come to that: a byte of it makes at most 1,032."""
+"""A shorter zlib stream can't reach the limit: a byte of it decompresses to at most 1,032."""
 
 
 def compress_state(state: bytes) -> bytes:
-    """Return a state pickle as it is stored: as a zlib stream where that is notably shorter. [REC-13] [REC-31]"""
+    """Return the stored form of a state pickle: a zlib stream if that is notably shorter. [REC-13] [REC-31]"""
     if len(state) < _COMPRESS_FROM:
         return state
     compressed = zlib.compress(state, 1)
@@ -27,7 +27,7 @@ def compress_state(state: bytes) -> bytes:
 
 
 def decompress_state(stored: bytes) -> bytes:
-    """Return the state pickle from its stored form. [REC-13] RecordError if it is larger than it may be. [REC-30]"""
+    """Return the state pickle of a stored form. [REC-13] RecordError if it exceeds the limit. [REC-30]"""
     if stored[:1] != _ZLIB_START:
         return stored
     try:

@@ -1,7 +1,7 @@
 """One connection of a storage server: its socket, and the host of its conversation.
 
-The loop only tells when the socket can be read or written; this does the rest by itself, in fewer steps than a
-transport of asyncio would take.  What a conversation sends while it is given bytes goes out in one piece.
+The event loop only reports when the socket can be read or written; the rest is done here, in fewer steps than a
+transport of asyncio takes. All answers to one received piece are sent in one piece.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ _RECEIVED_AT_A_TIME = 1 << 16
 _UNREAD_LIMIT = 1 << 18
 """How many bytes may wait for a client to read them before the server stops answering it."""
 _SECONDS_BETWEEN_SIGNS = 5.0
-"""How often a client that waits is told that its answer is still to come."""
+"""How often a waiting client is told that its answer is still to come."""
 
 _logger = logging.getLogger("durus")
 
@@ -38,10 +38,10 @@ class Server(Protocol):
     clients: "set[ServedClient]"
 
     def settle(self) -> None:
-        """Do what the request of a client has made possible: pass the turn on, write, wake clients."""
+        """Do what a request has made possible: pass the turn on, write, wake clients."""
 
     def wake(self, client: "ServedClient") -> None:
-        """Have a client go on when the work of now is done."""
+        """Have a client go on when the current work is done."""
 
     def note_commit(self, size: int) -> None:
         """Take note of a commit of so many bytes."""
@@ -50,11 +50,11 @@ class Server(Protocol):
         """Begin to pack."""
 
     def quit(self, client: "ServedClient") -> None:
-        """End, and have this client know when that is done."""
+        """Stop the server, and let this client know when that is done."""
 
 
 class _Wait(NamedTuple):
-    """What a client lets the server wait for; a new one begins when it changes."""
+    """What the server waits for, because of a client; a change restarts the time."""
 
     what: str
     limit: float
@@ -113,7 +113,7 @@ class ServedClient:
         try:
             self._conversation.receive(data)
             self._after_work()
-        except BaseException:  # the loop tells of it, and the other clients go on
+        except BaseException:  # the loop reports it, and the other clients go on
             self.abort()
             raise
 
@@ -178,26 +178,26 @@ class ServedClient:
     # Called by the conversation
 
     def send(self, data: bytes) -> None:
-        """Send bytes to the client: at once if they are many, else when the conversation is done for now."""
+        """Send bytes to the client: at once if they are many, otherwise when the conversation pauses."""
         self._out.append(data)
         self._out_size += len(data)
         if self._out_size > _UNREAD_LIMIT:
-            self._flush()  # which tells if the client is to read first
+            self._flush()  # which decides whether the client must read first
 
     def proceed_soon(self) -> None:
-        """Call proceed(), but not from within this call."""
+        """Call proceed() later, not within this call."""
         self._loop.call_soon(self.proceed)
 
     def wake(self) -> None:
-        """Call proceed() when the work of now is done."""
+        """Call proceed() when the current work is done."""
         self._server.wake(self)
 
     def commit_is_ready(self) -> None:
-        """Note when a commit was complete; the server looks for what is ready by itself."""
+        """Note when a commit was complete; the server finds by itself what is ready."""
         self._commit_began = time.monotonic()
 
     def commit_ended(self, count: int, size: int, error: DurusError | None) -> None:
-        """Log what became of a commit."""
+        """Log the outcome of a commit."""
         if not count:
             _logger.info("client %s gives up a commit", self)
         elif error is None:
@@ -214,12 +214,12 @@ class ServedClient:
         self._server.pack(on_end)
 
     def quit(self) -> None:
-        """End the server."""
+        """Stop the server."""
         _logger.info("client %s stops the server", self)
         self._server.quit(self)
 
     def end(self, error: DurusError | None) -> None:
-        """Close the connection, when the client has got what was sent to it."""
+        """Close the connection when everything is sent."""
         if error is not None:
             _logger.warning("client %s is disconnected: %s", self, error)
         self.close()
@@ -227,22 +227,22 @@ class ServedClient:
     # Called by the server
 
     def proceed(self) -> None:
-        """Go on with the conversation, after what it waits for may have happened."""
+        """Go on with the conversation, after an event that it may wait for."""
         if not self._is_gone:
             try:
                 self._conversation.proceed()
                 self._after_work()
-            except BaseException:  # likewise
+            except BaseException:  # as above
                 self.abort()
                 raise
 
     def finish(self) -> None:
-        """Take no further request; a commit that is whole is answered first."""
+        """Take no further request; a complete commit is answered first."""
         self._conversation.finish()
         self._flush()
 
     def close(self) -> None:
-        """Close the connection when all is sent."""
+        """Close the connection when everything is sent."""
         self._conversation.close()
         self._flush()
         self._is_ending = True
@@ -266,7 +266,7 @@ class ServedClient:
         _logger.info("client %s disconnected", self)
 
     def keep_waiting(self, now: float) -> None:
-        """Let a client that waits for an answer know that the server is there. [WIRE2-33]"""
+        """Tell a client that waits for an answer that the server is alive. [WIRE2-33]"""
         if not self._conversation.is_awaited:
             self._awaited_since = now
         elif now - self._awaited_since >= _SECONDS_BETWEEN_SIGNS:
@@ -275,7 +275,7 @@ class ServedClient:
             self._flush()
 
     def drop_if_stalled(self, now: float) -> None:
-        """Drop the client if it has let the server wait for too long. [WIRE-21] [WIRE-22]"""
+        """Disconnect the client if it has kept the server waiting for too long. [WIRE-21] [WIRE-22]"""
         wait = self._what_is_waited_for()
         if wait != self._wait:
             self._wait, self._waiting_since = wait, now

@@ -1,7 +1,7 @@
-"""Where a server writes commits: in its loop while the disk is fast, in a thread when it is slow.
+"""Writes the commits of a server: in its loop while the disk is fast, in a thread when it is slow.
 
-An fsync that takes a tenth of a millisecond is over before another thread would have woken; one that takes longer must
-not keep the loop from answering others.
+An fsync of a tenth of a millisecond is over before another thread would have woken; a longer one must not keep the
+loop from answering other clients.
 """
 
 import concurrent.futures
@@ -11,23 +11,23 @@ from collections.abc import Callable
 from statistics import median
 
 MAX_SECONDS_IN_LOOP = 0.001
-"""Writes are done in the loop while half of the latest ones took no longer."""
+"""Writes are done in the loop while the median of the latest ones is below this."""
 _SECONDS_TOO_LONG = 0.01
-"""After one that took longer, the next ones are done in the thread."""
+"""After a longer write, the next ones are done in the thread."""
 _REMEMBERED = 16
 MAX_BYTES_IN_LOOP = 1 << 18
-"""Longer commits are written by the thread, however fast the disk is."""
+"""Longer commits are always written by the thread."""
 
 
 class Disk:
-    """Writes one after the other, and learns how long that takes."""
+    """Writes commits one after the other, and measures how long that takes."""
 
     def __init__(self) -> None:
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "durus-disk")
         self._seconds: deque[float] = deque(maxlen=_REMEMBERED)
 
     def is_fast_for(self, size: int) -> bool:
-        """Tell if so many bytes can be written in the loop. The first writes are not: nothing is known of them."""
+        """Tell whether this many bytes can be written in the loop; the first writes, without measurements, are not."""
         times = self._seconds
         return (
             size <= MAX_BYTES_IN_LOOP
@@ -37,7 +37,7 @@ class Disk:
         )
 
     def write(self, write: Callable[[], None]) -> None:
-        """Write here and now."""
+        """Write in the loop, now."""
         began = time.perf_counter()
         try:
             write()
@@ -49,5 +49,5 @@ class Disk:
         return self._thread.submit(self.write, write)
 
     def close(self) -> None:
-        """Wait for the thread to end."""
+        """Wait for the end of the thread."""
         self._thread.shutdown()

@@ -1,7 +1,7 @@
-"""Which records a server sends before they are asked for. Statements WIRE2-11 and WIRE2-13.
+"""Chooses the records that a server sends before a client asks for them. Statements WIRE2-11 and WIRE2-13.
 
-The server remembers, as a guess, which records a client has: those that it sent and that have not changed since.  A
-guess that is wrong costs time and nothing else.
+The server guesses which records a client has: those that it has sent and that have not changed since. A wrong guess
+only costs time.
 """
 
 from collections import deque
@@ -11,16 +11,16 @@ from durus.records.record import split_oids, unpack_record
 from durus.sharing.oid_grants import OidGrants
 
 _MAX_BLOCKS = 512
-"""How many blocks of a bitmap the memory of what a client has may take, up to 100 KB."""
+"""The most blocks of a bitmap for what one client has, up to 100 KB."""
 _LOOKED_AT = 4
-"""How many references are looked at for each record that may be sent."""
+"""How many references are examined for each record that may be sent."""
 
 Load = Callable[[bytes], bytes | None]
-"""Returns the record that the client may see now, None if there is none or it would have to wait."""
+"""Returns the record that the client may see now, None if there is none or the client would have to wait for it."""
 
 
 class Ahead:
-    """What one client seems to have."""
+    """The records that one client seems to have."""
 
     def __init__(self) -> None:
         self._sent = OidGrants()
@@ -28,21 +28,21 @@ class Ahead:
     def note_sent(self, oid: bytes) -> None:
         """Note that the client got a record that it asked for."""
         if oid in self._sent:
-            self._sent = OidGrants()  # it asks for what it had, so it has dropped states
+            self._sent = OidGrants()  # it asks for a record that it had, so it has dropped states
         self._add([oid])
 
     def note_stored(self, oids: Collection[bytes]) -> None:
-        """Note that the client has these, since it has committed them."""
+        """Note that the client has these records, because it has committed them."""
         self._add(oid for oid in oids if oid not in self._sent)
 
     def _add(self, oids: Iterable[bytes]) -> None:
-        """Note oids, none of which is noted; when that would take too much memory, begin anew."""
+        """Note new oids; if that would take too much memory, forget all others."""
         if self._sent.block_count >= _MAX_BLOCKS:
             self._sent = OidGrants()
         self._sent.add(oids)
 
     def take_changed(self, invalid: list[bytes] | None, count: int, size: int, load: Load) -> list[bytes]:
-        """Return the records of some invalid oids that the client had, as they are now; it has the others no more."""
+        """Return the current records of some invalid oids that the client had, and forget the others."""
         if invalid is None:
             self._sent = OidGrants()
             return []
@@ -58,7 +58,7 @@ class Ahead:
         return found
 
     def follow(self, records: list[bytes], count: int, size: int, load: Load) -> list[bytes]:
-        """Return records that these refer to, breadth first, without what the client seems to have."""
+        """Return records that these refer to, breadth first, without those that the client seems to have."""
         found: list[bytes] = []
         pending = deque(records)
         looked_at = count * _LOOKED_AT

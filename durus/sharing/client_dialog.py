@@ -1,4 +1,4 @@
-"""What the client's dialogs of both versions of the wire protocol share: the channel, and what a storage asks for."""
+"""The common part of the client's dialogs of both versions of the wire protocol."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -14,23 +14,23 @@ T = TypeVar("T")
 
 
 class Channel(Protocol):
-    """The connection to a server, as its ClientStorage holds it. Whatever it raises has ended the connection."""
+    """The connection to a server, held by a ClientStorage. Any exception here has ended the connection."""
 
     def send(self, data: bytes) -> None:
         """Send bytes to the server."""
 
     def check_connected(self) -> None:
-        """Raise the error of a lost connection if the other side is seen to have closed it."""
+        """Raise the error of a lost connection if the server has closed it."""
 
     def receive(self, reader: Reader[T]) -> T:
-        """Return what a reader makes of the bytes that come."""
+        """Return the result of a reader that is given the received bytes."""
 
     def outcome_unknown_on_error(self) -> AbstractContextManager[None]:
-        """Have an error in the block say that it is not known if the commit is stored. [WIRE-25]"""
+        """Have an error in the block say that it is unknown whether the commit is stored. [WIRE-25]"""
 
 
 class ClientDialog:
-    """Asks a server what a storage needs."""
+    """Requests of a storage to its server."""
 
     version: int
 
@@ -47,7 +47,7 @@ class ClientDialog:
         raise NotImplementedError
 
     def load_all(self, oids: list[bytes]) -> list[Loaded]:
-        """Return what there is for each of some oids."""
+        """Return the answers for several oids."""
         raise NotImplementedError
 
     def sync(self) -> list[bytes] | None:
@@ -67,26 +67,26 @@ class ClientDialog:
         raise NotImplementedError
 
     def pack(self, is_awaited: bool, on_wait: Callable[[], object] | None) -> None:
-        """Have the server begin to pack, and wait for the end of that if the protocol has words for it."""
+        """Have the server start a pack, and wait for its end if the protocol supports that."""
         raise NotImplementedError
 
     def use_snapshots(self) -> bool:
-        """Have each sync() take a snapshot; return False if the protocol has no words for it. [WIRE2-14]"""
+        """Have each sync() take a snapshot; return False if the protocol does not support that. [WIRE2-14]"""
         return False
 
     def take_turn(self) -> list[bytes] | None:
-        """Sync, and keep others from committing, if the protocol has words for it. [TXN-46]"""
+        """Sync, and keep others from committing if the protocol supports that. [TXN-46]"""
         return self.sync()
 
     def release(self) -> None:
         """Give up the turn and the snapshot, if there is one."""
 
     def quit(self) -> None:
-        """Have the server end."""
+        """Stop the server."""
         raise NotImplementedError
 
     def say_goodbye(self) -> None:
-        """Tell the server that the client goes."""
+        """Tell the server that the client disconnects."""
         raise NotImplementedError
 
     def ping(self) -> None:

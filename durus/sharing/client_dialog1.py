@@ -31,12 +31,12 @@ from durus.sharing.protocol import (
 from durus.storage import Accesses, InvalidationHandler
 
 _TRIES = 10_000
-"""How often a commit is tried that comes too late each time. Among 100 clients of an overloaded server, one that is
-no slower than the others is late 99 times out of 100."""
+"""How often a commit is tried again after it came too late. Among 100 clients of an overloaded server, one that is
+as fast as the others is late 99 times out of 100."""
 
 
 class ClientDialog1(ClientDialog):
-    """Asks a server of Durus 4.3, or one of this version in its words."""
+    """Requests to a server of Durus 4.3, or to one of this version in the same protocol."""
 
     version = VERSION
 
@@ -81,7 +81,7 @@ class ClientDialog1(ClientDialog):
     def _try_to_commit(
         self, records: dict[bytes, bytes], data: bytes, handle_invalidations: InvalidationHandler | None
     ) -> bool:
-        """Return False if the commit came too late, and nothing is in the way of another try."""
+        """Return False if the commit came too late, and may be tried again."""
         invalid = self._note_invalid(self._ask(Commit(), read_oids()))
         try:
             if invalid and handle_invalidations is not None:
@@ -102,7 +102,7 @@ class ClientDialog1(ClientDialog):
         return True
 
     def _check_conflict(self, records: dict[bytes, bytes], handle_invalidations: InvalidationHandler | None) -> None:
-        """Raise the conflict that the server found after this client had found none, if it concerns this commit."""
+        """Raise the conflict that the server, unlike this client, has found, if it concerns this commit."""
         invalid = self.sync()
         if handle_invalidations is not None:
             handle_invalidations(invalid)

@@ -11,19 +11,19 @@ from durus.sharing.protocol import OKAY, Loaded, Reader
 from durus.storage import Accesses, InvalidationHandler
 
 _CHANGED_RECORDS = 32
-"""How many records of changed objects may come with a sync."""
+"""How many records of changed objects a sync may bring."""
 _EXTRA_BYTES = 1 << 18
-"""How many bytes may come that were not asked for."""
+"""How many bytes of records that were not asked for an answer may bring."""
 _TRIES = 10_000
-"""How often a commit with too many accesses is tried whose turn was passed on each time."""
+"""How often a commit with too many accesses is tried again after its turn was passed on."""
 
 
 Parsers = Mapping[bytes, Callable[[bytes], T]]
-"""What makes sense of the bodies of the answers that are possible, by their kinds."""
+"""Parsers for the bodies of the possible answers, by kind."""
 
 
 class ClientDialog2(ClientDialog):
-    """Asks a server of this version."""
+    """Requests to a server of this version."""
 
     version = messages.VERSION_2
 
@@ -62,7 +62,7 @@ class ClientDialog2(ClientDialog):
         return self._load(oids, 0) if oids else []
 
     def _load(self, oids: list[bytes], ahead: int) -> list[Loaded]:
-        """Return what there is for each of these oids, and then what came without being asked for."""
+        """Return the answers for these oids, followed by records that were not asked for."""
         self._channel.send(messages.encode_load(oids, ahead))
         answers: list[Loaded] = []
         is_whole = False
@@ -113,7 +113,7 @@ class ClientDialog2(ClientDialog):
         accesses: Accesses | None,
         handle_invalidations: InvalidationHandler | None,
     ) -> None:
-        """Commit in one message, or in a turn if the server can't find out if it is a conflict. [WIRE2-20]"""
+        """Commit in one message, or in a turn if the server can't decide whether it is a conflict. [WIRE2-20]"""
         if not records:
             invalid = self.sync()
             if (invalid is None or invalid) and handle_invalidations is not None:
@@ -147,7 +147,7 @@ class ClientDialog2(ClientDialog):
         accesses: Accesses | None,
         handle_invalidations: InvalidationHandler | None,
     ) -> bool:
-        """Return False if a commit in a turn came too late, and nothing else is in its way."""
+        """Return False if a commit in a turn came too late, and may be tried again."""
         data = messages.encode_commit(self._serial, accessed, records.values(), self._compression)
         self._channel.check_connected()  # while it is known that nothing is stored
         with self._channel.outcome_unknown_on_error():
@@ -188,7 +188,7 @@ class ClientDialog2(ClientDialog):
         return self._receive(parsers, on_wait)
 
     def _receive(self, parsers: Parsers[T], on_wait: Callable[[], object] | None = None) -> T:
-        """Return what the parser for its kind makes of the next answer; raise the error that it tells of."""
+        """Return the next answer, parsed by the parser for its kind; raise the error that it reports."""
         answer = self._channel.receive(_parsed(parsers, on_wait))
         if isinstance(answer, messages.Failure):
             raise messages.error_of(answer)
@@ -206,7 +206,7 @@ _COMMIT_ANSWERS: Parsers[messages.SyncPoint | messages.Conflict] = {
 
 
 def _parsed(parsers: Parsers[T], on_wait: Callable[[], object] | None = None) -> Reader[T | messages.Failure]:
-    """Read an answer, and parse it: one that makes no sense ends the connection, as one that is not whole does."""
+    """Read an answer, and parse it: a malformed one ends the connection, as an incomplete one does."""
     kind, body = yield from messages.read_answer(on_wait)
     if kind == b"E":
         return messages.parse_failure(body)

@@ -1,4 +1,4 @@
-"""Compressed bodies of messages of protocol 2. Statements WIRE2-6 and WIRE2-7."""
+"""Compression of the bodies of messages of protocol 2. Statements WIRE2-6 and WIRE2-7."""
 
 import importlib
 import zlib
@@ -13,7 +13,7 @@ except ImportError:
     zstd = None
 
 COMPRESSED_FROM = 4096
-"""Shorter messages are never compressed: it would cost more than it saves."""
+"""Shorter messages are never compressed, because that costs more than it saves."""
 
 NONE, ZLIB, ZSTD = 0, 1, 2
 """The methods, as numbers on the wire."""
@@ -29,13 +29,13 @@ class _Decompressor(Protocol):
 
 
 def best_of(methods: int) -> int:
-    """Return the best method that is in this set of bits and known here."""
+    """Return the best known method in this set of bits."""
     common = methods & KNOWN
     return ZSTD if common & 1 << ZSTD else ZLIB if common & 1 << ZLIB else NONE
 
 
 def compress(method: int, data: bytes) -> bytes:
-    """Return the data, compressed quickly. ProtocolError for a method that is not known here."""
+    """Return the data, compressed quickly; ProtocolError for an unknown method."""
     if method == ZLIB:
         return zlib.compress(data, 1)
     if method == ZSTD and zstd is not None:
@@ -44,7 +44,7 @@ def compress(method: int, data: bytes) -> bytes:
 
 
 def decompress(method: int, data: bytes, size: int) -> bytes:
-    """Return `size` bytes; never takes more memory than that. ProtocolError unless it is exactly so many."""
+    """Return exactly `size` bytes, and never take more memory than that; ProtocolError if there are more or fewer."""
     decompressor: _Decompressor
     if method == ZLIB:
         decompressor = zlib.decompressobj()

@@ -1,6 +1,6 @@
-"""What the dialogs of both versions of the wire protocol share: their host, and how they wait and take turns.
+"""The common part of the server's dialogs of both versions of the wire protocol: the host, waiting, and turns.
 
-A dialog is a generator that yields how many bytes of the client it needs next, or EVENT where it waits for the host.
+A dialog is a generator that yields how many bytes of the client it needs next, or EVENT to wait for the host.
 It has no sockets, no threads and no clocks; conversation.py drives it.
 """
 
@@ -22,7 +22,7 @@ COST_OF_A_LOAD = 256
 """How many bytes are added to the size of each record, for the work that it causes."""
 
 Steps = Generator[int, bytes, "Dialog | None"]
-"""What a dialog does; the dialog that takes over is returned, None at the end."""
+"""The steps of a dialog; it returns the dialog that takes over, or None at the end."""
 
 
 class Host(Protocol):
@@ -37,10 +37,10 @@ class Host(Protocol):
         """Send bytes to the client."""
 
     def proceed_soon(self) -> None:
-        """Call proceed(), but not from within this call."""
+        """Call proceed() later, not within this call."""
 
     def wake(self) -> None:
-        """Call proceed() before the server waits for anything, but not from within this call."""
+        """Call proceed() before the server waits for anything, but not within this call."""
 
     def commit_is_ready(self) -> None:
         """The core has a commit to write."""
@@ -52,7 +52,7 @@ class Host(Protocol):
         """
 
     def pack(self, on_end: Callable[[DurusError | None], None]) -> None:
-        """Begin to pack, if no pack is under way; call `on_end` when it has ended, with its error if it failed."""
+        """Begin to pack, if no pack is in progress; call `on_end` when it has ended, with its error if it failed."""
 
     def quit(self) -> None:
         """End the server, and this connection last of all: that tells the client."""
@@ -62,14 +62,14 @@ class Host(Protocol):
 
 
 class Dialog:
-    """What one client asks, and what it is answered, in order."""
+    """The requests of one client and their answers, in order."""
 
     def __init__(self, core: SessionCore, host: Host, session: Session) -> None:
         self._core = core
         self._host = host
         self._session = session
         self.counts_requests = True
-        """True if a request may take only so long as a whole, False if more of it must come from time to time."""
+        """True if a time limit applies to each request as a whole, False if it applies to each part that comes."""
         self.is_finishing = False
         self.is_held = False
         """True while the client waits for the answer to a commit, or for the end of the server."""
@@ -97,7 +97,7 @@ class Dialog:
         """Tell the client that its answer is still to come, if the protocol has words for that."""
 
     def _let_others_go_first(self) -> Generator[int, bytes, None]:
-        """Wait until the client has read what was sent, and others have had their turn."""
+        """Wait until the client has read what was sent, and other clients were served."""
         yield from self._until_read()
         if self._work >= WORK_AT_A_TIME:
             yield from self._let_others_in()
@@ -127,7 +127,7 @@ class Dialog:
         self.is_awaited = False
 
     def _until_answered(self, outcomes: Collection[object]) -> Generator[int, bytes, None]:
-        """Wait for the outcome of a commit, which is answered even if the server ends meanwhile."""
+        """Wait for the outcome of a commit, which is answered even if the server stops meanwhile."""
         self.is_held = True
         yield from self._until(lambda: outcomes)
         self.is_held = False

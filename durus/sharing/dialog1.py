@@ -30,7 +30,7 @@ from durus.sharing.protocol2 import VERSION_2
 
 
 class Dialog1(Dialog):
-    """Begins every conversation, and gives it to Dialog2 if the client asks for version 2 first. [WIRE2-1]"""
+    """Begins every conversation, and passes it to Dialog2 if the client first asks for version 2. [WIRE2-1]"""
 
     _has_said_version = False
 
@@ -89,7 +89,7 @@ class Dialog1(Dialog):
         return encode_oids(oids)
 
     def _check_is_meant(self, command: bytes) -> None:
-        """Raise ProtocolError where a request of one byte may be the beginning of some other protocol's. [WIRE-40]"""
+        """Raise ProtocolError if a request of one byte may be the beginning of another protocol. [WIRE-40]"""
         if not self._has_said_version and (self.has_unused_input or not self.is_alone):
             raise ProtocolError(
                 f"the command {command!r} came together with other bytes, from a client that has not sent V"

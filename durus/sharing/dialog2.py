@@ -19,12 +19,12 @@ from durus.sharing.session import Session, SessionCore
 from durus.storage import check_record
 
 _MAX_AHEAD = 1 << 12
-"""The most records that are sent with a load and were not asked for, whatever the client wants."""
+"""How many records that were not asked for a load may bring, whatever the client wants."""
 _TOO_MUCH_WAITS = "the server has no room for more commits that are not complete; run the transaction again"
 
 
 class Dialog2(Dialog):
-    """A conversation in messages that have a length."""
+    """A dialog in messages that have a length."""
 
     def __init__(self, core: SessionCore, host: Host, session: Session) -> None:
         super().__init__(core, host, session)
@@ -132,7 +132,7 @@ class Dialog2(Dialog):
         self._send(b"R", b"".join(answers))
 
     def _load_one(self, oid: bytes) -> tuple[bytes, bytes]:
-        """Return the status of an answer, and the record that belongs to it."""
+        """Return the status of an answer, and its record."""
         try:
             record = self._session.load_from_snapshot(oid) if self._has_snapshot else self._session.load(oid)
         except DurusKeyError:

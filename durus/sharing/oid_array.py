@@ -1,4 +1,4 @@
-"""A sorted array of oids, in as few bytes as they need: what a transaction has accessed. Statement WIRE2-21."""
+"""A compact sorted array of oids, for what a transaction has accessed. Statement WIRE2-21."""
 
 import sys
 from array import array
@@ -10,18 +10,18 @@ from durus.oid import oid_to_int
 
 _TYPECODES = {4: "I" if array("I").itemsize == 4 else "L", 8: "Q"}
 _WIDTH_LIMIT = 1 << 32
-"""Oids below this fit into 4 bytes."""
+"""Lower oids fit into 4 bytes."""
 
 
 class OidArray:
-    """Oids in ascending order. A look-up takes logarithmic time, and making one from bytes next to none."""
+    """Oids in ascending order. A look-up takes logarithmic time; creation from bytes takes almost none."""
 
     def __init__(self, numbers: "array[int]") -> None:
         self._numbers = numbers
 
     @classmethod
     def of(cls, oids: Iterable[bytes]) -> "OidArray":
-        """Return the array of some oids, in whatever order."""
+        """Return the array of some oids, which may be in any order."""
         numbers = array("Q", b"".join(sorted(oids)))
         if sys.byteorder == "little":
             numbers.byteswap()
@@ -29,7 +29,7 @@ class OidArray:
 
     @classmethod
     def from_bytes(cls, width: int, data: bytes) -> "OidArray":
-        """Return the array that to_bytes() gave. ProtocolError for another width than 4 and 8."""
+        """Return the array for the result of to_bytes(); ProtocolError for a width other than 4 and 8."""
         if width not in _TYPECODES:
             raise ProtocolError(f"oids of {width} bytes: only 4 and 8 are possible")
         numbers = array(_TYPECODES[width], data)

@@ -45,7 +45,7 @@ class Prefetch:
         """The average length of recent records."""
 
     def siblings(self, oid: bytes, limit: int | None = None) -> list[bytes]:
-        """Return the oids to load along with this one, `limit` at the most."""
+        """Return the oids to load along with this one, `limit` at most."""
         limit = self.limit if limit is None else limit
         if not limit:
             return []

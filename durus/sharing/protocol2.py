@@ -1,7 +1,7 @@
 """The wire protocol, version 2, for both sides: bytes in, messages out. spec/wire-2.md.
 
-As in protocol.py there are no sockets here: a reader is a generator that yields how many bytes it needs next.  Each
-message is a length, a kind and a body, so that a reader can skip what it does not know.
+As in protocol.py there are no sockets here: a reader is a generator that yields how many bytes it needs next. Each
+message has a length, a kind and a body, so that a reader can skip unknown ones.
 """
 
 import struct
@@ -23,12 +23,12 @@ from durus.sharing.protocol import MAX_COMMIT, MAX_REQUEST_OIDS, NOT_FOUND, OKAY
 VERSION_2 = 2
 
 MAX_ACCESSED = 1 << 16
-"""The most oids that a commit tells of as accessed; with more, a client takes its turn. [WIRE2-21]"""
+"""How many accessed oids a commit may list; a client with more takes its turn. [WIRE2-21]"""
 MAX_REQUEST = 8 * MAX_REQUEST_OIDS + 64
-"""The most bytes of a request that is not a commit. [WIRE2-5]"""
+"""How many bytes a request other than a commit may have. [WIRE2-5]"""
 MAX_COMMIT_MESSAGE = MAX_COMMIT + 8 * MAX_ACCESSED + 64
 _STREAMED_FROM = 1 << 16
-"""A commit that is longer is read record by record, so that its bytes are not held twice."""
+"""A longer commit is read record by record, so that its bytes are not held twice."""
 
 ANY = 1
 AT_TURN = 1
@@ -47,7 +47,7 @@ _HELLO = struct.Struct(">QIIIIIQB")
 COMPRESSED = b"Z"
 WAIT = b"W"
 _FIRST_IGNORED = b"\x80"
-"""Answers of this kind and above are ignored by a client that does not know them. [WIRE2-4]"""
+"""A client ignores unknown answers of this kind and above. [WIRE2-4]"""
 
 
 # Messages
@@ -92,7 +92,7 @@ class _Body:
 
 
 class Options(NamedTuple):
-    """O: what the client wants to have sent along. [WIRE2-10]"""
+    """O: what the server may send without being asked. [WIRE2-10]"""
 
     changed_count: int
     """How many records of changed objects may come with a sync point."""
@@ -102,28 +102,28 @@ class Options(NamedTuple):
 
 
 class Load(NamedTuple):
-    """L: the records of some oids, and so many of those that they refer to. [WIRE2-11]"""
+    """L: load the records of some oids, and `ahead` of those that they refer to. [WIRE2-11]"""
 
     oids: list[bytes]
     ahead: int
 
 
 class Sync(NamedTuple):
-    """S: which oids are invalid. [WIRE2-13]"""
+    """S: ask for the invalid oids. [WIRE2-13]"""
 
 
 class TakeSnapshot(NamedTuple):
-    """B: sync, and have loads show this state from now on. [WIRE2-14]"""
+    """B: sync, and load from this state from now on. [WIRE2-14]"""
 
 
 class TakeTurn(NamedTuple):
-    """T: sync, and have the turn to commit. [WIRE2-15]"""
+    """T: sync, and take the turn to commit. [WIRE2-15]"""
 
     is_exclusive: bool
 
 
 class Release(NamedTuple):
-    """U: the snapshot and the turn are given up. [WIRE2-16]"""
+    """U: give up the snapshot and the turn. [WIRE2-16]"""
 
 
 class NewOids(NamedTuple):
@@ -133,11 +133,11 @@ class NewOids(NamedTuple):
 
 
 class Commit(NamedTuple):
-    """C: a commit, whose records the reader has given to its caller. [WIRE2-20]"""
+    """C: a commit; the reader has passed its records to the caller. [WIRE2-20]"""
 
     serial: int
     accessed: OidArray | None
-    """None if the client has compared the list of its turn itself."""
+    """None if the client has checked for conflicts itself, in its turn."""
 
 
 class Pack(NamedTuple):
@@ -153,15 +153,15 @@ class Ping(NamedTuple):
 
 
 class Quit(NamedTuple):
-    """Q: the server is to end. [WIRE2-32]"""
+    """Q: stop the server. [WIRE2-32]"""
 
 
 class Goodbye(NamedTuple):
-    """'.': the client goes. [WIRE2-32]"""
+    """'.': the client disconnects. [WIRE2-32]"""
 
 
 class Unknown(NamedTuple):
-    """A request of a kind that this version does not have. [WIRE2-4]"""
+    """A request of an unknown kind. [WIRE2-4]"""
 
     kind: bytes
 
@@ -222,7 +222,7 @@ def encode_load(oids: list[bytes], ahead: int) -> bytes:
 def encode_commit(
     serial: int, accessed: Collection[bytes] | None, records: Collection[bytes], method: int = NONE
 ) -> bytes:
-    """Return the bytes of a commit; `accessed` is None after the list of a turn was compared. [WIRE2-20]
+    """Return the bytes of a commit; `accessed` is None in a turn. [WIRE2-20]
 
     TransactionError if the records are too long for one commit.
     """
@@ -314,7 +314,7 @@ class Hello(NamedTuple):
     max_oids: int = MAX_REQUEST_OIDS
     max_accessed: int = MAX_ACCESSED
     turn_milliseconds: int = 10_000
-    """For how long an exclusive turn lasts at the most."""
+    """How long an exclusive turn lasts at most."""
     snapshot_seconds: int = 0
     snapshot_bytes: int = 0
     """The bounds of a snapshot, 0 for none."""
@@ -328,7 +328,7 @@ class SyncPoint(NamedTuple):
     invalid: list[bytes] | None
     """None for any oid."""
     records: list[bytes]
-    """Records of changed objects that the client seems to have, as they are now."""
+    """The current records of changed objects that the client seems to have."""
 
 
 class Conflict(NamedTuple):
@@ -336,7 +336,7 @@ class Conflict(NamedTuple):
 
     oids: list[bytes]
     text: str
-    """Who changed them and when, as far as it is known."""
+    """Who changed them and when, as far as that is known."""
     point: SyncPoint
 
 
@@ -359,7 +359,7 @@ _ERRORS: dict[int, type[DurusError]] = {
 
 
 def failure_of(error: DurusError) -> Failure:
-    """Return the answer that tells a client of an error."""
+    """Return the answer that reports an error to a client."""
     if isinstance(error, SnapshotEndedError):
         return Failure(SNAPSHOT_ENDED, error.reason)
     for code in (READONLY, MALFORMED):
@@ -369,7 +369,7 @@ def failure_of(error: DurusError) -> Failure:
 
 
 def error_of(failure: Failure) -> DurusError:
-    """Return the error that an answer tells of, for the client's user."""
+    """Return the error that an answer reports, for the application."""
     return _ERRORS.get(failure.code, ServerError)(failure.text)
 
 
@@ -398,19 +398,19 @@ def encode_failure(failure: Failure) -> bytes:
 
 
 def encode_status(status: bytes, record: bytes) -> bytes:
-    """Return an entry of a load answer; the record counts where the status is OKAY."""
+    """Return an entry of a load answer; it has the record if the status is OKAY."""
     return status if status != OKAY else OKAY + _U32.pack(len(record)) + record
 
 
 class Answer(NamedTuple):
-    """A message from the server, as yet unparsed."""
+    """A message from the server, not parsed yet."""
 
     kind: bytes
     body: bytes
 
 
 def read_answer(on_wait: Callable[[], object] | None = None) -> Reader[Answer]:
-    """Read the next answer; call `on_wait` for each message that says that it is still to come. [WIRE2-33]"""
+    """Read the next answer; call `on_wait` for each message that announces it before. [WIRE2-33]"""
     while True:
         size, kind = _HEAD.unpack((yield _HEAD.size))
         if not size:
@@ -425,7 +425,7 @@ def read_answer(on_wait: Callable[[], object] | None = None) -> Reader[Answer]:
 
 
 def parse_hello(answer: Answer) -> Hello:
-    """Return the limits that the server tells of. What follows them, from a later version, is ignored."""
+    """Return the limits of the server; further ones, of a later version, are ignored."""
     if answer.kind != b"H" or len(answer.body) < _HELLO.size:
         raise ProtocolError(f"the server began with {answer.kind!r} and {len(answer.body)} bytes, not with its limits")
     return Hello(*_HELLO.unpack_from(answer.body))

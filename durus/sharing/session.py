@@ -78,8 +78,8 @@ class SessionCore:
         max_snapshot_seconds: float | None = None,
         max_snapshot_bytes: int | None = None,
     ) -> None:
-        """Share `storage`, by the seconds that `clock` tells; how long a snapshot may be held, and how many bytes may
-        be kept for all of them, is not bounded where it is None. [TXN-64]
+        """Share `storage`. `max_snapshot_seconds` limits how long a snapshot may be held, and `max_snapshot_bytes` how
+        many bytes are kept for all of them; None is no limit. [TXN-64]
         """
         self.storage = storage
         self._clock = clock
@@ -107,7 +107,7 @@ class SessionCore:
         """Who made the latest commits, and when, by their serials."""
 
     def connect(self, name: str = "") -> "Session":
-        """Return the session of a new client; others are told its name where they are in conflict with it."""
+        """Return the session of a new client, whose name appears in the conflicts that it causes."""
         session = Session(self, name)
         self._sessions.add(session)
         return session
@@ -313,7 +313,7 @@ class SessionCore:
 
     @property
     def _durable_serial(self) -> int:
-        """The serial of the last change that comes before all commits which are not durable yet."""
+        """The serial of the last change before all commits that are not durable yet."""
         return next((commit.serial - 1 for commit in self._untold), self._log.end)
 
     # Called by sessions
@@ -411,7 +411,7 @@ class Session:
         """True if a record came in this turn."""
         self._staged_bytes = 0
         self._held_bytes = 0
-        """How many bytes of records the host keeps of a commit that is not complete."""
+        """How many bytes of records the host holds for an incomplete commit."""
         self._grants = OidGrants()
         self._staged: dict[bytes, bytes] = {}
         """The records of the commit, so far."""
@@ -489,12 +489,12 @@ class Session:
         return None if serial < log.start else list(log.changes_after(serial, own))
 
     def take_snapshot(self) -> list[bytes] | None:
-        """Sync, and hold the state after the last durable commit from now on, in place of an earlier one. [TXN-60]
+        """Sync, and hold the state after the last durable commit, instead of an earlier one. [TXN-60]
 
         Return the oids by which it may differ from what this client has seen, None for any. [TXN-61]
         """
         invalid = self.sync()
-        self._serial = self._core._durable_serial  # what a commit changes that is on its way is told once more
+        self._serial = self._core._durable_serial  # the changes of a commit that is not durable yet are reported again
         self._core._hold_snapshot(self)
         return invalid
 
@@ -506,11 +506,11 @@ class Session:
         return self._require_snapshot().load(oid)
 
     def has_in_snapshot(self, oid: bytes) -> bool:
-        """Tell if there is a record of an oid in the snapshot that is held; SnapshotEndedError if none is."""
+        """Tell whether there is a record of an oid in the snapshot that is held; SnapshotEndedError if none is."""
         return self._require_snapshot().has_record(oid)
 
     def drop_snapshot(self) -> None:
-        """Hold the snapshot no longer, so that nothing is kept for it. [TXN-62]"""
+        """Release the snapshot, so that nothing is kept for it. [TXN-62]"""
         self._core._end_snapshot(self, None)
 
     def _require_snapshot(self) -> Snapshot:

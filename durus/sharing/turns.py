@@ -18,7 +18,7 @@ LOSSES_FOR_LONGER_TURN = 2
 """After how many lost commits in a row a client gets a longer turn. [TXN-44]"""
 LONGER_FACTOR = 10
 MAX_LONGER_FACTOR = 40
-"""How many times as long a longer turn is, at first and at the most. [TXN-44]"""
+"""How many times as long a longer turn is, at first and at most. [TXN-44]"""
 LONGER_SECONDS_EARNED = 0.02
 """For how many seconds of longer turns one commit makes up. [TXN-44]"""
 

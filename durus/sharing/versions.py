@@ -64,8 +64,7 @@ def _until(version: _Version) -> int:
 class _Era:
     """The snapshots of one storage, and what was replaced since they were taken.
 
-    What an interrupt leaves half-done here is made good by recount(): all but the snapshots and the versions follows
-    from them.
+    After an interrupt recount() restores consistency: everything else follows from the snapshots and the versions.
     """
 
     def __init__(self, storage: Storage) -> None:
@@ -78,7 +77,7 @@ class _Era:
         self._serials: list[int] = []
         """The numbers of the snapshots, ascending."""
         self._kept_for: dict[int, set[bytes]] = {}
-        """By snapshot: the oids of the versions of which it is the newest one that shows them."""
+        """By snapshot: the oids of the versions that it shows, and no newer snapshot does."""
         self._ended: deque[int] = deque()
         """Snapshots that nobody holds any more."""
 
@@ -100,7 +99,7 @@ class _Era:
         return snapshot
 
     def find(self, oid: bytes, serial: int) -> _Version | None:
-        """Return what a snapshot shows of an oid if that was replaced since, None if it is what the storage has."""
+        """Return what a snapshot shows for an oid that was replaced since; None if it shows what the storage has."""
         versions = self._versions.get(oid)
         if versions is None:
             return None
@@ -108,7 +107,7 @@ class _Era:
         return versions[index] if index < len(versions) else None
 
     def keep(self, oids: Iterable[bytes], until: int, record_before: Callable[[bytes], bytes | None]) -> None:
-        """Keep what the commit of the number `until` is to replace, if a snapshot shows it."""
+        """Keep what the commit with the number `until` will replace, if a snapshot shows it."""
         if not self._serials:
             return
         newest = self._serials[-1]
@@ -129,11 +128,11 @@ class _Era:
             self.kept_bytes += version.size
 
     def forget_ended(self) -> None:
-        """Drop what only snapshots have shown that nobody holds any more."""
+        """Drop the versions that only released snapshots have shown."""
         while self._ended:
             serial = self._ended.popleft()
             known = self._snapshots.get(serial)
-            if known is not None and known() is None:  # else it was taken once more
+            if known is not None and known() is None:  # otherwise it was taken again
                 self._end(serial)
 
     def _end(self, serial: int) -> None:
@@ -162,7 +161,7 @@ class _Era:
             del self._versions[oid]
 
     def recount(self) -> None:
-        """Find anew which snapshots are held, and which versions they need."""
+        """Compute again which snapshots are held, and which versions they need."""
         self._ended.clear()
         snapshots = {serial: known for serial, known in self._snapshots.items() if known() is not None}
         serials = sorted(snapshots)
@@ -188,14 +187,14 @@ class Versions:
         self._serial = 0
         """The number of the last commit that was accepted."""
         self._under_way: dict[bytes, bytes | None] = {}
-        """What a commit replaces that may not be current yet: the records before it, if they are needed early."""
+        """The oids of a commit in progress, with the records before it if the storage shows the new ones early."""
         self._eras = [_Era(storage)]
-        """The last one is that of the storage as it is now."""
+        """The last one is that of the present storage."""
 
     def take_snapshot(self) -> Snapshot:
         """Return the state after the last commit that was accepted. [TXN-60]
 
-        It is the same as that of an earlier call, while no commit comes between them.
+        Until the next commit, each call returns the same snapshot while somebody holds it.
         """
         self._forget_ended()
         era = self._eras[-1]
@@ -227,7 +226,7 @@ class Versions:
         return StagedCommit(staged.write, accept)
 
     def _record_before(self, oid: bytes) -> bytes | None:
-        """Return what a commit replaces that is under way."""
+        """Return the record that a commit in progress replaces."""
         return self._under_way[oid] if self._storage.shows_early else self._load(oid)
 
     def _load(self, oid: bytes) -> bytes | None:
@@ -238,12 +237,12 @@ class Versions:
 
     def sync(self) -> list[bytes] | None:
         """Sync the storage. No commit may be in progress, except one whose thread was interrupted."""
-        if self._under_way:  # it may be stored, and is another state then
+        if self._under_way:  # it may be stored, which makes another state
             self._serial, self._under_way = self._serial + 1, {}
         return self._storage.sync()
 
     def get_packer(self) -> Iterator[Progress]:
-        """Return what packs the storage; snapshots that are open go on with it as it is now. [TXN-63]"""
+        """Return a packer of the storage; open snapshots go on with the storage before the pack. [TXN-63]"""
         steps = self._storage.get_packer()
         self._forget_ended()
         if self._eras[-1].is_in_use:
@@ -253,7 +252,7 @@ class Versions:
         return steps
 
     def start_anew(self) -> None:
-        """Make good what an interrupt has left. [TXN-31]"""
+        """Restore consistency after an interrupt. [TXN-31]"""
         for era in self._eras:
             era.recount()
 

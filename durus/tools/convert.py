@@ -37,7 +37,7 @@ def copy_to_file(
     """Copy what the root of `source` reaches into a new file, in steps. [OBJ-44]
 
     It is a SHELF-1 file, unless make_storage(path) makes another kind of storage in a file; that one gets all in one
-    commit, which it may hold in memory.  The file has the permissions of the file `permissions_of`, if that is given.
+    commit, which it may hold in memory. The file has the permissions of the file `permissions_of`, if that is given.
     AlreadyExistsError if the file exists, FormatError if a reference leads to no object, RecordError if a record can't
     be read, FileError if the operating system refuses something.
     """

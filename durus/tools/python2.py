@@ -67,7 +67,7 @@ class Rules:
             raise ArgumentError(f"{encoding!r} is not an encoding of text that Python knows") from error
 
     def is_bytes_attribute(self, class_name: str, name: str) -> bool:
-        """Tell if what stands under a name, or key, in an object of this class was said to be bytes."""
+        """Tell whether what stands under a name, or key, in an object of this class was said to be bytes."""
         return name in self._bytes_attributes or f"{class_name}.{name}" in self._bytes_attributes
 
     def text(self, value: bytes) -> str | None:

@@ -1,1 +1,1 @@
-"""What a transaction has beside commit and abort: savepoints, and a search for changes that nobody noted."""
+"""Further parts of transactions: savepoints, and the search for changes that nobody noted."""

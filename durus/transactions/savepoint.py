@@ -1,10 +1,10 @@
-"""The states that a transaction can go back to. Statements TXN-50 to TXN-54.
+"""States to which a transaction can go back. Statements TXN-50 to TXN-54.
 
 A savepoint keeps the states of the changed objects, and of the new objects that these reach, as records in memory.
 New objects have no oid, so a reference in such a record is a number that the savepoint gives to each object.
 
-To go back, all these objects become ghosts of a connection to the kept records. So each of them is loaded as from a
-storage, and one whose hash or state needs another one finds that as it was, too.
+To go back, all these objects become ghosts of a connection to the kept records. So each is loaded as from a storage,
+and one whose hash or state needs another object finds the former state of that one.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from durus.serialize import ObjectWriter, RecordConnection
 
 
 class KeptStates:
-    """The states that the changed objects of a connection had at some time, and how to give them back."""
+    """The states of the changed objects of a connection at one time, and how to restore them."""
 
     def __init__(
         self,
@@ -26,10 +26,10 @@ class KeptStates:
         changed: dict[bytes, PersistentObject],
         is_careful: bool,
     ) -> None:
-        """Keep the states of what `connection` has as changed; move nothing, but count it as saved, in `changed`.
+        """Keep the states of the changed objects of `connection`; they count as saved then, and are in `changed`.
 
-        The caller marks what is in `changed` as unsaved again, also after an error. UnstorableError if a state can't
-        be pickled, ForeignReferenceError for an object of another connection.
+        The caller marks the objects in `changed` as unsaved again, also after an error. UnstorableError if a state
+        can't be pickled, ForeignReferenceError for an object of another connection.
         """
         writer = _NumberingWriter(connection, root, is_careful)
         records = list(writer.records(writer.numbered_changes(changed)))
@@ -41,9 +41,9 @@ class KeptStates:
             self._states.take_in(number, obj)
 
     def restore(self, connection: ConnectionBase) -> None:
-        """Give all objects the states that were kept. To be called once. StateError if one can't be loaded.
+        """Give all objects their kept states. To be called once. StateError if one can't be loaded.
 
-        If it does not come to its end, make ghosts of the stored objects, and call release_new().
+        If this does not complete, make the stored objects ghosts, and call release_new().
         """
         for number, obj in self._kept:
             set_slot(obj, "_p_oid", number)
@@ -71,20 +71,20 @@ class KeptStates:
                 try:
                     self._states.load_state(obj)
                 except BaseException:
-                    self._new.pop()  # or it would be tried again and again
+                    self._new.pop()  # otherwise it would be tried again and again
                     raise
             if obj._p_connection is self._states or obj._p_oid == number:
                 set_slot(obj, "_p_status", UNSAVED)
                 set_slot(obj, "_p_serial", 0)
                 if isinstance(obj, BTree):
-                    set_slot(obj, "_p_count", None)  # of a tree without a connection nothing else tells
+                    set_slot(obj, "_p_count", None)  # nothing else tells of a tree without a connection
                 set_slot(obj, "_p_connection", None)
-                set_slot(obj, "_p_oid", None)  # last, since it tells that the rest is done
+                set_slot(obj, "_p_oid", None)  # last, because it says that the rest is done
             self._new.pop()
 
 
 class _NumberingWriter(ObjectWriter):
-    """Writes records in which numbers stand for objects, in place of oids."""
+    """Writes records with numbers of objects in place of oids."""
 
     def __init__(self, connection: ConnectionBase, root: PersistentObject, is_careful: bool) -> None:
         super().__init__(connection, root, self._next_number, is_careful)
@@ -95,7 +95,7 @@ class _NumberingWriter(ObjectWriter):
         """The stored objects, with their numbers."""
 
     def numbered_changes(self, changed: dict[bytes, PersistentObject]) -> Iterator[tuple[PersistentObject, bytes]]:
-        """Yield the changed objects with their numbers, those that a __getstate__ changes meanwhile too."""
+        """Yield the changed objects with their numbers, including those that a __getstate__ changes meanwhile."""
         while new := [(oid, obj) for oid, obj in list(self._connection.changed.items()) if oid not in changed]:
             for oid, obj in new:
                 changed[oid] = obj

@@ -1,8 +1,8 @@
-"""Changes of states that nobody noted: connections with debug=True look for them. Statements OBJ-85 to OBJ-88.
+"""Finds changes that nobody noted, in connections with debug=True. Statements OBJ-85 to OBJ-88.
 
-The record of each loaded object is kept. A state whose pickle is that of its record is as it was. If it is another one,
-then the record is loaded once more, apart from the connection, and the two states are compared part by part, since two
-pickles may differ and mean the same.
+The record of each loaded object is kept. A state whose pickle equals that of its record has not changed. If the pickles
+differ, the record is loaded once more, apart from the connection, and the two states are compared part by part, because
+different pickles may mean the same.
 """
 
 import os
@@ -42,14 +42,14 @@ def debug_mode(debug: Debug | None) -> Debug:
 
 
 class UnnotedChange(NamedTuple):
-    """An object with a state that is not the stored one."""
+    """An object whose state differs from the stored one."""
 
     oid: bytes
     text: str
 
 
 class UnnotedChanges:
-    """Finds the loaded objects of a connection whose state is not the stored one, though nobody noted a change."""
+    """Finds the loaded objects of a connection whose state differs from the stored one without a noted change."""
 
     def __init__(
         self,
@@ -62,9 +62,9 @@ class UnnotedChanges:
         self._cache = cache
         self._mode = mode
         self._known: dict[bytes, bytes] = {}
-        """The data of the record that each loaded object has, by oid, or other data that mean the same."""
+        """The data of the record of each loaded object, by oid, or equivalent data."""
         self.reader: ObjectReader = _KeepingReader(connection, cache, get, self._known)
-        """What has to load all states of the connection."""
+        """Loads all states of the connection."""
 
     def note_stored(self, records: Iterable[tuple[bytes, bytes]]) -> None:
         """Take note of records, as (oid, record), that were stored for objects of the connection."""
@@ -79,11 +79,11 @@ class UnnotedChanges:
         if self._mode != "warn":
             raise UnnotedChangeError(change.text for change in found)
         for change in found:
-            self._known.pop(change.oid, None)  # so that it is told once
+            self._known.pop(change.oid, None)  # so that it is reported once
         self.warn(found)
 
     def warn(self, found: list[UnnotedChange]) -> None:
-        """Warn of changes. UnnotedChangeError where the application has made errors of such warnings."""
+        """Warn of changes; UnnotedChangeError if the application turns these warnings into errors."""
         texts = [change.text for change in found]
         try:
             warnings.warn(UnnotedChangeWarning(printable(text_of_unnoted(texts))), stacklevel=_levels_of_durus())
@@ -107,12 +107,12 @@ class UnnotedChanges:
                 else:
                     loaded[oid] = self._known.get(oid, loaded[oid])
         self._known.clear()
-        self._known.update(loaded)  # without those of objects that are ghosts by now
+        self._known.update(loaded)  # without those of objects that have become ghosts
         return sorted(found)
 
 
 def _levels_of_durus() -> int:
-    """Return which caller of the function that calls this is the application."""
+    """Return the stack level of the application, for a warning of the calling function."""
     frame, level = sys._getframe(1), 1
     while frame.f_back is not None and str(frame.f_globals.get("__name__")).startswith("durus."):
         frame, level = frame.f_back, level + 1
@@ -151,7 +151,7 @@ class _Comparison:
         self._pickler = _ReferringWriter(connection, is_careful)
 
     def changes_of(self, obj: PersistentObject, oid: bytes) -> list[Difference]:
-        """Return how the state of an object differs from its record; nothing where that can't be told. [OBJ-87]"""
+        """Return how the state of an object differs from its record; nothing if that is unknown. [OBJ-87]"""
         data = self._known[oid]
         try:
             state = _state_of(obj)
@@ -162,24 +162,24 @@ class _Comparison:
         except (DurusError, *REFUSALS):
             return []
         if not found and pickled:
-            self._known[oid] = pickled  # which the next comparison finds at once
+            self._known[oid] = pickled  # so that the next comparison finds it at once
         return found
 
     def _pickled(self, obj: PersistentObject, state: State) -> bytes:
-        """Return the data of a record of a state, nothing if it can't be pickled."""
+        """Return the record data of a state, None if it can't be pickled."""
         try:
             return class_pickle(type(obj)) + self._pickler.pickle(state)
         except (DurusError, *REFUSALS):
             return b""
 
     def _differences(self, obj: PersistentObject, oid: bytes, state: State, pickled: bytes) -> list[Difference]:
-        """Return how a state differs both as it is and when it has been pickled and loaded."""
+        """Return how a state differs, both as it is and after pickling and loading it."""
         cls, data = type(obj), self._known[oid]
         before = self._loaded(oid, data)
         found = differences(cls, before, state)
         if not found:
             return found
-        ignored = _attributes(differences(cls, before, self._loaded(oid, data)))  # not the same twice
+        ignored = _attributes(differences(cls, before, self._loaded(oid, data)))  # it differs each time
         if pickled:
             try:
                 after = self._loaded(oid, pickled)
@@ -192,7 +192,7 @@ class _Comparison:
         return [change for change in found if not ignored & {(), change.path[:1]}]
 
     def _loaded(self, oid: bytes, data: bytes) -> State:
-        """Return the state of the object of an oid, as it is loaded from `data`, apart from all others."""
+        """Return the state of an object, loaded from `data` apart from all other objects."""
         apart = RecordConnection({oid: pack_record(oid, data, b"")}, self._record)
         obj = apart.get(oid)
         if obj is None:
@@ -217,18 +217,18 @@ class _ReferringWriter(ObjectWriter):
 
 
 def _attributes(changes: list[Difference]) -> set[tuple[str, ...]]:
-    """Return the attributes that differ; the empty path stands for all of them."""
+    """Return the attributes that differ; the empty path means all of them."""
     return {change.path[:1] for change in changes}
 
 
 def _plain(data: bytes) -> bytes:
-    """Return the data of a record with its state not compressed; nothing if its class is not in the usual form."""
+    """Return the data of a record with its state uncompressed; None if its class is not in the usual form."""
     pickled = class_pickle_of(data)
     return b"" if pickled is None else pickled + decompress_state(data[len(pickled) :])
 
 
 def _state_of(obj: PersistentObject) -> State:
-    """Return the state of an object, without an access of it."""
+    """Return the state of an object; this is not an access."""
     connection = get_slot(obj, "_p_connection")
     set_slot(obj, "_p_connection", None)
     try:

@@ -27,8 +27,8 @@ DAMAGED = "restore the file from a backup; `durus check` lists all damage that c
 class Dfs20(RecordFile):
     """A DFS20 file that was read up to the end of its last sound transaction.
 
-    `base` is what its index record says, and where that starts and ends, for who knows it already.
-    `tail` is the error that tells of the bytes behind it, None where there are none.
+    `base` is the content of its index record, and where that starts and ends, for callers that have read it.
+    `tail` is the error for the bytes after the end, None if there are none.
     """
 
     def __init__(self, file: ReadableFile, base: tuple[dict[bytes, int], int, int] | None = None) -> None:
@@ -91,7 +91,7 @@ class Dfs20(RecordFile):
         def accept() -> None:
             self._note_replaced(offsets)
             self.end = start + len(data)
-            self.index.update(offsets)  # last: what it leads to must stand before the end
+            self.index.update(offsets)  # last, because entries must be before the end
 
         return PreparedTransaction([data], accept)
 
@@ -107,7 +107,7 @@ def pack_entry(oid: bytes, record: bytes) -> bytes:
 
 
 def read_base(file: ReadableFile) -> tuple[dict[bytes, int], int, int]:
-    """Return what the index record says, and where it starts and ends. [DFS-6]"""
+    """Return the content of the index record, and where it starts and ends. [DFS-6]"""
     head = file.read_at(0, BASE_START)
     if head[: len(MAGIC)] != MAGIC[: len(head)]:
         raise FormatError(f"{file.path}: this is not a DFS20 file: it starts with {head[:8]!r}, not with {MAGIC!r}")

@@ -1,4 +1,4 @@
-"""Looking for all faults of a DFS20 file that can be noticed without checksums."""
+"""Finds all damage in a DFS20 file that can be noticed without checksums."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,7 @@ from durus.files.read_ahead import ReadAhead
 
 
 class Dfs20Inspection(FileInspection[Dfs20]):
-    """One look at a DFS20 file."""
+    """One inspection of a DFS20 file."""
 
     empty_file = EMPTY_FILE
     format_name = NAME
@@ -48,7 +48,7 @@ class Dfs20Inspection(FileInspection[Dfs20]):
             index, start, end = read_base(self._file)
         except DamageError as error:
             yield Finding(error.offset, None, error.problem)
-            return  # what stands where can't be told without the index
+            return  # without the index the layout is unknown
         yield from self._base_findings(index, start)
         yield from self._transaction_findings(end)
 

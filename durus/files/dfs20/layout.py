@@ -1,4 +1,4 @@
-"""What stands where in a DFS20 file. Statements DFS-1 to DFS-7.
+"""The layout of DFS20 files. Statements DFS-1 to DFS-7.
 
 Bytes in, values out; nothing here reads or writes a file.
 """
@@ -17,7 +17,7 @@ BASE_START = len(MAGIC) + U64.size
 """Where the packed part starts."""
 
 END = U32.pack(0)
-"""What ends a transaction."""
+"""The end of a transaction."""
 
 ENTRY_HEAD = struct.Struct(">I8sI")
 """The first bytes of an object entry: its length, then the oid and the data length of its record."""
@@ -26,25 +26,25 @@ SMALLEST_RECORD = ENTRY_HEAD.size - U32.size
 
 
 def entry_fits(length: int, data_size: int) -> bool:
-    """Tell if an entry of this length can hold a record with so much data. [REC-5]"""
+    """Tell whether an entry of this length can hold a record with this much data. [REC-5]"""
     refs_size = length - SMALLEST_RECORD - data_size
     return data_size > 0 and refs_size >= 0 and refs_size % 8 == 0
 
 
 class IndexPickle:
-    """Makes an index record piece by piece, for a large one takes its time. [DFS-4]"""
+    """Creates an index record piece by piece, because a large one takes long. [DFS-4]"""
 
     def __init__(self) -> None:
         self._compressor = zlib.compressobj()
         self._pieces = [self._compressor.compress(b"\x80\x04}")]
 
     def add(self, offsets: Iterable[tuple[bytes, int]]) -> None:
-        """Take in some pairs of an oid and an offset."""
+        """Add some pairs of an oid and an offset."""
         items = b"".join(b"C\x08" + oid + b"\x8a\x08" + offset.to_bytes(8, "little") for oid, offset in offsets)
         self._pieces.append(self._compressor.compress(b"(" + items + b"u"))
 
     def record(self) -> bytes:
-        """Return the record with all that was taken in."""
+        """Return the record of all pairs that were added."""
         self._pieces += [self._compressor.compress(b"."), self._compressor.flush()]
         stream = b"".join(self._pieces)
         return U64.pack(len(stream)) + stream
@@ -60,10 +60,10 @@ class _Unpickler(pickle.Unpickler):
 
 
 def parse_index(stream: bytes) -> dict[bytes, int]:
-    """Return what the zlib stream of an index record says; ValueError if it is no index. [DFS-4] [DFS-6]"""
+    """Return the content of the zlib stream of an index record; ValueError if it is not an index. [DFS-4] [DFS-6]"""
     try:
         unpickled: object = _Unpickler(io.BytesIO(zlib.decompress(stream)), encoding="latin-1").load()
-    except Exception as error:  # unpickling what is no pickle can raise anything
+    except Exception as error:  # unpickling anything other than a pickle can raise anything
         raise ValueError(f"it can't be read: {type(error).__name__}: {error}") from error
     if not isinstance(unpickled, dict):
         raise ValueError(f"it holds a {type(unpickled).__name__}, not a dict")

@@ -1,6 +1,6 @@
-"""Going through the transactions of a DFS20 file, and what the first unsound one is. Statements DFS-10 to DFS-12.
+"""Reads the transactions of a DFS20 file, and judges the first unsound one. Statements DFS-10 to DFS-12.
 
-Everything that decides what counts in a file without checksums lives here; nothing here writes.
+This module decides what is valid in a file without checksums; it does not write.
 """
 
 import re
@@ -22,11 +22,11 @@ class Transaction(NamedTuple):
     start: int
     end: int
     entries: list[tuple[bytes, int]]
-    """(oid, file offset of the entry) of each object in it, in their order."""
+    """(oid, file offset of the entry) of each object in it, in order."""
 
 
 def scan_transactions(file: ReadableFile, start: int, end: int) -> Iterator[Transaction]:
-    """Yield the transactions from `start` up to the byte `end`; Unsound at the first that is not sound."""
+    """Yield the transactions from `start` up to the byte `end`; Unsound at the first unsound one."""
     reader = ForwardReader(file, start, end, 0)
     while reader.offset < end:
         yield _scan_transaction(reader, end)
@@ -66,7 +66,7 @@ def scan_entries(
 
 
 def explain(file: ReadableFile, unsound: Unsound) -> DamageError:
-    """Return the error that an unsound transaction is: an UnsoundTailError where the file may be cut. [DFS-11]"""
+    """Return the error for an unsound transaction: an UnsoundTailError if the file may be cut there. [DFS-11]"""
     size = file.size()
     sound_from = find_sound_suffix(file, unsound.fault_offset + 1, size)
     if sound_from is None:
@@ -81,7 +81,7 @@ def explain(file: ReadableFile, unsound: Unsound) -> DamageError:
 
 
 def find_sound_suffix(file: ReadableFile, start: int, size: int) -> int | None:
-    """Return where an object entry stands from which on all is sound to the end of the file, None if nowhere."""
+    """Return the offset of an object entry from which everything is sound up to the end of the file, or None."""
     looked_to = start
     for chunk in range(start + ENTRY_HEAD.size, size, CHUNK_SIZE):
         for match in _PICKLE.finditer(file.read_at(chunk, CHUNK_SIZE + 1)):
@@ -95,7 +95,7 @@ def find_sound_suffix(file: ReadableFile, start: int, size: int) -> int | None:
                 for _ in scan_transactions(file, offset, size):
                     pass
             except Unsound as unsound:
-                looked_to = unsound.fault_offset  # every entry up to there leads to it too
+                looked_to = unsound.fault_offset  # every entry before it leads to it too
             else:
                 return offset
     return None

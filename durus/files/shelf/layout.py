@@ -74,7 +74,7 @@ def pack_seal(offset: int, time: str, covered: int) -> tuple[bytes, int]:
 
 
 def is_like_seal(entry: bytes) -> bool:
-    """Tell if an entry has the data of a seal, under whatever oid. [SHELF-14]
+    """Tell whether an entry has the data of a seal, under whatever oid. [SHELF-14]
 
     With zeros where its oids must stand, which a crash can leave, a seal would be an object otherwise.
     """

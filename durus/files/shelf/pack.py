@@ -67,7 +67,7 @@ class ShelfPacker(Packer[Shelf]):
                 yield Entry(oid, offset, entry[ENTRY_FRAME_SIZE:])
 
     def _damaged_base(self, checksum: int) -> DamageError:
-        """Return the error that tells where the packed part is not as it was."""
+        """Return the error for a packed part that has changed."""
         shelf = self._source
         table = read_block_table(shelf.raw_file, shelf.map.end)
         for number, offset in enumerate(range(0, shelf.map.end if table else 0, BLOCK_SIZE)):
@@ -81,7 +81,7 @@ class ShelfPacker(Packer[Shelf]):
 
     def _gen_late_commits(self) -> Iterator[LateCommit]:
         shelf = self._source
-        stop = shelf.end  # as it is now, or a pack would have no end where others go on committing
+        stop = shelf.end  # its present end: otherwise a pack would never end while others go on committing
         while (start := self._followed_to) < stop:
             (length,) = U64.unpack(shelf.file.read_at(start, U64.size))
             end = start + U64.size + length

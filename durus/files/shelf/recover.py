@@ -37,7 +37,7 @@ def explain(file: ReadableFile, unsound: Unsound, before: Transaction | None) ->
 
 
 def _is_followed(file: ReadableFile, unsound: Unsound, size: int) -> bool:
-    """Tell if a transaction with objects stands where an unsound one claims to end. [SHELF-24]"""
+    """Tell whether a transaction with objects stands where an unsound one claims to end. [SHELF-24]"""
     try:
         return any(following.entries for following in scan_transactions(file, unsound.end, size, 0))
     except Unsound as following:

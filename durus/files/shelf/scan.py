@@ -1,9 +1,9 @@
-"""Reading transactions one behind the other, with their checksums.
+"""Reads consecutive transactions, with their checksums.
 
 Statements SHELF-4, SHELF-5, SHELF-14 to SHELF-16, SHELF-23.
 
-Everything that decides whether the bytes of a transaction are sound lives here; what to do about
-one that is not is the business of recover.py.
+This module decides whether the bytes of a transaction are sound; recover.py decides what to do about
+an unsound one.
 """
 
 from collections.abc import Iterator
@@ -30,14 +30,14 @@ class Transaction(NamedTuple):
     start: int
     end: int
     entries: list[tuple[bytes, int]]
-    """(oid, file offset of the entry) of each object in it, in their order."""
+    """(oid, file offset of the entry) of each object in it, in order."""
     seal: Seal | None
     checksum: int
     """The running checksum at its end."""
 
 
 def scan_transactions(file: ReadableFile, start: int, end: int, checksum: int) -> Iterator[Transaction]:
-    """Yield the transactions from `start` up to the byte `end`; Unsound at the first that is not sound.
+    """Yield the transactions from `start` up to the byte `end`; Unsound at the first unsound one.
 
     `checksum` is the running checksum at `start`.
     """

@@ -31,20 +31,20 @@ EMPTY_FILE = MAGIC + U64.pack(0) + b"".join(build_offset_map([], 0))
 class Shelf(RecordFile):
     """A SHELF-1 file that was read up to the end of its last sound transaction.
 
-    With a block table the packed part is not read for that, and its blocks are checked when they are. [SHELF-43]
-    `tail` is the error that tells of the bytes after it, None where there are none.
+    With a block table the packed part is not read at that time: its blocks are checked when they are read. [SHELF-43]
+    `tail` is the error for the bytes after the end, None if there are none.
     """
 
     _settled: tuple[int, int, bool]
-    """`end`, `checksum` and `is_sealed` at the place where reading on begins."""
+    """`end`, `checksum` and `is_sealed` at the offset where reading on begins."""
 
     def __init__(self, file: ReadableFile) -> None:
         self.raw_file = file
-        """The file without the check of blocks."""
+        """The file, read without checking its blocks."""
         self.file, self.map, self.base_checksum = _open_packed_part(file)
         self._source = ReadAhead(self.file)
         self.index: dict[bytes, int] = {}
-        """The file offset of the newest entry of each oid that has one after the offset map."""
+        """The offset of the newest entry of each oid that has one after the offset map."""
         self.end, self.checksum, self.is_sealed = self._settled = self.map.end, self.base_checksum, False
         self.tail: UnsoundTailError | None = None
         self.read_on()
@@ -64,13 +64,13 @@ class Shelf(RecordFile):
                 index.update(last.entries)
                 before, now = now, (last.end, last.checksum, last.seal is not None)
                 if last.entries or last.seal:
-                    settled = now  # else Durus 4.3 may be about to write its true length [SHELF-24]
+                    settled = now  # otherwise Durus 4.3 may be about to write its true length [SHELF-24]
         except Unsound as unsound:
             error = recover.explain(self.file, unsound, last)
             if not isinstance(error, UnsoundTailError):
                 raise error from None
             tail = error
-            if tail.offset < now[0]:  # the transaction of length 0 in front belongs to the tail
+            if tail.offset < now[0]:  # the transaction of length 0 before it belongs to the tail
                 now = before
         self.index.update(index)
         self.end, self.checksum, self.is_sealed = now
@@ -108,7 +108,7 @@ class Shelf(RecordFile):
     def prepare(self, records: Sequence[tuple[bytes, bytes]], time: str) -> PreparedTransaction:
         """Return the transaction that holds these (oid, record) pairs at the end of this file. [SHELF-12]
 
-        Where the bytes before it have no seal yet it brings one that covers them. [SHELF-17]
+        If the bytes before it have no seal yet, the transaction brings one that covers them. [SHELF-17]
         """
         covering_seal, checksum = b"", self.checksum
         if not self.is_sealed:
@@ -125,19 +125,19 @@ class Shelf(RecordFile):
         def accept() -> None:
             self._note_replaced(offsets)
             self.end, self.checksum, self.is_sealed = start + len(data), checksum, True
-            self.index.update(offsets)  # last: what it leads to must stand before the end
+            self.index.update(offsets)  # last, because entries must be before the end
 
         return PreparedTransaction([covering_seal, data] if covering_seal else [data], accept)
 
 
 def _open_packed_part(file: ReadableFile) -> tuple[ReadableFile, OffsetMap, int]:
-    """Return the file, its blocks checked if it has a block table; and offset map and checksum of its packed part."""
+    """Return the file, which checks its blocks if it has a table of them, and map and checksum of its packed part."""
     offset_map = read_header(file)
     table = read_block_table(file, offset_map.end)
     if table is None:
         return file, offset_map, checksum_of(file, offset_map.end)
     file = block_checked(file, offset_map.end, table)
-    return file, read_header(file), table.checksum  # the map once more, from bytes that are checked now
+    return file, read_header(file), table.checksum  # the map again, now from checked bytes
 
 
 def read_entry(source: ReadAhead, end: int, oid: bytes, offset: int) -> bytes:
@@ -161,7 +161,7 @@ def read_entry(source: ReadAhead, end: int, oid: bytes, offset: int) -> bytes:
 
 
 def read_header(file: ReadableFile) -> OffsetMap:
-    """Return the offset map to which the header of a file leads."""
+    """Return the offset map that the header of a file points to."""
     head = file.read_at(0, BASE_START + U64.size)
     if head[:BASE_START] != MAGIC[: len(head)]:
         raise FormatError(f"{file.path}: this is not a Durus file: it starts with {head[:8]!r}, not with {MAGIC!r}")
