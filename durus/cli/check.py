@@ -1,4 +1,4 @@
-"""`durus check`: verify a file and name its faults."""
+"""`durus check`: verify a file and list its faults."""
 
 import argparse
 import sys
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     path: str = options.file
     if "" not in sys.path:
-        sys.path.insert(0, "")  # as the console has it: a class in this folder is no class that is missing
+        sys.path.insert(0, "")  # as in the console: a class in this folder is not missing
     report = Report(options, ("clean", "faults", "findings"))
     faults = 0
     shown: list[dict[str, object]] = []

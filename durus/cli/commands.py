@@ -1,4 +1,4 @@
-"""Which commands there are, and the parser of all of them. Statement CMD-1."""
+"""The commands, and the parser of all of them. Statement CMD-1."""
 
 import argparse
 import difflib
@@ -11,16 +11,16 @@ from durus.text import printable
 
 
 class Command(NamedTuple):
-    """One command: what it is for, and the module that has its add_arguments() and run().
+    """One command: its purpose, and the module with its add_arguments() and run().
 
-    A module is imported when its command is used, so that one command does not wait for what the others import.
+    A module is imported when its command is used, so that no command waits for the imports of the others.
     """
 
     summary: str
     module: str
 
     def add_to(self, parser: argparse.ArgumentParser) -> None:
-        """Give the parser the options of this command, and the function that does it."""
+        """Add the options of this command, and its function, to the parser."""
         module = importlib.import_module(f"durus.cli.{self.module}")
         module.add_arguments(parser)
         parser.set_defaults(run=module.run)
@@ -38,7 +38,7 @@ COMMANDS = {
 }
 
 ALIASES = {"-s": "serve", "-c": "shell", "-p": "pack"}
-"""The names that Durus 4.3 has."""
+"""The names of Durus 4.3."""
 
 _HELP_WIDTH = 100
 
@@ -53,7 +53,7 @@ class _Parser(argparse.ArgumentParser):
 def make_parser(used: str | None = None) -> argparse.ArgumentParser:
     """Return the parser of `durus`, with one subparser for each command.
 
-    If it is known which command is `used`, the other subparsers have no options.
+    If the command that is `used` is known, the other subparsers have no options.
     """
     parser = _Parser(
         prog="durus",
@@ -77,7 +77,7 @@ def make_parser(used: str | None = None) -> argparse.ArgumentParser:
 
 
 def nearest(name: str) -> str | None:
-    """Return the command whose name is like this one, None if none is. [CMD-3]"""
+    """Return the command with the most similar name, None if there is none. [CMD-3]"""
     near = difflib.get_close_matches(name.lower(), COMMANDS, 1)
     return near[0] if near else None
 

@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     if "" not in sys.path:
-        sys.path.insert(0, "")  # as Python's own console has it, for the classes of the objects
+        sys.path.insert(0, "")  # as in Python's own console, for the classes of the objects
     storage = open_storage(options) if options.file else _open_client(options)
     try:
         connection = Connection(storage, cache_size=options.cache_size)
@@ -101,7 +101,7 @@ def _open_client(options: argparse.Namespace) -> ClientStorage:
 
 
 def _run_file(path: str, names: dict[str, object]) -> None:
-    """Run a Python file in the namespace of the shell; if it fails, show where in it, and end with 1."""
+    """Run a Python file in the namespace of the shell; if it fails, show where, and exit with 1."""
     try:
         with open(path, "rb") as file:
             source = file.read()

@@ -1,4 +1,4 @@
-"""`durus info`: what a file holds."""
+"""`durus info`: show what a file contains."""
 
 import argparse
 import pkgutil
@@ -20,7 +20,7 @@ from durus.records.reachable import mark_reachable
 from durus.records.record import data_of, parse_class_pickle
 
 _MAX_OIDS = 100
-"""How many broken objects of one class are named."""
+"""How many broken objects of one class are listed."""
 _KEYS = (
     "implementation",
     "size",
@@ -36,9 +36,9 @@ _KEYS = (
     "broken",
     "missing_values",
 )
-"""The keys of the JSON that `check` does not have. [CMD-13]"""
+"""The keys of the JSON that `check` does not print. [CMD-13]"""
 _UNREADABLE = "(unreadable)"
-"""What stands for the class of a record that can't be read."""
+"""The class of a record that can't be read."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -120,7 +120,7 @@ def _print_objects(inspection: Inspection, entries_size: int | None, report: Rep
 
 def _print_broken(records: Records, report: Report) -> None:
     if "" not in sys.path:
-        sys.path.insert(0, "")  # as the console has it
+        sys.path.insert(0, "")  # as in the console
     broken: dict[str, list[int]] = {}
     holders: dict[str, list[int]] = {}
     for oid, offset in records.offsets():
@@ -156,7 +156,7 @@ def _is_persistent_class(name: str) -> bool:
 
 @lru_cache(maxsize=10_000)
 def _imported(name: str) -> object:
-    """Return what has a name, None if nothing that can be imported."""
+    """Return the object of a name, None if it can't be imported."""
     try:
         return cast(object, pkgutil.resolve_name(name))
     except (Exception, SystemExit):  # an application's module may raise anything when it is imported

@@ -1,4 +1,4 @@
-"""What happens to changes that were not committed when the shell ends. Statement CMD-33."""
+"""Handles uncommitted changes at the end of the shell. Statement CMD-33."""
 
 import sys
 import traceback
@@ -9,11 +9,11 @@ from durus.connection import Connection
 from durus.error import DurusError
 from durus.text import printable_lines
 
-_QUESTION = "Commit now? [y]es, [n]o: forget the changes, [s]tay here: "  # short, or readline scrolls it
+_QUESTION = "Commit now? [y]es, [n]o: forget the changes, [s]tay here: "  # short, because readline scrolls a long one
 
 
 class Leaving:
-    """Asks on a terminal what to do with changes, and warns elsewhere."""
+    """Asks on a terminal what to do with the changes, and otherwise warns."""
 
     def __init__(self, connection: Connection, is_terminal: bool, is_readonly: bool) -> None:
         self._connection = connection
@@ -42,7 +42,7 @@ class Leaving:
         except DurusError as error:
             print(one_line(error), file=sys.stderr)
             return False
-        except Exception:  # of an application's own __getstate__: the changes are there still
+        except Exception:  # from an application's own __getstate__: the changes still exist
             print(printable_lines(traceback.format_exc()), end="", file=sys.stderr)
             return False
         return True

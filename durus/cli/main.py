@@ -1,4 +1,4 @@
-"""Finding out which command is meant, and running it. Statements CMD-1 to CMD-3."""
+"""Finds the command, and runs it. Statements CMD-1 to CMD-3."""
 
 import argparse
 import contextlib
@@ -17,18 +17,18 @@ from durus.error import DurusError, DurusWarning
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command in `arguments`, sys.argv if None; return the exit status. [CMD-2]
 
-    0 is success, 1 an error that one line on stderr tells, 2 a wrong call, 130 an interrupt.
+    0 is success, 1 an error, in one line on stderr, 2 a usage error, 130 an interrupt.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         options = _parse(given)
-    except SystemExit as ended:  # argparse has told what is wrong, or has helped
+    except SystemExit as ended:  # argparse has printed an error, or the help
         return 0 if ended.code in (0, None) else 2
     return 2 if options is None else _run(options)
 
 
 def _parse(given: list[str]) -> argparse.Namespace | None:
-    """Return the options of the command, None if there is no command; SystemExit where argparse raises it."""
+    """Return the options of the command, None if there is no command; SystemExit as raised by argparse."""
     name = ALIASES.get(given[0], given[0]) if given else ""
     parser = make_parser(name)
     if not given:
@@ -54,7 +54,7 @@ def _run(options: argparse.Namespace) -> int:
         with contextlib.suppress(SystemExit):
             options.parser.error(str(error))
         return 2
-    except BrokenPipeError:  # the reader of the output has enough of it, as `head` has
+    except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
         _drop_output()
         return 1
     except (DurusError, OSError) as error:
@@ -75,13 +75,13 @@ def _text(error: Exception) -> str:
 
 
 def _drop_output() -> None:
-    """Have what is still to be written to stdout go nowhere, for stdout takes no more."""
+    """Discard what is still to be written to stdout, which accepts no more."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextlib.contextmanager
 def _warnings_in_one_line() -> Iterator[None]:
-    """Show each DurusWarning as one line on stderr, and other warnings as ever."""
+    """Show each DurusWarning as one line on stderr, and other warnings as usual."""
     with warnings.catch_warnings():
         show_other = warnings.showwarning
 

@@ -1,4 +1,4 @@
-"""The options that several commands share: which storage, and where its server is."""
+"""Options of several commands: the storage, and the address of its server."""
 
 import argparse
 import importlib
@@ -12,11 +12,11 @@ from durus.storage import Storage
 
 
 class UsageError(Exception):
-    """The options of a command do not go together. [CMD-2]"""
+    """The options of a command contradict each other. [CMD-2]"""
 
 
 def add_file_arguments(parser: argparse.ArgumentParser, file_help: str) -> None:
-    """Take the file as an argument or as --file. [CMD-4]"""
+    """Accept the file as an argument or as --file. [CMD-4]"""
     group = parser.add_mutually_exclusive_group()
     group.add_argument("file", nargs="?", default=argparse.SUPPRESS, metavar="FILE", help=file_help)
     group.add_argument("--file", metavar="FILE", help="another way to give the file")
@@ -40,7 +40,7 @@ def add_address_arguments(parser: argparse.ArgumentParser, verb: str) -> None:
 
 
 def open_storage(options: argparse.Namespace) -> Storage:
-    """Return the storage that --file, --readonly, --repair and --storage-class ask for."""
+    """Return the storage of the options --file, --readonly, --repair and --storage-class."""
     if not options.storage_class:
         if options.file:
             return open_file_storage(options.file, readonly=options.readonly, repair=options.repair)

@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
     if not options.file:
         address = address_of(options)
         return _wait_for_server(address, options.timeout or _TIMEOUT) if options.wait else _ask_server(address)
-    if not os.path.exists(options.file):  # opening it would make it
+    if not os.path.exists(options.file):  # opening it would create it
         raise DurusError(f"{options.file}: there is no such file to pack")
     storage = open_file_storage(options.file)
     try:
@@ -81,7 +81,7 @@ def _wait_for_server(address: SocketAddress, timeout: float) -> int:
 
 
 def _check_time(address: SocketAddress, began: float, timeout: float) -> float:
-    """Return for how long the server has packed; DurusError if that is too long."""
+    """Return how long the server has packed; DurusError if that takes too long."""
     elapsed = time.monotonic() - began
     if elapsed >= timeout:
         raise DurusError(

@@ -25,7 +25,7 @@ def pp(value: object, *, depth: int = _DEPTH, items: int = _ITEMS, **options: An
 
 
 class _Text:
-    """Stands in what is printed for something else."""
+    """A placeholder in the printed value."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -43,10 +43,10 @@ class _View:
     def __init__(self, items: int) -> None:
         self._items = items
         self._inside: set[int] = set()
-        """The containers that are being looked into."""
+        """The containers whose items are being converted."""
 
     def of(self, value: object, depth: int) -> object:
-        """Return a value to print: what is in containers up to this depth."""
+        """Return a value to print, with containers converted up to this depth."""
         if not _is_container(value):
             return value
         if depth <= 0:

@@ -1,4 +1,4 @@
-"""How far a long piece of work is, on stderr. Statement CMD-21."""
+"""Shows the progress of long work on stderr. Statement CMD-21."""
 
 import os
 import sys
@@ -12,7 +12,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 def show_progress(steps: Iterable[Progress]) -> None:
-    """Go through the steps and show how far they are: a bar, a line that is written over, or a line now and then."""
+    """Run the steps and show their progress: a bar, a line that is overwritten, or a line now and then."""
     if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         shown = _show_lines(steps)
     else:
@@ -27,7 +27,7 @@ def show_progress(steps: Iterable[Progress]) -> None:
 
 
 def sample(steps: Iterable[Progress], seconds: float, *, at_once: bool = True) -> Iterator[Progress]:
-    """Go through all the steps, and yield one of them whenever so many seconds are over."""
+    """Run all steps, and yield one of them whenever so many seconds have passed."""
     next_time = time.monotonic() + (0 if at_once else seconds)
     for progress in steps:
         now = time.monotonic()

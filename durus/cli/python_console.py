@@ -18,7 +18,7 @@ _HISTORY = os.path.join("~", ".durushistory")
 
 
 def run_python(names: dict[str, Any], banner: str, leaving: Leaving) -> None:
-    """Run a console until it ends and `leaving` allows it. SystemExit if that is how it ends."""
+    """Run a console until it ends and `leaving` allows it; SystemExit if it ends in that way."""
     names.update(exit=_Exit(), quit=_Exit())
     console = Console(names)
     with _completion(names):
@@ -33,11 +33,11 @@ def run_python(names: dict[str, Any], banner: str, leaving: Leaving) -> None:
                     raise ended
                 return
             banner = ""
-            console.resetbuffer()  # or it would go on with the line that ended it
+            console.resetbuffer()  # otherwise it would go on with the line that ended it
 
 
 class _Exit:
-    """Ends the console, and unlike Python's own exit() leaves stdin open for the question that may follow."""
+    """Ends the console, and unlike Python's own exit() keeps stdin open for a question that may follow."""
 
     def __repr__(self) -> str:
         return "Use exit() or Ctrl-D to exit"
@@ -48,7 +48,7 @@ class _Exit:
 
 class Console(code.InteractiveConsole):
     def write(self, data: str) -> None:
-        """Show errors as they are, but for what would move the cursor. [OBJ-79]"""
+        """Show errors unchanged, except for characters that would move the cursor. [OBJ-79]"""
         super().write(printable_lines(data))
 
     def showtraceback(self) -> None:
@@ -62,7 +62,7 @@ class Console(code.InteractiveConsole):
 
 
 class ApiCompleter(rlcompleter.Completer):
-    """Completes what is for applications. [CMD-34]"""
+    """Completes the names that are for applications. [CMD-34]"""
 
     namespace: dict[str, Any]
 
@@ -73,14 +73,14 @@ class ApiCompleter(rlcompleter.Completer):
             return matches
         try:
             obj = eval(expression, self.namespace)
-        except Exception:  # whatever the application's own attributes raise: there is nothing to complete
+        except Exception:  # whatever the application's own attributes raise, there is nothing to complete
             return []
         return [match for match in matches if is_for_applications(obj, match[len(expression) + 1 :].rstrip("()"))]
 
 
 @contextlib.contextmanager
 def _completion(names: dict[str, Any]) -> Iterator[None]:
-    """Give a terminal completion of names and a history that outlives the console."""
+    """Add completion of names, and a history in a file, to a terminal."""
     if not sys.stdin.isatty():  # importing readline is enough to print on some terminals
         yield
         return
@@ -97,5 +97,5 @@ def _completion(names: dict[str, Any]) -> Iterator[None]:
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # a home that can't be written to keeps no history
+        with contextlib.suppress(OSError):  # without a writable home directory there is no history
             readline.write_history_file(history)

@@ -1,4 +1,4 @@
-"""`durus rename`: give classes or modules another path in a file."""
+"""`durus rename`: rename classes or modules in a file."""
 
 import argparse
 import os
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    if not os.path.exists(options.file):  # opening it would make it
+    if not os.path.exists(options.file):  # opening it would create it
         raise DurusError(f"{options.file}: there is no such file")
     storage = open_file_storage(options.file, readonly=options.dry_run)
     try:

@@ -1,4 +1,4 @@
-"""What `check` and `info` find: lines as they come, or one JSON object at the end. Statements CMD-10 to CMD-13."""
+"""Prints what `check` and `info` find: lines as they come, or one JSON object at the end. Statements CMD-10 to CMD-13."""
 
 import argparse
 import json
@@ -10,7 +10,7 @@ _SHARED_KEYS = ("file", "format", "sealed", "transactions", "objects")
 
 
 class Report:
-    """Tells what is found as text, or keeps it for the JSON, in which `keys` are null until they are found."""
+    """Prints findings as text, or collects them for the JSON, in which `keys` are null at first."""
 
     def __init__(self, options: argparse.Namespace, keys: tuple[str, ...]) -> None:
         self.is_json: bool = options.json
@@ -18,14 +18,14 @@ class Report:
         self.note(None, file=options.file)
 
     def note(self, line: str | None, **values: object) -> None:
-        """Print the line, or take the values into the JSON."""
+        """Print the line, or add the values to the JSON."""
         if self.is_json:
             self._values.update(values)
         elif line is not None:
             tell(line)
 
     def end(self) -> None:
-        """Print the JSON, if that is asked for."""
+        """Print the JSON if it was requested."""
         if self.is_json:
             tell(json.dumps(self._values))
 

@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     if options.stop:
         return _stop(address_of(options))
-    for number in (signal.SIGINT, signal.SIGTERM):  # until the server heeds them by itself
+    for number in (signal.SIGINT, signal.SIGTERM):  # until the server handles them by itself
         signal.signal(number, _end)
     with log_to(options.logfile, options.logginglevel) as reopen:
         storage = open_storage(options)
@@ -121,7 +121,7 @@ def _mask(text: str) -> int:
 
 @contextlib.contextmanager
 def log_to(path: str | None, level: int) -> Iterator[Callable[[], None]]:
-    """Log to the file, or to stderr; yield what opens the file anew, for who has renamed it."""
+    """Log to the file, or to stderr; yield a function that opens the file again after it was renamed."""
     logger = logging.getLogger("durus")
     handlers = [_log_handler(path)]
 
@@ -147,7 +147,7 @@ def log_to(path: str | None, level: int) -> Iterator[Callable[[], None]]:
 
 
 class _Formatter(logging.Formatter):
-    """Keeps each message in its line; a traceback has several. [OBJ-79]"""
+    """Keeps each message on one line; a traceback has several. [OBJ-79]"""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         return printable(super().formatMessage(record))

@@ -1,7 +1,7 @@
-"""Copying a whole database, from any kind of storage to any other, with fresh dense oids. Statements OBJ-44 to OBJ-46.
+"""Copies a whole database, from any kind of storage to any other, with new dense oids. Statements OBJ-44 to OBJ-46.
 
-The records are read once, in the order of their new oids, and wait in a temporary file until all are known: a
-SHELF-1 file begins with the length of what it holds.
+The records are read once, in the order of their new oids, and kept in a temporary file until all are known, because a
+SHELF-1 file begins with the length of its content.
 """
 
 import contextlib
@@ -68,7 +68,7 @@ def _spool(path: str) -> BinaryIO:
 
 
 def _make_private(file_system: FileSystem, path: str, like: File) -> None:
-    """Make an empty file with the permissions of another one, before anything is in it."""
+    """Make an empty file with the permissions of another one."""
     file = file_system.open(path, "private")
     try:
         file.copy_permissions(like)
@@ -78,24 +78,24 @@ def _make_private(file_system: FileSystem, path: str, like: File) -> None:
 
 @contextlib.contextmanager
 def _publishing(path: str, file_system: FileSystem) -> Iterator[str]:
-    """Yield the name of a file to write, which gets the name `path` when it is whole and is gone if it is not."""
+    """Yield the name of a file to write, which is renamed to `path` when it is complete, and otherwise removed."""
     if file_system.exists(path):
         raise AlreadyExistsError(
             errno.EEXIST, "the file already exists; give the copy another name, or move that file away", path
         )
-    with contextlib.suppress(FileError):  # what can't be removed does not keep a copy from being made
+    with contextlib.suppress(FileError):  # a left-over that can't be removed does not prevent the copy
         _remove_left_overs(path, file_system)
     # A name that no other process is about to use.
     part = first_unused(file_system, (f"{path}.{os.getpid()}-{number}.part" for number in itertools.count()))
     try:
         yield part
-        if file_system.link(part, path):  # which never takes the place of a file that came meanwhile
+        if file_system.link(part, path):  # which never replaces a file that was made meanwhile
             file_system.remove(part)
         else:
             file_system.replace(part, path)
         file_system.sync_directory(path)
     except BaseException:
-        with contextlib.suppress(FileError):  # or it would hide what has gone wrong
+        with contextlib.suppress(FileError):  # otherwise it would hide the original error
             if file_system.exists(part):
                 file_system.remove(part)
         raise
@@ -143,7 +143,7 @@ def _write_storage(copy: "_Copy", storage: Storage) -> None:
 
 
 class _Copy:
-    """The records under their new oids, kept in `spool`, which is an empty file."""
+    """The records under their new oids, kept in `spool`, an empty file."""
 
     def __init__(self, source: Storage, spool: BinaryIO) -> None:
         self._source = source
@@ -203,7 +203,7 @@ class _Copy:
             raise RecordError(f"its refs lack the oid {format_oid(oid)}, to which its state refers") from None
 
     def records(self) -> Iterator[tuple[bytes, bytes]]:
-        """Yield (oid, record) for all, in the order of their oids."""
+        """Yield (oid, record) for all records, in the order of their oids."""
         self._spool.seek(0)
         for number, size in enumerate(self._sizes):
             yield oid_from_int(number), self._spool.read(size)

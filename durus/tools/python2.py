@@ -1,4 +1,4 @@
-"""Databases of Python 2: its strs become text or bytes by rule. Statements REC-24 to REC-27."""
+"""Reads databases of Python 2, whose strs become text or bytes by rule. Statements REC-24 to REC-27."""
 
 import pickle
 from collections import Counter
@@ -18,11 +18,11 @@ _SHORT = 40
 
 
 class Undecided(NamedTuple):
-    """Strs of Python 2 that no rule turns into text or bytes: how many stand at such a place, and the first of them."""
+    """Strs of Python 2 in one place of a class that no rule decides: how many there are, and the first one."""
 
     class_name: str
     pattern: str
-    """Where they stand in an object, with `[*]` for any index or key."""
+    """Their path in an object, with `[*]` for any index or key."""
     number: int
     oid: bytes
     path: str
@@ -37,7 +37,7 @@ class Undecided(NamedTuple):
 
 
 class UndecidedError(FormatError):
-    """A database of Python 2 has strs of which no rule tells if they are text or bytes; `undecided` lists them."""
+    """A database of Python 2 has strs for which no rule decides between text and bytes; `undecided` lists them."""
 
     def __init__(self, undecided: Collection[Undecided]) -> None:
         lines = "".join(f"\n  {printable(str(one))}" for one in undecided)
@@ -52,7 +52,7 @@ class UndecidedError(FormatError):
 
 
 class Rules:
-    """What turns a str of Python 2 into text or bytes. [REC-24]
+    """The rules that turn a str of Python 2 into text or bytes. [REC-24]
 
     `bytes_attributes` are names of attributes and keys, `encoding` is that of text which is not ASCII.
     ArgumentError if there is no such encoding.
@@ -67,11 +67,11 @@ class Rules:
             raise ArgumentError(f"{encoding!r} is not an encoding of text that Python knows") from error
 
     def is_bytes_attribute(self, class_name: str, name: str) -> bool:
-        """Tell whether what stands under a name, or key, in an object of this class was said to be bytes."""
+        """Tell whether the value of a name, or key, in an object of this class was declared as bytes."""
         return name in self._bytes_attributes or f"{class_name}.{name}" in self._bytes_attributes
 
     def text(self, value: bytes) -> str | None:
-        """Return the text that the bytes of a str are, None if that can't be told."""
+        """Return the text of the bytes of a str, None if that is unknown."""
         for encoding in ("ascii", self._encoding or "ascii"):
             try:
                 return value.decode(encoding)
@@ -81,7 +81,7 @@ class Rules:
 
 
 class Python2Records(Storage):
-    """The records of a storage that Python 2 wrote, with text and bytes in place of its strs; to be read only."""
+    """The records of a storage of Python 2, with text and bytes in place of strs, for reading only."""
 
     def __init__(self, source: Storage, rules: Rules) -> None:
         self._source = source
@@ -91,7 +91,7 @@ class Python2Records(Storage):
         self.texts = 0
         """How many strs have become text so far."""
         self.byte_strings = 0
-        """How many have become bytes, those in references among them."""
+        """How many have become bytes, including those in references."""
 
     def has_record(self, oid: bytes) -> bool:
         return self._source.has_record(oid)
@@ -135,7 +135,7 @@ class Python2Records(Storage):
 
 
 def _step(value: bytes, text: str | None) -> bytes:
-    """Return what makes the bytes, or the text if it is not None, in a pickle of any protocol."""
+    """Return the steps that create the bytes, or the text if it is not None, in a pickle of any protocol."""
     if text is not None:
         encoded = text.encode("utf-8")
         return pickle.BINUNICODE + len(encoded).to_bytes(4, "little") + encoded

@@ -1,7 +1,7 @@
-"""Where in the objects of a record each str of Python 2 stands. Statements REC-24 and REC-25.
+"""Finds the place of each str of Python 2 in the objects of a record. Statements REC-24 and REC-25.
 
 A record is read as a tree of stand-ins: nothing that it names is imported or run. The strs in it are numbered by the
-steps of its pickles that make or fetch them. A pickle has no jumps, so these stand in the pickles in that order.
+steps of its pickles that create or fetch them. A pickle has no jumps, so the steps are in the pickles in that order.
 """
 
 import io
@@ -24,7 +24,7 @@ _SHORT = 40
 
 
 class Use:
-    """A str of Python 2 where it is made or fetched; `maker` is the number of the use that made it."""
+    """One use of a str of Python 2; `maker` is the number of the use that created it."""
 
     def __init__(self, value: bytes, maker: int, number: int) -> None:
         self.value = value
@@ -42,18 +42,18 @@ class Use:
 
 
 class Place(NamedTuple):
-    """Where a str stands in the state of an object."""
+    """The place of a str in the state of an object."""
 
     path: str
     """Such as `.photos[3].title`."""
     pattern: str
     """The path with `[*]` for any index or key."""
     is_bytes: bool
-    """True if it must be bytes because of where it stands."""
+    """True if it must be bytes because of its place."""
 
 
 class _Thing:
-    """Stands for what a pickle names, and for its instances, and keeps what they are made of."""
+    """Stands for what a pickle names, and for its instances, and keeps their parts."""
 
     args: tuple[object, ...]
     items: list[object]
@@ -88,7 +88,7 @@ class _Thing:
 
 
 class _Machine(pickle._Unpickler):
-    """Runs pickles; the one that pickle itself uses can't tell which step a str comes from."""
+    """Runs pickles; the unpickler of the module pickle can't tell which step a str comes from."""
 
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(pickle._Unpickler.dispatch)
 
@@ -137,7 +137,7 @@ for _code in _FETCHES:
 
 
 class _Part(NamedTuple):
-    """A part of a value: the steps that lead to it, and whether it is said to be bytes; None if what it is in tells."""
+    """A part of a value: the steps that lead to it, and whether it is bytes; None if that depends on its container."""
 
     value: object
     step: str
@@ -159,10 +159,10 @@ class Reading:
         self._oids = machine.oids
         self.class_name = self._object.class_name()
         self.uses = machine.uses
-        """In the order of the steps; None where something else than a str is fetched."""
+        """In the order of the steps; None if something other than a str is fetched."""
 
     def places(self, is_bytes_attribute: IsBytesAttribute) -> list[Place]:
-        """Return the place of each use; of a value that stands in several, one of them."""
+        """Return the place of each use; for a value in several places, one of them."""
         found: dict[int, Place] = {number: Place("", "", True) for number in self._oids}
         seen: set[tuple[int, bool]] = set()
         pending: list[tuple[object, str, Place]] = [(self._object, self.class_name, Place("", "", False))]
@@ -194,7 +194,7 @@ def read_strings(data: bytes) -> Reading:
         return Reading(data)
     except RecordError:
         raise
-    except Exception as error:  # a pickle that is none can make the machine raise anything
+    except Exception as error:  # anything other than a pickle can make the machine raise anything
         raise RecordError(f"its data can't be read: {type(error).__name__}: {error}") from error
 
 

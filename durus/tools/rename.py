@@ -1,4 +1,4 @@
-"""Other paths for the classes in a storage, without importing any. Statements OBJ-42 and OBJ-43."""
+"""Renames classes in a storage, without importing any. Statements OBJ-42 and OBJ-43."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -13,10 +13,10 @@ from durus.storage import Storage
 
 
 class Renaming:
-    """The records of a storage that are others when a class or a module has another path."""
+    """The records of a storage that change when a class or a module is renamed."""
 
     def __init__(self, storage: Storage, old: str, new: str) -> None:
-        """`old` and `new` are as [OBJ-42] has them; ArgumentError if they are no paths."""
+        """`old` and `new` are paths as in [OBJ-42]; ArgumentError if they are not paths."""
         self._storage = storage
         self._new_path = _new_path_of(old, new)
         self._changed: list[bytes] = []
@@ -26,7 +26,7 @@ class Renaming:
         """How many further records change: they refer to such objects, or hold such values."""
 
     def find(self) -> Iterator[Progress]:
-        """Read all records. RecordError at one that can't be read, or can't have the new path."""
+        """Read all records; RecordError for one that can't be read, or can't have the new path."""
         for number, (oid, record) in enumerate(self._storage.gen_oid_record()):
             if number % STEP_RECORDS == 0:
                 yield Progress("read", number, None)
@@ -46,7 +46,7 @@ class Renaming:
             self.others += 1
 
     def store(self) -> None:
-        """Store what find() has found to change, in one transaction, which the storage holds in memory. [OBJ-43]"""
+        """Store the changes that find() has found, in one transaction, which the storage holds in memory. [OBJ-43]"""
         if self._changed:
             self._storage.begin()
             for oid in self._changed:

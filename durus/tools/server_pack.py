@@ -1,4 +1,4 @@
-"""Having a server pack, and knowing when it has: what protocol 1 allows. Statement CMD-20."""
+"""Has a server pack, and finds out when it has, as far as protocol 1 allows. Statement CMD-20."""
 
 import pickle
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from durus.persistent import Persistent
 from durus.records.record import pack_record
 
 _PAUSE = 0.05
-"""Seconds between the first two looks; each pause is longer than the one before it."""
+"""Seconds between the first two checks; each pause is longer than the one before."""
 _MAX_PAUSE = 1.0
 _FIRST_REPEAT = 1.0
 _MAX_REPEAT = 300.0
@@ -25,7 +25,7 @@ def gen_server_pack(storage: ClientStorage) -> Iterator[float]:
     DisconnectedError if the server ends, or does not take commits.
     """
     garbage = storage.new_oid()
-    if garbage == ROOT_OID:  # there is no root, and so nothing to pack
+    if garbage == ROOT_OID:  # there is no root, so there is nothing to pack
         storage.pack()
         return
     storage.begin()
@@ -34,7 +34,7 @@ def gen_server_pack(storage: ClientStorage) -> Iterator[float]:
     storage.pack()
     pause, repeat, since_asked = _PAUSE, _FIRST_REPEAT, 0.0
     while not _is_removed(storage, garbage):
-        if since_asked >= repeat:  # the pack that was under way may have begun before the commit, and have ended
+        if since_asked >= repeat:  # an earlier pack may have begun before the commit, and have ended
             storage.pack()
             repeat, since_asked = min(2 * repeat, _MAX_REPEAT), 0.0
         yield pause
@@ -43,9 +43,12 @@ def gen_server_pack(storage: ClientStorage) -> Iterator[float]:
 
 
 def _is_removed(storage: ClientStorage, oid: bytes) -> bool:
-    storage.sync()  # or the server would have to keep for this client what others change meanwhile
+    storage.sync()  # otherwise the server would keep the changes of others for this client
     try:
         storage.load(oid)
-    except (DurusKeyError, ReadConflictError):  # which of them depends on the server: 4.3 does not tell it is invalid
+    except (
+        DurusKeyError,
+        ReadConflictError,
+    ):  # which one depends on the server: 4.3 does not report that it is invalid
         return True
     return False
