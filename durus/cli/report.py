@@ -1,4 +1,4 @@
-"""Prints what `check` and `info` find: lines as they come, or one JSON object at the end. Statements CMD-10 to CMD-13."""
+"""Prints the findings of `check` and `info`: lines as they come, or one JSON object. Statements CMD-10 to CMD-13."""
 
 import argparse
 import json
