@@ -217,6 +217,14 @@ class ClosedError(DurusError):
     """The storage was closed, or gave up its file after a failure, and must be opened again."""
 
 
+class BackupError(DurusError):
+    """A folder is no backup or can't become one, or what was asked of a backup is not in it."""
+
+
+class NothingToBackUpError(BackupError):
+    """The file has no seal yet."""
+
+
 class FormatError(DurusError, ValueError):
     """The file is not of a kind that this storage reads."""
 

@@ -9,11 +9,12 @@ STEP_RECORDS = 100
 
 
 class Progress(NamedTuple):
-    """How far a pack has come."""
+    """How far a pack or a backup has come."""
 
     phase: str
-    """"mark", "copy" or "follow": taking over what was committed meanwhile; in SQLite "mark" and "remove"."""
+    """"mark", "copy" or "follow": taking over what was committed meanwhile; in SQLite "mark" and "remove"; in a backup
+    "copy" and "check"."""
     done: int
-    """Objects (mark, copy, remove) or bytes (follow) that were handled in this phase."""
+    """Objects (mark, copy, remove) or bytes (follow, and in a backup) that were handled in this phase."""
     total: int | None
     """What `done` comes to at the end of the phase, None where that is not known."""

@@ -18,6 +18,7 @@ SPEC = ROOT / "spec"
 VECTORS = SPEC / "vectors"
 
 PREFIXES = {
+    "backup.md": "BACKUP",
     "commands.md": "CMD",
     "database.md": "DB",
     "file-storage-2.md": "DFS",

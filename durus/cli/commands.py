@@ -32,6 +32,8 @@ COMMANDS = {
     "pack": Command("remove what the root does not reach, from a file or on a server", "pack"),
     "check": Command("verify all transactions, checksums, records and references", "check"),
     "info": Command("show what a file holds", "info"),
+    "backup": Command("add to a backup what a file in use has, or verify a backup", "backup"),
+    "restore": Command("make a file of a backup, as it is now or was at a time", "restore"),
     "rename": Command("give a class or a module another path in a file", "rename"),
     "convert": Command("copy a file to a new file, or to another kind of storage", "convert"),
     "completion": Command("print a script that completes commands and options in a shell", "completion"),

@@ -10,10 +10,10 @@ from durus.files.file import ReadableFile
 class _Snapshot:
     """Reads a file up to the size that it had at the start."""
 
-    def __init__(self, file: ReadableFile) -> None:
+    def __init__(self, file: ReadableFile, size: int) -> None:
         self.path = file.path
         self._file = file
-        self._size = file.size()
+        self._size = size
 
     def size(self) -> int:
         return self._size
@@ -25,6 +25,6 @@ class _Snapshot:
         self._file.close()
 
 
-def snapshot_of(file: ReadableFile) -> ReadableFile:
-    """Return a view of `file` that ends where the file ends now."""
-    return _Snapshot(file)
+def snapshot_of(file: ReadableFile, size: int | None = None) -> ReadableFile:
+    """Return a view of `file` that ends where the file ends now, or after `size` bytes, which it must have."""
+    return _Snapshot(file, file.size() if size is None else size)
