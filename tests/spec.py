@@ -22,6 +22,7 @@ PREFIXES = {
     "commands.md": "CMD",
     "database.md": "DB",
     "file-storage-2.md": "DFS",
+    "history.md": "HIST",
     "object-model.md": "OBJ",
     "record.md": "REC",
     "shelf.md": "SHELF",

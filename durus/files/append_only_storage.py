@@ -27,7 +27,7 @@ from durus.error import (
     FileError,
     FormatError,
 )
-from durus.files.file import File, FileSystem, OperatingSystem, Path, closing_on_error
+from durus.files.file import File, FileSystem, OperatingSystem, Path, ReadableFile, closing_on_error
 from durus.files.file_format import FileFormat
 from durus.files.file_replacer import FileReplacer
 from durus.files.oid_allocator import OidAllocator
@@ -107,7 +107,7 @@ class AppendOnlyStorage(SingleFileStorage[_Opened[F]], Generic[F]):
         with closing_on_error(file):
             if is_unfinished_creation(file, self.file_format.empty_file):
                 raise FormatError(f"{self._path}: the file is empty; open it for writing once to make it a database")
-            record_file = self.file_format.read(snapshot_of(file))
+            record_file = self.file_format.read(self._view(file))
         tail = record_file.tail
         if tail is not None:
             warnings.warn(
@@ -117,6 +117,10 @@ class AppendOnlyStorage(SingleFileStorage[_Opened[F]], Generic[F]):
                 stacklevel=4,
             )
         return _Opened(file, record_file)
+
+    def _view(self, file: File) -> ReadableFile:
+        """Return what a readonly storage shows of its file."""
+        return snapshot_of(file)
 
     def _open_for_writing(self, repair: bool) -> _Opened[F]:
         file = open_locked(self._file_system, self._path)

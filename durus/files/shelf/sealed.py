@@ -59,7 +59,7 @@ def sound_transactions(file: ReadableFile, start: int, checksum: int) -> Iterato
     if not start:
         start = read_header(file).end
         checksum = checksum_of(file, start)
-    yield from _explained(scan_transactions(file, start, file.size(), checksum), file)
+    yield from explained(scan_transactions(file, start, file.size(), checksum), file)
 
 
 def read_sealed(
@@ -80,7 +80,7 @@ def read_sealed(
             yield offset
     first_seal = last_seal = None
     earliest = ""
-    for transaction in _explained(scan_transactions(reader, first, end, checksum), file):
+    for transaction in explained(scan_transactions(reader, first, end, checksum), file):
         last_seal = transaction.seal
         if last_seal is not None:
             first_seal = first_seal or last_seal
@@ -92,7 +92,8 @@ def read_sealed(
     return SealedBytes(first_seal, last_seal, earliest)
 
 
-def _explained(transactions: Iterator[Transaction], file: ReadableFile) -> Iterator[Transaction]:
+def explained(transactions: Iterator[Transaction], file: ReadableFile) -> Iterator[Transaction]:
+    """Yield the transactions of `file`; UnsoundTailError or DamageError at the first that is not sound."""
     last: Transaction | None = None
     try:
         for last in transactions:
