@@ -3,7 +3,6 @@
 import os
 from collections.abc import Generator, Iterator
 from datetime import datetime
-from functools import partial
 from typing import NamedTuple
 
 from durus.backups.back_up import in_steps
@@ -117,17 +116,42 @@ class Restore:
 
     def _write(self, moment: _Moment, part: File) -> Generator[Progress, None, None]:
         """Write the bytes up to the seal, and read the segments they are in to their ends. [BACKUP-32]"""
-        generation, seal = moment
-        for index, segment in enumerate(generation.segments):
-            if segment.start >= seal.end:
-                break
-            steps = check_segment(self._target, generation, index, partial(_append_up_to, part, seal.end))
-            yield from in_steps(steps, 0, generation.size)
+        generation, end = moment.generation, moment.seal.end
+        position = 0
+        while position < end:
+            index = next(n for n, segment in enumerate(generation.segments) if segment.end > position)
+            writer = _Writer(part, generation.segments[index].start, position, end)
+            try:
+                yield from in_steps(check_segment(self._target, generation, index, writer.write), 0, generation.size)
+            except MissingSegmentError:
+                # It may be part of a larger one now. What was written stays, or a long restoring would never end.
+                before, generation = generation, self._same_generation(generation)
+                if before == generation:
+                    raise
+            else:
+                position = generation.segments[index].end
+
+    def _same_generation(self, generation: Generation) -> Generation:
+        """Return a generation as the manifest has it now, and as it was if it is not there any more."""
+        found = [each for each in self._target.read_manifest().generations if each.number == generation.number]
+        return found[0] if found and found[0].first_seal == generation.first_seal else generation
 
 
-def _append_up_to(file: File, end: int, data: bytes) -> None:
-    size = file.size()
-    file.append(data[: max(end - size, 0)], size)
+class _Writer:
+    """Appends to a file those of some bytes of another one that are from `first` to `end`."""
+
+    def __init__(self, file: File, position: int, first: int, end: int) -> None:
+        self._file = file
+        self._position = position
+        self._first = first
+        self._end = end
+
+    def write(self, data: bytes) -> None:
+        """Take the next bytes."""
+        piece = data[max(self._first - self._position, 0) : max(self._end - self._position, 0)]
+        self._position += len(data)
+        if piece:
+            self._file.append(piece)
 
 
 def _check(file: File, moment: _Moment) -> None:

@@ -99,7 +99,9 @@ class Target:
 
     def _check_empty(self) -> None:
         names = self._file_system.names_beside(self._path_of(MANIFEST))
-        left = sorted(name for name in names if name not in (MANIFEST, _LOCK, MANIFEST + _PART))
+        if MANIFEST in names:  # another backup has just begun here
+            return
+        left = sorted(name for name in names if name not in (_LOCK, MANIFEST + _PART))
         if any(SEGMENT_NAME.fullmatch(name) for name in left):
             raise BackupError(f"{self.path}: the manifest of this backup is missing; make a backup into another folder")
         if left:

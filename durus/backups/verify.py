@@ -43,7 +43,8 @@ class Verification:
                 yield from self._read(each)
             if not any(self._problems.values()) or manifest == self._target.read_manifest():
                 break
-            self._problems.clear()  # a backup that goes on meanwhile puts segments together, and drops generations
+            # A backup that goes on meanwhile puts segments together, and drops generations.
+            self._problems = {name: None for name, problem in self._problems.items() if problem is None}
         self.generations = [self._report(each) for each in manifest.generations]
 
     def _read(self, generation: Generation) -> Iterator[Progress]:

@@ -370,6 +370,36 @@ def test_backup_beside_a_restoring_does_not_disturb_it(keep: int | None) -> None
     assert wanted > 5
 
 
+@pytest.mark.spec("BACKUP-17")
+def test_segments_that_are_put_together_meanwhile_are_not_read_from_the_beginning() -> None:
+    world = World()
+    world.commit(100_000)
+    world.back_up()
+    world.commit(100)
+    world.back_up()
+    count = read = 0
+
+    def observe(operation: Operation) -> Fault | None:
+        nonlocal count, read
+        if operation.kind == "read" and operation.path.endswith(".segment"):
+            read += operation.size
+        elif operation.kind == "open" and operation.path.endswith(".segment"):
+            count += 1
+            if count % 2 == 0:
+                world.target.observer = no_fault
+                world.commit(500 * world.number)
+                world.back_up()
+                world.target.observer = observe
+        return None
+
+    world.target.observer = observe
+    assert number_in(world.target) == 2
+    assert (count, read < 150_000) == (3, True)
+    count = read = 0
+    assert [each.problems for each in verify(world.target)] == [()]
+    assert (count > 2, read < 150_000) == (True, True)
+
+
 @pytest.mark.spec("BACKUP-11", "BACKUP-12")
 def test_each_byte_that_is_new_is_compared_with_its_seal() -> None:
     world = World()
