@@ -25,6 +25,7 @@ PREFIXES = {
     "history.md": "HIST",
     "object-model.md": "OBJ",
     "record.md": "REC",
+    "salvage.md": "SALV",
     "shelf.md": "SHELF",
     "sqlite.md": "SQL",
     "transactions.md": "TXN",

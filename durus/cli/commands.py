@@ -35,6 +35,7 @@ COMMANDS = {
     "log": Command("show the commits of a file, or the states that an object had", "log"),
     "backup": Command("add to a backup what a file in use has, or verify a backup", "backup"),
     "restore": Command("make a file of a backup, as it is now or was at a time", "restore"),
+    "salvage": Command("copy what is sound of a damaged file to a new file", "salvage"),
     "rename": Command("give a class or a module another path in a file", "rename"),
     "convert": Command("copy a file to a new file, or to another kind of storage", "convert"),
     "completion": Command("print a script that completes commands and options in a shell", "completion"),

@@ -103,6 +103,11 @@ def _seal(match: re.Match[bytes]) -> Seal:
     return Seal(int(offset, 16), time.decode("ascii"), int(checksum, 16))
 
 
+def has_seal_layout(data: bytes) -> bool:
+    """Tell if something in `data` has the layout of a seal, in its place or not."""
+    return _SEAL.search(data) is not None
+
+
 SEAL_COVERED_SIZE = SEAL_SIZE - _CHECKSUM_SIZE - len(_SEAL_END)
 """How many bytes of a seal entry its own checksum covers: all that stand before its digits."""
 
