@@ -15,6 +15,7 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast, overload
 from weakref import WeakKeyDictionary, WeakSet, ref
 
+from durus.btree import BTree
 from durus.concurrency.call_guard import CALL, CallGuard, guarded, guarded_load
 from durus.error import (
     ConcurrentUseError,
@@ -31,14 +32,16 @@ from durus.error import (
 )
 from durus.files.file import Path
 from durus.objects.cache import Cache
-from durus.oid import ROOT_OID, oid_from_int
+from durus.oid import ROOT_OID, format_oid, oid_from_int
 from durus.open_file import open_file_storage
 from durus.persistent import SAVED, UNSAVED, ConnectionBase, PersistentBase, PersistentObject, Watch, set_slot
 from durus.persistent_dict import PersistentDict
 from durus.records.contents import split_data
 from durus.records.record import split_oids, unpack_record
 from durus.serialize import ObjectReader, ObjectWriter
-from durus.storage import Storage
+from durus.storage import Moment, Storage
+from durus.transactions.looking_back import Version as Version
+from durus.transactions.looking_back import copy_of, earlier_states, forget_count
 from durus.transactions.savepoint import KeptStates
 from durus.transactions.unnoted import Debug, UnnotedChanges, debug_mode
 
@@ -472,6 +475,91 @@ class Connection(ConnectionBase, Generic[Root_co]):
             if block.is_exclusive:
                 with contextlib.suppress(DurusError):
                     self.storage.release()
+
+    # Earlier states
+
+    def history(self, oid: "bytes | int | PersistentObject") -> "Iterator[Version]":
+        """Yield the states that commits have given to an object since the last pack, the oldest first. [HIST-7]
+
+        Args:
+            oid: An object of this connection, or its oid.
+
+        Yields:
+            Each state as an object that belongs to no connection, with its commit.
+
+        Raises:
+            DurusError: The storage keeps no history, as that of a server.
+            StateError: A state can't be loaded.
+            DamageError: The file is damaged.
+        """
+        if isinstance(oid, PersistentObject):
+            oid = self._own_oid(oid)
+        elif isinstance(oid, int):
+            oid = oid_from_int(oid)
+        for commit, record in self.storage.records_of(oid):
+            yield Version(commit, self._copy_of(oid, record))
+
+    @guarded_load
+    def _copy_of(self, oid: bytes, record: bytes) -> PersistentObject:
+        self._tell_of_interrupt()
+        return copy_of(self, self._reader, oid, unpack_record(record)[1])
+
+    def _own_oid(self, obj: PersistentObject) -> bytes:
+        oid = obj._p_oid
+        if oid is None or obj._p_connection is not self:
+            raise StateError(f"{obj!r} is not a stored object of this connection")
+        return oid
+
+    @guarded
+    def restore(self, obj: PersistentObject, at: Moment | Storage) -> None:
+        """Give an object the state that it had after a commit, as a change of this transaction. [HIST-9] [HIST-10]
+
+        The object alone goes back, and what it refers to stays as it is now. A BTree goes back with its nodes, so that
+        it has the keys that it had. Nothing is stored before commit().
+
+        Args:
+            obj: An object of this connection.
+            at: The number of a commit, or a time; or a storage that shows an earlier state of the same database, such
+                as that of a .prepack file or of a restored backup.
+
+        Raises:
+            DurusError: The storage keeps no history, as that of a server.
+            ArgumentError: There is no such commit.
+            StateError: The object had no state then, was of another class, or the state can't be loaded. Nothing is
+                changed.
+            ReadConflictError: Others have changed the object meanwhile.
+            ReadonlyError: The connection only reads.
+        """
+        self._tell_of_interrupt()
+        self._check_task()
+        oid = self._own_oid(obj)
+        if self._only_reads:
+            raise ReadonlyError("this connection was made with snapshot=True, so it only reads")
+        earlier = at if isinstance(at, Storage) else self.storage.as_of(at)
+        try:
+            states = earlier_states(earlier, self._reader, obj, oid)
+        finally:
+            if earlier is not at:
+                earlier.close()
+        objects = [(self._part(each, data), data) for each, data in states.items()]
+        for each, _ in objects:
+            each._p_note_change()  # which loads it, so that a change of others is a conflict
+        for watch in self._watches:
+            watch.note_dropped(states)
+        for each, data in objects:
+            each._p_set_status_ghost()
+            self._reader.load_state(each, data)
+            set_slot(each, "_p_status", UNSAVED)
+            if isinstance(each, BTree):
+                forget_count(each)
+
+    def _part(self, oid: bytes, data: bytes) -> PersistentObject:
+        """Return an object whose state is to be given back. StateError if that can't be loaded, or it is gone."""
+        copy_of(self, self._reader, oid, data)
+        obj = self.get(oid)
+        if obj is None or not self.storage.has_record(oid):  # it may be in memory still
+            raise StateError(f"oid {format_oid(oid)} has no record any more: copy the values of the earlier state")
+        return obj
 
     def savepoint(self) -> "contextlib.AbstractContextManager[None]":
         """Run a block whose changes are undone if it raises. [TXN-50] to [TXN-54]

@@ -221,6 +221,14 @@ class ClosedError(DurusError):
     """The storage is closed, or has closed its file after a failure; open it again."""
 
 
+class BackupError(DurusError):
+    """A folder is no backup or can't become one, or what was asked of a backup is not in it."""
+
+
+class NothingToBackUpError(BackupError):
+    """The file has no seal yet."""
+
+
 class FormatError(DurusError, ValueError):
     """The file is of a kind that this storage does not read."""
 

@@ -1,11 +1,16 @@
 """FileStorage: a storage in one SHELF-1 file. spec/shelf.md."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from datetime import datetime
 
+from durus.error import ArgumentError
 from durus.files import shelf
 from durus.files.append_only_storage import AppendOnlyStorage, Durability, utc_now
-from durus.files.file import FileSystem, Path
+from durus.files.file import File, FileSystem, Path, ReadableFile
+from durus.files.moment import seal_time
+from durus.files.shelf.history import gen_commits, gen_records, gen_records_in, view_at
 from durus.files.shelf.shelf import Shelf
+from durus.storage import Commit, Moment
 
 __all__ = ["Durability", "FileStorage", "TempFileStorage", "utc_now"]
 
@@ -21,6 +26,7 @@ class FileStorage(AppendOnlyStorage[Shelf]):
             removed when the storage is closed.
         readonly: take no lock; each sync() shows what others have committed by then. [SHELF-28] [SHELF-54]
         repair: cut off an incomplete transaction at the end. [SHELF-26]
+        at: show the file as it was after a commit, by its number or a time; implies `readonly`. [HIST-5]
         durability: "fsync" makes each commit wait until it is on stable storage. "os" leaves the time to the operating
             system: such commits survive the end of the process, but not a crash of the machine. [SHELF-18]
         file_system: where the file is; a simulator can replace the operating system.
@@ -43,11 +49,36 @@ class FileStorage(AppendOnlyStorage[Shelf]):
         readonly: bool = False,
         repair: bool = False,
         *,
+        at: Moment | None = None,
         durability: Durability = "fsync",
         file_system: FileSystem | None = None,
         clock: Callable[[], str] = utc_now,
     ) -> None:
-        super().__init__(filename, readonly, repair, durability, file_system, clock)
+        self._at = _checked(at)
+        super().__init__(filename, readonly or at is not None, repair, durability, file_system, clock)
+
+    def _view(self, file: File) -> ReadableFile | None:
+        return None if self._at is None else view_at(file, self._at)
+
+    def commits(self) -> Iterator[Commit]:
+        return gen_commits(self._require_open().record_file)
+
+    def records_of(self, oid: bytes) -> Iterator[tuple[Commit, bytes]]:
+        return gen_records(self._require_open().record_file, oid)
+
+    def records_in(self, commit: Commit) -> Iterator[tuple[bytes, bytes]]:
+        return gen_records_in(self._require_open().record_file, commit)
+
+    def as_of(self, at: Moment) -> "FileStorage":
+        self._require_open()
+        return type(self)(self._path, at=at, file_system=self._file_system)
+
+
+def _checked(at: Moment | None) -> int | str | None:
+    """Return the number of a commit, or a time as seals have it. ArgumentError if it is neither."""
+    if isinstance(at, bool) or not isinstance(at, int | str | datetime | None):
+        raise ArgumentError(f"at is the number of a commit, a time as text, or a datetime, not {at!r}")
+    return at if at is None or isinstance(at, int) else seal_time(at)
 
 
 def TempFileStorage() -> FileStorage:

@@ -9,11 +9,12 @@ STEP_RECORDS = 100
 
 
 class Progress(NamedTuple):
-    """How far a pack has come."""
+    """How far a pack or a backup has come."""
 
     phase: str
-    """"mark", "copy", or "follow" for the commits made meanwhile; in SQLite "mark" and "remove"."""
+    """"mark", "copy", or "follow" for the commits made meanwhile; in SQLite "mark" and "remove"; in a backup "copy" and
+    "check"."""
     done: int
-    """How many objects (mark, copy, remove) or bytes (follow) this phase has handled."""
+    """How many objects (mark, copy, remove) or bytes (follow, and in a backup) this phase has handled."""
     total: int | None
     """The value of `done` at the end of the phase, None if that is not known."""

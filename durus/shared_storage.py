@@ -20,7 +20,7 @@ from durus.concurrency.monitor import Monitor
 from durus.error import ClosedError, DurusError, ReadConflictError, ReadonlyError
 from durus.progress import Progress
 from durus.sharing.session import Session, SessionCore
-from durus.storage import CollectingStorage, InvalidationHandler, Storage
+from durus.storage import CollectingStorage, Commit, InvalidationHandler, Moment, Storage
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -328,6 +328,24 @@ class SharedStorageClient(CollectingStorage):
     @_exclusive
     def new_oid(self) -> bytes:
         return self._require_writable().new_oids(1)[0]
+
+    def commits(self) -> Iterator[Commit]:
+        return self._storage_below().commits()
+
+    def records_of(self, oid: bytes) -> Iterator[tuple[Commit, bytes]]:
+        return self._storage_below().records_of(oid)
+
+    def records_in(self, commit: Commit) -> Iterator[tuple[bytes, bytes]]:
+        return self._storage_below().records_in(commit)
+
+    def as_of(self, at: Moment) -> Storage:
+        return self._storage_below().as_of(at)
+
+    @guarded
+    def _storage_below(self) -> Storage:
+        """Return the storage of all clients, whose file may be read beside them. [HIST-8]"""
+        self._require_open()
+        return self._shared._storage
 
     def get_packer(self) -> Iterator[Progress]:
         """Return an iterator that packs the storage, and lets all clients work between its steps.

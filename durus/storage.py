@@ -6,6 +6,7 @@ A storage keeps records by oid and replaces or adds a set of them in one step.
 import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
+from datetime import datetime
 from itertools import islice
 from typing import NamedTuple, Protocol
 
@@ -38,6 +39,25 @@ class StagedCommit(NamedTuple):
     """Makes the records durable. This may take long, and may run in another thread while the storage is read."""
     accept: Callable[[], None]
     """Makes the records the current ones; called after write() has returned."""
+
+
+class Commit(NamedTuple):
+    """A commit that a file still has. [HIST-1]"""
+
+    number: int
+    """Commits are counted from 1, since the last pack; 0 is what the pack has kept."""
+    time: str | None
+    """When it was made, in UTC, as `2026-11-23T19:11:01.123456Z`; None if that is not known. [HIST-2]"""
+    offset: int
+    """Where in the file its transaction starts."""
+    size: int
+    """The bytes of its transaction."""
+    oids: tuple[bytes, ...]
+    """The objects that it has changed or added; empty for number 0, which has all that were reached then."""
+
+
+Moment = int | str | datetime
+"""A commit: by its number, or the last one at a time or before. A text is in ISO 8601, and in UTC without an offset."""
 
 
 EMPTY_COMMIT = StagedCommit(lambda: None, lambda: None)
@@ -174,6 +194,55 @@ class Storage:
         copied = MemoryStorage()
         copied.take_records(self.gen_oid_record())
         return copied
+
+    def commits(self) -> Iterator[Commit]:
+        """Yield the commits that are still there, the oldest first. [HIST-1]
+
+        Raises:
+            DurusError: The storage keeps no history, as all but a FileStorage.
+            DamageError: The file is damaged.
+        """
+        raise self._no_history()
+
+    def records_of(self, oid: bytes) -> Iterator[tuple[Commit, bytes]]:
+        """Yield each record of an object that is still there, the oldest first, with its commit. [HIST-7]
+
+        Args:
+            oid: the oid of the object.
+
+        Raises:
+            DurusError: as for commits().
+        """
+        raise self._no_history()
+
+    def records_in(self, commit: Commit) -> Iterator[tuple[bytes, bytes]]:
+        """Yield (oid, record) for everything that a commit has stored. [HIST-6]
+
+        Args:
+            commit: one of commits().
+
+        Raises:
+            DurusError: as for commits().
+        """
+        raise self._no_history()
+
+    def as_of(self, at: Moment) -> "Storage":
+        """Return a read-only storage of the state after a commit; the caller closes it. [HIST-5]
+
+        Args:
+            at: the number of a commit, or a time.
+
+        Raises:
+            ArgumentError: there is no such commit.
+            DurusError: as for commits().
+        """
+        raise self._no_history()
+
+    def _no_history(self) -> DurusError:
+        return DurusError(
+            f"a {type(self).__name__} keeps no earlier states: open the SHELF-1 file itself, with "
+            "FileStorage(path, readonly=True), which may be in use meanwhile"
+        )
 
     def new_oid(self) -> bytes:
         """Return an oid that no object has and that was not returned before; the first one is ROOT_OID."""

@@ -82,5 +82,8 @@ class MemoryFileSystem:
     def remove(self, path: str) -> None:
         del self.files[path]
 
+    def make_directory(self, path: str) -> None:
+        """Directories are not simulated."""
+
     def sync_directory(self, path: str) -> None:
         pass

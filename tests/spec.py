@@ -18,11 +18,14 @@ SPEC = ROOT / "spec"
 VECTORS = SPEC / "vectors"
 
 PREFIXES = {
+    "backup.md": "BACKUP",
     "commands.md": "CMD",
     "database.md": "DB",
     "file-storage-2.md": "DFS",
+    "history.md": "HIST",
     "object-model.md": "OBJ",
     "record.md": "REC",
+    "salvage.md": "SALV",
     "shelf.md": "SHELF",
     "sqlite.md": "SQL",
     "transactions.md": "TXN",

@@ -15,9 +15,9 @@ from durus.files.inspection import Heading, Inspection, Records
 from durus.oid import ROOT_OID, oid_to_int
 from durus.open_file import inspect_file
 from durus.persistent import PersistentObject, implementation
-from durus.records.contents import read_contents
+from durus.records.contents import class_name_of, read_contents
 from durus.records.reachable import mark_reachable
-from durus.records.record import data_of, parse_class_pickle
+from durus.records.record import data_of
 
 _MAX_OIDS = 100
 """How many broken objects of one class are listed."""
@@ -37,8 +37,6 @@ _KEYS = (
     "missing_values",
 )
 """The keys of the JSON that `check` does not print. [CMD-13]"""
-_UNREADABLE = "(unreadable)"
-"""The class of a record that can't be read."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -90,7 +88,7 @@ def _print_objects(inspection: Inspection, entries_size: int | None, report: Rep
     unreached_count = unreached_size = current_size = 0
     for oid, offset in records.offsets():
         record = records.read_entry(oid, offset)
-        name = _class_name(data_of(record))
+        name = class_name_of(data_of(record))
         counts[name] += 1
         sizes[name] += len(record)
         current_size += len(record) + frame_size
@@ -168,13 +166,3 @@ def _reached_oids(records: Records) -> set[bytes]:
     for _ in mark_reachable([ROOT_OID], reached, records.read):
         pass
     return reached
-
-
-def _class_name(data: bytes) -> str:
-    known = parse_class_pickle(data)
-    if known is not None:
-        return f"{known.module}.{known.name}"
-    try:
-        return read_contents(data).class_name
-    except RecordError:
-        return _UNREADABLE

@@ -27,7 +27,7 @@ from durus.error import (
     FileError,
     FormatError,
 )
-from durus.files.file import File, FileSystem, OperatingSystem, Path, closing_on_error
+from durus.files.file import File, FileSystem, OperatingSystem, Path, ReadableFile, closing_on_error
 from durus.files.file_format import FileFormat
 from durus.files.file_replacer import FileReplacer
 from durus.files.follower import Follower
@@ -119,8 +119,15 @@ class AppendOnlyStorage(SingleFileStorage[_Opened[F]], Generic[F]):
         with closing_on_error(file):
             if is_unfinished_creation(file, self.file_format.empty_file):
                 raise FormatError(f"{self._path}: the file is empty; open it for writing once to make it a database")
+            view = self._view(file)
+            if view is not None:
+                return _Opened(file, self.file_format.read(view))
             follower = Follower(file, self.file_format.read)
         return _Opened(file, follower.record_file, follower)
+
+    def _view(self, file: File) -> ReadableFile | None:
+        """Return the fixed view that a readonly storage has of its file, None if it follows the file."""
+        return None
 
     def _open_for_writing(self, repair: bool) -> _Opened[F]:
         file = open_locked(self._file_system, self._path)
@@ -287,20 +294,19 @@ class AppendOnlyStorage(SingleFileStorage[_Opened[F]], Generic[F]):
         if self._commit is not None and not is_running(self._commit.frame):
             self._settle_commit()  # before anybody reads on, because it may change what is current
             self._has_started_anew = True
-        if self._readonly:
-            self._follow()
+        opened = self._opened
+        if opened is not None and opened.follower is not None:
+            self._follow(opened, opened.follower)
         return self._take_removed()
 
-    def _follow(self) -> None:
+    def _follow(self, opened: _Opened[F], follower: Follower[F]) -> None:
         """Show what another process has written, in this file or in one that has replaced it. [SHELF-54] [SHELF-55]
 
         FileError if the file was cut or does not exist any more, DamageError if it is damaged.
         """
-        opened = self._require_open()
         self._is_following = False
         if opened.file.has_its_name(self._name):
-            if opened.follower is not None:
-                self._removed = self._removed + opened.follower.read_on()
+            self._removed = self._removed + follower.read_on()
         else:
             self._path = os.path.realpath(self._name)
             self._opened = self._open_readonly()
@@ -310,7 +316,7 @@ class AppendOnlyStorage(SingleFileStorage[_Opened[F]], Generic[F]):
 
     @property
     def follows(self) -> bool:
-        return self._readonly and self._is_following
+        return self._opened is not None and self._opened.follower is not None and self._is_following
 
     def as_of_now(self) -> Storage:
         return type(self)(self._path, True, False, durability=self._durability, file_system=self._file_system)

@@ -87,6 +87,9 @@ class FileSystem(Protocol):
 
     def remove(self, path: str) -> None: ...
 
+    def make_directory(self, path: str) -> None:
+        """Make a directory that only its owner may enter, if it is not there."""
+
     def sync_directory(self, path: str) -> None:
         """Return when the directory entry of this file is on stable storage."""
 
@@ -263,6 +266,14 @@ class OperatingSystem:
     def remove(self, path: str) -> None:
         with os_errors_as("remove the file", path):
             os.unlink(path)
+
+    def make_directory(self, path: str) -> None:
+        with os_errors_as("make the folder", path):
+            try:
+                os.mkdir(path, 0o700)
+            except FileExistsError:
+                if not os.path.isdir(path):
+                    raise
 
     def sync_directory(self, path: str) -> None:
         directory = os.path.dirname(os.path.abspath(path))

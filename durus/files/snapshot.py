@@ -8,12 +8,12 @@ from durus.files.file import ReadableFile
 
 
 class FileSnapshot:
-    """Reads a file up to the size that it had at the beginning, or at the last look_again()."""
+    """Reads a file up to `size`, by default the size at the beginning, or that of the last look_again()."""
 
-    def __init__(self, file: ReadableFile) -> None:
+    def __init__(self, file: ReadableFile, size: int | None = None) -> None:
         self.path = file.path
         self._file = file
-        self._size = file.size()
+        self._size = file.size() if size is None else size
 
     def look_again(self) -> int:
         """Return the present size of the file; from now on reads end there."""

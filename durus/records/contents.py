@@ -77,6 +77,17 @@ def read_contents(data: bytes) -> Contents:
     return Contents(machine, len(class_pickle), f"{cls.module}.{cls.qualname}")
 
 
+def class_name_of(data: bytes) -> str:
+    """Return the class that `data` of a record names, with a dot after its module, or "(unreadable)"."""
+    known = parse_class_pickle(data)
+    if known is not None:
+        return f"{known.module}.{known.name}"
+    try:
+        return read_contents(data).class_name
+    except RecordError:
+        return "(unreadable)"
+
+
 @contextlib.contextmanager
 def _as_record_error() -> Iterator[None]:
     try:

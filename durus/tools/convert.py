@@ -4,25 +4,20 @@ The records are read once, in the order of their new oids, and kept in a tempora
 SHELF-1 file begins with the length of its content.
 """
 
-import contextlib
-import errno
-import itertools
 import os
-import re
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, cast
 
-from durus.error import AlreadyExistsError, DurusKeyError, FileError, FormatError, RecordError
+from durus.error import DurusKeyError, FileError, FormatError, RecordError
 from durus.file_storage import FileStorage, utc_now
-from durus.files.file import File, FileSystem, OperatingSystem, Path, first_unused
+from durus.files.file import File, FileSystem, OperatingSystem, Path
+from durus.files.publishing import publishing
 from durus.oid import ROOT_OID, format_oid, oid_from_int
 from durus.progress import STEP_RECORDS, Progress
 from durus.records.record import join_refs, pack_record, split_oids, unpack_record
 from durus.records.rewrite import renumber_references
 from durus.storage import Storage
-
-_PART = re.compile(r"\.(\d+)-\d+\.part(?:-journal|-wal|-shm)?")
 
 
 def copy_to_file(
@@ -45,7 +40,7 @@ def copy_to_file(
     file_system = OperatingSystem() if file_system is None else file_system
     like = None if permissions_of is None else file_system.open(os.fsdecode(permissions_of), "read")
     try:
-        with _publishing(path, file_system) as part, _spool(path) as spool:
+        with publishing(path, file_system) as part, _spool(path) as spool:
             copy = _Copy(source, spool)
             yield from copy.read()
             if make_storage is None:
@@ -74,50 +69,6 @@ def _make_private(file_system: FileSystem, path: str, like: File) -> None:
         file.copy_permissions(like)
     finally:
         file.close()
-
-
-@contextlib.contextmanager
-def _publishing(path: str, file_system: FileSystem) -> Iterator[str]:
-    """Yield the name of a file to write, which is renamed to `path` when it is complete, and otherwise removed."""
-    if file_system.exists(path):
-        raise AlreadyExistsError(
-            errno.EEXIST, "the file already exists; give the copy another name, or move that file away", path
-        )
-    with contextlib.suppress(FileError):  # a left-over that can't be removed does not prevent the copy
-        _remove_left_overs(path, file_system)
-    # A name that no other process is about to use.
-    part = first_unused(file_system, (f"{path}.{os.getpid()}-{number}.part" for number in itertools.count()))
-    try:
-        yield part
-        if file_system.link(part, path):  # which never replaces a file that was made meanwhile
-            file_system.remove(part)
-        else:
-            file_system.replace(part, path)
-        file_system.sync_directory(path)
-    except BaseException:
-        with contextlib.suppress(FileError):  # otherwise it would hide the original error
-            if file_system.exists(part):
-                file_system.remove(part)
-        raise
-
-
-def _remove_left_overs(path: str, file_system: FileSystem) -> None:
-    """Remove the parts beside the path that killed processes have left. [OBJ-46]"""
-    directory, name = os.path.split(path)
-    for each in file_system.names_beside(path):
-        part = _PART.fullmatch(each.removeprefix(name)) if each.startswith(name) else None
-        if part is not None and not _is_alive(int(part[1])):
-            file_system.remove(os.path.join(directory, each))
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:  # another user's
-        return True
-    return True
 
 
 def _write_file(copy: "_Copy", file_system: FileSystem, path: str, like: File | None, time: str) -> Iterator[Progress]:

@@ -37,6 +37,12 @@ CRASH = "tests/model/test_crashes.py::test_crash_at_any_operation_leaves_a_state
 SESSIONS_OVER_FILE = "tests/model/test_session_machine.py::TestOverFile"
 SESSIONS_OVER_MEMORY = "tests/model/test_session_machine.py::TestOverMemory"
 
+BACK_UP = "durus/backups/back_up.py"
+TARGET = "durus/backups/target.py"
+CRASH_OF_BACKUP = (
+    "tests/model/test_backup_crashes.py::test_crash_at_any_operation_leaves_the_backup_complete_or_as_it_was"
+)
+
 BUGS: dict[str, Bug] = {
     "a commit is acknowledged before the fsync": Bug(
         (
@@ -222,6 +228,63 @@ BUGS: dict[str, Bug] = {
             ),
         ),
         "tests/unit/test_database.py::test_what_is_used_after_its_transaction_is_refused[memory-transaction]",
+    ),
+    "a backup has what a crash can take from the file": Bug(
+        (Change(BACK_UP, "        file.sync()  #", "        #"),),
+        f"{CRASH_OF_BACKUP}[without fsync]",
+    ),
+    "a manifest names a segment whose name is not durable": Bug(
+        (Change(TARGET, "        self._file_system.sync_directory(self._path_of(name))\n", ""),),
+        f"{CRASH_OF_BACKUP}[first]",
+    ),
+    "a manifest is not synced before it replaces the old one": Bug(
+        (
+            Change(
+                TARGET,
+                "            part.append(pack_manifest(manifest))\n            part.sync()\n",
+                "            part.append(pack_manifest(manifest))\n",
+            ),
+        ),
+        f"{CRASH_OF_BACKUP}[packs]",
+    ),
+    "segments are removed before the manifest is written": Bug(
+        (
+            Change(
+                BACK_UP,
+                "            self._target.write_manifest(new)\n            self._target.remove_unused(new)\n",
+                "            self._target.remove_unused(new)\n            self._target.write_manifest(new)\n",
+            ),
+        ),
+        f"{CRASH_OF_BACKUP}[keep]",
+    ),
+    "a backup keeps a commit that was cut off while it was read": Bug(
+        (Change(BACK_UP, "        if not has_seal(file, plan.segments[-1].seal):", "        if False:"),),
+        "tests/model/test_backup_crashes.py::test_what_was_cut_off_while_it_was_copied_is_not_backed_up",
+    ),
+    "a moment that was given up is not found any more": Bug(
+        (Change(BACK_UP, "True, each.first_seal, branched_at, common)", "True, each.first_seal, 0, common)"),),
+        "tests/model/test_backup_machine.py::test_history_that_goes_back_is_a_branch_that_shares_segments",
+    ),
+    "a file at a commit shows the next one, too": Bug(
+        (
+            Change(
+                "durus/files/shelf/history.py",
+                "                    waiting[-1].end = each.start",
+                "                    waiting[-1].end = each.end",
+            ),
+        ),
+        "tests/unit/test_looking_back.py::test_each_commit_can_be_shown[0]",
+    ),
+    "an entry in a damaged block counts as sound": Bug(
+        (
+            Change(
+                "durus/files/shelf/salvage.py",
+                'yield entry if is_sure else entry._replace(quality="doubtful")',
+                "yield entry",
+            ),
+        ),
+        "tests/unit/test_salvage.py::test_damaged_bytes_lose_only_the_objects_of_their_block_or_commit"
+        "[large packed-512-noise]",
     ),
 }
 

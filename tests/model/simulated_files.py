@@ -440,6 +440,10 @@ class SimulatedFileSystem:
             self.disk.change_name(path, None)
         _raise(operation, fault)
 
+    def make_directory(self, path: str) -> None:
+        """Directories are not simulated: each is there."""
+        _raise(*self.step("make the directory", path))
+
     def sync_directory(self, path: str) -> None:
         operation, fault = self.step("sync directory", path)
         if fault is None or fault.done == "all":

@@ -40,11 +40,8 @@ _SEAL_START = ENTRY_HEAD.pack(8 + 12 + _SEAL_DATA_SIZE, SEAL_OID, SEAL_OID, _SEA
 SEAL_SIZE = len(_SEAL_START) + _TEXT_SIZE + len(_SEAL_END)
 """The bytes of a whole seal entry."""
 
-_SEAL = re.compile(
-    re.escape(_SEAL_START)
-    + rb"([0-9a-f]{16}) (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z) ([0-9a-f]{8})"
-    + re.escape(_SEAL_END)
-)
+_SEAL_TEXT = rb"([0-9a-f]{16}) (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z) ([0-9a-f]{8})"
+_SEAL = re.compile(re.escape(_SEAL_START) + _SEAL_TEXT + re.escape(_SEAL_END))
 
 
 class Seal(NamedTuple):
@@ -56,6 +53,14 @@ class Seal(NamedTuple):
     """When its writer made it, by its clock, as `2026-11-23T19:11:01.123456Z`."""
     checksum: int
     """The crc32 of everything behind the seal before it, up to these digits, seeded with that seal's."""
+
+    @property
+    def end(self) -> int:
+        """The file offset after it, where its transaction ends."""
+        return self.offset + SEAL_SIZE
+
+    def __str__(self) -> str:
+        return f"{self.offset:016x} {self.time} {self.checksum:08x}"
 
 
 def pack_entry(oid: bytes, record: bytes) -> bytes:
@@ -84,10 +89,23 @@ def is_like_seal(entry: bytes) -> bool:
 def parse_seal(entry: bytes, start: int = 0) -> Seal | None:
     """Return what the seal entry at entry[start:] says, None if it is not of a seal's layout."""
     match = _SEAL.match(entry, start)
-    if match is None:
-        return None
+    return None if match is None else _seal(match)
+
+
+def parse_seal_text(text: str) -> Seal | None:
+    """Return the seal that str() has made this text of, None if it is not of that form."""
+    match = re.fullmatch(_SEAL_TEXT, text.encode("ascii", "replace"))
+    return None if match is None else _seal(match)
+
+
+def _seal(match: re.Match[bytes]) -> Seal:
     offset, time, checksum = match.groups()
     return Seal(int(offset, 16), time.decode("ascii"), int(checksum, 16))
+
+
+def has_seal_layout(data: bytes) -> bool:
+    """Tell if something in `data` has the layout of a seal, in its place or not."""
+    return _SEAL.search(data) is not None
 
 
 SEAL_COVERED_SIZE = SEAL_SIZE - _CHECKSUM_SIZE - len(_SEAL_END)

@@ -12,6 +12,11 @@ from durus.files.forward_reader import CHUNK_SIZE, FIRST_CHUNK_SIZE, Unsound, un
 from durus.files.shelf.layout import SEAL_SIZE, U64, find_seals
 from durus.files.shelf.scan import Transaction, scan_transactions
 
+ADVICE = (
+    "this is damage ahead of the last transaction, so nothing is cut off: restore the file from a backup, or look at "
+    "it with `durus check`"
+)
+
 
 def explain(file: ReadableFile, unsound: Unsound, before: Transaction | None) -> DamageError:
     """Return the error that an unsound transaction is: an UnsoundTailError where the file may be cut.
@@ -30,8 +35,7 @@ def explain(file: ReadableFile, unsound: Unsound, before: Transaction | None) ->
             file.path,
             unsound.fault_offset,
             unsound.problem,
-            "this is damage ahead of the last transaction, so nothing is cut off: restore the file from a backup, "
-            "or look at it with `durus check`",
+            ADVICE,
         )
     return unsound_tail(file.path, start, size, unsound.problem)
 

@@ -41,7 +41,7 @@ class Shelf(RecordFile):
     def __init__(self, file: ReadableFile) -> None:
         self.raw_file = file
         """The file, read without checking its blocks."""
-        self.file, self.map, self.base_checksum = _open_packed_part(file)
+        self.file, self.map, self.base_checksum = open_packed_part(file)
         self._source = ReadAhead(self.file)
         self.index: dict[bytes, int] = {}
         """The offset of the newest entry of each oid that has one after the offset map."""
@@ -130,7 +130,7 @@ class Shelf(RecordFile):
         return PreparedTransaction([covering_seal, data] if covering_seal else [data], accept)
 
 
-def _open_packed_part(file: ReadableFile) -> tuple[ReadableFile, OffsetMap, int]:
+def open_packed_part(file: ReadableFile) -> tuple[ReadableFile, OffsetMap, int]:
     """Return the file, which checks its blocks if it has a table of them, and map and checksum of its packed part."""
     offset_map = read_header(file)
     table = read_block_table(file, offset_map.end)

@@ -1,0 +1,263 @@
+"""Adding to a backup what a file has and the backup does not. Statements BACKUP-10 to BACKUP-19.
+
+Another process may write to the file meanwhile, pack it, or cut off a commit that failed.
+"""
+
+import contextlib
+import os
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, replace
+from itertools import takewhile
+from typing import NamedTuple, TypeVar
+
+from durus.backups.copying import copy_sealed
+from durus.backups.manifest import Generation, Manifest, Segment, segment_name
+from durus.backups.target import Target
+from durus.error import (
+    ArgumentError,
+    BackupError,
+    DamageError,
+    FileError,
+    FormatError,
+    NothingToBackUpError,
+    UnsoundTailError,
+)
+from durus.files.dfs20.layout import MAGIC as DFS20_MAGIC
+from durus.files.dfs20.layout import NAME as DFS20_NAME
+from durus.files.file import File, FileSystem, OperatingSystem, Path, ReadableFile
+from durus.files.record_file import is_unfinished_creation
+from durus.files.shelf.layout import NAME, Seal
+from durus.files.shelf.sealed import end_of_last_seal, has_seal, sound_transactions
+from durus.files.shelf.shelf import EMPTY_FILE, read_header
+from durus.files.snapshot import FileSnapshot
+from durus.progress import Progress
+
+MERGED_SIZE = 1 << 22
+"""Segments are not put together to one of more bytes. [BACKUP-18]"""
+_TRIES = 5
+_STEP_BYTES = 1 << 20
+_SQLITE_MAGIC = b"SQLite format 3\0"
+
+T = TypeVar("T")
+
+
+class BackedUp(NamedTuple):
+    """What one run has done."""
+
+    generation: int
+    """The number of the newest generation."""
+    is_new: bool
+    """This run has begun that generation."""
+    size: int
+    """How many bytes the generation has."""
+    added: int
+    """How many of them this run has added."""
+    time: str
+    """When the last commit that is in the backup was made, as its seal tells it."""
+    unsealed: int
+    """How many bytes of the file no seal covers, so that they are not in the backup."""
+    dropped: int
+    """How many older generations were dropped."""
+
+
+class BackUp:
+    """One run, which steps() does; `result` tells of it afterwards."""
+
+    def __init__(
+        self,
+        path: Path,
+        target: Path,
+        keep: int | None = None,
+        source_file_system: FileSystem | None = None,
+        target_file_system: FileSystem | None = None,
+    ) -> None:
+        if keep is not None and keep < 1:
+            raise ArgumentError(f"a backup keeps 1 generation or more, not {keep}")
+        self._path = os.path.abspath(os.fsdecode(path))
+        self._file_system = source_file_system or OperatingSystem()
+        self._target = Target(target, target_file_system or OperatingSystem())
+        self._keep = keep
+        self.result: BackedUp | None = None
+
+    def steps(self) -> Iterator[Progress]:
+        """Do it, a step at a time. Nothing of it is in the backup before the last step is done."""
+        self._check_source()
+        with self._target.locked() as manifest:
+            before = ""
+            for _ in range(_TRIES):
+                file = self._file_system.open(self._path, "read")
+                try:
+                    if (yield from self._run(file, manifest)):
+                        return
+                except DamageError as error:
+                    # Once it may be that a commit was cut off, and another one written, while it was read.
+                    if str(error) == before:
+                        raise
+                    before = str(error)
+                finally:
+                    file.close()
+        raise BackupError(
+            f"{self._path}: {_TRIES} times, what was read of the file was cut off; {before or 'try again'}"
+        )
+
+    def _check_source(self) -> None:
+        """Make sure that there is a file of the right kind, before a folder is made for its backup."""
+        file = self._file_system.open(self._path, "read")
+        try:
+            _check_format(FileSnapshot(file))
+        finally:
+            file.close()
+
+    def _run(self, file: File, manifest: Manifest) -> Generator[Progress, None, bool]:
+        """Back up what the file has now; False if what was read is not in it any more."""
+        size = file.size()
+        file.sync()  # or a crash could take from the file what stays in the backup [BACKUP-10]
+        while True:
+            view = FileSnapshot(file, size)
+            _check_format(view)
+            plan = self._plan(view, manifest)
+            end = end_of_last_seal(view, plan.end)
+            if end is None:
+                break
+            try:
+                plan = yield from self._copy(view, plan, end)
+                break
+            except UnsoundTailError as tail:
+                size = tail.offset
+        if not plan.segments:
+            raise _nothing_yet(self._path)
+        if not has_seal(file, plan.segments[-1].seal):
+            return False
+        self._finish(manifest, plan, file.size())
+        return True
+
+    def _plan(self, file: ReadableFile, manifest: Manifest) -> "_Plan":
+        """Return which part of a generation the file goes on from. [BACKUP-12] to [BACKUP-14]"""
+        generations = manifest.generations
+        if not generations:
+            return _Plan(1, True, None, 0, ())
+        newest = generations[-1]
+        if has_seal(file, newest.last_seal):
+            return _Plan(newest.number, False, newest.first_seal, newest.branched_at, newest.segments)
+        plan = _Plan(newest.number + 1, True, None, 0, ())
+        for each in reversed(generations):
+            if has_seal(file, each.first_seal):
+                common = tuple(takewhile(lambda segment: has_seal(file, segment.seal), each.segments))
+                branched_at = self._end_of_common_history(file, each, len(common))
+                if branched_at > plan.branched_at:
+                    plan = _Plan(plan.number, True, each.first_seal, branched_at, common)
+        return plan
+
+    def _end_of_common_history(self, file: ReadableFile, generation: Generation, index: int) -> int:
+        """Return where the last seal ends that the file and a generation share; it is in the segment with this index.
+
+        If that can't be read, it is the start of the segment: so much is known without it.
+        """
+        end = generation.segments[index - 1].end if index else 0
+        if index == len(generation.segments):
+            return end
+        with contextlib.suppress(DamageError, FileError):
+            segment = self._target.open_segment(generation.segments[index])
+            try:
+                for each in sound_transactions(segment, end, generation.checksum_at(index)):
+                    if each.seal is not None:
+                        if not has_seal(file, each.seal):
+                            break
+                        end = each.end
+            finally:
+                segment.close()
+        return end
+
+    def _copy(self, file: ReadableFile, plan: "_Plan", end: int) -> Generator[Progress, None, "_Plan"]:
+        """Write the bytes of the file up to `end` as one segment, which takes the place of smaller ones. [BACKUP-18]"""
+        kept = list(plan.segments)
+        size = added = end - plan.end
+        while kept and kept[-1].size <= size and size + kept[-1].size <= MERGED_SIZE:
+            size += kept.pop().size
+        start, checksum = (kept[-1].end, kept[-1].seal.checksum) if kept else (0, 0)
+        part = self._target.create_part()
+        try:
+            steps = copy_sealed(file, start, end, checksum, part.append)
+            copied = yield from in_steps(steps, start, end)
+            sealed = copied.sealed
+            first_seal = plan.first_seal or sealed.first_seal
+            name = segment_name(first_seal, start, sealed.last_seal)
+            self._target.publish(part, name)
+        finally:
+            part.close()
+        kept.append(Segment(name, start, size, copied.sha256, sealed.earliest, sealed.last_seal))
+        return replace(plan, first_seal=first_seal, segments=tuple(kept), added=added)
+
+    def _finish(self, manifest: Manifest, plan: "_Plan", size: int) -> None:
+        """Write the manifest, and remove what no generation needs any more. [BACKUP-15] [BACKUP-19]"""
+        generation = plan.generation()
+        older = manifest.generations if plan.is_new else manifest.generations[:-1]
+        generations = (*older, generation)
+        kept = generations if self._keep is None else generations[-self._keep :]
+        new = Manifest(kept)
+        if new != manifest:
+            self._target.write_manifest(new)
+            self._target.remove_unused(new)
+        self.result = BackedUp(
+            generation.number,
+            plan.is_new,
+            generation.size,
+            plan.added,
+            generation.last_seal.time,
+            max(size - generation.size, 0),
+            len(generations) - len(kept),
+        )
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What the newest generation is to be."""
+
+    number: int
+    is_new: bool
+    first_seal: Seal | None
+    """None if it is not known yet."""
+    branched_at: int
+    segments: tuple[Segment, ...]
+    added: int = 0
+
+    @property
+    def end(self) -> int:
+        return self.segments[-1].end if self.segments else 0
+
+    def generation(self) -> Generation:
+        return Generation(self.number, self.first_seal or self.segments[0].seal, self.branched_at, self.segments)
+
+
+def in_steps(work: Generator[int, None, T], start: int, end: int) -> Generator[Progress, None, T]:
+    """Do work on the bytes from `start` to `end`, which yields how far it has come, and tell so now and then."""
+    told = start
+    while True:
+        try:
+            done = next(work)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        if done - told >= _STEP_BYTES:
+            told = done
+            yield Progress("copy", done - start, end - start)
+
+
+def _check_format(file: ReadableFile) -> None:
+    """FormatError, or DamageError, if it is no SHELF-1 file; NothingToBackUpError if it is not one yet."""
+    if is_unfinished_creation(file, EMPTY_FILE):
+        raise _nothing_yet(file.path)
+    head = file.read_at(0, len(_SQLITE_MAGIC))
+    for magic, name in ((DFS20_MAGIC, DFS20_NAME), (_SQLITE_MAGIC, "SQLite")):
+        if head.startswith(magic):
+            raise FormatError(
+                f"{file.path}: this is a {name} file, and only a {NAME} file has the seals that a backup goes by; "
+                f"`durus convert {file.path} NEW` makes one of it"
+            )
+    read_header(file)
+
+
+def _nothing_yet(path: str) -> NothingToBackUpError:
+    return NothingToBackUpError(
+        f"{path}: the file has no seal yet, so there is nothing to back up; a commit by this version of Durus seals it"
+    )

@@ -1,0 +1,188 @@
+"""The manifest of a backup: which generations there are, and of which segments. Statements BACKUP-2 to BACKUP-6.
+
+Bytes in, values out; nothing here reads or writes a file.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+
+from durus.error import DamageError, FormatError
+from durus.files.shelf.layout import Seal, parse_seal_text
+
+FORMAT = "durus-backup-1"
+SEGMENT_NAME = re.compile(r"\d{8}T\d{6}\.\d{6}Z-[0-9a-f]{8}\.[0-9a-f]{16}-[0-9a-f]{16}-[0-9a-f]{8}\.segment")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_ADVICE = "the backup can't be used; keep its folder, and make a backup into another one"
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Some bytes of a file, from 0 or the end of a seal to the end of another one."""
+
+    name: str
+    """That of the file that holds them."""
+    start: int
+    size: int
+    sha256: str
+    earliest: str
+    """The lowest time of a seal in it."""
+    seal: Seal
+    """Its last one."""
+
+    @property
+    def end(self) -> int:
+        """Where it ends in the file that was backed up."""
+        return self.start + self.size
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A file from its beginning to the last seal that was backed up."""
+
+    number: int
+    first_seal: Seal
+    branched_at: int
+    """Where its history parts from that of an older generation, 0 if it does not share any."""
+    segments: tuple[Segment, ...]
+
+    @property
+    def last_seal(self) -> Seal:
+        return self.segments[-1].seal
+
+    @property
+    def size(self) -> int:
+        """The number of its bytes."""
+        return self.segments[-1].end
+
+    def checksum_at(self, index: int) -> int:
+        """Return the running checksum at the start of a segment."""
+        return self.segments[index - 1].seal.checksum if index else 0
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All that a backup holds."""
+
+    generations: tuple[Generation, ...] = ()
+    """The newest one is the last."""
+
+    def segments(self) -> dict[str, Segment]:
+        """Return the segments of all generations by their names."""
+        return {segment.name: segment for each in self.generations for segment in each.segments}
+
+
+def segment_name(first_seal: Seal, start: int, last_seal: Seal) -> str:
+    """Return the name of a segment of the file with this first seal. [BACKUP-2]"""
+    time = first_seal.time.replace("-", "").replace(":", "")
+    return f"{time}-{first_seal.checksum:08x}.{start:016x}-{last_seal.end:016x}-{last_seal.checksum:08x}.segment"
+
+
+def pack_manifest(manifest: Manifest) -> bytes:
+    """Return the bytes of a manifest. [BACKUP-4]"""
+    generations = [
+        {
+            "number": each.number,
+            "first_seal": str(each.first_seal),
+            "branched_at": each.branched_at,
+            "segments": [
+                {
+                    "name": segment.name,
+                    "start": segment.start,
+                    "size": segment.size,
+                    "sha256": segment.sha256,
+                    "earliest": segment.earliest,
+                    "seal": str(segment.seal),
+                }
+                for segment in each.segments
+            ],
+        }
+        for each in manifest.generations
+    ]
+    line = json.dumps({"format": FORMAT, "generations": generations}).encode("ascii") + b"\n"
+    return line + sha256(line).hexdigest().encode("ascii") + b"\n"
+
+
+def parse_manifest(data: bytes, path: str) -> Manifest:
+    """Return what a manifest says. DamageError if it is not as it was written, FormatError if it is of another format.
+
+    [BACKUP-5]
+    """
+    line, _, digest = data.partition(b"\n")
+    if sha256(line + b"\n").hexdigest().encode("ascii") + b"\n" != digest:
+        raise DamageError(path, 0, "its first line does not have the SHA-256 that its second line says", _ADVICE)
+    try:
+        values = json.loads(line)
+        if _text(values, "format") != FORMAT:
+            raise FormatError(f"{path}: the format is {values['format']!r}; this version of Durus reads {FORMAT!r}")
+        generations = tuple(_generation(each) for each in _list(values, "generations"))
+    except (_Malformed, json.JSONDecodeError, RecursionError) as error:
+        raise DamageError(path, 0, f"it is no manifest: {error}", _ADVICE) from error
+    numbers = [each.number for each in generations]
+    if numbers != sorted(set(numbers)):
+        raise DamageError(path, 0, f"it is no manifest: its generations have the numbers {numbers}", _ADVICE)
+    return Manifest(generations)
+
+
+class _Malformed(ValueError):
+    """The JSON is not that of a manifest."""
+
+
+def _generation(values: object) -> Generation:
+    segments = tuple(_segment(each) for each in _list(values, "segments"))
+    end = 0
+    for segment in segments:
+        if segment.start != end or segment.seal.end != segment.end:
+            raise _Malformed(f"the segment {segment.name} does not follow on the one before, or not end in its seal")
+        end = segment.end
+    branched_at = _number(values, "branched_at")
+    first_seal = _seal(values, "first_seal")
+    if not segments or first_seal.end > end or branched_at > end:
+        raise _Malformed("a generation lacks segments")
+    return Generation(_number(values, "number"), first_seal, branched_at, segments)
+
+
+def _segment(values: object) -> Segment:
+    name, digest = _text(values, "name"), _text(values, "sha256")
+    if not SEGMENT_NAME.fullmatch(name) or not _SHA256.fullmatch(digest):
+        raise _Malformed(f"a segment has the name {name!r} and the SHA-256 {digest!r}")
+    start, size = _number(values, "start"), _number(values, "size")
+    return Segment(name, start, size, digest, _text(values, "earliest"), _seal(values, "seal"))
+
+
+def _value(values: object, key: str) -> object:
+    if not isinstance(values, Mapping) or key not in values:
+        raise _Malformed(f"{key!r} is missing")
+    value: object = values[key]
+    return value
+
+
+def _list(values: object, key: str) -> list[object]:
+    value = _value(values, key)
+    if not isinstance(value, list):
+        raise _Malformed(f"{key!r} is no list")
+    return value
+
+
+def _text(values: object, key: str) -> str:
+    value = _value(values, key)
+    if not isinstance(value, str):
+        raise _Malformed(f"{key!r} is no text")
+    return value
+
+
+def _number(values: object, key: str) -> int:
+    value = _value(values, key)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise _Malformed(f"{key!r} is no number")
+    return value
+
+
+def _seal(values: object, key: str) -> Seal:
+    text = _text(values, key)
+    seal = parse_seal_text(text)
+    if seal is None:
+        raise _Malformed(f"{key!r} is {text!r}, which is no seal")
+    return seal

@@ -1,0 +1,164 @@
+"""Making a file of a backup: that of its last commit, or of an earlier one. Statements BACKUP-30 to BACKUP-34."""
+
+import os
+from collections.abc import Generator, Iterator
+from datetime import datetime
+from typing import NamedTuple
+
+from durus.backups.back_up import in_steps
+from durus.backups.copying import check_segment
+from durus.backups.manifest import Generation, Manifest
+from durus.backups.target import MissingSegmentError, Target
+from durus.error import ArgumentError, BackupError, DamageError
+from durus.files.file import File, FileSystem, OperatingSystem, Path
+from durus.files.moment import seal_time
+from durus.files.publishing import publishing
+from durus.files.shelf.layout import Seal
+from durus.files.shelf.sealed import sound_transactions
+from durus.progress import Progress
+
+
+class Restored(NamedTuple):
+    """What was restored."""
+
+    generation: int
+    """The number of the generation."""
+    time: str
+    """When the commit was made whose state the file has, as its seal tells it."""
+    size: int
+    """The bytes of the file."""
+
+
+class _Moment(NamedTuple):
+    generation: Generation
+    seal: Seal
+
+
+class Restore:
+    """The making of one file, which steps() does; `result` tells of it afterwards."""
+
+    def __init__(
+        self,
+        target: Path,
+        path: Path,
+        at: str | datetime | None = None,
+        target_file_system: FileSystem | None = None,
+        file_system: FileSystem | None = None,
+    ) -> None:
+        self._target = Target(target, target_file_system or OperatingSystem())
+        self._path = os.path.realpath(os.fsdecode(path))
+        self._file_system = file_system or OperatingSystem()
+        self._at = None if at is None else seal_time(at)
+        self.result: Restored | None = None
+
+    def steps(self) -> Iterator[Progress]:
+        """Do it, a step at a time. The file has its name when the last step is done."""
+        manifest = self._target.read_manifest()
+        while True:
+            try:
+                yield from self._restore(manifest)
+                return
+            except MissingSegmentError:
+                # A backup that goes on meanwhile puts segments together, and drops generations.
+                before, manifest = manifest, self._target.read_manifest()
+                if before == manifest:
+                    raise
+
+    def _restore(self, manifest: Manifest) -> Iterator[Progress]:
+        with publishing(self._path, self._file_system) as part_path:
+            moment = self._find(manifest)
+            part = self._file_system.open(part_path, "private")
+            try:
+                yield from self._write(moment, part)
+                yield Progress("check", 0, moment.seal.end)
+                _check(part, moment)
+                part.sync()
+            finally:
+                part.close()
+        self.result = Restored(moment.generation.number, moment.seal.time, moment.seal.end)
+
+    def _find(self, manifest: Manifest) -> _Moment:
+        """Return the commit that is asked for. [BACKUP-30]"""
+        generations = manifest.generations
+        if not generations:
+            raise BackupError(f"{self._target.path}: this backup holds nothing yet")
+        if self._at is None:
+            return _Moment(generations[-1], generations[-1].last_seal)
+        for from_branch in (True, False):  # what an older generation held too may have been dropped with it
+            for each in reversed(generations):
+                seal = self._find_in(each, self._at, each.branched_at if from_branch else 0)
+                if seal is not None:
+                    return _Moment(each, seal)
+        first = min(segment.earliest for each in generations for segment in each.segments)
+        raise ArgumentError(
+            f"{self._target.path}: the backup has nothing of {self._at} or before; it begins with {first}"
+        )
+
+    def _find_in(self, generation: Generation, at: str, branched_at: int) -> Seal | None:
+        """Return the last seal of a generation that is not later than `at` and ends after the byte `branched_at`."""
+        for index in reversed(range(len(generation.segments))):
+            segment = generation.segments[index]
+            if segment.end <= branched_at:
+                return None
+            if segment.earliest <= at and (seal := self._find_in_segment(generation, index, at, branched_at)):
+                return seal
+        return None
+
+    def _find_in_segment(self, generation: Generation, index: int, at: str, branched_at: int) -> Seal | None:
+        segment = generation.segments[index]
+        view = self._target.open_segment(segment)
+        try:
+            seals = (each.seal for each in sound_transactions(view, segment.start, generation.checksum_at(index)))
+            found = [seal for seal in seals if seal is not None and seal.time <= at and seal.end > branched_at]
+        finally:
+            view.close()
+        return found[-1] if found else None
+
+    def _write(self, moment: _Moment, part: File) -> Generator[Progress, None, None]:
+        """Write the bytes up to the seal, and read the segments they are in to their ends. [BACKUP-32]"""
+        generation, end = moment.generation, moment.seal.end
+        position = 0
+        while position < end:
+            index = next(n for n, segment in enumerate(generation.segments) if segment.end > position)
+            writer = _Writer(part, generation.segments[index].start, position, end)
+            try:
+                yield from in_steps(check_segment(self._target, generation, index, writer.write), 0, generation.size)
+            except MissingSegmentError:
+                # It may be part of a larger one now. What was written stays, or a long restoring would never end.
+                before, generation = generation, self._same_generation(generation)
+                if before == generation:
+                    raise
+            else:
+                position = generation.segments[index].end
+
+    def _same_generation(self, generation: Generation) -> Generation:
+        """Return a generation as the manifest has it now, and as it was if it is not there any more."""
+        found = [each for each in self._target.read_manifest().generations if each.number == generation.number]
+        return found[0] if found and found[0].first_seal == generation.first_seal else generation
+
+
+class _Writer:
+    """Appends to a file those of some bytes of another one that are from `first` to `end`."""
+
+    def __init__(self, file: File, position: int, first: int, end: int) -> None:
+        self._file = file
+        self._position = position
+        self._first = first
+        self._end = end
+
+    def write(self, data: bytes) -> None:
+        """Take the next bytes."""
+        piece = data[max(self._first - self._position, 0) : max(self._end - self._position, 0)]
+        self._position += len(data)
+        if piece:
+            self._file.append(piece)
+
+
+def _check(file: File, moment: _Moment) -> None:
+    """Read what was written, all of it; DamageError if it is not a sound file that ends in the seal. [BACKUP-32]"""
+    last: Seal | None = None
+    for each in sound_transactions(file, 0, 0):
+        last = each.seal
+    if last != moment.seal or file.size() != moment.seal.end:
+        problem = f"the restored file ends in the seal {last}, and not in {moment.seal}"
+        raise DamageError(file.path, file.size(), problem, "it is removed; restore another moment")

@@ -1,0 +1,70 @@
+"""Reading all of a backup, and telling what is not as it was written. Statement BACKUP-40."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from durus.backups.back_up import in_steps
+from durus.backups.copying import check_segment
+from durus.backups.manifest import Generation
+from durus.backups.target import Target
+from durus.error import DamageError, FileError
+from durus.files.file import FileSystem, OperatingSystem, Path
+from durus.progress import Progress
+
+
+class GenerationReport(NamedTuple):
+    """What was found out about a generation."""
+
+    number: int
+    size: int
+    """Its bytes."""
+    first: str
+    """The time of its first seal."""
+    last: str
+    """The time of its last seal."""
+    problems: tuple[str, ...]
+    """What is wrong with it; if there is nothing, every moment of it can be restored."""
+
+
+class Verification:
+    """One reading of a backup, which steps() does; `generations` tells of it afterwards."""
+
+    def __init__(self, target: Path, file_system: FileSystem | None = None) -> None:
+        self._target = Target(target, file_system or OperatingSystem())
+        self.generations: list[GenerationReport] = []
+        self._problems: dict[str, str | None] = {}
+        """Of each segment that was read."""
+
+    def steps(self) -> Iterator[Progress]:
+        """Read everything, a step at a time."""
+        while True:
+            manifest = self._target.read_manifest()
+            for each in manifest.generations:
+                yield from self._read(each)
+            if not any(self._problems.values()) or manifest == self._target.read_manifest():
+                break
+            # A backup that goes on meanwhile puts segments together, and drops generations.
+            self._problems = {name: None for name, problem in self._problems.items() if problem is None}
+        self.generations = [self._report(each) for each in manifest.generations]
+
+    def _read(self, generation: Generation) -> Iterator[Progress]:
+        for index, segment in enumerate(generation.segments):
+            if segment.name in self._problems:
+                continue
+            problem = None
+            try:
+                steps = check_segment(self._target, generation, index, lambda data: None)
+                yield from in_steps(steps, 0, generation.size)
+            except (DamageError, FileError) as error:
+                problem = str(error)
+            self._problems[segment.name] = problem
+
+    def _report(self, generation: Generation) -> GenerationReport:
+        problems = [self._problems[segment.name] for segment in generation.segments]
+        return GenerationReport(
+            generation.number,
+            generation.size,
+            generation.first_seal.time,
+            generation.last_seal.time,
+            tuple(problem for problem in problems if problem is not None),
+        )

@@ -1,0 +1,80 @@
+"""`durus backup`: add to a backup what a file has, or verify a backup. spec/backup.md."""
+
+import argparse
+import signal
+
+from durus.backup import follow
+from durus.backups.back_up import BackedUp, BackUp
+from durus.backups.verify import Verification
+from durus.cli.options import UsageError
+from durus.cli.output import tell
+from durus.cli.progress import show_progress
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", nargs="?", metavar="FILE", help="the file to back up; it may be in use")
+    parser.add_argument("target", metavar="TARGET", help="the folder of the backup, which is made if it is not there")
+    parser.add_argument("--keep", type=int, metavar="N", help="keep the newest N generations, and drop older ones")
+    parser.add_argument("--follow", action="store_true", help="go on, every second, until Ctrl-C or SIGTERM")
+    parser.add_argument("--verify", action="store_true", help="read all of the backup TARGET, without a FILE")
+
+
+def run(options: argparse.Namespace) -> int:
+    if options.verify:
+        if options.file is not None or options.follow or options.keep is not None:
+            raise UsageError("--verify goes with a TARGET, and with nothing else")
+        return _verify(options.target)
+    if options.file is None:
+        raise UsageError("a FILE and a TARGET are needed, or --verify and a TARGET")
+    if options.keep is not None and options.keep < 1:
+        raise UsageError("--keep takes a number above 0")
+    if options.follow:
+        return _follow(options.file, options.target, options.keep)
+    backup = BackUp(options.file, options.target, options.keep)
+    show_progress(backup.steps())
+    if backup.result is not None:
+        _tell(options.file, options.target, backup.result)
+    return 0
+
+
+def _follow(path: str, target: str, keep: int | None) -> int:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _end)
+    tell(f"{path}: its commits go into {target}, every second", flush=True)
+    for done in follow(path, target, keep=keep):
+        _tell(path, target, done)
+    return 0
+
+
+def _end(*_: object) -> None:
+    raise SystemExit(0)
+
+
+def _tell(path: str, target: str, done: BackedUp) -> None:
+    generation = f"generation {done.generation} of {target}"
+    if done.is_new:
+        line = f"{done.size} bytes in {generation}, which is new, up to the commit of {done.time}"
+    elif done.added:
+        line = f"{done.added} bytes added to {generation}, up to the commit of {done.time}"
+    else:
+        line = f"nothing is new since the commit of {done.time}, which is in {generation}"
+    if done.unsealed:
+        line += f"; {done.unsealed} bytes at the end of the file have no seal yet and are not in it"
+    if done.dropped:
+        line += f"; generations dropped: {done.dropped}"
+    tell(f"{path}: {line}", flush=True)
+
+
+def _verify(target: str) -> int:
+    verification = Verification(target)
+    show_progress(verification.steps())
+    faults = 0
+    for each in verification.generations:
+        for problem in each.problems:
+            tell(f"{target}: generation {each.number}: {problem}")
+        faults += len(each.problems)
+        state = "damaged" if each.problems else "sound"
+        tell(f"{target}: generation {each.number}: {state}: {each.size} bytes, from {each.first} to {each.last}")
+    if not verification.generations:
+        tell(f"{target}: the backup holds nothing yet")
+    return 1 if faults else 0

@@ -1,0 +1,81 @@
+"""`durus log`: the commits of a file, or the states of one object. spec/history.md."""
+
+import argparse
+from collections import Counter, deque
+from collections.abc import Iterator
+
+from durus.cli.options import UsageError
+from durus.cli.output import tell
+from durus.files.moment import seal_time
+from durus.oid import format_oid, oid_from_int
+from durus.open_file import open_file_storage
+from durus.records.contents import class_name_of
+from durus.records.record import data_of
+from durus.storage import Commit, Storage
+
+_SHOWN_OIDS = 5
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="the file to look at; it may be in use")
+    parser.add_argument("oid", nargs="?", type=int, metavar="OID", help="show each state of the object with this oid")
+    parser.add_argument("--since", metavar="TIME", help="leave out commits before this time (ISO 8601, UTC)")
+    parser.add_argument("--until", metavar="TIME", help="leave out commits after this time")
+    parser.add_argument(
+        "--class", dest="class_name", metavar="NAME", help="only commits that changed objects of this class"
+    )
+    parser.add_argument("--last", type=int, metavar="N", help="show only the last N")
+
+
+def run(options: argparse.Namespace) -> int:
+    if options.oid is not None and not 0 <= options.oid < 1 << 64:
+        raise UsageError("an OID is a number from 0 to 2**64 - 1")
+    if options.last is not None and options.last < 1:
+        raise UsageError("--last takes a number above 0")
+    since = None if options.since is None else seal_time(options.since)
+    until = None if options.until is None else seal_time(options.until)
+    storage = open_file_storage(options.file, readonly=True)
+    try:
+        lines = _lines(storage, options.oid, since, until, options.class_name)
+        for line in lines if options.last is None else deque(lines, options.last):
+            tell(line)
+    finally:
+        storage.close()
+    return 0
+
+
+def _lines(
+    storage: Storage, number: int | None, since: str | None, until: str | None, class_name: str | None
+) -> Iterator[str]:
+    if number is not None:
+        for commit, record in storage.records_of(oid_from_int(number)):
+            name = class_name_of(data_of(record))
+            if _is_between(commit, since, until) and class_name in (None, name):
+                yield f"{_heading(commit)}  {name}, {len(record)} bytes"
+        return
+    for commit in storage.commits():
+        if not _is_between(commit, since, until):
+            continue
+        classes = Counter(class_name_of(data_of(record)) for _, record in storage.records_in(commit))
+        if class_name is None or class_name in classes:
+            yield f"{_heading(commit)}  {_shown(commit, classes)}"
+
+
+def _is_between(commit: Commit, since: str | None, until: str | None) -> bool:
+    """Tell if a commit was made at the times that are asked for; one without a time is later than all. [HIST-4]"""
+    if commit.time is None:
+        return until is None
+    return (since is None or since <= commit.time) and (until is None or commit.time <= until)
+
+
+def _heading(commit: Commit) -> str:
+    return f"{commit.number:>6}  {commit.time or '(not sealed yet)':<27}"
+
+
+def _shown(commit: Commit, classes: Counter[str]) -> str:
+    names = ", ".join(
+        f"{count} {name}" for name, count in sorted(classes.items(), key=lambda pair: (-pair[1], pair[0]))
+    )
+    shown = ", ".join(format_oid(oid) for oid in commit.oids[:_SHOWN_OIDS])
+    more = f" and {len(commit.oids) - _SHOWN_OIDS} more" if len(commit.oids) > _SHOWN_OIDS else ""
+    return f"{commit.size} bytes: {names}" + (f"; oid {shown}{more}" if shown else "; what the last pack has kept")

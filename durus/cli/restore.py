@@ -1,0 +1,30 @@
+"""`durus restore`: make a file of a backup. spec/backup.md."""
+
+import argparse
+
+from durus.backups.restore import Restore
+from durus.cli.output import tell
+from durus.cli.progress import show_progress
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("target", metavar="TARGET", help="the folder of the backup")
+    parser.add_argument("file", metavar="FILE", help="the file to make, which must not exist")
+    parser.add_argument(
+        "--at",
+        metavar="TIME",
+        help="the state of the last commit at this time or before, in ISO 8601 and in UTC unless it has an offset "
+        "(the newest)",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    restore = Restore(options.target, options.file, options.at)
+    show_progress(restore.steps())
+    done = restore.result
+    if done is not None:
+        tell(
+            f"{options.file}: {done.size} bytes from generation {done.generation} of {options.target}, "
+            f"with the state of {done.time}"
+        )
+    return 0

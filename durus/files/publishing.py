@@ -1,0 +1,60 @@
+"""Writing a new file that has its name only when it is whole. Statement OBJ-46."""
+
+import contextlib
+import errno
+import itertools
+import os
+import re
+from collections.abc import Iterator
+
+from durus.error import AlreadyExistsError, FileError
+from durus.files.file import FileSystem, first_unused
+
+_PART = re.compile(r"\.(\d+)-\d+\.part(?:-journal|-wal|-shm)?")
+
+
+@contextlib.contextmanager
+def publishing(path: str, file_system: FileSystem) -> Iterator[str]:
+    """Yield the name of a file to write, which gets the name `path` when it is whole and is gone if it is not.
+
+    AlreadyExistsError if a file has that name: it is never replaced.
+    """
+    if file_system.exists(path):
+        raise AlreadyExistsError(
+            errno.EEXIST, "the file already exists; give the copy another name, or move that file away", path
+        )
+    with contextlib.suppress(FileError):  # what can't be removed does not keep a copy from being made
+        _remove_left_overs(path, file_system)
+    # A name that no other process is about to use.
+    part = first_unused(file_system, (f"{path}.{os.getpid()}-{number}.part" for number in itertools.count()))
+    try:
+        yield part
+        if file_system.link(part, path):  # which never takes the place of a file that came meanwhile
+            file_system.remove(part)
+        else:
+            file_system.replace(part, path)
+        file_system.sync_directory(path)
+    except BaseException:
+        with contextlib.suppress(FileError):  # or it would hide what has gone wrong
+            if file_system.exists(part):
+                file_system.remove(part)
+        raise
+
+
+def _remove_left_overs(path: str, file_system: FileSystem) -> None:
+    """Remove the parts beside the path that killed processes have left. [OBJ-46]"""
+    directory, name = os.path.split(path)
+    for each in file_system.names_beside(path):
+        part = _PART.fullmatch(each.removeprefix(name)) if each.startswith(name) else None
+        if part is not None and not _is_alive(int(part[1])):
+            file_system.remove(os.path.join(directory, each))
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True

@@ -1,0 +1,62 @@
+"""Earlier states of objects: copies of them, and of what an object consists. Statements HIST-7, HIST-9, HIST-10."""
+
+from typing import NamedTuple
+
+from durus.btree import BNode, BTree
+from durus.error import DurusKeyError, StateError
+from durus.oid import format_oid
+from durus.persistent import UNSAVED, ConnectionBase, PersistentObject, new_ghost, set_slot
+from durus.records.record import split_oids, unpack_record
+from durus.serialize import ObjectReader
+from durus.storage import Commit, Storage
+
+
+class Version(NamedTuple):
+    """An object as a commit has stored it."""
+
+    commit: Commit
+    object: PersistentObject
+    """A copy with that state, which belongs to no connection; what it refers to is as it is now."""
+
+
+def copy_of(connection: ConnectionBase, reader: ObjectReader, oid: bytes, data: bytes) -> PersistentObject:
+    """Return a new object with the state in `data`, of no connection. StateError if it can't be loaded."""
+    copy = new_ghost(reader.class_of_record(oid, data), oid, connection)
+    reader.load_state(copy, data)
+    set_slot(copy, "_p_status", UNSAVED)
+    set_slot(copy, "_p_serial", 0)
+    if isinstance(copy, BTree):
+        forget_count(copy)
+    set_slot(copy, "_p_connection", None)
+    set_slot(copy, "_p_oid", None)
+    return copy
+
+
+def forget_count(tree: BTree[object, object]) -> None:
+    """Have a tree count its items again: nothing else tells how many an earlier state has."""
+    set_slot(tree, "_p_count", None)
+
+
+def earlier_states(storage: Storage, reader: ObjectReader, obj: PersistentObject, oid: bytes) -> dict[bytes, bytes]:
+    """Return the data of an object in a storage by its oid, and that of the nodes of a BTree by theirs. [HIST-10]
+
+    StateError if it has no record there, or was of another class then.
+    """
+    found: dict[bytes, bytes] = {}
+    pending = [oid]
+    while pending:
+        each = pending.pop()
+        try:
+            _, data, refs = unpack_record(storage.load(each))
+        except DurusKeyError as error:
+            raise StateError(f"oid {format_oid(each)} has no state at that time: it was first stored later") from error
+        cls = reader.class_of_record(each, data)
+        if each == oid and cls is not type(obj):
+            raise StateError(
+                f"oid {format_oid(oid)} was a {cls.__qualname__} at that time, and is a {type(obj).__qualname__} now"
+            )
+        if each == oid or issubclass(cls, BNode):
+            found[each] = data
+            if issubclass(cls, BNode | BTree):
+                pending += [ref for ref in split_oids(refs) if ref not in found]
+    return found

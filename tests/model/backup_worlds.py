@@ -1,0 +1,133 @@
+"""A database and its backup on simulated disks: what the tests of crashes and the machine of backups share.
+
+The root of the database holds the number of the commit, so that a restored file tells which state it has.
+"""
+
+import random
+import warnings
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from durus.backups.back_up import BackedUp, BackUp
+from durus.backups.restore import Restore, Restored
+from durus.backups.target import MANIFEST
+from durus.backups.verify import GenerationReport, Verification
+from durus.connection import Connection
+from durus.error import DurusWarning
+from durus.file_storage import Durability, FileStorage
+from durus.files.shelf.inspection import ShelfInspection
+from tests.model.simulated_files import Disk, SimulatedFileSystem
+
+PATH = "/source/f.durus"
+TARGET = "/target/backup"
+MANIFEST_PATH = f"{TARGET}/{MANIFEST}"
+RESTORED = "/restored/f.durus"
+
+
+SECOND = 1_000_000
+
+
+class Clock:
+    """A clock that stands still until it is moved, in microseconds."""
+
+    def __init__(self) -> None:
+        self.now = 0
+
+    def __call__(self) -> str:
+        return self.at(self.now)
+
+    @staticmethod
+    def at(microseconds: int) -> str:
+        """Return this reading of the clock, as it is in seals."""
+        moment = datetime(2026, 1, 2, tzinfo=UTC) + timedelta(microseconds=microseconds)
+        return moment.isoformat(timespec="microseconds")[:26] + "Z"
+
+
+class World:
+    """A machine with a database in use, and one that a backup of it is on."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.source = Disk()
+        self.target = Disk()
+        self.clock = Clock()
+        self.chance = random.Random(seed)
+        self.number = 0
+        """Of the last commit."""
+        self.file_system: SimulatedFileSystem = self.source.process()
+        self.storage: FileStorage | None = None
+        self.durability: Durability = "fsync"
+
+    def open(self) -> FileStorage:
+        if self.storage is None:
+            self.storage = FileStorage(PATH, durability=self.durability, file_system=self.file_system, clock=self.clock)
+        return self.storage
+
+    def close(self) -> None:
+        if self.storage is not None:
+            self.storage.close()
+            self.storage = None
+
+    def commit(self, size: int = 100) -> int:
+        """Make the next commit; return its number."""
+        connection = Connection(self.open())
+        root: Any = connection.get_root()
+        root["number"] = self.number + 1
+        root["text"] = self.chance.randbytes(size)
+        connection.commit()
+        self.number += 1
+        return self.number
+
+    def pack(self) -> None:
+        self.open().pack()
+
+    def back_up(self, keep: int | None = None) -> BackedUp:
+        return back_up(self.source, self.target, keep)
+
+    def restore(self, at: str | None = None) -> int:
+        """Return the number of the commit whose state a restored file has."""
+        return number_in(self.target, at)
+
+
+def back_up(source: Disk, target: Disk, keep: int | None = None) -> BackedUp:
+    """Back up in processes of their own."""
+    run = BackUp(PATH, TARGET, keep, source.process(), target.process())
+    for _ in run.steps():
+        pass
+    assert run.result is not None
+    return run.result
+
+
+def restore(target: Disk, disk: Disk, path: str = RESTORED, at: str | None = None) -> Restored:
+    """Restore in processes of their own."""
+    run = Restore(TARGET, path, at, target.process(), disk.process())
+    for _ in run.steps():
+        pass
+    assert run.result is not None
+    return run.result
+
+
+def verify(target: Disk) -> list[GenerationReport]:
+    verification = Verification(TARGET, target.process())
+    for _ in verification.steps():
+        pass
+    return verification.generations
+
+
+def number_in(target: Disk, at: str | None = None) -> int:
+    """Restore, check the file as `durus check` does, and return the number of the commit whose state it has."""
+    disk = Disk()
+    restore(target, disk, at=at)
+    faults = [str(each) for each in ShelfInspection(disk.process().open(RESTORED, "read")).findings() if each.is_fault]
+    assert faults == []
+    return number_of(disk, RESTORED)
+
+
+def number_of(disk: Disk, path: str = PATH, repair: bool = False) -> int:
+    """Return the number of the commit whose state a file shows, 0 if it has none."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DurusWarning)
+        storage = FileStorage(path, readonly=not repair, repair=repair, file_system=disk.process())
+    root: Any = Connection(storage).get_root() if storage.has_record(bytes(8)) else {}
+    number: int = root.get("number", 0)
+    storage.close()
+    return number
