@@ -1,9 +1,9 @@
 /* The hot paths of durus/btree.py, in C: lookup, insert, delete, iteration, and ranges.
 
-   btree.py is the reference.  A comment of one line before a function here names the Python that it stands for; a test
-   fails when one of the two is changed alone.  What is here does for trees of the usual kind what the Python does,
-   step by step: it reads the same nodes in the same order, so that the same ones are loaded and count as accessed, and
-   marks the same ones as changed.
+   btree.py is the reference.  The comment before a function here names the Python that it stands for, or a part of
+   which; tests/twins.py finds it when one of the two is changed alone.  What is here does for trees of the usual kind
+   what the Python does, step by step: it reads the same nodes in the same order, so that the same ones are loaded and
+   count as accessed, and marks the same ones as changed.
 
    Usual means: keys of a type all of whose values have an order; nodes with the two slots of BNode, whose attributes
    nobody has intercepted, that hold a list of pairs and None or a list of nodes.  Wherever something else turns up,
@@ -27,7 +27,8 @@ enum place { FIRST = 0, BEFORE = 1, AFTER = 2, LAST = 3 }; /* of a _Boundary */
 /* Python, where it is asked for */
 
 static PyObject *
-call_reference(BTreeState *state, PyObject *self, const char *name, PyObject *const *args, Py_ssize_t count, PyObject *names)
+call_reference(BTreeState *state, PyObject *self, const char *name, PyObject *const *args, Py_ssize_t count,
+               PyObject *names)
 {
     PyObject *method = state->tree_type == NULL ? NULL : PyObject_GetAttrString((PyObject *)state->tree_type, name);
     if (method == NULL) {
@@ -84,7 +85,7 @@ set_error(PyObject *error) /* takes the reference */
     Py_DECREF(error);
 }
 
-/* Stands for BTree._explain: returns ERROR with an error that tells of the keys, or BELOW if there is none to tell of. */
+/* Stands for BTree._explain: returns ERROR with an error that tells of the keys, or BELOW if there is no error. */
 static enum outcome
 explain(PyObject *self, PyObject *key)
 {
@@ -97,7 +98,7 @@ explain(PyObject *self, PyObject *key)
     return told == NULL ? ERROR : BELOW;
 }
 
-/* Has a TypeError tell with which key another one can't be compared. */
+/* Stands for a part of BTree._path_for_change: has a TypeError tell with which key another one can't be compared. */
 static void
 name_keys(PyObject *self, PyObject *key)
 {
@@ -178,7 +179,7 @@ make_probe(BTreeState *state, PyObject *key, Probe *probe)
     return result;
 }
 
-/* Returns if a key is known to be equal to itself, and not less: for all others _check_orderable() is asked. */
+/* Stands for _check_orderable: returns if a key is known to be equal to itself, and not less; else that is asked. */
 static int
 is_orderable(PyObject *key, int depth)
 {
@@ -220,6 +221,7 @@ key_at(PyObject *items, Py_ssize_t place)
     return key;
 }
 
+/* Stands for a part of _search. */
 static int
 is_equal(PyObject *one, PyObject *other) /* PyObject_RichCompareBool takes an object as equal to itself; NaN is not */
 {
@@ -316,7 +318,8 @@ look(BTreeState *state, PyObject *node, Contents *contents)
 {
     PyTypeObject *type = Py_TYPE(node);
     contents->items = contents->nodes = NULL;
-    if (type->tp_getattro != (getattrofunc)persistent_getattro || _PyType_Lookup(type, state->items) != state->items_slot
+    if (type->tp_getattro != (getattrofunc)persistent_getattro
+        || _PyType_Lookup(type, state->items) != state->items_slot
         || _PyType_Lookup(type, state->nodes) != state->nodes_slot || !PyType_IsSubtype(type, state->node_type))
         return ODD;
     if (!is_fresh((Persistent *)node) && use((Persistent *)node) < 0)
@@ -345,20 +348,24 @@ look_at_tree(BTreeState *state, PyObject *self, PyObject **root)
 }
 
 static inline PyObject *
-child_at(PyObject *nodes, Py_ssize_t index) /* a new reference, or NULL without an error */
+item_at(PyObject *list, Py_ssize_t index) /* a new reference, or NULL with an IndexError */
 {
-    return index >= 0 && index < PyList_GET_SIZE(nodes) ? Py_NewRef(PyList_GET_ITEM(nodes, index)) : NULL;
+    return Py_XNewRef(PyList_GetItem(list, index));
 }
 
-/* Sets *degree to node.minimum_degree, of a node that was looked at: FOUND or ODD. */
+/* Sets *degree to node.minimum_degree, of a node that was looked at: FOUND, ODD or ERROR. */
 static enum outcome
 get_degree(BTreeState *state, PyObject *node, Py_ssize_t *degree)
 {
     PyTypeObject *type = Py_TYPE(node);
-    PyObject *found = _PyType_Lookup(type, state->minimum_degree);
-    if (found == NULL || !PyLong_CheckExact(found) || type->tp_dictoffset != 0)
-        return ODD;
-    *degree = PyLong_AsSsize_t(found);
+    PyObject *found = Py_XNewRef(_PyType_Lookup(type, state->minimum_degree));
+    if (found == NULL || !PyLong_CheckExact(found) || type->tp_dictoffset != 0) {
+        Py_XSETREF(found, PyObject_GetAttr(node, state->minimum_degree));
+        if (found == NULL)
+            return ERROR;
+    }
+    *degree = PyLong_CheckExact(found) ? PyLong_AsSsize_t(found) : -1;
+    Py_DECREF(found);
     if (*degree < 1 || *degree > PY_SSIZE_T_MAX / 4) {
         PyErr_Clear();
         return ODD;
@@ -410,11 +417,11 @@ find_item(BTreeState *state, PyObject *root, const Probe *probe, PyObject **item
         if (outcome == FOUND)
             outcome = search(contents.items, probe, &index);
         if (outcome == FOUND) {
-            *item = index < PyList_GET_SIZE(contents.items) ? Py_NewRef(PyList_GET_ITEM(contents.items, index)) : NULL;
-            outcome = *item == NULL ? ODD : FOUND;
+            *item = item_at(contents.items, index);
+            outcome = *item == NULL ? ERROR : FOUND;
         } else if (outcome == BELOW && contents.nodes != NULL) {
-            next = child_at(contents.nodes, index);
-            outcome = next == NULL ? ODD : PyErr_CheckSignals() < 0 ? ERROR : BELOW;
+            next = item_at(contents.nodes, index);
+            outcome = next == NULL || PyErr_CheckSignals() < 0 ? ERROR : BELOW;
         }
         drop(&contents);
         Py_DECREF(node);
@@ -439,8 +446,8 @@ path_to(BTreeState *state, PyObject *root, const Probe *probe, Path *path)
         if (outcome == FOUND)
             outcome = search(contents.items, probe, &index);
         if (outcome == BELOW && contents.nodes != NULL) {
-            next = child_at(contents.nodes, index);
-            outcome = next == NULL ? ODD : PyErr_CheckSignals() < 0 ? ERROR : BELOW;
+            next = item_at(contents.nodes, index);
+            outcome = next == NULL || PyErr_CheckSignals() < 0 ? ERROR : BELOW;
         }
         drop(&contents);
         if (outcome != BELOW && outcome != FOUND)
@@ -626,7 +633,7 @@ give_count_back(BTreeState *state, PyObject *self, PyObject *count, long change)
     return 0;
 }
 
-/* What a node is to hold after a change of several nodes. Stands for _Page. */
+/* What a node is to hold after a change of several nodes, as _Page says. */
 typedef struct {
     PyObject *node;
     Contents contents;
@@ -656,7 +663,7 @@ known_page(Pages *pages, PyObject *node)
     return NULL;
 }
 
-/* Sets *page to that of a node, which is made if there is none: FOUND, ODD or ERROR. */
+/* Stands for _Page.__init__: sets *page to that of a node, which is made if there is none: FOUND, ODD or ERROR. */
 static enum outcome
 page_of(BTreeState *state, Pages *pages, PyObject *node, Page **page)
 {
@@ -702,7 +709,8 @@ is_changed(BTreeState *state, Page *page)
 {
     Contents old;
     enum outcome outcome = look(state, page->node, &old);
-    if (outcome == FOUND && is_same_list(page->contents.items, old.items) && is_same_list(page->contents.nodes, old.nodes))
+    if (outcome == FOUND && is_same_list(page->contents.items, old.items)
+        && is_same_list(page->contents.nodes, old.nodes))
         outcome = BELOW;
     drop(&old);
     return outcome;
@@ -725,7 +733,8 @@ new_node(BTreeState *state, PyTypeObject *type, const Contents *contents)
     }
     PyObject *node = PyObject_CallNoArgs((PyObject *)type);
     if (node != NULL
-        && (PyObject_SetAttr(node, state->items, contents->items) < 0 || PyObject_SetAttr(node, state->nodes, nodes) < 0))
+        && (PyObject_SetAttr(node, state->items, contents->items) < 0
+            || PyObject_SetAttr(node, state->nodes, nodes) < 0))
         Py_CLEAR(node);
     return node;
 }
@@ -749,9 +758,10 @@ copied(BTreeState *state, Page *page, Pages *pages, int depth)
     return new_node(state, Py_TYPE(page->node), &page->contents);
 }
 
-/* Puts copies into the tree, which was never stored. */
+/* Stands for a part of BTree._put: puts copies into the tree, which was never stored. */
 static enum outcome
-put_copies(BTreeState *state, PyObject *self, const Path *path, Pages *pages, PyObject *new, PyObject *root, PyObject **count)
+put_copies(BTreeState *state, PyObject *self, const Path *path, Pages *pages, PyObject *new, PyObject *root,
+           PyObject **count)
 {
     PyObject *top = Py_XNewRef(root), *copy = NULL;
     Page *page = NULL, *first = NULL;
@@ -777,7 +787,7 @@ put_copies(BTreeState *state, PyObject *self, const Path *path, Pages *pages, Py
     return outcome;
 }
 
-/* Puts pages into their nodes. */
+/* Stands for a part of BTree._put: has _fill() put pages into their nodes. */
 static enum outcome
 put_pages(BTreeState *state, PyObject *self, Pages *pages, PyObject *gone, PyObject *root, PyObject **count)
 {
@@ -812,7 +822,8 @@ put_pages(BTreeState *state, PyObject *self, Pages *pages, PyObject *gone, PyObj
 
 /* Stands for BTree._put. */
 static enum outcome
-put(BTreeState *state, PyObject *self, const Path *path, Pages *pages, PyObject *new, PyObject *gone, long change, PyObject *root)
+put(BTreeState *state, PyObject *self, const Path *path, Pages *pages, PyObject *new, PyObject *gone, long change,
+    PyObject *root)
 {
     PyObject *count = NULL;
     enum outcome outcome = ((Persistent *)self)->connection == NULL
@@ -839,7 +850,8 @@ put(BTreeState *state, PyObject *self, const Path *path, Pages *pages, PyObject 
     return give_count_back(state, self, count, change) < 0 ? ERROR : FOUND;
 }
 
-/* Splits a page: sets *right to a new node with what comes after its middle item, and *item to that one. */
+/* Stands for a part of BTree._insert_and_split: splits a page. Sets *right to a new node with what comes after the
+   middle item, and *item to that one. */
 static enum outcome
 split(BTreeState *state, Page *page, PyObject **item, PyObject **right)
 {
@@ -858,7 +870,7 @@ split(BTreeState *state, Page *page, PyObject **item, PyObject **right)
     return *right == NULL ? ERROR : FOUND;
 }
 
-/* Makes the root above one that was split. */
+/* Stands for a part of BTree._insert_and_split: makes the root above one that was split. */
 static PyObject *
 new_root(BTreeState *state, PyObject *self, PyObject *item, PyObject *right)
 {
@@ -947,6 +959,7 @@ path_for_change(BTreeState *state, PyObject *self, PyObject *key, Path *path)
     return outcome;
 }
 
+/* Stands for a part of BTree.__setitem__. */
 static int
 replace_value(PyObject *items, Py_ssize_t index, PyObject *value)
 {
@@ -1004,7 +1017,8 @@ pop_at(PyObject *list, Py_ssize_t index) /* which is in the list */
     return PyList_SetSlice(list, index, index + 1, NULL);
 }
 
-/* Moves an item, and the child behind it, from the left page through the parent to the right one, or back. */
+/* Stands for a part of BTree._delete_and_rebalance: moves an item, and the child behind it, from the left page through
+   the parent to the right one, or back. */
 static int
 rotate(Page *parent, Py_ssize_t index, Page *from, Page *to, int is_from_left)
 {
@@ -1042,7 +1056,7 @@ merge(Page *parent, Py_ssize_t index, Page *left, Page *right)
     return pop_at(parent->contents.nodes, index + 1);
 }
 
-/* Gives a page what it lacks: FOUND, BELOW if it lacks nothing. */
+/* Stands for a part of BTree._delete_and_rebalance: gives a page what it lacks, FOUND, BELOW if it lacks nothing. */
 static enum outcome
 fill_up(BTreeState *state, Pages *pages, Page *parent, Py_ssize_t index, Page *child, PyObject *gone)
 {
@@ -1084,8 +1098,8 @@ fill_up(BTreeState *state, Pages *pages, Page *parent, Py_ssize_t index, Page *c
     return FOUND;
 }
 
-/* Takes the item at the end of a path out of its page; one that is not in a leaf is replaced by the last one before it,
-   to which the path is made longer. */
+/* Stands for a part of BTree._delete_and_rebalance: takes the item at the end of a path out of its page. One that is
+   not in a leaf is replaced by the last one before it, to which the path is made longer. */
 static enum outcome
 take_out(BTreeState *state, Path *path, Pages *pages)
 {
@@ -1094,25 +1108,24 @@ take_out(BTreeState *state, Path *path, Pages *pages)
     enum outcome outcome = page_of(state, pages, path->steps[path->count - 1].node, &page);
     if (outcome != FOUND)
         return outcome;
-    if (index >= PyList_GET_SIZE(page->contents.items))
-        return ODD;
     if (page->contents.nodes == NULL)
-        return pop_at(page->contents.items, index) < 0 ? ERROR : FOUND;
-    PyObject *node = child_at(page->contents.nodes, index);
+        return PySequence_DelItem(page->contents.items, index) < 0 ? ERROR : FOUND;
+    PyObject *node = item_at(page->contents.nodes, index);
     for (;;) {
         Contents contents;
         if (node == NULL)
-            return ODD;
+            return ERROR;
         outcome = look(state, node, &contents);
         if (outcome != FOUND) {
             Py_DECREF(node);
             return outcome;
         }
-        PyObject *next = contents.nodes == NULL ? NULL : child_at(contents.nodes, PyList_GET_SIZE(contents.nodes) - 1);
+        PyObject *next = contents.nodes == NULL ? NULL : item_at(contents.nodes, PyList_GET_SIZE(contents.nodes) - 1);
         int is_leaf = contents.nodes == NULL, is_added = add_step(path, node, PyList_GET_SIZE(contents.items));
         drop(&contents);
         if (!is_added) {
             Py_XDECREF(next);
+            PyErr_Clear(); /* of what has no children, which Python finds, too */
             return ODD;
         }
         if (is_leaf)
@@ -1158,8 +1171,8 @@ delete_and_rebalance(BTreeState *state, PyObject *self, Path *path)
     if (outcome == FOUND)
         outcome = page_of(state, &pages, old, &page);
     if (outcome == FOUND && PyList_GET_SIZE(page->contents.items) == 0 && page->contents.nodes != NULL) {
-        root = child_at(page->contents.nodes, 0);
-        outcome = root == NULL ? ODD : PyList_Append(gone, old) < 0 ? ERROR : FOUND;
+        root = item_at(page->contents.nodes, 0);
+        outcome = root == NULL ? ERROR : PyList_Append(gone, old) < 0 ? ERROR : FOUND;
     }
     if (outcome == FOUND)
         outcome = put(state, self, path, &pages, new, gone, -1, root);
@@ -1190,9 +1203,8 @@ delete_item(BTreeState *state, PyObject *self, PyObject *key)
         outcome = look(state, node, &contents);
         if (outcome == FOUND)
             outcome = get_degree(state, node, &degree);
-        if (outcome == FOUND && index >= PyList_GET_SIZE(contents.items))
-            outcome = ODD;
-        if (outcome == FOUND && contents.nodes == NULL && (path.count == 1 || PyList_GET_SIZE(contents.items) >= degree)) {
+        if (outcome == FOUND && contents.nodes == NULL
+            && (path.count == 1 || PyList_GET_SIZE(contents.items) >= degree)) {
             if (call_note_change(node) < 0)
                 outcome = ERROR;
             else {
@@ -1211,6 +1223,7 @@ delete_item(BTreeState *state, PyObject *self, PyObject *key)
     return outcome;
 }
 
+/* Stands for BTree.__setitem__, BTree.__delitem__. */
 static int
 tree_ass_subscript(PyObject *self, PyObject *key, PyObject *value)
 {
@@ -1303,8 +1316,8 @@ path_of(BTreeState *state, PyObject *tree, const Boundary *boundary, Path *path)
         if (index < 0)
             outcome = ERROR;
         if (outcome == FOUND && contents.nodes != NULL) {
-            next = child_at(contents.nodes, index);
-            outcome = next == NULL ? ODD : FOUND;
+            next = item_at(contents.nodes, index);
+            outcome = next == NULL ? ERROR : FOUND;
         }
         drop(&contents);
         if (outcome == FOUND)
@@ -1359,10 +1372,10 @@ path_past(BTreeState *state, PyObject *tree, Path *path, PyObject *item, int is_
             }
             path->steps[step].index = index = is_backward ? at : at + 1;
         }
-        next = child_at(contents.nodes, index);
+        next = item_at(contents.nodes, index);
         Py_DECREF(node);
         node = next;
-        outcome = node == NULL ? ODD : FOUND;
+        outcome = node == NULL ? ERROR : FOUND;
     }
     while (outcome == FOUND && node != NULL) {
         drop(&contents);
@@ -1370,10 +1383,10 @@ path_past(BTreeState *state, PyObject *tree, Path *path, PyObject *item, int is_
         if (outcome != FOUND)
             break;
         Py_ssize_t index = is_backward ? PyList_GET_SIZE(contents.items) : 0;
-        next = contents.nodes == NULL ? NULL : child_at(contents.nodes, index);
+        next = contents.nodes == NULL ? NULL : item_at(contents.nodes, index);
         if (contents.nodes != NULL && next == NULL)
-            outcome = ODD;
-        if (!add_step(path, node, index))
+            outcome = ERROR;
+        if (!add_step(path, node, index) && outcome == FOUND)
             outcome = ODD;
         node = next;
     }
@@ -1394,7 +1407,8 @@ leaf_run(BTreeState *state, Path *path, int is_backward, PyObject **run)
     enum outcome outcome = look(state, path->steps[path->count - 1].node, &contents);
     if (outcome != FOUND)
         return outcome;
-    *run = is_backward ? PyList_GetSlice(contents.items, 0, index) : PyList_GetSlice(contents.items, index, PY_SSIZE_T_MAX);
+    *run = is_backward ? PyList_GetSlice(contents.items, 0, index)
+                       : PyList_GetSlice(contents.items, index, PY_SSIZE_T_MAX);
     drop(&contents);
     cut_path(path, path->count - 1);
     outcome = *run == NULL ? ERROR : FOUND;
@@ -1435,7 +1449,8 @@ leave_to_reference(BTreeState *state, Items *self, const Boundary *from)
     return self->rest == NULL ? ERROR : ODD;
 }
 
-/* Makes the next run that has an item to give: FOUND, BELOW if there is none, ODD if `rest` goes on, or ERROR. */
+/* Stands for BTree._gen: makes the next run that has an item to give: FOUND, BELOW if there is none, ODD if `rest` goes
+   on, or ERROR. */
 static enum outcome
 next_run(BTreeState *state, Items *self)
 {
@@ -1480,6 +1495,7 @@ next_run(BTreeState *state, Items *self)
     }
 }
 
+/* Stands for a part of BTree._gen: has a TypeError tell of keys that can't be compared. */
 static void
 name_boundaries(Items *self)
 {
@@ -1620,6 +1636,7 @@ take_boundary(PyObject *object, Boundary *boundary)
     return 0;
 }
 
+/* Stands for BTree._gen: makes the iterator. */
 static PyObject *
 tree_gen(PyObject *self, PyObject *const *args, Py_ssize_t count)
 {
@@ -1672,6 +1689,7 @@ typedef struct {
     Py_ssize_t part;
 } Parts;
 
+/* Stands for a part of _keys_of, _values_of. */
 static PyObject *
 part_of(PyObject *item, Py_ssize_t part)
 {
@@ -1798,7 +1816,8 @@ ascends(PyObject *module, PyObject *items)
 /* The base class of BTree */
 
 static PyMethodDef tree_methods[] = {
-    {"get", (PyCFunction)(void (*)(void))tree_get, METH_FASTCALL | METH_KEYWORDS, "get($self, key, default=None)\n--\n\n"},
+    {"get", (PyCFunction)(void (*)(void))tree_get, METH_FASTCALL | METH_KEYWORDS,
+     "get($self, key, default=None)\n--\n\n"},
     {"_gen", (PyCFunction)(void (*)(void))tree_gen, METH_FASTCALL, NULL},
     {"_range", (PyCFunction)(void (*)(void))tree_range, METH_FASTCALL, NULL},
     {"_note_change_of_node", tree_note_change_of_node, METH_O, NULL},
@@ -1845,7 +1864,8 @@ join_btree(PyObject *module, PyObject *globals)
     BTreeState *state = btree_state_of_module(module);
     if (!PyDict_Check(globals))
         return PyErr_Format(PyExc_TypeError, "join_btree() takes the globals of btree.py");
-    PyObject *node_type = PyMapping_GetItemString(globals, "BNode"), *tree_type = PyMapping_GetItemString(globals, "BTree");
+    PyObject *node_type = PyMapping_GetItemString(globals, "BNode");
+    PyObject *tree_type = PyMapping_GetItemString(globals, "BTree");
     PyObject *count_name = PyUnicode_InternFromString("_p_count"), *result = NULL;
     if (node_type == NULL || tree_type == NULL || count_name == NULL)
         goto done;
