@@ -11,8 +11,8 @@
 
    Comparisons, loads, and finalizers of what is freed may run any code, which may change the tree.  So a node, and what
    it holds, is kept by a reference while it is used, and an index is checked against the list it is an index of.
-   Between the last such call and the end of a change of one leaf nothing else can run; a change of several nodes is
-   made by _fill() of btree.py. [OBJ-54] [OBJ-55] */
+   Between the last such call and the end of a change, of one node or of several, nothing else can run; where it can,
+   _fill() of btree.py makes the change. [OBJ-54] [OBJ-55] */
 
 #include "_persistent.h"
 
@@ -238,13 +238,15 @@ is_pair(PyObject *items, Py_ssize_t place)
         && PyTuple_GET_SIZE(PyList_GET_ITEM(items, place)) > 0;
 }
 
-/* Has the item at an index on its way from memory while another one is compared. */
+/* Has the keys in a leaf on their way from memory, all at once: of those above most are at hand. */
 static inline void
-fetch(PyObject *items, Py_ssize_t place)
+fetch_keys(PyObject *items)
 {
 #if defined(__GNUC__)
-    if (is_pair(items, place))
-        __builtin_prefetch(PyTuple_GET_ITEM(PyList_GET_ITEM(items, place), 0));
+    Py_ssize_t size = PyList_GET_SIZE(items);
+    for (Py_ssize_t place = 0; place < size && size <= 64; place++)
+        if (is_pair(items, place))
+            __builtin_prefetch(PyTuple_GET_ITEM(PyList_GET_ITEM(items, place), 0));
 #endif
 }
 
@@ -255,9 +257,6 @@ search(PyObject *items, const Probe *probe, Py_ssize_t *index)
 {
     Py_ssize_t low = 0, high = PyList_GET_SIZE(items), equal = -1;
     int is_told = 1; /* by compare(), of all keys */
-    if (high <= 64)
-        for (Py_ssize_t place = 0; place < high; place++)
-            fetch(items, place);
     while (low < high) {
         Py_ssize_t middle = low + (high - low) / 2;
         int order, is_less;
@@ -312,15 +311,28 @@ slot_of(PyObject *obj, Py_ssize_t offset) /* borrowed */
     return *(PyObject **)((char *)obj + offset);
 }
 
+/* Tells if nobody has intercepted the attributes of the nodes of a class. What was told of the last one is remembered,
+   with the version of the class, which changes whenever it, or a base of it, is changed. */
+static inline int
+is_usual_node(BTreeState *state, PyTypeObject *type)
+{
+    if (type == state->usual_type && type->tp_version_tag != 0 && type->tp_version_tag == state->usual_version)
+        return 1;
+    if (type->tp_getattro != (getattrofunc)persistent_getattro
+        || _PyType_Lookup(type, state->items) != state->items_slot
+        || _PyType_Lookup(type, state->nodes) != state->nodes_slot || !PyType_IsSubtype(type, state->node_type))
+        return 0;
+    state->usual_type = type;
+    state->usual_version = type->tp_version_tag;
+    return 1;
+}
+
 /* Reads both attributes of a node, so that it is loaded and counts as accessed: FOUND, ODD or ERROR. */
 static enum outcome
 look(BTreeState *state, PyObject *node, Contents *contents)
 {
-    PyTypeObject *type = Py_TYPE(node);
     contents->items = contents->nodes = NULL;
-    if (type->tp_getattro != (getattrofunc)persistent_getattro
-        || _PyType_Lookup(type, state->items) != state->items_slot
-        || _PyType_Lookup(type, state->nodes) != state->nodes_slot || !PyType_IsSubtype(type, state->node_type))
+    if (!is_usual_node(state, Py_TYPE(node)))
         return ODD;
     if (!is_fresh((Persistent *)node) && use((Persistent *)node) < 0)
         return ERROR;
@@ -414,8 +426,11 @@ find_item(BTreeState *state, PyObject *root, const Probe *probe, PyObject **item
         Py_ssize_t index = 0;
         PyObject *next = NULL;
         enum outcome outcome = look(state, node, &contents);
-        if (outcome == FOUND)
+        if (outcome == FOUND) {
+            if (contents.nodes == NULL)
+                fetch_keys(contents.items);
             outcome = search(contents.items, probe, &index);
+        }
         if (outcome == FOUND) {
             *item = item_at(contents.items, index);
             outcome = *item == NULL ? ERROR : FOUND;
@@ -443,8 +458,11 @@ path_to(BTreeState *state, PyObject *root, const Probe *probe, Path *path)
         Py_ssize_t index = 0;
         PyObject *next = NULL;
         enum outcome outcome = look(state, node, &contents);
-        if (outcome == FOUND)
+        if (outcome == FOUND) {
+            if (contents.nodes == NULL)
+                fetch_keys(contents.items);
             outcome = search(contents.items, probe, &index);
+        }
         if (outcome == BELOW && contents.nodes != NULL) {
             next = item_at(contents.nodes, index);
             outcome = next == NULL || PyErr_CheckSignals() < 0 ? ERROR : BELOW;
@@ -787,37 +805,90 @@ put_copies(BTreeState *state, PyObject *self, const Path *path, Pages *pages, Py
     return outcome;
 }
 
-/* Stands for a part of BTree._put: has _fill() put pages into their nodes. */
+/* Takes the pages of nodes that do not change, or are gone, from those that are to be put into their nodes. */
 static enum outcome
-put_pages(BTreeState *state, PyObject *self, Pages *pages, PyObject *gone, PyObject *root, PyObject **count)
+keep_changed(BTreeState *state, Pages *pages, PyObject *gone)
 {
-    PyObject *changes = PyList_New(0), *done;
-    enum outcome outcome = changes == NULL ? ERROR : FOUND;
+    int kept = 0;
+    enum outcome outcome = FOUND;
     for (int i = 0; i < pages->count && outcome == FOUND; i++) {
         Page *page = &pages->pages[i];
         int is_gone = 0;
         for (Py_ssize_t j = 0; j < PyList_GET_SIZE(gone); j++)
             is_gone |= PyList_GET_ITEM(gone, j) == page->node;
-        if (is_gone)
-            continue;
-        outcome = is_changed(state, page);
+        outcome = is_gone ? BELOW : is_changed(state, page);
         if (outcome == FOUND) {
-            PyObject *nodes = page->contents.nodes == NULL ? Py_None : page->contents.nodes;
-            PyObject *change = PyTuple_Pack(3, page->node, page->contents.items, nodes);
-            if (change == NULL || PyList_Append(changes, change) < 0)
-                outcome = ERROR;
-            Py_XDECREF(change);
+            Page changed = *page;
+            *page = pages->pages[kept];
+            pages->pages[kept++] = changed;
         } else if (outcome == BELOW)
             outcome = FOUND;
     }
-    if (outcome == FOUND) {
-        take_count(state, self, count);
-        done = call_global(state, "_fill", self, changes, root == NULL ? Py_None : root);
-        outcome = done == NULL ? ERROR : FOUND;
-        Py_XDECREF(done);
+    for (; outcome == FOUND && pages->count > kept; pages->count--) {
+        drop(&pages->pages[pages->count - 1].contents);
+        Py_CLEAR(pages->pages[pages->count - 1].node);
     }
-    Py_XDECREF(changes);
     return outcome;
+}
+
+static int
+is_changed_here(PyObject *obj) /* so that what is put into it is stored */
+{
+    return ((Persistent *)obj)->connection == NULL || ((Persistent *)obj)->status == UNSAVED;
+}
+
+/* Stands for _fill: that is called only if setting an attribute may do more than note a change and set it. Here all
+   changes are noted first.  Then nothing runs until all of them are made, so there is nothing to be interrupted. */
+static enum outcome
+fill(BTreeState *state, PyObject *self, Pages *pages, PyObject *root)
+{
+    int is_usual = root == NULL || _PyType_Lookup(Py_TYPE(self), state->setattr) == state->node_setattr;
+    for (int i = 0; is_usual && i < pages->count; i++) {
+        PyTypeObject *type = Py_TYPE(pages->pages[i].node);
+        is_usual = is_usual_node(state, type) && _PyType_Lookup(type, state->setattr) == state->node_setattr;
+    }
+    if (is_usual) {
+        for (int i = 0; i < pages->count; i++)
+            if (change((Persistent *)pages->pages[i].node) < 0)
+                return ERROR;
+        if (root != NULL && change((Persistent *)self) < 0)
+            return ERROR;
+        is_usual = root == NULL || is_changed_here(self);
+        for (int i = 0; is_usual && i < pages->count; i++)
+            is_usual = is_changed_here(pages->pages[i].node);
+    }
+    if (is_usual) {
+        for (int i = 0; i < pages->count; i++) {
+            Page *page = &pages->pages[i];
+            PyObject **items = (PyObject **)((char *)page->node + state->items_offset), *old = *items;
+            *items = page->contents.items;
+            page->contents.items = old; /* to be dropped when all is done */
+            PyObject **nodes = (PyObject **)((char *)page->node + state->nodes_offset);
+            old = *nodes;
+            *nodes = page->contents.nodes == NULL ? Py_NewRef(Py_None) : page->contents.nodes;
+            page->contents.nodes = old;
+        }
+        if (root != NULL) {
+            PyObject **slot = (PyObject **)((char *)self + state->root_offset), *old = *slot;
+            *slot = Py_NewRef(root);
+            Py_XDECREF(old);
+        }
+        return FOUND;
+    }
+    PyObject *changes = PyList_New(0), *done = NULL;
+    enum outcome outcome = changes == NULL ? ERROR : FOUND;
+    for (int i = 0; i < pages->count && outcome == FOUND; i++) {
+        Page *page = &pages->pages[i];
+        PyObject *nodes = page->contents.nodes == NULL ? Py_None : page->contents.nodes;
+        PyObject *change = PyTuple_Pack(3, page->node, page->contents.items, nodes);
+        outcome = change == NULL || PyList_Append(changes, change) < 0 ? ERROR : FOUND;
+        Py_XDECREF(change);
+    }
+    if (outcome == FOUND)
+        done = call_global(state, "_fill", self, changes, root == NULL ? Py_None : root);
+    Py_XDECREF(changes);
+    Py_XDECREF(done);
+    return done == NULL ? ERROR : FOUND;
 }
 
 /* Stands for BTree._put. */
@@ -826,9 +897,13 @@ put(BTreeState *state, PyObject *self, const Path *path, Pages *pages, PyObject 
     PyObject *root)
 {
     PyObject *count = NULL;
-    enum outcome outcome = ((Persistent *)self)->connection == NULL
-        ? put_copies(state, self, path, pages, new, root, &count)
-        : put_pages(state, self, pages, gone, root, &count);
+    enum outcome outcome;
+    if (((Persistent *)self)->connection == NULL)
+        outcome = put_copies(state, self, path, pages, new, root, &count);
+    else if ((outcome = keep_changed(state, pages, gone)) == FOUND) {
+        take_count(state, self, &count);
+        outcome = fill(state, self, pages, root);
+    }
     if (outcome != FOUND || count == NULL) {
         Py_XDECREF(count);
         return outcome;
@@ -959,12 +1034,22 @@ path_for_change(BTreeState *state, PyObject *self, PyObject *key, Path *path)
     return outcome;
 }
 
+/* Returns an item, which the collector of cyclic garbage need not look at if neither part of it can be in a cycle. */
+static PyObject *
+new_item(PyObject *key, PyObject *value)
+{
+    PyObject *item = PyTuple_Pack(2, key, value);
+    if (item != NULL && !PyObject_IS_GC(key) && !PyObject_IS_GC(value))
+        PyObject_GC_UnTrack(item);
+    return item;
+}
+
 /* Stands for a part of BTree.__setitem__. */
 static int
 replace_value(PyObject *items, Py_ssize_t index, PyObject *value)
 {
     PyObject *key = key_at(items, index);
-    PyObject *item = key == NULL ? NULL : PyTuple_Pack(2, key, value);
+    PyObject *item = key == NULL ? NULL : new_item(key, value);
     Py_XDECREF(key);
     return item == NULL ? -1 : PyList_SetItem(items, index, item);
 }
@@ -986,7 +1071,7 @@ set_item(BTreeState *state, PyObject *self, PyObject *key, PyObject *value)
         if (outcome == FOUND && found == FOUND)
             outcome = call_note_change(node) < 0 || replace_value(contents.items, index, value) < 0 ? ERROR : FOUND;
         else if (outcome == FOUND && (outcome = get_degree(state, node, &degree)) == FOUND) {
-            pair = PyTuple_Pack(2, key, value);
+            pair = new_item(key, value);
             if (pair == NULL)
                 outcome = ERROR;
             else if (PyList_GET_SIZE(contents.items) >= 2 * degree - 1)

@@ -143,7 +143,7 @@ call_note_change(PyObject *obj)
     return noted == NULL ? -1 : 0;
 }
 
-static int
+int
 change(Persistent *self)
 {
     if (is_fresh(self) && (self->connection == NULL || self->status == UNSAVED))

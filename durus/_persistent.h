@@ -41,6 +41,8 @@ is_fresh(Persistent *self) /* in this transaction: neither to be loaded nor to b
 SHARED int use(Persistent *self);
 SHARED PyObject *persistent_getattro(Persistent *self, PyObject *name);
 SHARED PyObject *persistent_new(PyTypeObject *type, PyObject *args, PyObject *kwargs);
+/* Notes a change where that was not done yet. */
+SHARED int change(Persistent *self);
 /* Calls obj._p_note_change(). */
 SHARED int call_note_change(PyObject *obj);
 
@@ -58,6 +60,8 @@ typedef struct {
     PyObject *count_slot;
     Py_ssize_t root_offset;
     Py_ssize_t count_offset;
+    PyTypeObject *usual_type; /* the class of nodes that was seen last, which is not referred to, and its version */
+    unsigned int usual_version;
     PyObject *globals; /* of btree.py */
     PyTypeObject *items_type; /* the iterators of this module */
     PyTypeObject *parts_type;

@@ -969,7 +969,7 @@ class BTree(PersistentObject, MutableMapping[K, V]):
 def _fill(tree: BTree[K, V], changes: list[_Change], root: BNode[K, V] | None) -> None:
     """Have nodes of a stored tree hold other items and nodes, and the tree a new root, so that an interrupt is noticed.
 
-    The C extension calls this, too.
+    The C extension calls this where a __setattr__() of a subclass may run in between.
     """
     connection = tree._p_connection
     if connection is None:

@@ -120,7 +120,7 @@ class Recorder(ConnectionBase):
         super().__init__()
         self.states: dict[bytes, dict[str, Any]] = {}
         self.loads: list[bytes | None] = []
-        self.steps: list[str] = []
+        self.releases = 0
         self.loads_left = -1
         self.transaction_serial = 1
 
@@ -135,14 +135,7 @@ class Recorder(ConnectionBase):
             take_state(obj, lists, False)
 
     def release(self, obj: PersistentBase) -> None:
-        self.steps.append("release")
-
-    def begin_steps(self, frame: object) -> bool:
-        self.steps.append("begin")
-        return True
-
-    def end_steps(self, is_first: bool) -> None:
-        self.steps.append("end")
+        self.releases += 1
 
     def watch(self) -> Watch:
         return Watch()
@@ -222,7 +215,7 @@ class World:
             connection.loads,
             connection.accessed,
             list(connection.changed),
-            connection.steps,
+            connection.releases,
             self.noted,
             None if count is None else count.value,
         )
