@@ -10,7 +10,7 @@
 
    and four functions: new_ghost() makes an object for an oid, take_state() fills it, without_volatile() gives the
    attributes that are stored, persistent_id_by() makes the check of each value that a pickler comes to. What is done
-   for btree.py is in _btree.c, which is part of the same module.
+   for btree.py is in _btree.c, and for the other collections in _collections.c, which are part of the same module.
 
    PersistentBase has no tp_setattro of its own. Its __setattr__ and __delattr__ are plain methods, which a
    subclass made in Python gets into its slots by Python's own dispatch: that costs some nanoseconds
@@ -33,6 +33,7 @@ typedef struct {
     PyObject *repr;
     PyObject *setstate;
     BTreeState btree;
+    CollectionState collections[COLLECTIONS];
 } ModuleState;
 
 static struct PyModuleDef module_def;
@@ -53,6 +54,18 @@ BTreeState *
 btree_state_of_module(PyObject *module)
 {
     return &((ModuleState *)PyModule_GetState(module))->btree;
+}
+
+CollectionState *
+collection_state_of(PyObject *obj, int kind)
+{
+    return &state_of(obj)->collections[kind];
+}
+
+CollectionState *
+collection_state_of_module(PyObject *module, int kind)
+{
+    return &((ModuleState *)PyModule_GetState(module))->collections[kind];
 }
 
 /* Names */
@@ -544,6 +557,10 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->persistent_type);
     Py_VISIT(state->own_note_change);
     Py_VISIT(state->own_p_note_change);
+    for (int kind = 0; kind < COLLECTIONS; kind++) {
+        Py_VISIT(state->collections[kind].type);
+        Py_VISIT(state->collections[kind].slot);
+    }
     return btree_traverse(&state->btree, visit, arg);
 }
 
@@ -561,6 +578,11 @@ module_clear(PyObject *module)
     Py_CLEAR(state->class_);
     Py_CLEAR(state->repr);
     Py_CLEAR(state->setstate);
+    for (int kind = 0; kind < COLLECTIONS; kind++) {
+        Py_CLEAR(state->collections[kind].type);
+        Py_CLEAR(state->collections[kind].name);
+        Py_CLEAR(state->collections[kind].slot);
+    }
     btree_clear(&state->btree);
     return 0;
 }
@@ -596,7 +618,9 @@ module_exec(PyObject *module)
         return -1;
     state->own_note_change = PyObject_GetAttr((PyObject *)state->connection_type, state->note_change);
     state->own_p_note_change = PyObject_GetAttr((PyObject *)state->persistent_type, state->p_note_change);
-    return state->own_note_change == NULL || state->own_p_note_change == NULL ? -1 : btree_exec(module);
+    if (state->own_note_change == NULL || state->own_p_note_change == NULL || btree_exec(module) < 0)
+        return -1;
+    return collections_exec(module);
 }
 
 static PyModuleDef_Slot module_slots[] = {

@@ -75,6 +75,22 @@ typedef struct {
     PyObject *value;
 } BTreeState;
 
+/* The same of the other collections. */
+enum { A_DICT, A_LIST, A_SET, COLLECTIONS };
+
+typedef struct {
+    PyTypeObject *type; /* what is made of Python alone, and the slot of its instances */
+    PyObject *name;
+    PyObject *slot;
+    Py_ssize_t offset;
+    PyTypeObject *usual_type; /* as above */
+    unsigned int usual_version;
+} CollectionState;
+
+SHARED CollectionState *collection_state_of(PyObject *obj, int kind);
+SHARED CollectionState *collection_state_of_module(PyObject *module, int kind);
+SHARED int collections_exec(PyObject *module);
+
 SHARED BTreeState *btree_state_of(PyObject *obj); /* of a type of the module, or of a subclass */
 SHARED BTreeState *btree_state_of_module(PyObject *module);
 

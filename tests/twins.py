@@ -20,7 +20,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PAIRS = {"durus/_btree.c": "durus/btree.py"}
+PAIRS = {
+    "durus/_btree.c": ["durus/btree.py"],
+    "durus/_collections.c": ["durus/persistent_dict.py", "durus/persistent_list.py", "durus/persistent_set.py"],
+}
 """Where the Python is that a source of C stands for."""
 KNOWN = Path(__file__).with_name("twins.json")
 
@@ -33,13 +36,13 @@ Twins = dict[str, dict[str, str]]
 """By the name of the Python: the digests of both."""
 
 
-def find_twins(c: str, python: str) -> Twins:
-    """Return the twins in two sources; KeyError if C stands for what is not there."""
+def find_twins(c: str, *modules: str) -> Twins:
+    """Return the twins in a source of C and in modules; KeyError if C stands for what is not there."""
     parts: dict[str, list[str]] = {}
     for names, function in _FUNCTION.findall(c):
         for name in names.split(", "):
             parts.setdefault(name, []).append(_COMMENT.sub("", function))
-    sources = sources_by_name(python)
+    sources = {name: text for python in modules for name, text in sources_by_name(python).items()}
     return {name: {"c": digest("\n".join(texts)), "python": digest(sources[name])} for name, texts in parts.items()}
 
 
@@ -73,8 +76,8 @@ def digest(text: str) -> str:
 
 def twins_of_the_sources() -> Twins:
     found: Twins = {}
-    for c, python in PAIRS.items():
-        found |= find_twins((ROOT / c).read_text("utf-8"), (ROOT / python).read_text("utf-8"))
+    for c, modules in PAIRS.items():
+        found |= find_twins(*((ROOT / name).read_text("utf-8") for name in (c, *modules)))
     return found
 
 
