@@ -1641,6 +1641,21 @@ items_next(Items *self)
     return Py_NewRef(PyList_GET_ITEM(self->run, place));
 }
 
+/* Ends an iteration, as the method of a generator does. */
+static PyObject *
+items_close(Items *self, PyObject *Py_UNUSED(ignored))
+{
+    if (self->is_running) {
+        PyErr_SetString(PyExc_ValueError, "generator already executing");
+        return NULL;
+    }
+    self->is_done = 1;
+    Py_CLEAR(self->run);
+    Py_CLEAR(self->rest);
+    cut_path(&self->path, 0);
+    Py_RETURN_NONE;
+}
+
 static int
 items_traverse(Items *self, visitproc visit, void *arg)
 {
@@ -1693,9 +1708,14 @@ new_items(BTreeState *state, PyObject *tree, Boundary start, Boundary end, int i
     return (PyObject *)self;
 }
 
+static PyMethodDef items_methods[] = {
+    {"close", (PyCFunction)items_close, METH_NOARGS, PyDoc_STR("close($self)\n--\n\nEnd the iteration.")},
+    {NULL, NULL, 0, NULL},
+};
+
 static PyType_Slot items_slots[] = {
-    {Py_tp_dealloc, items_dealloc}, {Py_tp_traverse, items_traverse},    {Py_tp_clear, items_clear},
-    {Py_tp_iter, PyObject_SelfIter}, {Py_tp_iternext, items_next}, {0, NULL},
+    {Py_tp_dealloc, items_dealloc}, {Py_tp_traverse, items_traverse}, {Py_tp_clear, items_clear},
+    {Py_tp_iter, PyObject_SelfIter}, {Py_tp_iternext, items_next}, {Py_tp_methods, items_methods}, {0, NULL},
 };
 
 static PyType_Spec items_spec = {
@@ -1808,6 +1828,14 @@ parts_next(Parts *self)
     return result;
 }
 
+/* Ends an iteration, as the method of a generator does. */
+static PyObject *
+parts_close(Parts *self, PyObject *Py_UNUSED(ignored))
+{
+    Py_CLEAR(self->items);
+    Py_RETURN_NONE;
+}
+
 static int
 parts_traverse(Parts *self, visitproc visit, void *arg)
 {
@@ -1833,9 +1861,14 @@ parts_dealloc(Parts *self)
     Py_DECREF(type);
 }
 
+static PyMethodDef parts_methods[] = {
+    {"close", (PyCFunction)parts_close, METH_NOARGS, PyDoc_STR("close($self)\n--\n\nEnd the iteration.")},
+    {NULL, NULL, 0, NULL},
+};
+
 static PyType_Slot parts_slots[] = {
-    {Py_tp_dealloc, parts_dealloc}, {Py_tp_traverse, parts_traverse},    {Py_tp_clear, parts_clear},
-    {Py_tp_iter, PyObject_SelfIter}, {Py_tp_iternext, parts_next}, {0, NULL},
+    {Py_tp_dealloc, parts_dealloc}, {Py_tp_traverse, parts_traverse}, {Py_tp_clear, parts_clear},
+    {Py_tp_iter, PyObject_SelfIter}, {Py_tp_iternext, parts_next}, {Py_tp_methods, parts_methods}, {0, NULL},
 };
 
 static PyType_Spec parts_spec = {

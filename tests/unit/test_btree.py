@@ -4,6 +4,7 @@ import copy
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -106,6 +107,23 @@ def test_an_iteration_goes_on_though_the_tree_changes() -> None:
     assert set(range(0, 1000, 2)) <= set(seen)
     assert set(range(601, 1000, 4)) <= set(seen)
     tree.check()
+
+
+def test_an_iteration_can_be_closed() -> None:
+    tree = tree_of(*range(50))
+    for make in (tree.iteritems, tree.itervalues, tree.items_backward, lambda: iter(tree), lambda: tree.irange(3)):
+        items: Any = make()
+        next(items)
+        items.close()
+        items.close()
+        assert list(items) == []
+
+
+def test_an_iteration_that_raised_is_at_its_end() -> None:
+    items = tree_of(*range(50)).items_from("x")  # type: ignore[arg-type]  # that is the point
+    with pytest.raises(TypeError):
+        next(items)
+    assert list(items) == []
 
 
 @pytest.mark.spec("OBJ-33")
