@@ -255,18 +255,19 @@ fetch_keys(PyObject *items)
 static enum outcome
 search(PyObject *items, const Probe *probe, Py_ssize_t *index)
 {
+    const Probe sought = *probe;
     Py_ssize_t low = 0, high = PyList_GET_SIZE(items), equal = -1;
     int is_told = 1; /* by compare(), of all keys */
     while (low < high) {
         Py_ssize_t middle = low + (high - low) / 2;
         int order, is_less;
-        if (is_pair(items, middle) && compare(probe, PyTuple_GET_ITEM(PyList_GET_ITEM(items, middle), 0), &order)) {
+        if (is_pair(items, middle) && compare(&sought, PyTuple_GET_ITEM(PyList_GET_ITEM(items, middle), 0), &order)) {
             is_less = order < 0;
             if (order == 0)
                 equal = middle;
         } else {
             PyObject *other = key_at(items, middle);
-            is_less = other == NULL ? -1 : PyObject_RichCompareBool(other, probe->key, Py_LT);
+            is_less = other == NULL ? -1 : PyObject_RichCompareBool(other, sought.key, Py_LT);
             Py_XDECREF(other);
             is_told = 0;
             if (is_less < 0)
@@ -283,8 +284,8 @@ search(PyObject *items, const Probe *probe, Py_ssize_t *index)
     if (low == PyList_GET_SIZE(items))
         return BELOW;
     PyObject *other = key_at(items, low);
-    int is_above = other == NULL ? -1 : PyObject_RichCompareBool(probe->key, other, Py_LT);
-    int is_same = is_above == 0 ? is_equal(other, probe->key) : 0;
+    int is_above = other == NULL ? -1 : PyObject_RichCompareBool(sought.key, other, Py_LT);
+    int is_same = is_above == 0 ? is_equal(other, sought.key) : 0;
     Py_XDECREF(other);
     if (is_above < 0 || is_same < 0)
         return ERROR;
@@ -322,9 +323,25 @@ is_usual_node(BTreeState *state, PyTypeObject *type)
         || _PyType_Lookup(type, state->items) != state->items_slot
         || _PyType_Lookup(type, state->nodes) != state->nodes_slot || !PyType_IsSubtype(type, state->node_type))
         return 0;
+    PyObject *degree = _PyType_Lookup(type, state->minimum_degree);
+    int is_known = degree != NULL && PyLong_CheckExact(degree) && type->tp_dictoffset == 0;
+    state->usual_degree = is_known ? PyLong_AsSsize_t(degree) : -1;
+    PyErr_Clear();
+    state->usual_notes = notes_by_itself(type);
     state->usual_type = type;
     state->usual_version = type->tp_version_tag;
     return 1;
+}
+
+/* Calls node._p_note_change(), of a node that was looked at. */
+static inline int
+note_change(BTreeState *state, PyObject *node)
+{
+    Persistent *self = (Persistent *)node;
+    if (is_usual_node(state, Py_TYPE(node)) && !state->usual_notes
+        && (self->connection == NULL || (is_fresh(self) && self->status == UNSAVED)))
+        return 0;
+    return call_note_change(node);
 }
 
 /* Reads both attributes of a node, so that it is loaded and counts as accessed: FOUND, ODD or ERROR. */
@@ -369,13 +386,13 @@ item_at(PyObject *list, Py_ssize_t index) /* a new reference, or NULL with an In
 static enum outcome
 get_degree(BTreeState *state, PyObject *node, Py_ssize_t *degree)
 {
-    PyTypeObject *type = Py_TYPE(node);
-    PyObject *found = Py_XNewRef(_PyType_Lookup(type, state->minimum_degree));
-    if (found == NULL || !PyLong_CheckExact(found) || type->tp_dictoffset != 0) {
-        Py_XSETREF(found, PyObject_GetAttr(node, state->minimum_degree));
-        if (found == NULL)
-            return ERROR;
+    if (is_usual_node(state, Py_TYPE(node)) && state->usual_degree > 0 && state->usual_degree < PY_SSIZE_T_MAX / 4) {
+        *degree = state->usual_degree;
+        return FOUND;
     }
+    PyObject *found = PyObject_GetAttr(node, state->minimum_degree);
+    if (found == NULL)
+        return ERROR;
     *degree = PyLong_CheckExact(found) ? PyLong_AsSsize_t(found) : -1;
     Py_DECREF(found);
     if (*degree < 1 || *degree > PY_SSIZE_T_MAX / 4) {
@@ -1069,14 +1086,14 @@ set_item(BTreeState *state, PyObject *self, PyObject *key, PyObject *value)
         Py_ssize_t index = path.steps[path.count - 1].index;
         outcome = look(state, node, &contents);
         if (outcome == FOUND && found == FOUND)
-            outcome = call_note_change(node) < 0 || replace_value(contents.items, index, value) < 0 ? ERROR : FOUND;
+            outcome = note_change(state, node) < 0 || replace_value(contents.items, index, value) < 0 ? ERROR : FOUND;
         else if (outcome == FOUND && (outcome = get_degree(state, node, &degree)) == FOUND) {
             pair = new_item(key, value);
             if (pair == NULL)
                 outcome = ERROR;
             else if (PyList_GET_SIZE(contents.items) >= 2 * degree - 1)
                 outcome = insert_and_split(state, self, &path, pair);
-            else if (call_note_change(node) < 0)
+            else if (note_change(state, node) < 0)
                 outcome = ERROR;
             else {
                 take_count(state, self, &count);
@@ -1290,7 +1307,7 @@ delete_item(BTreeState *state, PyObject *self, PyObject *key)
             outcome = get_degree(state, node, &degree);
         if (outcome == FOUND && contents.nodes == NULL
             && (path.count == 1 || PyList_GET_SIZE(contents.items) >= degree)) {
-            if (call_note_change(node) < 0)
+            if (note_change(state, node) < 0)
                 outcome = ERROR;
             else {
                 take_count(state, self, &count);

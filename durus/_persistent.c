@@ -144,6 +144,13 @@ static PyObject *persistent_note_change(Persistent *, PyObject *);
 static PyObject *connection_note_change(Connection *, PyObject *);
 
 int
+notes_by_itself(PyTypeObject *type)
+{
+    ModuleState *state = PyModule_GetState(PyType_GetModuleByDef(type, &module_def));
+    return _PyType_Lookup(type, state->p_note_change) != state->own_p_note_change;
+}
+
+int
 call_note_change(PyObject *obj)
 {
     ModuleState *state = state_of(obj);

@@ -46,6 +46,9 @@ SHARED int change(Persistent *self);
 /* Calls obj._p_note_change(). */
 SHARED int call_note_change(PyObject *obj);
 
+/* Tells if a class has a _p_note_change() of its own. */
+SHARED int notes_by_itself(PyTypeObject *type);
+
 /* What btree.py gave to join_btree(), and names. */
 typedef struct {
     PyTypeObject *node_type; /* BNode, and the slots of its instances */
@@ -62,6 +65,8 @@ typedef struct {
     Py_ssize_t count_offset;
     PyTypeObject *usual_type; /* the class of nodes that was seen last, which is not referred to, and its version */
     unsigned int usual_version;
+    Py_ssize_t usual_degree; /* -1 if an object of the class must be asked */
+    int usual_notes;         /* the class has a _p_note_change() of its own */
     PyObject *globals; /* of btree.py */
     PyTypeObject *items_type; /* the iterators of this module */
     PyTypeObject *parts_type;

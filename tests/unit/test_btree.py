@@ -109,6 +109,17 @@ def test_an_iteration_goes_on_though_the_tree_changes() -> None:
     tree.check()
 
 
+@pytest.mark.parametrize("is_backward", [False, True])
+def test_an_iteration_goes_on_past_an_item_that_is_deleted(is_backward: bool) -> None:
+    """An item that separates two nodes is replaced by the one before it, which may not have come yet."""
+    for number in range(60):
+        tree = tree_of(*range(60))
+        keys = reversed(tree) if is_backward else iter(tree)
+        seen = [next(keys) for _ in range(number + 1)]
+        del tree[seen[-1]]
+        assert [*seen, *keys] == sorted(range(60), reverse=is_backward)
+
+
 def test_an_iteration_can_be_closed() -> None:
     tree = tree_of(*range(50))
     for make in (tree.iteritems, tree.itervalues, tree.items_backward, lambda: iter(tree), lambda: tree.irange(3)):
