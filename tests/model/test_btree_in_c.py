@@ -209,7 +209,10 @@ class World:
             return type(obj), obj._p_oid, status, items, nodes and [known(node) for node in nodes]
 
         connection = self.connection
-        count = self.tree._kept_count()
+        try:
+            count = get_slot(self.tree, "_p_count")
+        except AttributeError:
+            count = None
         return (
             known(self.tree),
             connection.loads,
