@@ -635,15 +635,18 @@ tree_note_change_of_node(PyObject *self, PyObject *key)
 /* Writing */
 
 /* Stands for BTree._take_count: sets *count, NULL if none is kept. */
-static void
+static int
 take_count(BTreeState *state, PyObject *self, PyObject **count)
 {
     PyObject **slot = (PyObject **)((char *)self + state->count_offset);
     *count = NULL;
+    if (!is_fresh((Persistent *)self) && use((Persistent *)self) < 0)
+        return -1;
     if (*slot == NULL || *slot == Py_None)
-        return;
+        return 0;
     *count = *slot;
     *slot = Py_NewRef(Py_None);
+    return 0;
 }
 
 /* Stands for BTree._give_count_back: takes the reference, which may be NULL. */
@@ -811,11 +814,8 @@ put_copies(BTreeState *state, PyObject *self, const Path *path, Pages *pages, Py
         copy = copied(state, first, pages, 0);
         if (copy == NULL)
             outcome = ERROR;
-        else {
-            take_count(state, self, count);
-            if (PyObject_SetAttr(self, state->root, copy) < 0)
-                outcome = ERROR;
-        }
+        else if (take_count(state, self, count) < 0 || PyObject_SetAttr(self, state->root, copy) < 0)
+            outcome = ERROR;
     }
     Py_XDECREF(copy);
     Py_XDECREF(top);
@@ -917,10 +917,8 @@ put(BTreeState *state, PyObject *self, const Path *path, Pages *pages, PyObject 
     enum outcome outcome;
     if (((Persistent *)self)->connection == NULL)
         outcome = put_copies(state, self, path, pages, new, root, &count);
-    else if ((outcome = keep_changed(state, pages, gone)) == FOUND) {
-        take_count(state, self, &count);
-        outcome = fill(state, self, pages, root);
-    }
+    else if ((outcome = keep_changed(state, pages, gone)) == FOUND)
+        outcome = take_count(state, self, &count) < 0 ? ERROR : fill(state, self, pages, root);
     if (outcome != FOUND || count == NULL) {
         Py_XDECREF(count);
         return outcome;
@@ -1096,8 +1094,9 @@ set_item(BTreeState *state, PyObject *self, PyObject *key, PyObject *value)
             else if (note_change(state, node) < 0)
                 outcome = ERROR;
             else {
-                take_count(state, self, &count);
-                if (PyList_Insert(contents.items, index, pair) < 0) {
+                if (take_count(state, self, &count) < 0)
+                    outcome = ERROR;
+                else if (PyList_Insert(contents.items, index, pair) < 0) {
                     Py_XDECREF(count);
                     outcome = ERROR;
                 } else if (give_count_back(state, self, count, 1) < 0)
@@ -1310,8 +1309,9 @@ delete_item(BTreeState *state, PyObject *self, PyObject *key)
             if (note_change(state, node) < 0)
                 outcome = ERROR;
             else {
-                take_count(state, self, &count);
-                if (PySequence_DelItem(contents.items, index) < 0) {
+                if (take_count(state, self, &count) < 0)
+                    outcome = ERROR;
+                else if (PySequence_DelItem(contents.items, index) < 0) {
                     Py_XDECREF(count);
                     outcome = ERROR;
                 } else if (give_count_back(state, self, count, -1) < 0)

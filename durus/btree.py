@@ -719,7 +719,7 @@ class BTree(PersistentObject, MutableMapping[K, V]):
                     path = self._path_past(path, run[-1], backward) or self._path_of(_after(run[-1][0]))
         except TypeError:
             for boundary in start, end:
-                if boundary is not _FIRST and boundary is not _LAST:
+                if boundary.place in (_BEFORE, _AFTER):
                     self._check_comparable(boundary.key)
             raise
 
