@@ -20,5 +20,10 @@ class OptionalExtension(build_ext):
 
 
 is_pure = os.environ.get("DURUS_PURE_PYTHON", "0") not in ("", "0")
-extensions = [] if is_pure else [Extension("durus._persistent", ["durus/_persistent.c"], optional=True)]
-setup(ext_modules=extensions, cmdclass={"build_ext": OptionalExtension})
+extension = Extension(
+    "durus._persistent",
+    ["durus/_persistent.c", "durus/_btree.c", "durus/_collections.c"],
+    depends=["durus/_persistent.h"],
+    optional=True,
+)
+setup(ext_modules=[] if is_pure else [extension], cmdclass={"build_ext": OptionalExtension})

@@ -8,34 +8,17 @@
                         of what was changed in it
        PersistentBase   the four slots of an object
 
-   and six functions: new_ghost() makes an object for an oid, take_state() fills it, without_volatile() gives the
-   attributes that are stored, persistent_id_by() makes the check of each value that a pickler comes to; find_item() and
-   path_to() go through the nodes of a BTree.
+   and four functions: new_ghost() makes an object for an oid, take_state() fills it, without_volatile() gives the
+   attributes that are stored, persistent_id_by() makes the check of each value that a pickler comes to. What is done
+   for btree.py is in _btree.c, and for the other collections in _collections.c, which are part of the same module.
 
    PersistentBase has no tp_setattro of its own. Its __setattr__ and __delattr__ are plain methods, which a
    subclass made in Python gets into its slots by Python's own dispatch: that costs some nanoseconds
    for each write, but only so does object.__setattr__ go on working for subclasses. Frozen dataclasses call it. */
 
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
+#include "_persistent.h"
+
 #include <structmember.h>
-
-enum { GHOST = -1, SAVED = 0, UNSAVED = 1 };
-
-typedef struct {
-    PyObject_HEAD
-    long long transaction_serial;
-    PyObject *accessed; /* a set, or NULL before __init__ */
-    PyObject *changed;  /* a dict, likewise */
-} Connection;
-
-typedef struct {
-    PyObject_HEAD
-    Connection *connection; /* NULL is None */
-    PyObject *oid;          /* likewise */
-    long long serial;
-    signed char status;
-} Persistent;
 
 /* What the module keeps. The state of an object is another thing: its attributes. */
 typedef struct {
@@ -49,8 +32,8 @@ typedef struct {
     PyObject *class_;
     PyObject *repr;
     PyObject *setstate;
-    PyObject *items;
-    PyObject *nodes;
+    BTreeState btree;
+    CollectionState collections[COLLECTIONS];
 } ModuleState;
 
 static struct PyModuleDef module_def;
@@ -59,6 +42,30 @@ static ModuleState *
 state_of(PyObject *obj)
 {
     return PyModule_GetState(PyType_GetModuleByDef(Py_TYPE(obj), &module_def));
+}
+
+BTreeState *
+btree_state_of(PyObject *obj)
+{
+    return &state_of(obj)->btree;
+}
+
+BTreeState *
+btree_state_of_module(PyObject *module)
+{
+    return &((ModuleState *)PyModule_GetState(module))->btree;
+}
+
+CollectionState *
+collection_state_of(PyObject *obj, int kind)
+{
+    return &state_of(obj)->collections[kind];
+}
+
+CollectionState *
+collection_state_of_module(PyObject *module, int kind)
+{
+    return &((ModuleState *)PyModule_GetState(module))->collections[kind];
 }
 
 /* Names */
@@ -87,13 +94,6 @@ is_untracked(Persistent *self, PyObject *name)
 
 /* Accesses. [OBJ-5] to [OBJ-9] */
 
-static inline int
-is_fresh(Persistent *self) /* in this transaction: neither to be loaded nor to be noted */
-{
-    return self->connection == NULL
-        || (self->serial == self->connection->transaction_serial && self->status != GHOST);
-}
-
 static int
 note_access(Connection *connection, Persistent *obj)
 {
@@ -114,7 +114,7 @@ note_access(Connection *connection, Persistent *obj)
     return result;
 }
 
-static int
+int
 use(Persistent *self)
 {
     Connection *connection = (Connection *)Py_NewRef(self->connection); /* loading may part the two */
@@ -132,7 +132,7 @@ use(Persistent *self)
     return result;
 }
 
-static PyObject *
+PyObject *
 persistent_getattro(Persistent *self, PyObject *name)
 {
     if (!is_fresh(self) && PyUnicode_Check(name) && !is_untracked(self, name) && use(self) < 0)
@@ -143,19 +143,32 @@ persistent_getattro(Persistent *self, PyObject *name)
 static PyObject *persistent_note_change(Persistent *, PyObject *);
 static PyObject *connection_note_change(Connection *, PyObject *);
 
-static int
+int
+notes_by_itself(PyTypeObject *type)
+{
+    ModuleState *state = PyModule_GetState(PyType_GetModuleByDef(type, &module_def));
+    return _PyType_Lookup(type, state->p_note_change) != state->own_p_note_change;
+}
+
+int
+call_note_change(PyObject *obj)
+{
+    ModuleState *state = state_of(obj);
+    PyObject *noted;
+    if (_PyType_Lookup(Py_TYPE(obj), state->p_note_change) == state->own_p_note_change)
+        noted = persistent_note_change((Persistent *)obj, NULL);
+    else
+        noted = PyObject_CallMethodNoArgs(obj, state->p_note_change);
+    Py_XDECREF(noted);
+    return noted == NULL ? -1 : 0;
+}
+
+int
 change(Persistent *self)
 {
     if (is_fresh(self) && (self->connection == NULL || self->status == UNSAVED))
         return 0;
-    ModuleState *state = state_of((PyObject *)self);
-    PyObject *noted;
-    if (_PyType_Lookup(Py_TYPE(self), state->p_note_change) == state->own_p_note_change)
-        noted = persistent_note_change(self, NULL);
-    else
-        noted = PyObject_CallMethodNoArgs((PyObject *)self, state->p_note_change);
-    Py_XDECREF(noted);
-    return noted == NULL ? -1 : 0;
+    return call_note_change((PyObject *)self);
 }
 
 /* Returns -1 for an internal name that can't be set. [OBJ-60] */
@@ -234,7 +247,7 @@ new_object(PyTypeObject *type)
     return result;
 }
 
-static PyObject *
+PyObject *
 persistent_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     if (type->tp_init == PyBaseObject_Type.tp_init
@@ -531,189 +544,7 @@ persistent_id_by(PyObject *module, PyObject *reference)
     return result;
 }
 
-/* BTrees: find_item() and path_to() of btree.py */
-
-static PyObject *
-key_at(PyObject *items, Py_ssize_t place)
-{
-    if (PyList_CheckExact(items) && place < PyList_GET_SIZE(items)) {
-        PyObject *pair = PyList_GET_ITEM(items, place);
-        if (PyTuple_CheckExact(pair) && PyTuple_GET_SIZE(pair) > 0)
-            return Py_NewRef(PyTuple_GET_ITEM(pair, 0));
-    }
-    PyObject *item = PySequence_GetItem(items, place);
-    PyObject *key = item == NULL ? NULL : PySequence_GetItem(item, 0);
-    Py_XDECREF(item);
-    return key;
-}
-
-/* Returns if a key is of a type all of whose values have an order, but for NaN, or a tuple of such keys; or -1. */
-static int
-is_plain(PyObject *key, PyObject *ordered)
-{
-    if (PyLong_CheckExact(key) || PyUnicode_CheckExact(key))
-        return 1;
-    if (!PyTuple_CheckExact(key))
-        return PySet_Contains(ordered, (PyObject *)Py_TYPE(key));
-    if (Py_EnterRecursiveCall(" in a key of a BTree"))
-        return -1;
-    int result = 1;
-    for (Py_ssize_t place = 0; result == 1 && place < PyTuple_GET_SIZE(key); place++)
-        result = is_plain(PyTuple_GET_ITEM(key, place), ordered);
-    Py_LeaveRecursiveCall();
-    return result;
-}
-
-static int
-is_equal(PyObject *one, PyObject *other) /* PyObject_RichCompareBool takes an object as equal to itself; NaN is not */
-{
-    PyObject *result = PyObject_RichCompare(one, other, Py_EQ);
-    int is_true = result == NULL ? -1 : PyObject_IsTrue(result);
-    Py_XDECREF(result);
-    return is_true;
-}
-
-enum outcome { ERROR = -1, BELOW = 0, FOUND = 1, NO_ORDER = 2 };
-
-/* Sets *index to that of the first item that is not below the key, and *item if its key is equal. A comparison may run any code. */
-static enum outcome
-search(PyObject *items, PyObject *key, Py_ssize_t *index, PyObject **item)
-{
-    Py_ssize_t low = 0, high = PySequence_Size(items);
-    if (high < 0)
-        return ERROR;
-    Py_ssize_t size = high;
-    while (low < high) {
-        Py_ssize_t middle = low + (high - low) / 2;
-        PyObject *other = key_at(items, middle);
-        int is_less = other == NULL ? -1 : PyObject_RichCompareBool(other, key, Py_LT);
-        Py_XDECREF(other);
-        if (is_less < 0)
-            return ERROR;
-        if (is_less)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    *index = low;
-    if (low == size)
-        return BELOW;
-    PyObject *other = key_at(items, low);
-    int is_above = other == NULL ? -1 : PyObject_RichCompareBool(key, other, Py_LT);
-    int is_same = is_above == 0 ? is_equal(other, key) : 0;
-    Py_XDECREF(other);
-    if (is_above < 0 || is_same < 0)
-        return ERROR;
-    if (is_above)
-        return BELOW;
-    if (!is_same)
-        return NO_ORDER;
-    *item = PySequence_GetItem(items, low);
-    return *item == NULL ? ERROR : FOUND;
-}
-
-/* Looks for a key in one node: sets *next to the child that is to be looked at next, NULL where the search ends, and
-   adds the node and the index in it to the path, unless that is NULL. */
-static enum outcome
-search_node(ModuleState *state, PyObject *node, PyObject *key, PyObject *path, PyObject **next, PyObject **item)
-{
-    Py_ssize_t index = 0;
-    PyObject *items = NULL, *nodes = NULL, *step = NULL;
-    enum outcome outcome = ERROR;
-    items = PyObject_GetAttr(node, state->items);
-    if (items == NULL)
-        goto done;
-    nodes = PyObject_GetAttr(node, state->nodes);
-    if (nodes == NULL)
-        goto done;
-    outcome = search(items, key, &index, item);
-    if (outcome == ERROR)
-        goto done;
-    if (path != NULL) {
-        step = Py_BuildValue("On", node, index);
-        if (step == NULL || PyList_Append(path, step) < 0)
-            outcome = ERROR;
-    }
-    if (outcome == BELOW && nodes != Py_None) {
-        *next = PySequence_GetItem(nodes, index);
-        if (*next == NULL)
-            outcome = ERROR;
-    }
-done:
-    Py_XDECREF(step);
-    Py_XDECREF(items);
-    Py_XDECREF(nodes);
-    return outcome;
-}
-
-/* Looks for a key from a node down to a leaf. FOUND sets *item; BELOW means that the path ends where the key would be;
-   NO_ORDER that Python must look, since the keys may not have a total order. */
-static enum outcome
-descend(ModuleState *state, PyObject *root, PyObject *key, PyObject *ordered, PyObject *path, PyObject **item)
-{
-    *item = NULL;
-    if (!PyAnySet_Check(ordered)) {
-        PyErr_SetString(PyExc_TypeError, "the types of ordered keys must be a set");
-        return ERROR;
-    }
-    int is_orderly = is_plain(key, ordered);
-    if (is_orderly != 1)
-        return is_orderly < 0 ? ERROR : NO_ORDER;
-    enum outcome outcome = BELOW;
-    PyObject *node = Py_NewRef(root);
-    while (node != NULL) {
-        PyObject *next = NULL;
-        outcome = search_node(state, node, key, path, &next, item);
-        if (outcome != ERROR && PyErr_CheckSignals() < 0) {
-            outcome = ERROR;
-            Py_CLEAR(next);
-        }
-        Py_SETREF(node, next);
-    }
-    return outcome;
-}
-
-static PyObject *
-find_item(PyObject *module, PyObject *const *args, Py_ssize_t count)
-{
-    PyObject *item;
-    if (count != 3)
-        return PyErr_Format(PyExc_TypeError, "find_item() takes a node, a key and the types of ordered keys");
-    switch (descend(PyModule_GetState(module), args[0], args[1], args[2], NULL, &item)) {
-    case FOUND:
-        return item;
-    case BELOW:
-        Py_RETURN_NONE;
-    case NO_ORDER:
-        return Py_NewRef(Py_NotImplemented);
-    default:
-        Py_XDECREF(item);
-        return NULL;
-    }
-}
-
-static PyObject *
-path_to(PyObject *module, PyObject *const *args, Py_ssize_t count)
-{
-    PyObject *item = NULL, *result = NULL;
-    if (count != 3)
-        return PyErr_Format(PyExc_TypeError, "path_to() takes a node, a key and the types of ordered keys");
-    PyObject *path = PyList_New(0);
-    enum outcome outcome = path == NULL ? ERROR : descend(PyModule_GetState(module), args[0], args[1], args[2], path, &item);
-    if (outcome == NO_ORDER)
-        result = Py_NewRef(Py_NotImplemented);
-    else if (outcome != ERROR)
-        result = Py_BuildValue("OO", path, outcome == FOUND ? Py_True : Py_False);
-    Py_XDECREF(item);
-    Py_XDECREF(path);
-    return result;
-}
-
 static PyMethodDef module_methods[] = {
-    {"find_item", (PyCFunction)(void (*)(void))find_item, METH_FASTCALL,
-     PyDoc_STR("Return the item of a key at or below a node of a BTree, None if there is none; NotImplemented if the keys may not be ordered.")},
-    {"path_to", (PyCFunction)(void (*)(void))path_to, METH_FASTCALL,
-     PyDoc_STR("Return the path from a node to a key, and tell if it is there; NotImplemented if the keys may not be ordered.")},
     {"new_ghost", (PyCFunction)(void (*)(void))new_ghost, METH_FASTCALL,
      PyDoc_STR("Return a new ghost of a class, with an oid and a connection.")},
     {"take_state", (PyCFunction)(void (*)(void))take_state, METH_FASTCALL,
@@ -733,7 +564,11 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->persistent_type);
     Py_VISIT(state->own_note_change);
     Py_VISIT(state->own_p_note_change);
-    return 0;
+    for (int kind = 0; kind < COLLECTIONS; kind++) {
+        Py_VISIT(state->collections[kind].type);
+        Py_VISIT(state->collections[kind].slot);
+    }
+    return btree_traverse(&state->btree, visit, arg);
 }
 
 static int
@@ -750,8 +585,12 @@ module_clear(PyObject *module)
     Py_CLEAR(state->class_);
     Py_CLEAR(state->repr);
     Py_CLEAR(state->setstate);
-    Py_CLEAR(state->items);
-    Py_CLEAR(state->nodes);
+    for (int kind = 0; kind < COLLECTIONS; kind++) {
+        Py_CLEAR(state->collections[kind].type);
+        Py_CLEAR(state->collections[kind].name);
+        Py_CLEAR(state->collections[kind].slot);
+    }
+    btree_clear(&state->btree);
     return 0;
 }
 
@@ -776,7 +615,6 @@ module_exec(PyObject *module)
         {&state->note_change, "note_change"}, {&state->p_note_change, "_p_note_change"},
         {&state->load_state, "load_state"},   {&state->class_, "__class__"},
         {&state->repr, "__repr__"},           {&state->setstate, "__setstate__"},
-        {&state->items, "items"},             {&state->nodes, "nodes"},
     };
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         *names[i].where = PyUnicode_InternFromString(names[i].text);
@@ -787,7 +625,9 @@ module_exec(PyObject *module)
         return -1;
     state->own_note_change = PyObject_GetAttr((PyObject *)state->connection_type, state->note_change);
     state->own_p_note_change = PyObject_GetAttr((PyObject *)state->persistent_type, state->p_note_change);
-    return state->own_note_change == NULL || state->own_p_note_change == NULL ? -1 : 0;
+    if (state->own_note_change == NULL || state->own_p_note_change == NULL || btree_exec(module) < 0)
+        return -1;
+    return collections_exec(module);
 }
 
 static PyModuleDef_Slot module_slots[] = {

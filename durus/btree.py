@@ -19,7 +19,7 @@ the parent of that leaf; on average that is once in as many inserts as a leaf ha
 import sys
 import warnings
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Iterable, Iterator, MutableMapping
 from datetime import date, datetime, time, timedelta
 from itertools import pairwise
 from operator import itemgetter
@@ -218,13 +218,6 @@ def path_to(node: BNode[K, V], key: Any, ordered: set[type]) -> Any:
         node = nodes[index]
 
 
-if not TYPE_CHECKING and implementation == "C":
-    from durus import _persistent
-
-    find_item = _persistent.find_item
-    path_to = _persistent.path_to
-
-
 def _index_of(items: _Items, key: Any) -> tuple[int, bool]:
     """Return the index of a key, and whether it is there, as Durus 4.3 finds it."""
     if _is_ordered(key):
@@ -255,23 +248,39 @@ def _path_without_order(node: BNode[K, V], key: Any) -> tuple[_Path, bool]:
         node = node.nodes[index]
 
 
+_FIRST_PLACE, _BEFORE, _AFTER, _LAST_PLACE = range(4)
+
+
 class _Boundary(NamedTuple):
     """A boundary between items, or at either end of them."""
 
-    index_in: Callable[[_Items], int]
+    place: int
     key: Any = None
+
+    def index_in(self, items: _Items) -> int:
+        """Return the index of the first item behind it."""
+        if self.place == _FIRST_PLACE:
+            return 0
+        if self.place == _LAST_PLACE:
+            return len(items)
+        index, is_there = _index_of(items, self.key)
+        return index + (is_there and self.place == _AFTER)
 
 
 def _before(key: Any) -> _Boundary:
-    return _Boundary(lambda items: _index_of(items, key)[0], key)
+    return _Boundary(_BEFORE, key)
 
 
 def _after(key: Any) -> _Boundary:
-    return _Boundary(lambda items: sum(_index_of(items, key)), key)
+    return _Boundary(_AFTER, key)
 
 
-_FIRST = _Boundary(lambda items: 0)
-_LAST = _Boundary(len)
+_FIRST = _Boundary(_FIRST_PLACE)
+_LAST = _Boundary(_LAST_PLACE)
+
+
+_Change = tuple[BNode[Any, Any], _Items, list[BNode[Any, Any]] | None]
+"""A node, and the items and children that it is to hold."""
 
 
 class _Page:
@@ -512,15 +521,15 @@ class BTree(PersistentObject, MutableMapping[K, V]):
         return bool(self.root.items)
 
     def __iter__(self) -> Iterator[K]:
-        return (key for key, _ in self.iteritems())
+        return _keys_of(self.iteritems())
 
     def __reversed__(self) -> Iterator[K]:
-        return (key for key, _ in self.items_backward())
+        return _keys_of(self.items_backward())
 
     iterkeys = __iter__
 
     def itervalues(self) -> Iterator[V]:
-        return (value for _, value in self.iteritems())
+        return _values_of(self.iteritems())
 
     def iteritems(self) -> Iterator[tuple[K, V]]:
         """Yield (key, value) for all items, in ascending order."""
@@ -528,7 +537,7 @@ class BTree(PersistentObject, MutableMapping[K, V]):
 
     def items_backward(self) -> Iterator[tuple[K, V]]:
         """Yield (key, value) for all items, in descending order."""
-        return self._gen(_LAST, _FIRST, backward=True)
+        return self._gen(_LAST, _FIRST, True)
 
     # Lists, as Durus has always had them; the iterators above load only the nodes that they reach. [OBJ-95]
 
@@ -560,7 +569,7 @@ class BTree(PersistentObject, MutableMapping[K, V]):
 
     def items_backward_from(self, key: K, closed: bool = False) -> Iterator[tuple[K, V]]:
         """Yield (key, value) in descending order, from `key` on, with `key` itself if `closed`."""
-        return self._gen(_after(key) if closed else _before(key), _FIRST, backward=True)
+        return self._gen(_after(key) if closed else _before(key), _FIRST, True)
 
     def items_range(
         self, start: K, end: K, closed_start: bool = True, closed_end: bool = False
@@ -573,12 +582,15 @@ class BTree(PersistentObject, MutableMapping[K, V]):
             closed_start: whether `start` belongs to the range.
             closed_end: whether `end` belongs to the range.
         """
+        return self._range(start, end, closed_start, closed_end)
+
+    def _range(self, start: K, end: K, closed_start: bool, closed_end: bool) -> Iterator[tuple[K, V]]:
         _learn_types((start, end))
         if not (_is_ordered(start) and _is_ordered(end)):
             return self._range_without_order(start, end, closed_start, closed_end)
         if _is_less(end, start):
             first = _after(start) if closed_start else _before(start)
-            return self._gen(first, _before(end) if closed_end else _after(end), backward=True)
+            return self._gen(first, _before(end) if closed_end else _after(end), True)
         first = _before(start) if closed_start else _after(start)
         return self._gen(first, _after(end) if closed_end else _before(end))
 
@@ -614,8 +626,7 @@ class BTree(PersistentObject, MutableMapping[K, V]):
         """
         start = _FIRST if minimum is None else (_before if inclusive[0] else _after)(minimum)
         end = _LAST if maximum is None else (_after if inclusive[1] else _before)(maximum)
-        found = self._gen(end, start, backward=True) if reverse else self._gen(start, end)
-        return (key for key, _ in found)
+        return _keys_of(self._gen(end, start, True) if reverse else self._gen(start, end))
 
     def get_depth(self) -> int:
         """Return how many nodes are on the path from the root to a leaf, including both."""
@@ -729,7 +740,7 @@ class BTree(PersistentObject, MutableMapping[K, V]):
                     path = self._path_past(path, run[-1], backward) or self._path_of(_after(run[-1][0]))
         except TypeError:
             for boundary in start, end:
-                if boundary is not _FIRST and boundary is not _LAST:
+                if boundary.place in (_BEFORE, _AFTER):
                     self._check_comparable(boundary.key)
             raise
 
@@ -835,6 +846,9 @@ class BTree(PersistentObject, MutableMapping[K, V]):
 
     def note_change_of_bnode_containing_key(self, key: K) -> None:
         """Make the next commit store the node of `key`, whose value was changed in place; KeyError if there is none."""
+        self._note_change_of_node(key)
+
+    def _note_change_of_node(self, key: K) -> None:
         path, is_there = self._path_to(key)
         if not is_there:
             raise KeyError(key)
@@ -942,9 +956,8 @@ class BTree(PersistentObject, MutableMapping[K, V]):
         root: BNode[K, V] | None = None,
     ) -> None:
         """Put pages into their nodes, and a new root into the tree, so that an interrupt is noticed. [OBJ-55]"""
-        connection = self._p_connection
         count = self._take_count()
-        if connection is None:
+        if self._p_connection is None:
             top = root or self.root
             copied = {id(page.node): page for page in pages}
             for node in (top, *(node for node, _ in path), *new):
@@ -953,12 +966,7 @@ class BTree(PersistentObject, MutableMapping[K, V]):
             self.root = _copied(top, copied)
         else:
             pages = [page for page in pages if page.node not in gone and page.is_changed()]
-            is_first = connection.begin_steps(_getframe())
-            for page in pages:
-                page.fill(page.node)
-            if root is not None:
-                self.root = root
-            connection.end_steps(is_first)
+            _fill(self, [(page.node, page.items, page.nodes) for page in pages], root)
         if count is not None:
             for node in new:
                 count.note(node)
@@ -994,6 +1002,31 @@ class BTree(PersistentObject, MutableMapping[K, V]):
             pending.extend((each, level + 1) for each in reversed(parts))
             if was_ghost:
                 _let_go(part)
+
+
+def _fill(tree: BTree[K, V], changes: list[_Change], root: BNode[K, V] | None) -> None:
+    """Have nodes of a stored tree hold other items and nodes, and the tree a new root, so that an interrupt is noticed.
+
+    The C extension calls this where a __setattr__() of a subclass may run in between.
+    """
+    connection = tree._p_connection
+    if connection is None:
+        raise StateError(f"{told_apart(tree)} was parted from its connection while it was changed")
+    is_first = connection.begin_steps(_getframe())
+    for node, items, nodes in changes:
+        node.items = items
+        node.nodes = nodes
+    if root is not None:
+        tree.root = root
+    connection.end_steps(is_first)
+
+
+def _keys_of(items: Iterator[tuple[K, V]]) -> Iterator[K]:
+    return (key for key, _ in items)
+
+
+def _values_of(items: Iterator[tuple[K, V]]) -> Iterator[V]:
+    return (value for _, value in items)
 
 
 def _leaf_run(path: _Path, backward: bool) -> _Items:
@@ -1069,10 +1102,20 @@ def _check_equal_to_itself(part: Any, key: Any) -> None:
         raise TypeError(f"the key {_short(key)} is not equal to itself, so it can't be ordered")
 
 
+def _ascends(items: list[tuple[K, V]]) -> bool:
+    """Tell, where that is soon told, that items have keys of one simple type, and that these ascend.
+
+    The C extension has one that goes through them: here the checks that all items need do the same.
+    """
+    return False
+
+
 def _in_order(items: list[tuple[K, V]]) -> list[tuple[K, V]]:
     """Return items if their keys ascend; ValueError if not, TypeError if they have no order. [OBJ-50]"""
     for key, _ in items[:1]:
         _check_orderable(key)
+    if _ascends(items):
+        return items
     for (before, _), (after, _) in pairwise(items):
         if type(after) not in _EQUAL_TO_THEMSELVES:
             _check_orderable(after)
@@ -1108,3 +1151,16 @@ def _build(items: list[tuple[K, V]], cls: type[BNode[K, V]]) -> BNode[K, V]:
         if count == 1:
             return nodes[0]
         items, children = separators, nodes
+
+
+if not TYPE_CHECKING and implementation == "C":
+    from durus import _persistent
+
+    _persistent.join_btree(globals())
+    _keys_of = _persistent.keys_of
+    _values_of = _persistent.values_of
+    _ascends = _persistent.ascends
+
+    class BTree(_persistent.BTreeBase, BTree[K, V]):
+        __slots__ = ()
+        __doc__ = BTree.__doc__

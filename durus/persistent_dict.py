@@ -2,11 +2,11 @@
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from durus.object_repr import Items
 from durus.pairs import HasItems, HasKeys, Pairs, pairs_of
-from durus.persistent import PersistentObject, get_slot
+from durus.persistent import PersistentObject, get_slot, implementation
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -175,3 +175,13 @@ def _plain(other: Mapping[K, V]) -> Mapping[K, V]:
     if not isinstance(other, Mapping):
         raise TypeError(f"the operator | of a PersistentDict takes a mapping, not {type(other).__name__}")
     return other.data if isinstance(other, PersistentDict) else other
+
+
+if not TYPE_CHECKING and implementation == "C":
+    from durus import _persistent
+
+    _persistent.join_collection(0, PersistentDict)
+
+    class PersistentDict(_persistent.DictBase, PersistentDict[K, V]):
+        __slots__ = ()
+        __doc__ = PersistentDict.__doc__

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, MutableSequence
 from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar, overload
 
 from durus.object_repr import Items
-from durus.persistent import PersistentObject, get_slot
+from durus.persistent import PersistentObject, get_slot, implementation
 
 if TYPE_CHECKING:
     from _typeshed import SupportsRichComparison
@@ -153,3 +153,13 @@ class PersistentList(PersistentObject, MutableSequence[T]):
 
 def _plain(other: Any) -> Any:
     return other.data if isinstance(other, PersistentList) else other
+
+
+if not TYPE_CHECKING and implementation == "C":
+    from durus import _persistent
+
+    _persistent.join_collection(1, PersistentList)
+
+    class PersistentList(_persistent.ListBase, PersistentList[T]):
+        __slots__ = ()
+        __doc__ = PersistentList.__doc__

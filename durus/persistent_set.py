@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Iterator, MutableSet
 from collections.abc import Set as AbstractSet
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from durus.object_repr import Items
-from durus.persistent import PersistentObject, get_slot
+from durus.persistent import PersistentObject, get_slot, implementation
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -189,3 +189,13 @@ def _set(other: AbstractSet[U]) -> AbstractSet[U]:
     if not isinstance(other, AbstractSet):
         raise TypeError(f"an operator of PersistentSet takes a set, not {type(other).__name__}; use its method")
     return other.s if isinstance(other, PersistentSet) else other
+
+
+if not TYPE_CHECKING and implementation == "C":
+    from durus import _persistent
+
+    _persistent.join_collection(2, PersistentSet)
+
+    class PersistentSet(_persistent.SetBase, PersistentSet[T]):
+        __slots__ = ()
+        __doc__ = PersistentSet.__doc__

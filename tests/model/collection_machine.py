@@ -129,7 +129,8 @@ def plain(result: Any, obj: object) -> Any:
 
 def public_methods(cls: type) -> set[str]:
     """Return the names of the methods that applications call, be it by an operator or by a function."""
-    added = set(dir(cls)) - set(dir(PersistentObject)) - set(vars(cls)["__slots__"])
+    slots = {name for base in cls.__mro__ for name in vars(base).get("__slots__", ())}
+    added = set(dir(cls)) - set(dir(PersistentObject)) - slots
     of_types = {"__class_getitem__", "__abstractmethods__", "__orig_bases__", "__parameters__"}
     of_types |= {"__annotations__", "__annotate_func__"}
     return {name for name in added - of_types if name.endswith("__") or not name.startswith("_")} | COMPARISONS

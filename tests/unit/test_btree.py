@@ -4,6 +4,7 @@ import copy
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -106,6 +107,34 @@ def test_an_iteration_goes_on_though_the_tree_changes() -> None:
     assert set(range(0, 1000, 2)) <= set(seen)
     assert set(range(601, 1000, 4)) <= set(seen)
     tree.check()
+
+
+@pytest.mark.parametrize("is_backward", [False, True])
+def test_an_iteration_goes_on_past_an_item_that_is_deleted(is_backward: bool) -> None:
+    """An item that separates two nodes is replaced by the one before it, which may not have come yet."""
+    for number in range(60):
+        tree = tree_of(*range(60))
+        keys = reversed(tree) if is_backward else iter(tree)
+        seen = [next(keys) for _ in range(number + 1)]
+        del tree[seen[-1]]
+        assert [*seen, *keys] == sorted(range(60), reverse=is_backward)
+
+
+def test_an_iteration_can_be_closed() -> None:
+    tree = tree_of(*range(50))
+    for make in (tree.iteritems, tree.itervalues, tree.items_backward, lambda: iter(tree), lambda: tree.irange(3)):
+        items: Any = make()
+        next(items)
+        items.close()
+        items.close()
+        assert list(items) == []
+
+
+def test_an_iteration_that_raised_is_at_its_end() -> None:
+    items = tree_of(*range(50)).items_from("x")  # type: ignore[arg-type]  # that is the point
+    with pytest.raises(TypeError):
+        next(items)
+    assert list(items) == []
 
 
 @pytest.mark.spec("OBJ-33")

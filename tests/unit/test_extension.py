@@ -4,6 +4,7 @@ All other tests run on both, since tox has an environment for each.
 """
 
 import abc
+import contextlib
 import gc
 import inspect
 import os
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 from durus import persistent
+from durus.btree import BNode, BTree
 from durus.connection import Connection
 from durus.persistent import ConnectionBase, Persistent, PersistentBase
 from durus.storage import MemoryStorage
@@ -99,7 +101,40 @@ def ghost_of_nothing() -> Node:
     return persistent.new_ghost(Node, bytes(8), ConnectionBase())
 
 
-@pytest.mark.parametrize("work", [use_everything, fail_everywhere])
+def use_trees() -> None:
+    connection = Connection(MemoryStorage())
+    root = connection.get_root()
+    for tree in (BTree[Any, Any](BNode), BTree[Any, Any](BNode)):
+        for key in [*range(0, 60, 2), *range(1, 60, 2), "a", (1, 2), 2.5]:
+            with contextlib.suppress(TypeError):
+                tree[key] = Node()
+        assert (len(tree), 7 in tree, tree.get(-1), tree.get(-1, 3)) == (61, True, None, 3)
+        assert tree.get(-1, default=3) == 3  # type: ignore[call-overload]  # as a dict does not, and 4.3 does
+        root["tree"] = tree  # the second one in the place of the first
+        connection.commit()
+    connection.cache.make_ghost(tree.root._p_oid or b"")
+    begun = [tree.iteritems(), reversed(tree), tree.items_range(50, 7), tree.items_from(6), tree.irange(3, 9)]
+    for items in begun[1:]:
+        next(items)
+    for key in list(tree)[::2]:
+        del tree[key]
+    for items in begun[2:]:
+        assert list(items)
+    for wrong in "a", None, float("nan"), 1j, (1, "a"):
+        assert not isinstance(wrong, int)
+        for call in tree.__getitem__, tree.__contains__, tree.__delitem__, tree.items_from, tree.get:
+            with contextlib.suppress(TypeError, KeyError):
+                for _ in call(wrong) or ():  # type: ignore[union-attr]  # of some an iterator
+                    pass
+    tree.note_change_of_bnode_containing_key(tree.get_min_item()[0])
+    while tree:
+        tree.popitem()
+    connection.abort()
+    assert BTree.from_sorted(tree.items()).keys() == list(tree)
+    connection.close()
+
+
+@pytest.mark.parametrize("work", [use_everything, fail_everywhere, use_trees])
 def test_nothing_is_left_behind(work: Callable[[], None]) -> None:
     counts = []
     for _ in range(4):

@@ -1,0 +1,106 @@
+/* What the C sources of the extension share: the two structs of _persistent.c, what it does with them, and what
+   _btree.c keeps. */
+
+#ifndef DURUS_PERSISTENT_H
+#define DURUS_PERSISTENT_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#if defined(__GNUC__)
+#define SHARED __attribute__((visibility("hidden"))) /* between the sources, with nobody else */
+#else
+#define SHARED
+#endif
+
+enum { GHOST = -1, SAVED = 0, UNSAVED = 1 };
+
+typedef struct {
+    PyObject_HEAD
+    long long transaction_serial;
+    PyObject *accessed; /* a set, or NULL before __init__ */
+    PyObject *changed;  /* a dict, likewise */
+} Connection;
+
+typedef struct {
+    PyObject_HEAD
+    Connection *connection; /* NULL is None */
+    PyObject *oid;          /* likewise */
+    long long serial;
+    signed char status;
+} Persistent;
+
+static inline int
+is_fresh(Persistent *self) /* in this transaction: neither to be loaded nor to be noted */
+{
+    return self->connection == NULL
+        || (self->serial == self->connection->transaction_serial && self->status != GHOST);
+}
+
+/* Loads a ghost, and notes an access. */
+SHARED int use(Persistent *self);
+SHARED PyObject *persistent_getattro(Persistent *self, PyObject *name);
+SHARED PyObject *persistent_new(PyTypeObject *type, PyObject *args, PyObject *kwargs);
+/* Notes a change where that was not done yet. */
+SHARED int change(Persistent *self);
+/* Calls obj._p_note_change(). */
+SHARED int call_note_change(PyObject *obj);
+
+/* Tells if a class has a _p_note_change() of its own. */
+SHARED int notes_by_itself(PyTypeObject *type);
+
+/* What btree.py gave to join_btree(), and names. */
+typedef struct {
+    PyTypeObject *node_type; /* BNode, and the slots of its instances */
+    PyObject *items_slot;
+    PyObject *nodes_slot;
+    Py_ssize_t items_offset;
+    Py_ssize_t nodes_offset;
+    PyObject *node_init;
+    PyObject *node_setattr;
+    PyTypeObject *tree_type; /* the BTree that is made of Python alone, and the slots of its instances */
+    PyObject *root_slot;
+    PyObject *count_slot;
+    Py_ssize_t root_offset;
+    Py_ssize_t count_offset;
+    PyTypeObject *usual_type; /* the class of nodes that was seen last, which is not referred to, and its version */
+    unsigned int usual_version;
+    Py_ssize_t usual_degree; /* -1 if an object of the class must be asked */
+    int usual_notes;         /* the class has a _p_note_change() of its own */
+    PyObject *globals; /* of btree.py */
+    PyTypeObject *items_type; /* the iterators of this module */
+    PyTypeObject *parts_type;
+    PyObject *no_args;
+    PyObject *items; /* names */
+    PyObject *nodes;
+    PyObject *root;
+    PyObject *init;
+    PyObject *setattr;
+    PyObject *minimum_degree;
+    PyObject *value;
+} BTreeState;
+
+/* The same of the other collections. */
+enum { A_DICT, A_LIST, A_SET, COLLECTIONS };
+
+typedef struct {
+    PyTypeObject *type; /* what is made of Python alone, and the slot of its instances */
+    PyObject *name;
+    PyObject *slot;
+    Py_ssize_t offset;
+    PyTypeObject *usual_type; /* as above */
+    unsigned int usual_version;
+} CollectionState;
+
+SHARED CollectionState *collection_state_of(PyObject *obj, int kind);
+SHARED CollectionState *collection_state_of_module(PyObject *module, int kind);
+SHARED int collections_exec(PyObject *module);
+
+SHARED BTreeState *btree_state_of(PyObject *obj); /* of a type of the module, or of a subclass */
+SHARED BTreeState *btree_state_of_module(PyObject *module);
+
+SHARED int btree_exec(PyObject *module);
+SHARED int btree_traverse(BTreeState *state, visitproc visit, void *arg);
+SHARED void btree_clear(BTreeState *state);
+
+#endif
