@@ -439,13 +439,14 @@ class Transaction(AbstractContextManager[R], Generic[R]):
     It belongs to the thread or task that begins it; with an `owner`, to any thread, one at a time. [WEB-6]
     """
 
+    _connection: PooledConnection[R] | None = None
+
     def __init__(self, database: Database[R], kind: _Kind, is_exclusive: bool, owner: object = None) -> None:
         self._database = database
         self._given_owner = owner
         self._kind: _Kind = kind
         self._is_exclusive = is_exclusive
         self._owner: object = None
-        self._connection: PooledConnection[R] | None = None
         self._block: _Block[R] | None = None
 
     def __enter__(self) -> R:
