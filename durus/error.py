@@ -189,6 +189,10 @@ class ClassNotFoundError(StateError, ImportError):
     """The class that a record or a reference names can't be imported."""
 
 
+class UntrustedClassError(ClassNotFoundError):
+    """The class or function that a record names is not in the list `classes`, so it was not imported. [OBJ-100]"""
+
+
 class MissingAttributeError(StateError, AttributeError):
     """The state of a broken object lacks an attribute, which its missing class may have."""
 
