@@ -355,7 +355,7 @@ class ObjectReader:
             raise RecordError(f"oid {format_oid(oid)}: its record names {named!r} instead of a class")
         module, name = known[:2] if known else (str(named.__module__), getattr(named, "__qualname__", "?"))
         cls = self._object_class(named, module, name)
-        if known is None or class_pickle is None or self._is_refused(module, name):
+        if known is None or class_pickle is None or self._must_not_be_looked_for(module, name):
             return _RememberedClass(data[:end], None, "", cls, named, end, needs_class)
         remembered = _RememberedClass(class_pickle, known.module, known.name, cls, named, end, needs_class)
         self._classes[class_pickle] = remembered
@@ -366,10 +366,9 @@ class ObjectReader:
         is_trusted = f"{module}.{name}" in GUARDED or self._require_trust().allows(module, name)
         return is_trusted or (module, name) in self._missing
 
-    def _is_refused(self, module: str, name: str) -> bool:
-        """Tell if a name is not trusted, so that it must not be looked for in modules, either."""
-        missing = self._missing.get((module, name))
-        return missing is not None and missing.is_refused
+    def _must_not_be_looked_for(self, module: str, name: str) -> bool:
+        """Tell if a name is not what is trusted: a module may import others when it is asked for the name."""
+        return self.trust is not None and (module, name) in self._missing
 
     def _is_current(self, remembered: "_RememberedClass") -> bool:
         """Tell whether the name still stands for the same class; applications replace classes to rename them."""

@@ -12,7 +12,7 @@ import pickle
 import weakref
 from collections.abc import Callable
 from enum import Enum
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, FunctionType, GenericAlias, MethodType, ModuleType
 from typing import Any, ClassVar, Protocol
 
 from durus.error import DurusError, UntrustedClassError
@@ -25,8 +25,8 @@ _registered: dict[Any, Any] = copyreg._inverted_registry  # type: ignore[attr-de
 _found_before: dict[int, object] = copyreg._extension_cache  # type: ignore[attr-defined]
 """The names that a pickle can give by a number, and those that were found for one already. [OBJ-104]"""
 
-_NOT_MADE = (type, Enum, FunctionType, BuiltinFunctionType, MethodType, ModuleType)
-"""What a pickle finds, and does not make, whatever way it goes."""
+_NOT_MADE = (type, Enum, FunctionType, BuiltinFunctionType, MethodType, ModuleType, GenericAlias)
+"""What a pickle finds, and does not make, whatever way it goes; and an alias, which passes changes on to such."""
 _LATIN_1 = ("latin1", "latin-1", "iso-8859-1")
 
 
