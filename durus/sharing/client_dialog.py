@@ -85,6 +85,9 @@ class ClientDialog:
         """Have the server end."""
         raise NotImplementedError
 
+    def read_refusal(self) -> None:
+        """Raise what the server has answered to quit()."""
+
     def say_goodbye(self) -> None:
         """Tell the server that the client goes."""
         raise NotImplementedError
