@@ -23,11 +23,13 @@ changed in transactions. This module has what a normal program needs; spec/ defi
     OutcomeUnknownError   it was lost before the answer to a commit came
     ReadonlyError         a change of something that is read-only
     TransactionError      a call that does not fit the state of the transaction
+    trust                 lists of classes for open(): trust.standard has the harmless ones of Python's library
 """
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from durus import trust
     from durus.btree import BTree
     from durus.client_storage import ClientStorage
     from durus.connection import Connection
@@ -72,6 +74,7 @@ __all__ = [
     "SharedStorage",
     "TransactionError",
     "open",
+    "trust",
 ]
 
 _MODULES = {
@@ -95,6 +98,7 @@ _MODULES = {
     "persistent_set": ("PersistentSet",),
     "shared_storage": ("SharedStorage",),
     "storage": ("MemoryStorage",),
+    "trust": ("trust",),
 }
 """The module of each name. It is imported when the name is first used, because all modules import this one."""
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
@@ -105,7 +109,8 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    module = import_module(f"{__name__}.{_MODULE_OF[name]}")
+    value = module if name == _MODULE_OF[name] else getattr(module, name)
     globals()[name] = value
     return value
 

@@ -311,14 +311,22 @@ class ClientStorage(CollectingStorage):
 
     @guarded
     def stop_server(self) -> None:
-        """Stop the server, and return when it has ended. [WIRE-13]"""
+        """Stop the server, and return when it has ended. [WIRE-13]
+
+        Raises:
+            NotAllowedError: this client may not stop the server. Over version 1 of the protocol that can't be told.
+        """
         self._dialog.quit()
+        has_answer = False
         try:
             with contextlib.suppress(EOFError, ConnectionError):
                 self._fill(1)
+                has_answer = True
         except BaseException as error:
             self._lose(error)
             raise
+        if has_answer:
+            self._dialog.read_refusal()
         self.close()
 
     def close(self) -> None:

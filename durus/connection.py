@@ -10,7 +10,7 @@ import contextlib
 import gc
 import sys
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast, overload
 from weakref import WeakKeyDictionary, WeakSet, ref
@@ -32,6 +32,7 @@ from durus.error import (
 )
 from durus.files.file import Path
 from durus.objects.cache import Cache
+from durus.objects.trust import Entry, Trust, checked_entries
 from durus.oid import ROOT_OID, format_oid, oid_from_int
 from durus.open_file import open_file_storage
 from durus.persistent import SAVED, UNSAVED, ConnectionBase, PersistentBase, PersistentObject, Watch, set_slot
@@ -83,9 +84,13 @@ class Connection(ConnectionBase, Generic[Root_co]):
         snapshot: only read; each transaction shows one state, whatever others commit, so that a read has no conflict,
             and a commit with changes raises ReadonlyError. A path is opened with readonly=True. A storage without
             snapshots, such as that of a server of Durus 4.3, may still raise ReadConflictError. [TXN-65]
+        classes: what may be imported and called when objects are loaded, such as `["shop.*", *durus.trust.standard]`:
+            names, in which each `*` stands for any characters, classes, and modules. Anything else is broken, as if it
+            was missing. None trusts whatever the records name. [OBJ-100] to [OBJ-105]
 
     Raises:
         TransactionError: the storage already has an open connection. [TXN-35]
+        ArgumentError: `classes` has something that is no name, class or module.
         StateError: the root is of another class.
         DurusError: the file can't be opened; see the storages.
     """
@@ -99,6 +104,7 @@ class Connection(ConnectionBase, Generic[Root_co]):
         *,
         debug: Debug | None = None,
         snapshot: bool = False,
+        classes: Iterable[Entry] | None = None,
     ) -> None: ...
     @overload
     def __init__(
@@ -109,6 +115,7 @@ class Connection(ConnectionBase, Generic[Root_co]):
         root_class: type[Root_co],
         debug: Debug | None = None,
         snapshot: bool = False,
+        classes: Iterable[Entry] | None = None,
     ) -> None: ...
     @overload
     def __init__(
@@ -119,6 +126,7 @@ class Connection(ConnectionBase, Generic[Root_co]):
         *,
         debug: Debug | None = None,
         snapshot: bool = False,
+        classes: Iterable[Entry] | None = None,
     ) -> None: ...
     def __init__(
         self,
@@ -128,8 +136,11 @@ class Connection(ConnectionBase, Generic[Root_co]):
         debug: Debug | None = None,
         *,
         snapshot: bool = False,
+        classes: Iterable[Entry] | None = None,
     ) -> None:
         super().__init__()
+        own = () if root_class is None else (root_class,)
+        trust = None if classes is None else Trust([*checked_entries(classes), *own])
         self._guard: CallGuard = CallGuard("connection")
         self._marks = self._guard.marks
         self.storage = storage if isinstance(storage, Storage) else open_file_storage(storage, readonly=snapshot)
@@ -151,8 +162,10 @@ class Connection(ConnectionBase, Generic[Root_co]):
         self._going_back: KeptStates | None = None
         """The states that are being restored."""
         mode = debug_mode(debug)
-        self._unnoted = UnnotedChanges(self, self.cache, self.get, mode) if mode else None
-        self._reader = ObjectReader(self, self.cache, self.get) if self._unnoted is None else self._unnoted.reader
+        self._unnoted = UnnotedChanges(self, self.cache, self.get, mode, trust) if mode else None
+        self._reader = (
+            ObjectReader(self, self.cache, self.get, trust=trust) if self._unnoted is None else self._unnoted.reader
+        )
         try:
             _claim(self.storage, self)
             self.storage.set_is_loaded(self.cache.is_loaded)
@@ -584,7 +597,7 @@ class Connection(ConnectionBase, Generic[Root_co]):
         try:
             self._tell_of_interrupt()
             self._check_task()
-            savepoint.kept = KeptStates(self, self.root, changed, self._reader.has_broken_classes())
+            savepoint.kept = KeptStates(self, self.root, changed, self._reader)
         except BaseException:
             self._take_back(changed)
             self._guard.end()
@@ -704,7 +717,7 @@ class Connection(ConnectionBase, Generic[Root_co]):
         self.cache.note_loaded(oid, root)
 
     def _new_writer(self) -> ObjectWriter:
-        return ObjectWriter(self, self.root, self._new_oid, self._reader.has_broken_classes())
+        return ObjectWriter(self, self.root, self._new_oid, self._reader.has_broken_classes(), self._reader)
 
     def _pickle_changes(self, writer: ObjectWriter, changed: dict[bytes, PersistentObject]) -> list[_Pickled]:
         """Return the records to store; move the changed objects to `changed`, marked as saved.

@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, suppress
 from contextvars import ContextVar
 from types import TracebackType
@@ -31,6 +31,7 @@ from typing import (
 
 from durus.connection import Connection, _Block, current_task
 from durus.error import ArgumentError, ClosedError, DurusError, ReadonlyError, TransactionError
+from durus.objects.trust import Entry, checked_entries
 from durus.persistent import PersistentObject
 from durus.pool.attempts import Tries, goes_round, may_try_again, pause
 from durus.pool.connections import PooledConnection, SnapshotConnection
@@ -84,6 +85,7 @@ class Database(Generic[R]):
         readonly: bool = False,
         name: str = "database",
         debug: Debug | None = None,
+        classes: Iterable[Entry] | None = None,
     ) -> None:
         """Open the database that an engine leads to; the other arguments are those of open()."""
         self._name = name
@@ -92,6 +94,7 @@ class Database(Generic[R]):
         self._cache_size = _at_least_one("cache_size", cache_size)
         self._cache_bytes = None if cache_bytes is None else _at_least_one("cache_bytes", cache_bytes)
         self._debug = debug
+        self._classes = None if classes is None else checked_entries(classes)
         self._readonly = readonly
         self._is_closed = False
         self._packing: threading.Thread | None = None
@@ -392,7 +395,7 @@ class Database(Generic[R]):
         storage = engine.new_storage()
         new = PooledConnection if kind == "transaction" else SnapshotConnection
         try:
-            connection = new(storage, self._cache_size, self._root_class, self._cache_bytes, self._debug)
+            connection = new(storage, self._cache_size, self._root_class, self._cache_bytes, self._debug, self._classes)
         except BaseException:
             with suppress(DurusError):
                 storage.close()
@@ -439,13 +442,14 @@ class Transaction(AbstractContextManager[R], Generic[R]):
     It belongs to the thread or task that begins it; with an `owner`, to any thread, one at a time. [WEB-6]
     """
 
+    _connection: PooledConnection[R] | None = None
+
     def __init__(self, database: Database[R], kind: _Kind, is_exclusive: bool, owner: object = None) -> None:
         self._database = database
         self._given_owner = owner
         self._kind: _Kind = kind
         self._is_exclusive = is_exclusive
         self._owner: object = None
-        self._connection: PooledConnection[R] | None = None
         self._block: _Block[R] | None = None
 
     def __enter__(self) -> R:

@@ -102,6 +102,10 @@ class ServerError(DurusError):
     """The server could not do what was asked, and says why; nothing of a commit was stored. [WIRE2-40]"""
 
 
+class NotAllowedError(ServerError):
+    """The server does not let this client do what it asks for. [WIRE-51]"""
+
+
 class TransactionError(DurusError):
     """A call does not fit the state of the transaction."""
 
@@ -187,6 +191,10 @@ class StateError(DurusError):
 
 class ClassNotFoundError(StateError, ImportError):
     """The class that a record or a reference names can't be imported."""
+
+
+class UntrustedClassError(ClassNotFoundError):
+    """The class or function that a record names is not in the list `classes`, so it was not imported. [OBJ-100]"""
 
 
 class MissingAttributeError(StateError, AttributeError):

@@ -7,13 +7,14 @@ import errno
 import os
 import re
 import urllib.parse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, TypedDict, TypeVar, Unpack, cast, overload
 
 from durus.database import Database
 from durus.error import ArgumentError, FileError
 from durus.files.append_only_storage import AppendOnlyStorage, Durability
 from durus.files.file import Path
+from durus.objects.trust import Entry, checked_entries
 from durus.open_file import open_file_storage, storage_class_of
 from durus.persistent import PersistentObject
 from durus.persistent_dict import PersistentDict
@@ -80,13 +81,30 @@ class StorageOpener(Protocol):
 
 @overload
 def open(
-    where: Path, *, root_class: None = None, debug: Debug | None = None, **options: Unpack[OpenOptions]
+    where: Path,
+    *,
+    root_class: None = None,
+    debug: Debug | None = None,
+    classes: Iterable[Entry] | None = None,
+    **options: Unpack[OpenOptions],
 ) -> Database[PersistentDict[str, Any]]: ...
 @overload
 def open(
-    where: Path, *, root_class: type[R], debug: Debug | None = None, **options: Unpack[OpenOptions]
+    where: Path,
+    *,
+    root_class: type[R],
+    debug: Debug | None = None,
+    classes: Iterable[Entry] | None = None,
+    **options: Unpack[OpenOptions],
 ) -> Database[R]: ...
-def open(where: Path, *, root_class: type[R] | None = None, debug: Debug | None = None, **options: Value) -> Any:
+def open(
+    where: Path,
+    *,
+    root_class: type[R] | None = None,
+    debug: Debug | None = None,
+    classes: Iterable[Entry] | None = None,
+    **options: Value,
+) -> Any:
     """Open a database, and create it if it does not exist.
 
     These are addresses [DB-1]:
@@ -115,21 +133,25 @@ def open(where: Path, *, root_class: type[R] | None = None, debug: Debug | None 
         where: the address.
         root_class: the class of the root, PersistentDict by default.
         debug: True or "warn" looks for changes that nobody noted, as Connection does. [OBJ-85]
+        classes: what may be imported and called when objects are loaded, such as `["shop.*", *durus.trust.standard]`;
+            None trusts whatever the records name. See Connection. [OBJ-100]
         options: the options.
 
     Returns:
         The database.
 
     Raises:
-        ArgumentError: the address or an option is unknown.
+        ArgumentError: the address or an option is unknown, or `classes` has something that is no name.
         StateError: the root is of another class.
         DurusError: the storage can't be opened; see the storages.
     """
+    trusted = None if classes is None else checked_entries(classes)  # before a file is made
     engine, checked = _engine_of(where, options)
     database = {name: checked[name] for name in ("cache_size", "cache_bytes", "tries", "readonly") if name in checked}
     name = os.fsdecode(where)
     try:
-        return Database(engine, root_class=root_class, name=name, debug=debug, **cast("dict[str, Any]", database))
+        arguments = cast("dict[str, Any]", database)
+        return Database(engine, root_class=root_class, name=name, debug=debug, classes=trusted, **arguments)
     except BaseException:
         engine.close()
         raise

@@ -1,4 +1,5 @@
-"""Object state <-> the data and refs of a record. Statements REC-10 to REC-17, REC-30 to REC-32, OBJ-63 to OBJ-75.
+"""Object state <-> the data and refs of a record. Statements REC-10 to REC-17, REC-30 to REC-32, OBJ-63 to OBJ-75
+and OBJ-100 to OBJ-105.
 
 The reader makes ghosts and loads their states; the writer turns changed objects, and the new ones that they reach,
 into records. Neither knows storages or transactions.
@@ -20,6 +21,7 @@ from durus.error import (
     RecordError,
     StateError,
     UnstorableError,
+    UntrustedClassError,
 )
 from durus.objects.broken import BrokenObject, BrokenValue, broken_class, broken_value_class
 from durus.objects.cache import Cache
@@ -33,6 +35,8 @@ from durus.objects.pickling import (
     find_imported,
     is_pythons_own,
 )
+from durus.objects.trust import GUARDED, Trust
+from durus.objects.trusting import TrustingUnpickler, load_trusted_pickles
 from durus.objects.unpickling import (
     CarefulUnpickler,
     FastUnpickler,
@@ -58,6 +62,7 @@ from durus.persistent import (
     take_state,
     told_apart,
 )
+from durus.records.contents import read_contents
 from durus.records.record import (
     class_pickle_of,
     extract_class_name,
@@ -87,8 +92,12 @@ class ObjectReader:
         cache: Cache,
         get: Callable[[bytes], PersistentObject | None],
         is_strict: bool = False,
+        trust: Trust | None = None,
     ) -> None:
-        """With `is_strict`, a value that its class refuses to make is an error instead of a stand-in."""
+        """With `is_strict`, a value that its class refuses to make is an error instead of a stand-in.
+
+        With `trust`, nothing else is imported or called for a record. [OBJ-100]
+        """
         self._connection = connection
         self._cache = cache
         self._get = get
@@ -98,6 +107,8 @@ class ObjectReader:
         self._last: _RememberedClass | None = None
         """The most recent one of them."""
         self._unpickler = FastUnpickler.of(self)
+        self.trust = trust
+        self._load_pickles = load_pickles if trust is None else self._load_trusted
         self._loading: Loading | None = None
         self._is_strict = is_strict
         self._helped = 0
@@ -137,7 +148,7 @@ class ObjectReader:
                 if is_careful:
                     self._load_with_care(obj, state_pickle)
                 else:
-                    self._set_state(obj, load_pickles(self._unpickler, state_pickle, False)[0], ())
+                    self._set_state(obj, self._load_pickles(self._unpickler, state_pickle, False)[0], ())
             except (NeedsItself, *REFUSALS) as error:
                 if is_careful or (isinstance(error, NeedsItself) and error.obj is not obj):
                     raise
@@ -178,7 +189,8 @@ class ObjectReader:
         """Load a state; tell whether care was needed. [OBJ-71]"""
         postponed: list[Postponed] = []
         helped = self._helped
-        state = load_pickles(lambda file: CarefulUnpickler(file, self, obj, postponed), state_pickle, False)[0]
+        unpickler = CarefulUnpickler if self.trust is None else TrustingUnpickler
+        state = load_pickles(lambda file: unpickler(file, self, obj, postponed), state_pickle, False)[0]
         self._set_state(obj, state, postponed)
         return self._helped > helped or bool(postponed) or bool(self._missing)
 
@@ -203,6 +215,34 @@ class ObjectReader:
             found = find_imported(module, name)  # it may exist nevertheless
             return self._stand_in(module, name, error).value_class if found is None else found
 
+    def find_trusted(self, module: str, name: str) -> Any:
+        """Return what a record may name, or a stand-in for what is refused or missing. [OBJ-100]"""
+        missing = self._missing.get((module, name))
+        if missing is not None and (
+            missing.serial == self._connection.transaction_serial
+            or not (missing.is_absent or missing.is_refused or module in sys.modules)
+        ):
+            return missing.value_class
+        find = self._require_trust().find
+        try:
+            return find(module, name)
+        except (Exception, SystemExit) as error:  # as in find_class()
+            if not isinstance(error, ImportError | AttributeError) and _can_be_found(module, name, find):
+                raise
+            return self._stand_in(module, name, error).value_class
+
+    def get_trusted(self, owner: object, name: str) -> Any:
+        """Return the method or nested class that a record may name; UntrustedClassError for others. [OBJ-103]"""
+        found = self._require_trust().attribute(owner, name)
+        if isinstance(owner, PersistentObject) and is_in(self._loading, owner):
+            self._helped += 1
+        return found
+
+    def refused_class(self, owner: object, name: str, error: BaseException) -> type[BrokenValue]:
+        """Return the stand-in for what getattr(owner, name) would have been."""
+        cls = owner if isinstance(owner, type) else type(owner)
+        return self._stand_in(cls.__module__, f"{cls.__qualname__}.{name}", error).value_class
+
     def get_attribute(self, owner: object, name: str) -> Any:
         """Return the result of getattr(), a method of what is being loaded, or a stand-in for a missing class."""
         if isinstance(owner, PersistentObject) and is_in(self._loading, owner):
@@ -223,15 +263,14 @@ class ObjectReader:
 
     def _stand_in(self, module: str, name: str, error: BaseException) -> "_Missing":
         missing = self._missing.get((module, name))
-        # Only the text: the error itself would keep the values on its stack in memory.
-        reason = f"{type(error).__name__}: {error}"
         if missing is None:
             module = _shared(module)
-            value_class = broken_value_class(module, name, reason, self.is_loading)
-            missing = _Missing(broken_class(module, name, reason), value_class)
+            value_class = broken_value_class(module, name, error, self.is_loading)
+            missing = _Missing(broken_class(module, name, error), value_class)
             self._missing[module, name] = missing
         missing.serial = self._connection.transaction_serial
         missing.is_absent = isinstance(error, ModuleNotFoundError)
+        missing.is_refused = isinstance(error, UntrustedClassError)
         return missing
 
     def _object_class(self, named: object, module: str, name: str) -> type[PersistentObject]:
@@ -316,11 +355,20 @@ class ObjectReader:
             raise RecordError(f"oid {format_oid(oid)}: its record names {named!r} instead of a class")
         module, name = known[:2] if known else (str(named.__module__), getattr(named, "__qualname__", "?"))
         cls = self._object_class(named, module, name)
-        if known is None or class_pickle is None:
+        if known is None or class_pickle is None or self._must_not_be_looked_for(module, name):
             return _RememberedClass(data[:end], None, "", cls, named, end, needs_class)
         remembered = _RememberedClass(class_pickle, known.module, known.name, cls, named, end, needs_class)
         self._classes[class_pickle] = remembered
         return remembered
+
+    def may_load(self, module: str, name: str) -> bool:
+        """Tell if a record with this name would be loaded as it is now: a stand-in remains one. [OBJ-105]"""
+        is_trusted = f"{module}.{name}" in GUARDED or self._require_trust().allows(module, name)
+        return is_trusted or (module, name) in self._missing
+
+    def _must_not_be_looked_for(self, module: str, name: str) -> bool:
+        """Tell if a name is not what is trusted: a module may import others when it is asked for the name."""
+        return self.trust is not None and (module, name) in self._missing
 
     def _is_current(self, remembered: "_RememberedClass") -> bool:
         """Tell whether the name still stands for the same class; applications replace classes to rename them."""
@@ -340,10 +388,21 @@ class ObjectReader:
 
     def _try_unpickle(self, pickles: bytes, first_only: bool) -> tuple[Any, int]:
         """Return the value of the last of several pickles that share one memo, or of the first, and where that ends."""
+        if self.trust is not None:
+            return load_trusted_pickles(self, pickles, first_only)
         try:
             return load_pickles(self._unpickler, pickles, first_only)
         except AttributeError:  # getattr() may fail to find a nested class
             return load_pickles(lambda file: CarefulUnpickler(file, self), pickles, first_only)
+
+    def _load_trusted(self, make: object, pickles: bytes, first_only: bool) -> tuple[Any, int]:
+        """Do what load_pickles() does, with what is trusted."""
+        return load_trusted_pickles(self, pickles, first_only)
+
+    def _require_trust(self) -> Trust:
+        if self.trust is None:
+            raise StateError("this reader has no list of what it trusts")
+        return self.trust
 
 
 def _shared(module: str) -> str:
@@ -372,6 +431,8 @@ class _Missing:
         """The transaction in which it was last looked for."""
         self.is_absent = False
         """True if there was no such module; then another look runs no code that has failed before."""
+        self.is_refused = False
+        """True if the name is not trusted."""
 
 
 def _become(obj: PersistentObject, cls: type[PersistentObject]) -> None:
@@ -414,7 +475,10 @@ class ObjectWriter:
         root: PersistentObject,
         new_oid: Callable[[], bytes],
         has_broken_classes: bool,
+        reader: ObjectReader | None = None,
     ) -> None:
+        """Records hold what `reader` can load again, where that trusts some names only. [OBJ-105]"""
+        self._reader = None if reader is None or reader.trust is None else reader
         self._connection = connection
         self._root = root
         self._new_oid = new_oid
@@ -478,6 +542,8 @@ class ObjectWriter:
                 or (_INTERNAL[0] in pickled and _INTERNAL in pickled)
             ):
                 self._look_at(obj, oid, state, pickled, may_refuse)
+            if self._reader is not None:
+                _check_is_trusted(obj, data, self._reader)
         except DurusError:
             raise
         except REFUSALS as error:
@@ -532,7 +598,8 @@ class ObjectWriter:
         """
         if not self._risky:
             return
-        trial = RecordConnection({oid: record for _, oid, record in records}, load)
+        trust = None if self._reader is None else self._reader.trust
+        trial = RecordConnection({oid: record for _, oid, record in records}, load, trust=trust)
         for obj, oid in self._risky:
             error = trial.error_of(oid)
             if error is not None:
@@ -589,16 +656,31 @@ def _check_names(obj: PersistentObject, state: dict[Any, Any]) -> None:
             )
 
 
+def _check_is_trusted(obj: PersistentObject, data: bytes, reader: ObjectReader) -> None:
+    for module, name in sorted(read_contents(data).names):
+        if not reader.may_load(module, name):
+            raise UnstorableError(
+                f"{told_apart(obj)} can't be stored: {module}.{name} is not in the list `classes`, so it could not be "
+                "loaded again here; add that name to the list; nothing was written, and the transaction is still open"
+            )
+
+
 class RecordConnection(ConnectionBase):
     """A connection to some records, apart from all others: it loads objects from them, and stores nothing."""
 
-    def __init__(self, records: dict[bytes, bytes], load: Callable[[bytes], bytes], is_strict: bool = True) -> None:
+    def __init__(
+        self,
+        records: dict[bytes, bytes],
+        load: Callable[[bytes], bytes],
+        is_strict: bool = True,
+        trust: Trust | None = None,
+    ) -> None:
         """`load` returns the record of any other oid. With `is_strict`, there are no stand-ins for values."""
         super().__init__()
         self._records = records
         self._load = load
         self._cache = Cache(1 << 30)
-        self._reader = ObjectReader(self, self._cache, self.get, is_strict)
+        self._reader = ObjectReader(self, self._cache, self.get, is_strict, trust)
 
     def start_anew(self) -> None:
         """Forget the loads that an interrupt has ended. [TXN-30]"""

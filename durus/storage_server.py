@@ -23,6 +23,7 @@ from durus.error import DurusError, WrongProcessError
 from durus.progress import Progress
 from durus.serving.client import ServedClient
 from durus.serving.disk import Disk
+from durus.serving.peer import peer_of
 from durus.sharing.address import (
     BACKLOG,
     AnyAddress,
@@ -35,6 +36,7 @@ from durus.sharing.address import (
 )
 from durus.sharing.protocol import DEFAULT_HOST, DEFAULT_PORT, INVALID, NOT_FOUND, OKAY
 from durus.sharing.protocol2 import Hello
+from durus.sharing.roles import Access
 from durus.sharing.session import SessionCore, Write
 from durus.storage import Storage
 
@@ -95,6 +97,9 @@ class StorageServer:
         gcinterval: pack every so many seconds, if anything was committed; 0 is never.
         commit_timeout: how many seconds a client may take from its turn to commit to the end of its data. [WIRE-21]
         stall_timeout: how many seconds a client may take for the rest of a request, or to read its answers. [WIRE-22]
+        access: who may connect, and who may read, commit, pack and stop. By default those who can connect may commit;
+            this user and root on a Unix socket, and clients on loopback, may stop the server and have it pack.
+            [WIRE-52]
 
     Raises:
         AddressError: the address is wrong.
@@ -112,6 +117,7 @@ class StorageServer:
         gcinterval: float = 0,
         commit_timeout: float = DEFAULT_COMMIT_TIMEOUT,
         stall_timeout: float = DEFAULT_STALL_TIMEOUT,
+        access: Access | None = None,
     ) -> None:
         for number in (gcbytes, gcinterval, commit_timeout, stall_timeout):
             if not isinstance(number, int | float):
@@ -124,6 +130,7 @@ class StorageServer:
             )
         self.storage = storage
         self.address = SocketAddress.new((host, port) if address is None else address)
+        self.access = Access() if access is None else access
         self.commit_timeout = commit_timeout
         self.stall_timeout = stall_timeout
         self.core = SessionCore(storage, time.monotonic, MAX_SNAPSHOT_SECONDS, MAX_SNAPSHOT_BYTES)
@@ -182,9 +189,12 @@ class StorageServer:
             if not self.address.is_local:
                 _logger.warning(
                     "%s can be reached from other machines, and the protocol has no authentication: "
-                    "anyone who connects can read, change and stop this database",
+                    "anyone who connects can read and change this database",
                     self.address,
                 )
+            risk = self.address.risk
+            if risk is not None:
+                _logger.warning("%s: %s", self.address, risk)
 
     def serve(self, on_hangup: Callable[[], None] | None = None) -> None:
         """Serve until stop(), a client's Q, SIGINT or SIGTERM; then close the storage. [WIRE-24]
@@ -285,10 +295,20 @@ class StorageServer:
                 loop.call_later(_SECONDS_WITHOUT_DESCRIPTORS, self._accept_again, listening)
                 return
             try:
-                ServedClient(self, connected, peer)
+                self._let_in(connected, peer)
             except OSError as error:  # it has gone already
                 connected.close()
                 self._complain("a connection could not be set up", error)
+
+    def _let_in(self, connected: socket.socket, address: object) -> None:
+        """Serve who has connected, if that may connect. [WIRE-53]"""
+        peer = peer_of(connected, address)
+        role = self.access.role_of(peer)
+        if role is None:
+            connected.close()
+            _logger.warning("client %s is refused: the options --allow-uid and --allow-gid do not name it", peer.name)
+            return
+        ServedClient(self, connected, peer, role)
 
     def _accept_again(self, listening: socket.socket) -> None:
         if self._loop is not None and not self._stopping.is_set():

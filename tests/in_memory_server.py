@@ -4,11 +4,12 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from durus.client_storage import ClientStorage
-from durus.error import DurusError
+from durus.error import DurusError, NotAllowedError
 from durus.progress import Progress
 from durus.sharing.compression import ZLIB
 from durus.sharing.conversation import Conversation
 from durus.sharing.protocol2 import Hello
+from durus.sharing.roles import Role
 from durus.sharing.session import SessionCore
 from durus.storage import Storage
 
@@ -89,6 +90,8 @@ class InMemoryConnection:
         self._server = server
         self.is_paused = False
         self.hello = Hello(compressions=1 << ZLIB)  # whatever this Python has
+        self.role = Role.ADMIN
+        self.refusals: list[str] = []
         self.received = bytearray()
         """What the server has sent and the client has not taken."""
         self.is_closed = False
@@ -116,6 +119,9 @@ class InMemoryConnection:
         self._server.waiting_for_pack.append(on_end)
         if self._server.packing is None:
             self._server.packing = self._server.core.gen_pack()
+
+    def note_refusal(self, error: NotAllowedError) -> None:
+        self.refusals.append(str(error))
 
     def quit(self) -> None:
         for connection in self._server.connections:

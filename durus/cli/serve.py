@@ -13,6 +13,7 @@ from durus.cli.output import tell
 from durus.client_storage import ClientStorage
 from durus.error import FileError
 from durus.sharing.address import SocketAddress, inherited_address
+from durus.sharing.roles import ROLES, Access, Role
 from durus.storage_server import (
     DEFAULT_COMMIT_TIMEOUT,
     DEFAULT_GCBYTES,
@@ -27,6 +28,30 @@ _LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_storage_arguments(parser, "the file with the objects, made if it is not there (without it: a temporary file)")
     add_address_arguments(parser, "listen on")
+    parser.add_argument(
+        "--allow-uid",
+        action="append",
+        default=[],
+        type=_allowed_user,
+        metavar="USER[:ROLE]",
+        help="who may connect to the Unix socket, by name or number: to read, write (if nothing is said) or admin; "
+        "may be repeated, and then nobody else may but this user and root",
+    )
+    parser.add_argument(
+        "--allow-gid",
+        action="append",
+        default=[],
+        type=_allowed_group,
+        metavar="GROUP[:ROLE]",
+        help="the same for the members of a group",
+    )
+    parser.add_argument(
+        "--may-stop",
+        choices=("user", "local", "anyone"),
+        default="local",
+        help="who may stop the server and have it pack: its own user and root on a Unix socket, these and clients on "
+        "loopback, or anyone who may write (%(default)s)",
+    )
     parser.add_argument("--owner", metavar="USER", help="owner of the Unix socket, a name or a number")
     parser.add_argument("--group", metavar="GROUP", help="group of the Unix socket, a name or a number")
     parser.add_argument("--umask", type=_mask, metavar="N", help="umask of the Unix socket; octal if it begins with 0")
@@ -72,6 +97,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     if options.stop:
         return _stop(address_of(options))
+    address = _address(options)
+    access = Access(dict(options.allow_uid), dict(options.allow_gid), options.may_stop)
     for number in (signal.SIGINT, signal.SIGTERM):  # until the server handles them by itself
         signal.signal(number, _end)
     with log_to(options.logfile, options.logginglevel) as reopen:
@@ -79,11 +106,12 @@ def run(options: argparse.Namespace) -> int:
         try:
             server = StorageServer(
                 storage,
-                address=_address(options),
+                address=address,
                 gcbytes=options.gcbytes,
                 gcinterval=options.gcinterval,
                 commit_timeout=options.commit_timeout,
                 stall_timeout=options.stall_timeout,
+                access=access,
             )
             server.listen()
             name = options.file or "a temporary file, which is gone when the server ends"
@@ -99,7 +127,8 @@ def _end(*_: object) -> None:
 
 
 def _stop(address: SocketAddress) -> int:
-    ClientStorage(address=address).stop_server()
+    with contextlib.closing(ClientStorage(address=address)) as client:
+        client.stop_server()
     tell(f"durus: the server on {address} has ended")
     return 0
 
@@ -110,9 +139,34 @@ def _address(options: argparse.Namespace) -> SocketAddress:
         return inherited
     if options.address:
         return SocketAddress.new(options.address, owner=options.owner, group=options.group, umask=options.umask)
+    if options.allow_uid or options.allow_gid:
+        raise UsageError("--allow-uid and --allow-gid are for a Unix socket: give its path with --address")
     if options.owner or options.group or options.umask is not None:
         raise UsageError("--owner, --group and --umask are for a Unix socket: give its path with --address")
     return address_of(options)
+
+
+def _allowed_user(text: str) -> tuple[int, Role]:
+    import pwd  # only where it is needed: not every system has it
+
+    return _allowed(text, lambda name: pwd.getpwnam(name).pw_uid)
+
+
+def _allowed_group(text: str) -> tuple[int, Role]:
+    import grp  # likewise
+
+    return _allowed(text, lambda name: grp.getgrnam(name).gr_gid)
+
+
+def _allowed(text: str, find: Callable[[str], int]) -> tuple[int, Role]:
+    """Return the number and the role in NAME[:ROLE] or NUMBER[:ROLE]."""
+    name, _, role = text.partition(":")
+    if role and role not in ROLES:
+        raise argparse.ArgumentTypeError(f"{role!r} is not a role; the roles are {', '.join(ROLES)}")
+    try:
+        return int(name) if name.isdecimal() else find(name), ROLES[role or "write"]
+    except KeyError:
+        raise argparse.ArgumentTypeError(f"there is no {name!r} on this machine") from None
 
 
 def _mask(text: str) -> int:

@@ -1,11 +1,14 @@
-"""Stand-ins for objects, and values in states, whose classes are missing. Statements OBJ-27 to OBJ-29, OBJ-63."""
+"""Stand-ins for objects, and values in states, whose classes are missing or not trusted.
+
+Statements OBJ-27 to OBJ-29, OBJ-63 and OBJ-100.
+"""
 
 import copyreg
 import operator
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Self, cast
 
-from durus.error import ClassNotFoundError, MissingAttributeError
+from durus.error import ClassNotFoundError, MissingAttributeError, UntrustedClassError
 from durus.persistent import PersistentObject, State, get_slot, set_slot, told_apart
 from durus.text import printable
 
@@ -20,11 +23,11 @@ class BrokenObject(PersistentObject):
 
     _p_reason: ClassVar[str] = "it stands for all that are missing"
     """Why the class is missing."""
+    _p_error: ClassVar[type[ClassNotFoundError]] = ClassNotFoundError
+    """What is raised where the class itself is needed."""
 
     def __new__(cls, *args: object, **kwargs: object) -> Self:
-        raise ClassNotFoundError(
-            f"{_missing(cls)}; make it available under that name, then load what needs it again", name=cls.__module__
-        )
+        raise _needed(cls)
 
     def __getattr__(self, name: str) -> Any:
         raise MissingAttributeError(
@@ -47,7 +50,7 @@ class BrokenObject(PersistentObject):
         if not name.startswith("_p_"):
             self._p_load_state()
             if self._p_has_other_state():
-                raise ClassNotFoundError(
+                raise type(self)._p_error(
                     f"{told_apart(self)}: the attribute {name!r} can't be set: only its class knows what its state "
                     f"means, and {_missing(type(self))}",
                     name=type(self).__module__,
@@ -67,7 +70,7 @@ class BrokenObject(PersistentObject):
 
 def _refusing(name: str) -> Callable[..., Any]:
     def special(self: BrokenObject, *args: object) -> Any:
-        raise ClassNotFoundError(
+        raise type(self)._p_error(
             f"{told_apart(self)} can't do {name}(): {_missing(type(self))}, which may be able to",
             name=type(self).__module__,
         )
@@ -83,6 +86,7 @@ class _ValueClass(type):
     """The class of the stand-ins for classes and functions of values: it records what pickles do with one."""
 
     _p_reason: str
+    _p_error: type[ClassNotFoundError]
     _p_is_loading: Callable[[], bool]
 
     def __call__(cls, *args: Any, **keywords: Any) -> Any:
@@ -95,10 +99,7 @@ class _ValueClass(type):
 
     def _made(cls, function: Callable[..., Any], arguments: tuple[Any, ...]) -> "BrokenValue":
         if not cls._p_is_loading():
-            raise ClassNotFoundError(
-                f"{_missing(cls)}; make it available under that name, then load what needs it again",
-                name=cls.__module__,
-            )
+            raise _needed(cls)
         value = object.__new__(cast("type[BrokenValue]", cls))
         set_slot(value, "_p_function", function)
         set_slot(value, "_p_arguments", arguments)
@@ -115,6 +116,7 @@ class BrokenValue(metaclass=_ValueClass):
     """
 
     _p_reason = "it stands for all that are missing"
+    _p_error = ClassNotFoundError
 
     def __new__(cls, *args: Any, **keywords: Any) -> Self:
         if keywords:
@@ -190,7 +192,20 @@ def parts_that_stand_in(value: object) -> Iterator[BrokenValue | _ValueClass]:
             pending.extend((part, depth + 1) for pair in one.items() for part in pair)
 
 
+def _needed(cls: Any) -> ClassNotFoundError:
+    """Return the error for a use of the class itself."""
+    remedy = "" if _is_refused(cls) else "; make it available under that name, then load what needs it again"
+    error: ClassNotFoundError = cls._p_error(_missing(cls) + remedy, name=cls.__module__)
+    return error
+
+
+def _is_refused(cls: Any) -> bool:
+    return issubclass(cls._p_error, UntrustedClassError)
+
+
 def _missing(cls: Any) -> str:
+    if _is_refused(cls):
+        return printable(cls._p_reason)
     return (
         f"{cls.__qualname__!r} can't be imported from the module {cls.__module__!r}, or has changed ({cls._p_reason})"
     )
@@ -200,18 +215,27 @@ def _is_reserved(name: str) -> bool:
     return name.startswith("_p_") or (name.startswith("__") and name.endswith("__") and hasattr(BrokenObject, name))
 
 
-def broken_class(module: str, name: str, reason: str) -> type[BrokenObject]:
-    """Return a class that stands for a missing one; `reason` tells why it is missing."""
-    attributes = {"__slots__": (), "__module__": module, "__qualname__": name, "_p_reason": reason}
+def broken_class(module: str, name: str, error: BaseException) -> type[BrokenObject]:
+    """Return a class that stands for a missing one; `error` tells why it is missing."""
+    attributes = {"__slots__": (), "__module__": module, "__qualname__": name, **_why(error)}
     return type(name.rpartition(".")[2], (BrokenObject,), attributes)
 
 
-def broken_value_class(module: str, name: str, reason: str, is_loading: Callable[[], bool]) -> type[BrokenValue]:
+def broken_value_class(
+    module: str, name: str, error: BaseException, is_loading: Callable[[], bool]
+) -> type[BrokenValue]:
     """Return the stand-in for a class or function in states; `is_loading` is true while a state is being read."""
     attributes = {
         "__module__": module,
         "__qualname__": name,
-        "_p_reason": reason,
+        **_why(error),
         "_p_is_loading": staticmethod(is_loading),
     }
     return cast("type[BrokenValue]", _ValueClass(name.rpartition(".")[2], (BrokenValue,), attributes))
+
+
+def _why(error: BaseException) -> dict[str, object]:
+    """Return the attributes that tell of an error: only its text, since it would keep the values on its stack."""
+    if isinstance(error, UntrustedClassError):
+        return {"_p_reason": str(error), "_p_error": UntrustedClassError}
+    return {"_p_reason": f"{type(error).__name__}: {error}"}

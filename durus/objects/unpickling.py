@@ -117,9 +117,12 @@ class CarefulUnpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if name == "_reconstructor" and module in ("copyreg", "copy_reg"):
             return _reconstruct
-        found = self._reader.find_class(module, name, super().find_class)
+        found = self._look_up(module, name)
         self._names[id(found)] = module, name
         return found
+
+    def _look_up(self, module: str, name: str) -> Any:
+        return self._reader.find_class(module, name, super().find_class)
 
     stack: list[Any]
     memo: dict[int, Any]

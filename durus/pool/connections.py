@@ -5,10 +5,12 @@ connection, which refuses it.
 """
 
 import threading
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
 
 from durus.connection import Connection
 from durus.error import ConcurrentUseError, DurusError, ReadonlyError, TransactionError
+from durus.objects.trust import Entry
 from durus.persistent import PersistentBase, PersistentObject
 from durus.serialize import ObjectWriter
 from durus.storage import Storage
@@ -33,6 +35,7 @@ class PooledConnection(Connection[R], Generic[R]):
         root_class: type[R] | None,
         cache_bytes: int | None = None,
         debug: Debug | None = None,
+        classes: Iterable[Entry] | None = None,
     ) -> None:
         self._cache_bytes = cache_bytes
         self._sizes: dict[bytes, int] = {}
@@ -42,7 +45,7 @@ class PooledConnection(Connection[R], Generic[R]):
         self._is_closed = False
         self._thread: int | None = None
         """The only thread that may use the connection now; None for any."""
-        super().__init__(storage, cache_size, root_class, debug=debug, snapshot=self.is_snapshot)
+        super().__init__(storage, cache_size, root_class, debug=debug, snapshot=self.is_snapshot, classes=classes)
 
     def wake(self, thread: int | None) -> None:
         """Wake up, for the use of this thread only, or of one thread at a time if it is None."""

@@ -1,12 +1,12 @@
 """What the data of a record contains, read without its classes. For checks, lists and tools."""
 
 import contextlib
-from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING  # what pickle itself goes by
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from durus.error import RecordError
 from durus.records.pickle_machine import Name, Naming, PickleMachine
+from durus.records.present_names import present_name
 from durus.records.record import parse_class_pickle
 from durus.records.stored_state import decompress_state
 
@@ -41,10 +41,7 @@ class Contents(NamedTuple):
 
 def _present(naming: Naming) -> Name:
     """Return a name as it is in Python 3; pickles of protocols 0 to 2 have names of Python 2."""
-    if naming.protocol > 2:
-        return naming.name
-    module, qualname = NAME_MAPPING.get(naming.name, naming.name)
-    return Name(IMPORT_MAPPING.get(module, module), qualname)
+    return naming.name if naming.protocol > 2 else Name(*present_name(*naming.name))
 
 
 def split_data(data: bytes) -> tuple[bytes, bytes]:

@@ -127,6 +127,8 @@ class PickleMachine:
         """Where the next pickle begins."""
         self.namings: list[Naming] = []
         self.references: list[Reference] = []
+        self.methods: set[str] = set()
+        """The names of methods and other attributes that are taken from objects by calls of getattr."""
         self.frames: list[Step] = []
         self._names: dict[Name, Name] = {}
         """One instance of each name, which is kept for all equal ones."""
@@ -296,6 +298,10 @@ class PickleMachine:
                 if len(qualname) > _MAX_NAME:
                     raise RecordError(f"its data has a name of {len(qualname)} characters at byte {step.start}")
                 return self._note_name(step, Name(owner.module, qualname), owner)
+            # And for a method of an object.
+            case Name(module, "getattr"), [_, Step() as attribute] if module in _BUILTINS:
+                if _KINDS[attribute.code].is_text and attribute.end - attribute.start <= _MAX_NAME:
+                    self.methods.add(self._text(attribute))
         return None
 
     def _refer(self, reference: Value) -> None:

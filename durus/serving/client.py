@@ -8,15 +8,15 @@ import asyncio
 import contextlib
 import logging
 import socket
-import struct
 import time
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-from durus.error import DurusError, WriteConflictError
-from durus.sharing.address import HostPortAddress, set_tcp_options
+from durus.error import DurusError, NotAllowedError, WriteConflictError
+from durus.sharing.address import set_tcp_options
 from durus.sharing.conversation import Conversation
 from durus.sharing.protocol2 import Hello
+from durus.sharing.roles import Peer, Role
 from durus.sharing.session import SessionCore
 
 _RECEIVED_AT_A_TIME = 1 << 16
@@ -64,11 +64,12 @@ class _Wait(NamedTuple):
 class ServedClient:
     """One connection: the host of its conversation."""
 
-    def __init__(self, server: Server, connected: socket.socket, peer: object) -> None:
+    def __init__(self, server: Server, connected: socket.socket, peer: Peer, role: Role) -> None:
         self._server = server
         self._socket = connected
         self._loop = asyncio.get_running_loop()
         self.hello = server.hello
+        self.role = role
         self.is_paused = False
         self._out: list[bytes] = []
         """What is to be sent with the next flush."""
@@ -88,7 +89,7 @@ class ServedClient:
             with contextlib.suppress(OSError):  # of a client that has disconnected already
                 set_tcp_options(connected)
         self.descriptor = connected.fileno()
-        self._name = _name_of_peer(connected, peer)
+        self._name = peer.name
         self._conversation = Conversation(server.core, self, self._name)
         server.clients.add(self)
         _logger.info("client %s connected", self)
@@ -213,6 +214,10 @@ class ServedClient:
         _logger.info("client %s asks for a pack", self)
         self._server.pack(on_end)
 
+    def note_refusal(self, error: NotAllowedError) -> None:
+        """Log what the client has asked for and may not do. [WIRE-51]"""
+        _logger.warning("client %s is refused: %s", self, error)
+
     def quit(self) -> None:
         """Stop the server."""
         _logger.info("client %s stops the server", self)
@@ -292,13 +297,3 @@ class ServedClient:
         if conversation.is_inside_request:
             return _Wait("the rest of a request", server.stall_timeout, conversation.progress)
         return None
-
-
-def _name_of_peer(connected: socket.socket, peer: object) -> str:
-    """Return who is on the other side: host and port, or the process that has a Unix socket."""
-    if connected.family != socket.AF_UNIX:
-        return str(HostPortAddress(*peer[:2])) if isinstance(peer, tuple) else "(already disconnected)"
-    if not hasattr(socket, "SO_PEERCRED"):
-        return "on this machine"
-    process, user, _ = struct.unpack("iII", connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    return f"process {process} of user {user}"

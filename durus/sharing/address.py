@@ -9,9 +9,9 @@ import errno
 import ipaddress
 import os
 import re
-import shutil
 import socket
 import stat
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from typing import Union
@@ -33,6 +33,8 @@ class SocketAddress:
 
     is_local = True
     """True if only processes of this machine can connect."""
+    risk: str | None = None
+    """What lets strangers take the place of the server, found when a socket was made. [WIRE-54]"""
 
     @staticmethod
     def new(
@@ -233,42 +235,54 @@ class UnixDomainSocketAddress(_UnixAddress):
         with self._os_errors_as("listen on"):
             listening = socket.socket(socket.AF_UNIX)
             try:
-                self._bind_anew(listening)
+                mode = self._bind_anew(listening)
                 listening.listen(BACKLOG)  # immediately: until it listens, another server takes it for stale
-                self._made, self._process = os.stat(self.filename), os.getpid()
-                if self._owner is not None or self._group is not None:
-                    shutil.chown(self.filename, self._owner, self._group)  # type: ignore[arg-type]  # both may be None
+                self._made, self._process = os.lstat(self.filename), os.getpid()
+                self._open_up(self._made, mode)
             except BaseException:
                 self.close(listening)
                 raise
+        self.risk = _risk_of_folder(os.path.dirname(self.filename))
         return listening
+
+    def _open_up(self, made: os.stat_result, mode: int) -> None:
+        """Give the socket, to which nobody could connect so far, its owner and group, and then its permissions."""
+        user, group = _number_of_user(self._owner), _number_of_group(self._group)
+        with _same_file(self.filename, made) as path:
+            if user != -1 or group != -1:
+                os.chown(path, user, group)
+            os.chmod(path, mode)
 
     def close(self, listening: socket.socket) -> None:
         with contextlib.suppress(OSError):  # another process may have removed the name
             is_own = self._made is not None and self._process == os.getpid()  # a forked child owns no socket [WIRE-42]
-            if is_own and self._made is not None and os.path.samestat(os.stat(self.filename), self._made):
+            if is_own and self._made is not None and os.path.samestat(os.lstat(self.filename), self._made):
                 os.unlink(self.filename)
         self._made = None
         listening.close()
 
-    def _bind_anew(self, listening: socket.socket) -> None:
+    def _bind_anew(self, listening: socket.socket) -> int:
+        """Give the socket its name; return the permissions that it is to have."""
         try:
-            self._bind(listening)
+            return self._bind(listening)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
             self._remove_if_stale()
-            self._bind(listening)
+            return self._bind(listening)
 
-    def _bind(self, listening: socket.socket) -> None:
-        if self._umask is None:
+    def _bind(self, listening: socket.socket) -> int:
+        umask = _umask_of_process() if self._umask is None else self._umask
+        if sys.platform == "linux":
+            os.fchmod(listening.fileno(), 0)  # nobody may connect until it has its owner and its group [WIRE-54]
             listening.bind(self.filename)
-            return
-        before = os.umask(self._umask)
-        try:
-            listening.bind(self.filename)
-        finally:
-            os.umask(before)
+        else:
+            before = os.umask(0o277)  # likewise; files that other threads make meanwhile can be read, at least
+            try:
+                listening.bind(self.filename)
+            finally:
+                os.umask(before)
+        return 0o777 & ~umask
 
     def _remove_if_stale(self) -> None:
         """Remove the socket of a server that has ended; AddressError if it is anything else."""
@@ -281,6 +295,74 @@ class UnixDomainSocketAddress(_UnixAddress):
         if connected is not None or not os.path.samestat(os.lstat(self.filename), found):
             raise AddressError(f"cannot listen on {self}: another server listens on it")
         os.unlink(self.filename)
+
+
+def _umask_of_process() -> int:
+    """Return the umask, without changing it for other threads where the system tells it."""
+    with contextlib.suppress(OSError), open("/proc/self/status", encoding="ascii", errors="replace") as status:
+        for line in status:
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return umask
+
+
+def _number_of_user(owner: str | int | None) -> int:
+    """Return the number of a user, -1 if none is given; LookupError if there is no such user."""
+    if isinstance(owner, str):
+        import pwd  # only where it is needed: not every system has it
+
+        try:
+            return pwd.getpwnam(owner).pw_uid
+        except KeyError:
+            raise LookupError(f"no such user: {owner!r}") from None
+    return -1 if owner is None else owner
+
+
+def _number_of_group(group: str | int | None) -> int:
+    """Return the number of a group, -1 if none is given; LookupError if there is no such group."""
+    if isinstance(group, str):
+        import grp  # likewise
+
+        try:
+            return grp.getgrnam(group).gr_gid
+        except KeyError:
+            raise LookupError(f"no such group: {group!r}") from None
+    return -1 if group is None else group
+
+
+@contextlib.contextmanager
+def _same_file(path: str, made: os.stat_result) -> Iterator[str]:
+    """Give a name for the file that was made there, through which nobody can lay another one meanwhile.
+
+    AddressError if there is another one already.
+    """
+    wrong = AddressError(f"cannot listen on {path}: another process has put something else in the place of the socket")
+    if not hasattr(os, "O_PATH") or not os.path.isdir("/proc/self/fd"):
+        if not os.path.samestat(os.lstat(path), made):
+            raise wrong
+        yield path
+        return
+    descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW)
+    try:
+        if not os.path.samestat(os.fstat(descriptor), made):
+            raise wrong
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
+
+
+def _risk_of_folder(folder: str) -> str | None:
+    """Tell what others can do in the folder of a socket. [WIRE-54]"""
+    mode = os.stat(folder).st_mode
+    if not mode & stat.S_IWOTH:
+        return None
+    what = "while no server runs here" if mode & stat.S_ISVTX else "at any time"
+    return (
+        f"every user can write to the folder {folder}, and so can put a socket in the place of this one {what}; "
+        "use a folder that belongs to the user of the server"
+    )
 
 
 def _number_or_name(owner: str | int | None) -> str | int | None:

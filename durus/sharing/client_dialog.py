@@ -85,6 +85,9 @@ class ClientDialog:
         """Stop the server."""
         raise NotImplementedError
 
+    def read_refusal(self) -> None:
+        """Raise what the server has answered to quit()."""
+
     def say_goodbye(self) -> None:
         """Tell the server that the client disconnects."""
         raise NotImplementedError

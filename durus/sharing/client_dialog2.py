@@ -177,6 +177,9 @@ class ClientDialog2(ClientDialog):
     def quit(self) -> None:
         self._channel.send(messages.encode_request(messages.Quit()))
 
+    def read_refusal(self) -> None:
+        self._receive({})
+
     def say_goodbye(self) -> None:
         self._channel.send(messages.encode_request(messages.Goodbye()))
 

@@ -7,8 +7,9 @@ It has no sockets, no threads and no clocks; conversation.py drives it.
 from collections.abc import Callable, Collection, Generator
 from typing import Protocol
 
-from durus.error import DurusError, TransactionError
+from durus.error import DurusError, NotAllowedError, TransactionError
 from durus.sharing.protocol2 import Hello
+from durus.sharing.roles import Role
 from durus.sharing.session import Session, SessionCore
 
 EVENT = -1
@@ -32,6 +33,8 @@ class Host(Protocol):
     """True while the client must read what was sent; the host calls proceed() when it has done so."""
     hello: Hello
     """The limits that clients are told. [WIRE2-2]"""
+    role: Role
+    """What the client may do. [WIRE-50]"""
 
     def send(self, data: bytes) -> None:
         """Send bytes to the client."""
@@ -53,6 +56,9 @@ class Host(Protocol):
 
     def pack(self, on_end: Callable[[DurusError | None], None]) -> None:
         """Begin to pack, if no pack is in progress; call `on_end` when it has ended, with its error if it failed."""
+
+    def note_refusal(self, error: NotAllowedError) -> None:
+        """The client has asked for what it may not do, and was told so."""
 
     def quit(self) -> None:
         """End the server, and this connection last of all: that tells the client."""
@@ -95,6 +101,14 @@ class Dialog:
 
     def keep_waiting(self) -> None:
         """Tell the client that its answer is still to come, if the protocol has words for that."""
+
+    def _require(self, role: Role, what: str) -> None:
+        """Raise NotAllowedError if the client may not do what it asks for. [WIRE-51]"""
+        if self._host.role < role:
+            raise NotAllowedError(
+                f"this client may not {what}: it has the role {self._host.role.name.lower()}, and that needs "
+                f"{role.name.lower()}; the options --allow-uid, --allow-gid and --may-stop of the server give roles"
+            )
 
     def _let_others_go_first(self) -> Generator[int, bytes, None]:
         """Wait until the client has read what was sent, and other clients were served."""

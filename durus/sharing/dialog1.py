@@ -27,6 +27,7 @@ from durus.sharing.protocol import (
     read_request,
 )
 from durus.sharing.protocol2 import VERSION_2
+from durus.sharing.roles import Role
 
 
 class Dialog1(Dialog):
@@ -53,14 +54,17 @@ class Dialog1(Dialog):
                 case BulkLoad(oids):
                     yield from self._bulk_load(oids)
                 case NewOids(number):
+                    self._require(Role.WRITE, "store objects")
                     self._work += number
                     send(b"".join(session.new_oids(number)))
                 case Sync():
                     send(self._invalid(session.sync()))
                 case Commit():
+                    self._require(Role.WRITE, "store objects")
                     yield from self._commit()
                 case Pack():
                     self._check_is_meant(b"P")
+                    self._require(Role.ADMIN, "have the server pack")
                     self._host.pack(lambda error: None)
                     send(OKAY)
                 case Version(version):
@@ -75,6 +79,7 @@ class Dialog1(Dialog):
                         )
                 case Quit():
                     self._check_is_meant(b"Q")
+                    self._require(Role.ADMIN, "stop the server")
                     yield from self._quit()
                 case Goodbye():
                     return None

@@ -5,6 +5,7 @@ from collections.abc import Generator
 from durus.error import (
     DurusError,
     DurusKeyError,
+    NotAllowedError,
     ProtocolError,
     RecordError,
     SnapshotEndedError,
@@ -15,6 +16,7 @@ from durus.sharing.ahead import Ahead
 from durus.sharing.compression import NONE
 from durus.sharing.dialog import COST_OF_A_LOAD, SENT_AT_A_TIME, WORK_AT_A_TIME, Dialog, Host, Steps
 from durus.sharing.protocol import INVALID, NOT_FOUND, OKAY
+from durus.sharing.roles import Role
 from durus.sharing.session import Session, SessionCore
 from durus.storage import check_record
 
@@ -60,6 +62,8 @@ class Dialog2(Dialog):
                 raise
             except DurusError as error:
                 self._send(b"E", messages.encode_failure(messages.failure_of(error)))
+                if isinstance(error, NotAllowedError):
+                    self._host.note_refusal(error)
             finally:
                 if self._records:
                     self._drop_records()
@@ -80,6 +84,7 @@ class Dialog2(Dialog):
                 self._has_snapshot = True
                 self._send_point(session.take_snapshot())
             case messages.TakeTurn(is_exclusive):
+                self._require(Role.WRITE, "take the turn to commit")
                 session.give_up_commit()
                 lease = self._host.hello.turn_milliseconds / 1000 if is_exclusive else None
                 self._send_point((yield from self._until_turn(lease)))
@@ -88,6 +93,7 @@ class Dialog2(Dialog):
                 self._has_snapshot = False
                 session.drop_snapshot()
             case messages.NewOids(number):
+                self._require(Role.WRITE, "store objects")
                 self._work += number
                 self._send(b"N", b"".join(session.new_oids(number)))
             case messages.Options():
@@ -95,10 +101,12 @@ class Dialog2(Dialog):
                     raise ProtocolError(f"the client asks for the method {request.compression} of compression")
                 self._options = request
             case messages.Pack(is_awaited):
+                self._require(Role.ADMIN, "have the server pack")
                 yield from self._pack(is_awaited)
             case messages.Ping(data):
                 self._send(b"G", data)
             case messages.Quit():
+                self._require(Role.ADMIN, "stop the server")
                 yield from self._quit()
             case messages.Unknown(kind):
                 text = f"this server has no request {kind!r}"
@@ -167,6 +175,7 @@ class Dialog2(Dialog):
 
     def _commit(self, commit: messages.Commit) -> Generator[int, bytes, None]:
         session, records = self._session, self._records
+        self._require(Role.WRITE, "store objects")
         if self._is_dropped:
             session.give_up_commit()
             self._send_conflict([], _TOO_MUCH_WAITS, session.sync())

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from durus.error import (
     DurusError,
+    NotAllowedError,
     ProtocolError,
     ReadonlyError,
     ServerError,
@@ -347,7 +348,7 @@ class Failure(NamedTuple):
     text: str
 
 
-UNSUPPORTED, MALFORMED, READONLY, FAILED, TOO_LARGE, SNAPSHOT_ENDED = range(1, 7)
+UNSUPPORTED, MALFORMED, READONLY, FAILED, TOO_LARGE, SNAPSHOT_ENDED, NOT_ALLOWED = range(1, 8)
 _ERRORS: dict[int, type[DurusError]] = {
     UNSUPPORTED: ProtocolError,
     MALFORMED: ProtocolError,
@@ -355,6 +356,7 @@ _ERRORS: dict[int, type[DurusError]] = {
     FAILED: ServerError,
     TOO_LARGE: TransactionError,
     SNAPSHOT_ENDED: SnapshotEndedError,
+    NOT_ALLOWED: NotAllowedError,
 }
 
 
@@ -362,7 +364,7 @@ def failure_of(error: DurusError) -> Failure:
     """Return the answer that reports an error to a client."""
     if isinstance(error, SnapshotEndedError):
         return Failure(SNAPSHOT_ENDED, error.reason)
-    for code in (READONLY, MALFORMED):
+    for code in (READONLY, MALFORMED, NOT_ALLOWED):
         if isinstance(error, _ERRORS[code]):
             return Failure(code, str(error))
     return Failure(FAILED, str(error))

@@ -13,7 +13,7 @@ from durus.btree import BTree
 from durus.error import DurusKeyError
 from durus.oid import oid_from_int
 from durus.persistent import GHOST, UNSAVED, ConnectionBase, PersistentBase, PersistentObject, set_slot
-from durus.serialize import ObjectWriter, RecordConnection
+from durus.serialize import ObjectReader, ObjectWriter, RecordConnection
 
 
 class KeptStates:
@@ -24,19 +24,20 @@ class KeptStates:
         connection: ConnectionBase,
         root: PersistentObject,
         changed: dict[bytes, PersistentObject],
-        is_careful: bool,
+        reader: ObjectReader,
     ) -> None:
         """Keep the states of the changed objects of `connection`; they count as saved then, and are in `changed`.
 
         The caller marks the objects in `changed` as unsaved again, also after an error. UnstorableError if a state
         can't be pickled, ForeignReferenceError for an object of another connection.
         """
-        writer = _NumberingWriter(connection, root, is_careful)
+        writer = _NumberingWriter(connection, root, reader)
         records = list(writer.records(writer.numbered_changes(changed)))
         self.changed = changed
         self._new = [(number, obj) for number, obj in writer.new_objects.values()]
         self._kept = [(number, obj) for obj, number, _ in records]
-        self._states = RecordConnection({number: record for _, number, record in records}, _no_other, is_strict=False)
+        states = {number: record for _, number, record in records}
+        self._states = RecordConnection(states, _no_other, is_strict=False, trust=reader.trust)
         for number, obj in (*writer.stored, *self._new):
             self._states.take_in(number, obj)
 
@@ -86,8 +87,8 @@ class KeptStates:
 class _NumberingWriter(ObjectWriter):
     """Writes records with numbers of objects in place of oids."""
 
-    def __init__(self, connection: ConnectionBase, root: PersistentObject, is_careful: bool) -> None:
-        super().__init__(connection, root, self._next_number, is_careful)
+    def __init__(self, connection: ConnectionBase, root: PersistentObject, reader: ObjectReader) -> None:
+        super().__init__(connection, root, self._next_number, reader.has_broken_classes(), reader)
         self._last_number = 0
         self._numbers: dict[bytes, bytes] = {}
         """The numbers of stored objects, by oid."""

@@ -15,6 +15,7 @@ from durus.error import DurusError, DurusKeyError, UnnotedChangeError, UnnotedCh
 from durus.objects.cache import Cache
 from durus.objects.difference import Difference, differences
 from durus.objects.pickling import REFUSALS, class_pickle
+from durus.objects.trust import Trust
 from durus.oid import format_oid
 from durus.persistent import ConnectionBase, PersistentBase, PersistentObject, State, get_slot, set_slot
 from durus.records.record import class_pickle_of, pack_record, unpack_record
@@ -57,13 +58,14 @@ class UnnotedChanges:
         cache: Cache,
         get: Callable[[bytes], PersistentObject | None],
         mode: Debug,
+        trust: Trust | None = None,
     ) -> None:
         self._connection = connection
         self._cache = cache
         self._mode = mode
         self._known: dict[bytes, bytes] = {}
         """The data of the record of each loaded object, by oid, or equivalent data."""
-        self.reader: ObjectReader = _KeepingReader(connection, cache, get, self._known)
+        self.reader: ObjectReader = _KeepingReader(connection, cache, get, self._known, trust)
         """Loads all states of the connection."""
 
     def note_stored(self, records: Iterable[tuple[bytes, bytes]]) -> None:
@@ -92,7 +94,7 @@ class UnnotedChanges:
 
     def find(self) -> list[UnnotedChange]:
         """Return all changes that nobody noted, in the order of their oids."""
-        comparison = _Comparison(self._connection, self._known, self.reader.has_broken_classes())
+        comparison = _Comparison(self._connection, self._known, self.reader)
         loaded: dict[bytes, bytes] = {}
         found = []
         for obj in self._cache.loaded_objects():
@@ -133,8 +135,9 @@ class _KeepingReader(ObjectReader):
         cache: Cache,
         get: Callable[[bytes], PersistentObject | None],
         known: dict[bytes, bytes],
+        trust: Trust | None,
     ) -> None:
-        super().__init__(connection, cache, get)
+        super().__init__(connection, cache, get, trust=trust)
         self._known = known
 
     def load_state(self, obj: PersistentObject, data: bytes) -> None:
@@ -146,9 +149,10 @@ class _KeepingReader(ObjectReader):
 class _Comparison:
     """Compares the states of objects with the records that they were loaded from."""
 
-    def __init__(self, connection: ConnectionBase, known: dict[bytes, bytes], is_careful: bool) -> None:
+    def __init__(self, connection: ConnectionBase, known: dict[bytes, bytes], reader: ObjectReader) -> None:
         self._known = known
-        self._pickler = _ReferringWriter(connection, is_careful)
+        self._trust = reader.trust
+        self._pickler = _ReferringWriter(connection, reader.has_broken_classes())
 
     def changes_of(self, obj: PersistentObject, oid: bytes) -> list[Difference]:
         """Return how the state of an object differs from its record; nothing if that is unknown. [OBJ-87]"""
@@ -193,7 +197,7 @@ class _Comparison:
 
     def _loaded(self, oid: bytes, data: bytes) -> State:
         """Return the state of an object, loaded from `data` apart from all other objects."""
-        apart = RecordConnection({oid: pack_record(oid, data, b"")}, self._record)
+        apart = RecordConnection({oid: pack_record(oid, data, b"")}, self._record, trust=self._trust)
         obj = apart.get(oid)
         if obj is None:
             raise DurusKeyError(oid)

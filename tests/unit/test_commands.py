@@ -127,7 +127,7 @@ def test_a_file_is_an_argument_or_an_option(capsys: pytest.CaptureFixture[str], 
 # JSON
 
 SHARED = {"durus", "file", "format", "sealed", "transactions", "objects"}
-OF_CHECK = SHARED | {"clean", "faults", "findings"}
+OF_CHECK = SHARED | {"clean", "faults", "findings", "needs", "needed_methods"}
 OF_INFO = SHARED | {
     "implementation",
     "size",

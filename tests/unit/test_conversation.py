@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from durus.error import ClosedError, DurusError, ProtocolError, ReadonlyError
+from durus.error import ClosedError, DurusError, NotAllowedError, ProtocolError, ReadonlyError
 from durus.file_storage import FileStorage
 from durus.records.record import pack_record
 from durus.sharing.conversation import Conversation
@@ -21,6 +21,7 @@ from durus.sharing.protocol import (
     encode_request,
 )
 from durus.sharing.protocol2 import Hello
+from durus.sharing.roles import Role
 from durus.sharing.session import MAX_UNUSED_OIDS, SessionCore
 from durus.storage import MemoryStorage
 from tests.in_memory_server import InMemoryConnection, InMemoryServer
@@ -196,6 +197,7 @@ class Paused:
 
     is_paused = False
     hello = Hello()
+    role = Role.ADMIN
 
     def __init__(self, core: SessionCore) -> None:
         self.sent = bytearray()
@@ -218,6 +220,9 @@ class Paused:
         pass
 
     def pack(self, on_end: Callable[[DurusError | None], None]) -> None:
+        pass
+
+    def note_refusal(self, error: NotAllowedError) -> None:
         pass
 
     def quit(self) -> None:

@@ -13,6 +13,7 @@ from durus.client_storage import ClientStorage
 from durus.connection import Connection
 from durus.error import (
     DisconnectedError,
+    NotAllowedError,
     OutcomeUnknownError,
     ProtocolError,
     ReadConflictError,
@@ -585,7 +586,8 @@ def test_a_readonly_storage_says_so(tmp_path: Path) -> None:
         (4, ServerError),
         (5, TransactionError),
         (6, SnapshotEndedError),
-        (7, ServerError),
+        (7, NotAllowedError),
+        (8, ServerError),
         (255, ServerError),
     ],
 )

@@ -1,0 +1,167 @@
+"""Reading the pickles of states from which only some names may be imported and called. Statements OBJ-100 to OBJ-104.
+
+Most states are plain values and references. Those are read by Python's fast unpickler, which gets nothing but empty
+objects, the tokens, for the names in them: a token can't be called, made or changed, and a reference is where it is
+turned into a class. If a token is left over in the state, or a step fails, then the state has a value of a class, and
+is read by an unpickler in Python, which looks at each step.
+"""
+
+import copyreg
+import io
+import pickle
+import weakref
+from collections.abc import Callable
+from enum import Enum
+from types import BuiltinFunctionType, FunctionType, GenericAlias, MethodType, ModuleType
+from typing import Any, ClassVar, Protocol
+
+from durus.error import DurusError, UntrustedClassError
+from durus.objects.broken import BrokenValue
+from durus.objects.pickling import REFUSALS
+from durus.objects.unpickling import CarefulUnpickler, Postponed, Resolver, load_pickles
+from durus.persistent import PersistentObject
+
+_registered: dict[Any, Any] = copyreg._inverted_registry  # type: ignore[attr-defined]  # these are not in the stubs
+_found_before: dict[int, object] = copyreg._extension_cache  # type: ignore[attr-defined]
+"""The names that a pickle can give by a number, and those that were found for one already. [OBJ-104]"""
+
+_NOT_MADE = (type, Enum, FunctionType, BuiltinFunctionType, MethodType, ModuleType, GenericAlias)
+"""What a pickle finds, and does not make, whatever way it goes; and an alias, which passes changes on to such."""
+_LATIN_1 = ("latin1", "latin-1", "iso-8859-1")
+
+
+class TrustingResolver(Resolver, Protocol):
+    """Tells what names stand for that a record may have, and what stands in for others."""
+
+    def find_trusted(self, module: str, name: str) -> Any:
+        """Return what a name stands for, or a stand-in. [OBJ-100]"""
+
+    def get_trusted(self, owner: object, name: str) -> Any:
+        """Return the method or nested class that a record may name; UntrustedClassError for others. [OBJ-103]"""
+
+    def refused_class(self, owner: object, name: str, error: BaseException) -> type[BrokenValue]:
+        """Return the stand-in for what getattr(owner, name) would have been."""
+
+
+class _Token:
+    """Stands for a name in a state, and has nothing that a step could use."""
+
+    __slots__ = ("__weakref__",)
+
+
+_Names = dict[int, tuple[weakref.ref[_Token], str, str]]
+"""By id(): the tokens, and the names that they stand for."""
+
+
+class _TokenUnpickler(pickle.Unpickler):
+    """Reads plain values and references."""
+
+    def __init__(self, file: io.BytesIO, resolver: TrustingResolver, names: _Names) -> None:
+        super().__init__(file)
+        self._resolver = resolver
+        self._names = names
+
+    def find_class(self, module: str, name: str) -> Any:
+        token = _Token()
+        self._names[id(token)] = weakref.ref(token), module, name
+        return token
+
+    def persistent_load(self, reference: object) -> PersistentObject:
+        if type(reference) is tuple and len(reference) == 2 and type(reference[1]) is _Token:
+            _, module, name = self._names[id(reference[1])]
+            reference = reference[0], self._resolver.find_trusted(module, name)
+        return self._resolver.get_referenced(reference)
+
+
+class TrustingUnpickler(CarefulUnpickler):
+    """Imports and calls only what its resolver lets it, and changes only what it has made."""
+
+    _reader: TrustingResolver
+
+    def __init__(
+        self,
+        file: io.BytesIO,
+        reader: TrustingResolver,
+        owner: PersistentObject | None = None,
+        postponed: list[Postponed] | None = None,
+    ) -> None:
+        super().__init__(file, reader, owner, postponed)
+        self._found: dict[int, object] = {}
+        """By id(): what was found by a name. They are kept here, so that no other object gets such an id()."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        found = super().find_class(module, name)
+        self._found[id(found)] = found
+        return found
+
+    def _look_up(self, module: str, name: str) -> Any:
+        return self._reader.find_trusted(module, name)
+
+    def get_extension(self, code: int) -> None:
+        """Put what was registered under a number on the stack, by its name. [OBJ-104]"""
+        if code not in _registered:
+            raise pickle.UnpicklingError(f"nothing is registered for the extension code {code}")
+        self.append(self.find_class(*_registered[code]))  # type: ignore[attr-defined]  # not in the stubs
+
+    def _call(self, function: Any, arguments: tuple[Any, ...]) -> Any:
+        if isinstance(function, type) and issubclass(function, BrokenValue):
+            match self._names.get(id(function)), arguments:
+                case ("builtins" | "__builtin__", "getattr"), (owner, str() as name):
+                    return self._get(owner, name)
+                case ("_codecs", "encode"), (str() as text, encoding) if encoding in _LATIN_1:
+                    return text.encode("latin-1")
+        return super()._call(function, arguments)
+
+    def _get(self, owner: object, name: str) -> Any:
+        """Do what a call of getattr is for: find a method, a nested class or a member of an enum. [OBJ-103]"""
+        if isinstance(owner, BrokenValue) or (isinstance(owner, type) and issubclass(owner, BrokenValue)):
+            return super()._call(getattr, (owner, name))
+        try:
+            found = self._reader.get_trusted(owner, name)
+        except (UntrustedClassError, AttributeError) as error:
+            part = self._reader.refused_class(owner, name, error)
+            return part if isinstance(owner, type) else BrokenValue._p_of_call(part, getattr, (owner, name))
+        self._found[id(found)] = found
+        return found
+
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(CarefulUnpickler.dispatch)
+
+    def _check_is_made(self, value: object) -> None:
+        """Refuse to change what others use, too: classes, functions, and what was found by a name. [OBJ-104]"""
+        if id(value) in self._found or isinstance(value, _NOT_MADE):
+            raise pickle.UnpicklingError(f"a step of it would change a {type(value).__name__} that it did not make")
+
+    @classmethod
+    def _guard_step(cls, code: bytes, find: Callable[["TrustingUnpickler"], object]) -> None:
+        """Have a step check what it is about to change."""
+        step = cls.dispatch[code[0]]
+
+        def guarded(self: TrustingUnpickler) -> None:
+            self._check_is_made(find(self))
+            step(self)
+
+        cls.dispatch[code[0]] = guarded
+
+    metastack: list[list[Any]]
+
+
+for _code, _depth in (pickle.BUILD, 2), (pickle.APPEND, 2), (pickle.SETITEM, 3):
+    TrustingUnpickler._guard_step(_code, lambda self, depth=_depth: self.stack[-depth])  # type: ignore[misc]
+for _code in (pickle.APPENDS, pickle.SETITEMS, pickle.ADDITEMS):
+    TrustingUnpickler._guard_step(_code, lambda self: self.metastack[-1][-1])
+
+
+def load_trusted_pickles(resolver: TrustingResolver, pickles: bytes, first_only: bool) -> tuple[Any, int]:
+    """Return the value of the last of several pickles that share one memo, or of the first, and where that ends."""
+    if not (_registered or _found_before):  # the fast one would take these without asking
+        names: _Names = {}
+        try:
+            found = load_pickles(lambda file: _TokenUnpickler(file, resolver, names), pickles, first_only)
+        except DurusError:
+            raise
+        except REFUSALS:
+            pass  # it may have values of classes
+        else:
+            if all(token() is None for token, _, _ in names.values()):
+                return found
+    return load_pickles(lambda file: TrustingUnpickler(file, resolver), pickles, first_only)

@@ -1,0 +1,80 @@
+"""Lists of names for the argument `classes` of durus.open() and Connection. Statements OBJ-100 to OBJ-106."""
+
+import builtins
+
+__all__ = ["standard"]
+
+_EXCEPTIONS = tuple(
+    f"builtins.{name}"
+    for name, value in vars(builtins).items()
+    if isinstance(value, type) and issubclass(value, BaseException) and value.__name__ == name
+)
+
+standard: tuple[str, ...] = (
+    "builtins.Ellipsis",
+    "builtins.NotImplemented",
+    "builtins.bool",
+    "builtins.bytearray",
+    "builtins.bytes",
+    "builtins.complex",
+    "builtins.dict",
+    "builtins.float",
+    "builtins.frozenset",
+    "builtins.int",
+    "builtins.list",
+    "builtins.object",
+    "builtins.range",
+    "builtins.set",
+    "builtins.slice",
+    "builtins.str",
+    "builtins.tuple",
+    *_EXCEPTIONS,
+    "array._array_reconstructor",
+    "array.array",
+    "collections.ChainMap",
+    "collections.Counter",
+    "collections.OrderedDict",
+    "collections.UserDict",
+    "collections.UserList",
+    "collections.UserString",
+    "collections.defaultdict",
+    "collections.deque",
+    "datetime.date",
+    "datetime.datetime",
+    "datetime.time",
+    "datetime.timedelta",
+    "datetime.timezone",
+    "decimal.Decimal",
+    "fractions.Fraction",
+    "ipaddress.IPv4Address",
+    "ipaddress.IPv4Interface",
+    "ipaddress.IPv4Network",
+    "ipaddress.IPv6Address",
+    "ipaddress.IPv6Interface",
+    "ipaddress.IPv6Network",
+    "pathlib.Path",
+    "pathlib.PosixPath",
+    "pathlib.PurePath",
+    "pathlib.PurePosixPath",
+    "pathlib.PureWindowsPath",
+    "pathlib.WindowsPath",
+    "pathlib._local.Path",
+    "pathlib._local.PosixPath",
+    "pathlib._local.PurePath",
+    "pathlib._local.PurePosixPath",
+    "pathlib._local.PureWindowsPath",
+    "pathlib._local.WindowsPath",
+    "re._compile",
+    "time.struct_time",
+    "types.GenericAlias",
+    "types.SimpleNamespace",
+    "urllib.parse.ParseResult",
+    "urllib.parse.ParseResultBytes",
+    "urllib.parse.SplitResult",
+    "urllib.parse.SplitResultBytes",
+    "uuid.SafeUUID",
+    "uuid.UUID",
+    "zoneinfo.ZoneInfo",
+    "zoneinfo.ZoneInfo._unpickle",
+)
+"""Classes of Python's library that are often stored: making one has no effect but that it takes memory and time."""
