@@ -6,6 +6,7 @@ same ones.
 """
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -228,7 +229,7 @@ class World:
         try:
             found = step(self)
         except (Exception, Failure) as error:
-            return type(error), str(error)
+            return type(error), re.sub("@[0-9a-f]+", "@", str(error))  # the address of a node without an oid
         return repr(found)
 
 
