@@ -569,7 +569,7 @@ VALUES = [Plain(1), {"a": Plain(1)}, [Plain(1), Plain(2)], {Plain(3)}, (Color.RE
 
 
 @pytest.mark.spec("OBJ-100")
-@pytest.mark.parametrize("value", VALUES, ids=repr)
+@pytest.mark.parametrize("value", VALUES, ids=["object", "dict", "list", "set", "enum and namedtuple", "plain"])
 def test_what_is_on_the_list_is_loaded_as_without_one(value: object) -> None:
     for protocol in range(5):
         state = pickle.dumps({"value": value, "again": [value]}, protocol)
