@@ -220,6 +220,12 @@ def test_a_value_that_is_refused_is_a_stand_in_that_names_it_and_is_stored_again
     assert STRUCK == [(5,)]
 
 
+@pytest.mark.spec("OBJ-63")
+def test_a_list_of_what_stands_in_for_a_class_has_an_end() -> None:
+    state = state_with(named("builtins", "list") + b"(" + STRIKE + b"tR")
+    assert isinstance(loaded(state, Holder, "builtins.list").value, BrokenValue)
+
+
 @pytest.mark.spec("OBJ-100")
 def test_an_object_of_a_class_that_is_refused_is_broken_and_says_so() -> None:
     connection = Connection(storage_of((ONE, class_pickle(Stranger) + b"\x80\x04}\x8c\x01nK\x05s.")), classes=[Holder])
