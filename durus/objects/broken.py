@@ -97,6 +97,8 @@ class _ValueClass(type):
     def __getitem__(cls, parameters: Any) -> "BrokenValue":
         return cls._made(operator.getitem, (cls, parameters))
 
+    __iter__ = None  # otherwise Python would iterate by __getitem__(), which has no end
+
     def _made(cls, function: Callable[..., Any], arguments: tuple[Any, ...]) -> "BrokenValue":
         if not cls._p_is_loading():
             raise _needed(cls)
