@@ -22,11 +22,9 @@ from durus.error import (
     NothingToBackUpError,
     UnsoundTailError,
 )
-from durus.files.dfs20.layout import MAGIC as DFS20_MAGIC
-from durus.files.dfs20.layout import NAME as DFS20_NAME
 from durus.files.file import File, FileSystem, OperatingSystem, Path, ReadableFile
 from durus.files.record_file import is_unfinished_creation
-from durus.files.shelf.layout import NAME, Seal
+from durus.files.shelf.layout import MAGIC, NAME, Seal
 from durus.files.shelf.sealed import end_of_last_seal, has_seal, sound_transactions
 from durus.files.shelf.shelf import EMPTY_FILE, read_header
 from durus.files.snapshot import FileSnapshot
@@ -36,7 +34,6 @@ MERGED_SIZE = 1 << 22
 """Segments are not put together to one of more bytes. [BACKUP-18]"""
 _TRIES = 5
 _STEP_BYTES = 1 << 20
-_SQLITE_MAGIC = b"SQLite format 3\0"
 
 T = TypeVar("T")
 
@@ -247,13 +244,11 @@ def _check_format(file: ReadableFile) -> None:
     """FormatError, or DamageError, if it is no SHELF-1 file; NothingToBackUpError if it is not one yet."""
     if is_unfinished_creation(file, EMPTY_FILE):
         raise _nothing_yet(file.path)
-    head = file.read_at(0, len(_SQLITE_MAGIC))
-    for magic, name in ((DFS20_MAGIC, DFS20_NAME), (_SQLITE_MAGIC, "SQLite")):
-        if head.startswith(magic):
-            raise FormatError(
-                f"{file.path}: this is a {name} file, and only a {NAME} file has the seals that a backup goes by; "
-                f"`durus convert {file.path} NEW` makes one of it"
-            )
+    if file.read_at(0, len(MAGIC)) != MAGIC[: file.size()]:
+        raise FormatError(
+            f"{file.path}: this is not a {NAME} file, and only {NAME} files have the seals that a backup goes by; "
+            f"`durus convert {file.path} NEW` makes one of a database of another kind"
+        )
     read_header(file)
 
 

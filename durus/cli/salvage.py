@@ -6,7 +6,6 @@ import json
 from durus import __version__
 from durus.cli.output import tell
 from durus.cli.progress import show_progress
-from durus.files.shelf.layout import NAME
 from durus.oid import format_oid, oid_to_int
 from durus.tools.salvage import Salvage
 
@@ -70,7 +69,7 @@ def _as_json(path: str, new: str, salvage: Salvage) -> dict[str, object]:
     return {
         "durus": __version__,
         "file": path,
-        "format": NAME,
+        "format": salvage.format_name,
         "new": new,
         "complete": salvage.is_complete,
         "objects": salvage.objects,

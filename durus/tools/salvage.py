@@ -11,6 +11,7 @@ from durus.file_storage import FileStorage, utc_now
 from durus.files.file import FileSystem, OperatingSystem, Path
 from durus.files.packer import MAX_PACKABLE_OIDS
 from durus.files.publishing import publishing
+from durus.files.shelf.layout import NAME
 from durus.files.shelf.salvage import Damage, DamagedShelf, Entry
 from durus.files.writer import NewFile
 from durus.oid import FIRST_RESERVED_OID, ROOT_OID, oid_to_int
@@ -76,6 +77,9 @@ class Salvage:
         self._taken: dict[bytes, Entry] = {}
         self._placeholders: dict[bytes, bytes] = {}
         """The records that stand for what is lost."""
+
+    format_name = NAME
+    """The only format whose files can be salvaged."""
 
     @property
     def is_complete(self) -> bool:

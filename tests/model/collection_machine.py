@@ -132,7 +132,7 @@ def public_methods(cls: type) -> set[str]:
     slots = {name for base in cls.__mro__ for name in vars(base).get("__slots__", ())}
     added = set(dir(cls)) - set(dir(PersistentObject)) - slots
     of_types = {"__class_getitem__", "__abstractmethods__", "__orig_bases__", "__parameters__"}
-    of_types |= {"__annotations__", "__annotate_func__"}
+    of_types |= {"__annotations__", "__annotate_func__", "__annotations_cache__"}
     return {name for name in added - of_types if name.endswith("__") or not name.startswith("_")} | COMPARISONS
 
 
