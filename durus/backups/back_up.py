@@ -8,9 +8,9 @@ import os
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from itertools import takewhile
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
-from durus.backups.copying import copy_sealed
+from durus.backups.copying import copy_sealed, in_steps
 from durus.backups.manifest import Generation, Manifest, Segment, segment_name
 from durus.backups.target import Target
 from durus.error import (
@@ -24,7 +24,7 @@ from durus.error import (
 )
 from durus.files.file import File, FileSystem, OperatingSystem, Path, ReadableFile
 from durus.files.record_file import is_unfinished_creation
-from durus.files.shelf.layout import MAGIC, NAME, Seal
+from durus.files.shelf.layout import NAME, Seal
 from durus.files.shelf.sealed import end_of_last_seal, has_seal, sound_transactions
 from durus.files.shelf.shelf import EMPTY_FILE, read_header
 from durus.files.snapshot import FileSnapshot
@@ -33,9 +33,6 @@ from durus.progress import Progress
 MERGED_SIZE = 1 << 22
 """Segments are not put together to one of more bytes. [BACKUP-18]"""
 _TRIES = 5
-_STEP_BYTES = 1 << 20
-
-T = TypeVar("T")
 
 
 class BackedUp(NamedTuple):
@@ -226,30 +223,17 @@ class _Plan:
         return Generation(self.number, self.first_seal or self.segments[0].seal, self.branched_at, self.segments)
 
 
-def in_steps(work: Generator[int, None, T], start: int, end: int) -> Generator[Progress, None, T]:
-    """Do work on the bytes from `start` to `end`, which yields how far it has come, and tell so now and then."""
-    told = start
-    while True:
-        try:
-            done = next(work)
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
-        if done - told >= _STEP_BYTES:
-            told = done
-            yield Progress("copy", done - start, end - start)
-
-
 def _check_format(file: ReadableFile) -> None:
     """FormatError, or DamageError, if it is no SHELF-1 file; NothingToBackUpError if it is not one yet."""
     if is_unfinished_creation(file, EMPTY_FILE):
         raise _nothing_yet(file.path)
-    if file.read_at(0, len(MAGIC)) != MAGIC[: file.size()]:
+    try:
+        read_header(file)
+    except FormatError:
         raise FormatError(
             f"{file.path}: this is not a {NAME} file, and only {NAME} files have the seals that a backup goes by; "
             f"`durus convert {file.path} NEW` makes one of a database of another kind"
-        )
-    read_header(file)
+        ) from None
 
 
 def _nothing_yet(path: str) -> NothingToBackUpError:

@@ -2,13 +2,18 @@
 
 from collections.abc import Callable, Generator
 from hashlib import sha256
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from durus.backups.manifest import Generation
 from durus.backups.target import Target, damaged
 from durus.error import DamageError
 from durus.files.file import ReadableFile
 from durus.files.shelf.sealed import SealedBytes, read_sealed
+from durus.progress import Progress
+
+T = TypeVar("T")
+
+_STEP_BYTES = 1 << 20
 
 
 class Copied(NamedTuple):
@@ -46,6 +51,20 @@ def check_segment(
         raise damaged(view.path, 0, f"its SHA-256 is {copied.sha256}, but the manifest says {segment.sha256}")
     if copied.sealed.last_seal != segment.seal:
         raise damaged(view.path, 0, f"its last seal is {copied.sealed.last_seal}, but the manifest says {segment.seal}")
+
+
+def in_steps(work: Generator[int, None, T], start: int, end: int) -> Generator[Progress, None, T]:
+    """Do work on the bytes from `start` to `end`, which yields how far it has come, and tell so now and then."""
+    told = start
+    while True:
+        try:
+            done = next(work)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        if done - told >= _STEP_BYTES:
+            told = done
+            yield Progress("copy", done - start, end - start)
 
 
 class _Tee:

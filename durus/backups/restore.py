@@ -5,8 +5,7 @@ from collections.abc import Generator, Iterator
 from datetime import datetime
 from typing import NamedTuple
 
-from durus.backups.back_up import in_steps
-from durus.backups.copying import check_segment
+from durus.backups.copying import check_segment, in_steps
 from durus.backups.manifest import Generation, Manifest
 from durus.backups.target import MissingSegmentError, Target
 from durus.error import ArgumentError, BackupError, DamageError

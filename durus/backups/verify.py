@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from durus.backups.back_up import in_steps
-from durus.backups.copying import check_segment
+from durus.backups.copying import check_segment, in_steps
 from durus.backups.manifest import Generation
 from durus.backups.target import Target
 from durus.error import DamageError, FileError

@@ -12,7 +12,7 @@ from durus.cli.options import UsageError, add_address_arguments, add_storage_arg
 from durus.cli.output import tell
 from durus.client_storage import ClientStorage
 from durus.error import FileError
-from durus.sharing.address import SocketAddress, inherited_address
+from durus.sharing.address import SocketAddress, inherited_address, number_of_group, number_of_user
 from durus.sharing.roles import ROLES, Access, Role
 from durus.storage_server import (
     DEFAULT_COMMIT_TIMEOUT,
@@ -147,15 +147,11 @@ def _address(options: argparse.Namespace) -> SocketAddress:
 
 
 def _allowed_user(text: str) -> tuple[int, Role]:
-    import pwd  # only where it is needed: not every system has it
-
-    return _allowed(text, lambda name: pwd.getpwnam(name).pw_uid)
+    return _allowed(text, number_of_user)
 
 
 def _allowed_group(text: str) -> tuple[int, Role]:
-    import grp  # likewise
-
-    return _allowed(text, lambda name: grp.getgrnam(name).gr_gid)
+    return _allowed(text, number_of_group)
 
 
 def _allowed(text: str, find: Callable[[str], int]) -> tuple[int, Role]:
@@ -165,7 +161,7 @@ def _allowed(text: str, find: Callable[[str], int]) -> tuple[int, Role]:
         raise argparse.ArgumentTypeError(f"{role!r} is not a role; the roles are {', '.join(ROLES)}")
     try:
         return int(name) if name.isdecimal() else find(name), ROLES[role or "write"]
-    except KeyError:
+    except LookupError:
         raise argparse.ArgumentTypeError(f"there is no {name!r} on this machine") from None
 
 

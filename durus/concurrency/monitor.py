@@ -28,7 +28,7 @@ class _Sleeper:
 
     __slots__ = ("bed", "frame", "since")
 
-    def __init__(self, frame: FrameType, since: float) -> None:
+    def __init__(self, frame: FrameType, since: float = 0) -> None:
         self.bed = threading.Lock()
         self.bed.acquire()
         self.frame = frame
@@ -83,7 +83,7 @@ class Monitor:
         """Leave until notify_all() is called, or for a moment, and enter again."""
         frame = self.holder
         self.leave()
-        sleeper = _Sleeper(frame, time.monotonic())
+        sleeper = _Sleeper(frame)
         self._waiting.append(sleeper)
         sleeper.bed.acquire(timeout=_LONGEST_SLEEP)
         with contextlib.suppress(ValueError):  # somebody has woken this thread

@@ -146,9 +146,8 @@ class AppendOnlyStorage(SingleFileStorage[_Opened[F]], Generic[F]):
             try:
                 file.sync()
             except BaseException:
-                if (
-                    is_new
-                ):  # otherwise the next one to open it finds it complete, though it may never reach the disk [SHELF-22]
+                # The next one to open a new file must not find it complete: it may never reach the disk. [SHELF-22]
+                if is_new:
                     file.truncate(0)
                 raise
             self._file_system.sync_directory(self._path)

@@ -1,4 +1,4 @@
-"""Writing a new file that has its name only when it is whole. Statement OBJ-46."""
+"""Writes a new file that gets its name only when it is complete. Statement OBJ-46."""
 
 import contextlib
 import errno
@@ -15,7 +15,7 @@ _PART = re.compile(r"\.(\d+)-\d+\.part(?:-journal|-wal|-shm)?")
 
 @contextlib.contextmanager
 def publishing(path: str, file_system: FileSystem) -> Iterator[str]:
-    """Yield the name of a file to write, which gets the name `path` when it is whole and is gone if it is not.
+    """Yield the name of a file to write, which is renamed to `path` when it is complete, and otherwise removed.
 
     AlreadyExistsError if a file has that name: it is never replaced.
     """
@@ -23,19 +23,19 @@ def publishing(path: str, file_system: FileSystem) -> Iterator[str]:
         raise AlreadyExistsError(
             errno.EEXIST, "the file already exists; give the copy another name, or move that file away", path
         )
-    with contextlib.suppress(FileError):  # what can't be removed does not keep a copy from being made
+    with contextlib.suppress(FileError):  # a left-over that can't be removed does not prevent the copy
         _remove_left_overs(path, file_system)
     # A name that no other process is about to use.
     part = first_unused(file_system, (f"{path}.{os.getpid()}-{number}.part" for number in itertools.count()))
     try:
         yield part
-        if file_system.link(part, path):  # which never takes the place of a file that came meanwhile
+        if file_system.link(part, path):  # which never replaces a file that was made meanwhile
             file_system.remove(part)
         else:
             file_system.replace(part, path)
         file_system.sync_directory(path)
     except BaseException:
-        with contextlib.suppress(FileError):  # or it would hide what has gone wrong
+        with contextlib.suppress(FileError):  # otherwise it would hide the original error
             if file_system.exists(part):
                 file_system.remove(part)
         raise

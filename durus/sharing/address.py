@@ -247,7 +247,7 @@ class UnixDomainSocketAddress(_UnixAddress):
 
     def _open_up(self, made: os.stat_result, mode: int) -> None:
         """Give the socket, to which nobody could connect so far, its owner and group, and then its permissions."""
-        user, group = _number_of_user(self._owner), _number_of_group(self._group)
+        user, group = number_of_user(self._owner), number_of_group(self._group)
         with _same_file(self.filename, made) as path:
             if user != -1 or group != -1:
                 os.chown(path, user, group)
@@ -308,7 +308,7 @@ def _umask_of_process() -> int:
     return umask
 
 
-def _number_of_user(owner: str | int | None) -> int:
+def number_of_user(owner: str | int | None) -> int:
     """Return the number of a user, -1 if none is given; LookupError if there is no such user."""
     if isinstance(owner, str):
         import pwd  # only where it is needed: not every system has it
@@ -320,7 +320,7 @@ def _number_of_user(owner: str | int | None) -> int:
     return -1 if owner is None else owner
 
 
-def _number_of_group(group: str | int | None) -> int:
+def number_of_group(group: str | int | None) -> int:
     """Return the number of a group, -1 if none is given; LookupError if there is no such group."""
     if isinstance(group, str):
         import grp  # likewise

@@ -58,6 +58,9 @@ class Lost(NamedTuple):
 class Salvage:
     """Makes one new file of a damaged one, which steps() does; the rest tells of it afterwards."""
 
+    format_name = NAME
+    """The only format whose files can be salvaged."""
+
     def __init__(
         self, path: Path, new_path: Path, takes_newest: bool = False, file_system: FileSystem | None = None
     ) -> None:
@@ -77,9 +80,6 @@ class Salvage:
         self._taken: dict[bytes, Entry] = {}
         self._placeholders: dict[bytes, bytes] = {}
         """The records that stand for what is lost."""
-
-    format_name = NAME
-    """The only format whose files can be salvaged."""
 
     @property
     def is_complete(self) -> bool:

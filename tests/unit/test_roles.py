@@ -225,14 +225,14 @@ def test_what_another_process_lays_in_the_place_of_a_socket_is_left_as_it_is(
     secret.chmod(0o600)
     if not has_o_path:
         monkeypatch.delattr(os, "O_PATH", raising=False)
-    number_of_user = addresses._number_of_user
+    number_of_user = addresses.number_of_user
 
     def lay_link(owner: str | int | None) -> int:
         path.unlink()
         path.symlink_to(secret)
         return number_of_user(owner)
 
-    monkeypatch.setattr(addresses, "_number_of_user", lay_link)
+    monkeypatch.setattr(addresses, "number_of_user", lay_link)
     with pytest.raises(AddressError):
         UnixDomainSocketAddress(str(path), owner=ME, umask=0).get_listening_socket()
     assert mode_of(secret) == 0o600

@@ -63,20 +63,19 @@ class Damage(NamedTuple):
 
 
 class _Mended:
-    """A file with some bytes put back to what they were."""
+    """A file that does not grow, with some bytes put back to what they were."""
 
-    def __init__(self, file: ReadableFile) -> None:
+    def __init__(self, file: FileSnapshot) -> None:
         self.path = file.path
         self._file = file
-        self._size = file.size()
         self.bits: dict[int, int] = {}
         """What is flipped in the byte at an offset."""
 
     def size(self) -> int:
-        return self._size
+        return self._file.size()
 
     def read_at(self, offset: int, size: int) -> bytes:
-        data = self._file.read_at(offset, max(0, min(size, self._size - offset)))
+        data = self._file.read_at(offset, size)
         hit = [each for each in self.bits if offset <= each < offset + len(data)]
         if not hit:
             return data
