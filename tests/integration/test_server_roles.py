@@ -46,8 +46,8 @@ needs_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0,
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder that other users can enter, as they can't enter those of pytest."""
-    with tempfile.TemporaryDirectory() as path:
+    """A folder that other users can enter, as they can't enter those of pytest, and perhaps not TMPDIR."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as path:
         os.chmod(path, 0o755)
         yield Path(path)
 

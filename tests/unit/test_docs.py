@@ -6,6 +6,8 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -40,10 +42,15 @@ def programs(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """An empty folder with a short path: the whole path of a Unix socket has about 100 bytes."""
+    with tempfile.TemporaryDirectory() as path:
+        yield Path(path)
+
+
 @pytest.mark.parametrize("path", PAGES, ids=name_of)
-def test_the_blocks_of_a_page_run(path: Path, tmp_path: Path, programs: Path) -> None:
-    folder = tmp_path / "app"
-    folder.mkdir()
+def test_the_blocks_of_a_page_run(path: Path, folder: Path, programs: Path) -> None:
     environment = {key: value for key, value in os.environ.items() if key not in ("DURUS_DEBUG", "DURUSSTARTUP")}
     environment |= {"PATH": f"{programs}:{os.environ['PATH']}", "HOME": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
     result = subprocess.run(
