@@ -9,6 +9,7 @@ an accessed object, the transaction has a conflict; all other changed objects be
 import contextlib
 import gc
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from types import FrameType, TracebackType
@@ -384,6 +385,7 @@ class Connection(ConnectionBase, Generic[Root_co]):
         try:
             self._tell_of_interrupt()
             self._check_task()
+            self._check_thread()
             self._check_no_savepoint()
             if self._only_reads and self.changed:
                 raise ReadonlyError(
@@ -418,6 +420,7 @@ class Connection(ConnectionBase, Generic[Root_co]):
             DisconnectedError: the server can't be reached; the changes are discarded nevertheless.
         """
         self._check_task()
+        self._check_thread()
         self._abort()
 
     def _abort(self, is_next_exclusive: bool = False) -> None:
@@ -434,8 +437,8 @@ class Connection(ConnectionBase, Generic[Root_co]):
     def transaction(self, exclusive: bool = False) -> contextlib.AbstractContextManager[Root_co]:
         """Run a block as one transaction on the root: commit at its end, abort if it raises.
 
-        In a coroutine the block belongs to its task: while it is open, commit() and abort() of another task raise
-        ConcurrentUseError.
+        The block belongs to its thread, in a coroutine to its task: while it is open, commit() and abort() of another
+        one raise ConcurrentUseError. Any thread may end it.
 
         Args:
             exclusive: take the turn to commit before the first read, so that there can be no conflict. All other
@@ -473,8 +476,11 @@ class Connection(ConnectionBase, Generic[Root_co]):
         return None if self._open_block is None else self._open_block()
 
     def _end_block(self, block: "_Block[Root_co]", error: BaseException | None) -> None:
+        block.thread = threading.get_ident()
         try:
             if error is None:
+                if block.is_lost:
+                    raise _interrupted_error()
                 self.commit()
                 self._open_block = None
         except BaseException as failure:
@@ -653,6 +659,20 @@ class Connection(ConnectionBase, Generic[Root_co]):
                     "other tasks begin"
                 )
 
+    def _check_thread(self) -> None:
+        """Raise ConcurrentUseError where a block of another thread is open: its changes would be lost. [TXN-34]"""
+        block = self._block()
+        if (
+            block is not None
+            and block.task is None
+            and block.thread != threading.get_ident()
+            and any(thread.ident == block.thread for thread in threading.enumerate())
+        ):
+            raise ConcurrentUseError(
+                "a transaction() block of another thread is open in this connection: give each thread a connection of "
+                "its own, on a client of a SharedStorage or on a ClientStorage"
+            )
+
     def pack(self) -> None:
         """Remove the objects that the root does not reach from the storage, and begin the next transaction.
 
@@ -794,6 +814,9 @@ class Connection(ConnectionBase, Generic[Root_co]):
     def _start_anew(self) -> None:
         """Begin with only what is stored, after a call that was interrupted. [TXN-30]"""
         self._was_interrupted = True
+        block = self._block()
+        if block is not None:
+            block.is_lost = True
         self._open_block = None
         self._savepoints = []
         self._reader.start_anew()
@@ -809,11 +832,7 @@ class Connection(ConnectionBase, Generic[Root_co]):
     def _tell_of_interrupt(self) -> None:
         if self._was_interrupted:
             self._was_interrupted = False
-            raise InterruptedTransactionError(
-                "an earlier call of this connection was interrupted by an exception, so the transaction was aborted "
-                "and its changes are lost; if that call was a commit, it is stored completely or not at all; "
-                "run the transaction again"
-            )
+            raise _interrupted_error()
 
     def _new_oid(self) -> bytes:
         return self._spare_oids.pop() if self._spare_oids else self.storage.new_oid()
@@ -908,9 +927,13 @@ class _Block(Generic[Root_co]):
         self._connection = connection
         self.is_exclusive = is_exclusive
         self.task = current_task()
+        self.thread = 0
+        """The thread that has opened it, or is ending it."""
+        self.is_lost = False
+        """True if an interrupt has discarded changes that were made in it."""
 
     def __enter__(self) -> Root_co:
-        self.task = current_task()
+        self.task, self.thread = current_task(), threading.get_ident()
         self._connection._note_lost_block()
         self._connection._begin_block(self)
         return self._connection.get_root()
@@ -956,6 +979,13 @@ def current_task() -> "asyncio.Task[object] | None":
         return asyncio.current_task()
     except RuntimeError:
         return None
+
+
+def _interrupted_error() -> InterruptedTransactionError:
+    return InterruptedTransactionError(
+        "an earlier call of this connection was interrupted by an exception, so the transaction was aborted and its "
+        "changes are lost; if that call was a commit, it is stored completely or not at all; run the transaction again"
+    )
 
 
 def _has_open_connection(storage: Storage) -> bool:

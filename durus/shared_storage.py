@@ -302,6 +302,7 @@ class SharedStorageClient(CollectingStorage):
 
     @_exclusive
     def sync(self) -> list[bytes] | None:
+        self._shared._settle()  # now, otherwise a load of the transaction that begins would do it, and be a conflict
         session = self._require_open()
         return session.take_snapshot() if self._shows_snapshots else session.sync()
 

@@ -421,3 +421,23 @@ def test_after_an_interrupt_of_a_write_a_pack_goes_on(tmp_path: Path) -> None:
             assert connection.get_root().keys() in (["b"], ["a", "b"]), where
         storages[-1].close()
     storages[-1].close()
+
+
+@pytest.mark.spec("TXN-31")
+def test_a_transaction_after_an_interrupt_of_another_clients_commit_reads_without_a_conflict() -> None:
+    worlds: list[World] = []
+
+    def prepare() -> Callable[[], object]:
+        world = World(SharedStorage(MemoryStorage()).new_client)
+        worlds.append(world)
+        world.two.get_root()["a"].text = "changed"
+        return world.two.commit
+
+    for where in each_line(prepare):
+        one = worlds[-1].one
+        with one.transaction() as root:
+            doc = root["a"]
+            assert isinstance(doc, Doc)
+            assert doc.text in ("a", "changed"), where
+        worlds.pop().close()
+    worlds.pop().close()

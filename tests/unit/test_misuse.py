@@ -5,14 +5,23 @@ import gc
 import os
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from durus import open as open_database
 from durus.client_storage import ClientStorage
 from durus.connection import Connection
-from durus.error import ConcurrentUseError, DurusError, TransactionError, WrongProcessError
+from durus.error import (
+    ConcurrentUseError,
+    DurusError,
+    InterruptedTransactionError,
+    TransactionError,
+    WrongProcessError,
+)
+from durus.file_storage import FileStorage
 from durus.persistent import Persistent
 from durus.persistent_list import PersistentList
 from durus.shared_storage import SharedStorage
@@ -183,6 +192,76 @@ def test_a_block_whose_task_has_ended_holds_up_nobody() -> None:
     asyncio.run(leave_open())
     connection.abort()
     counting(connection)()
+
+
+def in_a_thread(call: Callable[[], object]) -> BaseException | None:
+    """Return what a call raises in a thread of its own."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(call).exception()
+
+
+@pytest.mark.spec("TXN-34")
+def test_no_other_thread_ends_the_transaction_of_an_open_block() -> None:
+    connection = Connection(MemoryStorage())
+    with connection.transaction() as root:
+        root["n"] = 1
+        for call in (connection.commit, connection.abort):
+            assert "block of another thread" in str(in_a_thread(call))
+        assert isinstance(in_a_thread(connection.pack), TransactionError)
+        assert isinstance(in_a_thread(connection.transaction().__enter__), TransactionError)
+        connection.commit()  # its own thread may
+        assert isinstance(in_a_thread(connection.pack), ConcurrentUseError)
+        root["m"] = 2
+    assert dict(connection.get_root()) == {"n": 1, "m": 2}
+
+
+@pytest.mark.spec("TXN-34", "TXN-33")
+def test_a_block_may_be_closed_by_another_thread_than_its_own() -> None:
+    connection = Connection(MemoryStorage())
+    block = connection.transaction()
+    block.__enter__()["n"] = 1
+    assert in_a_thread(lambda: block.__exit__(None, None, None)) is None
+    connection.abort()
+    assert dict(connection.get_root()) == {"n": 1}
+
+
+@pytest.mark.spec("TXN-34")
+def test_a_block_whose_thread_has_ended_holds_up_nobody() -> None:
+    connection = Connection(MemoryStorage())
+    block = connection.transaction()
+    assert in_a_thread(block.__enter__) is None
+    connection.abort()
+    counting(connection)()
+
+
+@pytest.mark.spec("TXN-34", "TXN-30")
+@pytest.mark.parametrize("changes_again", [True, False])
+@pytest.mark.parametrize("kind", ["connection", "database"])
+def test_a_block_stores_no_part_of_what_a_reset_has_discarded(kind: str, changes_again: bool, tmp_path: Path) -> None:
+    database = open_database(tmp_path / "f") if kind == "database" else None
+    block = Connection(tmp_path / "f").transaction() if database is None else database.transaction()
+
+    def interrupt(oid: bytes) -> bytes:
+        raise KeyboardInterrupt
+
+    def change_and_go_on(root: Any) -> None:
+        root["n"] = 1
+        connection = root._p_connection
+        connection.storage.load = interrupt
+        with pytest.raises(KeyboardInterrupt):
+            connection.get(7)
+        del connection.storage.load
+        with pytest.raises(InterruptedTransactionError):
+            connection.get(7)
+        if changes_again:
+            root["m"] = 2
+
+    with pytest.raises(InterruptedTransactionError), block as root:
+        change_and_go_on(root)
+    connection: Any = root._p_connection
+    connection.close()
+    with Connection(FileStorage(tmp_path / "f", readonly=True)) as reader:
+        assert dict(reader.get_root()) == {}
 
 
 @pytest.mark.spec("TXN-35")
