@@ -10,7 +10,8 @@
 
    and four functions: new_ghost() makes an object for an oid, take_state() fills it, without_volatile() gives the
    attributes that are stored, persistent_id_by() makes the check of each value that a pickler comes to. What is done
-   for btree.py is in _btree.c, and for the other collections in _collections.c, which are part of the same module.
+   for btree.py is in _btree.c, for the other collections in _collections.c, and for serialize.py in _states.c, which
+   are part of the same module.
 
    PersistentBase has no tp_setattro of its own. Its __setattr__ and __delattr__ are plain methods, which a
    subclass made in Python gets into its slots by Python's own dispatch: that costs some nanoseconds
@@ -42,6 +43,18 @@ static ModuleState *
 state_of(PyObject *obj)
 {
     return PyModule_GetState(PyType_GetModuleByDef(Py_TYPE(obj), &module_def));
+}
+
+PyTypeObject *
+connection_type_of(PyObject *module)
+{
+    return ((ModuleState *)PyModule_GetState(module))->connection_type;
+}
+
+PyTypeObject *
+persistent_type_of(PyObject *module)
+{
+    return ((ModuleState *)PyModule_GetState(module))->persistent_type;
 }
 
 BTreeState *
@@ -430,6 +443,19 @@ static PyType_Spec connection_spec = {
 
 /* Functions */
 
+PyObject *
+make_ghost(PyTypeObject *type, PyObject *oid, Connection *connection)
+{
+    /* Past object.__new__, which refuses an abstract class [OBJ-67], and takes memory for attributes. */
+    Persistent *self = (Persistent *)type->tp_alloc(type, 0);
+    if (self != NULL) {
+        self->status = GHOST;
+        self->oid = Py_NewRef(oid);
+        self->connection = (Connection *)Py_NewRef(connection);
+    }
+    return (PyObject *)self;
+}
+
 static PyObject *
 new_ghost(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
@@ -440,20 +466,11 @@ new_ghost(PyObject *module, PyObject *const *args, Py_ssize_t count)
         PyErr_SetString(PyExc_TypeError, "new_ghost() takes a class, an oid and a connection");
         return NULL;
     }
-    /* Past object.__new__, which refuses an abstract class [OBJ-67], and takes memory for attributes. */
-    PyTypeObject *type = (PyTypeObject *)args[0];
-    Persistent *self = (Persistent *)type->tp_alloc(type, 0);
-    if (self != NULL) {
-        self->status = GHOST;
-        self->oid = Py_NewRef(args[1]);
-        self->connection = (Connection *)Py_NewRef(args[2]);
-    }
-    return (PyObject *)self;
+    return make_ghost((PyTypeObject *)args[0], args[1], (Connection *)args[2]);
 }
 
-/* Make a dict the one of an object's attributes, with the names that all objects of its class share. */
-static int
-adopt(PyObject *obj, PyObject *state)
+int
+adopt_state(PyObject *obj, PyObject *state)
 {
     Py_ssize_t place = 0;
     PyObject *name, *value;
@@ -488,7 +505,7 @@ take_state(PyObject *module, PyObject *const *args, Py_ssize_t count)
     PyObject *result = NULL;
     if (args[2] != Py_True || !PyDict_CheckExact(args[1]))
         result = PyObject_CallMethodOneArg(args[0], state->setstate, args[1]);
-    else if (adopt(args[0], args[1]) == 0)
+    else if (adopt_state(args[0], args[1]) == 0)
         result = Py_NewRef(Py_None);
     self->serial = serial;
     self->status = result == NULL ? GHOST : SAVED;
@@ -625,7 +642,7 @@ module_exec(PyObject *module)
         return -1;
     state->own_note_change = PyObject_GetAttr((PyObject *)state->connection_type, state->note_change);
     state->own_p_note_change = PyObject_GetAttr((PyObject *)state->persistent_type, state->p_note_change);
-    if (state->own_note_change == NULL || state->own_p_note_change == NULL || btree_exec(module) < 0)
+    if (state->own_note_change == NULL || state->own_p_note_change == NULL || btree_exec(module) < 0 || states_exec(module) < 0)
         return -1;
     return collections_exec(module);
 }

@@ -46,6 +46,14 @@ SHARED int change(Persistent *self);
 /* Calls obj._p_note_change(). */
 SHARED int call_note_change(PyObject *obj);
 
+/* Makes a ghost of a class of persistent objects. */
+SHARED PyObject *make_ghost(PyTypeObject *type, PyObject *oid, Connection *connection);
+/* Makes a dict the one of an object's attributes, with the names that all objects share. */
+SHARED int adopt_state(PyObject *obj, PyObject *state);
+SHARED PyTypeObject *connection_type_of(PyObject *module);
+SHARED PyTypeObject *persistent_type_of(PyObject *module);
+SHARED int states_exec(PyObject *module);
+
 /* Tells if a class has a _p_note_change() of its own. */
 SHARED int notes_by_itself(PyTypeObject *type);
 

@@ -306,7 +306,7 @@ class Connection(ConnectionBase, Generic[Root_co]):
             _, data, refs = unpack_record(record)
             obj = self._reader.ghost_of_record(oid, data)
             if obj._p_is_ghost():
-                self._reader.load_state(obj, data)
+                self._reader.load_record(obj, record)
                 self.cache.note_loaded(oid, obj)
             objects.append(obj)
             found += split_oids(refs)
@@ -326,10 +326,10 @@ class Connection(ConnectionBase, Generic[Root_co]):
             if oid is None or not isinstance(obj, PersistentObject):
                 raise StateError(f"{obj!r} is not an object of this connection")
             try:
-                data = unpack_record(self._load(oid))[1]
+                record = self._load(oid)
             except DurusKeyError:
                 raise self._name_classes(ReadConflictError([oid])) from None
-            self._reader.load_state(obj, data)
+            self._reader.load_record(obj, record)
             self.cache.note_loaded(oid, obj)
         except DurusError:
             self._guard.end(is_first)

@@ -20,6 +20,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator
 from types import FrameType, MemberDescriptorType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, SupportsIndex, TypeVar, cast
+from weakref import ref
 
 from durus.error import UnstorableError
 from durus.object_repr import Items, ReprWriter
@@ -283,6 +284,28 @@ def persistent_id_by(reference: "Callable[[PersistentBase], object]") -> Callabl
     return lambda obj: reference(obj) if issubclass(type(obj), PersistentBase) else None  # type: ignore[arg-type]  # mypy does not narrow by issubclass(type())
 
 
+class StateReader:
+    """Loads the states of one connection in the usual case, in C; the one here leaves all of them to ObjectReader."""
+
+    def __init__(
+        self,
+        connection: ConnectionBase,
+        objects: "dict[bytes, PersistentObject | ref[PersistentObject]]",
+        base: "type[PersistentObject]",
+        layout_of: "Callable[[type[PersistentObject]], tuple[MemberDescriptorType, ...] | None]",
+        decompress: Callable[[bytes], bytes],
+        renamed_modules: frozenset[str],
+        encode: Callable[..., object],
+        value_types: frozenset[type],
+        durus_error: type[Exception],
+    ) -> None:
+        pass
+
+    def load(self, obj: "PersistentObject", record: bytes) -> bool:
+        """Give a ghost the state in its record; False if nothing was done."""
+        return False
+
+
 implementation: Literal["C", "Python"] = "Python"
 """Which implementation the base classes have."""
 
@@ -303,6 +326,7 @@ if not TYPE_CHECKING and os.environ.get("DURUS_PURE_PYTHON", "0") in ("", "0"):
         new_ghost = _persistent.new_ghost
         take_state = _persistent.take_state
         persistent_id_by = _persistent.persistent_id_by
+        StateReader = _persistent.StateReader
         without_volatile = _persistent.without_volatile
 
 
@@ -550,6 +574,20 @@ def _copied(cls: "type[_P]") -> "_P":
 def has_plain_state(cls: type[PersistentObject]) -> bool:
     """Tell whether the state of an object of this class is its __dict__, and nothing else."""
     return cls.__setstate__ is PersistentObject.__setstate__ and cls.__dictoffset__ != 0 and not _data_slots(cls)
+
+
+def layout_of(cls: type[PersistentObject]) -> tuple[MemberDescriptorType, ...] | None:
+    """Return where objects of a class keep their state: () for only the __dict__, all slots, or None for anything else.
+
+    With slots, an object has no __dict__, and each name in a state is that of one of them.
+    """
+    if has_plain_state(cls):
+        return ()
+    if cls.__setstate__ is not PersistentObject.__setstate__ or cls.__dictoffset__ != 0:
+        return None
+    slots = _data_slots(cls)
+    found = tuple(slot.descriptor for slot in slots if isinstance(slot.descriptor, MemberDescriptorType))
+    return found if len(found) == len(slots) > 0 and not any(slot.is_hidden for slot in slots) else None
 
 
 def _attributes(obj: PersistentObject) -> dict[str, Any] | None:

@@ -38,6 +38,9 @@ from durus.objects.pickling import (
 from durus.objects.trust import GUARDED, Trust
 from durus.objects.trusting import TrustingUnpickler, load_trusted_pickles
 from durus.objects.unpickling import (
+    ENCODE,
+    RENAMED_MODULES,
+    VALUE_TYPES,
     CarefulUnpickler,
     FastUnpickler,
     Loading,
@@ -54,9 +57,11 @@ from durus.persistent import (
     ConnectionBase,
     PersistentBase,
     PersistentObject,
+    StateReader,
     Watch,
     get_slot,
     has_plain_state,
+    layout_of,
     new_ghost,
     set_slot,
     take_state,
@@ -114,6 +119,20 @@ class ObjectReader:
         self._helped = 0
         """How often a load needed something that only loading with care does."""
         self.load_count = 0
+        self._states: StateReader | None = None
+        """Loads states in the usual case; None if that must not be done."""
+        if trust is None:
+            self._states = StateReader(
+                connection,
+                cache.objects,
+                PersistentObject,
+                layout_of,
+                decompress_state,
+                RENAMED_MODULES,
+                ENCODE,
+                VALUE_TYPES,
+                DurusError,
+            )
 
     def ghost_of_record(self, oid: bytes, data: bytes) -> PersistentObject:
         """Return the object of `oid`: the one in memory, or a new ghost of the class that `data` names."""
@@ -128,6 +147,13 @@ class ObjectReader:
     def class_of_record(self, oid: bytes, data: bytes) -> type[PersistentObject]:
         """Return the class that `data` names, a subclass of BrokenObject if it can't be imported."""
         return self._read_class(oid, data)[0]
+
+    def load_record(self, obj: PersistentObject, record: bytes) -> None:
+        """Load the state in a record into a ghost; see load_state()."""
+        if self._loading is None and self._states is not None and self._states.load(obj, record):
+            self.load_count += 1
+        else:
+            self.load_state(obj, unpack_record(record)[1])
 
     def load_state(self, obj: PersistentObject, data: bytes) -> None:
         """Load the state in `data` into a ghost; if that raises StateError, it remains a ghost. [OBJ-71]"""

@@ -15,7 +15,7 @@ class Cache:
     """The identity map of a connection, which holds about `size` objects in their loaded form."""
 
     def __init__(self, size: int) -> None:
-        self._objects: dict[bytes, PersistentObject | ref[PersistentObject]] = {}
+        self.objects: dict[bytes, PersistentObject | ref[PersistentObject]] = {}
         """All objects in memory: loaded objects themselves, and weak references to ghosts, some of which may have been
         collected."""
         self._sweep_at = _SWEEP_SLACK
@@ -37,7 +37,7 @@ class Cache:
     def get_count(self) -> int:
         """Return how many objects are in memory, including ghosts."""
         self._sweep()
-        return len(self._objects)
+        return len(self.objects)
 
     def get_loaded_count(self) -> int:
         """Return how many objects are loaded."""
@@ -45,47 +45,53 @@ class Cache:
 
     def get(self, oid: bytes) -> PersistentObject | None:
         """Return the object of this oid if it is in memory."""
-        found = self._objects.get(oid)
+        found = self.objects.get(oid)
         return found() if isinstance(found, ref) else found
 
     def add(self, oid: bytes, obj: PersistentObject) -> None:
         """Add a ghost that was not in memory before."""
-        self._objects[oid] = ref(obj)
-        if len(self._objects) > self._sweep_at:
+        self.objects[oid] = ref(obj)
+        self.limit()
+
+    def limit(self) -> None:
+        """Sweep if there are many more oids than after the last sweep."""
+        if len(self.objects) > self._sweep_at:
             self._sweep()
-            self._sweep_at = 2 * len(self._objects) + _SWEEP_SLACK
+            self._sweep_at = 2 * len(self.objects) + _SWEEP_SLACK
 
     def _sweep(self) -> None:
         """Remove the oids whose objects are no longer in memory."""
-        for oid, found in self._objects.copy().items():  # because a finalizer may add others meanwhile
-            if isinstance(found, ref) and found() is None and self._objects.get(oid) is found:
-                del self._objects[oid]
+        for oid, found in self.objects.copy().items():  # because a finalizer may add others meanwhile
+            if isinstance(found, ref) and found() is None and self.objects.get(oid) is found:
+                del self.objects[oid]
 
     def note_loaded(self, oid: bytes, obj: PersistentObject) -> None:
         """Note that an object is loaded now."""
-        if self._objects.get(oid) is not obj:
-            self._objects[oid] = obj
+        if self.objects.get(oid) is not obj:
+            self.objects[oid] = obj
             self._loaded_count += 1
+            if len(self.objects) > self._sweep_at:  # a StateReader may have added ghosts
+                self.limit()
 
     def make_ghost(self, oid: bytes) -> None:
         """Drop the state of the object of this oid, if it is in memory."""
         obj = self.get(oid)
         if obj is not None:
             if self.is_loaded(oid):
-                self._objects[oid] = ref(obj)
+                self.objects[oid] = ref(obj)
                 self._loaded_count -= 1
             obj._p_set_status_ghost()
 
     def make_all_ghosts(self, connection: ConnectionBase) -> None:
         """Drop all states, and make each object one of this connection, wherever an interrupt has left it."""
-        for oid, found in self._objects.copy().items():
+        for oid, found in self.objects.copy().items():
             obj = found() if isinstance(found, ref) else found
             if obj is not None:
                 set_slot(obj, "_p_oid", oid)
                 set_slot(obj, "_p_connection", connection)
                 set_slot(obj, "_p_serial", 0)
                 if obj is found:
-                    self._objects[oid] = ref(obj)
+                    self.objects[oid] = ref(obj)
                     self._loaded_count -= 1
                 obj._p_set_status_ghost()  # whose finalizers may load it again
         self._loaded_count = sum(1 for _ in self._loaded())
@@ -106,7 +112,7 @@ class Cache:
                     self._oldest.clear()
                     return
             serial, oid = self._oldest.pop()
-            obj = self._objects.get(oid)
+            obj = self.objects.get(oid)
             if isinstance(obj, PersistentObject) and obj._p_serial == serial != transaction_serial:
                 self.make_ghost(oid)
 
@@ -116,13 +122,13 @@ class Cache:
 
     def is_loaded(self, oid: bytes) -> bool:
         """Tell whether the object of this oid is in memory and has its state."""
-        return isinstance(self._objects.get(oid), PersistentObject)
+        return isinstance(self.objects.get(oid), PersistentObject)
 
     def loaded_objects(self) -> list[PersistentObject]:
         """Return the objects that have their state in memory."""
         return [obj for _, obj in self._loaded()]
 
     def _loaded(self) -> Iterator[tuple[bytes, PersistentObject]]:
-        for oid, found in self._objects.copy().items():  # for the same reason
+        for oid, found in self.objects.copy().items():  # for the same reason
             if isinstance(found, PersistentObject):
                 yield oid, found

@@ -1,6 +1,9 @@
 """Unpickles states, fast in the usual case and with care in all others. Statements OBJ-63, OBJ-72 and OBJ-73."""
 
+import _compat_pickle
+import codecs
 import copyreg
+import datetime
 import io
 import pickle
 from collections.abc import Callable
@@ -10,6 +13,14 @@ from durus.error import DurusError, MissingAttributeError, StateError
 from durus.objects.broken import BrokenValue, parts_that_stand_in
 from durus.objects.pickling import REFUSALS
 from durus.persistent import PersistentObject
+
+RENAMED_MODULES = frozenset({*_compat_pickle.IMPORT_MAPPING, *(module for module, _ in _compat_pickle.NAME_MAPPING)})
+"""The modules of Python 2 to which pickle gives other names in pickles of protocols 0 to 2."""
+
+ENCODE = codecs.encode
+"""The function by which pickles of protocol 2 make bytes."""
+VALUE_TYPES = frozenset({datetime.date, datetime.datetime, datetime.time, datetime.timedelta})
+"""The types whose calls a StateReader does by itself: they run no code of an application."""
 
 
 class NeedsItself(StateError):

@@ -138,6 +138,7 @@ class _KeepingReader(ObjectReader):
         trust: Trust | None,
     ) -> None:
         super().__init__(connection, cache, get, trust=trust)
+        self._states = None
         self._known = known
 
     def load_state(self, obj: PersistentObject, data: bytes) -> None:
