@@ -281,7 +281,7 @@ def test_file_that_is_cut_off_each_time_is_an_error() -> None:
         return None
 
     world.target.observer = observe
-    with pytest.raises(BackupError, match="was cut off"):
+    with pytest.raises(BackupError, match="were cut off meanwhile"):
         world.back_up()
     world.target.observer = no_fault
     assert world.restore() == 1
@@ -475,7 +475,7 @@ def test_target_in_use_is_told() -> None:
     world.back_up()
     lock = world.target.process().open(f"{TARGET}/lock", "write")
     lock.lock()
-    with pytest.raises(FileError, match="another backup into this folder is under way"):
+    with pytest.raises(FileError, match="another backup to this folder is in progress"):
         world.back_up()
     assert world.restore() == 1
     assert verify(world.target)[0].problems == ()
