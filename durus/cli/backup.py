@@ -1,4 +1,4 @@
-"""`durus backup`: add to a backup what a file has, or verify a backup. spec/backup.md."""
+"""`durus backup`: add what is new in a file to a backup, or verify a backup. spec/backup.md."""
 
 import argparse
 import signal
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     if options.verify:
         if options.file is not None or options.follow or options.keep is not None:
-            raise UsageError("--verify goes with a TARGET, and with nothing else")
+            raise UsageError("--verify takes a TARGET and nothing else")
         return _verify(options.target)
     if options.file is None:
         raise UsageError("a FILE and a TARGET are needed, or --verify and a TARGET")

@@ -1,4 +1,4 @@
-"""`durus salvage`: copy what is sound of a damaged file into a new one. spec/salvage.md."""
+"""`durus salvage`: copy what is sound in a damaged file into a new one. spec/salvage.md."""
 
 import argparse
 import json

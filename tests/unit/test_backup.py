@@ -609,8 +609,8 @@ def test_restoring_command(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--verify", "f", "b"], "--verify goes with a TARGET, and with nothing else"),
-        (["--verify", "b", "--follow"], "--verify goes with a TARGET, and with nothing else"),
+        (["--verify", "f", "b"], "--verify takes a TARGET and nothing else"),
+        (["--verify", "b", "--follow"], "--verify takes a TARGET and nothing else"),
         (["b"], "a FILE and a TARGET are needed"),
         (["f", "b", "--keep", "0"], "--keep takes a number above 0"),
     ],

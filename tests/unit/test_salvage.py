@@ -460,5 +460,5 @@ def test_salvaging_command_refuses_other_files(
     monkeypatch.chdir(tmp_path)
     FileStorage2("f.durus").close()
     assert main(["salvage", "f.durus", "new.durus"]) == 1
-    assert "this is no SHELF-1 file" in capsys.readouterr().err
+    assert "this is not a SHELF-1 file" in capsys.readouterr().err
     assert not Path("new.durus").exists()
