@@ -46,7 +46,7 @@ for number in range(1, int(sys.argv[2]) + 1):
         packer = None
 storage.close()
 """
-"""Its clock goes on by a second with each commit, so that the time of a state tells its number."""
+"""Its clock advances by a second with each commit, so the time of a state tells its number."""
 START = datetime(2026, 1, 1, tzinfo=UTC)
 SECONDS = 60
 
