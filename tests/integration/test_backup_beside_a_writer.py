@@ -104,7 +104,7 @@ def test_following_command_backs_up_each_commit_until_it_is_told_to_end(tmp_path
         command = [sys.executable, "-m", "durus", "backup", "--follow", str(path), str(target)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as following:
             assert following.stdout is not None
-            assert "its commits go into" in following.stdout.readline()
+            assert "backing up to" in following.stdout.readline()
             assert "in generation 1" in following.stdout.readline()
             with db.transaction() as root:
                 root["number"] = 2
