@@ -1,4 +1,4 @@
-"""python -m bench: run the workloads on all, in turn, and write bench/RESULTS.md and bench/RESULTS.svg."""
+"""python -m bench: run the workloads on all drivers in turn. With --write, save the table and a plot in bench/."""
 
 import argparse
 import sys
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _write(results: Results, scale: float) -> None:
-    from bench import plot  # which needs matplotlib
+    from bench import plot  # it needs matplotlib
 
     report.write(_HERE / "RESULTS.md", report.table(results, scale), results)
     plot.write(_HERE / "RESULTS.svg", results)
@@ -48,11 +48,11 @@ def _write(results: Results, scale: float) -> None:
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure Durus against its peers.")
     add = parser.add_argument
-    add("--only", metavar="NAME", action="append", choices=[label(each) for each in WORKLOADS], help="a workload")
-    add("--drivers", metavar="NAME", nargs="*", help="leave out all but these, such as durus5 and zodb_peer")
+    add("--only", metavar="NAME", action="append", choices=[label(each) for each in WORKLOADS], help="workload to run")
+    add("--drivers", metavar="NAME", nargs="*", help="run only these drivers, such as durus5 and zodb_peer")
     add("--scale", metavar="F", type=float, default=1.0, help="multiply the number of objects by this")
-    add("--rounds", metavar="N", type=int, default=5, help="how often each is run (5)")
-    add("--folder", metavar="F", help="where to make the databases: on the disk that is meant")
+    add("--rounds", metavar="N", type=int, default=5, help="how often to run each workload (5)")
+    add("--folder", metavar="F", help="where to create the databases: a folder on the disk to measure")
     add("--write", action="store_true", help="write bench/RESULTS.md and bench/RESULTS.svg")
     return parser.parse_args(arguments)
 

@@ -1,10 +1,10 @@
-"""A BTree of a million integers in a file: how fast it is, and that the cache size bounds its memory.
+"""A BTree of a million integers in a file: how fast it is, and whether the cache size limits its memory.
 
     python -m bench.btree_million [--keys N] [--cache-size N ...] [--directory D]
 
-fills a tree in random order, reads it in random order and in ranges, deletes half of it, checks, packs, opens the
-file again and checks again; once for each cache size, each time in a process of its own.  It prints a table
-of each, and ends with an error if the tree does not have what it must have.
+fills a tree in random order, reads it in random order and in ranges, deletes half of it, checks it, packs the file,
+opens it again and checks the tree again. It does this once for each cache size, each time in a process of its own. It
+prints a table for each, and ends with an error if the contents of the tree are wrong.
 """
 
 import argparse
@@ -31,22 +31,22 @@ KEYS_IN_A_SCAN = 1_000
 
 
 class Row(NamedTuple):
-    """What one phase took. Peaks are those of the process up to the end of the phase."""
+    """The cost of one phase. A peak is that of the process up to the end of the phase."""
 
     phase: str
     operations: int
     unit: str
     seconds: float
     loaded: int
-    """The highest number of objects that were loaded at the end of a transaction of the phase, before its eviction."""
+    """The highest number of loaded objects at the end of a transaction of the phase, before its eviction."""
     file_size: int
-    """Bytes in the file behind the phase."""
+    """The size of the file after the phase, in bytes."""
     peak_memory: int
-    """Bytes, of the whole process from its start on."""
+    """The peak memory of the whole process since its start, in bytes."""
 
 
 class Run:
-    """One tree in a file of its own, and the rows of the phases that it went through."""
+    """One tree in a file of its own, and the rows of its phases."""
 
     def __init__(self, path: Path, key_count: int, cache_size: int) -> None:
         self.path = path
@@ -106,12 +106,12 @@ class Run:
         self.connection.close()
 
     def batches(self, count: int) -> Iterator["array[int]"]:
-        """Yield the first keys in the order of this time, as many as a transaction has at a time."""
+        """Yield the first `count` keys in their present order, in batches of one transaction each."""
         for start in range(0, count, KEYS_IN_A_TRANSACTION):
             yield self.keys[start : min(start + KEYS_IN_A_TRANSACTION, count)]
 
     def scan(self, start: int, count: int) -> None:
-        """Read the items whose keys are in a range, and compare them with what must be there."""
+        """Read the items whose keys are in a range, and compare them with the expected ones."""
         expected = (key for key in range(start, min(start + count, len(self.keys))) if self.is_there[key])
         for key, value in self.tree.items_range(start, start + count):
             expect(key == next(expected, None), f"the key {key} in a range")
@@ -141,13 +141,13 @@ def value_of(key: int) -> int:
 
 
 def expect(condition: bool, what: str) -> None:
-    """End the program if something is not as it must be."""
+    """End the program if a condition does not hold."""
     if not condition:
         sys.exit(f"not as expected: {what}")
 
 
 def peak_memory() -> int:
-    """Return the highest number of bytes that this process has had in memory."""
+    """Return the peak memory of this process, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
 
@@ -182,13 +182,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.btree_million", description="Measure a large BTree.")
     parser.add_argument("--keys", type=int, default=KEYS, help="how many keys (default: %(default)s)")
     parser.add_argument("--cache-size", type=int, nargs="+", default=CACHE_SIZES, help="cache sizes, in objects")
-    parser.add_argument("--directory", type=Path, help="where the files are made and removed again")
+    parser.add_argument("--directory", type=Path, help="where to create the files, which are removed at the end")
     options = parser.parse_args(arguments)
     for cache_size in options.cache_size:
         print(f"\n{options.keys:,} keys, cache size {cache_size:,}:\n", flush=True)
         with (
             tempfile.TemporaryDirectory(dir=options.directory) as directory,
-            ProcessPoolExecutor(1, get_context("spawn")) as process,  # one that has no memory of others in its peak
+            ProcessPoolExecutor(1, get_context("spawn")) as process,  # so that its peak includes no other run
         ):
             path = Path(directory, "btree.durus")
             print(table(process.submit(measure, path, options.keys, cache_size).result()), flush=True)

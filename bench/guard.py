@@ -1,8 +1,8 @@
-"""python -m bench.guard: count what Durus does for a few works, and compare that with bench/baseline.json.
+"""python -m bench.guard: count the instructions of a few workloads, and compare them with bench/baseline.json.
 
-Counted are the instructions of Python and the calls of C in this package, for each object: the machine, and what else
-it does, makes no difference, so that a slow-down shows in the change that makes it. What C does by itself is not
-seen. `--write` makes what is counted the new baseline of this version of Python.
+It counts the Python instructions and the calls of C functions in this package, for each object. These do not depend on
+the machine or its load, so a slow-down shows in the change that causes it. Instructions inside C functions are not
+counted. `--write` makes the counts the new baseline for this version of Python.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from durus.persistent import implementation
 
 BASELINE = Path(__file__).with_name("baseline.json")
 TOLERANCE = 1.05
-"""A workload may take so many times as much as in the baseline."""
+"""How many times the instructions of the baseline a workload may take."""
 WORKS = ("touch", "write", "insert", "traversal", "commit_os", "pack", "open_unpacked", "open_packed", "tree")
 COUNT = 400
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -39,10 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     found: dict[str, dict[str, float]] = {}
     for pure in "0", "1":
-        command = [sys.executable, "-P", __file__, "--count"]  # so that it is the durus that is installed
+        command = [sys.executable, "-P", __file__, "--count"]  # so that it imports the installed durus
         environment = {**os.environ, "DURUS_PURE_PYTHON": pure, "PYTHONHASHSEED": "1"}
         done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-        found |= json.loads(done.stdout.splitlines()[-1])  # what makes the files prints, too
+        found |= json.loads(done.stdout.splitlines()[-1])  # creating the files prints other lines
     baselines: dict[str, dict[str, dict[str, float]]] = json.loads(BASELINE.read_text()) if BASELINE.exists() else {}
     if options.write:
         BASELINE.write_text(json.dumps(baselines | {PYTHON: found}, indent=2, sort_keys=True) + "\n")
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def compare(found: dict[str, dict[str, float]], baseline: dict[str, dict[str, float]]) -> list[str]:
-    """Return a line for each workload that takes notably more than in the baseline, or is in one of the two only."""
+    """Return a line for each workload that takes notably more than in the baseline, or is missing in one of the two."""
     lines = []
     for made_of in sorted({*found, *baseline}):
         counts, before = found.get(made_of, {}), baseline.get(made_of, {})
@@ -71,7 +71,7 @@ def compare(found: dict[str, dict[str, float]], baseline: dict[str, dict[str, fl
 
 
 def count_all() -> dict[str, dict[str, float]]:
-    """Return how many instructions each workload takes for an object, by what the base classes are made of."""
+    """Return the instructions per object of each workload, under the implementation of the base classes."""
     sys.path.insert(0, str(Path(__file__).with_name("worker")))
     durus5: Any = importlib.import_module("durus5")
     workloads = importlib.import_module("workloads")
@@ -80,7 +80,7 @@ def count_all() -> dict[str, dict[str, float]]:
         workloads.make_packed(durus5, COUNT, Path(folder))
         for name in WORKS:
             function: Callable[..., object] = getattr(workloads, name)
-            function(durus5, COUNT, Path(folder))  # so that what is done once is done, and files are there
+            function(durus5, COUNT, Path(folder))  # the first run does one-time work and creates files
             with counting() as counted:
                 function(durus5, COUNT, Path(folder))
             counts[name] = round(counted[0] / COUNT, 1)
@@ -89,7 +89,7 @@ def count_all() -> dict[str, dict[str, float]]:
 
 @contextmanager
 def counting() -> Iterator[list[int]]:
-    """Count the instructions that the package runs, and the C functions that it calls."""
+    """Count the Python instructions that the package runs, and the C functions that it calls."""
     counted = [0]
     package = str(Path(sys.modules["durus"].__file__ or "").parent)
 
@@ -108,7 +108,7 @@ def counting() -> Iterator[list[int]]:
 
     before = sys.gettrace(), sys.getprofile()
     gc.collect()
-    gc.disable()  # finalizers of what was dropped earlier would be counted
+    gc.disable()  # otherwise finalizers of earlier garbage would be counted
     sys.settrace(trace)
     sys.setprofile(profile)
     try:
@@ -116,7 +116,7 @@ def counting() -> Iterator[list[int]]:
     finally:
         sys.setprofile(before[1])
         gc.enable()
-        sys.settrace(before[0])  # such as that of coverage
+        sys.settrace(before[0])  # for example that of coverage
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Running works: in this Python, or in that of a peer, which has an environment of its own in .venvs."""
+"""Run workloads in this Python, or in that of a peer, which has an environment of its own in .venvs."""
 
 import json
 import os
@@ -17,7 +17,7 @@ _REQUIREMENTS = {DURUS_4: ["Durus==4.3"], ZODB: ["ZODB>=6,<7", "ZEO>=6,<7"]}
 
 
 def install(drivers: Iterable[str]) -> None:
-    """Install the peers among these drivers, where that was not done before."""
+    """Install the peers among these drivers, unless they are already installed."""
     for driver in drivers:
         folder = VENVS / driver
         if driver in _REQUIREMENTS and not (folder / "installed").exists():
@@ -28,7 +28,7 @@ def install(drivers: Iterable[str]) -> None:
 
 
 def python(driver: str) -> str:
-    """Return the path of the Python that has what this driver needs."""
+    """Return the path of the Python in which this driver runs."""
     return str(VENVS / driver / "bin" / "python") if driver in _REQUIREMENTS else sys.executable
 
 

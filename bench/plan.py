@@ -18,16 +18,16 @@ TITLES = {
 
 
 class Target(NamedTuple):
-    """Be so many times better than what another measured."""
+    """How many times better the result must be than that of another driver."""
 
     ratio: float
     over: str
     metric: str = ""
-    """`workload.metric`, if it is not the row's own."""
+    """`workload.metric` of the other result, if it is not that of the row."""
 
 
 class Row(NamedTuple):
-    """One line of the table. More is better where the metric is per_second, less in all others."""
+    """One line of the table. For the metric per_second more is better, for all others less is better."""
 
     metric: str
     title: str
@@ -45,7 +45,7 @@ class Workload(NamedTuple):
     name: str
     size: int
     durability: str
-    """What a commit waits for, on all sides; empty where nothing is committed."""
+    """What a commit waits for, in all drivers; empty if nothing is committed."""
     drivers: tuple[str, ...]
     rows: tuple[Row, ...]
 
@@ -224,6 +224,6 @@ WORKLOADS = (
 
 
 def label(workload: Workload) -> str:
-    """Return what tells a workload from all others."""
+    """Return the unique name of a workload."""
     sizes = [other.size for other in WORKLOADS if other.name == workload.name]
     return workload.name if workload.size == sizes[0] else f"{workload.name}@{workload.size}"

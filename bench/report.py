@@ -10,7 +10,7 @@ from bench.plan import HERE, TITLES, WORKLOADS, Row, Target, Workload, label
 from durus.persistent import implementation
 
 Results = dict[tuple[str, str, str], list[float]]
-"""By workload, metric and driver: what each round measured."""
+"""The values of all rounds, by workload, metric and driver."""
 
 _NOTES = """
 # Benchmarks
@@ -48,7 +48,7 @@ def table(results: Results, scale: float = 1.0) -> str:
 
 
 def write(path: Path, text: str, results: Results) -> None:
-    """Write the table below a head, and keep what stands behind it in the file: the notes."""
+    """Write the heading and the table, and keep the notes that follow the table in the file."""
     before = path.read_text() if path.exists() else ""
     _, found, notes = before.partition("\n## ")
     rounds = max(len(values) for values in results.values())
@@ -57,14 +57,14 @@ def write(path: Path, text: str, results: Results) -> None:
 
 
 def ratio(results: Results, workload: Workload, row: Row, target: Target) -> float | None:
-    """Return how many times better this Durus is, None if one of the two was not measured."""
+    """Return how many times better this Durus is; None if one of the two was not measured."""
     name, _, metric = (target.metric or f"{label(workload)}.{row.metric}").rpartition(".")
     here = results.get((label(workload), row.metric, HERE))
     other = results.get((name, metric, target.over))
     if not here or not other:
         return None
     ours, theirs = statistics.median(here), statistics.median(other)
-    if not ours or not theirs:  # memory that was there already
+    if not ours or not theirs:  # no new memory was needed
         return None
     return ours / theirs if row.more_is_better else theirs / ours
 

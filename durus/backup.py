@@ -1,11 +1,11 @@
-"""Backups of a file that is in use, and what is restored from them. spec/backup.md.
+"""Back up a file that is in use, verify the backup, and restore from it. spec/backup.md.
 
-    back_up     adds to a backup what a file has and the backup does not
-    follow      does so again and again
-    verify      reads all of a backup
-    restore     makes a file of it, as it was at the last commit or at an earlier one
+    back_up     adds to a backup what is new in a file
+    follow      does this repeatedly
+    verify      checks a whole backup
+    restore     makes a file from a backup, with the state of the last commit or of an earlier one
 
-`durus backup` and `durus restore` are these functions as commands.
+The commands `durus backup` and `durus restore` call these functions.
 """
 
 import contextlib
@@ -24,14 +24,14 @@ __all__ = ["BackedUp", "GenerationReport", "Restored", "back_up", "follow", "res
 
 
 def back_up(path: Path, target: Path, *, keep: int | None = None) -> BackedUp:
-    """Add to the backup in the folder `target` what the file has and the backup does not.
+    """Add what is new in the file to the backup in the folder `target`.
 
-    The file may be in use: no lock is taken on it. What was committed before the call is in the backup when it
-    returns. A backup that is interrupted leaves the folder as it was. [BACKUP-10] [BACKUP-15]
+    The file may be in use: it is not locked. When the call returns, the backup contains everything that was committed
+    before the call. An interrupted backup leaves the folder as it was. [BACKUP-10] [BACKUP-15]
 
     Args:
         path: A SHELF-1 file.
-        target: The folder, which is made if it is not there.
+        target: The folder, which is created if it does not exist.
         keep: How many generations to keep; older ones are dropped. None keeps all.
 
     Returns:
@@ -39,10 +39,10 @@ def back_up(path: Path, target: Path, *, keep: int | None = None) -> BackedUp:
 
     Raises:
         NothingToBackUpError: The file has no seal yet.
-        BackupError: The folder is no backup and has other files, or its manifest is missing.
+        BackupError: The folder is not a backup and has other files, or its manifest is missing.
         FormatError: The file is not a SHELF-1 file, or the manifest is of another format.
         DamageError: The file or the manifest is damaged. The backup stays as it was.
-        LockedError: Another backup writes into the folder.
+        LockedError: Another backup is writing to the folder.
         FileError: The operating system refused something.
         ArgumentError: `keep` is below 1.
     """
@@ -50,23 +50,23 @@ def back_up(path: Path, target: Path, *, keep: int | None = None) -> BackedUp:
     for _ in run.steps():
         pass
     if run.result is None:
-        raise BackupError(f"{os.fsdecode(path)}: the backup did not come to its end")
+        raise BackupError(f"{os.fsdecode(path)}: the backup did not finish")
     return run.result
 
 
 def follow(
     path: Path, target: Path, *, keep: int | None = None, interval: float = 1.0, stop: threading.Event | None = None
 ) -> Iterator[BackedUp]:
-    """Back the file up again and again, and yield what was done whenever there was something to do.
+    """Back up the file repeatedly, and yield what was done each time something was new.
 
-    A file without a seal is waited for, and so is another backup that writes into the folder. [BACKUP-21]
+    It waits for the first seal of the file, and while another backup writes to the folder. [BACKUP-21]
 
     Args:
         path: As for back_up().
         target: As for back_up().
         keep: As for back_up().
-        interval: The seconds from the end of one backup to the beginning of the next one.
-        stop: An event that ends it. None goes on for ever.
+        interval: The seconds between the end of one backup and the start of the next one.
+        stop: An event that ends the loop. With None it runs for ever.
 
     Yields:
         What was done.
@@ -84,16 +84,16 @@ def follow(
 
 
 def verify(target: Path) -> list[GenerationReport]:
-    """Read all of a backup, and compare it with its checksums.
+    """Read a whole backup, and compare it with its checksums.
 
     Args:
         target: The folder of the backup.
 
     Returns:
-        What was found out about each generation, the oldest first. One without problems can be restored.
+        A report on each generation, the oldest first. A generation without problems can be restored.
 
     Raises:
-        BackupError: The folder is no backup.
+        BackupError: The folder is not a backup.
         DamageError: The manifest is damaged.
         FormatError: The manifest is of another format.
         FileError: The operating system refused something.
@@ -105,24 +105,24 @@ def verify(target: Path) -> list[GenerationReport]:
 
 
 def restore(target: Path, path: Path, *, at: str | datetime | None = None) -> Restored:
-    """Make a file of a backup, with the state of the last commit in it, or of the last one at a time or before.
+    """Make a file from a backup, with the state of its last commit, or of the last commit not later than `at`.
 
-    All that is restored is checked before the file gets its name. A file that is there is never replaced. Only the
+    Everything that is restored is checked before the file gets its name. An existing file is never replaced. Only the
     owner of the new file may read it. [BACKUP-30] to [BACKUP-33]
 
     Args:
         target: The folder of the backup.
         path: The name of the new file.
-        at: A time in ISO 8601, or a datetime; without an offset from UTC it is in UTC. None is the newest state.
+        at: A time in ISO 8601, or a datetime; without an offset from UTC it is in UTC. None means the newest state.
 
     Returns:
         What was restored.
 
     Raises:
-        BackupError: The folder is no backup, or there is nothing in it.
-        ArgumentError: `at` is no time, or the backup has nothing of that time or before.
-        AlreadyExistsError: There is a file of that name.
-        DamageError: What is to be restored is damaged; no file is made.
+        BackupError: The folder is not a backup, or the backup is empty.
+        ArgumentError: `at` is not a time, or the backup has no state from that time or before.
+        AlreadyExistsError: A file with that name already exists.
+        DamageError: The state to restore is damaged; no file is made.
         FormatError: The manifest is of another format.
         FileError: The operating system refused something.
     """
@@ -130,5 +130,5 @@ def restore(target: Path, path: Path, *, at: str | datetime | None = None) -> Re
     for _ in run.steps():
         pass
     if run.result is None:
-        raise BackupError(f"{os.fsdecode(target)}: the restoring did not come to its end")
+        raise BackupError(f"{os.fsdecode(target)}: the restore did not finish")
     return run.result

@@ -258,7 +258,7 @@ class _Boundary(NamedTuple):
     key: Any = None
 
     def index_in(self, items: _Items) -> int:
-        """Return the index of the first item behind it."""
+        """Return the index of the first item after it."""
         if self.place == _FIRST_PLACE:
             return 0
         if self.place == _LAST_PLACE:

@@ -230,7 +230,7 @@ class ClosedError(DurusError):
 
 
 class BackupError(DurusError):
-    """A folder is no backup or can't become one, or what was asked of a backup is not in it."""
+    """A folder is not a backup or can't become one, or a backup does not contain what was requested."""
 
 
 class NothingToBackUpError(BackupError):

@@ -77,4 +77,4 @@ standard: tuple[str, ...] = (
     "zoneinfo.ZoneInfo",
     "zoneinfo.ZoneInfo._unpickle",
 )
-"""Classes of Python's library that are often stored: making one has no effect but that it takes memory and time."""
+"""Often stored classes of Python's library. Making an instance has no effect except that it takes memory and time."""

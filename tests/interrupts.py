@@ -52,7 +52,7 @@ def interrupted_at(number: int, call: Callable[..., object], *arguments: object)
 
 
 def each_line(prepare: Callable[[], Callable[[], object]]) -> Iterator[str]:
-    """Yield each place at which the call that `prepare` returns was interrupted: after that, what it left is there."""
+    """Yield each place at which the call that `prepare` returns was interrupted; then examine what the call left."""
     number = 0
     while (where := interrupted_at(number, prepare())) is not None:
         yield where

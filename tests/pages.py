@@ -100,7 +100,7 @@ class Page:
 
     def run(self) -> list[str]:
         """Run all blocks; return what is wrong."""
-        sys.modules["__main__"] = self._names  # where classes of the page are looked for
+        sys.modules["__main__"] = self._names  # where classes of the page are found
         try:
             for block in blocks(self.path.read_text(encoding="utf-8").replace(PORT, self._port)):
                 self._run_block(block)
@@ -168,7 +168,7 @@ class Page:
             self._compare(block.line, shown, expected, command)
 
     def _begin(self, command: str, lines: int) -> str:
-        """Start a command that goes on; return the lines that it prints first."""
+        """Start a command that keeps running; return the first lines that it prints."""
         server = subprocess.Popen(
             ["/bin/sh", "-c", "exec " + command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )

@@ -91,7 +91,7 @@ def room_graph() -> dict[str, set[str]]:
 
 
 def floors(graph: dict[str, set[str]]) -> int:
-    """Return how many modules or rooms stand above each other; CycleError if there is no such number."""
+    """Return how many levels of modules or rooms there are; CycleError if they have a cycle."""
     height: dict[str, int] = {}
     for each in TopologicalSorter(graph).static_order():
         height[each] = 1 + max((height[below] for below in graph.get(each, ())), default=0)

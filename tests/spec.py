@@ -165,7 +165,7 @@ def numbering_faults(found: Iterable[Statement]) -> list[str]:
 
 
 def marks(path: str, source: str) -> list[Mark]:
-    """Return every id that a `pytest.mark.spec(...)` in the source names. SpecError if one is no literal."""
+    """Return every id that a `pytest.mark.spec(...)` in the source names. SpecError if one is not a literal."""
     found = []
     for node in ast.walk(ast.parse(source, path)):
         match node:
@@ -306,7 +306,7 @@ _EXCHANGE_LINE = re.compile(r"(?:(?P<client>[A-Z])(?= closed|[<>]) ?)?(?P<event>
 
 
 def exchange(example: Example) -> list[ExchangeLine]:
-    """Return the lines of an `exchange` example; a line that begins with a space goes on with the one before."""
+    """Return the lines of an `exchange` example; a line that begins with a space continues the one before."""
     found: list[ExchangeLine] = []
     for number, line in enumerate(example.body.splitlines(), start=example.line + 1):
         place = f"{example.document}:{number}"

@@ -1,5 +1,8 @@
-"""What the works need of a database, whichever it is. Nothing here, or beside it, imports the folder above:
-this folder alone is on the path, since each peer's Python has its own `durus`."""
+"""What the workloads need from any database.
+
+Nothing in this folder imports the folder above it: only this folder is on the path, because each peer's Python has its
+own `durus`.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from typing import Any, Protocol
@@ -35,13 +38,13 @@ class Database(Protocol):
     def close(self) -> None: ...
 
     def drop_states(self) -> None:
-        """Make ghosts of all that is loaded."""
+        """Turn all loaded objects into ghosts."""
 
     def load(self, oid: int) -> bytes:
-        """Fetch one record from the storage, past all caches."""
+        """Fetch one record from the storage, bypassing all caches."""
 
     def traverse(self) -> Iterator[StoredItem]:
-        """Yield all items by the fastest way that there is to reach everything."""
+        """Yield all items, in the fastest way to reach all objects."""
 
 
 class Driver(Protocol):
@@ -52,12 +55,12 @@ class Driver(Protocol):
     Tree: Callable[[], Tree]
 
     def open(self, path: str, durable: bool) -> Database:
-        """Open a file; with `durable` each commit is on the disk when it returns."""
+        """Open a file; with `durable`, each commit is on the disk when it returns."""
 
     def serve(self, path: str, address: str) -> None:
-        """Serve a file at a Unix socket, durable, until this process is ended."""
+        """Serve a file on a Unix socket, with durable commits, until this process is ended."""
 
     def connect(self, address: str, ahead: bool = True) -> Database:
-        """Connect to a server; without `ahead` each load is a request of its own."""
+        """Connect to a server; without `ahead`, each load is a request of its own."""
 
     def range_of(self, tree: Any, start: int, end: int) -> Iterable[tuple[int, str]]: ...

@@ -1,4 +1,4 @@
-"""Durus 4.3, which does not sync its file by itself: here it is made to, at the end of each commit."""
+"""Durus 4.3. It does not sync its file by itself, so this driver does so at the end of each commit."""
 
 import os
 from collections.abc import Iterator

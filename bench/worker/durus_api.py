@@ -1,4 +1,4 @@
-"""What Durus 4.3 and this Durus have in common: their Python names."""
+"""The driver code for the Python names that Durus 4.3 and this Durus have in common."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any

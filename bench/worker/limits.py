@@ -1,4 +1,4 @@
-"""The works without any database: what no database in Python can beat."""
+"""The workloads without a database: limits that no database in Python can beat."""
 
 import os
 import pickle
@@ -31,7 +31,7 @@ def write(count: int, folder: Path) -> Measured:
 
 
 def insert(count: int, folder: Path) -> Measured:
-    """Pickles of the same states, appended and synced a thousand at a time."""
+    """Append pickles of the same states, and sync after each thousand."""
     path = folder / "limits-inserted"
     start = cpu()
     with open(path, "wb") as file:
@@ -126,7 +126,7 @@ def server_commit_16(count: int, folder: Path) -> Measured:
 
 
 def calibration(count: int, folder: Path) -> Measured:
-    """Work of Python alone, to tell how fast this machine is now."""
+    """Run pure Python work, to measure the present speed of this machine."""
     item = Item(1)
 
     def work() -> None:

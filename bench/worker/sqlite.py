@@ -1,4 +1,4 @@
-"""sqlite3 with a pickle for each object, as one would write it by hand."""
+"""sqlite3 with one pickle for each object, as a program without an object database would do it."""
 
 import os
 import pickle

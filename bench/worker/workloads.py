@@ -1,8 +1,7 @@
-"""The works: each takes a driver, a number of objects and a folder, and returns what it measured.
+"""The workloads: each takes a driver, a number of objects and a folder, and returns what it measured.
 
-Each runs in a process of its own.  What it needs ready made, filled() makes once in the folder.
-Where no other process takes part, and the disk but little, cpu() is the clock: what else the machine does does not
-count then.
+Each runs in a process of its own. filled() creates the files that they need, once, in the folder. Workloads that use
+no other process, and the disk only a little, measure with cpu(), so that the other load of the machine does not count.
 """
 
 import contextlib
@@ -28,7 +27,7 @@ from database import Database, Driver, StoredItem
 GROUP_SIZE = 1000
 
 _REPEATS = 5
-"""How often short works are repeated; the fastest is what counts."""
+"""How often short workloads are repeated; the fastest run counts."""
 
 Measured = dict[str, float]
 
@@ -38,13 +37,13 @@ RUN = str(Path(__file__).with_name("run.py"))
 
 
 def items_of(db: Any) -> Iterator[Any]:
-    """Yield all items, by the attributes that lead to them."""
+    """Yield all items, through the attributes that lead to them."""
     for key in sorted(db.root.keys()):
         yield from db.root[key]
 
 
 def fill(driver: Driver, count: int, path: str, durable: bool = True) -> float:
-    """Store items in commits of 1,000; return how many seconds of the CPU that took."""
+    """Store items in commits of 1,000; return the CPU seconds that this took."""
     db = driver.open(path, durable)
     start = cpu()
     for first in range(0, count, GROUP_SIZE):
@@ -57,7 +56,7 @@ def fill(driver: Driver, count: int, path: str, durable: bool = True) -> float:
 
 
 def filled(driver: Any, count: int, folder: Path) -> str:
-    """Return the path of a file of so many items, which is made by another process if it is not there."""
+    """Return the path of a file with `count` items; another process creates it if it does not exist."""
     path = folder / f"{driver.__name__}-{count}"
     if not path.exists():
         subprocess.run([sys.executable, RUN, "prepare", driver.__name__, str(count), str(folder)], check=True)
@@ -73,7 +72,7 @@ def prepare(driver: Any, count: int, folder: Path) -> Measured:
 
 @contextlib.contextmanager
 def _loaded(driver: Driver, count: int, folder: Path) -> Iterator[tuple[Database, list[StoredItem]]]:
-    """All items in memory with their states, in a transaction in which none is used yet."""
+    """Yield all items, loaded, in a transaction that has not used any of them."""
     db = driver.open(filled(driver, count, folder), durable=False)
     items = list(items_of(db))
     for item in items:
@@ -87,13 +86,13 @@ def _loaded(driver: Driver, count: int, folder: Path) -> Iterator[tuple[Database
 
 
 def read(driver: Driver, count: int, folder: Path) -> Measured:
-    """Attributes that were read in this transaction before."""
+    """Read attributes that were already read in this transaction."""
     with _loaded(driver, GROUP_SIZE, folder) as (_, items):
         return {"ns": per_statement("item.number", count, {"item": items[0]})}
 
 
 def touch(driver: Driver, count: int, folder: Path) -> Measured:
-    """The first read of each object in a transaction."""
+    """Read each object for the first time in a transaction."""
     times = []
     with _loaded(driver, count, folder) as (db, items):
         for _ in range(_REPEATS):
@@ -106,12 +105,12 @@ def touch(driver: Driver, count: int, folder: Path) -> Measured:
 
 
 def write(driver: Driver, count: int, folder: Path) -> Measured:
-    """The first write to each object in a transaction, and writes to one that is changed already."""
+    """Write to each object for the first time in a transaction, and again to one that is already changed."""
     times = []
     with _loaded(driver, count, folder) as (db, items):
         for _ in range(_REPEATS):
             for item in items:
-                item.number  # noqa: B018  # it loads what the abort below made ghosts of
+                item.number  # noqa: B018  # it loads the objects that the abort below turned into ghosts
             db.commit()
             start = cpu()
             for item in items:
@@ -130,7 +129,7 @@ def per_statement(statement: str, count: int, names: dict[str, Any]) -> float:
 
 
 def memory(driver: Driver, count: int, folder: Path) -> Measured:
-    """Bytes that Python has for each ghost, and for each loaded object."""
+    """Measure the bytes that Python allocates for each ghost, and for each loaded object."""
     db = driver.open(filled(driver, count, folder), durable=False)
     found = []
     tracemalloc.start()
@@ -200,7 +199,7 @@ def _commits(driver: Any, count: int, folder: Path, durable: bool) -> float:
 
 
 def pack(driver: Any, count: int, folder: Path) -> Measured:
-    """Pack a file half of whose items nothing refers to any more."""
+    """Pack a file in which nothing refers to half of the items any more."""
     path = str(folder / f"{driver.__name__}-packed")
     shutil.copy(filled(driver, count, folder), path)
     db = driver.open(path, durable=True)
@@ -299,8 +298,8 @@ def _use_up(pairs: Iterable[tuple[int, str]]) -> None:
 
 @contextlib.contextmanager
 def serving(driver: Any, path: str) -> Iterator[str]:
-    """A server in a process of its own; yields its address."""
-    with tempfile.TemporaryDirectory() as folder:  # since the path of a socket must be short
+    """Run a server in a process of its own, and yield its address."""
+    with tempfile.TemporaryDirectory() as folder:  # because the path of a socket must be short
         yield from _serving(driver, path, os.path.join(folder, "socket"))
 
 
@@ -312,7 +311,7 @@ def _serving(driver: Any, path: str, address: str) -> Iterator[str]:
                 if server.poll() is not None:
                     raise RuntimeError(f"the server of {driver.__name__} ended with {server.returncode}")
                 time.sleep(0.01)
-            time.sleep(0.2)  # the socket is there a moment before it is listened to
+            time.sleep(0.2)  # the socket exists a moment before the server listens on it
             yield address
         finally:
             server.terminate()
@@ -360,7 +359,7 @@ def server_commit_16(driver: Driver, count: int, folder: Path) -> Measured:
 
 
 def _commits_by(driver: Any, clients: int, count: int, folder: Path) -> Measured:
-    """Commit one small object, each client another one, through a server that syncs."""
+    """Commit through a server that syncs; each client commits a small object of its own."""
     path = str(folder / f"{driver.__name__}-served")
     shutil.copy(filled(driver, GROUP_SIZE, folder), path)
     context = multiprocessing.get_context("fork")

@@ -1,4 +1,4 @@
-"""ZODB, with ZEO for client and server. Its FileStorage syncs each commit, unless it has no fsync."""
+"""ZODB, with ZEO for client and server. Its FileStorage syncs each commit, unless its `fsync` is None."""
 
 import importlib
 import time

@@ -1,1 +1,1 @@
-"""Backups of SHELF-1 files: manifest, segments, what is added to them, and what is restored. spec/backup.md."""
+"""Backups of SHELF-1 files: the manifest, the segments, backing up, restoring and verifying. spec/backup.md."""

@@ -1,6 +1,6 @@
-"""Adding to a backup what a file has and the backup does not. Statements BACKUP-10 to BACKUP-19.
+"""Add what is new in a file to a backup. Statements BACKUP-10 to BACKUP-19.
 
-Another process may write to the file meanwhile, pack it, or cut off a commit that failed.
+Meanwhile another process may write to the file, pack it, or cut off a failed commit.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ from durus.files.snapshot import FileSnapshot
 from durus.progress import Progress
 
 MERGED_SIZE = 1 << 22
-"""Segments are not put together to one of more bytes. [BACKUP-18]"""
+"""The maximum size of a segment that is merged from others, in bytes. [BACKUP-18]"""
 _TRIES = 5
 
 
@@ -41,21 +41,21 @@ class BackedUp(NamedTuple):
     generation: int
     """The number of the newest generation."""
     is_new: bool
-    """This run has begun that generation."""
+    """True if this run has begun that generation."""
     size: int
-    """How many bytes the generation has."""
+    """The number of bytes of the generation."""
     added: int
-    """How many of them this run has added."""
+    """The number of bytes that this run has added."""
     time: str
-    """When the last commit that is in the backup was made, as its seal tells it."""
+    """The time of the last commit in the backup, from its seal."""
     unsealed: int
-    """How many bytes of the file no seal covers, so that they are not in the backup."""
+    """The number of bytes of the file that no seal covers; they are not in the backup."""
     dropped: int
-    """How many older generations were dropped."""
+    """The number of older generations that were dropped."""
 
 
 class BackUp:
-    """One run, which steps() does; `result` tells of it afterwards."""
+    """One run of a backup: steps() does the work, and `result` then tells what was done."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class BackUp:
         self.result: BackedUp | None = None
 
     def steps(self) -> Iterator[Progress]:
-        """Do it, a step at a time. Nothing of it is in the backup before the last step is done."""
+        """Back up, one step at a time. The backup does not change before the last step is done."""
         self._check_source()
         with self._target.locked() as manifest:
             before = ""
@@ -84,18 +84,18 @@ class BackUp:
                     if (yield from self._run(file, manifest)):
                         return
                 except DamageError as error:
-                    # Once it may be that a commit was cut off, and another one written, while it was read.
+                    # The first time, the writer may have cut off a commit and written another one while it was read.
                     if str(error) == before:
                         raise
                     before = str(error)
                 finally:
                     file.close()
         raise BackupError(
-            f"{self._path}: {_TRIES} times, what was read of the file was cut off; {before or 'try again'}"
+            f"{self._path}: {_TRIES} times, the bytes that were read were cut off meanwhile; {before or 'try again'}"
         )
 
     def _check_source(self) -> None:
-        """Make sure that there is a file of the right kind, before a folder is made for its backup."""
+        """Check that the file exists and has the right format, before a folder is created for its backup."""
         file = self._file_system.open(self._path, "read")
         try:
             _check_format(FileSnapshot(file))
@@ -103,9 +103,9 @@ class BackUp:
             file.close()
 
     def _run(self, file: File, manifest: Manifest) -> Generator[Progress, None, bool]:
-        """Back up what the file has now; False if what was read is not in it any more."""
+        """Back up the present contents of the file; False if it no longer has the bytes that were read."""
         size = file.size()
-        file.sync()  # or a crash could take from the file what stays in the backup [BACKUP-10]
+        file.sync()  # otherwise the file could lose in a crash what the backup keeps [BACKUP-10]
         while True:
             view = FileSnapshot(file, size)
             _check_format(view)
@@ -126,7 +126,7 @@ class BackUp:
         return True
 
     def _plan(self, file: ReadableFile, manifest: Manifest) -> "_Plan":
-        """Return which part of a generation the file goes on from. [BACKUP-12] to [BACKUP-14]"""
+        """Return the generation, and the part of it, that the file continues. [BACKUP-12] to [BACKUP-14]"""
         generations = manifest.generations
         if not generations:
             return _Plan(1, True, None, 0, ())
@@ -143,9 +143,9 @@ class BackUp:
         return plan
 
     def _end_of_common_history(self, file: ReadableFile, generation: Generation, index: int) -> int:
-        """Return where the last seal ends that the file and a generation share; it is in the segment with this index.
+        """Return the end of the last seal that the file and a generation share; it is in the segment with this index.
 
-        If that can't be read, it is the start of the segment: so much is known without it.
+        If the segment can't be read, return its start: everything before it is known to be shared.
         """
         end = generation.segments[index - 1].end if index else 0
         if index == len(generation.segments):
@@ -163,7 +163,7 @@ class BackUp:
         return end
 
     def _copy(self, file: ReadableFile, plan: "_Plan", end: int) -> Generator[Progress, None, "_Plan"]:
-        """Write the bytes of the file up to `end` as one segment, which takes the place of smaller ones. [BACKUP-18]"""
+        """Write the bytes of the file up to `end` as one segment, which replaces smaller ones. [BACKUP-18]"""
         kept = list(plan.segments)
         size = added = end - plan.end
         while kept and kept[-1].size <= size and size + kept[-1].size <= MERGED_SIZE:
@@ -183,7 +183,7 @@ class BackUp:
         return replace(plan, first_seal=first_seal, segments=tuple(kept), added=added)
 
     def _finish(self, manifest: Manifest, plan: "_Plan", size: int) -> None:
-        """Write the manifest, and remove what no generation needs any more. [BACKUP-15] [BACKUP-19]"""
+        """Write the manifest, and remove the segments that no generation uses any more. [BACKUP-15] [BACKUP-19]"""
         generation = plan.generation()
         older = manifest.generations if plan.is_new else manifest.generations[:-1]
         generations = (*older, generation)
@@ -205,12 +205,12 @@ class BackUp:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What the newest generation is to be."""
+    """What the newest generation will be."""
 
     number: int
     is_new: bool
     first_seal: Seal | None
-    """None if it is not known yet."""
+    """None as long as it is not known."""
     branched_at: int
     segments: tuple[Segment, ...]
     added: int = 0
@@ -224,15 +224,15 @@ class _Plan:
 
 
 def _check_format(file: ReadableFile) -> None:
-    """FormatError, or DamageError, if it is no SHELF-1 file; NothingToBackUpError if it is not one yet."""
+    """Raise FormatError or DamageError if it is not a SHELF-1 file, NothingToBackUpError if it is not one yet."""
     if is_unfinished_creation(file, EMPTY_FILE):
         raise _nothing_yet(file.path)
     try:
         read_header(file)
     except FormatError:
         raise FormatError(
-            f"{file.path}: this is not a {NAME} file, and only {NAME} files have the seals that a backup goes by; "
-            f"`durus convert {file.path} NEW` makes one of a database of another kind"
+            f"{file.path}: this is not a {NAME} file, and only {NAME} files have the seals that a backup needs; "
+            f"`durus convert {file.path} NEW` converts a database in another format"
         ) from None
 
 

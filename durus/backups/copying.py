@@ -1,4 +1,4 @@
-"""Reading sealed bytes once, and passing on what is read. Statements BACKUP-11, BACKUP-32, BACKUP-40."""
+"""Read sealed bytes once, check them, and pass them on. Statements BACKUP-11, BACKUP-32, BACKUP-40."""
 
 from collections.abc import Callable, Generator
 from hashlib import sha256
@@ -28,7 +28,8 @@ def copy_sealed(
 ) -> Generator[int, None, Copied]:
     """Read bytes of a SHELF-1 file, from 0 or the end of a seal to the end of a seal, and pass all of them to write().
 
-    Yields how far it has come. UnsoundTailError or DamageError if the bytes are not sound; some of them were written.
+    Yields the offset that it has reached. Raises UnsoundTailError or DamageError if the bytes are not sound; some of
+    them were already written then.
     """
     reader = _Tee(file, start, write)
     sealed = yield from read_sealed(file, reader, start, end, checksum)
@@ -38,7 +39,7 @@ def copy_sealed(
 def check_segment(
     target: Target, generation: Generation, index: int, write: Callable[[bytes], object]
 ) -> Generator[int, None, None]:
-    """Read a segment of a generation, and pass its bytes to write(). DamageError if it is not as it was written."""
+    """Read a segment of a generation, and pass its bytes to write(). DamageError if it has changed since written."""
     segment = generation.segments[index]
     view = target.open_segment(segment)
     try:
@@ -54,7 +55,7 @@ def check_segment(
 
 
 def in_steps(work: Generator[int, None, T], start: int, end: int) -> Generator[Progress, None, T]:
-    """Do work on the bytes from `start` to `end`, which yields how far it has come, and tell so now and then."""
+    """Run work on the bytes from `start` to `end`, which yields offsets, and yield its progress from time to time."""
     told = start
     while True:
         try:
@@ -83,7 +84,7 @@ class _Tee:
     def read_at(self, offset: int, size: int) -> bytes:
         data = self._file.read_at(offset, size)
         if offset != self._next:
-            raise ValueError(f"bytes are read at {offset}, and not at {self._next}: each one is read once")
+            raise ValueError(f"bytes are read at {offset}, not at {self._next}: each byte must be read once")
         self._next += len(data)
         self._hash.update(data)
         self._write(data)

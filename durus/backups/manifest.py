@@ -1,6 +1,6 @@
-"""The manifest of a backup: which generations there are, and of which segments. Statements BACKUP-2 to BACKUP-6.
+"""The manifest of a backup: its generations and their segments. Statements BACKUP-2 to BACKUP-6.
 
-Bytes in, values out; nothing here reads or writes a file.
+Bytes go in, values come out; nothing here reads or writes a file.
 """
 
 import json
@@ -15,26 +15,26 @@ from durus.files.shelf.layout import Seal, parse_seal_text
 FORMAT = "durus-backup-1"
 SEGMENT_NAME = re.compile(r"\d{8}T\d{6}\.\d{6}Z-[0-9a-f]{8}\.[0-9a-f]{16}-[0-9a-f]{16}-[0-9a-f]{8}\.segment")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_ADVICE = "the backup can't be used; keep its folder, and make a backup into another one"
+_ADVICE = "the backup can't be used; keep its folder, and back up to another one"
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Some bytes of a file, from 0 or the end of a seal to the end of another one."""
+    """A run of bytes of a file, from 0 or the end of a seal to the end of another seal."""
 
     name: str
-    """That of the file that holds them."""
+    """The name of the file that holds the bytes."""
     start: int
     size: int
     sha256: str
     earliest: str
-    """The lowest time of a seal in it."""
+    """The earliest time of a seal in it."""
     seal: Seal
-    """Its last one."""
+    """Its last seal."""
 
     @property
     def end(self) -> int:
-        """Where it ends in the file that was backed up."""
+        """The offset of its end in the file that was backed up."""
         return self.start + self.size
 
 
@@ -45,7 +45,7 @@ class Generation:
     number: int
     first_seal: Seal
     branched_at: int
-    """Where its history parts from that of an older generation, 0 if it does not share any."""
+    """The offset where its history leaves that of an older generation; 0 if it shares no history."""
     segments: tuple[Segment, ...]
 
     @property
@@ -64,13 +64,13 @@ class Generation:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All that a backup holds."""
+    """Everything that a backup holds."""
 
     generations: tuple[Generation, ...] = ()
-    """The newest one is the last."""
+    """The newest generation is the last."""
 
     def segments(self) -> dict[str, Segment]:
-        """Return the segments of all generations by their names."""
+        """Return the segments of all generations, by name."""
         return {segment.name: segment for each in self.generations for segment in each.segments}
 
 
@@ -106,10 +106,7 @@ def pack_manifest(manifest: Manifest) -> bytes:
 
 
 def parse_manifest(data: bytes, path: str) -> Manifest:
-    """Return what a manifest says. DamageError if it is not as it was written, FormatError if it is of another format.
-
-    [BACKUP-5]
-    """
+    """Return the manifest in `data`. DamageError if it is damaged, FormatError if it has another format. [BACKUP-5]"""
     line, _, digest = data.partition(b"\n")
     if sha256(line + b"\n").hexdigest().encode("ascii") + b"\n" != digest:
         raise DamageError(path, 0, "its first line does not have the SHA-256 that its second line says", _ADVICE)
@@ -119,10 +116,10 @@ def parse_manifest(data: bytes, path: str) -> Manifest:
             raise FormatError(f"{path}: the format is {values['format']!r}; this version of Durus reads {FORMAT!r}")
         generations = tuple(_generation(each) for each in _list(values, "generations"))
     except (_Malformed, json.JSONDecodeError, RecursionError) as error:
-        raise DamageError(path, 0, f"it is no manifest: {error}", _ADVICE) from error
+        raise DamageError(path, 0, f"it is not a manifest: {error}", _ADVICE) from error
     numbers = [each.number for each in generations]
     if numbers != sorted(set(numbers)):
-        raise DamageError(path, 0, f"it is no manifest: its generations have the numbers {numbers}", _ADVICE)
+        raise DamageError(path, 0, f"it is not a manifest: its generations have the numbers {numbers}", _ADVICE)
     return Manifest(generations)
 
 
@@ -135,7 +132,7 @@ def _generation(values: object) -> Generation:
     end = 0
     for segment in segments:
         if segment.start != end or segment.seal.end != segment.end:
-            raise _Malformed(f"the segment {segment.name} does not follow on the one before, or not end in its seal")
+            raise _Malformed(f"the segment {segment.name} does not follow the one before, or does not end in its seal")
         end = segment.end
     branched_at = _number(values, "branched_at")
     first_seal = _seal(values, "first_seal")
@@ -162,21 +159,21 @@ def _value(values: object, key: str) -> object:
 def _list(values: object, key: str) -> list[object]:
     value = _value(values, key)
     if not isinstance(value, list):
-        raise _Malformed(f"{key!r} is no list")
+        raise _Malformed(f"{key!r} is not a list")
     return value
 
 
 def _text(values: object, key: str) -> str:
     value = _value(values, key)
     if not isinstance(value, str):
-        raise _Malformed(f"{key!r} is no text")
+        raise _Malformed(f"{key!r} is not a text")
     return value
 
 
 def _number(values: object, key: str) -> int:
     value = _value(values, key)
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise _Malformed(f"{key!r} is no number")
+        raise _Malformed(f"{key!r} is not a number")
     return value
 
 
@@ -184,5 +181,5 @@ def _seal(values: object, key: str) -> Seal:
     text = _text(values, key)
     seal = parse_seal_text(text)
     if seal is None:
-        raise _Malformed(f"{key!r} is {text!r}, which is no seal")
+        raise _Malformed(f"{key!r} is {text!r}, which is not a seal")
     return seal

@@ -1,4 +1,4 @@
-"""Making a file of a backup: that of its last commit, or of an earlier one. Statements BACKUP-30 to BACKUP-34."""
+"""Make a file from a backup, as of its last commit or of an earlier one. Statements BACKUP-30 to BACKUP-34."""
 
 import os
 from collections.abc import Generator, Iterator
@@ -23,9 +23,9 @@ class Restored(NamedTuple):
     generation: int
     """The number of the generation."""
     time: str
-    """When the commit was made whose state the file has, as its seal tells it."""
+    """The time of the commit whose state the file has, from its seal."""
     size: int
-    """The bytes of the file."""
+    """The number of bytes of the file."""
 
 
 class _Moment(NamedTuple):
@@ -34,7 +34,7 @@ class _Moment(NamedTuple):
 
 
 class Restore:
-    """The making of one file, which steps() does; `result` tells of it afterwards."""
+    """One restore of a file: steps() does the work, and `result` then tells what was restored."""
 
     def __init__(
         self,
@@ -51,14 +51,14 @@ class Restore:
         self.result: Restored | None = None
 
     def steps(self) -> Iterator[Progress]:
-        """Do it, a step at a time. The file has its name when the last step is done."""
+        """Restore, one step at a time. The file gets its name in the last step."""
         manifest = self._target.read_manifest()
         while True:
             try:
                 yield from self._restore(manifest)
                 return
             except MissingSegmentError:
-                # A backup that goes on meanwhile puts segments together, and drops generations.
+                # A backup that runs at the same time merges segments and drops generations.
                 before, manifest = manifest, self._target.read_manifest()
                 if before == manifest:
                     raise
@@ -77,20 +77,20 @@ class Restore:
         self.result = Restored(moment.generation.number, moment.seal.time, moment.seal.end)
 
     def _find(self, manifest: Manifest) -> _Moment:
-        """Return the commit that is asked for. [BACKUP-30]"""
+        """Return the requested commit. [BACKUP-30]"""
         generations = manifest.generations
         if not generations:
             raise BackupError(f"{self._target.path}: this backup holds nothing yet")
         if self._at is None:
             return _Moment(generations[-1], generations[-1].last_seal)
-        for from_branch in (True, False):  # what an older generation held too may have been dropped with it
+        for from_branch in (True, False):  # the older generation that had the shared beginning may have been dropped
             for each in reversed(generations):
                 seal = self._find_in(each, self._at, each.branched_at if from_branch else 0)
                 if seal is not None:
                     return _Moment(each, seal)
         first = min(segment.earliest for each in generations for segment in each.segments)
         raise ArgumentError(
-            f"{self._target.path}: the backup has nothing of {self._at} or before; it begins with {first}"
+            f"{self._target.path}: the backup has no state from {self._at} or before; it begins with {first}"
         )
 
     def _find_in(self, generation: Generation, at: str, branched_at: int) -> Seal | None:
@@ -114,7 +114,7 @@ class Restore:
         return found[-1] if found else None
 
     def _write(self, moment: _Moment, part: File) -> Generator[Progress, None, None]:
-        """Write the bytes up to the seal, and read the segments they are in to their ends. [BACKUP-32]"""
+        """Write the bytes up to the seal, and read the segments that contain them to their ends. [BACKUP-32]"""
         generation, end = moment.generation, moment.seal.end
         position = 0
         while position < end:
@@ -123,7 +123,7 @@ class Restore:
             try:
                 yield from in_steps(check_segment(self._target, generation, index, writer.write), 0, generation.size)
             except MissingSegmentError:
-                # It may be part of a larger one now. What was written stays, or a long restoring would never end.
+                # It may be part of a larger one now. What was written is kept, or a long restore might never end.
                 before, generation = generation, self._same_generation(generation)
                 if before == generation:
                     raise
@@ -131,13 +131,13 @@ class Restore:
                 position = generation.segments[index].end
 
     def _same_generation(self, generation: Generation) -> Generation:
-        """Return a generation as the manifest has it now, and as it was if it is not there any more."""
+        """Return a generation as the manifest has it now; if it is gone, return it unchanged."""
         found = [each for each in self._target.read_manifest().generations if each.number == generation.number]
         return found[0] if found and found[0].first_seal == generation.first_seal else generation
 
 
 class _Writer:
-    """Appends to a file those of some bytes of another one that are from `first` to `end`."""
+    """Takes consecutive bytes of a file, and appends those from `first` to `end` to another file."""
 
     def __init__(self, file: File, position: int, first: int, end: int) -> None:
         self._file = file
@@ -154,10 +154,10 @@ class _Writer:
 
 
 def _check(file: File, moment: _Moment) -> None:
-    """Read what was written, all of it; DamageError if it is not a sound file that ends in the seal. [BACKUP-32]"""
+    """Read the whole file that was written; DamageError if it is not sound or does not end in the seal. [BACKUP-32]"""
     last: Seal | None = None
     for each in sound_transactions(file, 0, 0):
         last = each.seal
     if last != moment.seal or file.size() != moment.seal.end:
-        problem = f"the restored file ends in the seal {last}, and not in {moment.seal}"
+        problem = f"the restored file ends in the seal {last}, not in {moment.seal}"
         raise DamageError(file.path, file.size(), problem, "it is removed; restore another moment")

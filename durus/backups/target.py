@@ -1,6 +1,6 @@
-"""The folder that a backup is in: reading it, and the few ways in which it changes.
+"""The folder of a backup: reading it, and the few ways to change it.
 
-A file here never changes once it has its name. What is written gets its name when it is durable, and the manifest is
+A file in it never changes once it has its name. A new file gets its name when it is durable, and the manifest is
 replaced last. Statements BACKUP-1, BACKUP-6, BACKUP-15 to BACKUP-17, BACKUP-20.
 """
 
@@ -17,17 +17,17 @@ MANIFEST = "manifest"
 _LOCK = "lock"
 _PART = ".part"
 _ADVICE = (
-    "what this segment holds is lost: keep the folder, make a backup into another one, and restore another generation "
-    "or moment of this one"
+    "the contents of this segment are lost: keep the folder, back up to another one, and restore another generation "
+    "or moment of this backup"
 )
 
 
 class MissingSegmentError(DamageError):
-    """A segment that the manifest names is not there; a newer manifest may not name it."""
+    """A segment that the manifest names does not exist; a newer manifest may not name it."""
 
 
 class Target:
-    """The folder `path`, which need not be there yet."""
+    """The folder `path`, which need not exist yet."""
 
     def __init__(self, path: Path, file_system: FileSystem) -> None:
         self.path = os.path.abspath(os.fsdecode(path))
@@ -42,7 +42,7 @@ class Target:
         """Return the manifest. BackupError if there is none, DamageError or FormatError if it can't be read."""
         path = self._path_of(MANIFEST)
         if not self._file_system.exists(path):
-            raise BackupError(f"{self.path}: there is no backup here; `durus backup FILE {self.path}` makes one")
+            raise BackupError(f"{self.path}: there is no backup here; `durus backup FILE {self.path}` creates one")
         file = self._file_system.open(path, "read")
         try:
             return parse_manifest(file.read_at(0, file.size()), path)
@@ -50,9 +50,9 @@ class Target:
             file.close()
 
     def open_segment(self, segment: Segment) -> ReadableFile:
-        """Return a view of the file that was backed up, of which it has the bytes of this segment.
+        """Return a view of the file that was backed up, which has only the bytes of this segment.
 
-        MissingSegmentError if the segment is not there, DamageError if it does not have its size.
+        MissingSegmentError if the segment does not exist, DamageError if its size is wrong.
         """
         path = self._path_of(segment.name)
         try:
@@ -63,17 +63,17 @@ class Target:
             raise MissingSegmentError(path, 0, "this segment is missing", _ADVICE) from error
         with closing_on_error(file):
             if file.size() != segment.size:
-                raise damaged(file.path, 0, f"it has {file.size()} bytes, and not the {segment.size} that were written")
+                raise damaged(file.path, 0, f"it has {file.size()} bytes, not the {segment.size} that were written")
         return _SegmentView(file, segment)
 
     # Writing
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[Manifest]:
-        """Make the folder a backup, if it is none; yield the manifest while no other process writes into the folder.
+        """Lock the folder, make it a backup if it is not one, and yield the manifest.
 
-        What earlier runs have left there is removed. LockedError if another backup is under way, BackupError if the
-        folder has other files and no manifest.
+        Leftovers of earlier runs are removed. LockedError if another backup is in progress, BackupError if the folder
+        has other files and no manifest.
         """
         if not self._file_system.exists(self.path):
             self._file_system.make_directory(self.path)
@@ -87,7 +87,7 @@ class Target:
             try:
                 lock.lock()
             except LockedError as error:
-                problem = "another backup into this folder is under way; wait until it has ended"
+                problem = "another backup to this folder is in progress; wait until it has ended"
                 raise LockedError(errno.EWOULDBLOCK, problem, self.path) from error
             if not self._file_system.exists(manifest_path):
                 self.write_manifest(Manifest())
@@ -103,24 +103,24 @@ class Target:
             return
         left = sorted(name for name in names if name not in (_LOCK, MANIFEST + _PART))
         if any(SEGMENT_NAME.fullmatch(name) for name in left):
-            raise BackupError(f"{self.path}: the manifest of this backup is missing; make a backup into another folder")
+            raise BackupError(f"{self.path}: the manifest of this backup is missing; back up to another folder")
         if left:
             raise BackupError(
-                f"{self.path}: this folder is no backup and has files, such as {left[0]}; give an empty one"
+                f"{self.path}: this folder is not a backup and has files, such as {left[0]}; give an empty folder"
             )
 
     def create_part(self) -> File:
-        """Return the new file that is to become a segment."""
+        """Return a new file, which will become a segment."""
         return self._create(self._path_of(f"segment{_PART}"))
 
     def publish(self, part: File, name: str) -> None:
-        """Make what was written durable, and give it the name of a segment."""
+        """Make the file durable, and give it the name of a segment."""
         part.sync()
         self._file_system.replace(part.path, self._path_of(name))
         self._file_system.sync_directory(self._path_of(name))
 
     def write_manifest(self, manifest: Manifest) -> None:
-        """Replace the manifest; return when that is durable."""
+        """Replace the manifest; return when this is durable."""
         path = self._path_of(MANIFEST)
         part = self._create(path + _PART)
         try:
@@ -132,7 +132,7 @@ class Target:
         self._file_system.sync_directory(path)
 
     def remove_unused(self, manifest: Manifest) -> None:
-        """Remove the segments that the manifest does not name, and what was not written to its end. [BACKUP-16]"""
+        """Remove segments that the manifest does not name, and files that were not completed. [BACKUP-16]"""
         used = manifest.segments()
         for name in self._file_system.names_beside(self._path_of(MANIFEST)):
             is_segment = SEGMENT_NAME.fullmatch(name) is not None
@@ -146,7 +146,7 @@ class Target:
 
 
 class _SegmentView:
-    """A file of which the bytes of one segment are there, in their places."""
+    """A file that has only the bytes of one segment, at their offsets."""
 
     def __init__(self, file: File, segment: Segment) -> None:
         self.path = file.path
@@ -165,5 +165,5 @@ class _SegmentView:
 
 
 def damaged(path: str, offset: int, problem: str) -> DamageError:
-    """Return the error of a segment whose bytes are not those that were written."""
+    """Return the error for a segment whose bytes are not those that were written."""
     return DamageError(path, offset, problem, _ADVICE)

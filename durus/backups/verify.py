@@ -1,4 +1,4 @@
-"""Reading all of a backup, and telling what is not as it was written. Statement BACKUP-40."""
+"""Read a whole backup, and report what has changed since it was written. Statement BACKUP-40."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -12,37 +12,37 @@ from durus.progress import Progress
 
 
 class GenerationReport(NamedTuple):
-    """What was found out about a generation."""
+    """The result of verifying a generation."""
 
     number: int
     size: int
-    """Its bytes."""
+    """Its number of bytes."""
     first: str
     """The time of its first seal."""
     last: str
     """The time of its last seal."""
     problems: tuple[str, ...]
-    """What is wrong with it; if there is nothing, every moment of it can be restored."""
+    """What is wrong with it; if empty, every moment of it can be restored."""
 
 
 class Verification:
-    """One reading of a backup, which steps() does; `generations` tells of it afterwards."""
+    """One verification of a backup: steps() does the work, and `generations` then has the results."""
 
     def __init__(self, target: Path, file_system: FileSystem | None = None) -> None:
         self._target = Target(target, file_system or OperatingSystem())
         self.generations: list[GenerationReport] = []
         self._problems: dict[str, str | None] = {}
-        """Of each segment that was read."""
+        """The problem of each segment that was read, by name; None if there is none."""
 
     def steps(self) -> Iterator[Progress]:
-        """Read everything, a step at a time."""
+        """Read everything, one step at a time."""
         while True:
             manifest = self._target.read_manifest()
             for each in manifest.generations:
                 yield from self._read(each)
             if not any(self._problems.values()) or manifest == self._target.read_manifest():
                 break
-            # A backup that goes on meanwhile puts segments together, and drops generations.
+            # A backup that runs at the same time merges segments and drops generations.
             self._problems = {name: None for name, problem in self._problems.items() if problem is None}
         self.generations = [self._report(each) for each in manifest.generations]
 

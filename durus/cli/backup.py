@@ -1,4 +1,4 @@
-"""`durus backup`: add to a backup what a file has, or verify a backup. spec/backup.md."""
+"""`durus backup`: add what is new in a file to a backup, or verify a backup. spec/backup.md."""
 
 import argparse
 import signal
@@ -13,16 +13,16 @@ from durus.cli.progress import show_progress
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", nargs="?", metavar="FILE", help="the file to back up; it may be in use")
-    parser.add_argument("target", metavar="TARGET", help="the folder of the backup, which is made if it is not there")
+    parser.add_argument("target", metavar="TARGET", help="the folder of the backup, created if it does not exist")
     parser.add_argument("--keep", type=int, metavar="N", help="keep the newest N generations, and drop older ones")
-    parser.add_argument("--follow", action="store_true", help="go on, every second, until Ctrl-C or SIGTERM")
-    parser.add_argument("--verify", action="store_true", help="read all of the backup TARGET, without a FILE")
+    parser.add_argument("--follow", action="store_true", help="back up every second, until Ctrl-C or SIGTERM")
+    parser.add_argument("--verify", action="store_true", help="check the whole backup TARGET, without a FILE")
 
 
 def run(options: argparse.Namespace) -> int:
     if options.verify:
         if options.file is not None or options.follow or options.keep is not None:
-            raise UsageError("--verify goes with a TARGET, and with nothing else")
+            raise UsageError("--verify takes a TARGET and nothing else")
         return _verify(options.target)
     if options.file is None:
         raise UsageError("a FILE and a TARGET are needed, or --verify and a TARGET")
@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
 def _follow(path: str, target: str, keep: int | None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _end)
-    tell(f"{path}: its commits go into {target}, every second", flush=True)
+    tell(f"{path}: backing up to {target} every second", flush=True)
     for done in follow(path, target, keep=keep):
         _tell(path, target, done)
     return 0

@@ -66,7 +66,7 @@ def _ask_server(address: SocketAddress) -> int:
 
 
 def _wait_for_server(address: SocketAddress, timeout: float) -> int:
-    """Have the server pack, and return when it has. [CMD-20]"""
+    """Ask the server to pack, and return when it has packed. [CMD-20]"""
     began = time.monotonic()
     storage = ClientStorage(address=address, reconnect=False)
     try:

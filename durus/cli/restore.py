@@ -1,4 +1,4 @@
-"""`durus restore`: make a file of a backup. spec/backup.md."""
+"""`durus restore`: make a file from a backup. spec/backup.md."""
 
 import argparse
 

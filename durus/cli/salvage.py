@@ -1,4 +1,4 @@
-"""`durus salvage`: copy what is sound of a damaged file into a new one. spec/salvage.md."""
+"""`durus salvage`: copy what is sound in a damaged file into a new one. spec/salvage.md."""
 
 import argparse
 import json
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--newest",
         action="store_true",
-        help="take the newest state that can be read, also where an older one is sound and it is not",
+        help="take the newest state that can be read, even if only an older one is sound",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object, for programs")
 

@@ -1,4 +1,4 @@
-"""Reading on in a file that another process appends to. Statements SHELF-54 to SHELF-57."""
+"""Follow a file to which another process appends. Statements SHELF-54 to SHELF-57."""
 
 import errno
 from collections.abc import Callable
@@ -10,11 +10,11 @@ from durus.files.record_file import F
 from durus.files.snapshot import FileSnapshot
 
 _MARK_SIZE = 64
-"""How many bytes before the end are compared, to notice a file that was written anew; a seal ends with its checksum."""
+"""The number of bytes before the end that are compared to detect a rewritten file; a seal ends with its checksum."""
 
 
 class Follower(Generic[F]):
-    """An open file that was read up to the end of its last sound transaction, and is read on from there."""
+    """An open file that was read up to the end of its last sound transaction, and continues to be read from there."""
 
     def __init__(self, file: File, read: Callable[[FileSnapshot], F]) -> None:
         self._file = file
@@ -26,7 +26,7 @@ class Follower(Generic[F]):
     def read_on(self) -> list[bytes]:
         """Read the complete, sound transactions that were appended; return the oids that they change.
 
-        FileError if the file was cut or written anew, DamageError if it is damaged; then nothing has changed.
+        FileError if the file was truncated or rewritten, DamageError if it is damaged; this object is then unchanged.
         """
         record_file = self.record_file
         while True:

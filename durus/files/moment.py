@@ -1,4 +1,4 @@
-"""Moments in the history of a file, as people name them, and as seals have them. Statement BACKUP-30."""
+"""Times in the history of a file, as people write them and as seals contain them. Statement BACKUP-30."""
 
 from datetime import UTC, datetime
 
@@ -6,9 +6,9 @@ from durus.error import ArgumentError
 
 
 def seal_time(moment: str | datetime) -> str:
-    """Return a moment in the form of the times in seals, whose order is that of their texts.
+    """Return a moment in the format of the times in seals, which sort as text.
 
-    A text is in ISO 8601. A moment without an offset from UTC is in UTC. ArgumentError if it is no moment.
+    A text is in ISO 8601. A moment without an offset from UTC is in UTC. ArgumentError if it is not a time.
     """
     if isinstance(moment, str):
         try:

@@ -23,7 +23,7 @@ def publishing(path: str, file_system: FileSystem) -> Iterator[str]:
         raise AlreadyExistsError(
             errno.EEXIST, "the file already exists; give the copy another name, or move that file away", path
         )
-    with contextlib.suppress(FileError):  # a left-over that can't be removed does not prevent the copy
+    with contextlib.suppress(FileError):  # a leftover that can't be removed does not prevent the copy
         _remove_left_overs(path, file_system)
     # A name that no other process is about to use.
     part = first_unused(file_system, (f"{path}.{os.getpid()}-{number}.part" for number in itertools.count()))

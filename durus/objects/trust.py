@@ -1,7 +1,7 @@
 """What records may name, and what a name stands for. Statements OBJ-100 to OBJ-103.
 
-A list has names, and patterns of names. A record names a class or a function by a module and a qualified name. Such a
-name leads from the module through classes to what it names, and never through what a module has imported: `os.path.*`
+A list contains names and patterns of names. A record names a class or a function by a module and a qualified name. Such
+a name leads from the module through classes to what it names, and never through what a module has imported: `os.path.*`
 does not cover `os.path.os.system`.
 """
 
@@ -37,11 +37,11 @@ _OWN = (
     *(f"durus.btree.BNode{1 << power}" for power in range(2, 10)),
 )
 _STEPS = ("builtins.object", "copyreg._reconstructor", "copyreg.__newobj__", "copyreg.__newobj_ex__")
-"""What older pickles call to do what a newer one has a step for."""
+"""The functions that older pickles call, and that have opcodes of their own in newer ones."""
 ALWAYS = frozenset((*_OWN, *_STEPS))
-"""What every list has. [OBJ-101]"""
+"""The names that every list contains. [OBJ-101]"""
 GUARDED = frozenset({"builtins.getattr", "_codecs.encode"})
-"""What a record may call as pickles do, and not in another way. [OBJ-103]"""
+"""Functions that a record may call only in the ways in which pickles use them. [OBJ-103]"""
 
 _FUNCTIONS = (FunctionType, BuiltinFunctionType, MethodType)
 _DESCRIPTORS = (MethodDescriptorType, ClassMethodDescriptorType, WrapperDescriptorType)
@@ -49,11 +49,11 @@ _METHODS = (FunctionType, classmethod, staticmethod, *_DESCRIPTORS)
 
 
 class Trust:
-    """The names that records may have.
+    """The names that records may contain.
 
     Args:
         classes: full names such as `shop.Person`, in which each `*` stands for any characters; classes; and modules,
-            which stand for all that is defined in them.
+            which stand for everything that is defined in them.
 
     Raises:
         ArgumentError: an entry is something else.
@@ -66,20 +66,20 @@ class Trust:
         self._pattern = re.compile("|".join(map(_as_regex, patterns)) or "(?!)", re.DOTALL)
 
     def allows(self, module: str, qualname: str) -> bool:
-        """Tell if a name is covered, by itself or by a pattern."""
+        """Tell if a name is covered, by an entry of that name or by a pattern."""
         name = f"{module}.{qualname}"
         return name in self._exact or self._pattern.fullmatch(name) is not None
 
     def find(self, module: str, qualname: str) -> Any:
         """Import the module, and return what the name stands for.
 
-        A name of Python 2 that is not covered counts as the one that it has in Python 3.
+        A name of Python 2 that is not covered counts as its name in Python 3.
 
         Raises:
-            UntrustedClassError: the name is not covered; then nothing was imported. Or the pattern that covers it does
-                not cover what it stands for.
-            ImportError: there is no such module.
-            AttributeError: there is no such name in it.
+            UntrustedClassError: the name is not covered, and nothing was imported; or the pattern that covers the name
+                does not cover what it stands for.
+            ImportError: the module does not exist.
+            AttributeError: the module has no such name.
             Exception: whatever the module raises when it is imported.
         """
         if not self.allows(module, qualname):
@@ -101,7 +101,7 @@ class Trust:
         return found
 
     def bound_member(self, owner: object, name: str) -> Any:
-        """Return the method or nested class of this name that the class of an object, or a class, has."""
+        """Return the method or nested class of this name, from a class or from the class of an object."""
         cls: type = owner if isinstance(owner, type) else type(owner)
         for base in cls.__mro__:
             if name in base.__dict__:
@@ -114,10 +114,10 @@ class Trust:
         raise AttributeError(f"{cls.__module__}.{cls.__qualname__} has no method and no class {name!r}")
 
     def attribute(self, owner: object, name: str) -> Any:
-        """Return what getattr(owner, name) is to a record: a nested class, a method, or a member of an enum. [OBJ-103]
+        """Return what a record gets from getattr(owner, name): a nested class, a method or an enum member. [OBJ-103]
 
         Raises:
-            UntrustedClassError: its name is not covered; the class of an object counts as its owner.
+            UntrustedClassError: the name is not covered; for an object, its class counts as the owner of the name.
             AttributeError: there is no such method or class.
         """
         if isinstance(owner, EnumMeta) and name in owner.__members__:
@@ -138,7 +138,7 @@ class Trust:
 
 
 def checked_entries(classes: object) -> list[str]:
-    """Return the texts of all entries; ArgumentError for what is not one."""
+    """Return the names and patterns of all entries; ArgumentError for anything that is not an entry."""
     if isinstance(classes, str | bytes) or not isinstance(classes, Iterable):
         raise ArgumentError(f"classes is {classes!r}; it must be a list, such as ['shop.*', *durus.trust.standard]")
     return [_text_of(entry) for entry in classes]
@@ -162,7 +162,7 @@ def _as_regex(pattern: str) -> str:
 
 
 def _in_module(module: ModuleType, name: str, is_exact: bool) -> Any:
-    """Return what a module has under a name; its own __getattr__ is asked only for what is listed by its name."""
+    """Return the attribute of a module; the module's __getattr__ is called only for a name that is itself an entry."""
     if name not in vars(module) and not is_exact:
         raise AttributeError(f"the module {module.__name__} has no {name!r}")
     return getattr(module, name)
@@ -176,7 +176,7 @@ def _no_class(module: str, qualname: str) -> Any:
 
 
 def _own_name(found: object) -> tuple[str, str] | None:
-    """Return the module and the name with which a class or a function was defined, None for all else."""
+    """Return the module and the name with which a class or a function was defined; None for anything else."""
     if isinstance(found, type):
         return str(found.__module__), found.__qualname__
     if isinstance(found, MethodType):
@@ -186,7 +186,7 @@ def _own_name(found: object) -> tuple[str, str] | None:
     if not isinstance(found, _FUNCTIONS):
         return None
     owner = getattr(found, "__self__", None)
-    if isinstance(owner, type):  # a class method of one of Python's own classes, maybe of a base of the owner
+    if isinstance(owner, type):  # a class method of a built-in class, perhaps inherited from a base class
         definer = next((base for base in owner.__mro__ if found.__name__ in base.__dict__), owner)
         return str(definer.__module__), f"{definer.__qualname__}.{found.__name__}"
     return str(found.__module__), found.__qualname__

@@ -1,9 +1,9 @@
-"""Reading the pickles of states from which only some names may be imported and called. Statements OBJ-100 to OBJ-104.
+"""Read pickled states in which only some names may be imported and called. Statements OBJ-100 to OBJ-104.
 
-Most states are plain values and references. Those are read by Python's fast unpickler, which gets nothing but empty
-objects, the tokens, for the names in them: a token can't be called, made or changed, and a reference is where it is
-turned into a class. If a token is left over in the state, or a step fails, then the state has a value of a class, and
-is read by an unpickler in Python, which looks at each step.
+Most states are plain values and references. Python's fast unpickler reads these. It gets only empty objects, the
+tokens, for the names in them: a token can't be called, instantiated or changed, and is turned into a class only in a
+reference. If a token remains in the state, or a step fails, the state contains an instance of a class. It is then read
+by an unpickler in Python, which checks each step.
 """
 
 import copyreg
@@ -23,15 +23,15 @@ from durus.persistent import PersistentObject
 
 _registered: dict[Any, Any] = copyreg._inverted_registry  # type: ignore[attr-defined]  # these are not in the stubs
 _found_before: dict[int, object] = copyreg._extension_cache  # type: ignore[attr-defined]
-"""The names that a pickle can give by a number, and those that were found for one already. [OBJ-104]"""
+"""The names that a pickle can give by a number, and the objects already found for such numbers. [OBJ-104]"""
 
 _NOT_MADE = (type, Enum, FunctionType, BuiltinFunctionType, MethodType, ModuleType, GenericAlias)
-"""What a pickle finds, and does not make, whatever way it goes; and an alias, which passes changes on to such."""
+"""Types of objects that a pickle always finds and never makes; and aliases, which pass changes on to such objects."""
 _LATIN_1 = ("latin1", "latin-1", "iso-8859-1")
 
 
 class TrustingResolver(Resolver, Protocol):
-    """Tells what names stand for that a record may have, and what stands in for others."""
+    """Tells what the names that a record may contain stand for, and gives stand-ins for other names."""
 
     def find_trusted(self, module: str, name: str) -> Any:
         """Return what a name stands for, or a stand-in. [OBJ-100]"""
@@ -44,13 +44,13 @@ class TrustingResolver(Resolver, Protocol):
 
 
 class _Token:
-    """Stands for a name in a state, and has nothing that a step could use."""
+    """Stands for a name in a state, and offers nothing that a step of a pickle could use."""
 
     __slots__ = ("__weakref__",)
 
 
 _Names = dict[int, tuple[weakref.ref[_Token], str, str]]
-"""By id(): the tokens, and the names that they stand for."""
+"""The tokens and the names that they stand for, by id()."""
 
 
 class _TokenUnpickler(pickle.Unpickler):
@@ -74,7 +74,7 @@ class _TokenUnpickler(pickle.Unpickler):
 
 
 class TrustingUnpickler(CarefulUnpickler):
-    """Imports and calls only what its resolver lets it, and changes only what it has made."""
+    """Imports and calls only what its resolver allows, and changes only what it has made."""
 
     _reader: TrustingResolver
 
@@ -87,7 +87,7 @@ class TrustingUnpickler(CarefulUnpickler):
     ) -> None:
         super().__init__(file, reader, owner, postponed)
         self._found: dict[int, object] = {}
-        """By id(): what was found by a name. They are kept here, so that no other object gets such an id()."""
+        """What was found by a name, by id(). The objects are kept here so that no other object gets the same id()."""
 
     def find_class(self, module: str, name: str) -> Any:
         found = super().find_class(module, name)
@@ -98,7 +98,7 @@ class TrustingUnpickler(CarefulUnpickler):
         return self._reader.find_trusted(module, name)
 
     def get_extension(self, code: int) -> None:
-        """Put what was registered under a number on the stack, by its name. [OBJ-104]"""
+        """Push what is registered under a number on the stack, found by its name. [OBJ-104]"""
         if code not in _registered:
             raise pickle.UnpicklingError(f"nothing is registered for the extension code {code}")
         self.append(self.find_class(*_registered[code]))  # type: ignore[attr-defined]  # not in the stubs
@@ -113,7 +113,7 @@ class TrustingUnpickler(CarefulUnpickler):
         return super()._call(function, arguments)
 
     def _get(self, owner: object, name: str) -> Any:
-        """Do what a call of getattr is for: find a method, a nested class or a member of an enum. [OBJ-103]"""
+        """Do what a pickle calls getattr for: find a method, a nested class or a member of an enum. [OBJ-103]"""
         if isinstance(owner, BrokenValue) or (isinstance(owner, type) and issubclass(owner, BrokenValue)):
             return super()._call(getattr, (owner, name))
         try:
@@ -127,13 +127,13 @@ class TrustingUnpickler(CarefulUnpickler):
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(CarefulUnpickler.dispatch)
 
     def _check_is_made(self, value: object) -> None:
-        """Refuse to change what others use, too: classes, functions, and what was found by a name. [OBJ-104]"""
+        """Refuse to change what other code uses too: classes, functions, and what was found by a name. [OBJ-104]"""
         if id(value) in self._found or isinstance(value, _NOT_MADE):
             raise pickle.UnpicklingError(f"a step of it would change a {type(value).__name__} that it did not make")
 
     @classmethod
     def _guard_step(cls, code: bytes, find: Callable[["TrustingUnpickler"], object]) -> None:
-        """Have a step check what it is about to change."""
+        """Make a step check the object that it would change."""
         step = cls.dispatch[code[0]]
 
         def guarded(self: TrustingUnpickler) -> None:
@@ -152,15 +152,15 @@ for _code in (pickle.APPENDS, pickle.SETITEMS, pickle.ADDITEMS):
 
 
 def load_trusted_pickles(resolver: TrustingResolver, pickles: bytes, first_only: bool) -> tuple[Any, int]:
-    """Return the value of the last of several pickles that share one memo, or of the first, and where that ends."""
-    if not (_registered or _found_before):  # the fast one would take these without asking
+    """Return the value of the last of several pickles that share one memo, or of the first one, and where it ends."""
+    if not (_registered or _found_before):  # the fast unpickler would use these without asking the resolver
         names: _Names = {}
         try:
             found = load_pickles(lambda file: _TokenUnpickler(file, resolver, names), pickles, first_only)
         except DurusError:
             raise
         except REFUSALS:
-            pass  # it may have values of classes
+            pass  # the state may contain instances of classes
         else:
             if all(token() is None for token, _, _ in names.values()):
                 return found

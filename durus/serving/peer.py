@@ -1,4 +1,4 @@
-"""Who is on the other side of a connection, as the kernel tells. Statement WIRE-53."""
+"""Ask the kernel who is at the other end of a connection. Statement WIRE-53."""
 
 import ipaddress
 import platform
@@ -10,19 +10,19 @@ from durus.sharing.address import HostPortAddress
 from durus.sharing.roles import Peer
 
 _UCRED = struct.Struct("iII")
-"""What Linux tells: process, user, group."""
+"""The answer of Linux: process, user, group."""
 _XUCRED = struct.Struct("IIh16I")
-"""What BSD and macOS tell: version, user, number of groups, groups."""
+"""The answer of BSD and macOS: version, user, number of groups, groups."""
 _SO_PEERGROUPS = 59
-"""Of Linux, for most machines; Python has no name for it."""
+"""The socket option of Linux on most architectures; Python has no name for it."""
 
 
 def peer_of(connected: socket.socket, address: object) -> Peer:
-    """Return who has connected; OSError if it has gone already.
+    """Return who has connected; OSError if the peer has already disconnected.
 
     Args:
         connected: the socket.
-        address: what accept() has returned with it.
+        address: the address that accept() returned with it.
     """
     if connected.family != socket.AF_UNIX:
         if not isinstance(address, tuple):
@@ -39,18 +39,18 @@ def peer_of(connected: socket.socket, address: object) -> Peer:
 
 
 def peer_of_xucred(credentials: bytes) -> Peer:
-    """Return who has connected, as BSD and macOS tell it."""
+    """Return who has connected, from the answer of BSD or macOS."""
     _, user, count, *groups = _XUCRED.unpack(credentials)
     return Peer(f"a process of user {user}", is_unix=True, user=user, groups=frozenset(groups[:count]))
 
 
 def _other_groups(connected: socket.socket) -> tuple[int, ...]:
-    """Return the supplementary groups of the process that has connected, none if the system does not tell."""
+    """Return the supplementary groups of the process that has connected; none if the system does not tell them."""
     if sys.platform != "linux" or platform.machine().startswith(("sparc", "parisc")):
         return ()
     try:
         packed = connected.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 1024)
-    except OSError:  # there are more, or the kernel is older than this option
+    except OSError:  # more groups than fit, or a kernel without this option
         return ()
     return struct.unpack(f"{len(packed) // 4}I", packed)
 

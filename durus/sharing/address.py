@@ -34,7 +34,7 @@ class SocketAddress:
     is_local = True
     """True if only processes of this machine can connect."""
     risk: str | None = None
-    """What lets strangers take the place of the server, found when a socket was made. [WIRE-54]"""
+    """What would let others take the place of the server, found when a socket was made. [WIRE-54]"""
 
     @staticmethod
     def new(
@@ -477,7 +477,7 @@ def _is_local(listening: socket.socket) -> bool:
 
 
 _KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 20, "TCP_KEEPCNT": 4}
-"""After how many seconds of silence a peer is looked for, how often, and how many times. It is minutes in all."""
+"""When to probe a silent peer: after how many seconds, at which interval, and how many times; minutes in total."""
 
 
 def set_tcp_options(connected: socket.socket) -> None:

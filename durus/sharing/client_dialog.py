@@ -26,7 +26,7 @@ class Channel(Protocol):
         """Return the result of a reader that is given the received bytes."""
 
     def outcome_unknown_on_error(self) -> AbstractContextManager[None]:
-        """Have an error in the block say that it is unknown whether the commit is stored. [WIRE-25]"""
+        """Make an error in the block say that it is unknown whether the commit is stored. [WIRE-25]"""
 
 
 class ClientDialog:
@@ -67,11 +67,11 @@ class ClientDialog:
         raise NotImplementedError
 
     def pack(self, is_awaited: bool, on_wait: Callable[[], object] | None) -> None:
-        """Have the server start a pack, and wait for its end if the protocol supports that."""
+        """Make the server start a pack, and wait for its end if the protocol supports that."""
         raise NotImplementedError
 
     def use_snapshots(self) -> bool:
-        """Have each sync() take a snapshot; return False if the protocol does not support that. [WIRE2-14]"""
+        """Make each sync() take a snapshot; return False if the protocol does not support that. [WIRE2-14]"""
         return False
 
     def take_turn(self) -> list[bytes] | None:

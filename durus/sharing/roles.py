@@ -1,6 +1,6 @@
-"""Who may do what on a server, by who is on the other side of a connection. Statements WIRE-50 to WIRE-53.
+"""What each client of a server may do. Statements WIRE-50 to WIRE-53.
 
-No sockets here: serving/peer.py finds out who a peer is.
+There are no sockets here: serving/peer.py finds out who a peer is.
 """
 
 import enum
@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, get_args
 from durus.error import ArgumentError
 
 MayStop = Literal["user", "local", "anyone"]
-"""Who may stop a server and have it pack, where no list says it. [WIRE-52]"""
+"""Who may stop a server and start a pack if there is no list of users. [WIRE-52]"""
 
 
 class Role(enum.IntEnum):
@@ -23,20 +23,20 @@ class Role(enum.IntEnum):
 
 
 ROLES = {role.name.lower(): role for role in Role}
-"""The roles by the words for them."""
+"""The roles, by name."""
 
 
 class Peer(NamedTuple):
-    """Who is on the other side of a connection, as far as the kernel tells."""
+    """The other end of a connection, as far as the kernel knows it."""
 
     name: str
     """What the log calls it."""
     is_unix: bool
     """True on a Unix socket."""
     is_loopback: bool = False
-    """True over TCP, if it is on this machine or comes out of a tunnel that ends here."""
+    """True on TCP if the peer is on this machine or connects through a tunnel that ends here."""
     user: int | None = None
-    """The number of its user, None if that is not told."""
+    """The number of its user; None if the kernel does not tell it."""
     groups: frozenset[int] = frozenset()
     """The numbers of its groups."""
 
@@ -46,8 +46,8 @@ class Access:
 
     Args:
         users: the roles of users on a Unix socket, by number. With these or `groups`, all other peers are refused.
-        groups: the roles of groups, by number. A peer has the highest role that it gets.
-        may_stop: who may stop the server and have it pack: "user" is the user of the server, and root, on a Unix
+        groups: the roles of groups, by number. A peer has the highest of its roles.
+        may_stop: who may stop the server and start a pack: "user" is the user of the server, and root, on a Unix
             socket; "local" adds clients on loopback; "anyone" adds all clients that may commit.
 
     Raises:
@@ -68,11 +68,11 @@ class Access:
 
     @property
     def is_limited(self) -> bool:
-        """True if only some users and groups may connect."""
+        """True if only listed users and groups may connect."""
         return bool(self._users or self._groups)
 
     def role_of(self, peer: Peer) -> Role | None:
-        """Return the role of a peer, None if it is refused. [WIRE-52] [WIRE-53]"""
+        """Return the role of a peer; None if the peer is refused. [WIRE-52] [WIRE-53]"""
         if peer.is_unix and peer.user in (0, os.geteuid()):
             return Role.ADMIN
         role = self._listed_role(peer) if self.is_limited else Role.WRITE

@@ -204,7 +204,7 @@ class SessionCore:
             The progress after each step.
         """
         progress = Progress("mark", 0, None)
-        while self._writing:  # or older snapshots would go on with half of a commit
+        while self._writing:  # otherwise older snapshots would continue with half of a commit
             yield progress
         steps = self._versions.get_packer()
         try:
@@ -248,7 +248,7 @@ class SessionCore:
     def start_anew(self, is_write_lost: bool) -> None:
         """Give up everything in progress, after an exception that may have come between any two steps of it. [TXN-31]
 
-        Commits that are being written go on.
+        Commits that are being written continue.
 
         Args:
             is_write_lost: True if the write was lost together with its thread.
@@ -645,7 +645,7 @@ class Session:
         self._end_sending(done)
 
     def _end_sending(self, done: OnOutcome) -> None:
-        """Finish a commit that is whole, or have it wait for the client that has the turn now."""
+        """Finish a complete commit, or let it wait for the client that has the turn now."""
         turns, turn = self._core._turns, self._turn
         if turn is None or turn is turns.holder or self._has_lost_turn or not self._staged:
             self._finish_commit(done)
@@ -656,7 +656,7 @@ class Session:
     def commit_whole(
         self, serial: int, accessed: Container[bytes] | None, records: dict[bytes, bytes], done: OnWholeOutcome
     ) -> None:
-        """Commit what has come whole, from a client that had synced to `serial`. [TXN-47]
+        """Commit records that arrived as a whole, from a client that had synced to `serial`. [TXN-47]
 
         It is a conflict if any oid in `accessed` has changed since; with None, if the client's turn was lost.
         ReadonlyError or ClosedError if the storage takes no commits; ProtocolError for a serial that is yet to come.
@@ -678,7 +678,7 @@ class Session:
             )
 
     def go_back_to(self, serial: int) -> None:
-        """Have the client hear again of what changed after this serial: it was told, and the telling was lost."""
+        """Report the changes after this serial to the client again: the report of them was lost."""
         if serial < self._serial:
             self._serial, self._own_serial = serial, 0
 
@@ -704,7 +704,7 @@ class Session:
             done(invalid, error)
 
     def _stage_all(self, records: dict[bytes, bytes]) -> None:
-        """Take the records of a commit that has come whole, each of which check_record() has taken."""
+        """Take the records of a commit that arrived as a whole; check_record() has accepted each of them."""
         for oid in records:
             self._check_oid(oid)
         self._has_given = True
@@ -721,7 +721,7 @@ class Session:
         return True
 
     def let_go(self) -> None:
-        """Count them no longer."""
+        """Stop counting the bytes of this commit."""
         self._core._waiting_bytes -= self._held_bytes
         self._held_bytes = 0
 
@@ -761,7 +761,7 @@ class Session:
         return {ref for ref in self._unresolved if ref not in self._staged and not self._core.has_record(ref)}
 
     def give_up_commit(self) -> None:
-        """Withdraw from the line for the turn to commit, or give the turn up."""
+        """Withdraw from the queue for the turn to commit, or give up the turn."""
         if self.has_turn:
             self._forget_root()
         self._end_turn(has_committed=False)
@@ -786,7 +786,7 @@ class Session:
         return self._core._withdraw(self)
 
     def close(self) -> None:
-        """Forget this client; a commit that is complete goes on."""
+        """Forget this client; a complete commit continues."""
         self.let_go()
         self._core._drop(self)
 

@@ -1,6 +1,6 @@
 """Whose turn it is to send a commit, and how long others wait for it. Statements TXN-21, TXN-42 to TXN-44.
 
-No clock here: the caller gives one. With a clock that stands still, a turn lasts until its client ends it.
+There is no clock here: the caller gives one. With a stopped clock, a turn lasts until its client ends it.
 """
 
 from collections import deque

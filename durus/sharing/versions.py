@@ -1,9 +1,9 @@
-"""Snapshots of a storage that others go on changing, each of the state after one commit. Statements TXN-60 to TXN-64.
+"""Snapshots of a storage that others keep changing, each of the state after one commit. Statements TXN-60 to TXN-64.
 
-Commits are numbered. What a commit replaces is kept once for all snapshots, with the number of that commit, so a
-snapshot finds its version of a record by a binary search. What no open snapshot can show any more is dropped. A pack
-removes only what no state since its beginning can reach: older snapshots go on with the storage as it was then, in
-their own era. All callers hold one monitor, except for write().
+Commits are numbered. A record that a commit replaces is kept once for all snapshots, with the number of that commit, so
+a snapshot finds its version of a record by a binary search. A version that no open snapshot can show any more is
+dropped. A pack removes only records that no state since its beginning can reach: older snapshots continue with the
+storage as it was then, in their own era. All callers hold one monitor, except for write().
 """
 
 import weakref
@@ -17,11 +17,11 @@ from durus.progress import Progress
 from durus.storage import StagedCommit, Storage
 
 _BYTES_PER_VERSION = 300
-"""About what a version takes in memory besides its record."""
+"""About how many bytes a version takes in memory besides its record."""
 
 
 class Snapshot:
-    """The state of a storage after one commit, for as long as somebody holds it."""
+    """The state of a storage after one commit, as long as somebody holds it."""
 
     __slots__ = ("__weakref__", "_era", "_serial")
 
@@ -242,7 +242,7 @@ class Versions:
         return self._storage.sync()
 
     def get_packer(self) -> Iterator[Progress]:
-        """Return a packer of the storage; open snapshots go on with the storage before the pack. [TXN-63]"""
+        """Return a packer of the storage; open snapshots continue with the storage before the pack. [TXN-63]"""
         steps = self._storage.get_packer()
         self._forget_ended()
         if self._eras[-1].is_in_use:

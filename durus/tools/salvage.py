@@ -1,4 +1,4 @@
-"""Copying what is sound of a damaged file into a new one, and telling what is lost. Statements SALV-7 to SALV-12."""
+"""Copy what is sound in a damaged file into a new one, and report what is lost. Statements SALV-7 to SALV-12."""
 
 import os
 import pickle
@@ -20,43 +20,43 @@ from durus.records.contents import class_name_of, read_contents
 from durus.records.record import data_of, join_refs, pack_record, refs_of, unpack_record
 
 LOST_CLASS = b"\x80\x02cdurus_salvage\nLostObject\n."
-"""The class of what stands in the place of a lost object. Nobody has it, so that it is a broken object."""
+"""The class of the record in place of a lost object. No program has this class, so the object is a broken one."""
 _EMPTY_ROOT = b"\x80\x02cdurus.persistent_dict\nPersistentDict\n." + pickle.dumps({"data": {}}, 2)
 _ENTRY_FRAME = 16
 
 
 class Older(NamedTuple):
-    """An object that has an older state in the new file than in the damaged one."""
+    """An object whose state in the new file is older than that in the damaged file."""
 
     oid: bytes
     class_name: str
     offset: int
-    """Where in the damaged file the state stands that was taken."""
+    """The offset in the damaged file of the state that was taken."""
     damaged_offset: int
-    """Where the newer state stands that is not sound."""
+    """The offset of the newer state, which is not sound."""
 
 
 class Doubtful(NamedTuple):
-    """An object with a state that no checksum vouches for; it has no other."""
+    """An object that was copied with a state that no checksum vouches for."""
 
     oid: bytes
     class_name: str
     offset: int
-    """Where in the damaged file it stands."""
+    """The offset of the state in the damaged file."""
 
 
 class Lost(NamedTuple):
-    """An object of which no state could be taken."""
+    """An object for which no state could be taken."""
 
     oid: bytes
     class_name: str | None
-    """None if nothing tells it."""
+    """None if no reference names it."""
     referrers: tuple[bytes, ...]
     """The objects that refer to it."""
 
 
 class Salvage:
-    """Makes one new file of a damaged one, which steps() does; the rest tells of it afterwards."""
+    """Makes a new file from a damaged one: steps() does the work, and the other attributes then tell the result."""
 
     format_name = NAME
     """The only format whose files can be salvaged."""
@@ -64,13 +64,13 @@ class Salvage:
     def __init__(
         self, path: Path, new_path: Path, takes_newest: bool = False, file_system: FileSystem | None = None
     ) -> None:
-        """With `takes_newest`, a newer state that no checksum vouches for is taken in place of an older sound one."""
+        """With `takes_newest`, a newer state that no checksum vouches for is taken instead of an older sound one."""
         self._takes_newest = takes_newest
         self._file_system = file_system or OperatingSystem()
         self._path = os.path.abspath(os.fsdecode(path))
         self._new_path = os.path.realpath(os.fsdecode(new_path))
         self.objects = 0
-        """How many were copied."""
+        """The number of objects that were copied."""
         self.older: list[Older] = []
         self.doubtful: list[Doubtful] = []
         self.lost: list[Lost] = []
@@ -79,15 +79,15 @@ class Salvage:
         """The offsets of bytes in which one bit is wrong."""
         self._taken: dict[bytes, Entry] = {}
         self._placeholders: dict[bytes, bytes] = {}
-        """The records that stand for what is lost."""
+        """The records in place of lost objects, by oid."""
 
     @property
     def is_complete(self) -> bool:
-        """True if each object has its newest state, and that is sound."""
+        """True if each object has its newest state, and this state is sound."""
         return not (self.older or self.doubtful or self.lost or self.damage)
 
     def steps(self) -> Iterator[Progress]:
-        """Do it, a step at a time. The new file has its name when the last step is done."""
+        """Salvage, one step at a time. The new file gets its name in the last step."""
         file = self._file_system.open(self._path, "read")
         try:
             shelf = DamagedShelf(file)
@@ -137,7 +137,7 @@ class Salvage:
     def _leave_strangers(self, shelf: DamagedShelf) -> None:
         """Leave out doubtful entries to which no object refers: their oids may be wrong. [SALV-8]
 
-        Without a root nothing needs to refer to them; then only oids that are too high are wrong for certain.
+        Without a root they are kept even if no object refers to them, except those whose oids are implausibly high.
         """
         if ROOT_OID not in self._taken:
             sound = [oid_to_int(oid) for oid, entry in self._taken.items() if entry.quality != "doubtful"]
@@ -160,7 +160,7 @@ class Salvage:
                 del self._taken[oid]
 
     def _find_lost(self, shelf: DamagedShelf) -> Iterator[Progress]:
-        """Make a record for each object that is referred to and was not taken. [SALV-9]"""
+        """Make a record for each object that a copied object refers to and that was not taken. [SALV-9]"""
         referrers: defaultdict[bytes, list[bytes]] = defaultdict(list)
         classes: dict[bytes, str] = {}
         if ROOT_OID not in self._taken and (self._taken or self.damage):
@@ -202,7 +202,7 @@ def _class_name(shelf: DamagedShelf, entry: Entry) -> str:
 
 
 def _is_plausible(record: bytes) -> bool:
-    """Tell if a record that no checksum vouches for can be read, and its references are those in its state. [SALV-8]"""
+    """Tell if a record that no checksum vouches for can be read, and lists the references in its state. [SALV-8]"""
     try:
         _, data, refs = unpack_record(record)
         used = read_contents(data).refs
@@ -223,7 +223,7 @@ def _referred_classes(record: bytes, oids: set[bytes]) -> Iterator[tuple[bytes, 
 
 
 def _placeholder(oid: bytes, class_name: str | None) -> bytes:
-    """Return the record that stands for a lost object: a broken one, and an empty root. [SALV-9]"""
+    """Return the record in place of a lost object: that of a broken object, or of an empty root. [SALV-9]"""
     if oid == ROOT_OID:
         return pack_record(oid, _EMPTY_ROOT, b"")
     state = {"lost_oid": oid_to_int(oid), "lost_class": class_name}

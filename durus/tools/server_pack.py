@@ -18,7 +18,7 @@ _MAX_REPEAT = 300.0
 
 
 def gen_server_pack(storage: ClientStorage) -> Iterator[float]:
-    """Have the server pack, and yield how many seconds to wait before going on, until it has packed. [CMD-20]
+    """Ask the server to pack, and yield how many seconds to wait before the next step, until it has packed. [CMD-20]
 
     Give it a storage of its own, since it syncs, and one with reconnect=False: a server that was
     started again has forgotten the pack. The protocol does not tell that a pack failed, so the caller sets a limit.

@@ -1,4 +1,4 @@
-"""Earlier states of objects: copies of them, and of what an object consists. Statements HIST-7, HIST-9, HIST-10."""
+"""Earlier states of objects: copies with such a state, and the records of one. Statements HIST-7, HIST-9, HIST-10."""
 
 from typing import NamedTuple
 
@@ -16,11 +16,11 @@ class Version(NamedTuple):
 
     commit: Commit
     object: PersistentObject
-    """A copy with that state, which belongs to no connection; what it refers to is as it is now."""
+    """A copy with that state, which belongs to no connection. The objects to which it refers are as they are now."""
 
 
 def copy_of(connection: ConnectionBase, reader: ObjectReader, oid: bytes, data: bytes) -> PersistentObject:
-    """Return a new object with the state in `data`, of no connection. StateError if it can't be loaded."""
+    """Return a new object with the state in `data` and without a connection. StateError if it can't be loaded."""
     copy = new_ghost(reader.class_of_record(oid, data), oid, connection)
     reader.load_state(copy, data)
     set_slot(copy, "_p_status", UNSAVED)
@@ -33,14 +33,14 @@ def copy_of(connection: ConnectionBase, reader: ObjectReader, oid: bytes, data: 
 
 
 def forget_count(tree: BTree[object, object]) -> None:
-    """Have a tree count its items again: nothing else tells how many an earlier state has."""
+    """Make a tree count its items again: nothing else tells how many items an earlier state has."""
     set_slot(tree, "_p_count", None)
 
 
 def earlier_states(storage: Storage, reader: ObjectReader, obj: PersistentObject, oid: bytes) -> dict[bytes, bytes]:
-    """Return the data of an object in a storage by its oid, and that of the nodes of a BTree by theirs. [HIST-10]
+    """Return the data of an object in a storage, and of the nodes of a BTree, by oid. [HIST-10]
 
-    StateError if it has no record there, or was of another class then.
+    StateError if the object has no record there, or was of another class then.
     """
     found: dict[bytes, bytes] = {}
     pending = [oid]

@@ -87,7 +87,7 @@ def an_oid(chance: random.Random) -> bytes:
 
 
 def a_state(chance: random.Random) -> bytes:
-    """Return a state pickle, sound or made of steps at random."""
+    """Return a state pickle, sound or made of random steps."""
     if chance.random() < 0.5:
         steps = b"".join(chance.choice(STEPS) for _ in range(chance.randrange(40)))
         return b"\x80\x04" + steps + b"."
@@ -145,7 +145,7 @@ def a_shelf(chance: random.Random) -> bytes:
 
 
 def _append_block_table(data: bytearray, chance: random.Random) -> int:
-    """Append what a pack writes behind the packed part in `data`, now and then another; return its checksum."""
+    """Append what a pack writes after the packed part in `data`, sometimes something else; return its checksum."""
     sums = BlockTableBuilder()
     sums.add(bytes(data))
     table = sums.table()

@@ -136,7 +136,7 @@ def answers_2(data: bytes) -> None:
 
 
 def requests(data: bytes) -> None:
-    """Requests and commits, read one behind the other."""
+    """Requests and commits, read one after the other."""
     source = _Source(data)
     with contextlib.suppress(EOFError, DurusError):
         while True:

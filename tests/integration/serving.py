@@ -30,7 +30,7 @@ class Log:
             self._has_grown.notify_all()
 
     def expect(self, pattern: str, count: int = 1) -> "re.Match[str]":
-        """Return the match of the pattern, or of its `count`-th occurrence, when it is there."""
+        """Wait for the pattern, or for its `count`-th occurrence, and return the match."""
         with self._has_grown:
             found = self._has_grown.wait_for(lambda: list(re.finditer(pattern, self.text))[count - 1 :], SECONDS)
         assert found, f"{pattern!r} is not logged: {self.text}"
@@ -96,7 +96,7 @@ class Server:
 
 @contextlib.contextmanager
 def serving(*arguments: str, folder: Path) -> Iterator[Server]:
-    """A server on a free port, which must end with status 0 behind the block."""
+    """A server on a free port, which must end with status 0 after the block."""
     server = Server("--port", "0", *arguments, folder=folder)
     try:
         yield server

@@ -15,7 +15,7 @@ from pathlib import Path
 CONTROL_C = "\x03"
 CONTROL_D = "\x04"
 SECONDS = 60
-"""How long to wait at the most for what is to be shown."""
+"""The maximum time to wait for expected output."""
 
 
 def without(*modules: str) -> tuple[str, ...]:
@@ -25,7 +25,7 @@ def without(*modules: str) -> tuple[str, ...]:
 
 
 def _be_interruptible() -> None:
-    """Have Control-C in the terminal interrupt this process, as it does not in tests that run in the background."""
+    """Make Control-C in the terminal interrupt this process; in tests that run in the background it would not."""
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 

@@ -46,7 +46,7 @@ for number in range(1, int(sys.argv[2]) + 1):
         packer = None
 storage.close()
 """
-"""Its clock goes on by a second with each commit, so that the time of a state tells its number."""
+"""Its clock advances by a second with each commit, so the time of a state tells its number."""
 START = datetime(2026, 1, 1, tzinfo=UTC)
 SECONDS = 60
 
@@ -104,7 +104,7 @@ def test_following_command_backs_up_each_commit_until_it_is_told_to_end(tmp_path
         command = [sys.executable, "-m", "durus", "backup", "--follow", str(path), str(target)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as following:
             assert following.stdout is not None
-            assert "its commits go into" in following.stdout.readline()
+            assert "backing up to" in following.stdout.readline()
             assert "in generation 1" in following.stdout.readline()
             with db.transaction() as root:
                 root["number"] = 2

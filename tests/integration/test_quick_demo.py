@@ -10,7 +10,7 @@ from tests.integration.terminal import CONTROL_D, Terminal
 
 
 class Windows:
-    """The windows of somebody who tries Durus out."""
+    """The terminal windows of somebody who tries out Durus."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

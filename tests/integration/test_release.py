@@ -36,7 +36,7 @@ def run(*command: str | Path, folder: Path, **environment: str) -> str:
 
 
 def build(folder: Path, source: Path, option: str, **environment: str) -> Path:
-    """Return what `python -m build` makes of a source tree, with what it said beside it."""
+    """Return the files that `python -m build` makes from a source tree, and its output."""
     command = (sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, option, source)
     said = run(*command, folder=folder.parent, **environment)
     (built,) = folder.iterdir()

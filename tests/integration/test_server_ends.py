@@ -1,4 +1,4 @@
-"""How a server ends, in order or not, and what is there afterwards."""
+"""How a server ends, properly or not, and what is left afterwards."""
 
 import asyncio
 import contextlib
@@ -93,7 +93,7 @@ def start_writers(server: Server) -> list[Writer]:
 
 
 def check_what_is_there(writers: list[Writer], path: Path) -> None:
-    """All that was acknowledged is there, and what was under way as a whole or not at all."""
+    """Everything acknowledged is there, and a commit that was in progress is there completely or not at all."""
     for writer, (a, b) in zip(writers, pairs_in(path), strict=True):
         writer.join(SECONDS)
         assert writer.failure is not None

@@ -1,4 +1,4 @@
-"""`durus serve` and the users of the machine: who is let in, and who may stop it."""
+"""`durus serve` and the users of the machine: who may connect, and who may stop it."""
 
 import os
 import subprocess

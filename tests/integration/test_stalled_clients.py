@@ -47,7 +47,7 @@ def take_the_turn(stalled: socket.socket) -> None:
 
 
 def load_often(server: Server) -> None:
-    """Load one by one, with another client, while the stalled one is there."""
+    """Load objects one by one with another client while the stalled client is connected."""
     storage = server.connect(prefetch=0).storage
     for _ in range(LOADS):
         storage.load(bytes(8))

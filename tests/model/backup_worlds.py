@@ -1,4 +1,4 @@
-"""A database and its backup on simulated disks: what the tests of crashes and the machine of backups share.
+"""A database and its backup on simulated disks, for the crash tests and the state machine of backups.
 
 The root of the database holds the number of the commit, so that a restored file tells which state it has.
 """
@@ -28,7 +28,7 @@ SECOND = 1_000_000
 
 
 class Clock:
-    """A clock that stands still until it is moved, in microseconds."""
+    """A clock in microseconds that moves only when a test moves it."""
 
     def __init__(self) -> None:
         self.now = 0
@@ -38,13 +38,13 @@ class Clock:
 
     @staticmethod
     def at(microseconds: int) -> str:
-        """Return this reading of the clock, as it is in seals."""
+        """Return this reading of the clock in the format of seals."""
         moment = datetime(2026, 1, 2, tzinfo=UTC) + timedelta(microseconds=microseconds)
         return moment.isoformat(timespec="microseconds")[:26] + "Z"
 
 
 class World:
-    """A machine with a database in use, and one that a backup of it is on."""
+    """A machine with a database in use, and a machine with a backup of it."""
 
     def __init__(self, seed: int = 0) -> None:
         self.source = Disk()
@@ -52,7 +52,7 @@ class World:
         self.clock = Clock()
         self.chance = random.Random(seed)
         self.number = 0
-        """Of the last commit."""
+        """The number of the last commit."""
         self.file_system: SimulatedFileSystem = self.source.process()
         self.storage: FileStorage | None = None
         self.durability: Durability = "fsync"

@@ -1,8 +1,8 @@
-"""A stored collection against a plain one: what the machines of the four collections share.
+"""A stored collection compared with a plain one: the common part of the machines of the four collections.
 
-A machine has tables of calls, method by method: those that only read, those that are noted as a change if and only
-if they make one, and those that assign, which may be noted though what they assign is equal to what was
-there.  Each call is made on the stored collection and on the plain one, the model, and must have the same outcome.
+A machine has tables of calls, method by method: calls that only read; calls that are noted as a change if and only if
+they make one; and calls that assign, which may be noted even if the new value equals the old one. Each call is made on
+the stored collection and on the plain one, the model, and must have the same outcome.
 """
 
 import copy
@@ -32,7 +32,7 @@ from durus.shared_storage import SharedStorage
 
 Args = tuple[Any, ...]
 Methods = dict[str, st.SearchStrategy[Args]]
-"""The arguments that a method is called with, by its name."""
+"""The arguments for each method, by its name."""
 Oracle = Mapping[str, Callable[..., Any]]
 """What a model does, by the name of the method."""
 
@@ -43,7 +43,7 @@ class Call(NamedTuple):
 
 
 class Other(NamedTuple):
-    """An argument that is a collection: the model gets `plain`, the stored collection what `made` makes of it."""
+    """An argument that is a collection: the model gets `plain`, the stored collection gets `made` of it."""
 
     plain: Any
     made: Callable[[Any], Any]
@@ -54,7 +54,7 @@ class Itself(NamedTuple):
 
 
 class Keywords(NamedTuple):
-    """The last of the arguments: those that are given by name."""
+    """The last argument: the keyword arguments."""
 
     named: dict[str, Any]
 
@@ -89,7 +89,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "__ror__": lambda obj, other: other | obj,
     "__rand__": lambda obj, other: other & obj,
 }
-"""How the methods are called that are called by a function or an operator which `operator` does not have."""
+"""How to call methods whose function or operator is missing in the module `operator`."""
 
 
 COMPARISONS = {"__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__"}
@@ -122,13 +122,13 @@ def plain(result: Any, obj: object) -> Any:
     if isinstance(result, BTree):
         return dict(result.items())
     if isinstance(result, Iterator | KeysView) or type(result) in (type({}.values()), type({}.items())):
-        # The order of a set depends on how it came about.
+        # The order of a set depends on its history.
         return Counter(result) if isinstance(obj, PersistentSet | set) else list(result)
     return result
 
 
 def public_methods(cls: type) -> set[str]:
-    """Return the names of the methods that applications call, be it by an operator or by a function."""
+    """Return the names of the methods that applications call, directly or through an operator or a function."""
     slots = {name for base in cls.__mro__ for name in vars(base).get("__slots__", ())}
     added = set(dir(cls)) - set(dir(PersistentObject)) - slots
     of_types = {"__class_getitem__", "__abstractmethods__", "__orig_bases__", "__parameters__"}
@@ -140,7 +140,7 @@ class CollectionMachine(RuleBasedStateMachine):
     """The client's side: opening, transactions, evictions, another client; and calls of methods."""
 
     oracle: ClassVar[Oracle] = {}
-    """What the model does where a stored collection does otherwise than a plain one; comparisons get an Other."""
+    """What the model does where a stored collection differs from a plain one; comparisons get an Other."""
     makes: ClassVar[frozenset[str]] = frozenset()
     """The methods that return a new collection of the same class."""
 
@@ -151,18 +151,18 @@ class CollectionMachine(RuleBasedStateMachine):
         super().__init__()
         self.directory = Path(tempfile.mkdtemp())
 
-    # What a machine says of its collection
+    # What a machine defines for its collection
 
     def make(self) -> tuple[Any, Any]:
         """Return a new collection and a model of it."""
         raise NotImplementedError
 
     def contents(self, model: Any) -> object:
-        """Return all that can be told of a model."""
+        """Return everything that can be observed about a model."""
         raise NotImplementedError
 
     def stored_contents(self, obj: Any) -> object:
-        """Return the same of a stored collection."""
+        """Return the same for a stored collection."""
         raise NotImplementedError
 
     def parts(self) -> list[PersistentObject]:
@@ -232,7 +232,7 @@ class CollectionMachine(RuleBasedStateMachine):
 
     @rule(how=st.sampled_from(sorted(COPIES)), is_stored=st.booleans())
     def copy(self, how: str, is_stored: bool) -> None:
-        """A copy is a new object, with the same contents and none in common with the other one."""
+        """A copy is a new object with equal contents, and shares none of them with the other one."""
         changed = dict(self.connection.changed)
         new = COPIES[how](self.it)
         assert type(new) is type(self.it)
@@ -261,7 +261,7 @@ class CollectionMachine(RuleBasedStateMachine):
                 given.append(obj if isinstance(arg, Itself) else arg)
         if is_model and method in self.oracle:
             function = self.oracle[method]
-            if method in COMPARISONS:  # whose outcome depends on what the other one is
+            if method in COMPARISONS:  # their outcome depends on the other operand
                 given = [Other(obj, type(self.it)) if isinstance(arg, Itself) else arg for arg in args]
         try:
             result = function(obj, *given, **keywords)
@@ -270,17 +270,17 @@ class CollectionMachine(RuleBasedStateMachine):
         is_made = method in self.makes if is_model else result is not obj and type(result) is type(obj)
         contents = copy.copy(plain(result, obj))
         if is_made:
-            result.clear()  # which has nothing to do with the collection that it was made of
+            result.clear()  # which is independent of the collection that it was made from
         return "made" if is_made else "returned", contents
 
     def call_both(self, call: Call, obj: Any, model: Any) -> tuple[Any, bool]:
-        """Make a call on a stored collection and on a model; return the model as it is then, and if the call raised."""
+        """Make a call on a stored collection and on a model; return the model after it, and whether the call raised."""
         before = copy.copy(model)
         found = self.outcome(call.method, obj, call.args, is_model=False)
         expected = self.outcome(call.method, model, call.args, is_model=True)
         assert found == expected
         has_raised = expected[0] == "raised"
-        return (before if has_raised else model), has_raised  # the model, a list for one, may be half sorted by then
+        return (before if has_raised else model), has_raised  # the model, for example a list, may be half sorted now
 
     def check_reads(self, calls: list[Call]) -> None:
         changed = dict(self.connection.changed)
@@ -297,11 +297,11 @@ class CollectionMachine(RuleBasedStateMachine):
         self.check_noted(before, has_changed or (may_note and not has_raised))
 
     def snapshot(self) -> list[tuple[PersistentObject, bool, object]]:
-        """Return the parts of the collection, with whether they are noted as changed and what they have."""
+        """Return the parts of the collection: whether they are noted as changed, and their contents."""
         return [(part, part._p_is_unsaved(), self.part_contents(part)) for part in self.parts()]
 
     def check_noted(self, before: list[tuple[PersistentObject, bool, object]], may_note: bool) -> None:
-        """What is changed must be noted, and what is not must not be, unless it `may`."""
+        """Every change must be noted, and nothing else, unless it `may`."""
         for part, was_unsaved, contents in before:
             if self.part_contents(part) != contents:
                 assert part._p_is_unsaved()
@@ -309,7 +309,7 @@ class CollectionMachine(RuleBasedStateMachine):
                 assert part._p_is_unsaved() == was_unsaved
 
     def change_elsewhere(self, call: Call) -> None:
-        """Another client makes a change and commits it; what this one did since its last commit is refused."""
+        """Another client makes a change and commits it; the changes of this one since its last commit are refused."""
         self.other.abort()
         model, _ = self.call_both(call, self.other.get_root()["it"], copy.copy(self.committed))
         has_changed = bool(self.other.changed)
@@ -332,7 +332,7 @@ class CollectionMachine(RuleBasedStateMachine):
 
 
 def run(machine: type[CollectionMachine], share: int = 2) -> None:
-    """Run a machine on a few examples, and on its share of those of the profile, which is one in `share`."""
+    """Run a machine on 20 examples, plus one for each `share` of those of the profile."""
     run_state_machine_as_test(
         machine, settings=settings(max_examples=20 + settings().max_examples // share, stateful_step_count=50)
     )

@@ -1,8 +1,8 @@
 """Crashes of the machine at any operation of a history, and what must hold after each.
 
-The file opens, with repair=True where the spec says so; its state is that of a commit no older than the last
-acknowledged one; `durus check` finds nothing; and work goes on, through a commit, a pack and a reopening, in whose
-midst the next crash may come.
+The file opens, with repair=True where the spec says so. Its state is that of a commit no older than the last
+acknowledged one. `durus check` finds nothing. Work continues with a commit, a pack and a reopening, and the next crash
+may come during these.
 """
 
 import random
@@ -31,7 +31,7 @@ READS = frozenset({"size", "read", "exists", "look up", "lock", "set the permiss
 """Operations that leave the disk as it is."""
 
 DEPTH = 3
-"""How many crashes there may be one after the other, each while the one before it is being recovered from."""
+"""The maximum number of crashes in a row, each during the recovery from the one before it."""
 
 AFTER_A_CRASH: tuple[Step, ...] = (History.open, History.commit, History.reopen)
 AFTER_A_CRASH_WITH_PACK = (History.commit, History.pack, History.commit, History.reopen, History.commit)
@@ -44,7 +44,7 @@ class Violation(AssertionError):
 class CrashWatch:
     """Observes a history, and recovers from crashes at its operations.
 
-    `share` is the share of the places between two operations at which the machine goes down, each in up to `most` ways.
+    The machine goes down in a `share` of the gaps between two operations, in up to `most` ways in each gap.
     """
 
     def __init__(self, history: History, chance: random.Random, share: float, most: int, depth: int = 1) -> None:
@@ -85,7 +85,7 @@ class CrashWatch:
 
 
 def recover(disk: Disk, states: Sequence[State], must_exist: bool, chance: random.Random, depth: int) -> Counter[str]:
-    """Open what a crash has left, hold it to what is promised, and work on; return figures."""
+    """Open what a crash has left, check the promises, and continue to work; return figures."""
     figures: Counter[str] = Counter()
     history = History(disk, chance, EMPTY, is_shared=chance.random() < 0.3)
     if PATH not in disk.names and must_exist:
@@ -124,7 +124,7 @@ def recover(disk: Disk, states: Sequence[State], must_exist: bool, chance: rando
 
 
 def state_for_readers(disk: Disk, must_exist: bool) -> State | None:
-    """Return what a reader is shown, None where there is nothing to be shown."""
+    """Return the state that a reader sees; None if there is nothing to see."""
     if PATH not in disk.names:
         return None
     try:
@@ -141,7 +141,7 @@ def state_for_readers(disk: Disk, must_exist: bool) -> State | None:
 
 
 def holds_noise(disk: Disk) -> bool:
-    """Tell if there is a file with nothing of a database in it, which Durus will not touch."""
+    """Tell if the file exists but contains nothing of a database, so that Durus does not touch it."""
     try:
         FileStorage(PATH, file_system=disk.after_kill().process(), repair=True).close()
     except DamageError:
@@ -152,7 +152,7 @@ def holds_noise(disk: Disk) -> bool:
 
 
 def state_for_writers(disk: Disk) -> tuple[State, bool]:
-    """Return what a writer is shown, and if a repair was asked for, which must keep what it cuts off."""
+    """Return the state that a writer sees, and whether a repair was needed; a repair must keep what it cuts off."""
     process = disk.process()
     was_torn = False
     try:
@@ -171,7 +171,7 @@ def state_for_writers(disk: Disk) -> tuple[State, bool]:
 
 
 def check(disk: Disk) -> None:
-    """Have the file checked as `durus check` does it."""
+    """Check the file as `durus check` does."""
     found = ShelfInspection(disk.process().open(PATH, "read")).findings()
     faults = [str(finding) for finding in found if finding.is_fault]
     if faults:
@@ -182,7 +182,7 @@ def check(disk: Disk) -> None:
 
 
 def crash_everywhere(name: str, seed: int, most: int) -> Counter[str]:
-    """Crash between all operations of a short history, each time in all ways if they are not more than `most`."""
+    """Crash between all operations of a short history, each time in all ways unless these are more than `most`."""
     beginning, is_shared, steps = SCRIPTS[name]
     disk = Disk()
     history = History(disk, random.Random(seed), begin(disk, beginning), is_shared)
@@ -190,7 +190,7 @@ def crash_everywhere(name: str, seed: int, most: int) -> Counter[str]:
 
 
 def crash_by_chance(seed: int, length: int = 15) -> Counter[str]:
-    """Crash at some operations of a history of so many steps, which are decided by the seed, too."""
+    """Crash at some operations of a history of `length` steps; the seed chooses the steps too."""
     chance = random.Random(seed)
     disk = Disk()
     history = History(disk, chance, begin(disk, chance.choice(BEGINNINGS)), chance.random() < 0.5)
@@ -199,7 +199,7 @@ def crash_by_chance(seed: int, length: int = 15) -> Counter[str]:
 
 
 def run(seed: int) -> Counter[str]:
-    """Crash by turns everywhere in a short history, and here and there in a longer one."""
+    """Crash alternately at all points of a short history, and at some points of a longer one."""
     number, is_long = divmod(seed, 2)
     return crash_by_chance(seed) if is_long else crash_everywhere(list(SCRIPTS)[number % len(SCRIPTS)], seed, 30)
 

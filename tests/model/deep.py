@@ -1,9 +1,9 @@
-"""Runs that go on for a set time, with new seeds all along: `python -m tests.model.deep crash --seconds 600`.
+"""Runs that last for a given time, with new seeds all the time: `python -m tests.model.deep crash --seconds 600`.
 
     python -m tests.model.deep crash --seed 17      one seed, to see a violation again
     python -m tests.model.deep all --seconds 1800   all runs, one after the other, each for its share of the time
 
-A run is a function that takes a seed, does what follows from it, and returns figures; it raises where a promise is
+A run is a function that takes a seed, does what the seed determines, and returns figures; it raises if a promise is
 broken. To add one, put it into RUNS.
 """
 
@@ -20,7 +20,7 @@ from tests.fuzz import __main__ as fuzz
 from tests.model import crashes, faults, interruptions, misuse, nemesis, small_scope
 
 Run = Callable[[int], Counter[str]]
-"""Takes a seed and returns figures, by what they count; any exception is a violation."""
+"""Takes a seed and returns figures, by name; any exception is a violation."""
 
 RUNS: Mapping[str, Run] = {
     "crash": crashes.run,
@@ -35,7 +35,7 @@ RUNS: Mapping[str, Run] = {
 
 
 def main(arguments: Sequence[str] | None = None, runs: Mapping[str, Run] = RUNS) -> int:
-    """Run what the arguments say; return 1 if there was a violation, else 0."""
+    """Run what the arguments say; return 1 if there was a violation, otherwise 0."""
     parser = argparse.ArgumentParser(prog="python -m tests.model.deep", description="Runs that go on for a set time.")
     parser.add_argument("run", choices=[*runs, "all"])
     parser.add_argument("--seconds", type=float, help="how long; DURUS_DEEP_SECONDS or 1800 if not given")

@@ -1,8 +1,8 @@
 """A fault of the disk, or an interrupt, at any operation of a history, and what must hold after it.
 
-The caller got a DurusError that names the operation, or the interrupt.  Nothing acknowledged is lost, and nothing of a
-commit that failed is stored.  The storage works on, with memory and disk showing the same, or it refuses commits until
-it is opened again.  Crashes of the machine come in between.
+The caller gets a DurusError that names the operation, or the interrupt. Nothing acknowledged is lost, and nothing of a
+failed commit is stored. The storage continues to work, and memory and disk show the same state, or it refuses commits
+until it is opened again. The machine also crashes in between.
 """
 
 import errno
@@ -16,7 +16,7 @@ from tests.model.histories import SCRIPTS, History, State, Step, begin, read, sm
 from tests.model.simulated_files import Crash, Disk, Fault, Operation, RandomChoices, Share, failure, no_fault
 
 NO_DISK_NEEDED = frozenset({"exists"})
-"""Operations that tell only yes or no."""
+"""Operations that only return yes or no."""
 
 CANNOT_BE_FULL = frozenset({"remove", "truncate"}) | READS
 
@@ -47,7 +47,7 @@ def faults_of(kind: str) -> Iterator[tuple[str, Fault]]:
 
 
 class FaultAt:
-    """Observes a history, and has one operation fail; with `lasts` all later ones that write, too."""
+    """Observes a history, and makes one operation fail; with `lasts`, all later writing operations fail too."""
 
     def __init__(self, number: int, fault: Fault, lasts: bool) -> None:
         self._number = number
@@ -64,7 +64,7 @@ class FaultAt:
 
 
 class FaultRun:
-    """One history with one fault, by an application that aborts after an error and goes on."""
+    """One history with one fault, by an application that aborts after an error and continues."""
 
     def __init__(self, history: History, fault: FaultAt, chance: random.Random) -> None:
         self._history = history
@@ -121,7 +121,7 @@ class FaultRun:
                 raise Violation("the error is of another kind") from error
 
     def _settle(self) -> None:
-        """Hold memory and disk against each other, and go on from what there is now."""
+        """Compare memory and disk, and continue from the present state."""
         history = self._history
         observer, history.disk.observer = history.disk.observer, no_fault
         try:
@@ -138,7 +138,7 @@ class FaultRun:
         history = self._history
         try:
             history.opened().abort()
-        except ClosedError:  # an interrupt has closed it, for it may be stored
+        except ClosedError:  # an interrupt has closed it, because the commit may be stored
             history.connect()
         shown = read(history.opened())[0]
         allowed = history.states if self._was_interrupted else history.states[:1]
@@ -170,7 +170,7 @@ class FaultRun:
                 raise Violation(f"memory shows {shown}, the disk {on_disk}, and a commit is taken")
 
     def _reopen(self) -> None:
-        """Open the file again, and take what it shows for what there is: it is one of the two that it may be."""
+        """Open the file again, and continue from its state, which must be one of the two possible ones."""
         history = self._history
         history.open()
         (shown, _) = read(history.opened())
@@ -179,7 +179,7 @@ class FaultRun:
         history.states = [shown]
 
     def _crash(self) -> None:
-        """See that a crash now would lose nothing either."""
+        """Check that a crash now would lose nothing either."""
         history = self._history
         if history.exists:
             self.figures["crashes"] += 1
@@ -209,19 +209,19 @@ def operations_of(name: str, seed: int) -> list[Operation]:
 
 
 def run(seed: int) -> Counter[str]:
-    """Have some operations of a short history fail, each in some ways, and kill the process at each."""
+    """Make some operations of a short history fail, each in some ways, and kill the process at each."""
     name = list(SCRIPTS)[seed % len(SCRIPTS)]
     return fail_everywhere(name, seed, 0.3) + kill_everywhere(name, seed)
 
 
 def fail_everywhere(name: str, seed: int, share: float = 1.0) -> Counter[str]:
-    """Have each operation of a short history fail in each way, or `share` of that; once, and for good."""
+    """Make each operation of a short history fail in each way, or in a `share` of these; once, and permanently."""
     figures: Counter[str] = Counter()
     chance = random.Random(f"faults {seed}")
     for operation in operations_of(name, seed):
         for title, fault in faults_of(operation.kind):
             if title == FORGETS and SCRIPTS[name][0] == "4.3 in the cache":
-                continue  # what others have not synced, and such a sync has lost, is lost
+                continue  # what others have not synced, and a failed sync has dropped, is lost
             can_last = title in ("EIO", "ENOSPC") and operation.kind not in READS
             for lasts in (False, True) if can_last else (False,):
                 if chance.random() < share:

@@ -1,4 +1,4 @@
-"""What a connection and its storage must hold, as plain dicts: the oracle of the machines.
+"""The oracle of the machines: what a connection and its storage must hold, as plain dicts.
 
 A node is a number; 0 is the root. Its contents are a dict from names (in a list: positions) to values, and
 a reference is a value that names a node. Nothing of durus is imported here.
@@ -31,7 +31,7 @@ Outcome = Literal["stored", "unstorable", "conflict"]
 
 
 def refs(contents: Contents) -> list[int]:
-    """Return the nodes that some contents refer to."""
+    """Return the nodes to which some contents refer."""
     found: list[int] = []
     for value in contents.values():
         if isinstance(value, Ref):
@@ -56,7 +56,7 @@ def reached(states: Mapping[int, Contents], starts: Iterable[int], outside: Iter
 
 @dataclass
 class Pack:
-    """A pack under way: what was garbage when it began, and which of that commits brought back since."""
+    """A pack in progress: what was garbage when it began, and which garbage commits have made reachable since."""
 
     garbage: set[int]
     states: dict[int, Contents]
@@ -96,7 +96,7 @@ class Graph:
         return reached(self.working, self.changed, outside=old)
 
     def outcome(self) -> Outcome:
-        """Return what a commit must come to."""
+        """Return the outcome that a commit must have."""
         nodes = self.to_store()
         if any(value is UNSTORABLE for node in nodes for value in self.working[node].values()):
             return "unstorable"
@@ -118,7 +118,7 @@ class Graph:
         self.changed.clear()
 
     def reopen(self, stored: dict[int, Contents]) -> None:
-        """Forget all that is in memory only; the file holds `stored`."""
+        """Drop everything that is only in memory; the file holds `stored`."""
         self.stored = {node: dict(contents) for node, contents in stored.items()}
         self.working = {node: dict(contents) for node, contents in stored.items()}
         self.changed.clear()

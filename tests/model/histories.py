@@ -1,8 +1,8 @@
-"""Histories of a database on a simulated disk, and what its states were: a plain dict for each commit.
+"""Histories of a database on a simulated disk, and the states that it had: a plain dict for each commit.
 
-The oracle knows objects by name: what text each holds, and which others it refers to in what order.  It shares nothing
-with the program: what was committed is what the steps have asked for, and garbage is what its own walk from the root
-does not meet.
+The oracle knows objects by name: the text that each holds, and the other objects to which it refers, in order. It
+shares no code with the program: the committed state is what the steps have requested, and garbage is what its own walk
+from the root does not reach.
 """
 
 import pickle
@@ -32,20 +32,20 @@ ROOT = "root"
 
 
 class Item(NamedTuple):
-    """What the oracle knows of an object."""
+    """What the oracle knows about an object."""
 
     text: bytes
     links: tuple[str, ...]
 
 
 State = dict[str, Item]
-"""What the root reaches, by name."""
+"""The items that can be reached from the root, by name."""
 
 EMPTY: State = {ROOT: Item(b"", ())}
 
 
 def reached(items: State) -> State:
-    """Return the items that the root reaches."""
+    """Return the items that can be reached from the root."""
     found: State = {}
     pending = [ROOT]
     while pending:
@@ -69,7 +69,7 @@ Objects = dict[str, Any]
 
 
 def read(connection: Connection) -> tuple[State, Objects]:
-    """Return what a connection shows, and the objects."""
+    """Return the state that a connection shows, and the objects."""
     root = connection.get_root()
     if not root.keys():
         return EMPTY, {ROOT: root}
@@ -90,12 +90,12 @@ def read(connection: Connection) -> tuple[State, Objects]:
 
 
 def read_storage(storage: Storage) -> State:
-    """Return what a new connection to a storage shows; a storage without a root shows nothing."""
+    """Return the state that a new connection to a storage shows; a storage without a root shows none."""
     return read(Connection(SharedStorage(storage).new_client()))[0] if storage.has_record(bytes(8)) else EMPTY
 
 
 def write(objects: Objects, name: str, item: Item) -> None:
-    """Make an object hold what the oracle says."""
+    """Give an object the contents that the oracle has."""
     links = [objects[link] for link in item.links]
     if name == ROOT:
         objects[ROOT]["text"], objects[ROOT]["links"] = item.text, links
@@ -119,7 +119,7 @@ class _Pickler(pickle.Pickler):
 
 
 def record_of(oids: dict[str, int], name: str, item: Item) -> bytes:
-    """Return the record of an item, as Durus 4.3 writes it but for the compression."""
+    """Return the record of an item as Durus 4.3 writes it, except for the compression."""
     links = [_Reference(oids[link]) for link in item.links]
     content: dict[str, object] = {"text": item.text, "links": links}
     if name == ROOT:
@@ -202,7 +202,7 @@ def begin(disk: Disk, beginning: Beginning) -> State:
 
 @contextmanager
 def small_steps() -> Iterator[None]:
-    """Let packs write and sync often, and repairs give no warnings, so that short histories have many operations."""
+    """Make packs write and sync often, so that short histories have many operations, and ignore warnings of repairs."""
     with (
         mock.patch.object(progress, "STEP_RECORDS", 2),
         mock.patch.object(new_file, "_WRITE_SIZE", 600),
@@ -217,9 +217,9 @@ SIZES = (3, 3, 3, 40, 700, 2500)
 
 
 class History:
-    """A database in use, and which states a crash now may leave.
+    """A database in use, and the states that a crash may leave now.
 
-    `states` are those of the last acknowledged commit and of what was tried since, in this order.
+    `states` are that of the last acknowledged commit and those of the attempts since, in this order.
     """
 
     def __init__(
@@ -231,9 +231,9 @@ class History:
         self.is_shared = is_shared
         self.durability: Durability = durability
         self.words: list[str] = []
-        """What was done, for people."""
+        """The steps that were done, as readable text."""
         self.exists = False
-        """The database was opened once, so that its file has to be there."""
+        """True if the database was opened once, so that its file must exist."""
         self._process: SimulatedFileSystem = disk.process()
         self._number = 0
         self.storage: FileStorage | None = None
@@ -305,7 +305,7 @@ class History:
     # Transactions
 
     def edit(self, connection: Connection) -> State:
-        """Begin a transaction, change some objects in it, and return the state that it is to make."""
+        """Begin a transaction, change some objects in it, and return the state that it will make."""
         connection.abort()
         shown, objects = read(connection)
         assert shown == self.state, "memory shows another state than the last acknowledged commit"
@@ -364,7 +364,7 @@ class History:
         self.opened().abort()
 
     def commit_together(self) -> None:
-        """Have several clients commit, and write that in one go."""
+        """Let several clients commit, and write their commits in one go."""
         connection = self.opened()
         if self.storage is None or self.shared is None:
             self.commit()
@@ -470,4 +470,4 @@ SCRIPTS: dict[str, tuple[Beginning, bool, tuple[Step, ...]]] = {
     "repair": ("torn", False, (History.open, History.commit, History.reopen)),
     "4.3 repair": ("4.3 torn", False, (History.open, History.commit, History.pack)),
 }
-"""Short histories: what they begin with, if a session core is between, and their steps."""
+"""Short histories: the initial file, whether a session core is between, and the steps."""

@@ -1,15 +1,15 @@
-"""Is a history of transactions strictly serializable? Pure: what clients logged comes in, anomalies come out.
+"""Is a history of transactions strictly serializable? Pure: logs of clients go in, anomalies come out.
 
-Every write makes a version that is named after its transaction, and tells which version it replaced. So
-the versions of a key form a chain, and from the chains and the reads follows which transaction depends on
-which: a writer comes behind the writer whose version it replaced and the one whose version it read, a reader
-comes ahead of who replaced what it read, and who began when another had been acknowledged comes behind that one.
-A history is serializable, in an order that clients can't tell from the true one, if this graph has no cycle.
+Every write makes a version that is named after its transaction, and tells which version it replaced. So the versions of
+a key form a chain. The chains and the reads determine which transaction depends on which: a writer comes after the
+writer whose version it replaced, and after the one whose version it read; a reader comes before the transaction that
+replaced what it read; and a transaction that began when another had been acknowledged comes after that one. A history
+is serializable, in an order that clients can't distinguish from the true one, if this graph has no cycle.
 
-A transaction that was aborted, or refused, has written nothing, and has read one state all the same.
-One whose outcome is unknown has written if anybody has seen a version of it, and else it has not.
+A transaction that was aborted or refused has written nothing, but must have read one state. A transaction whose outcome
+is unknown has written if anybody has seen a version of it, and otherwise it has not.
 
-All of it takes time in proportion to the reads and writes, and sorting.
+Apart from sorting, this takes time in proportion to the number of reads and writes.
 """
 
 from collections import deque
@@ -21,7 +21,7 @@ Id = tuple[int, int]
 """A transaction, and each version that it made: the number of a client, and of the transaction there."""
 
 INITIAL: Id = (0, 0)
-"""The version that was there at the start; nobody's transaction has this id."""
+"""The version at the start; no transaction has this id."""
 
 Outcome = Literal["committed", "aborted", "unknown"]
 
@@ -32,14 +32,14 @@ _CYCLES_TOLD = 20
 class Transaction(NamedTuple):
     id: Id
     began: float
-    """When the client asked for the sync at its start, by a clock that all share."""
+    """When the client asked for the sync at its start, by a clock that all clients share."""
     ended: float
     """When the client knew the outcome."""
     outcome: Outcome
     reads: Sequence[tuple[Key, Id]]
-    """The versions that it saw of what others wrote."""
+    """The versions by other transactions that it saw."""
     writes: dict[Key, Id]
-    """The version that each write replaced."""
+    """The version that each write has replaced."""
 
 
 class Anomaly(NamedTuple):
@@ -52,7 +52,7 @@ class Anomaly(NamedTuple):
 
 
 def anomalies(history: Sequence[Transaction]) -> list[Anomaly]:
-    """Return all that no serial order of these transactions explains."""
+    """Return everything that no serial order of these transactions explains."""
     return list(_History(history).anomalies())
 
 
@@ -109,11 +109,11 @@ class _History:
                 yield Anomaly("aborted read", [each.id, version], what)
 
     def _acknowledged_behind(self) -> dict[tuple[Key, Id], float]:
-        """Return, for each version, when the first of those that came behind it was acknowledged."""
+        """Return, for each version, when the first of the later versions was acknowledged."""
         found: dict[tuple[Key, Id], float] = {}
         for key, first in self.next:
             if first != INITIAL and first in self.stored and key in self.by_id[first].writes:
-                continue  # it is not where a chain begins
+                continue  # it is not the start of a chain
             chain: list[Id] = []
             version: Id | None = first
             while version is not None:
@@ -161,7 +161,7 @@ class _History:
         return graph
 
     def _add_time(self, graph: "dict[_Node, list[_Node]]") -> None:
-        """Let what was acknowledged come ahead of what began later: through moments, each ahead of the next."""
+        """Put acknowledged transactions before those that began later: through moments, each before the next."""
         events = [(each.ended, 1, each.id) for each in self.by_id.values() if each.outcome == "committed"]
         events += [(each.began, 0, each.id) for each in self.by_id.values()]
         moment = 0
@@ -176,7 +176,7 @@ class _History:
                 graph[moment].append(id)
 
     def _why(self, one: Id, other: Id) -> str:
-        """Tell why one transaction comes ahead of another."""
+        """Tell why one transaction comes before another."""
         ahead, behind = self.by_id[one], self.by_id[other]
         for key, before in behind.writes.items():
             if before == one and other in self.stored:
@@ -201,7 +201,7 @@ def _seen_by(each: Transaction) -> Iterator[Id]:
 
 
 def _on_cycles(graph: dict[_Node, list[_Node]], nodes: set[_Node]) -> set[_Node]:
-    """Return the nodes without those that no node leads to, nor any cycle, and then those that lead to none."""
+    """Return the nodes without those that no cycle leads to, and without those that lead to no cycle."""
     left = _without_sources(graph, nodes)
     reverse: dict[_Node, list[_Node]] = {node: [] for node in left}
     for node in left:

@@ -2,8 +2,8 @@
 
     python -m tests.model.deep interrupts --seed N
 
-A job is a transaction, or a pack. If it was interrupted, then the state is that of before or that of after it, as the
-other client sees it. Now and then a child is forked, which must be refused and must leave everything as it is.
+A job is a transaction, or a pack. If it was interrupted, the other client sees the state before it or the state after
+it. From time to time a child is forked, which must be refused and must leave everything as it is.
 """
 
 import os
@@ -28,7 +28,7 @@ from tests.interrupts import interrupted_at
 JOBS = 40
 KEYS = "abcdefghij"
 LINES = (30, 300, 3000)
-"""An interrupt comes at a line up to one of these."""
+"""The maximum numbers of the line at which an interrupt comes."""
 
 KINDS: dict[str, Callable[[Path], Storage]] = {
     "memory": lambda path: MemoryStorage(),
@@ -51,7 +51,7 @@ class Stop(Exception):
 
 
 class World:
-    """A storage with two clients, and what it must hold."""
+    """A storage with two clients, and the state that it must hold."""
 
     def __init__(self, make: Callable[[Path], Storage], path: Path, chance: random.Random) -> None:
         self.chance = chance
@@ -84,7 +84,7 @@ class World:
         self.contents = found
 
     def choose_job(self, client: Connection, after: Contents) -> Callable[[], None]:
-        """Return a job; put what comes of it into `after`."""
+        """Return a job; put its result into `after`."""
         kind = self.chance.choices(("change", "abort", "pack", "evict"), (12, 2, 2, 1))[0]
         changes = [(self.chance.choice(KEYS), self.chance.randrange(1000)) for _ in range(self.chance.randrange(1, 5))]
         removed = self.chance.choice(KEYS) if self.chance.random() < 0.3 else None
@@ -102,7 +102,7 @@ class World:
             return contents_of(root)
 
     def check_next_call(self, client: Connection, where: str) -> None:
-        """See that one call is refused at the most, and that nothing of the interrupted job is left in the client."""
+        """Check that at most one call is refused, and that nothing of the interrupted job is left in the client."""
         try:
             found = self.read(client)
         except DurusError:
@@ -111,7 +111,7 @@ class World:
         assert found == self.read(self.clients[0] if client is self.clients[1] else self.clients[1]), where
 
     def fork(self) -> None:
-        """Have a child try to use each client, and end in its own way."""
+        """Let a child try to use each client, and end in one of several ways."""
         self.counts["forks"] += 1
         ends_at_once = self.chance.random() < 0.5
         process = os.fork()
@@ -173,7 +173,7 @@ def contents_of(root: Any) -> Contents:
 
 
 def run(seed: int) -> Counter[str]:
-    """Do the jobs of a seed, reopen what is in a file, and return figures."""
+    """Do the jobs of a seed, reopen the storages that are in files, and return figures."""
     chance = random.Random(seed)
     name = chance.choice(sorted(KINDS))
     with tempfile.TemporaryDirectory(prefix="durus-interrupts-") as folder:

@@ -1,9 +1,9 @@
-"""Threads that all use one connection, which is a mistake: calls may be refused, and nothing acknowledged may be lost.
+"""Several threads use one connection, by mistake: calls may be refused, but nothing acknowledged may be lost.
 
     python -m tests.model.deep misuse --seed N
 
-Each thread counts in a key of its own. What the file holds in the end lies between the last count that was acknowledged
-to the thread and the last one that it tried, and the file is sound.
+Each thread counts in a key of its own. In the end, the file is sound, and each count in it lies between the last one
+that was acknowledged to the thread and the last one that it tried.
 """
 
 import random
@@ -30,7 +30,7 @@ ROUNDS = 30
 SWITCH_INTERVAL = 1e-6
 
 MAX_PAUSE = 0.001
-"""Seconds between two rounds: a thread that is refused is done with its round at once."""
+"""Seconds between two rounds: a refused thread finishes its round immediately."""
 
 KINDS: dict[str, Callable[[Path], Storage]] = {
     "shelf": lambda path: FileStorage(path, durability="os"),
@@ -82,7 +82,7 @@ class Worker(threading.Thread):
 
 
 def run(seed: int) -> Counter[str]:
-    """Have threads misuse a connection; return figures, AssertionError if something acknowledged was lost."""
+    """Let threads misuse a connection; return figures. AssertionError if something acknowledged was lost."""
     chance = random.Random(seed)
     kind = chance.choice(sorted(KINDS))
     interval = sys.getswitchinterval()

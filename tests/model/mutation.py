@@ -1,13 +1,13 @@
-"""Mutation testing: small changes of the program, each of which a test must notice.
+"""Mutation testing: small changes of the program, each of which a test must detect.
 
 python -m tests.model.mutation                       every module of TESTS
 python -m tests.model.mutation durus/records/record.py ...   these modules
 
-A mutator of our own, because a run must take minutes: a mutant of a function is a fork of a process that has
-collected the tests of its module, with the code of the function exchanged. It begins with the tests that caught the
-mutants before it, and ends with the first that fails. A mutant of what stands outside of functions is imported.
-Messages (f-strings, and texts of several words) are left as they are. A survivor that no test can notice stands
-with its reason in mutation_survivors.toml.
+This is a mutator of our own, because a run must take minutes. A mutant of a function is a fork of a process that has
+collected the tests of its module, with the code of the function replaced. It begins with the tests that caught the
+mutants before it, and ends with the first test that fails. A mutant of code outside functions is imported. Messages
+(f-strings, and texts of several words) are left as they are. A survivor that no test can detect is listed with its
+reason in mutation_survivors.toml.
 """
 
 import ast
@@ -40,7 +40,7 @@ MAX_MEMORY = 4 << 30
 MAX_SECONDS = 300
 """For one test; those of processor time are taken from the slowest without a mutant."""
 OPTIONS = ["-x", "-q", "--tb=short", "-p", "no:cacheprovider", "-p", "no:xdist", "-s"]
-OPTIONS += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # Hypothesis is there before pytest begins
+OPTIONS += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # Hypothesis is imported before pytest begins
 
 _SHELF = ["shelf_parts", "read_ahead", "shelf"]
 _CORE = ["session", "connection"]
@@ -70,7 +70,7 @@ TESTS = {
     "durus/sharing/session.py": ["session", "versions", "spec_examples", "connection", "shared_storage"],
     "durus/connection.py": ["connection", "spec_examples", "computed_attribute", "api", "record", "btree"],
 }
-"""Module -> the files of tests/unit that are meant for it, quick ones first."""
+"""Module -> its test files in tests/unit, quick ones first."""
 
 _OTHER_OPERATOR: dict[type[ast.AST], type[ast.AST]] = {
     ast.Lt: ast.LtE,
@@ -101,13 +101,13 @@ _LEFT_ALONE = {"annotation", "returns", "decorator_list", "bases", "format_spec"
 
 
 class Name(NamedTuple):
-    """What tells one mutant of a module from the others, wherever its line stands."""
+    """The identity of a mutant within its module, independent of line numbers."""
 
     where: str
     statement: str
     change: str
     number: int
-    """Which one of those that the other three do not tell from one another."""
+    """The index among mutants that are equal in the other three fields."""
 
 
 class Mutant(NamedTuple):
@@ -115,7 +115,7 @@ class Mutant(NamedTuple):
     line: int
     is_in_function: bool
     put: Callable[[ast.AST], None]
-    """Puts a node in the place of the one that is changed."""
+    """Replaces the node that is changed."""
     old: ast.AST
     new: ast.AST
 
@@ -127,7 +127,7 @@ class _Place(NamedTuple):
 
 
 def mutants(tree: ast.Module) -> Iterator[Mutant]:
-    """Yield all mutants of a module. The tree is as it was while none of them is put into it."""
+    """Yield all mutants of a module. The tree is unchanged while no mutant is put into it."""
     seen: Counter[tuple[str, str, str]] = Counter()
     for place, field, old, put in _places(tree, _Place("", False, None)):
         if (statement := place.statement) is None:
@@ -149,7 +149,7 @@ def _places(node: ast.AST, place: _Place) -> Iterator[tuple[_Place, str, ast.AST
         if field in _LEFT_ALONE or isinstance(node, ast.JoinedStr):
             continue
         inside = place
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and field == "body":  # and not the defaults of arguments
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and field == "body":  # not the defaults of arguments
             where = f"{place.where}.{node.name}" if place.where else node.name
             is_in_function = place.is_in_function or isinstance(node, ast.FunctionDef)
             inside = _Place(where, is_in_function, place.statement)
@@ -209,7 +209,7 @@ def _is_bare(node: ast.AST) -> bool:
 
 
 def _shown(node: ast.AST) -> str:
-    """Return the source of a node, of a compound statement only what stands before its body."""
+    """Return the source of a node; for a compound statement, only the part before its body."""
     if isinstance(node, ast.expr) or not (hasattr(node, "body") or isinstance(node, ast.Match)):
         return ast.unparse(node)
     return ast.unparse(node).split("\n", 1)[0]
@@ -219,7 +219,7 @@ def _shown(node: ast.AST) -> str:
 
 
 class _Loader(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Gives the mutant to who imports its module."""
+    """Gives the mutant to everyone who imports its module."""
 
     def __init__(self, path: str, code: CodeType) -> None:
         self._path = ROOT / path
@@ -238,7 +238,7 @@ class _Loader(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 class _Run:
-    """One run of the tests on a mutant, in a process of its own; as a plugin it limits and notes what happens."""
+    """One run of the tests on a mutant, in its own process. As a plugin, it limits the tests and records results."""
 
     def __init__(self, folder: str, most_cpu_seconds: float) -> None:
         self._folder = Path(folder)
@@ -246,7 +246,7 @@ class _Run:
         self._began = self._slowest = 0.0
 
     def begin(self) -> None:
-        """Make this process the one that runs the tests."""
+        """Turn this process into the one that runs the tests."""
         resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
         output = os.open(self._folder / "output", os.O_WRONLY | os.O_CREAT)
         os.dup2(output, 1)
@@ -279,7 +279,7 @@ class Outcome(NamedTuple):
 
 
 class _Forks:
-    """Forks of this process, some at a time, each with its folder."""
+    """Forks of this process, several at a time, each with its own folder."""
 
     def __init__(self, jobs: int, note: Callable[[Mutant, Outcome], None], most_cpu_seconds: float = 120) -> None:
         self._jobs = jobs
@@ -328,7 +328,7 @@ def _exit_with_tests(path: str, plugins: list[object]) -> None:
 
 
 class _InPlace:
-    """A plugin that collects the tests once, and runs them for each mutant of a function with the code exchanged."""
+    """A plugin that collects the tests once, and runs them for each mutant of a function, with its code replaced."""
 
     def __init__(self, path: str, compiled: Callable[[Mutant], CodeType], found: list[Mutant], forks: _Forks) -> None:
         self._module = _module_name(path)
@@ -355,7 +355,7 @@ class _InPlace:
                 for code in changed:
                     functions[_place_of(code)].__code__ = code
                 session.items.sort(key=lambda item: self._order(mutant.name.where, item.nodeid))
-                return None  # and so the tests run
+                return None  # so the tests run
         self._forks.wait_for_all()
         return True
 
@@ -403,7 +403,7 @@ def run_module(path: str, jobs: int) -> dict[Mutant, Outcome]:
     whole = {_place_of(code): code.co_freevars for code in _functions_in(compiled(none))}
 
     def is_in_place(mutant: Mutant) -> bool:
-        codes = _functions_in(compiled(mutant))  # code with other free variables can't take the place of a function's
+        codes = _functions_in(compiled(mutant))  # code with other free variables can't replace that of a function
         return mutant.is_in_function and all(whole[_place_of(code)] == code.co_freevars for code in codes)
 
     in_place = [mutant for mutant in found if is_in_place(mutant)]
@@ -452,7 +452,7 @@ def _outcomes_in_place(
 
 
 def explained() -> dict[str, dict[Name, str]]:
-    """Return module -> mutant -> why no test can notice it."""
+    """Return module -> mutant -> why no test can detect it."""
     with SURVIVORS.open("rb") as file:
         modules = tomllib.load(file)
     return {

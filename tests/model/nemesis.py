@@ -1,9 +1,9 @@
-"""Clients in processes of their own on a real server, and what befalls it: kills, pauses, cuts, full disks, packs.
+"""Clients in their own processes use a real server, which suffers kills, pauses, cuts, full disks and packs.
 
     python -m tests.model.nemesis --seconds N --seed S
 
-prints the figures of a run. Afterwards the history must be serializable, nothing that was acknowledged lost,
-no state torn, and the file clean.
+prints the figures of a run. Afterwards the history must be serializable, nothing acknowledged may be lost, no state may
+be torn, and the file must be clean.
 """
 
 import argparse
@@ -42,7 +42,7 @@ CLIENTS = 2
 
 @dataclass
 class Figures:
-    """What a run has done, and what it found."""
+    """What a run has done and found."""
 
     counts: Counter[str] = field(default_factory=Counter)
     violations: list[str] = field(default_factory=list)
@@ -74,14 +74,14 @@ class Nemesis:
         self.proxy = Proxy(self.address, chance.randrange(1 << 30))
 
     def _start(self) -> Server:
-        """Start the server; SIGXFSZ is ignored by every Python, so that a file beyond its limit is an error."""
+        """Start the server. Every Python ignores SIGXFSZ, so a file beyond its limit is an error."""
         arguments = ("--address", str(self.address), "--file", str(self.file), "--repair", "--logginglevel", "40")
-        # Nor does it measure its coverage, since it could not write that to a full disk.
+        # It does not measure its coverage, which it could not write to a full disk.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
         return Server(*arguments, folder=self._folder, environment=environment)
 
     def run(self, seconds: float) -> None:
-        """Do one fault after the other, each kind once at least, until the time is over."""
+        """Cause one fault after the other, each kind at least once, until the time is over."""
         faults: list[Callable[[], None]] = [self.kill, self.pause, self.cut, self.cut, self.fill_the_disk, self.pack]
         self._chance.shuffle(faults)
         coming = list(faults)
@@ -111,7 +111,7 @@ class Nemesis:
             self._figures.violations.append(problem)
 
     def pause(self) -> None:
-        """Stop the server for a while, now and then for longer than clients wait."""
+        """Stop the server for a while, sometimes for longer than clients wait."""
         os.kill(self._server.process.pid, signal.SIGSTOP)
         self._wait(self._chance.choice([0.05, 0.2, 0.2, 1.2]))
         os.kill(self._server.process.pid, signal.SIGCONT)
@@ -120,7 +120,7 @@ class Nemesis:
         self.proxy.cut_soon()
 
     def fill_the_disk(self) -> None:
-        """Let the file not become longer than a little more than it is."""
+        """Limit the file to a little more than its present length."""
         limit = self.file.stat().st_size + self._chance.randrange(2000)
         process = self._server.process.pid
         resource.prlimit(process, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
@@ -148,7 +148,7 @@ class Nemesis:
 
 
 def run(seconds: float, seed: int) -> Figures:
-    """Have clients in processes work on a server that is tormented for so long; return what came of it."""
+    """Let clients in processes use a server that suffers faults for `seconds`; return the outcome."""
     figures = Figures()
     with tempfile.TemporaryDirectory(prefix="durus-nemesis-") as name:
         folder = Path(name)
@@ -177,7 +177,7 @@ def run(seconds: float, seed: int) -> Figures:
 
 
 def run_threads(seconds: float, seed: int) -> Figures:
-    """The same with clients in threads on one SharedStorage that is packed again and again."""
+    """Do the same with clients in threads on one SharedStorage that is packed again and again."""
     figures = Figures()
     chance = random.Random(seed)
     with tempfile.TemporaryDirectory(prefix="durus-threads-") as name:
@@ -211,10 +211,10 @@ def run_threads(seconds: float, seed: int) -> Figures:
 
 
 def judge(history: list[Transaction], file: Path, figures: Figures) -> None:
-    """Check the history, what the file holds in the end, and the file itself."""
+    """Check the history, the final contents of the file, and the file itself."""
     began = time.monotonic()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DurusWarning)  # of an end that was cut off
+        warnings.simplefilter("ignore", DurusWarning)  # about a tail that was cut off
         with Connection(FileStorage(file, repair=True)) as connection:
             found = read_all(connection)
     history.append(Transaction((0, 1), began, began, "committed", list(found.items()), {}))

@@ -18,7 +18,7 @@ class Proxy:
         self._threads: list[threading.Thread] = []
         self._is_closed = False
         self.passed_until_cut: int | None = None
-        """How many bytes more may pass before the connection is cut on which they pass."""
+        """How many more bytes may pass before the connection on which they pass is cut."""
         self.cuts = 0
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._listening.getsockname()[1]}"
@@ -85,7 +85,7 @@ class Proxy:
             return part
 
     def cut_soon(self) -> None:
-        """Cut the connection on which the byte passes that comes so many behind now, in whichever direction."""
+        """Cut the connection on which one of the next 2,000 bytes passes, in either direction; chance chooses which."""
         with self._lock:
             self.passed_until_cut = self._chance.randrange(1, 2000)
 

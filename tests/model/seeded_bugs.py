@@ -1,7 +1,7 @@
 """Known-bad changes of the program, each with the test that must catch it.
 
-python -m tests.model.seeded_bugs          applies each to a copy of the program, and shows what the test says
-python -m tests.model.seeded_bugs NAME     one of them
+python -m tests.model.seeded_bugs          applies each bug to a copy of the program, and shows the result of its test
+python -m tests.model.seeded_bugs NAME     applies one of them
 """
 
 import os
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 class Change(NamedTuple):
-    """A piece of source that is replaced; it stands in the file exactly once."""
+    """A piece of source that is replaced; it must occur in the file exactly once."""
 
     path: str
     old: str
@@ -24,7 +24,7 @@ class Change(NamedTuple):
 
 
 class Bug(NamedTuple):
-    """What is broken, and the test (as pytest names it) that must fail then, and not otherwise."""
+    """The changes that break something, and the test (as pytest names it) that must fail with them, and only then."""
 
     changes: tuple[Change, ...]
     caught_by: str
@@ -290,7 +290,7 @@ BUGS: dict[str, Bug] = {
 
 
 def copy_program(folder: Path) -> None:
-    """Copy what the tests of the models need to an empty folder."""
+    """Copy the files that the tests of the models need to an empty folder."""
     ignore = shutil.ignore_patterns("__pycache__")
     for name in "durus", "tests", "spec":
         shutil.copytree(ROOT / name, folder / name, ignore=ignore)
@@ -298,7 +298,7 @@ def copy_program(folder: Path) -> None:
 
 
 def apply(bug: Bug, folder: Path) -> None:
-    """Change the program in the folder; ValueError if the source that is to be replaced is not there."""
+    """Change the program in the folder; ValueError if the source to be replaced does not occur in it."""
     for change in bug.changes:
         path = folder / change.path
         source = path.read_text(encoding="utf-8")
@@ -311,7 +311,7 @@ def run_test(test: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run one test on the program in the folder."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("COVERAGE_", "PYTEST_"))}
     environment = {**kept, "PYTHONPATH": str(folder), "HYPOTHESIS_PROFILE": "first"}
-    environment["DURUS_PURE_PYTHON"] = "1"  # since a bug in Python is none in the C extension
+    environment["DURUS_PURE_PYTHON"] = "1"  # because a bug in the Python is not in the C extension
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-x", "-q", "--tb=short", "-p", "no:cacheprovider", test],
         cwd=folder,
@@ -324,7 +324,7 @@ def run_test(test: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def output_with(name: str) -> tuple[int, str]:
-    """Return pytest's exit code and output of the test that must catch a bug, on a program that has the bug."""
+    """Return pytest's exit code and output for the test that must catch a bug, on a program with the bug."""
     bug = BUGS[name]
     with tempfile.TemporaryDirectory(prefix="durus-bug-") as folder:
         copy_program(Path(folder))

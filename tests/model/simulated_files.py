@@ -1,12 +1,12 @@
-"""A file system in memory that forgets at a crash what was not synced.
+"""A file system in memory that loses unsynced data in a crash.
 
-It stands behind the seam of durus/files/file.py.  A Disk is what a machine has; a SimulatedFileSystem is what one
-process on it works with.  What a process has written is seen by all at once, and is on stable storage
-only when a sync has returned.  Until then a crash leaves of a file any of the lengths that it had since its last
-sync, in each sector any of the contents that this sector had since, and of a name any of the files that it
-led to since its directory was last synced: so writes go missing, arrive in part, and overtake each other.
+It implements the interface of durus/files/file.py. A Disk is that of a machine; a SimulatedFileSystem is the view of
+one process on it. What a process has written is visible to all processes immediately, but is on stable storage only
+when a sync has returned. Until then, a crash leaves a file with any of the lengths that it had since its last sync,
+each sector with any of the contents that it had since then, and a name with any of the files to which it led since its
+directory was last synced. So writes are lost, arrive in part, and overtake one another.
 
-Nothing here is random by itself: what a crash leaves is decided by Choices, and what fails by an observer.
+Nothing here is random by itself: Choices decide what a crash leaves, and an observer decides what fails.
 """
 
 import errno
@@ -21,7 +21,7 @@ from durus.error import FileError, LockedError
 from durus.files.file import File, Mode
 
 SECTOR = 512
-"""The bytes that a disk writes wholly or not at all."""
+"""The number of bytes that a disk writes completely or not at all."""
 
 T = TypeVar("T")
 
@@ -29,7 +29,7 @@ Share = Literal["none", "half", "all"]
 
 
 class Crash(BaseException):
-    """The process is gone; nothing that its program still does has an effect."""
+    """The process was killed; nothing that its program still does has an effect."""
 
 
 class Operation(NamedTuple):
@@ -48,9 +48,9 @@ class Operation(NamedTuple):
 class Fault(NamedTuple):
     """How an operation fails.
 
-    `done` is how much of it is done before: of an append the half or all of its bytes.  A sync of which the half is
-    done has written some sectors, and forgets those that it has not: no later sync writes them either, though
-    all processes see them until the machine goes down.
+    `done` is how much of it is done before it fails: for an append, half or all of its bytes. A sync that is half done
+    has written some sectors and forgets the others: no later sync writes them either, although all processes see them
+    until the machine goes down.
     """
 
     error: Callable[[Operation], BaseException]
@@ -58,7 +58,7 @@ class Fault(NamedTuple):
 
 
 def failure(code: int) -> Callable[[Operation], BaseException]:
-    """Return what makes the error that durus/files/file.py makes of this errno."""
+    """Return a function that makes the error that durus/files/file.py raises for this errno."""
 
     def error(operation: Operation) -> BaseException:
         made = FileError(code, f"cannot {operation.kind}: {os.strerror(code)}", operation.path)
@@ -69,21 +69,21 @@ def failure(code: int) -> Callable[[Operation], BaseException]:
 
 
 Observer = Callable[[Operation], Fault | None]
-"""Is told of each operation before it is done; may return how it is to fail."""
+"""Is called before each operation; may return a fault with which the operation fails."""
 
 
 class Choices(Protocol):
     """Decides what a crash leaves."""
 
     def choose(self, number: int) -> int:
-        """Return which of this many versions it is to be, from 0, the oldest, to number - 1, the newest."""
+        """Choose one of `number` versions, from 0, the oldest, to number - 1, the newest."""
 
     def noise(self, size: int) -> bytes | None:
-        """Return what stood on the disk where nothing was written yet, None for zeros only."""
+        """Return the contents of the disk where nothing was written yet; None for zeros only."""
 
 
 class RandomChoices:
-    """Choices by chance, of which each crash has its own kind: all of the oldest, one of them, any."""
+    """Random choices. Each crash has its own kind of them: always the oldest, one of them, any."""
 
     def __init__(self, chance: random.Random) -> None:
         self._chance = chance
@@ -100,7 +100,7 @@ class RandomChoices:
 
 
 class _GivenChoices:
-    """Choices that begin as they are given, and go on with the oldest; keeps what there was to choose."""
+    """Choices that begin with given ones, and continue with the oldest; records the numbers of versions."""
 
     def __init__(self, given: Sequence[int]) -> None:
         self._given = given
@@ -117,11 +117,11 @@ class _GivenChoices:
 
 
 OLDEST: Choices = _GivenChoices(())
-"""Leaves only what is on stable storage for certain."""
+"""Leaves only what is certainly on stable storage."""
 
 
 def every_outcome(disk: "Disk") -> Iterator["Disk"]:
-    """Yield each disk that a crash can leave, noise left out."""
+    """Yield each disk that a crash can leave, without noise."""
     given: list[int] = []
     while True:
         choices = _GivenChoices(given)
@@ -135,7 +135,7 @@ def every_outcome(disk: "Disk") -> Iterator["Disk"]:
 
 
 def outcomes(disk: "Disk", most: int, chance: random.Random) -> Iterator["Disk"]:
-    """Yield each disk that a crash can leave if they are not more than `most`, else so many by chance."""
+    """Yield each disk that a crash can leave if these are at most `most`, otherwise the first and random ones."""
     every = list(itertools.islice(every_outcome(disk), most + 1))
     if len(every) <= most:
         yield from every
@@ -151,21 +151,21 @@ def _distinct(values: Iterable[T]) -> list[T]:
 
 @dataclass(eq=False)
 class Lock:
-    """The lock of one file that was opened; it knows the process, and not the file, which may go without a close."""
+    """The lock of one opened file. It knows the process, not the file, which may disappear without a close."""
 
     process: "SimulatedFileSystem"
 
 
 @dataclass(eq=False)
 class Inode:
-    """A file, whatever its names."""
+    """A file, independent of its names."""
 
     data: bytes = b""
-    """What processes see."""
+    """The contents that processes see."""
     stable: bytes = b""
-    """What is on stable storage for certain."""
+    """The contents that are certainly on stable storage."""
     versions: list[bytes] = field(default_factory=list)
-    """What it was after each change since."""
+    """The contents after each change since then."""
     first_change: int = 0
     """The lowest offset of these changes."""
     lock: "Lock | None" = None
@@ -176,7 +176,7 @@ class Inode:
         self.versions.append(data)
 
     def settle(self, stable: bytes) -> None:
-        """Let this be what is on stable storage, and no change be under way."""
+        """Make these the contents on stable storage, with no unsynced changes."""
         self.stable, self.versions = stable, []
 
     def after_crash(self, choices: Choices) -> bytes:
@@ -213,14 +213,14 @@ class Disk:
         self.operations = 0
         self.observer: Observer = no_fault
         self.sync_chance = random.Random(0)
-        """Decides what a sync that fails has written."""
+        """Decides what a failed sync has written."""
 
     def process(self) -> "SimulatedFileSystem":
         """Return the file system of a new process."""
         return SimulatedFileSystem(self)
 
     def put(self, path: str, data: bytes, is_durable: bool = True) -> None:
-        """Make a file, as the state that a test begins with."""
+        """Create a file, as the initial state of a test."""
         inode = Inode()
         inode.change(data, 0)
         self.change_name(path, inode)
@@ -229,7 +229,7 @@ class Disk:
             self.settle_names(os.path.dirname(path))
 
     def contents(self) -> dict[str, bytes]:
-        """Return what each name leads to."""
+        """Return the contents to which each name leads."""
         return {name: inode.data for name, inode in self.names.items()}
 
     def change_name(self, name: str, inode: Inode | None) -> None:
@@ -251,7 +251,7 @@ class Disk:
         self._name_changes = unsettled
 
     def after_crash(self, choices: Choices) -> "Disk":
-        """Return what a crash of the machine can leave; this disk stays as it is."""
+        """Return a disk that a crash of the machine can leave; this disk stays as it is."""
         found: dict[str, Inode | None] = dict(self._stable_names)
         for name in sorted({name for name, _ in self._name_changes}):
             changes = [inode for changed, inode in self._name_changes if changed == name]
@@ -268,7 +268,7 @@ class Disk:
         return after
 
     def after_kill(self) -> "Disk":
-        """Return what there is when all processes are killed and the machine runs on; this disk stays as it is."""
+        """Return the disk after all processes are killed while the machine continues; this disk stays as it is."""
         after = Disk()
         copies: dict[Inode, Inode] = {}
 
@@ -357,7 +357,7 @@ class SimulatedFile:
 
 
 def _written(inode: Inode) -> bytes:
-    """Return what a sync leaves on stable storage: the changed sectors, and of the others what was there."""
+    """Return what a sync leaves on stable storage: the changed sectors, and the old contents of the others."""
     if not inode.versions:
         return inode.stable
     start = inode.first_change // SECTOR * SECTOR
@@ -427,7 +427,7 @@ class SimulatedFileSystem:
     def replace(self, source: str, name: str) -> None:
         operation, fault = self.step("replace", name)
         is_done = fault is None or fault.done == "all"
-        if is_done and self.disk.names.get(name) is not self.disk.names[source]:  # POSIX: else both names stay
+        if is_done and self.disk.names.get(name) is not self.disk.names[source]:  # POSIX: otherwise both names stay
             self.disk.change_name(name, self.disk.names[source])
             self.disk.change_name(source, None)
         _raise(operation, fault)
@@ -441,7 +441,7 @@ class SimulatedFileSystem:
         _raise(operation, fault)
 
     def make_directory(self, path: str) -> None:
-        """Directories are not simulated: each is there."""
+        """Directories are not simulated: every directory exists."""
         _raise(*self.step("make the directory", path))
 
     def sync_directory(self, path: str) -> None:

@@ -1,13 +1,13 @@
-"""Every interleaving of two clients, of a few operations each, against the rules of spec/transactions.md.
+"""Every interleaving of two clients with a few operations each, compared with the rules of spec/transactions.md.
 
-The root leads to y, and y leads to x or does not: a write of y takes the reference out, or puts it back in. So packs,
-whose steps are operations too, can remove x.
+The root leads to y, and y leads to x or does not: a write of y removes the reference or restores it. So packs, whose
+steps are operations too, can remove x.
 
     python -m tests.model.small_scope --operations N
 
-Histories that have led to the same state go on in the same way, so each state is gone on from once. What is compared to
-tell that is the state of the program itself: caches, read sets, changes, invalid oids and the storage. States
-that differ in which client is which are the same.
+Histories that have led to the same state continue in the same way, so each state is continued only once. The states
+that are compared for this are those of the program itself: caches, read sets, changes, invalid oids and the storage.
+States that differ only in which client is which are the same.
 """
 
 import argparse
@@ -30,11 +30,11 @@ from tests.model.nemesis import Figures
 
 CLIENTS = (0, 1)
 OPERATIONS = ("read x", "read y", "write x", "write y", "commit", "abort", "pack")
-"""`pack` begins a pack, or does the rest of the one that was begun."""
+"""`pack` begins a pack, or finishes the one in progress."""
 OBJECTS = ("x", "y")
 
 Step = tuple[int, str]
-"""A client, and what it does."""
+"""A client, and its operation."""
 
 
 class State(NamedTuple):
@@ -44,7 +44,7 @@ class State(NamedTuple):
 
 
 Result = State | tuple[str, tuple[str, ...]] | None
-"""What a read gives, or which conflict, on what."""
+"""What a read returns, or the kind of the conflict and its objects."""
 
 
 # The rules
@@ -62,12 +62,12 @@ class Conflict(Exception):
 @dataclass
 class Client:
     seen: dict[str, State] = field(default_factory=dict)
-    """The states that it has loaded, or made."""
+    """The states that it has loaded or made."""
     accessed: set[str] = field(default_factory=set)
     changed: set[str] = field(default_factory=set)
     invalid: set[str] = field(default_factory=set)
     stuck: set[str] = field(default_factory=set)
-    """What it knows to be invalid, since a conflict."""
+    """What it knows to be invalid after a conflict."""
 
     def drop_stuck(self) -> None:
         for name in self.stuck:
@@ -84,7 +84,7 @@ class Client:
 
 
 class Rules:
-    """What must come of each step: TXN-2, TXN-4, TXN-7, TXN-10, TXN-12 to TXN-16 and TXN-25."""
+    """The required result of each step: TXN-2, TXN-4, TXN-7, TXN-10, TXN-12 to TXN-16 and TXN-25."""
 
     def __init__(self) -> None:
         self.stored: dict[str, State | None] = {"x": State(0, False), "y": State(0, True)}
@@ -258,7 +258,7 @@ class Program:
         return found
 
     def key_of(self, client: int, stored: dict[str, State | None]) -> object:
-        """Return all of a client's state that what it does next can depend on."""
+        """Return all of a client's state on which its next operations can depend."""
         connection, seen = self.connections[client], self.seen(client)
         states = [(name, state == stored[name], state.is_linked) for name, state in sorted(seen.items())]
         in_use = [obj._p_serial == connection.transaction_serial for obj in self.objects[client].values()]
@@ -276,7 +276,7 @@ _RANDOM_HISTORIES = 200
 
 
 def run_history(steps: list[Step], storage: Callable[[], Storage]) -> tuple[str | None, Key]:
-    """Do the steps; return what was wrong first, and the state that they led to."""
+    """Do the steps; return the first fault, and the state to which they led."""
     program, rules = Program(storage()), Rules()
     problem = None
     for number, step in enumerate(steps, 1):
@@ -297,7 +297,7 @@ def run_history(steps: list[Step], storage: Callable[[], Storage]) -> tuple[str 
 
 
 def explore(operations: int, storage: Callable[[], Storage]) -> Figures:
-    """Go through all interleavings of two clients that do so many operations each."""
+    """Go through all interleavings of two clients with this number of operations each."""
     figures = Figures()
     frontier: dict[Key, tuple[list[Step], int]] = {"start": ([], 1)}
     for _ in range(2 * operations):
@@ -346,6 +346,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    from tests.model import small_scope  # whose classes are named as those in the database
+    from tests.model import small_scope  # its classes have the names that are in the database
 
     sys.exit(small_scope.main())

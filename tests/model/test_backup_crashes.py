@@ -1,4 +1,4 @@
-"""Crashes at every operation of a backup and of a restoring, and what others do to the file between two operations."""
+"""Crashes at every operation of a backup and of a restore, and changes of the file between two operations."""
 
 import errno
 import random
@@ -29,7 +29,7 @@ Step = Callable[[World], object]
 
 
 def open_without_fsync(world: World) -> None:
-    """Have commits wait for the disk no longer: what a backup has of them must outlive a crash all the same."""
+    """Make commits no longer wait for the disk: a crash must still not lose what a backup has of them."""
     world.durability = "os"
     world.open()
 
@@ -44,14 +44,14 @@ SCRIPTS: dict[str, Sequence[Step]] = {
 
 
 class CrashWatch:
-    """Has the machine of the source, that of the target, or both, crash before each operation."""
+    """Makes the machine of the source, that of the target, or both, crash before each operation."""
 
     def __init__(self, world: World, most: int) -> None:
         self._world = world
         self._most = most
         self._chance = random.Random(1)
         self.acknowledged = 0
-        """The number of the commit whose state the last backup that has ended has."""
+        """The number of the commit whose state the last completed backup has."""
         self.crashes = 0
         self._changed = True
 
@@ -70,7 +70,7 @@ class CrashWatch:
             self._check(source.after_kill(), next(outcomes(world.target, 1, self._chance)))
 
     def _check(self, source: Disk, target: Disk) -> None:
-        """Hold what a crash has left to what is promised."""
+        """Compare what a crash has left with what is promised."""
         self.crashes += 1
         held = 0
         if MANIFEST_PATH in target.names:
@@ -156,7 +156,7 @@ def pack(world: World) -> None:
 
 
 def commit_that_is_cut_off(world: World) -> None:
-    """What a writer does whose disk is full: half of a commit is written, and cut off; the next commit succeeds."""
+    """Behave like a writer with a full disk: half of a commit is written and cut off; the next commit succeeds."""
     file = world.open()._require_open().file
     end = file.size()
     file.append(U64.pack(5000) + bytes(700))
@@ -281,7 +281,7 @@ def test_file_that_is_cut_off_each_time_is_an_error() -> None:
         return None
 
     world.target.observer = observe
-    with pytest.raises(BackupError, match="was cut off"):
+    with pytest.raises(BackupError, match="were cut off meanwhile"):
         world.back_up()
     world.target.observer = no_fault
     assert world.restore() == 1
@@ -475,7 +475,7 @@ def test_target_in_use_is_told() -> None:
     world.back_up()
     lock = world.target.process().open(f"{TARGET}/lock", "write")
     lock.lock()
-    with pytest.raises(FileError, match="another backup into this folder is under way"):
+    with pytest.raises(FileError, match="another backup to this folder is in progress"):
         world.back_up()
     assert world.restore() == 1
     assert verify(world.target)[0].problems == ()

@@ -1,7 +1,7 @@
-"""Commits, packs, backups, and restorings of every moment, in any order, against lists of what there was.
+"""Commits, packs, backups, and restores of every moment, in any order, compared with lists of past states.
 
 The oracle knows the history of the file as a list of events: a time, and the number of the commit whose state the file
-had then. A backup copies the list; a pack begins another one.
+had then. A backup copies the list; a pack begins a new one.
 """
 
 from typing import NamedTuple
@@ -25,7 +25,7 @@ class Event(NamedTuple):
 
 
 class Held(NamedTuple):
-    """A generation: its history, and how many events of it an older one has too."""
+    """A generation: its history, and how many of its events it shares with an older one."""
 
     number: int
     events: list[Event]
@@ -51,7 +51,7 @@ class BackupMachine(RuleBasedStateMachine):
         self.held: list[Held] = []
 
     def _move_clock(self, seconds: int) -> None:
-        """Move it, forward or back, to where it never was: two packs of one state would be one file otherwise."""
+        """Move it, forward or back, to a new time: otherwise two packs of one state would be one file."""
         self.moves += 1
         self.world.clock.now = (self.world.clock.now // SECOND + seconds) * SECOND + self.moves
 
@@ -80,7 +80,7 @@ class BackupMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.events)
     @rule(seconds=st.integers(1, 5), saves=st.booleans())
     def pack_with_commits(self, seconds: int, saves: bool) -> None:
-        """Commit while a pack is under way, and back the old file up before the new one has its name."""
+        """Commit while a pack is in progress, and back up the old file before the new one has its name."""
         self._move_clock(seconds)
         began, number = self.world.clock.now, self.events[-1].number
         packer = self.world.open().get_packer()
@@ -142,7 +142,7 @@ class BackupMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.held)
     @rule(data=st.data(), goes_on=st.booleans())
     def go_back(self, data: st.DataObject, goes_on: bool) -> None:
-        """Put a restored file in the place of the database, and go on with it."""
+        """Replace the database with a restored file, and continue with it."""
         held = self.held[-1]
         index = data.draw(st.integers(0, len(held.events) - 1))
         expected = [event for event in held.events if event.time <= held.events[index].time][-1]
@@ -176,7 +176,7 @@ class BackupMachine(RuleBasedStateMachine):
 
 
 def _count_of_seals(data: bytes) -> int:
-    """Return how many events a file has: one for each seal, but for that of a block table, which is of its pack."""
+    """Return how many events a file has: one for each seal, except that of a block table, which belongs to its pack."""
     return data.count(b"sealX5") - data.count(b"blocksB")
 
 

@@ -1,8 +1,8 @@
-"""The BTree that the C extension gives against the one of Python alone: the same programs, run on both.
+"""The BTree of the C extension compared with that in Python: the same programs run on both.
 
-Two worlds have the same tree, of nodes with the same oids, some of which are ghosts. After each step both must have the
-same outcome, the same error to the letter, the same items in the same nodes, and have loaded, accessed and changed the
-same ones.
+Two worlds have the same tree, made of nodes with the same oids, some of which are ghosts. After each step both must
+have the same outcome, exactly the same error, and the same items in the same nodes, and must have loaded, accessed and
+changed the same nodes.
 """
 
 import os
@@ -36,7 +36,7 @@ REFERENCE: type[BTree[Any, Any]] = [cls for cls in BTree.__mro__ if cls.__qualna
 
 
 class Described(BNode[Any, Any]):
-    """Has a __dict__, in which an attribute may hide one of the class."""
+    """Has a __dict__, in which an attribute may hide an attribute of the class."""
 
 
 class Noting(BNode[Any, Any]):
@@ -51,11 +51,11 @@ class Noting(BNode[Any, Any]):
 
 
 class Watched(BNode[Any, Any]):
-    """Sees each access to it."""
+    """Observes each access to it."""
 
     __slots__ = ()
 
-    if implementation == "C":  # a type checker would take any attribute as right
+    if implementation == "C":  # otherwise a type checker would accept any attribute
 
         def __getattribute__(self, name: str) -> Any:
             return super().__getattribute__(name)
@@ -79,11 +79,11 @@ NODE_CLASSES = [BNode, BNode4, Described, Noting, Watched, Sized]
 
 
 class Failure(Exception):
-    """What a comparison or a load raises, and nobody else does."""
+    """The exception that a comparison or a load raises, and nothing else."""
 
 
 class Meddler:
-    """A key that compares like a number, and does something when it is compared for the n-th time from now on."""
+    """A key that compares like a number, and does something at its n-th comparison from now on."""
 
     def __init__(self, number: float) -> None:
         self.number = number
@@ -115,7 +115,7 @@ class Meddler:
 
 
 class Recorder(ConnectionBase):
-    """Knows what is stored, and notes what is asked for."""
+    """Knows what is stored, and records the requests."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -153,7 +153,7 @@ def nodes_of(tree: BTree[Any, Any]) -> Iterator[BNode[Any, Any]]:
 
 
 class World:
-    """A tree of one of the two forms, and what holds it."""
+    """A tree of one of the two implementations, and the connection that holds it."""
 
     def __init__(self, cls: type[BTree[Any, Any]], node_class: type[BNode[Any, Any]], keys: list[Any]) -> None:
         self.connection = Recorder()
@@ -167,14 +167,14 @@ class World:
             self.tree[self.own(key)] = "first"
 
     def own(self, key: Any) -> Any:
-        """Return a key of this world for one that both have."""
+        """Return this world's key for a key that both worlds have."""
         if isinstance(key, Meddler):
             self.meddlers.append(Meddler(key.number))
             return self.meddlers[-1]
         return key
 
     def commit(self) -> None:
-        """Store all, and begin another transaction."""
+        """Store everything, and begin another transaction."""
         for obj in (self.tree, *nodes_of(self.tree)):
             if get_slot(obj, "_p_connection") is None:
                 set_slot(obj, "_p_oid", int8_to_str(self.oids))
@@ -197,7 +197,7 @@ class World:
                 obj._p_set_status_ghost()
 
     def everything(self) -> object:
-        """Return all that there is to know, without an access."""
+        """Return the whole observable state, without an access."""
 
         def known(obj: PersistentObject) -> tuple[object, ...]:
             status = get_slot(obj, "_p_status")
@@ -237,7 +237,7 @@ Step = Callable[[World], object]
 
 
 def meddling(countdown: int, what: str, number: float) -> Step:
-    """Have each meddler of the tree do something at a comparison that is to come."""
+    """Make each meddler of the tree do something at a later comparison."""
 
     def act(world: World) -> None:
         match what:

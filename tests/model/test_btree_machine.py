@@ -1,7 +1,7 @@
-"""A stored BTree, of nodes of each class, against a dict, in any order of calls.
+"""A stored BTree, with nodes of each class, compared with a dict, with calls in any order.
 
-The range of the keys grows with the nodes, so that trees of all degrees get deep; runs of neighbouring keys fill and
-empty whole nodes.
+The range of the keys grows with the size of the nodes, so that trees of all degrees get deep; runs of adjacent keys
+fill and empty whole nodes.
 """
 
 from collections.abc import Callable, Iterator
@@ -252,7 +252,7 @@ class BTreeMachine(CollectionMachine):
     @precondition(lambda self: self.it.root.nodes is not None)
     @rule(pick=places, count=st.integers(1, 30))
     def delete_between_children(self, pick: int, count: int) -> None:
-        """Delete keys that the root has, each of which one out of a leaf takes the place of."""
+        """Delete keys of the root; a key from a leaf replaces each of them."""
         before = self.snapshot()
         for _ in range(count):
             root = self.it.root
@@ -263,7 +263,7 @@ class BTreeMachine(CollectionMachine):
 
     @rule(degree=st.sampled_from([*DEGREES, 1, 3, 1024]))
     def build_anew(self, degree: int) -> None:
-        """With nodes of another degree, and, so that the machine remains what it is, of its own again."""
+        """Change the degree of the nodes, and change it back so that the machine keeps its own."""
         before = self.snapshot()
         is_built = degree in DEGREES and degree != self.it.root.minimum_degree
         assert self.it.set_bnode_minimum_degree(degree) == is_built
@@ -306,7 +306,7 @@ class BTreeMachine(CollectionMachine):
         run=st.tuples(places, lengths),
     )
     def go_on_with_an_iteration(self, place: int, is_backward: bool, how: str, run: tuple[int, int]) -> None:
-        """Whatever happens in the middle: no key comes twice, and none is left out that was there all the time."""
+        """Whatever happens meanwhile, no key comes twice, and every key that was in the tree all the time comes."""
         before = set(self.model)
         expected = sorted(before, reverse=is_backward)
         items = self.it.items_backward() if is_backward else self.it.iteritems()

@@ -1,8 +1,8 @@
-"""Up to five clients of one server, in any order of calls, against an oracle that knows every version.
+"""Up to five clients of one server, with calls in any order, and an oracle that knows every version.
 
-The whole stack is there: Connection, ClientStorage with its prefetch, the wire protocol, the session
-core and the storage; only sockets, clocks and threads are not.  The oracle knows who has synced when.
-From that follows what each client may see, and which conflicts there must be.
+The test runs the whole stack: Connection, ClientStorage with its prefetch, the wire protocol, the session core and the
+storage, but no sockets, clocks or threads. The oracle knows when each client has synced. This determines what each
+client may see, and which conflicts must occur.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ NAMES = ("a", "b", "c")
 ROOT = 0
 
 Label = int
-"""What the oracle calls an object, whether it has an oid or not."""
+"""The oracle's name for an object, whether it has an oid or not."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,13 @@ def refs(state: State) -> set[Label]:
 @dataclass
 class Version:
     number: int
-    """The place of the commit in the order of all commits and packs."""
+    """The index of the commit in the order of all commits and packs."""
     writer: "Client | None"
     state: State
 
 
 class History:
-    """All versions of all objects, and what packs removed."""
+    """All versions of all objects, and the objects that packs removed."""
 
     def __init__(self) -> None:
         self.number = 0
@@ -89,14 +89,14 @@ class History:
             self.versions.setdefault(label, []).append(Version(self.number, writer, dict(state)))
 
     def state(self, label: Label, number: int) -> State | None:
-        """Return the state after the commit of this number, None if there was none, or it was removed."""
+        """Return the state after the commit of this number; None if there was none, or it was removed."""
         if label in self.removed and self.removed[label] <= number:
             return None
         found = [version.state for version in self.versions[label] if version.number <= number]
         return found[-1] if found else None
 
     def changed_for(self, client: "Client", since: int) -> set[Label]:
-        """Return what others committed, or a pack removed, since then."""
+        """Return the objects that others committed, or a pack removed, since then."""
         changed = {
             label
             for label, versions in self.versions.items()
@@ -118,7 +118,7 @@ class History:
         return found
 
     def garbage_of_pack(self, began: int) -> set[Label]:
-        """Return what a pack that began then removes now: garbage of then that no commit since has brought back."""
+        """Return what a pack that began then removes now: what was garbage then and was not brought back since."""
         garbage = self.existing(began) - self.reached([ROOT], began)
         later = {
             label: [version.state for version in versions if version.number > began]
@@ -136,19 +136,19 @@ class History:
 
 @dataclass(eq=False)
 class Client:
-    """A client, and what the oracle knows of it."""
+    """A client, and what the oracle knows about it."""
 
     name: int
     connection: Connection[Item]
     view: int
-    """The state that it sees is the one after the commit of this number, and its own changes."""
+    """It sees the state after the commit of this number, with its own changes."""
     synced: int
     """The server has told it of all changes up to this number."""
     stuck: set[Label] = field(default_factory=set)
-    """Objects that changed, as it learnt in a conflict."""
+    """Objects of whose changes it learnt in a conflict."""
     accessed: set[Label] = field(default_factory=set)
     changed: dict[Label, State] = field(default_factory=dict)
-    """The states of objects that it changed or made, and that are not committed."""
+    """The uncommitted states of objects that it changed or made."""
     new: set[Label] = field(default_factory=set)
     held: dict[Label, Item] = field(default_factory=dict)
     """The objects in its variables."""
@@ -160,7 +160,7 @@ class Conflict(Exception):
 
 @contextlib.contextmanager
 def conflict_on(oid: bytes | None, is_expected: bool) -> Iterator[None]:
-    """A read conflict on this oid must come up in the block, or none."""
+    """A read conflict on this oid must occur in the block if `is_expected`, and none otherwise."""
     if not is_expected:
         yield
         return
@@ -170,7 +170,7 @@ def conflict_on(oid: bytes | None, is_expected: bool) -> Iterator[None]:
 
 
 class ClientsMachine(RuleBasedStateMachine):
-    """Runs each step on the program, and beside it on the oracle."""
+    """Runs each step on the program and on the oracle."""
 
     makes_files = True
 
@@ -206,7 +206,7 @@ class ClientsMachine(RuleBasedStateMachine):
 
     @rule(who=st.integers(0, 4), edits=edits, end=ends)
     def work(self, who: int, edits: list[Edit], end: str) -> None:
-        """What a program does in a transaction, or in a part of one."""
+        """The operations of a program in a transaction, or in part of one."""
         for edit, what, name, which in edits:
             match edit:
                 case "read":
@@ -294,10 +294,10 @@ class ClientsMachine(RuleBasedStateMachine):
         assert state is not None
         return state
 
-    # What the program does, with what the oracle expects of it
+    # What the program does, compared with the oracle
 
     def obtain(self, client: Client, label: Label) -> Item | None:
-        """Have the client hold the object; None if it can't be had."""
+        """Let the client hold the object; None if it can't be reached."""
         if label not in client.held:
             connection, oid = client.connection, self.oids[label]
             expected: State | str | None
@@ -317,7 +317,7 @@ class ClientsMachine(RuleBasedStateMachine):
         return client.held[label]
 
     def use(self, client: Client, label: Label) -> tuple[Item, State] | None:
-        """Have the client touch the object; return it and its expected state, None if that is a conflict."""
+        """Let the client access the object; return it and its expected state, or None after a conflict."""
         obj = self.obtain(client, label)
         if obj is None:
             return None
@@ -351,7 +351,7 @@ class ClientsMachine(RuleBasedStateMachine):
             assert found == expected
 
     def write_a_number(self, who: int, what: int, name: str, value: int) -> None:
-        """Without a read ahead of it; a write is an access too."""
+        """Write without a read before it; a write is an access too."""
         client = self.pick(who)
         self.write(client, self.label_for(client, what), name, value)
 
@@ -387,7 +387,7 @@ class ClientsMachine(RuleBasedStateMachine):
             self.write(client, self.label_for(client, what), name, Ref(referred))
 
     def create(self, who: int, what: int, name: str, count: int) -> None:
-        """New objects in a row, of which an object refers to the first."""
+        """Make a chain of new objects; an existing object refers to the first one."""
         client = self.pick(who)
         referrer = self.label_for(client, what)
         for _ in range(count):
@@ -399,7 +399,7 @@ class ClientsMachine(RuleBasedStateMachine):
             referrer = label
 
     def create_siblings(self, who: int, name: str, count: int) -> None:
-        """Objects that the root refers to through one other."""
+        """Make objects to which the root refers through one other object."""
         client = self.pick(who)
         self.create(who, 0, name, 1)
         parent = max(client.new)
@@ -465,7 +465,7 @@ class ClientsMachine(RuleBasedStateMachine):
         self.begin_next(client)
 
     def stored_by(self, client: Client) -> dict[Label, State]:
-        """Return what a commit stores: what was changed, and what is new and reached from that."""
+        """Return what a commit stores: the changed objects, and the new ones that these reach."""
         stored: dict[Label, State] = {}
         pending = list(client.changed.keys() - client.new)
         while pending:
@@ -485,7 +485,7 @@ class ClientsMachine(RuleBasedStateMachine):
             raise Conflict(sorted(missing))
 
     def crash_a_client(self, who: int) -> None:
-        """Its connection is gone in the middle of a commit; nothing of that is stored."""
+        """Its connection is lost in the middle of a commit; nothing of the commit is stored."""
         stream = self.server.connect()
         stream.sendall(b"M\x02C")
         stream.sendall(b"\0\0\0\x64\0\0\0\x15" + bytes(16))
@@ -529,7 +529,7 @@ class ClientsMachine(RuleBasedStateMachine):
         self.server.storage.close()
         self.server = InMemoryServer(self.open_storage(), packs_at_once=False)
         self.pack_began = None
-        for label in self.history.removed:  # their oids may be given again from now on
+        for label in self.history.removed:  # their oids may be given out again from now on
             del self.history.versions[label], self.oids[label]
         self.history.removed.clear()
         self.clients = [self.new_client() for _ in range(count)]

@@ -1,4 +1,4 @@
-"""One connection over one storage, in any order of calls, against the graph that it must hold."""
+"""One connection to one storage, with calls in any order, compared with the graph that it must hold."""
 
 import shutil
 import tempfile
@@ -76,7 +76,7 @@ edits = st.lists(
 
 
 def contents_of(obj: Any) -> dict[str | int, object]:
-    """Return all that an object holds, read as applications read it."""
+    """Return everything that an object holds, read as applications read it."""
     if isinstance(obj, PersistentDict):
         return dict(obj.items())
     if isinstance(obj, PersistentList):
@@ -162,14 +162,14 @@ class ConnectionMachine(RuleBasedStateMachine):
         super().__init__()
         self.graph = Graph()
         self.held: dict[int, Any] = {}
-        """Objects that the application keeps hold of, by node; all others may leave the memory."""
+        """Objects to which the application keeps references, by node; all others may leave memory."""
         self.walks_always = True
 
     def open(self) -> None:
         raise NotImplementedError
 
     def reader(self) -> Storage:
-        """Return a storage through which another client sees what is committed."""
+        """Return a storage through which another client sees the committed state."""
         raise NotImplementedError
 
     @initialize(walks_always=st.booleans(), cache_size=cache_sizes)
@@ -181,7 +181,7 @@ class ConnectionMachine(RuleBasedStateMachine):
     # Finding nodes and their objects
 
     def usable(self) -> list[int]:
-        """Return the nodes whose objects an application can come by."""
+        """Return the nodes whose objects an application can reach."""
         return sorted(reached(self.graph.working, [ROOT, *self.held], outside=self.graph.removed))
 
     def choose(self, pick: int) -> int:
@@ -189,7 +189,7 @@ class ConnectionMachine(RuleBasedStateMachine):
         return usable[pick % len(usable)]
 
     def object_of(self, node: int) -> Any:
-        """Return the object of a node, along a shortest way from what is held, loading no more than that."""
+        """Return the object of a node, along a shortest path from the held objects, and load nothing else."""
         ways: dict[int, Any] = {ROOT: self.connection.get_root(), **self.held}
         generation = [start for start in ways if start not in self.graph.removed]
         while node not in ways:
@@ -238,7 +238,7 @@ class ConnectionMachine(RuleBasedStateMachine):
 
     @rule(pick=picks, key=picks)
     def detach_and_hold(self, pick: int, key: int) -> None:
-        """Make garbage of what the application still holds."""
+        """Turn objects that the application still holds into garbage."""
         live = sorted(reached(self.graph.working, [ROOT], outside=self.graph.removed))
         owners = [node for node in live if refs(self.graph.working[node])]
         if owners:
@@ -303,7 +303,7 @@ class ConnectionMachine(RuleBasedStateMachine):
         self.compare_with_reader()
 
     def try_commit(self) -> None:
-        """Commit where that can be, else see that nothing comes of it and the transaction stays open."""
+        """Commit if possible; otherwise check that nothing is stored and the transaction stays open."""
         outcome = self.graph.outcome()
         before = dict(self.storage.gen_oid_record())
         known = self.graph.stored.keys() | self.graph.removed
@@ -423,7 +423,7 @@ class MemoryMachine(ConnectionMachine):
 
 
 class NotingFile(OperatingSystemFile):
-    """A file that remembers to which length it was made durable."""
+    """A file that remembers the length to which it was made durable."""
 
     def sync(self) -> None:
         super().sync()
@@ -522,7 +522,7 @@ class FileMachine(ConnectionMachine):
         edits=edits,
     )
     def crash_and_reopen(self, stage: int, cut: int, filling: str, edits: list[Edit]) -> None:
-        """Leave the file as a crash in the commit would: the directory is copied, the file cut in its last write."""
+        """Leave the file as a crash during the commit would: copy the directory, and cut the file in its last write."""
         self.edit(edits, "stay")
         before = {node: dict(contents) for node, contents in self.graph.stored.items()}
         old = self.path.read_bytes()
@@ -551,9 +551,9 @@ class FileMachine(ConnectionMachine):
 
 
 def torn(old: bytes, new: bytes, durable: list[int], stage: int, cut: int, filling: str) -> bytes:
-    """Return what a crash may leave of the writes that made `new` of `old`, which was durable.
+    """Return what a crash may leave of the writes that turned `old`, which was durable, into `new`.
 
-    `stage` chooses the write, of those that each ended in a sync at one of the `durable` lengths.
+    `stage` chooses one of the writes, each of which ended in a sync at one of the `durable` lengths.
     """
     ends = [end for end in durable if len(old) < end <= len(new)]
     if not ends:

@@ -1,6 +1,6 @@
 """Crashes and faults of the disk at every operation of short histories, and at some of longer ones.
 
-What is promised, and how much of it a longer run tries: spec/testing.md. More of the same: python -m tests.model.deep.
+spec/testing.md says what is promised, and how much of it a run tries. Longer runs: python -m tests.model.deep.
 """
 
 import random

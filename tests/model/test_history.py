@@ -148,7 +148,7 @@ def test_two_writers_that_replaced_each_other() -> None:
 
 
 def test_later_writes_seen_without_earlier_ones() -> None:
-    """No single read is stale: what the reader missed was never read where it was replaced."""
+    """No single read is stale: the version that the reader missed was never read where it was replaced."""
     first = transaction(A, writes={"x": INITIAL}, outcome="committed", time=(0, 1))
     second = transaction(B, writes={"y": INITIAL}, time=(2, 3))
     (found,) = cycles(first, second, transaction(C, {"x": INITIAL, "y": B}, time=(0, 9)))
@@ -176,7 +176,7 @@ def test_ids_must_be_unique() -> None:
 
 
 def serial_history(count: int, seed: int) -> list[Transaction]:
-    """A history that a machine with one transaction at a time gives, as its clients see it: they overlap."""
+    """The history of a machine that runs one transaction at a time, as its clients see it: they overlap."""
     chance = random.Random(seed)
     current: dict[Key, Id] = {}
     history = []

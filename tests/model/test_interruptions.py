@@ -1,4 +1,4 @@
-"""A few of the histories with interrupts and forks that `python -m tests.model.deep interrupts` goes on with."""
+"""A few of the histories with interrupts and forks; `python -m tests.model.deep interrupts` runs more of them."""
 
 import pytest
 

@@ -23,7 +23,7 @@ from tests.model.collection_machine import (
 
 MAX_LENGTH = 20
 
-# Of which there is one object each: a slice that is set to the same objects is no change.
+# Each is a single object: setting a slice to the same objects is not a change.
 items = st.sampled_from([0, 1, 2, 3, 4, 5, None])
 lists = st.lists(items, max_size=6)
 places = st.integers(-8, 8)

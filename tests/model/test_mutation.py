@@ -1,4 +1,4 @@
-"""The mutator, and the list of the mutants that no test can notice."""
+"""The mutator, and the list of the mutants that no test can detect."""
 
 import ast
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""Random programs with savepoints in savepoints, against an oracle that keeps deep copies.
+"""Random programs with nested savepoints, compared with an oracle that keeps deep copies.
 
-A program is a list of steps on the objects that are reached from the root; a step may be a block, which ends or fails.
-After each block and each transaction, what is reached from the root must be what the oracle has.
+A program is a list of steps on the objects that can be reached from the root; a step may be a block, which completes or
+fails. After each block and each transaction, these objects must equal those of the oracle.
 """
 
 import copy
@@ -28,7 +28,7 @@ KEYS = 12
 class Plain(Persistent):
     def __init__(self) -> None:
         self.values: dict[int, object] = {}
-        """A plain container, whose changes are noted by hand."""
+        """A plain container, whose changes the program notes itself."""
 
 
 class Failed(Exception):
@@ -44,7 +44,7 @@ class Ref:
 
 @dataclass
 class Model:
-    """What is reached from the root: kinds and contents, by number."""
+    """The objects that can be reached from the root: kinds and contents, by number."""
 
     kinds: dict[int, str]
     contents: dict[int, dict[int, Any]]
@@ -82,7 +82,7 @@ programs: st.SearchStrategy[list[Any]] = st.recursive(
 
 
 class World:
-    """A connection, and the oracle of it."""
+    """A connection and its oracle."""
 
     def __init__(self) -> None:
         shared = SharedStorage(MemoryStorage())
@@ -149,7 +149,7 @@ class World:
         self.check(self.connection)
 
     def check(self, connection: Connection) -> None:
-        """Compare what is reached from the root of a connection with the oracle."""
+        """Compare the objects that can be reached from the root of a connection with the oracle."""
         objects: dict[int, Any] = {0: connection.get_root()}
         pending = [0]
         while pending:

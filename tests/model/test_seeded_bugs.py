@@ -1,4 +1,4 @@
-"""The tests of the tests: each known-bad change of the program is caught by the test that is named for it."""
+"""Tests of the tests: each known-bad change of the program is caught by the test named for it."""
 
 from pathlib import Path
 

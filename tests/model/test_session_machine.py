@@ -1,8 +1,8 @@
-"""Up to five sessions of one core, their single steps in any order, against an oracle that keeps every version.
+"""Up to five sessions of one core, with single steps in any order, and an oracle that keeps every version.
 
-The oracle numbers commits and packs by their place in the order, and knows up to which place each client
-has synced. From that follows what each call must answer. When a turn is passed on is the core's choice, and so is
-whether it still knows of changes beyond its bound; the oracle follows, and holds it to what follows from that.
+The oracle numbers commits and packs in their order, and knows up to which number each client has synced. This
+determines the answer to each call. The core chooses when a turn is passed on, and whether it still knows changes beyond
+its limit. The oracle follows these choices, and checks their consequences.
 """
 
 import errno
@@ -42,9 +42,9 @@ NEVER_GIVEN = (1 << 30).to_bytes(8, "big")
 MAX_CLIENTS = 5
 MAX_UNUSED_OIDS = 6
 MAX_CHANGES = 12
-"""How many changes are kept for clients that have not heard of them."""
+"""The number of changes that are kept for clients that have not been told of them."""
 MERGED = 4
-"""How many of the oldest are forgotten together, at the most, when there are more."""
+"""The maximum number of oldest changes that are dropped at once when there are more."""
 ENOUGH_PACK_STEPS = 100
 
 Outcome = DurusError | None
@@ -85,36 +85,36 @@ def reached(records: Records, start: bytes) -> set[bytes]:
 class Client:
     session: Session
     synced: int
-    """The place in the order of the last change that this client has heard of."""
+    """The number of the last change of which this client was told."""
     given: set[bytes] = field(default_factory=set)
     """Oids that it may commit as new."""
     turn: int | None = None
-    """The place in the order at which it got its turn, None if it does not have it."""
+    """The number of the last change when it got its turn; None if it does not have the turn."""
     staged: Records = field(default_factory=dict)
-    """The records of its commit that it has given so far."""
+    """The records that it has given for its commit so far."""
     conflicts: set[bytes] = field(default_factory=set)
-    """What was a conflict about one of them when it was given."""
+    """The oids of these records that were a conflict when they were given."""
     commit: "Commit | None" = None
-    """Its commit that was taken and has no outcome yet."""
+    """Its accepted commit, which has no outcome yet."""
     grant_count: int = 0
-    """How often it must have been granted its turn."""
+    """How many times it must have been granted its turn."""
     granted: list[list[bytes] | None] = field(default_factory=list)
-    """What it was granted."""
+    """What it was given with each turn."""
     told: list[Outcome] = field(default_factory=list)
-    """What it was told of the commit that it gave last."""
+    """What it was told about its last commit."""
     has_given: bool = False
     """It has given a record in this turn."""
     has_lost_turn: bool = False
-    """Another commit was taken since it got its turn."""
+    """Another commit was accepted since it got its turn."""
     has_lost_track: bool = False
     """Any oid may be invalid for it."""
     times_abandoned: int = 0
-    """How often it was told that its turn, or its place in the line, is no more."""
+    """How many times it was told that it has lost its turn, or its place in the queue."""
 
 
 @dataclass(eq=False)
 class Commit:
-    """A commit that was taken."""
+    """An accepted commit."""
 
     place: int
     writer: Client
@@ -124,11 +124,11 @@ class Commit:
     error: Outcome = None
     """Why it failed."""
     lost: set[bytes] = field(default_factory=set)
-    """Why it was refused: what it needs, and a pack removed or a commit that failed did not store."""
+    """Why it was refused: the oids that it needs, but that a pack removed or a failed commit did not store."""
 
 
 class Version(NamedTuple):
-    """What a commit made of an object; without a record: what a pack did to it."""
+    """A version of an object that a commit made; without a record, its removal by a pack."""
 
     place: int
     commit: Commit | None
@@ -136,7 +136,7 @@ class Version(NamedTuple):
 
 
 class Pack:
-    """A pack under way: what the root did not reach when it began, and what of that came back."""
+    """A pack in progress: what the root did not reach when it began, and which of these objects came back."""
 
     def __init__(self, records: Records) -> None:
         live = reached(records, ROOT)
@@ -144,7 +144,7 @@ class Pack:
         self.kept: set[bytes] = set()
 
     def note(self, transaction: Records) -> None:
-        """Keep what a transaction stores, and the garbage that it leads to. [SHELF-35]"""
+        """Keep what a transaction stores, and the garbage to which it leads. [SHELF-35]"""
         self.kept |= transaction.keys()
         pending = refs(transaction)
         while pending:
@@ -158,21 +158,21 @@ class Pack:
 
 
 class History:
-    """Every version of every object, and whose turn comes when."""
+    """Every version of every object, and the order of the turns."""
 
     def __init__(self, records: Records, shows_writes: bool, clients: list[Client]) -> None:
         self.place = 0
         self.clients = clients
         self.shows_writes = shows_writes
-        """The storage has the records of a commit from the beginning of its write, not only from the end."""
+        """True if the storage has the records of a commit from the beginning of its write, not only from the end."""
         self.versions = {oid: [Version(0, None, record)] for oid, record in records.items()}
         self.commits: list[Commit] = []
         self.line: list[Client] = []
-        """Who waits for the turn."""
+        """The clients that wait for the turn."""
         self.holder: Client | None = None
-        """Whose turn is exclusive."""
+        """The client whose turn is exclusive."""
         self.whole: list[Client] = []
-        """Whose turn was passed on, whose commit is whole and waits; the last is the first to be looked at."""
+        """Clients whose turn was passed on, and whose complete commit waits; the last one is examined first."""
 
     # What there is
 
@@ -193,11 +193,11 @@ class History:
         return {oid for commit in self.commits if commit.state in ("ready", "writing") for oid in commit.records}
 
     def existing(self) -> set[bytes]:
-        """Return the oids that have a record, durable or on its way."""
+        """Return the oids that have a record, durable or being written."""
         return self.records().keys() | self.undurable()
 
     def removed(self, since: int = -1) -> set[bytes]:
-        """Return the oids that packs removed behind a place in the order."""
+        """Return the oids that packs removed after a number in the order."""
         return {
             oid
             for oid, versions in self.versions.items()
@@ -207,7 +207,7 @@ class History:
     # What a client knows
 
     def invalid(self, client: Client) -> set[bytes]:
-        """Return what others changed, or a pack removed, since the client synced. [TXN-12]"""
+        """Return the oids that others changed, or a pack removed, since the client synced. [TXN-12]"""
         return {
             oid
             for oid, versions in self.versions.items()
@@ -222,7 +222,7 @@ class History:
         return None
 
     def check_sync(self, client: Client, told: list[bytes] | None) -> None:
-        """The client must have been told of what is invalid for it; of all that can be if that is too much."""
+        """The client must have been told what is invalid for it, or that any oid may be, if there are too many."""
         invalid = self.invalid(client)
         if told is None:
             assert client.has_lost_track or self.changes_since(client) > MAX_CHANGES - MERGED
@@ -233,11 +233,11 @@ class History:
         client.synced, client.has_lost_track = self.place, False
 
     def changes_since(self, client: Client) -> int:
-        """Return how many changes there were since the client synced, its own among them."""
+        """Return the number of changes since the client synced, including its own."""
         return sum(version.place > client.synced for versions in self.versions.values() for version in versions)
 
     def note_root(self, client: Client) -> None:
-        """If there is a root, the client knows of it now, and can't make it any more. [TXN-24]"""
+        """If there is a root, the client now knows it, and can't make it any more. [TXN-24]"""
         if ROOT in self.existing():
             client.given.discard(ROOT)
 
@@ -258,7 +258,7 @@ class History:
                 waiting.remove(client)
 
     def follow(self, turn: Session | None) -> None:
-        """Have the turn be that of the client which the core chose: the holder, or one that waited."""
+        """Give the turn to the client that the core chose: the holder, or one that waited."""
         if self.holder is not None and self.holder.session is turn:
             return
         assert self.holder is None or self.line or self.whole, "a turn was passed on, and nobody waited for it"
@@ -274,7 +274,7 @@ class History:
         assert (self.holder and self.holder.session) is turn
 
     def conclude(self, client: Client) -> None:
-        """The commit that a client has given whole is taken, or refused."""
+        """Accept or refuse the complete commit of a client."""
         told = client.told
         if client.has_lost_turn and client.has_given:
             self.note_root(client)
@@ -309,7 +309,7 @@ class History:
         client.staged |= records
 
     def conflicts(self, client: Client) -> list[bytes]:
-        """Return the oids of which the client must be told if its commit ends now."""
+        """Return the oids that the client must be told if its commit ends now."""
         assert client.turn is not None
         own, existing = client.staged.keys(), self.existing()
         missing = (own & self.removed(since=client.turn) | refs(client.staged) - own) - existing
@@ -334,7 +334,7 @@ class History:
             commit.state = "writing"
 
     def refuse(self, lost: set[bytes]) -> None:
-        """Refuse the ready commits that need what has no record any more: what was lost, or was never stored."""
+        """Refuse the ready commits that need an oid without a record: one that was lost, or was never stored."""
         refused: list[Commit] = []
         while True:
             failed = [each for each in self.commits if each.state in ("refused", "failed")]
@@ -349,7 +349,7 @@ class History:
             refused += needing
 
     def finish(self, error: Outcome) -> Records:
-        """End the write, and return what it has stored."""
+        """End the write, and return the commits that it has stored."""
         stored: Records = {}
         for commit in self.in_state("writing"):
             commit.error = error
@@ -360,7 +360,7 @@ class History:
         return stored
 
     def start_anew(self) -> None:
-        """Commits that wait for the disk are refused, turns are no more, and no client knows what is invalid."""
+        """Commits that wait for the disk are refused, all turns end, and no client knows what is invalid."""
         for commit in self.in_state("ready"):
             commit.lost = set(commit.records)
             self.end(commit, "refused")
@@ -390,7 +390,7 @@ def is_by(client: Client, version: Version) -> bool:
 
 
 class Disk(OperatingSystem):
-    """The operating system's files, of which the next append or sync fails if it is told so."""
+    """The operating system's files; the next append or sync fails on request."""
 
     fails_at: Fault = None
 
@@ -428,7 +428,7 @@ Target = tuple[str, int]
 """Which kind of oid, and which of that kind."""
 
 Edit = tuple[Target, bool, list[Target]]
-"""What is stored, whether it keeps the references that it has, and what else it refers to."""
+"""The object to store, whether it keeps its references, and the references that are added."""
 
 targets = st.tuples(st.sampled_from(["old", "new", "undurable", "garbage"] * 3 + ["removed", "never given"]), picks)
 edits = st.lists(
@@ -463,7 +463,7 @@ def oids_of_conflict(told: list[Outcome]) -> list[bytes]:
 
 
 class SessionMachine(RuleBasedStateMachine):
-    """Over a MemoryStorage, which has no failures and no second life."""
+    """Over a MemoryStorage, which never fails and can't be reopened."""
 
     has_disk = False
 
@@ -509,7 +509,7 @@ class SessionMachine(RuleBasedStateMachine):
 
     @initialize(is_empty=st.booleans(), clients=st.integers(2, 4))
     def begin(self, is_empty: bool, clients: int) -> None:
-        """Begin with nothing, or with a tree and, beside it, a chain of garbage."""
+        """Begin with nothing, or with a tree and a separate chain of garbage."""
         self.start({})
         for _ in range(clients):
             self.connect()
@@ -531,7 +531,7 @@ class SessionMachine(RuleBasedStateMachine):
     # Clients in a given state
 
     def quiet(self) -> list[Client]:
-        """Return the clients that have nothing to do with a commit."""
+        """Return the clients that are not involved in a commit."""
         return [each for each in self.clients if each not in self.asking() and each.commit is None]
 
     def asking(self) -> list[Client]:
@@ -539,7 +539,7 @@ class SessionMachine(RuleBasedStateMachine):
         return [each for each in self.clients if each.turn is not None or each in self.history.line]
 
     def in_turn(self) -> list[Client]:
-        """Return the clients that may give records, be their turn exclusive or passed on."""
+        """Return the clients that may give records, whether their turn is exclusive or was passed on."""
         return [each for each in self.clients if each.turn is not None and each not in self.history.whole]
 
     def not_in_turn(self) -> list[Client]:
@@ -549,7 +549,7 @@ class SessionMachine(RuleBasedStateMachine):
         self.history.follow(self.core.turn)
 
     def collectors(self) -> list[Client]:
-        """Return the clients that may ask for an oid more."""
+        """Return the clients that may ask for one more oid."""
         return [each for each in self.clients if each.commit is None and len(each.given) < MAX_UNUSED_OIDS]
 
     # Clients come and go
@@ -682,7 +682,7 @@ class SessionMachine(RuleBasedStateMachine):
         seconds=st.sampled_from([0.05, 0.1, 0.25, 0.25, 0.25, 3, 20]), pick=picks, size=st.sampled_from([0, 1, 1 << 20])
     )
     def let_time_pass(self, seconds: float, pick: int, size: int) -> None:
-        """A turn that is not used is passed on, and what comes in makes it last."""
+        """An unused turn is passed on, and incoming data makes it last longer."""
         choose(self.asking(), pick).session.note_received(size)
         self.now += seconds
         self.core.pass_turn_on()
@@ -691,7 +691,7 @@ class SessionMachine(RuleBasedStateMachine):
     @precondition(lambda self: len(self.quiet()) > 1 and not self.history.line and not self.is_broken)
     @rule(pick=picks, edits=edits, others=edits, order=st.integers(0, 3))
     def pass_a_turn_on(self, pick: int, edits: list[Edit], others: list[Edit], order: int) -> None:
-        """A client stalls, another one gets the turn, and both go on in either order."""
+        """A client stalls, another one gets the turn, and both continue in either order."""
         slow = choose(self.quiet(), pick)
         self.ask(slow)
         other = choose(self.quiet(), pick)
@@ -706,7 +706,7 @@ class SessionMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.asking())
     @rule(really=st.sampled_from([False, False, True]))
     def start_the_core_anew(self, really: bool) -> None:
-        """As after an interrupt, which may have come anywhere."""
+        """Reset the core, as after an interrupt, which may have come at any point."""
         if really:
             before = {client: client.times_abandoned for client in self.clients}
             self.core.start_anew(is_write_lost=False)
@@ -734,7 +734,7 @@ class SessionMachine(RuleBasedStateMachine):
             assert isinstance(commit.error, TransactionError)
 
     def give(self, client: Client, records: Records) -> None:
-        """Have the client, whose turn it is, give these records as the last of its commit."""
+        """Let the client whose turn it is give these records as the last ones of its commit."""
         history = self.history
         client.told = told = []
         data = {oid: record.data for oid, record in records.items()}
@@ -811,7 +811,7 @@ class SessionMachine(RuleBasedStateMachine):
         return sorted(found)
 
     def records_of(self, client: Client, edits: list[Edit]) -> Records:
-        """Return what these edits come to; "new" among their references is what they store as new."""
+        """Return the records that these edits make; "new" in their references means what they store as new."""
         existing = self.history.existing()
         stored = self.history.records()
         made: dict[bytes, tuple[bool, list[Target]]] = {}
@@ -895,7 +895,7 @@ class SessionMachine(RuleBasedStateMachine):
     def step_the_pack(self, fault: Fault) -> None:
         if self.packing is None:
             self.packing = self.core.gen_pack()
-        if self.pack is None and self.write is None:  # it does not begin while commits are being written
+        if self.pack is None and self.write is None:  # a pack does not begin while commits are being written
             self.pack = Pack(self.history.records())
         self.disk.fails_at = armed = fault if self.has_disk else None
         has_ended = has_failed = False
@@ -905,7 +905,7 @@ class SessionMachine(RuleBasedStateMachine):
             has_ended = True
         except (FileError, ClosedError):
             has_failed = True
-        if self.is_broken:  # it notices that at its next step or the one behind it
+        if self.is_broken:  # it notices that at its next step or the one after it
             assert not has_ended
         else:
             assert has_failed == (self.disk.fails_at != armed)
@@ -988,7 +988,7 @@ def load(session: Session, oid: bytes) -> bytes | str | None:
 
 
 class FileMachine(SessionMachine):
-    """Over a FileStorage whose disk fails now and then, and which is closed and opened again."""
+    """Over a FileStorage whose disk fails from time to time, and which is closed and opened again."""
 
     has_disk = True
 
@@ -1009,7 +1009,7 @@ class FileMachine(SessionMachine):
     @precondition(lambda self: self.is_broken or self.history.place > 5)
     @rule()
     def restart(self) -> None:
-        """What was told to be stored is there, and of all else what was written whole and only not told."""
+        """Every acknowledged commit is stored, and of the others only those that were written completely."""
         if self.write is not None and self.is_written:
             self.history.finish(self.error)
         self.storage.close()

@@ -83,7 +83,7 @@ CHANGES: Methods = {
 
 
 def plain(other: Other) -> Any:
-    """A plain set compares with a persistent one as something else would."""
+    """A plain set treats a persistent one as an object of another kind in a comparison."""
     return other.plain if other.made is PersistentSet else object()
 
 
@@ -140,7 +140,7 @@ class SetMachine(CollectionMachine):
 
     @rule()
     def pop(self) -> None:
-        """Which item it is, is up to the set."""
+        """The set chooses the item."""
         was_unsaved = self.it._p_is_unsaved()
         if self.model:
             self.model.remove(self.it.pop())

@@ -1,7 +1,7 @@
-"""Snapshots of one storage beside commits, packs and interrupts in any order, against an oracle that copies each state.
+"""Snapshots of one storage, with commits, packs and interrupts in any order, and an oracle that copies each state.
 
-The oracle keeps for each snapshot a dict of all that was stored when it was taken, and knows from the numbers of
-commits which versions somebody can still ask for: those, and no others, may be kept.
+For each snapshot the oracle keeps a dict of everything that was stored when the snapshot was taken. From the numbers of
+commits it knows which versions a snapshot can still ask for: only these may be kept.
 """
 
 import shutil
@@ -26,7 +26,7 @@ State = dict[bytes, bytes]
 
 
 class Held:
-    """A snapshot that somebody holds, and what it must show."""
+    """A held snapshot, and the state that it must show."""
 
     def __init__(self, snapshot: Snapshot, state: State, serial: int, era: int) -> None:
         self.snapshot = snapshot
@@ -49,12 +49,12 @@ class SnapshotMachine(RuleBasedStateMachine):
         self.era = 0
         """How many packs have begun."""
         self.replaced: dict[int, dict[bytes, list[tuple[int, int, bytes | None]]]] = {0: {}}
-        """By era and oid: the numbers between which a record was current, and the record."""
+        """The numbers between which a record was current, and the record, by era and oid."""
         self.held: list[Held] = []
         self.staged: tuple[StagedCommit, State] | None = None
         self.number = 0
         self.has_failed = False
-        """What a commit that failed was to replace may be kept for longer."""
+        """The versions that a failed commit would have replaced may be kept for longer."""
         self.commit({ROOT: frozenset()})
 
     def new_storage(self) -> Storage:
@@ -89,7 +89,7 @@ class SnapshotMachine(RuleBasedStateMachine):
         self.state = {**self.state, **records}
 
     def lost(self) -> None:
-        """The thread that wrote was interrupted before accept(): as the next one finds it."""
+        """The writing thread was interrupted before accept(): the next thread finds this state."""
         self.versions.start_anew()
         self.versions.sync()
 
@@ -189,7 +189,7 @@ class SnapshotMachine(RuleBasedStateMachine):
 
 
 class MemorySnapshotMachine(SnapshotMachine):
-    """Over memory, where a commit is stored when it is staged; a snapshot that is taken right then may show it."""
+    """Over memory, where a commit is stored when it is staged; a snapshot that is taken just then may show it."""
 
     def new_storage(self) -> Storage:
         return Deferred()

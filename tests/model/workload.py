@@ -1,8 +1,7 @@
-"""What clients do at random to a few shared objects, and what they saw of each other, for the history checker.
+"""Clients that work at random on a few shared objects, and log what they saw of each other for the history checker.
 
-Every object holds the id of the transaction that wrote it, twice: a write sets the first, then reads the second,
-which tells what it replaces without a read ahead of the write, and sets that too. A state in which the two differ
-is torn.
+Every object holds the id of the transaction that wrote it, twice. A write sets the first, then reads the second, which
+shows what it replaces without a read before the write, and sets that too. A state in which the two differ is torn.
 
     python -m tests.model.workload ADDRESS SEED CLIENTS FIRST LOG
 
@@ -32,7 +31,7 @@ TREE_KEYS = 300
 _TIMEOUT = 1.0
 """Seconds that a client waits for an answer; some pauses of the server are longer."""
 _LOADED = 8
-"""Objects that may stay loaded, so that there is something to load."""
+"""The number of objects that may stay loaded; it is small, so that there is something to load."""
 _PAUSE = 0.01
 
 
@@ -48,11 +47,11 @@ class Register(Persistent):
 
 
 class Torn(Exception):
-    """An object was not as any transaction left it."""
+    """An object was in a state that no transaction has left."""
 
 
 def fill(storage: Storage) -> None:
-    """Make the objects that clients work on."""
+    """Make the objects on which clients work."""
     connection = Connection(storage)
     root = connection.get_root()
     root["registers"] = PersistentList(Register(f"r{n}", INITIAL) for n in range(REGISTERS))
@@ -61,7 +60,7 @@ def fill(storage: Storage) -> None:
 
 
 class Client:
-    """One client: transactions one after the other, each noted when its outcome is known."""
+    """One client: it runs transactions one after the other, and logs each when its outcome is known."""
 
     def __init__(self, number: int, seed: int, connect: Callable[[], Storage], note: Callable[[Transaction], None]):
         self._number = number
@@ -118,7 +117,7 @@ class Client:
 
 
 class _Work:
-    """What one transaction does."""
+    """The operations of one transaction."""
 
     def __init__(self, connection: Connection, id: Id, chance: random.Random) -> None:
         self.id = id
@@ -166,7 +165,7 @@ class _Work:
                 self._read(child)
 
     def _update_some(self) -> None:
-        """Read some, and write them afterwards, or their children."""
+        """Read some objects, and then write them or their children."""
         found = self._some()
         children = [self._read(register) for register in found]
         for register, child in zip(found, children, strict=True):
@@ -228,7 +227,7 @@ class _Work:
 
 
 def read_all(connection: Connection) -> dict[Key, Id]:
-    """Return the version of everything that can be reached."""
+    """Return the version of every object that can be reached."""
     work = _Work(connection, (0, 1), random.Random(0))
     for register in work._registers:
         child = work._read(register)
@@ -304,6 +303,6 @@ def main(address: str, seed: int, count: int, first: int, log: Path) -> None:
 
 
 if __name__ == "__main__":
-    from tests.model import workload  # whose classes are named as those in the database
+    from tests.model import workload  # its classes have the names that are in the database
 
     workload.main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), Path(sys.argv[5]))

@@ -1,4 +1,4 @@
-"""Every Python name that applications of Durus 4.3 import is there, with its parameters, their order and defaults."""
+"""Every Python name that applications of Durus 4.3 import exists, with its parameters, their order and defaults."""
 
 import importlib
 import inspect

@@ -60,7 +60,7 @@ def fail_in_attempts(db: durus.Database[Root], error: BaseException, tries: int 
 
 
 def disturb(db: durus.Database[Root], root: Root) -> None:
-    """Have the transaction of `root` be in conflict: another thread commits a change of what it has read."""
+    """Cause a conflict of the transaction of `root`: another thread commits a change of what it has read."""
     root["n"] += 1
     in_threads(1, lambda _: db.run(lambda other: other.update(m=other.get("m", 0) + 1)))
 

@@ -134,16 +134,16 @@ def test_only_the_owner_may_read_a_backup_and_what_is_restored(database: Databas
     ("change", "problem"),
     [
         (lambda values: values.pop("generations"), "'generations' is missing"),
-        (lambda values: values.update(generations={}), "'generations' is no list"),
+        (lambda values: values.update(generations={}), "'generations' is not a list"),
         (lambda values: values["generations"].append(1), "'segments' is missing"),
         (lambda values: values["generations"].append(values["generations"][0]), r"have the numbers \[1, 1\]"),
-        (lambda values: values["generations"][0].update(number=True), "'number' is no number"),
-        (lambda values: values["generations"][0].update(number=-1), "'number' is no number"),
+        (lambda values: values["generations"][0].update(number=True), "'number' is not a number"),
+        (lambda values: values["generations"][0].update(number=-1), "'number' is not a number"),
         (lambda values: values["generations"][0].update(segments=[]), "a generation lacks segments"),
         (lambda values: values["generations"][0].update(branched_at=10**9), "a generation lacks segments"),
-        (lambda values: values["generations"][0].update(first_seal="x"), "'first_seal' is 'x', which is no seal"),
+        (lambda values: values["generations"][0].update(first_seal="x"), "'first_seal' is 'x', which is not a seal"),
         (lambda values: values["generations"][0]["segments"][0].update(name="../../f"), "a segment has the name"),
-        (lambda values: values["generations"][0]["segments"][0].update(name=1), "'name' is no text"),
+        (lambda values: values["generations"][0]["segments"][0].update(name=1), "'name' is not a text"),
         (lambda values: values["generations"][0]["segments"][0].update(start=1), "does not follow"),
         (lambda values: values["generations"][0]["segments"][0].update(size=1), "does not follow"),
     ],
@@ -177,7 +177,7 @@ def test_manifest_of_another_format_is_refused() -> None:
 @pytest.mark.spec("BACKUP-5")
 @pytest.mark.parametrize("line", [b"[]\n", b"{\n", b"[" * 100_000 + b"\n"], ids=["list", "cut", "deep"])
 def test_manifest_that_is_another_json_is_refused(line: bytes) -> None:
-    with pytest.raises(DamageError, match="it is no manifest"):
+    with pytest.raises(DamageError, match="it is not a manifest"):
         parse_manifest(line + hashlib.sha256(line).hexdigest().encode() + b"\n", "manifest")
 
 
@@ -609,8 +609,8 @@ def test_restoring_command(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--verify", "f", "b"], "--verify goes with a TARGET, and with nothing else"),
-        (["--verify", "b", "--follow"], "--verify goes with a TARGET, and with nothing else"),
+        (["--verify", "f", "b"], "--verify takes a TARGET and nothing else"),
+        (["--verify", "b", "--follow"], "--verify takes a TARGET and nothing else"),
         (["b"], "a FILE and a TARGET are needed"),
         (["f", "b", "--keep", "0"], "--keep takes a number above 0"),
     ],

@@ -338,7 +338,7 @@ def test_flipped_bit_in_the_packed_part_is_an_error_and_never_a_wrong_answer() -
 def test_flipped_bit_in_the_offset_map_gives_no_oid_out_and_shows_no_object() -> None:
     data = packed(*[29] * 9000)
     map_start = 16 + 29 * 9000
-    place = map_start + 24 + 3 * 8500  # the word of an oid in a block behind that of the map's start
+    place = map_start + 24 + 3 * 8500  # the word of an oid in a block after that of the map's start
     assert place // BLOCK > map_start // BLOCK
     storage = FileStorage("/f", file_system=MemoryFileSystem(f=flipped(data, place)))
     calls: list[Callable[[], object]] = [
@@ -454,7 +454,7 @@ def table_of_more_blocks(base: bytes) -> bytes:
 
 
 def behind(base: bytes, *transactions: list[bytes]) -> bytes:
-    """Return a file of sealed transactions with these entries behind a packed part."""
+    """Return a file of sealed transactions with these entries after a packed part."""
     data, checksum = base, crc32(base)
     for entries in transactions:
         transaction, checksum = pack_transaction(entries, len(data), TIME, checksum)

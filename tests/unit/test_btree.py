@@ -487,7 +487,7 @@ def test_a_nan_is_no_key() -> None:
 
 
 class DescribedNode(BNode4[int, str]):
-    """Has a __dict__, unlike the nodes that it is made of."""
+    """Has a __dict__, unlike its nodes."""
 
 
 @pytest.mark.spec("OBJ-12", "OBJ-32")

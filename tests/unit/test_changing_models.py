@@ -271,7 +271,7 @@ def test_a_copy_has_dense_oids_in_the_order_of_reach(file: Path, tmp_path: Path)
         found = [root, order, root["last"], order.line, order.item]
         assert [obj._p_format_oid() for obj in found] == ["0", "1", "2", "3", "4"]
         assert order.itself is order is order.line.back
-        assert order.oid == oid_from_int(1)  # the same as before, for it is no reference
+        assert order.oid == oid_from_int(1)  # the same as before, because it is not a reference
         assert sum(get_census(connection.storage).values()) == 5
         assert {oid for _, r in connection.storage.gen_oid_record() for oid in split_oids(unpack_record(r)[2])} == {
             oid_from_int(number) for number in (1, 2, 3, 4)

@@ -28,7 +28,7 @@ EMPTY_STATE = b"\x80\x04}."
 
 
 def make_file(path: Path) -> None:
-    """Make a file with a packed part that has free oids, and commits behind it."""
+    """Make a file with a packed part that has free oids, and commits after it."""
     with Connection(FileStorage(path, clock=lambda: TIME)) as connection:
         root = connection.get_root()
         root["a"] = [PersistentList([n]) for n in range(6)]

@@ -54,7 +54,7 @@ def unsealed(*entries: bytes) -> bytes:
 
 
 def sealed(base: bytes, *transactions: list[bytes]) -> tuple[bytes, list[int]]:
-    """Return the bytes of `base`, covered by a seal, with transactions behind it; and where each of these starts."""
+    """Return the bytes of `base`, covered by a seal, with transactions after it; and the start of each of these."""
     data, checksum = base, crc32(base)
     starts = []
     for entries in [], *transactions:
@@ -77,7 +77,7 @@ def told(data: bytes) -> list[tuple[int | None, bytes | None, str]]:
 
 
 def is_told(data: bytes, *expected: tuple[int, bytes | None, str]) -> None:
-    """Have exactly these faults told, each by a text that has the one given here in it."""
+    """Assert that exactly these faults are reported, each by a text that contains the one given here."""
     found = told(data)
     assert [fault[:2] for fault in found] == [fault[:2] for fault in expected]
     for (*_, problem), (*_, part) in zip(found, expected, strict=True):
@@ -194,7 +194,7 @@ def test_transactions_behind_one_that_is_damaged_are_checked_from_the_next_seal_
     transactions = [misfit(entry_of(TWO))], [hurt(entry_of(THREE))], [entry_of(ROOT, TWO)]
     data, (first, second, _) = sealed(SMALL, *transactions)
     expected = (first + 8, None, "does not fit"), (second + 8, THREE, "can't be read")
-    is_told(data, *expected)  # but not that there is no oid 2: its entry may be the one that is hurt
+    is_told(data, *expected)  # but not that there is no oid 2: its entry may be the damaged one
     check, _ = checked(data)
     assert (check.transactions, check.objects, check.unsealed_size) == (3, 2, 0)
     is_told(data + b"torn", *expected[:1], (len(data), None, "not a complete, sound transaction"), *expected[1:])

@@ -1,4 +1,4 @@
-"""ComputedAttribute: what one client invalidates, every client computes anew."""
+"""ComputedAttribute: what one client invalidates, every client computes again."""
 
 from collections.abc import Callable
 from typing import Any

@@ -810,7 +810,7 @@ def test_state_that_others_changed_is_not_shown_behind_a_conflict() -> None:
 
 
 class BeatenStorage(MemoryStorage):
-    """A storage in which another client's commit of the root comes in just ahead of ours."""
+    """A storage in which another client's commit of the root comes just before ours."""
 
     def end(self, handle_invalidations: InvalidationHandler | None = None) -> None:
         if not self.has_record(ROOT_OID):

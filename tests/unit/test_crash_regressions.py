@@ -79,7 +79,7 @@ def test_pack_does_not_write_into_a_second_name_of_the_database(disk: Disk) -> N
 
 
 def fails(disk: Disk, kind: str, error: type[BaseException] = FileError, done: Share = "none") -> None:
-    """Have the next operation of this kind fail."""
+    """Make the next operation of this kind fail."""
 
     def observer(operation: Operation) -> Fault | None:
         if operation.kind != kind:

@@ -166,7 +166,7 @@ def test_an_exclusive_transaction_has_no_conflict(db: durus.Database[Root]) -> N
             thread.start()
         reading = threading.Thread(target=lambda: number(db))
         reading.start()
-        reading.join(SECONDS)  # who reads is not held up
+        reading.join(SECONDS)  # readers are not delayed
         assert not committed.wait(0.1)
         root["n"] += 10
     for thread in threads:

@@ -18,7 +18,7 @@ from durus.shared_storage import SharedStorage
 from durus.storage import MemoryStorage
 from tests.interrupts import commits, interrupted_at
 
-pytestmark = pytest.mark.filterwarnings(  # an interrupt that comes while a generator ends is told of so
+pytestmark = pytest.mark.filterwarnings(  # an interrupt while a generator ends is reported in this way
     "ignore::pytest.PytestUnraisableExceptionWarning"
 )
 

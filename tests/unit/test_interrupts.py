@@ -269,7 +269,7 @@ def test_a_client_that_must_not_connect_again_says_that_it_was_interrupted(tmp_p
 
 
 class Counter:
-    """A thing with a guarded call, of which starting anew is counted."""
+    """An object with a guarded call, which counts its resets."""
 
     def __init__(self) -> None:
         self._guard = CallGuard("counter")

@@ -74,7 +74,7 @@ class Database:
 
 
 def root_of(storage: Storage) -> dict[str, object]:
-    """Return what the root has in a storage, and close it."""
+    """Return the contents of the root in a storage, and close the storage."""
     connection = Connection(storage)
     root: Any = connection.get_root()
     values = dict(root)

@@ -1,4 +1,4 @@
-"""What a BTree and a PersistentDict are made of and updated with, and how a BTree is gone through."""
+"""From what a BTree and a PersistentDict are made and updated, and how to iterate over a BTree."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""Forks, threads, tasks and second connections where they do not belong: each is told, and nothing is lost."""
+"""Forks, threads, tasks and second connections where they are not allowed: each is reported, and nothing is lost."""
 
 import asyncio
 import gc

@@ -305,7 +305,7 @@ class SoftTimeLimitExceeded(Exception):
 
 
 class Timed(Persistent):
-    """Its state is interrupted by a signal while it is made, or set."""
+    """A signal interrupts it while its state is made, or set."""
 
     when = ""
 
@@ -333,7 +333,7 @@ class TimedValue:
 
 @pytest.fixture(params=[SoftTimeLimitExceeded, TimeoutError, KeyboardInterrupt, MemoryError, ValueError])
 def outside(request: pytest.FixtureRequest) -> Iterator[type[BaseException]]:
-    """Have SIGALRM raise an exception."""
+    """Make SIGALRM raise an exception."""
 
     def handle(*_: object) -> None:
         raise request.param
@@ -526,7 +526,7 @@ def test_what_needs_the_object_itself_to_be_loaded_is_refused_with_the_way_to_it
 
 
 class Copying:
-    """It takes a copy of the dict that it is made of."""
+    """It copies the dict from which it is made."""
 
     def __init__(self, value: Any) -> None:
         self.value = dict(value)

@@ -125,7 +125,7 @@ def test_a_commit_is_read_as_it_was_written(serial: int, accessed: set[bytes] | 
 
 
 def source(data: bytes) -> Callable[[int], bytes]:
-    """Return what gives these bytes, and fails where there are no more."""
+    """Return a function that gives these bytes, and fails when there are no more."""
     rest = bytearray(data)
 
     def take(size: int) -> bytes:

@@ -134,7 +134,7 @@ def convert(source: Storage, path: Path, *bytes_attributes: str, encoding: str |
 
 
 def converted(state: object, folder: Path, *bytes_attributes: str, encoding: str | None = None) -> dict[str, object]:
-    """Return the attributes that the item of a database has behind its conversion."""
+    """Return the attributes of the item of a database after its conversion."""
     path = folder / "new"
     convert(database(state), path, *bytes_attributes, encoding=encoding)
     with Connection(path) as connection:
@@ -302,7 +302,7 @@ VALUES = st.recursive(
 
 
 def expected(value: Any, is_bytes: bool) -> Any:
-    """Return what a value of Python 2 is to be, with `raw` as the bytes attribute and latin-1 for text: the oracle."""
+    """Return what a value of Python 2 must become (the oracle), with `raw` as bytes attribute and latin-1 for text."""
     if isinstance(value, Str):
         return bytes(value) if is_bytes else value.decode("latin-1")
     if isinstance(value, list | tuple):

@@ -108,7 +108,7 @@ def test_cycles_come_to_an_end() -> None:
     short = f"<Thing {ben._p_format_oid()}>"
     assert f"friend={short}" in repr(ann)
     assert repr(ben).endswith(f"friend=<Thing {ann._p_format_oid()}>>")
-    assert "friend" in repr(ann)  # the one before left nothing behind
+    assert "friend" in repr(ann)  # the previous one left nothing
 
 
 @pytest.mark.spec("OBJ-92")

@@ -119,7 +119,7 @@ def mapped(value: Any, name: Callable[[str, str], tuple[str, str]], oid: Callabl
 
 
 def identities(value: Any) -> list[int]:
-    """Return which of the lists, dicts and instances in a value are the same: the number of the first such one."""
+    """Return which lists, dicts and instances in a value are identical: for each, the number of the first one."""
     numbers: dict[int, int] = {}
     found = []
     pending = [value]

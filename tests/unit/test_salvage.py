@@ -1,4 +1,4 @@
-"""Salvaging damaged files: what was not hit is there, and nothing wrong counts as sound. spec/salvage.md."""
+"""Salvaging damaged files: undamaged objects are copied, and nothing wrong counts as sound. spec/salvage.md."""
 
 import json
 import random
@@ -110,7 +110,7 @@ def originals() -> dict[str, Original]:
 
 
 def salvaged(data: bytes, takes_newest: bool = False) -> tuple[Salvage, dict[bytes, bytes]]:
-    """Salvage a file; return what is told, and the records of the new file, which is checked."""
+    """Salvage a file and check the new one; return the salvage, and the records of the new file."""
     disk = Disk()
     disk.put(PATH, data)
     salvage = Salvage(PATH, NEW, takes_newest, disk.process())
@@ -460,5 +460,5 @@ def test_salvaging_command_refuses_other_files(
     monkeypatch.chdir(tmp_path)
     FileStorage2("f.durus").close()
     assert main(["salvage", "f.durus", "new.durus"]) == 1
-    assert "this is no SHELF-1 file" in capsys.readouterr().err
+    assert "this is not a SHELF-1 file" in capsys.readouterr().err
     assert not Path("new.durus").exists()

@@ -24,7 +24,7 @@ from durus.persistent_set import PersistentSet
 from durus.storage import MemoryStorage
 from tests.interrupts import Interrupt, commits, each_line, interrupted_at
 
-pytestmark = pytest.mark.filterwarnings(  # an interrupt that comes while a generator ends is told of so
+pytestmark = pytest.mark.filterwarnings(  # an interrupt while a generator ends is reported in this way
     "ignore::pytest.PytestUnraisableExceptionWarning"
 )
 
@@ -250,7 +250,7 @@ def test_slots_go_back_and_volatile_attributes_go(connection: Connection) -> Non
 
 
 class Adding(Persistent):
-    """Takes a state by adding it to what is there."""
+    """Takes a state by adding it to the present one."""
 
     def __setstate__(self, state: Any) -> None:
         vars(self).update(state)

@@ -26,7 +26,7 @@ def record(oid: bytes, *refs: bytes, data: bytes = b"data") -> bytes:
 
 
 class Attempt:
-    """A commit under way: what the core has told of it so far."""
+    """A commit in progress: what the core has reported about it so far."""
 
     def __init__(self, session: Session) -> None:
         self.session = session

@@ -45,7 +45,7 @@ def add_up(shared: SharedStorage, count: int, rounds: int) -> None:
 
 @contextlib.contextmanager
 def packing(shared: SharedStorage) -> Iterator[None]:
-    """Have a thread of its own pack again and again."""
+    """Let a separate thread pack repeatedly."""
     stop = threading.Event()
 
     def pack() -> None:

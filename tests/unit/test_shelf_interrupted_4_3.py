@@ -35,7 +35,7 @@ def unsealed(number: int) -> bytes:
 
 
 def unpatched(number: int) -> bytes:
-    """Return what 4.3 has written of a transaction before it patches the length."""
+    """Return the bytes of a transaction that 4.3 has written before it patches the length."""
     return EMPTY_TRANSACTION + unsealed(number)[8:]
 
 

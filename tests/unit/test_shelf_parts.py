@@ -349,7 +349,7 @@ def test_seals_are_found_far_behind_the_start() -> None:
 
 
 def explained(data: bytes, base: bytes = EMPTY_FILE) -> DamageError:
-    """Return the error that these bytes behind a file's base are."""
+    """Return the error for these bytes after the base of a file."""
     file = file_of(base + data)
     last: Transaction | None = None
     try:

@@ -47,7 +47,7 @@ def opened(disk: Disk) -> File:
 
 
 def fails(disk: Disk, kind: str, done: Share = "none", code: int = errno.EIO) -> None:
-    """Have the next operation of this kind fail."""
+    """Make the next operation of this kind fail."""
 
     def observer(operation: Operation) -> Fault | None:
         if operation.kind != kind:

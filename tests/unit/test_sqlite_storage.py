@@ -1,4 +1,4 @@
-"""SqliteStorage: its table, what it refuses, and who else writes to the file."""
+"""SqliteStorage: its table, what it refuses, and other writers of the file."""
 
 import sqlite3
 import threading

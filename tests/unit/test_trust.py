@@ -698,7 +698,7 @@ FRAGMENTS = [
 
 
 def own_names(cls: type) -> dict[str, object]:
-    """Return what a class has, without what Durus keeps there."""
+    """Return the attributes of a class, without those that Durus keeps there."""
     return {name: value for name, value in vars(cls).items() if not name.startswith("_p_")}
 
 

@@ -117,7 +117,7 @@ def test_a_commit_that_comes_late_is_a_conflict_only_if_another_one_was_taken(cl
 
 
 def client_that_stalled(clock: Clock, other: Client) -> Client:
-    """Return a client without exclusive time, when what that cost has been made up for."""
+    """Return a client without exclusive time, after its cost has been made up for."""
     slow = clock.client().ask()
     other.ask()
     clock.tick(1)
@@ -189,7 +189,7 @@ def test_a_client_that_stalled_has_no_exclusive_time_until_a_commit_of_it_is_tak
 
 
 def replaced(clock: Clock, clients: list[Client]) -> list[Client]:
-    """Have clients come back as new ones."""
+    """Let clients come back as new ones."""
     for client in clients:
         client.session.close()
     return [clock.client().ask() for _ in clients]

@@ -40,7 +40,7 @@ def mypy_reports(path: Path, folder: Path) -> set[int]:
 def pyright_reports(path: Path, folder: Path) -> set[int]:
     settings = {
         "typeCheckingMode": "strict",
-        "reportPrivateUsage": False,  # _p_note_change() is there to be called
+        "reportPrivateUsage": False,  # applications may call _p_note_change()
         "reportUnusedExpression": False,
         "include": [str(path)],
         "extraPaths": [str(INSTALLED)],

@@ -115,7 +115,7 @@ class Frozen:
 
 
 class Stamped(Persistent):
-    """Has a state that is made anew each time, and a list in it."""
+    """Has a state that is made again each time, and contains a list."""
 
     def __init__(self) -> None:
         self.items: list[int] = [1]
@@ -436,7 +436,7 @@ def test_warn_warns_once_for_a_record() -> None:
         connection.commit()
 
 
-# What is no change
+# What is not a change
 
 
 @pytest.mark.spec("OBJ-87")

@@ -1,4 +1,4 @@
-"""Snapshots beside commits and packs, one step at a time. TXN-60 to TXN-64."""
+"""Snapshots during commits and packs, one step at a time. TXN-60 to TXN-64."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

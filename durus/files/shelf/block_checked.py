@@ -1,4 +1,4 @@
-"""A file whose packed part is checked block by block, each the first time that a byte of it is read. [SHELF-44]"""
+"""A file whose packed part is checked block by block, each block when a byte of it is first read. [SHELF-44]"""
 
 from durus.error import DamageError
 from durus.files.file import ReadableFile
@@ -8,18 +8,18 @@ DAMAGED = "restore the file from a backup; `durus check` lists all damage"
 
 
 class _BlockChecked:
-    """Reads `file`, of which the first `end` bytes are those that `table` is of."""
+    """Reads `file`, whose first `end` bytes are described by `table`."""
 
     def __init__(self, file: ReadableFile, end: int, table: BlockTable) -> None:
         self._file = file
         self._end = end
         self._table = table
         self._is_sound = bytearray(-(-end // BLOCK_SIZE))
-        """1 for each block that was found sound."""
+        """1 for each block that was checked and is sound."""
 
     @property
     def path(self) -> str:
-        return self._file.path  # a pack renames its new file
+        return self._file.path  # because a pack renames its new file
 
     def size(self) -> int:
         return self._file.size()
@@ -28,7 +28,7 @@ class _BlockChecked:
         self._file.close()
 
     def read_at(self, offset: int, size: int) -> bytes:
-        """Return what the file has there; DamageError if it stands in a block that is not sound."""
+        """Return the bytes at this offset; DamageError if they are in a block that is not sound."""
         first = offset // BLOCK_SIZE
         after = (offset + size - 1) // BLOCK_SIZE + 1
         if offset >= self._end or self._is_sound.find(0, first, after) < 0:
@@ -52,5 +52,5 @@ class _BlockChecked:
 
 
 def block_checked(file: ReadableFile, end: int, table: BlockTable) -> ReadableFile:
-    """Return a view of `file` whose first `end` bytes are checked by the table of them before they are returned."""
+    """Return a view of `file` that checks its first `end` bytes against their table before it returns them."""
     return _BlockChecked(file, end, table)

@@ -1,4 +1,4 @@
-"""The block table: the checksums by which a packed part is checked piece by piece. Statements SHELF-40 to SHELF-43."""
+"""The block table: checksums with which a packed part is checked block by block. Statements SHELF-40 to SHELF-43."""
 
 import struct
 from typing import NamedTuple
@@ -22,15 +22,15 @@ _HEAD_SIZE = ENTRY_HEAD.size + len(PERSISTENT_CLASS) + len(_STATE) + _BYTES_SIZE
 
 
 class BlockTable(NamedTuple):
-    """What a block table says of the packed part ahead of it. [SHELF-41]"""
+    """The contents of a block table, which describe the packed part before it. [SHELF-41]"""
 
     checksum: int
-    """The crc32 of all of it."""
+    """The crc32 of the whole packed part."""
     blocks: bytes
     """The crc32 of each block, as u32."""
 
     def fault(self, number: int, block: bytes | memoryview) -> str | None:
-        """Return what is wrong with the bytes of a block, None if they are those that the table was made of."""
+        """Return what is wrong with the bytes of a block; None if they match the table."""
         checksum = crc32(block)
         (stated,) = _CHECKSUM.unpack_from(self.blocks, number * _CHECKSUM.size)
         if checksum == stated:
@@ -39,17 +39,17 @@ class BlockTable(NamedTuple):
 
 
 class BlockTableBuilder:
-    """Makes the block table of what comes in pieces."""
+    """Makes a block table from bytes that come in pieces."""
 
     def __init__(self) -> None:
         self._checksum = 0
         self._blocks = bytearray()
         self._begun = 0
-        """The checksum of the block that is not full."""
+        """The checksum of the block that is not full yet."""
         self._size = 0
 
     def add(self, data: bytes) -> None:
-        """Take these bytes into account, which follow on those before."""
+        """Add the next bytes."""
         self._checksum = crc32(data, self._checksum)
         rest = memoryview(data)
         while rest:
@@ -62,7 +62,7 @@ class BlockTableBuilder:
                 self._begun = 0
 
     def table(self) -> BlockTable:
-        """Return the table of all that came."""
+        """Return the table of all bytes that were added."""
         last = _CHECKSUM.pack(self._begun) if self._size % BLOCK_SIZE else b""
         return BlockTable(self._checksum, bytes(self._blocks) + last)
 
@@ -75,7 +75,7 @@ def pack_block_table(table: BlockTable) -> bytes:
 
 
 def parse_block_table(entry: bytes, end: int) -> BlockTable | None:
-    """Return what an object entry says, None if it is no block table of a packed part that ends at byte `end`."""
+    """Return the block table in an object entry; None if it is not that of a packed part that ends at byte `end`."""
     if len(entry) != locate_block_table(end)[1]:
         return None
     blocks = entry[_HEAD_SIZE + _CHECKSUM.size : -len(_STATE_END)]
@@ -84,14 +84,14 @@ def parse_block_table(entry: bytes, end: int) -> BlockTable | None:
 
 
 def locate_block_table(end: int) -> tuple[int, int]:
-    """Return where the block table of a packed part that ends at byte `end` stands, and its size. [SHELF-40]"""
+    """Return the offset and the size of the block table of a packed part that ends at byte `end`. [SHELF-40]"""
     count = -(-end // BLOCK_SIZE)
     size = _HEAD_SIZE + _CHECKSUM.size * (1 + count) + len(_STATE_END)
     return end + U64.size + SEAL_SIZE + U64.size, size
 
 
 def read_block_table(file: ReadableFile, end: int) -> BlockTable | None:
-    """Return the block table of the packed part that ends at byte `end`, None if it may not be gone by. [SHELF-43]"""
+    """Return the block table of the packed part that ends at byte `end`; None if it must not be used. [SHELF-43]"""
     offset, size = locate_block_table(end)
     stop = offset + size + SEAL_SIZE
     if end > MAX_BYTES or stop > file.size():

@@ -1,7 +1,7 @@
-"""Where one flipped bit is that a checksum tells of. Statement SALV-4.
+"""Find the one flipped bit that explains a wrong checksum. Statement SALV-4.
 
-A crc32 is linear: what a flipped bit changes in it depends only on how many bytes follow. So the difference of two
-checksums is followed back, a byte at a time, until it is that of one bit in the byte that is met.
+A crc32 is linear: the change that a flipped bit makes in it depends only on the number of bytes that follow. So the
+difference of two checksums is traced back, one byte at a time, until it is that of one bit in the current byte.
 """
 
 _POLYNOMIAL = 0xEDB88320
@@ -19,10 +19,10 @@ _BIT_OF = {_TABLE[1 << bit]: bit for bit in range(8)}
 
 
 def find_flipped_bit(size: int, computed: int, stated: int) -> tuple[int, int] | None:
-    """Return (index of the byte, number of the bit) that has to be flipped in some bytes for their crc32 to be right.
+    """Return the bit whose flip makes the crc32 of some bytes right, as (index of the byte, number of the bit).
 
-    `size` is how many bytes there are, `computed` is their crc32, and `stated` is what it should be. None if no one
-    bit explains the difference.
+    `size` is the number of bytes, `computed` is their crc32, and `stated` is what it should be. None if no single bit
+    explains the difference.
     """
     difference = computed ^ stated
     for index in range(size - 1, -1, -1):

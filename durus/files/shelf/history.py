@@ -17,7 +17,7 @@ from durus.storage import Commit
 
 @dataclass
 class _Span:
-    """A commit, while it is not known where the next one begins, or when it was sealed."""
+    """A commit while the start of the next one, or the time of its seal, is not known yet."""
 
     number: int
     offset: int
@@ -26,7 +26,7 @@ class _Span:
     """(oid, file offset of the entry) of each object; none for the packed part."""
     time: str | None = None
     end: int = 0
-    """Where the file ended before the next commit: what follows is seals and block tables at the most."""
+    """The end of the file before the next commit: after the commit itself it has at most seals and block tables."""
 
     def commit(self) -> Commit:
         return Commit(self.number, self.time, self.offset, self.size, tuple(dict(self.entries)))
@@ -39,7 +39,7 @@ def gen_commits(shelf: Shelf) -> Iterator[Commit]:
 
 
 def gen_records(shelf: Shelf, oid: bytes) -> Iterator[tuple[Commit, bytes]]:
-    """Yield each record of `oid`, the oldest first, with the commit that it is of. [HIST-7]"""
+    """Yield each record of `oid` with the commit that stored it, the oldest first. [HIST-7]"""
     source = ReadAhead(shelf.file)
     end, map_end = shelf.end, shelf.map.end
     for span in _spans_of(shelf):
@@ -49,7 +49,7 @@ def gen_records(shelf: Shelf, oid: bytes) -> Iterator[tuple[Commit, bytes]]:
 
 
 def gen_records_in(shelf: Shelf, commit: Commit) -> Iterator[tuple[bytes, bytes]]:
-    """Yield (oid, record) for all that a commit has stored. DamageError if it is not a commit of this file. [HIST-6]"""
+    """Yield (oid, record) for each record of a commit. DamageError if it is not a commit of this file. [HIST-6]"""
     source = ReadAhead(shelf.file)
     if not commit.number:
         for oid, offset in shelf.map.offsets():
@@ -68,9 +68,8 @@ def gen_records_in(shelf: Shelf, commit: Commit) -> Iterator[tuple[bytes, bytes]
 def view_at(file: ReadableFile, at: int | str) -> ReadableFile:
     """Return a view of a file that ends as the file did after a commit.
 
-    That is the one with the number `at`, or the last one at the time `at`, as in seals, or before.
-    ArgumentError if there is no such commit, DamageError if the file is damaged before it.
-    [HIST-4] [HIST-5]
+    `at` is the number of the commit, or a time in the format of seals: then it is the last commit whose time is not
+    later. ArgumentError if there is no such commit, DamageError if the file is damaged before it. [HIST-4] [HIST-5]
     """
     whole = FileSnapshot(file)
     checked, offset_map, checksum = open_packed_part(whole)
@@ -101,12 +100,12 @@ def view_at(file: ReadableFile, at: int | str) -> ReadableFile:
 
 
 def _packed_size(start: int, end: int) -> int:
-    """Return the size of the packed part whose offset map is from `start` to `end`, 0 if it has no objects."""
+    """Return the size of the packed part whose offset map is from `start` to `end`; 0 if it has no objects."""
     return end if start > BASE_START + U64.size else 0
 
 
 def _spans_of(shelf: Shelf) -> Iterator[_Span]:
-    end = shelf.end  # as it is now: commits may go on
+    end = shelf.end  # the present end: commits may continue
     transactions = scan_transactions(shelf.file, shelf.map.end, end, shelf.base_checksum)
     return _spans(explained(transactions, shelf.file), _packed_size(shelf.map.start, shelf.map.end), shelf.map.end, end)
 

@@ -1,6 +1,6 @@
-"""Looking for all faults of a SHELF-1 file, and going on after each where that can be done.
+"""Find all faults of a SHELF-1 file, and continue after each where this is possible.
 
-What is sound is decided by scan.py, offset_map.py and contents.py; here is only the going through.
+The modules scan, offset_map and contents decide what is sound; this module only goes through the file.
 """
 
 from collections.abc import Iterable, Iterator
@@ -19,17 +19,17 @@ from durus.files.shelf.shelf import EMPTY_FILE, Shelf, checksum_of, read_entry, 
 from durus.oid import BLOCK_TABLE_OID, SEAL_OID, oid_from_int, oid_to_int
 
 _WORDS_START = 24
-"""Where in an offset map its words start."""
+"""The offset of the words in an offset map."""
 
 
 class ShelfInspection(FileInspection[Shelf]):
-    """One look at a SHELF-1 file."""
+    """One inspection of a SHELF-1 file."""
 
     empty_file = EMPTY_FILE
     format_name = NAME
     frame_size = ENTRY_FRAME_SIZE
     unsealed_size = 0
-    """How many bytes stand after the last seal, covered by none. [SHELF-16]"""
+    """The number of bytes after the last seal, which no seal covers. [SHELF-16]"""
 
     def _open(self, file: ReadableFile) -> Shelf:
         return Shelf(file)
@@ -126,7 +126,7 @@ class ShelfInspection(FileInspection[Shelf]):
             yield Finding(error.offset, None, error.problem)
 
     def _reserved_findings(self, start: int, end: int, entries: Iterable[tuple[bytes, int]]) -> Iterator[Finding]:
-        """Note what stands among the entries from `start` to `end` and is no object, seal or block table. [REC-3]"""
+        """Note entries from `start` to `end` that are not an object, a seal or a block table. [REC-3]"""
         objects = {offset for _, offset in entries}
         offset = start
         while offset < end and len(head := self._file.read_at(offset, ENTRY_HEAD.size)) == ENTRY_HEAD.size:
@@ -179,7 +179,7 @@ class ShelfInspection(FileInspection[Shelf]):
         self.unsealed_size = self.size - unsealed_from
 
     def _doubtful_entries(self, unsound: Unsound) -> list[tuple[bytes, int]]:
-        """Return the entries of a transaction that has only a wrong checksum: a look at them can tell which is hurt."""
+        """Return the entries of a transaction in which only the checksum is wrong: they may show what is damaged."""
         if not unsound.is_checksum_mismatch:
             return []
         end = unsound.end - SEAL_SIZE
@@ -188,7 +188,7 @@ class ShelfInspection(FileInspection[Shelf]):
         return scan_entries(reader, unsound.start, end)[0]
 
     def _resume_after(self, offset: int) -> tuple[int, int] | None:
-        """Return end and checksum of the first seal in its own place at or after `offset`. [SHELF-25]"""
+        """Return end and checksum of the first seal that is at its own offset, at or after `offset`. [SHELF-25]"""
         for end in recover.seals_after(self._file, offset, self.size):
             seal = parse_seal(self._file.read_at(end - SEAL_SIZE, SEAL_SIZE))
             if seal is not None:

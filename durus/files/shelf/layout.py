@@ -1,6 +1,6 @@
-"""What stands where in a SHELF-1 file, entries and seals included. Statements SHELF-1 to SHELF-15.
+"""The layout of a SHELF-1 file, including entries and seals. Statements SHELF-1 to SHELF-15.
 
-Bytes in, values out; nothing here reads or writes a file.
+Bytes go in, values come out; nothing here reads or writes a file.
 """
 
 import re
@@ -20,7 +20,7 @@ ENTRY_HEAD = struct.Struct(">Q8s8sI")
 """The first bytes of an object entry: its length, its oid, then the record's oid and data length."""
 
 ENTRY_FRAME_SIZE = 16
-"""The bytes of an object entry around its record: length and oid."""
+"""The bytes of an object entry outside its record: length and oid."""
 
 SMALLEST_ENTRY = ENTRY_HEAD.size - U64.size
 """The length that the smallest object entry declares: an oid and a record that has no data."""
@@ -45,18 +45,18 @@ _SEAL = re.compile(re.escape(_SEAL_START) + _SEAL_TEXT + re.escape(_SEAL_END))
 
 
 class Seal(NamedTuple):
-    """What a seal says. [SHELF-13]"""
+    """The contents of a seal. [SHELF-13]"""
 
     offset: int
-    """Where in its file the seal entry starts."""
+    """The offset of the seal entry in its file."""
     time: str
-    """When its writer made it, by its clock, as `2026-11-23T19:11:01.123456Z`."""
+    """When its writer made it, by the writer's clock, as `2026-11-23T19:11:01.123456Z`."""
     checksum: int
-    """The crc32 of everything behind the seal before it, up to these digits, seeded with that seal's."""
+    """The crc32 of everything after the previous seal, up to these digits, seeded with the checksum of that seal."""
 
     @property
     def end(self) -> int:
-        """The file offset after it, where its transaction ends."""
+        """The file offset of its end, where its transaction also ends."""
         return self.offset + SEAL_SIZE
 
     def __str__(self) -> str:
@@ -81,19 +81,19 @@ def pack_seal(offset: int, time: str, covered: int) -> tuple[bytes, int]:
 def is_like_seal(entry: bytes) -> bool:
     """Tell whether an entry has the data of a seal, under whatever oid. [SHELF-14]
 
-    With zeros where its oids must stand, which a crash can leave, a seal would be an object otherwise.
+    A crash can leave zeros in place of the oids of a seal, which would otherwise turn it into an object.
     """
     return entry[_OIDS_END:].startswith(_SEAL_START[_OIDS_END:])
 
 
 def parse_seal(entry: bytes, start: int = 0) -> Seal | None:
-    """Return what the seal entry at entry[start:] says, None if it is not of a seal's layout."""
+    """Return the seal in the entry at entry[start:]; None if it does not have the layout of a seal."""
     match = _SEAL.match(entry, start)
     return None if match is None else _seal(match)
 
 
 def parse_seal_text(text: str) -> Seal | None:
-    """Return the seal that str() has made this text of, None if it is not of that form."""
+    """Return the seal for which str() gives this text; None if the text does not have this form."""
     match = re.fullmatch(_SEAL_TEXT, text.encode("ascii", "replace"))
     return None if match is None else _seal(match)
 
@@ -104,18 +104,18 @@ def _seal(match: re.Match[bytes]) -> Seal:
 
 
 def has_seal_layout(data: bytes) -> bool:
-    """Tell if something in `data` has the layout of a seal, in its place or not."""
+    """Tell if something in `data` has the layout of a seal, at its own offset or not."""
     return _SEAL.search(data) is not None
 
 
 SEAL_COVERED_SIZE = SEAL_SIZE - _CHECKSUM_SIZE - len(_SEAL_END)
-"""How many bytes of a seal entry its own checksum covers: all that stand before its digits."""
+"""How many bytes of a seal entry its own checksum covers: all bytes before its digits."""
 
 
 def pack_transaction(entries: list[bytes], offset: int, time: str, checksum: int) -> tuple[bytes, int]:
     """Return a sealed transaction for this file offset, and the checksum of its seal. [SHELF-12]
 
-    `checksum` is the one of the seal before it.
+    `checksum` is that of the previous seal.
     """
     body = b"".join(entries)
     head = U64.pack(len(body) + SEAL_SIZE)
@@ -125,9 +125,9 @@ def pack_transaction(entries: list[bytes], offset: int, time: str, checksum: int
 
 
 def find_seals(data: bytes, offset: int) -> Iterator[int]:
-    """Yield the file offsets of all seals in `data` that stand in their own place. [SHELF-25]
+    """Yield the file offsets of all seals in `data` that are at their own offset. [SHELF-25]
 
-    `offset` is where in the file `data` starts.
+    `offset` is the file offset at which `data` starts.
     """
     index = data.find(_SEAL_START)
     while index >= 0:

@@ -1,4 +1,4 @@
-"""The offset map of a SHELF-1 file: where the records of the packed part stand, and which oids
+"""The offset map of a SHELF-1 file: where the records of the packed part are, and which oids
 are free. Statements SHELF-6 to SHELF-10."""
 
 import struct
@@ -35,7 +35,7 @@ class OffsetMap:
             raise DamageError(file.path, start, problem, _ADVICE)
 
     def offset_of(self, oid: bytes) -> int | None:
-        """Return the file offset of the entry of `oid` in the packed part, None if it has none. [SHELF-8]"""
+        """Return the file offset of the entry of `oid` in the packed part; None if it has none. [SHELF-8]"""
         number = oid_to_int(oid)
         if number >= self.count:
             return None
@@ -47,7 +47,7 @@ class OffsetMap:
         hole = before = self.count - 1
         while hole >= 0:
             following = self._word(hole) - self.start
-            if following < 0:  # or an object's oid would be given out
+            if following < 0:  # otherwise an object's oid would be given out
                 problem = f"the chain of free oids leads to {hole}, which is not free"
                 raise self._damage(before, problem)
             yield hole
@@ -79,8 +79,8 @@ class OffsetMap:
 def build_offset_map(offsets: Sequence[int], start: int) -> Iterator[bytes]:
     """Yield, in pieces, the bytes of the offset map that starts at file offset `start`. [SHELF-10]
 
-    `offsets[n]` is the file offset of the entry of oid n, or 0 where n is free; the last one is an
-    object's, or there are none at all.
+    `offsets[n]` is the file offset of the entry of oid n, or 0 if n is free. The last one belongs to
+    an object, unless there are none at all.
     """
     if not offsets:
         yield _MAP_HEAD.pack(16, 1, 0)

@@ -1,6 +1,6 @@
-"""Where a file's sound part ends, and what may be cut off behind it.
+"""Where the sound part of a file ends, and what may be cut off after it.
 
-Everything that decides whether damage is an unfinished end or a loss lives here; nothing here
+Everything that decides whether damage is an incomplete tail or a loss lives here; nothing here
 writes. Statements SHELF-24 to SHELF-27.
 """
 
@@ -19,9 +19,9 @@ ADVICE = (
 
 
 def explain(file: ReadableFile, unsound: Unsound, before: Transaction | None) -> DamageError:
-    """Return the error that an unsound transaction is: an UnsoundTailError where the file may be cut.
+    """Return the error for an unsound transaction: an UnsoundTailError if the file may be truncated.
 
-    `before` is the transaction in front of it, if there is one behind the offset map.
+    `before` is the transaction before it, if there is one after the offset map.
     """
     size = file.size()
     start = unsound.start
@@ -41,7 +41,7 @@ def explain(file: ReadableFile, unsound: Unsound, before: Transaction | None) ->
 
 
 def _is_followed(file: ReadableFile, unsound: Unsound, size: int) -> bool:
-    """Tell whether a transaction with objects stands where an unsound one claims to end. [SHELF-24]"""
+    """Tell whether there is a transaction with objects where an unsound one claims to end. [SHELF-24]"""
     try:
         return any(following.entries for following in scan_transactions(file, unsound.end, size, 0))
     except Unsound as following:
@@ -49,14 +49,14 @@ def _is_followed(file: ReadableFile, unsound: Unsound, size: int) -> bool:
 
 
 def seals_after(file: ReadableFile, start: int, size: int) -> Iterator[int]:
-    """Yield where the seals end that stand in their own place at or behind `start`. [SHELF-25]
+    """Yield the ends of the seals that are at their own offset, at or after `start`. [SHELF-25]
 
-    A damaged file can have very many, and most callers need the first: so it begins with short reads.
+    A damaged file can have very many, and most callers need only the first one, so it begins with short reads.
     """
     step = FIRST_CHUNK_SIZE
     while start < size:
         for seal in find_seals(file.read_at(start, step + SEAL_SIZE), start):
-            if seal < start + step:  # else it comes again
+            if seal < start + step:  # otherwise it would be found again
                 yield seal + SEAL_SIZE
         start += step
         step = min(2 * step, CHUNK_SIZE)

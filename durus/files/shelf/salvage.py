@@ -1,8 +1,8 @@
-"""What can still be read of a damaged SHELF-1 file, and what vouches for it. Statements SALV-1 to SALV-6.
+"""What can still be read in a damaged SHELF-1 file, and which checksums vouch for it. Statements SALV-1 to SALV-6.
 
-The file is divided by its checksums: the blocks of the packed part, and the bytes between two seals. Each part is
-sound, or is not; where one flipped bit explains the difference, it is put back in memory, and only what it was in
-counts as damaged. Nothing here writes.
+The checksums divide the file into parts: the blocks of the packed part, and the bytes between two seals. Each part is
+either sound or not. If one flipped bit explains a wrong checksum, the bit is corrected in memory, and only the entry
+that contains it counts as damaged. Nothing here writes.
 """
 
 import contextlib
@@ -35,18 +35,19 @@ from durus.files.snapshot import FileSnapshot
 from durus.oid import BLOCK_TABLE_OID, FIRST_RESERVED_OID
 
 MAX_MENDED = 1 << 18
-"""In more bytes no flipped bit is looked for: the more there are, the likelier one seems to explain other damage."""
+"""The largest part in which a flipped bit is searched for: in a larger one, a bit could too often explain other damage
+by chance."""
 
 _MAP_HEAD = re.compile(rb"(?=\0\0.{6}\0{7}[\x01-\x08])", re.DOTALL)
-"""Finds what may be the start of an offset map: the bytes that follow in it, and the size of a word."""
+"""Matches a possible start of an offset map: the number of bytes that follow in it, and the size of a word."""
 _MAP_HEAD_SIZE = 16
 
 Quality = Literal["sound", "unsealed", "doubtful"]
-"""A checksum agrees with all bytes of an entry; none covers it; or the one that covers it differs."""
+"""All bytes of an entry match a checksum; no checksum covers the entry; or a checksum that covers it does not match."""
 
 
 class Entry(NamedTuple):
-    """An object entry, which is whole as far as its lengths tell."""
+    """An object entry that is complete as far as its lengths tell."""
 
     oid: bytes
     offset: int
@@ -55,7 +56,7 @@ class Entry(NamedTuple):
 
 
 class Damage(NamedTuple):
-    """Bytes of the file with which their checksum does not agree, or that are no transaction."""
+    """Bytes of the file that do not match their checksum, or are not a transaction."""
 
     start: int
     end: int
@@ -63,13 +64,13 @@ class Damage(NamedTuple):
 
 
 class _Mended:
-    """A file that does not grow, with some bytes put back to what they were."""
+    """A file of fixed size, in which some flipped bits are corrected."""
 
     def __init__(self, file: FileSnapshot) -> None:
         self.path = file.path
         self._file = file
         self.bits: dict[int, int] = {}
-        """What is flipped in the byte at an offset."""
+        """The flipped bit of a byte, as a mask, by offset."""
 
     def size(self) -> int:
         return self._file.size()
@@ -89,7 +90,7 @@ class _Mended:
 
 
 class DamagedShelf:
-    """A SHELF-1 file in any condition. entries() is to be gone through once; then the rest tells of it."""
+    """A SHELF-1 file in any condition. Iterate over entries() once; the other attributes then tell what was found."""
 
     def __init__(self, file: ReadableFile) -> None:
         self.file = _Mended(FileSnapshot(file))
@@ -98,20 +99,20 @@ class DamagedShelf:
 
     @property
     def mended(self) -> list[int]:
-        """The offsets of bytes in which one flipped bit was put back."""
+        """The offsets of bytes in which a flipped bit was corrected."""
         return sorted(self.file.bits)
 
     def is_hit(self, start: int, end: int) -> bool:
-        """Tell if one of these bytes is among the mended ones."""
+        """Tell if a bit was corrected in one of these bytes."""
         return any(start <= offset < end for offset in self.file.bits)
 
     def entries(self) -> Iterator[Entry]:
-        """Yield the object entries, the oldest first. FormatError if nothing in the file is one of a SHELF-1 file."""
+        """Yield the object entries, the oldest first. FormatError if nothing in the file is part of a SHELF-1 file."""
         offset_map, end, checksum, quality = self._packed_part()
         if end is None:
             seal = self._seal_after(0)
             if seal is None:
-                raise FormatError(f"{self.file.path}: this is no SHELF-1 file: it has neither a header nor a seal")
+                raise FormatError(f"{self.file.path}: this is not a SHELF-1 file: it has neither a header nor a seal")
             self.damage.append(Damage(0, seal.end, "neither the header nor what follows it can be read"))
             end, checksum = seal.end, seal.checksum
         elif offset_map is not None:
@@ -123,9 +124,9 @@ class DamagedShelf:
     # The packed part
 
     def _packed_part(self) -> tuple[OffsetMap | None, int | None, int, Quality]:
-        """Return the offset map, where the packed part ends, its checksum, and what is true of the bytes.
+        """Return the offset map, the end of the packed part, its checksum, and the quality of its bytes.
 
-        The map is None if it can't be read, the end if it is not known.
+        The map is None if it can't be read, the end is None if it is not known.
         """
         end = self._end_of_packed_part()
         table = None if end is None else self._table_of(end)
@@ -142,12 +143,12 @@ class DamagedShelf:
         return self._map_that_ends(end), end, checksum, "sound"
 
     def _table_of(self, end: int) -> BlockTable | None:
-        """Return the block table of a packed part, vouched for or not: a block that fits it is sound anyway."""
+        """Return the block table of a packed part, vouched for by a seal or not: a block that matches it is sound."""
         offset, size = locate_block_table(end)
         return parse_block_table(self.file.read_at(offset, size), end)
 
     def _packed_part_by_seal(self) -> tuple[OffsetMap | None, int | None, int, Quality]:
-        """Do the same where no block table tells."""
+        """Do the same without a block table."""
         seal = self._seal_after(0)
         quality = self._quality_without_seal(0)
         if seal is not None:
@@ -160,7 +161,7 @@ class DamagedShelf:
         return self._map_that_ends(end), end, _checksum(self.file, 0, end, 0), quality
 
     def _mend_first_seal(self) -> bool:
-        """Put back one flipped bit of the first seal; tell if all before it is sound then."""
+        """Correct one flipped bit of the first seal; tell if everything before the seal is then sound."""
         end = self._end_of_packed_part()
         if end is None:
             return False
@@ -178,13 +179,13 @@ class DamagedShelf:
             return None
 
     def _map_that_ends(self, end: int) -> OffsetMap | None:
-        """Return the offset map that ends at a byte: the one that the header names, or else the one that is found."""
+        """Return the offset map that ends at a byte: the one to which the header leads, or else one found by search."""
         try:
             offset_map = read_header(self.file)
             if offset_map.end == end:
                 return offset_map
         except (FormatError, DamageError):
-            pass  # the header is what is damaged
+            pass  # the header is damaged
         view = FileSnapshot(self.file, end)
         for start in range(0, end, CHUNK_SIZE):
             for found in _MAP_HEAD.finditer(view.read_at(start, CHUNK_SIZE + _MAP_HEAD_SIZE)):
@@ -195,7 +196,7 @@ class DamagedShelf:
         return None
 
     def _find_block_table(self) -> int | None:
-        """Return where the packed part ends whose block table is in the file, None if there is none."""
+        """Return the end of the packed part whose block table is in the file; None if the file has no block table."""
         head = BLOCK_TABLE_OID * 2
         before = locate_block_table(0)[0] + U64.size
         for start in range(0, self.file.size(), CHUNK_SIZE):
@@ -225,11 +226,12 @@ class DamagedShelf:
     def _packed_entries(self, stop: int, offset_map: OffsetMap | None, quality: Quality) -> Iterator[Entry]:
         """Yield the entries of the first transaction, which ends at `stop` at the latest.
 
-        They are where the map leads, and each after another one: where one of the two is damaged, the other tells.
+        The map gives their offsets, and each one follows another: if one of these two sources is damaged, the other
+        still finds the entry.
         """
         first = BASE_START + U64.size
         starts = {first: self._is_good(first, first + 1)}
-        # True where a place is known from sound bytes.
+        # True for an offset that is known from sound bytes.
         if offset_map is not None:
             words = offset_map.start + U64.size * 3
             for oid, offset in offset_map.offsets():
@@ -254,7 +256,7 @@ class DamagedShelf:
     # What follows it
 
     def _later_entries(self, start: int, checksum: int) -> Iterator[Entry]:
-        """Yield the entries from `start` on, the end of the packed part or of a seal."""
+        """Yield the entries from `start` on, which is the end of the packed part or of a seal."""
         size = self.file.size()
         while start < size:
             pending: list[Entry] = []
@@ -300,7 +302,7 @@ class DamagedShelf:
             start = end
 
     def _entry_at(self, offset: int, stop: int, quality: Quality) -> Entry | None:
-        """Return the entry at an offset, None if there is none that ends at `stop` or before."""
+        """Return the entry at an offset; None if there is none that ends at `stop` or before."""
         head = self.file.read_at(offset, ENTRY_HEAD.size)
         if len(head) < ENTRY_HEAD.size:
             return None
@@ -312,10 +314,10 @@ class DamagedShelf:
         return Entry(oid, offset, end, quality)
 
     def _quality_without_seal(self, start: int) -> Quality:
-        """Return what is true of complete transactions from `start` on after which no seal is in its place."""
+        """Return the quality of complete transactions from `start` on that no seal at its own offset follows."""
         for offset in range(start, self.file.size(), CHUNK_SIZE):
             if has_seal_layout(self.file.read_at(offset, CHUNK_SIZE + SEAL_SIZE - 1)):
-                return "doubtful"  # bytes were lost or inserted, so that a seal is not in its place
+                return "doubtful"  # bytes were lost or inserted, so the seal is not at its own offset
         return "unsealed"
 
     def _seal_after(self, start: int) -> Seal | None:
@@ -326,7 +328,7 @@ class DamagedShelf:
     # Flipped bits
 
     def _vouches(self, start: int, seal: Seal, checksum: int) -> bool:
-        """Tell if a seal has the checksum of the bytes from `start` on, maybe when one flipped bit is put back."""
+        """Tell if a seal has the checksum of the bytes from `start` on, perhaps after one flipped bit is corrected."""
         stop = seal.offset + SEAL_COVERED_SIZE
         computed = _checksum(self.file, start, stop, checksum)
         if computed == seal.checksum:
@@ -337,7 +339,7 @@ class DamagedShelf:
         return found is not None and self._try(start + found[0], 1 << found[1], start, seal.end, checksum)
 
     def _mend_seal(self, start: int, offset: int, checksum: int) -> bool:
-        """Put back one flipped bit of the seal that should be at `offset`; tell if all from `start` is sound then."""
+        """Correct one flipped bit of the seal that should be at `offset`; tell if all from `start` on is then sound."""
         data = self.file.read_at(offset, SEAL_SIZE) if offset > start else b""
         if len(data) < SEAL_SIZE:
             return False
@@ -356,7 +358,7 @@ class DamagedShelf:
         return False
 
     def _try(self, offset: int, bit: int, start: int, end: int, checksum: int) -> bool:
-        """Flip a bit; tell if the bytes from `start` to `end` are sound then, and flip it back if they are not."""
+        """Flip a bit; tell if the bytes from `start` to `end` are then sound. If not, flip it back."""
         self.file.bits[offset] = bit
         if self._is_sound(start, end, checksum):
             return True
@@ -377,7 +379,7 @@ class DamagedShelf:
 
 
 def _stops(entries: list[tuple[bytes, int]], end: int) -> list[int]:
-    """Return where the entries of a transaction end at the latest."""
+    """Return the latest possible end of each entry of a transaction."""
     return [offset for _, offset in entries[1:]] + [end] if entries else []
 
 

@@ -1,6 +1,6 @@
-"""The sealed part of a SHELF-1 file: where it ends, and reading it once, byte by byte, with its checksums.
+"""The sealed part of a SHELF-1 file: find its end, and read it once, byte by byte, with its checksums.
 
-What a backup knows of the format stands here. Statements SHELF-13 to SHELF-16, SHELF-24.
+Everything that a backup knows about the format is here. Statements SHELF-13 to SHELF-16, SHELF-24.
 """
 
 from collections.abc import Generator, Iterator
@@ -19,24 +19,24 @@ _FIRST_SEARCH = 1 << 16
 
 
 class SealedBytes(NamedTuple):
-    """What was found out about the bytes up to the end of a seal."""
+    """The seals in the bytes that were read, which end with a seal."""
 
     first_seal: Seal
     last_seal: Seal
     earliest: str
-    """The lowest time of a seal among them: the writer's clock may go back."""
+    """The earliest time of a seal among them; it need not be the first seal, because the writer's clock may go back."""
 
 
 def has_seal(file: ReadableFile, seal: Seal) -> bool:
-    """Tell if a seal stands in its place.
+    """Tell if a seal is in the file, at its offset.
 
-    Its checksum covers all that stands before it, so two files that have it are the same up to its end.
+    Its checksum covers everything before it, so two files that have it are the same up to its end.
     """
     return parse_seal(file.read_at(seal.offset, SEAL_SIZE)) == seal
 
 
 def end_of_last_seal(file: ReadableFile, start: int) -> int | None:
-    """Return where the last seal ends that stands in its own place at or after `start`, None if there is none."""
+    """Return the end of the last seal that is at its own offset, at or after `start`; None if there is none."""
     stop = file.size()
     step = _FIRST_SEARCH
     while stop > start:
@@ -53,8 +53,8 @@ def end_of_last_seal(file: ReadableFile, start: int) -> int | None:
 def sound_transactions(file: ReadableFile, start: int, checksum: int) -> Iterator[Transaction]:
     """Yield the transactions of a whole file from `start` on, where the running checksum is `checksum`.
 
-    A `start` of 0 stands for the first one after the packed part, which is read for its checksum.
-    UnsoundTailError or DamageError at the first transaction that is not sound.
+    A `start` of 0 stands for the first transaction after the packed part, which is read for its checksum.
+    Raises UnsoundTailError or DamageError at the first transaction that is not sound.
     """
     if not start:
         start = read_header(file).end
@@ -65,10 +65,10 @@ def sound_transactions(file: ReadableFile, start: int, checksum: int) -> Iterato
 def read_sealed(
     file: ReadableFile, reader: ReadableFile, start: int, end: int, checksum: int
 ) -> Generator[int, None, SealedBytes]:
-    """Read the bytes from `start` to `end` through `reader`, each once and in their order; yield how far it has come.
+    """Read the bytes from `start` to `end` through `reader`, each byte once and in order; yield the offsets reached.
 
     At `start`, which is 0 or the end of a seal, the running checksum is `checksum`; a seal ends at `end`. `file` is
-    the same file, of which any part may be read. UnsoundTailError or DamageError if the bytes are not sound.
+    the same file, and any part of it may be read. UnsoundTailError or DamageError if the bytes are not sound.
     """
     first = start
     if not start:
@@ -87,13 +87,13 @@ def read_sealed(
             earliest = min(earliest or last_seal.time, last_seal.time)
         yield transaction.end
     if first_seal is None or last_seal is None:
-        problem = "what looks like a seal is no seal of the transactions before it"
+        problem = "these bytes look like a seal, but are not a seal of the transactions before them"
         raise DamageError(file.path, end - SEAL_SIZE, problem, recover.ADVICE)
     return SealedBytes(first_seal, last_seal, earliest)
 
 
 def explained(transactions: Iterator[Transaction], file: ReadableFile) -> Iterator[Transaction]:
-    """Yield the transactions of `file`; UnsoundTailError or DamageError at the first that is not sound."""
+    """Yield the transactions of `file`; raise UnsoundTailError or DamageError at the first one that is not sound."""
     last: Transaction | None = None
     try:
         for last in transactions:

@@ -36,7 +36,7 @@ class Shelf(RecordFile):
     """
 
     _settled: tuple[int, int, bool]
-    """`end`, `checksum` and `is_sealed` at the offset where reading on begins."""
+    """`end`, `checksum` and `is_sealed` at the offset from which reading continues."""
 
     def __init__(self, file: ReadableFile) -> None:
         self.raw_file = file
@@ -131,7 +131,7 @@ class Shelf(RecordFile):
 
 
 def open_packed_part(file: ReadableFile) -> tuple[ReadableFile, OffsetMap, int]:
-    """Return the file, which checks its blocks if it has a table of them, and map and checksum of its packed part."""
+    """Return the file, with checked blocks if it has a block table, and the map and the checksum of its packed part."""
     offset_map = read_header(file)
     table = read_block_table(file, offset_map.end)
     if table is None:

@@ -1,4 +1,4 @@
-"""These tests need Durus 4.3 beside this one: `tox -e interop` runs them, and names a folder for its venv."""
+"""These tests need Durus 4.3 as well as this one: `tox -e interop` runs them, and names a folder for its venv."""
 
 import os
 import sys
@@ -11,7 +11,7 @@ from tests.integration.interop.side import Sides, running
 from tests.integration.interop.venv import NotInstallable, python_of_4_3
 
 FOLDER = os.environ.get("DURUS_INTEROP_FOLDER")
-"""Where the venv of Durus 4.3 is, or is to be made."""
+"""The folder of the venv of Durus 4.3, which is created if it does not exist."""
 
 collect_ignore_glob = [] if FOLDER else ["test_*.py"]
 

@@ -20,7 +20,7 @@ class Served(NamedTuple):
 
 @contextlib.contextmanager
 def served_by(python: Path, file: Path) -> Iterator[Served]:
-    """A server that has the file open, and is asked to end behind the block."""
+    """A server that has the file open, and is asked to end after the block."""
     address = str(file) + ".socket"
     with open(f"{file}.log", "a") as log:
         process = subprocess.Popen(

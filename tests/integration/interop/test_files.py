@@ -66,7 +66,7 @@ CHANGES = st.lists(
     max_size=12,
 )
 ROUNDS = st.lists(st.tuples(CHANGES, st.booleans()), min_size=2, max_size=6)
-"""What is changed in each round, and if the file is packed behind that."""
+"""What is changed in each round, and whether the file is packed after that."""
 
 
 def findings(path: Path) -> list[str]:
@@ -99,7 +99,7 @@ def test_a_graph_goes_there_and_back_without_a_difference(
 
 
 def base_of(data: bytes) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-    """Return where the offset map of a SHELF-1 file starts, the records ahead of it in their order, and its bytes."""
+    """Return the start of the offset map of a SHELF-1 file, the records before it in their order, and its bytes."""
     assert data[:8] == b"SHELF-1\n"
     start = 16 + int.from_bytes(data[8:16], "big")
     position = 16

@@ -16,9 +16,9 @@ class NotInstallable(Exception):
 
 
 def python_of_4_3(folder: Path) -> Path:
-    """Return the Python of the venv in `folder`, which is made if it is not there.
+    """Return the Python of the venv in `folder`, which is created if it does not exist.
 
-    NotInstallable if there is no package index or no compiler. Any other failure is one of these tests.
+    NotInstallable if there is no package index or no compiler. Any other failure is a failure of these tests.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with open(f"{folder}.lock", "w") as lock:

@@ -114,7 +114,7 @@ class Graph:
 
 
 def in_order(value: Any) -> str:
-    """Return what a set is sorted by: an object in one is a Plain, and has an `id`."""
+    """Return the sort key for a member of a set: an object in one is a Plain, and has an `id`."""
     return str(value.id) if isinstance(value, Plain) else f"{type(value).__name__} {value!r}"
 
 
@@ -191,7 +191,7 @@ class Changes:
             setattr(obj, key if is_name and key[:2] != "__" else "attribute", value)
 
     def _put_plain(self, at: int, key: Json, number: int) -> None:
-        """Put a new Plain with an id into an object; only such ones stand in sets."""
+        """Put a new Plain with an id into an object; sets contain only such objects."""
         obj = Plain()
         obj.id = number
         self._objects.append(obj)
@@ -255,7 +255,7 @@ def place_of_durus() -> Json:
 
 
 def work_on_file(path: str, changes: list[Json], packs: bool) -> Json:
-    """Change what a file holds; return what is in memory before the commit, and what is loaded behind it."""
+    """Change the contents of a file; return what is in memory before the commit, and what is loaded after it."""
     connection = Connection(FileStorage(path))
     graph = Graph(connection)
     Changes(graph).make(changes)
@@ -369,7 +369,7 @@ def connect(name: str, address: str, options: dict[str, Any]) -> None:
 
 
 def step(name: str, method: str, *arguments: Any) -> Json:
-    """Have a client do something; return its result, or the kind of the conflict and its oids as cells."""
+    """Let a client do something; return its result, or the kind of the conflict and its oids as cells."""
     client = clients[name]
     try:
         return ["done", getattr(client, method)(*arguments)]
@@ -389,7 +389,7 @@ def look(address: str) -> Json:
 
 
 def end_counting(address: str) -> None:
-    """Set the last cell to 1, which tells those who count to end."""
+    """Set the last cell to 1, which tells the counting clients to end."""
     while True:
         with contextlib.suppress(ConflictError):
             client = Client(address, {})
@@ -400,9 +400,9 @@ def end_counting(address: str) -> None:
 
 
 def count_up(address: str, own: int, shared: int) -> Json:
-    """Add 1 to an own cell, and with it to one of the first `shared`, until the last one is no longer 0.
+    """Add 1 to the client's own cell and to one of the first `shared` cells, until the last cell is no longer 0.
 
-    Whatever ends a connection, a new one goes on; what the own cell has tells if a commit without an answer was one.
+    Whatever ends a connection, a new one continues; the own cell shows whether a commit without an answer was stored.
     """
     conflicts = losses = 0
     client = None

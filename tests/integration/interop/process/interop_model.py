@@ -29,7 +29,7 @@ class Private(PersistentObject):
 
 
 class Own(Persistent):
-    """Has a state of its own making, which is no dict."""
+    """Has a state of its own form, which is not a dict."""
 
     def __getstate__(self) -> Any:
         return tuple(sorted(vars(self).items()))
