@@ -11,6 +11,7 @@ import durus
 import durus.web
 
 app = Flask(__name__)
+app.config["PROPAGATE_EXCEPTIONS"] = True  # without it Flask logs each conflict as an error
 db = durus.open(os.environ.get("TRACKER_DB", "tracker.durus"), root_class=Tracker)
 app.wsgi_app = durus.web.WSGIMiddleware(app.wsgi_app, db)  # type: ignore[method-assign]  # as Flask documents it
 
