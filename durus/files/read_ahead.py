@@ -1,36 +1,43 @@
-"""Reading parts of a file that never change, with few reads if they follow one another."""
+"""Reading small parts of a file that never change: whole pages at a time, of which the latest are kept."""
 
 from durus.error import DamageError
 from durus.files.file import ReadableFile
 
-_RANDOM_READ = 1 << 12
-_SEQUENTIAL_READ = 1 << 16
+PAGE_SIZE = 1 << 13
+MOST_PAGES = 128
 
 
 class ReadAhead:
-    """Remembers what it has read last. It must not read after the sound part of the file, which may be cut off."""
+    """Keeps pages that were read. It must not read after the sound part of the file, which may be cut off."""
 
     def __init__(self, file: ReadableFile) -> None:
         self.file = file
-        self._last = 0, b""
-        """The offset of some bytes in the file, and the bytes: one value, because several threads may read."""
+        self._pages: dict[int, bytes] = {}
+        """By number; a page is shorter if the sound part of the file ended in it. Several threads may read."""
 
     def window(self, offset: int, size: int, end: int) -> tuple[bytes, int]:
         """Return a buffer that contains the `size` bytes of the file from `offset` on, and their index in it.
 
-        There are fewer if the file, or its sound part that ends at `end`, is too short.
+        There are fewer, at the start of the buffer, if the file or its sound part that ends at `end` is too short.
         """
-        start, buffer = self._last
-        index = offset - start
-        if 0 <= index <= len(buffer) - size:
-            return buffer, index
-        is_in_order = 0 <= index <= len(buffer) + _RANDOM_READ
-        available = max(end - offset, 0)
-        wanted = max(size, _SEQUENTIAL_READ if is_in_order else _RANDOM_READ)
-        try:
-            buffer = self.file.read_at(offset, min(wanted, available))
-        except DamageError:  # it may be in bytes that nobody has asked for
-            return self.file.read_at(offset, min(size, available)), 0
-        if len(buffer) <= _SEQUENTIAL_READ:
-            self._last = offset, buffer
-        return buffer, 0
+        page = self._pages.get(offset // PAGE_SIZE)
+        if page is not None:
+            index = offset % PAGE_SIZE
+            if index + size <= len(page):
+                return page, index
+        return self._read(offset, size, end)
+
+    def _read(self, offset: int, size: int, end: int) -> tuple[bytes, int]:
+        number, index = divmod(offset, PAGE_SIZE)
+        if index + size <= PAGE_SIZE and offset < end:
+            start = number * PAGE_SIZE
+            try:
+                page = self.file.read_at(start, min(PAGE_SIZE, end - start))
+            except DamageError:  # it may be in bytes that nobody has asked for
+                pass
+            else:
+                if len(self._pages) >= MOST_PAGES:
+                    self._pages = {}
+                self._pages[number] = page
+                return page[index:], 0
+        return self.file.read_at(offset, max(min(size, end - offset), 0)), 0

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from durus.error import DamageError
-from durus.files.read_ahead import ReadAhead
+from durus.files.read_ahead import MOST_PAGES, PAGE_SIZE, ReadAhead
 from durus.files.shelf.layout import pack_entry, pack_transaction
 from durus.files.shelf.shelf import EMPTY_FILE, Shelf
 from durus.oid import oid_from_int
@@ -50,25 +50,36 @@ def test_it_gives_the_bytes_that_are_there(parts: list[tuple[int, int]]) -> None
             assert taken(source, place, size, len(CONTENT)).startswith(CONTENT[place : place + size])
 
 
-def test_parts_in_order_take_few_reads_and_others_read_little() -> None:
+def test_each_page_is_read_once_whatever_the_order() -> None:
     file = NotedFile(CONTENT)
     source = read_ahead_of(file)
-    for offset in range(0, len(CONTENT), 100):
-        taken(source, offset, 100, len(CONTENT))
-    assert len(file.reads) == 5
-    assert max(size for _, size in file.reads) == 1 << 16
-    file.reads.clear()
-    for offset in 200_000, 100_000, 0, 250_000:
-        taken(source, offset, 100, len(CONTENT))
-    assert file.reads == [(offset, 4096) for offset in (200_000, 100_000, 0, 250_000)]
+    places = [*range(0, len(CONTENT), 100)]
+    random.Random(2).shuffle(places)
+    for offset in places:
+        taken(source, offset, 4, len(CONTENT))
+    pages = -(-len(CONTENT) // PAGE_SIZE)
+    assert sorted(file.reads) == [
+        (number * PAGE_SIZE, min(PAGE_SIZE, len(CONTENT) - number * PAGE_SIZE)) for number in range(pages)
+    ]
 
 
-def test_what_is_a_little_further_on_counts_as_in_order() -> None:
+def test_what_goes_over_the_end_of_a_page_is_read_alone() -> None:
     file = NotedFile(CONTENT)
     source = read_ahead_of(file)
-    for offset in 100_000, 100_000 + 2 * 4096, 200_000, 200_000 + 2 * 4096 + 1, 199_999:
-        taken(source, offset, 100, len(CONTENT))
-    assert [size for _, size in file.reads] == [4096, 1 << 16, 4096, 4096, 4096]
+    for offset, size in (PAGE_SIZE - 10, 10), (PAGE_SIZE - 10, 11), (5, PAGE_SIZE):
+        assert taken(source, offset, size, len(CONTENT)) == CONTENT[offset : offset + size]
+    assert file.reads == [(0, PAGE_SIZE), (PAGE_SIZE - 10, 11), (5, PAGE_SIZE)]
+
+
+def test_a_set_number_of_pages_is_kept() -> None:
+    file = NotedFile(bytes((MOST_PAGES + 2) * PAGE_SIZE))
+    source = read_ahead_of(file)
+    for number in [*range(MOST_PAGES), *range(MOST_PAGES)]:
+        taken(source, number * PAGE_SIZE, 1, len(file.data))
+    assert len(file.reads) == MOST_PAGES
+    taken(source, MOST_PAGES * PAGE_SIZE, 1, len(file.data))
+    taken(source, 0, 1, len(file.data))
+    assert len(file.reads) == MOST_PAGES + 2
 
 
 def test_what_stands_behind_the_end_is_not_remembered() -> None:
@@ -102,17 +113,8 @@ def test_the_first_byte_of_a_file_is_read_like_others() -> None:
     assert taken(read_ahead_of(NotedFile(CONTENT)), 0, 1, len(CONTENT)) == CONTENT[:1]
 
 
-@pytest.mark.parametrize(("size", "is_kept"), [(1 << 16, True), ((1 << 16) + 1, False)])
-def test_a_large_part_is_not_remembered(size: int, is_kept: bool) -> None:
-    file = NotedFile(CONTENT)
-    source = read_ahead_of(file)
-    for _ in range(2):
-        assert taken(source, 5, size, len(CONTENT)) == CONTENT[5 : 5 + size]
-    assert len(file.reads) == (1 if is_kept else 2)
-
-
 @pytest.mark.spec("SHELF-11")
-@pytest.mark.parametrize("size", [*range(4096 - 120, 4096 + 4), 3 * 4096, 1 << 16, (1 << 16) + 4096])
+@pytest.mark.parametrize("size", [*range(PAGE_SIZE - 240, PAGE_SIZE + 4), 3 * PAGE_SIZE])
 def test_records_are_read_wherever_what_was_read_before_ends(size: int) -> None:
     records = {
         oid_from_int(number): pack_record(oid_from_int(number), CONTENT[:length], b"")
