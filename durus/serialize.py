@@ -61,6 +61,7 @@ from durus.persistent import (
     Watch,
     get_slot,
     has_plain_state,
+    implementation,
     layout_of,
     new_ghost,
     set_slot,
@@ -120,8 +121,8 @@ class ObjectReader:
         """How often a load needed something that only loading with care does."""
         self.load_count = 0
         self._states: StateReader | None = None
-        """Loads states in the usual case; None if that must not be done."""
-        if trust is None:
+        """Loads states in the usual case, in C; None if that must not be done, or there is no C."""
+        if trust is None and implementation == "C":
             self._states = StateReader(
                 connection,
                 cache.objects,
