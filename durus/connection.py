@@ -45,7 +45,7 @@ from durus.storage import Moment, Storage
 from durus.transactions.looking_back import Version as Version
 from durus.transactions.looking_back import copy_of, earlier_states, forget_count
 from durus.transactions.savepoint import KeptStates
-from durus.transactions.unnoted import Debug, UnnotedChanges, debug_mode
+from durus.transactions.unnoted import Debug, UnnotedChange, UnnotedChanges, debug_mode
 
 T = TypeVar("T")
 Conflict = TypeVar("Conflict", bound=ConflictError)
@@ -427,12 +427,11 @@ class Connection(ConnectionBase, Generic[Root_co]):
         self._was_interrupted = False
         self._open_block = None
         self._savepoints = []
-        unnoted = [] if self._unnoted is None else self._unnoted.find()
+        forgotten = [] if self._unnoted is None else self._forget_unnoted(self._unnoted)
         self._forget_changes()
-        self._drop_states([change.oid for change in unnoted])
         self._sync_and_begin_next(is_next_exclusive)
-        if self._unnoted is not None and unnoted:
-            self._unnoted.warn(unnoted)
+        if self._unnoted is not None and forgotten:
+            self._unnoted.warn(forgotten)
 
     def transaction(self, exclusive: bool = False) -> contextlib.AbstractContextManager[Root_co]:
         """Run a block as one transaction on the root: commit at its end, abort if it raises.
@@ -465,6 +464,12 @@ class Connection(ConnectionBase, Generic[Root_co]):
         """Report changes that were not noted. [OBJ-86] An interrupt in it makes the connection start anew."""
         self._tell_of_interrupt()
         unnoted.check()
+
+    def _forget_unnoted(self, unnoted: UnnotedChanges) -> list[UnnotedChange]:
+        """Forget the changes that were not noted, and return those that are not told yet."""
+        found = unnoted.find()
+        self._drop_states([change.oid for change in found])
+        return unnoted.take_untold(found)
 
     def _note_lost_block(self) -> None:
         """Start anew if an interrupt kept a block from being closed: its changes must not get into another one."""

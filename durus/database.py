@@ -30,7 +30,14 @@ from typing import (
 )
 
 from durus.connection import Connection, _Block, current_task
-from durus.error import ArgumentError, ClosedError, DurusError, ReadonlyError, TransactionError
+from durus.error import (
+    ArgumentError,
+    ClosedError,
+    DurusError,
+    ReadonlyError,
+    TransactionError,
+    UnnotedChangeError,
+)
 from durus.objects.trust import Entry, checked_entries
 from durus.persistent import PersistentObject
 from durus.pool.attempts import Tries, goes_round, may_try_again, pause
@@ -578,11 +585,18 @@ class _Use(AbstractContextManager[Connection[R]], Generic[R]):
         self._connection = connection
         return connection
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
         connection, self._connection = self._connection, None
-        if connection is not None:
-            with suppress(DurusError):  # then it can't be used again, which the next line finds out
-                connection.abort()
+        if connection is None:
+            return
+        try:
+            connection.abort()
+        except UnnotedChangeError:  # where its warning is an error
+            if error is None:
+                raise
+        except DurusError:
+            pass  # it can't be used again, which the next line finds out
+        finally:
             self._database._give_back(connection)
 
 

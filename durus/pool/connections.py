@@ -6,15 +6,17 @@ connection, which refuses it.
 
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
 
+from durus.concurrency.call_guard import guarded
 from durus.connection import Connection
-from durus.error import ConcurrentUseError, DurusError, ReadonlyError, TransactionError
+from durus.error import ConcurrentUseError, DurusError, ReadonlyError, TransactionError, UnnotedChangeError
 from durus.objects.trust import Entry
 from durus.persistent import PersistentBase, PersistentObject
 from durus.serialize import ObjectWriter
 from durus.storage import Storage
-from durus.transactions.unnoted import Debug
+from durus.transactions.unnoted import Debug, UnnotedChanges
 
 if TYPE_CHECKING:
     from durus.connection import _Block, _Pickled
@@ -158,6 +160,18 @@ class SnapshotConnection(PooledConnection[R], Generic[R]):
     def end(self, block: "_Block[R]", error: BaseException | None) -> None:
         self._open_block = None
         self.storage.release()
+        if self._unnoted is not None and self.is_usable:
+            self._end_unnoted(self._unnoted, error)
+
+    @guarded
+    def _end_unnoted(self, unnoted: UnnotedChanges, error: BaseException | None) -> None:
+        """Forget and report changes that were not noted, as a commit or an abort does. [OBJ-86]"""
+        found = self._forget_unnoted(unnoted)
+        if error is None:
+            unnoted.report(found)
+        elif found:
+            with suppress(UnnotedChangeError):  # it would hide the first error
+                unnoted.warn(found)
 
     def commit(self) -> None:
         self._check_is_own(None)

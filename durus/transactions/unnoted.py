@@ -65,6 +65,8 @@ class UnnotedChanges:
         self._mode = mode
         self._known: dict[bytes, bytes] = {}
         """The data of the record of each loaded object, by oid, or equivalent data."""
+        self._told: list[UnnotedChange] = []
+        """What an error has told since the transaction began."""
         self.reader: ObjectReader = _KeepingReader(connection, cache, get, self._known, trust)
         """Loads all states of the connection."""
 
@@ -75,14 +77,23 @@ class UnnotedChanges:
 
     def check(self) -> None:
         """Raise UnnotedChangeError if there are changes that nobody noted, or warn of them once."""
-        found = self.find()
-        if not found:
-            return
-        if self._mode != "warn":
+        self.report(self.find())
+
+    def report(self, found: list[UnnotedChange]) -> None:
+        """Raise UnnotedChangeError for changes, or warn of them."""
+        self._told = found
+        if found and self._mode != "warn":
             raise UnnotedChangeError(change.text for change in found)
+        if found:
+            self.warn(found)
         for change in found:
             self._known.pop(change.oid, None)  # so that it is reported once
-        self.warn(found)
+        self._told = []
+
+    def take_untold(self, found: list[UnnotedChange]) -> list[UnnotedChange]:
+        """Return those of the changes that no error of this transaction has told, at its end. [OBJ-86]"""
+        told, self._told = self._told, []
+        return [change for change in found if change not in told]
 
     def warn(self, found: list[UnnotedChange]) -> None:
         """Warn of changes; UnnotedChangeError if the application turns these warnings into errors."""

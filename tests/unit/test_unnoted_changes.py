@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+import durus
 from durus.btree import BTree
 from durus.connection import Connection
 from durus.error import TransactionError, UnnotedChangeError, UnnotedChangeWarning
@@ -30,7 +31,7 @@ from durus.persistent_list import PersistentList
 from durus.persistent_set import PersistentSet
 from durus.shared_storage import SharedStorage
 from durus.storage import MemoryStorage
-from durus.transactions.unnoted import debug_mode
+from durus.transactions.unnoted import Debug, debug_mode
 
 NAN = float("nan")
 
@@ -402,6 +403,81 @@ def test_an_abort_warns_and_forgets_the_change() -> None:
 
 
 @pytest.mark.spec("OBJ-86")
+def test_an_abort_does_not_tell_again_what_an_error_has_told() -> None:
+    connection, root = connect()
+    root["a"] = person = Person(it=[])
+    root["b"] = other = Person(it=[])
+    connection.commit()
+    for _ in range(2):
+        with pytest.raises(UnnotedChangeError, match=r"\.it\[0\]"), connection.transaction():
+            person.it.append(1)
+    person.it.append(1)
+    message(connection.commit)
+    other.it.append(1)
+    with pytest.warns(UnnotedChangeWarning, match=r"^not noted as a change: Person oid 2: \.it\[0\] was added;"):
+        connection.abort()
+    person.it.append(1)
+    with pytest.warns(UnnotedChangeWarning, match="Person oid 1"):
+        connection.abort()
+
+
+@pytest.mark.spec("OBJ-86")
+def test_what_was_told_and_then_noted_is_told_again_in_the_next_transaction() -> None:
+    connection, root = connect()
+    root["a"] = person = Person(it=[])
+    connection.commit()
+    person.it.append(1)
+    message(connection.commit)
+    person._p_note_change()
+    connection.commit()
+    person.it.remove(1)
+    person._p_note_change()
+    connection.commit()
+    person.it.append(1)
+    with pytest.warns(UnnotedChangeWarning, match="Person oid 1"):
+        connection.abort()
+
+
+def append_and_fail(root: Any) -> None:
+    root["a"].it.append(1)
+    raise ZeroDivisionError
+
+
+@pytest.mark.spec("OBJ-86")
+@pytest.mark.parametrize("mode", [True, "warn"])
+def test_the_end_of_a_snapshot_tells_what_was_changed_in_it(mode: Debug) -> None:
+    with durus.open("memory:", debug=mode) as db:
+        with db.transaction() as root:
+            root["a"] = Person(it=[])
+        for _ in range(2):
+            expected = pytest.raises(UnnotedChangeError) if mode is True else pytest.warns(UnnotedChangeWarning)
+            with expected, db.snapshot() as root:
+                root["a"].it.append(1)
+        with db.snapshot() as root:
+            assert root["a"].it == []
+        with pytest.warns(UnnotedChangeWarning), pytest.raises(ZeroDivisionError), db.snapshot() as root:
+            append_and_fail(root)
+        with db.snapshot() as root:
+            assert root["a"].it == []
+
+
+@pytest.mark.spec("OBJ-86")
+def test_the_end_of_a_connection_of_a_database_tells_what_is_lost_with_it() -> None:
+    with durus.open("memory:", debug=True) as db:
+        with db.transaction() as root:
+            root["a"] = Person(it=[])
+        with pytest.warns(UnnotedChangeWarning), db.connection() as connection:
+            connection.get_root()["a"].it.append(1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with pytest.raises(UnnotedChangeError), db.connection() as connection:
+                connection.get_root()["a"].it.append(1)
+            with pytest.raises(ZeroDivisionError), db.connection() as connection:
+                append_and_fail(connection.get_root())
+        assert db.stats().idle == 1
+
+
+@pytest.mark.spec("OBJ-86")
 def test_an_abort_whose_warning_is_an_error_is_done_all_the_same() -> None:
     connection, root = connect()
     root["a"] = person = Person(it=[])
@@ -414,6 +490,20 @@ def test_an_abort_whose_warning_is_an_error_is_done_all_the_same() -> None:
     assert connection.transaction_serial == serial + 1
     root["n"] = 1
     connection.commit()
+    assert person.it == []
+
+
+@pytest.mark.spec("OBJ-85")
+def test_a_commit_is_refused_until_the_change_is_noted_also_if_the_warning_is_the_error() -> None:
+    connection, root = connect("warn")
+    root["a"] = person = Person(it=[])
+    connection.commit()
+    person.it.append(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert ".it[0]" in message(connection.commit)
+        assert ".it[0]" in message(connection.commit)
+        connection.abort()
     assert person.it == []
 
 
