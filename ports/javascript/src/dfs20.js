@@ -3,26 +3,28 @@
  * commit appends. Statements DFS-1 to DFS-12.
  */
 
-import { deflateSync, inflateSync } from "node:zlib";
+import { inflateSync } from "node:zlib";
 import { lengthAt, u32, u64 } from "./bytes.js";
 import { DamageError, FormatError, MalformedRecordError, StateError, UnsoundTailError } from "./errors.js";
 import { PickleReader } from "./pickle_reader.js";
-import { PickleWriter } from "./pickle_writer.js";
 import { splitRecord } from "./record.js";
 
 export const NAME = "DFS20";
 export const MAGIC = Buffer.from("DFS20\0");
 const PACKED = 14;
+/** The index of a new file: an empty dict. */
+const EMPTY_INDEX = Buffer.from("789c6b60a9d5030003380130", "hex");
+const EMPTY = Buffer.concat([MAGIC, u64(PACKED), u64(EMPTY_INDEX.length), EMPTY_INDEX]);
 
 export function newFile() {
-  const index = deflateSync(new PickleWriter(() => undefined).write(new Map()));
-  return Buffer.concat([MAGIC, u64(PACKED), u64(index.length), index]);
+  return EMPTY;
 }
 
+/** Whether these are the bytes of a file whose creation was interrupted, DFS-7. */
 export function isUnfinished(bytes) {
-  const whole = newFile();
-  return bytes.length < whole.length
-    && (bytes.equals(whole.subarray(0, bytes.length)) || bytes.every((byte) => byte === 0));
+  return bytes.length <= EMPTY.length
+    && !bytes.equals(EMPTY)
+    && (bytes.equals(EMPTY.subarray(0, bytes.length)) || bytes.every((byte) => byte === 0));
 }
 
 /** Read a whole file, as `scan` of shelf.js does. */

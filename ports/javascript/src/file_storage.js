@@ -9,12 +9,13 @@ import { spawnSync } from "node:child_process";
 import * as fs from "node:fs";
 import { dirname, resolve } from "node:path";
 import * as dfs20 from "./dfs20.js";
-import { FormatError, StorageError, UnsoundTailError, WriteConflictError } from "./errors.js";
+import { FormatError, StorageError, UnsoundTailError } from "./errors.js";
 import { splitRecord } from "./record.js";
 import * as shelf from "./shelf.js";
+import { NOTHING_CHANGED } from "./storage.js";
 
 const FORMATS = [shelf, dfs20];
-const NOTHING_CHANGED = { everything: false, oids: [] };
+const STORED = { stored: true, conflicts: [], invalid: NOTHING_CHANGED };
 
 export class FileStorage {
   /**
@@ -30,7 +31,7 @@ export class FileStorage {
       if (!readonly) this.lock();
       this.read(repair, FORMATS.find(({ NAME }) => NAME === format));
     } catch (error) {
-      this.close();
+      this.closeFile();
       throw error;
     }
   }
@@ -143,9 +144,9 @@ export class FileStorage {
     for (const record of records.values()) {
       for (const ref of splitRecord(record).refs) if (!records.has(ref) && !this.layout.records.has(ref)) missing.add(ref);
     }
-    if (missing.size) throw new WriteConflictError([...missing]); // TXN-10
+    if (missing.size) return { ...STORED, stored: false, conflicts: [...missing] }; // TXN-10
     this.append(this.format.commitBytes(records, this.layout));
-    return NOTHING_CHANGED;
+    return STORED;
   }
 
   append({ bytes, places, running, covered }) {
@@ -188,7 +189,11 @@ export class FileStorage {
     throw new StorageError("this port does not pack files: run durus pack");
   }
 
-  close() {
+  async close() {
+    this.closeFile();
+  }
+
+  closeFile() {
     if (this.fd !== null) fs.closeSync(this.fd);
     this.fd = null;
   }

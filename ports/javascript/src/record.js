@@ -32,11 +32,15 @@ export function splitRecord(record) {
   };
 }
 
-/** Read a record: its oid, class (a Global), state (values.js) and refs. */
-export function readRecord(record) {
+/**
+ * Read a record: its oid, class (a Global), state (values.js) and refs.
+ *
+ * @param {(ref: Ref) => unknown} [toObject] what stands in the state for a reference; the Ref itself if not given
+ */
+export function readRecord(record, toObject = (ref) => ref) {
   const { oid, data, refs } = splitRecord(record);
   try {
-    const reader = new PickleReader(makeRef);
+    const reader = new PickleReader((id) => toObject(makeRef(id)));
     const { value: className, end } = reader.read(data);
     if (!(className instanceof Global)) throw new StateError("the first pickle is not that of a class");
     const { value: state } = reader.read(plainState(data.subarray(end)));
@@ -47,15 +51,19 @@ export function readRecord(record) {
   }
 }
 
-/** Make the record of an object. */
-export function makeRecord(oid, className, state, toRef) {
+/**
+ * Make the record of an object.
+ *
+ * @param {(value: object) => unknown} [toRef] the Ref of a value that is stored as a reference, anything else for others
+ */
+export function makeRecord(oid, className, state, toRef = (value) => value) {
   const { module, name } = Global.of(className);
   const classPickle = Buffer.concat([
     Buffer.from([0x80, 4, 0x63]), Buffer.from(`${module}\n${name}\n`), Buffer.from([STOP]),
   ]);
   const refs = new Set();
   const statePickle = new PickleWriter((value) => {
-    const ref = toRef ? toRef(value) : value;
+    const ref = toRef(value);
     if (!(ref instanceof Ref)) return undefined;
     refs.add(ref.oid);
     return Tuple.of(u64(ref.oid), Global.of(ref.className));
