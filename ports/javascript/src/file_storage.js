@@ -6,11 +6,11 @@
  */
 
 import { spawnSync } from "node:child_process";
-import * as fs from "node:fs";
+import fs from "node:fs";
 import { dirname, resolve } from "node:path";
 import * as dfs20 from "./dfs20.js";
 import { FormatError, StorageError, UnsoundTailError } from "./errors.js";
-import { splitRecord } from "./record.js";
+import { FIRST_RESERVED_OID, splitRecord } from "./record.js";
 import * as shelf from "./shelf.js";
 import { NOTHING_CHANGED } from "./storage.js";
 
@@ -66,8 +66,8 @@ export class FileStorage {
 
   read(repair, newFormat) {
     let bytes = readAll(this.fd);
-    const unfinished = FORMATS.some((format) => format.isUnfinished(bytes));
-    if (unfinished && !this.readonly) {
+    if (FORMATS.some((format) => format.isUnfinished(bytes))) {
+      if (this.readonly) throw new FormatError(`${this.path} is empty: open it for writing once`);
       if (bytes.length >= 6) newFormat = FORMATS.find(({ MAGIC }) => bytes.subarray(0, 6).equals(MAGIC.subarray(0, 6))) ?? newFormat;
       bytes = newFormat.newFile();
       fs.ftruncateSync(this.fd, 0);
@@ -77,7 +77,7 @@ export class FileStorage {
     if (!this.format) throw new FormatError(`${this.path} is not a SHELF-1 or DFS20 file`);
     this.layout = this.scan(bytes, repair);
     this.oids = this.format.newOids(this.layout);
-    if (!this.readonly) this.makeReady(bytes.subarray(0, this.layout.end));
+    if (!this.readonly) this.makeDurable();
   }
 
   scan(bytes, repair) {
@@ -95,7 +95,7 @@ export class FileStorage {
   cutOff(bytes, end) {
     const { mode } = fs.fstatSync(this.fd);
     for (let number = 0; ; number++) {
-      const name = `${this.path}.tail-${end}${number ? `-${number}` : ""}`;
+      const name = `${this.path}.cut-${end}${number ? `-${number}` : ""}`;
       if (fs.existsSync(name)) continue;
       const fd = fs.openSync(name, "wx", mode & 0o777);
       writeAll(fd, bytes.subarray(end), 0);
@@ -108,12 +108,10 @@ export class FileStorage {
     fs.fsyncSync(this.fd);
   }
 
-  /** Cover what no seal covers, and make durable what was read, SHELF-17 and SHELF-22. */
-  makeReady(bytes) {
+  /** What was read may not be durable yet, SHELF-22. */
+  makeDurable() {
     fs.fsyncSync(this.fd);
     syncFolder(this.path);
-    const cover = this.format.coverBytes(bytes, this.layout);
-    if (cover) this.append(cover);
   }
 
   async load(oid) {
@@ -141,10 +139,14 @@ export class FileStorage {
     this.makeSureOfUse();
     if (this.readonly) throw new StorageError(`${this.path} was opened for reading only`);
     const missing = new Set();
-    for (const record of records.values()) {
-      for (const ref of splitRecord(record).refs) if (!records.has(ref) && !this.layout.records.has(ref)) missing.add(ref);
+    for (const [oid, record] of records) {
+      const { oid: own, refs } = splitRecord(record);
+      if (own !== oid || oid >= FIRST_RESERVED_OID) throw new StorageError(`the record of oid ${own} can't be stored as oid ${oid}`); // REC-6
+      for (const ref of refs) if (!records.has(ref) && !this.layout.records.has(ref)) missing.add(ref);
     }
     if (missing.size) return { ...STORED, stored: false, conflicts: [...missing] }; // TXN-10
+    const cover = this.format.coverBytes(this.layout);
+    if (cover) this.append(cover);
     this.append(this.format.commitBytes(records, this.layout));
     return STORED;
   }

@@ -15,9 +15,9 @@ const EMPTY = Buffer.concat([MAGIC, u64(0), u64(16), u64(1), u64(0)]);
 const TABLE_OID = 2n ** 64n - 2n;
 const BLOCK = 16384;
 
-/** The bytes of a new file. Its packed part is covered by a seal from the start, SHELF-17. */
+/** The bytes of a new file, SHELF-3. */
 export function newFile() {
-  return Buffer.concat([EMPTY, sealedTransaction(Buffer.alloc(0), EMPTY.length, crc32(EMPTY)).bytes]);
+  return EMPTY;
 }
 
 /** Whether these are the bytes of a file whose creation was interrupted, SHELF-3. */
@@ -44,6 +44,11 @@ export function scan(bytes) {
     if (fault) return refuse(bytes, layout, start, before, fault);
     before = layout.end === start + 8 ? start : null;
   }
+  return finished(bytes, layout);
+}
+
+function finished(bytes, layout) {
+  layout.runningToEnd = crc32(bytes.subarray(layout.covered, layout.end), layout.running);
   return layout;
 }
 
@@ -61,6 +66,8 @@ class Layout {
   /** Where the last seal ends, and its checksum. */
   covered = 0;
   running = 0;
+  /** The checksum of what that seal does not cover. */
+  runningToEnd = 0;
   packedEnd = 0;
 
   get sealed() {
@@ -179,7 +186,7 @@ function refuse(bytes, layout, start, before, fault) {
     layout.end = before;
   }
   const error = new UnsoundTailError(`${fault}, as after a crash; it can be cut off with repair`, tail);
-  throw Object.assign(error, { layout });
+  throw Object.assign(error, { layout: finished(bytes, layout) });
 }
 
 function isLoneSeal(bytes, start) {
@@ -251,11 +258,10 @@ export function commitBytes(records, layout) {
 }
 
 /** What must be appended and made durable before the first commit: a seal of what none covers, SHELF-17. */
-export function coverBytes(bytes, layout) {
+export function coverBytes(layout) {
   if (layout.covered === layout.end) return null;
-  const running = crc32(bytes.subarray(layout.covered, layout.end), layout.running);
-  const { bytes: cover, checksum } = sealedTransaction(Buffer.alloc(0), layout.end, running);
-  return { bytes: cover, places: new Map(), running: checksum, covered: layout.end + cover.length };
+  const { bytes, checksum } = sealedTransaction(Buffer.alloc(0), layout.end, layout.runningToEnd);
+  return { bytes, places: new Map(), running: checksum, covered: layout.end + bytes.length };
 }
 
 /** New oids: first those of the chain of holes, then upwards; none that has a record, SHELF-52. */

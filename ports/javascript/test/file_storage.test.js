@@ -3,10 +3,10 @@
 import assert from "node:assert/strict";
 import fs from "node:fs";
 import { join } from "node:path";
-import { test } from "node:test";
+import { mock, test } from "node:test";
 import {
   DamageError, FileStorage, Float, FrozenSet, PersistentList, PersistentObject, PersistentSet, StorageError, Tuple,
-  Ref, UnsoundTailError, WriteConflictError, checkFile, open,
+  Ref, UnsoundTailError, WriteConflictError, checkFile, makeRecord, open,
 } from "../src/index.js";
 import { durus, needsDurus, newFolder, python } from "./durus.js";
 
@@ -146,6 +146,54 @@ test("no changed byte of a sealed file passes", async (t) => {
     assert.equal(checkFile(path).length, 1, `byte ${offset}`);
     fs.writeFileSync(path, whole);
   }
+});
+
+/** A call of node:fs fails once, as on a full or broken disk. */
+function failOnce(t, call, times = 0) {
+  const failing = mock.method(fs, call);
+  failing.mock.mockImplementationOnce(() => {
+    throw new Error("no space left on device");
+  }, times);
+  t.after(() => failing.mock.restore());
+}
+
+test("a commit that can't be written is cut off, and the next one is stored (SHELF-20)", async (t) => {
+  const { path } = await countedFile(t, "SHELF-1");
+  const connection = await open(path);
+  const { size } = fs.statSync(path);
+  connection.root.set("n", 4);
+  const write = fs.writeSync;
+  const half = mock.method(fs, "writeSync");
+  half.mock.mockImplementationOnce((fd, bytes, at, count, offset) => write(fd, bytes, at, 10, offset), 0);
+  half.mock.mockImplementationOnce(() => {
+    throw new Error("no space left on device");
+  }, 1);
+  await assert.rejects(connection.commit(), StorageError);
+  half.mock.restore();
+  assert.equal(fs.statSync(path).size, size);
+  await connection.commit();
+  await connection.close();
+  assert.equal(await countIn(path), 4);
+});
+
+test("after an fsync that failed no commit is accepted (SHELF-20)", async (t) => {
+  const { path } = await countedFile(t, "SHELF-1");
+  const connection = await open(path);
+  connection.root.set("n", 4);
+  failOnce(t, "fsyncSync");
+  await assert.rejects(connection.commit(), StorageError);
+  await assert.rejects(connection.commit(), /an fsync failed/);
+  await connection.close();
+  assert.equal(await countIn(path), 3);
+});
+
+test("a record under another oid, or a reserved one, is refused (REC-6)", async (t) => {
+  const { path } = await countedFile(t, "SHELF-1");
+  const storage = new FileStorage(path);
+  const store = (oid, record) => storage.commit({ accessed: new Set(), records: new Map([[oid, record]]) });
+  await assert.rejects(store(0n, makeRecord(1n, "a B", null)), StorageError);
+  await assert.rejects(store(2n ** 64n - 1n, makeRecord(2n ** 64n - 1n, "a B", null)), StorageError);
+  await storage.close();
 });
 
 test("a file that was removed takes no commit (SHELF-47)", async (t) => {
