@@ -2,6 +2,8 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { deflateSync } from "node:zlib";
+import { u32, u64 } from "../src/bytes.js";
 import { MalformedRecordError, StateError, UnstorableError } from "../src/errors.js";
 import { PickleReader } from "../src/pickle_reader.js";
 import { makeRecord, readRecord, splitRecord } from "../src/record.js";
@@ -59,6 +61,14 @@ test("a shared list stays one list, and a cycle a cycle", () => {
   assert.equal(first[1][0], first);
 });
 
+test("a tuple that holds itself through a list is written once", () => {
+  const list = [];
+  const tuple = Tuple.of(list, 1);
+  list.push(tuple);
+  const read = roundTrip(tuple);
+  assert.equal(read[0][0], read);
+});
+
 test("refs are sorted, each once, without the object itself (REC-7)", () => {
   const ref = (oid) => new Ref(oid, "shop Item");
   const { refs } = splitRecord(makeRecord(5n, "shop Item", [ref(9n), ref(5n), ref(6n), ref(9n)]));
@@ -85,6 +95,16 @@ test("pickles of protocol 0 and 2 are read", () => {
     new Map([["a", [1, 2, true, 1.5]], ["x\n", null]]));
   assert.deepStrictEqual(read("\x80\x02c__builtin__\nset\n]K\x01a\x85R."), new Set([1]));
   assert.deepStrictEqual(read("\x80\x02c_codecs\nencode\nX\x02\x00\x00\x00\xc3\xbfX\x06\x00\x00\x00latin1\x86R."), Buffer.from([255]));
+});
+
+test("a state that expands to too many bytes is refused (REC-30)", () => {
+  const record = (size) => {
+    const data = Buffer.concat([Buffer.from("\x80\x04ca\nB\n.", "latin1"), deflateSync(Buffer.concat([
+      Buffer.from("\x80\x04B", "latin1"), Buffer.from(Uint32Array.of(size).buffer), Buffer.alloc(size), Buffer.from(".")]))]);
+    return Buffer.concat([u64(5), u32(data.length), data]);
+  };
+  assert.equal(readRecord(record(2 ** 20)).state.length, 2 ** 20);
+  assert.throws(() => readRecord(record(65 * 2 ** 20)), /too many bytes/);
 });
 
 test("a damaged state is an error that names the oid (REC-17)", () => {
