@@ -6,10 +6,14 @@
  */
 
 import assert from "node:assert/strict";
+import { createServer } from "node:net";
+import { join } from "node:path";
 import { test } from "node:test";
 import { splitOids } from "../src/bytes.js";
-import { LostConnectionError, ServerError } from "../src/errors.js";
-import { splitRecord } from "../src/record.js";
+import { connectToServer } from "../src/client_storage.js";
+import { LostConnectionError, ServerError, UnknownOutcomeError } from "../src/errors.js";
+import { newFolder } from "./durus.js";
+import { makeRecord, splitRecord } from "../src/record.js";
 import { Protocol1 } from "../src/wire1.js";
 import { Protocol2 } from "../src/wire2.js";
 import { vectors } from "./vectors.js";
@@ -168,4 +172,65 @@ test("any other unknown message is a fault (WIRE2-4)", async () => {
   const stream = new Script();
   stream.feed(Buffer.from("000000017a", "hex"));
   await assert.rejects(new Protocol2(stream).ping(), LostConnectionError);
+});
+
+/** A server of version 1, as that of Durus 4.3 is; `answer(request, socket)` is called for each piece of bytes after the versions. */
+async function oldServer(t, answer) {
+  const path = join(newFolder(t), "old.sock");
+  const sockets = new Set();
+  const server = createServer((socket) => {
+    sockets.add(socket);
+    socket.once("data", (request) => {
+      socket.write(Buffer.from([0, 0, 0, 1]));
+      if (request[4] !== 1) return socket.end();
+      return socket.on("data", (bytes) => answer(bytes.toString("latin1"), socket));
+    });
+  });
+  await new Promise((resolve) => server.listen(path, resolve));
+  t.after(() => {
+    for (const socket of sockets) socket.destroy();
+    server.close();
+  });
+  return { path };
+}
+
+test("a server that speaks version 1 only is asked again in version 1 (WIRE2-1)", async (t) => {
+  const address = await oldServer(t, (request, socket) => socket.write("K"));
+  const storage = await connectToServer(address);
+  assert(storage instanceof Protocol1);
+  assert.equal(await storage.load(5n), null);
+  storage.close();
+});
+
+test("a connection that is lost in a commit leaves the outcome unknown (WIRE-25)", async (t) => {
+  const address = await oldServer(t, (request, socket) => (request === "C" ? socket.write("\0\0\0\0") : socket.end()));
+  const storage = await connectToServer(address);
+  const records = new Map([[0n, makeRecord(0n, "a B", null)]]);
+  await assert.rejects(storage.commit({ accessed: new Set([0n]), records }), UnknownOutcomeError);
+  await assert.rejects(storage.sync(), LostConnectionError);
+});
+
+test("a connection that is lost before a commit is sent has stored nothing, and says no more", async (t) => {
+  const address = await oldServer(t, (request, socket) => socket.end());
+  const storage = await connectToServer(address);
+  await assert.rejects(storage.commit({ accessed: new Set(), records: new Map() }), (error) =>
+    error instanceof LostConnectionError && !(error instanceof UnknownOutcomeError));
+});
+
+test("a server that does not answer in time is lost (WIRE-25)", async (t) => {
+  const address = await oldServer(t, () => {});
+  const storage = await connectToServer(address, { timeout: 0.05 });
+  await assert.rejects(storage.sync(), /in time/);
+  await assert.rejects(storage.sync(), LostConnectionError);
+});
+
+test("what the protocol does not have ends the connection (WIRE-25)", async (t) => {
+  const address = await oldServer(t, (request, socket) => socket.write("x"));
+  const storage = await connectToServer(address);
+  await assert.rejects(storage.load(0n), /a load answer x/);
+  await assert.rejects(storage.load(0n), LostConnectionError);
+});
+
+test("no server at all is a lost connection", async (t) => {
+  await assert.rejects(connectToServer({ path: join(newFolder(t), "none") }), LostConnectionError);
 });
