@@ -1,0 +1,38 @@
+/**
+ * Integers as bytes, the most significant byte first. An oid is a u64 and held as a BigInt; lengths
+ * and offsets are numbers, and a length that no number can hold is Infinity, so it never fits.
+ */
+
+export function u32(value) {
+  const bytes = Buffer.alloc(4);
+  bytes.writeUInt32BE(value);
+  return bytes;
+}
+
+export function u64(value) {
+  const bytes = Buffer.alloc(8);
+  bytes.writeBigUInt64BE(BigInt(value));
+  return bytes;
+}
+
+/** The u64 at an offset, as a length: a number, or Infinity if it is too large for one. */
+export function lengthAt(bytes, offset) {
+  const value = bytes.readBigUInt64BE(offset);
+  return value <= BigInt(Number.MAX_SAFE_INTEGER) ? Number(value) : Infinity;
+}
+
+/** The oids that follow one another in bytes. */
+export function splitOids(bytes) {
+  const oids = [];
+  for (let at = 0; at < bytes.length; at += 8) oids.push(bytes.readBigUInt64BE(at));
+  return oids;
+}
+
+export function joinOids(oids) {
+  return Buffer.concat(Array.from(oids, u64));
+}
+
+/** Ascending, as the bytes of the oids are. */
+export function sortedOids(oids) {
+  return Array.from(oids).sort((a, b) => (a < b ? -1 : a > b ? 1 : 0));
+}
