@@ -69,6 +69,9 @@ class Storage:
     _guard: CallGuard | None = None
     """The guard of a storage that an interrupt can leave in the middle of a call, so that it starts anew. [TXN-30]"""
 
+    is_shared = False
+    """True if others may commit to what it stores, so that only its own connection may have it. [PG-3]"""
+
     shows_early = False
     """True if loads of others may see the records of stage_commit() before accept()."""
 
