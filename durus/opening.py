@@ -281,9 +281,15 @@ def _new_client(opener: StorageOpener, where: str, options: Options) -> Callable
 
 
 def names_other_storage(where: str) -> bool:
-    """Tell whether a name that a command was given is the address of a registered storage, and not that of a file."""
+    """Tell whether a name is the address of a registered storage, and not that of a file or of a server of Durus.
+
+    Args:
+        where: the name, as a command was given it.
+    """
     matched = _SCHEME.fullmatch(where)
-    return matched is not None and matched[2].startswith("//") and not os.path.exists(where)
+    if matched is None or not matched[2].startswith("//") or os.path.exists(where):
+        return False
+    return matched[1].lower() not in ("file", "durus", "durus+unix")
 
 
 def open_other_storage(where: str, readonly: bool = False) -> Storage:

@@ -103,6 +103,7 @@ class PostgresStorage(CollectingStorage):
     """
 
     is_shared = True
+    format_name = "PostgreSQL"
 
     _link: "Link | None" = None
 
@@ -467,16 +468,6 @@ class PostgresStorage(CollectingStorage):
             for number, tid, data, refs in rows
             for oid in [oid_from_int(number)]
         ]
-
-    @guarded
-    def count(self) -> int:
-        """Return how many objects there are."""
-        return int(self._read((self._sql.measure, ()))[0][0][0])
-
-    @guarded
-    def size(self) -> int:
-        """Return how many bytes the data of all objects has."""
-        return int(self._read((self._sql.measure, ()))[0][0][1])
 
     # Committing
 

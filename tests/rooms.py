@@ -25,6 +25,7 @@ TOP = {
         "shared_storage",
         "sqlite_inspection",
         "sqlite_storage",
+        "storage_inspection",
         "storage_server",
     },
     "connection": {"connection", "serialize"},

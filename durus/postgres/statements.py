@@ -71,13 +71,11 @@ class Statements:
         )
         self.load = sql("SELECT oid, tid, data, refs FROM {s}.object WHERE oid = ANY(%s::bigint[])")
         self.scan = sql("SELECT oid, tid, data, refs FROM {s}.object WHERE oid > %s ORDER BY oid LIMIT %s")
-        self.scan_oids = sql("SELECT oid FROM {s}.object WHERE oid > %s ORDER BY oid LIMIT %s")
         self.has_row = sql("SELECT 1 FROM {s}.object WHERE oid = %s")
         self.was_removed = sql(
             "SELECT h.log_from > %s OR EXISTS (SELECT 1 FROM {s}.change WHERE tid > %s AND oid = %s) "
             "FROM {s}.head h WHERE h.id = 0"
         )
-        self.measure = sql("SELECT count(*), coalesce(sum(octet_length(data)), 0) FROM {s}.object")
 
         # Committing
         self.new_block = sql("UPDATE {s}.oid_block SET next = next + %s WHERE id = 0 RETURNING next")
