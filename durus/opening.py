@@ -114,6 +114,7 @@ def open(
         durus://host:port                                a server; without the port its usual one, 2972
         durus+unix:/path, durus+unix:@name               a server on a Unix socket, or an abstract one
         memory:                                          memory that lasts as long as the Database
+        postgresql://user@host:port/name                 a database in PostgreSQL, with the extra `postgres`
         scheme:...                                       a storage of another package
 
     These are options, as keywords or in the query of the address, as in `file:my.durus?readonly=true` [DB-2]:
