@@ -21,6 +21,7 @@ from durus.persistent_dict import PersistentDict
 from durus.pool.engines import Engine, EngineOfClients, EngineOfOneStorage, EngineOfReadonlyFile, EngineOfServer
 from durus.pool.options import OptionType, Value, check_options, read_query
 from durus.storage import MemoryStorage, Storage
+from durus.text import without_password
 from durus.transactions.unnoted import Debug
 
 R = TypeVar("R", bound=PersistentObject)
@@ -113,6 +114,7 @@ def open(
         durus://host:port                                a server; without the port its usual one, 2972
         durus+unix:/path, durus+unix:@name               a server on a Unix socket, or an abstract one
         memory:                                          memory that lasts as long as the Database
+        postgresql://user@host:port/name                 a database in PostgreSQL, with the extra `postgres`
         scheme:...                                       a storage of another package
 
     These are options, as keywords or in the query of the address, as in `file:my.durus?readonly=true` [DB-2]:
@@ -148,7 +150,7 @@ def open(
     trusted = None if classes is None else checked_entries(classes)  # before a file is made
     engine, checked = _engine_of(where, options)
     database = {name: checked[name] for name in ("cache_size", "cache_bytes", "tries", "readonly") if name in checked}
-    name = os.fsdecode(where)
+    name = without_password(os.fsdecode(where))
     try:
         arguments = cast("dict[str, Any]", database)
         return Database(engine, root_class=root_class, name=name, debug=debug, classes=trusted, **arguments)
@@ -249,17 +251,63 @@ def _open_server(
 
 
 def _open_other(where: str, scheme: str, keywords: Options, texts: Mapping[str, str]) -> tuple[Engine, Options]:
+    opener = _find_opener(where, scheme)
+    if opener is None:
+        return _open_file(where, keywords, {})
+    known = {**_DATABASE_OPTIONS, "readonly": bool, **opener.options}
+    options = check_options(without_password(where), known, keywords, texts)
+    return EngineOfClients(_new_client(opener, where, options)), options
+
+
+def _find_opener(where: str, scheme: str) -> StorageOpener | None:
+    """Return what makes storages for this scheme; None if there is none, and the address is the path of a file."""
     from importlib.metadata import entry_points  # slow to import
 
     found = {entry.name: entry for entry in entry_points(group=_GROUP)}
-    if scheme not in found:
-        if os.path.exists(where):
-            return _open_file(where, keywords, {})
-        known = ", ".join(sorted({"file", "durus", "durus+unix", "memory", *found}))
-        raise ArgumentError(
-            f"{where!r} has an unknown scheme; known ones are {known}. A file with this name is './{where}'"
-        )
-    opener: StorageOpener = found[scheme].load()
-    options = check_options(where, {**_DATABASE_OPTIONS, "readonly": bool, **opener.options}, keywords, texts)
+    if scheme in found:
+        opener: StorageOpener = found[scheme].load()
+        return opener
+    if os.path.exists(where):
+        return None
+    known = ", ".join(sorted({"file", "durus", "durus+unix", "memory", *found}))
+    raise ArgumentError(
+        f"{without_password(where)!r} has an unknown scheme; known ones are {known}. A file with this name is "
+        f"'./{without_password(where)}'"
+    )
+
+
+def _new_client(opener: StorageOpener, where: str, options: Options) -> Callable[[], Storage]:
     own = {name: value for name, value in options.items() if name in opener.options}
-    return EngineOfClients(opener(where.partition("?")[0], **own)), options
+    return opener(where.partition("?")[0], **own)
+
+
+def names_other_storage(where: str) -> bool:
+    """Tell whether a name is the address of a registered storage, and not that of a file or of a server of Durus.
+
+    Args:
+        where: the name, as a command was given it.
+    """
+    matched = _SCHEME.fullmatch(where)
+    if matched is None or not matched[2].startswith("//") or os.path.exists(where):
+        return False
+    return matched[1].lower() not in ("file", "durus", "durus+unix")
+
+
+def open_other_storage(where: str, readonly: bool = False) -> Storage:
+    """Open the storage of an address whose scheme is registered. [DB-7]
+
+    Args:
+        where: the address, with options in its query.
+        readonly: change nothing, if the storage has that option.
+
+    Raises:
+        ArgumentError: the scheme or an option is unknown.
+        DurusError: the storage can't be opened.
+    """
+    address, _, query = where.partition("?")
+    opener = _find_opener(where, address.partition(":")[0].lower())
+    if opener is None:
+        raise ArgumentError(f"{without_password(where)} is not an address")
+    keywords: Options = {"readonly": True} if readonly and "readonly" in opener.options else {}
+    options = check_options(without_password(where), opener.options, keywords, read_query(query) if query else {})
+    return _new_client(opener, where, options)()

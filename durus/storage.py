@@ -69,6 +69,12 @@ class Storage:
     _guard: CallGuard | None = None
     """The guard of a storage that an interrupt can leave in the middle of a call, so that it starts anew. [TXN-30]"""
 
+    is_shared = False
+    """True if others may commit to what it stores, so that only its own connection may have it. [PG-3]"""
+
+    format_name: str | None = None
+    """What `durus check` and `durus info` call it, None for the name of its class."""
+
     shows_early = False
     """True if loads of others may see the records of stage_commit() before accept()."""
 
@@ -188,6 +194,17 @@ class Storage:
         Return False if the storage can't: then it goes on as ever, and a load may raise ReadConflictError. [TXN-65]
         """
         return False
+
+    def take_records(self, records: Iterable[tuple[bytes, bytes]]) -> None:
+        """Store the records of another database in this one, which is empty, in one step. [OBJ-44]
+
+        Args:
+            records: pairs of oid and record. Each reference must lead to one of them.
+        """
+        self.begin()
+        for oid, record in records:
+            self.store(oid, record)
+        self.end()
 
     def as_of_now(self) -> "Storage":
         """Return a read-only storage of the present state, which no later commit or pack changes. [TXN-63]"""

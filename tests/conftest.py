@@ -1,8 +1,14 @@
-"""Hypothesis profiles; HYPOTHESIS_PROFILE chooses one. `first` is `ci` that stops at the first failure it finds."""
+"""Fixtures for all tests, and the profiles of Hypothesis; HYPOTHESIS_PROFILE chooses one.
+
+`first` is `ci` that stops at the first failure it finds.
+"""
 
 import os
 
 from hypothesis import Phase, settings
+
+from tests.postgres import postgres as postgres
+from tests.postgres import postgres_address as postgres_address
 
 settings.register_profile(
     "ci", max_examples=50, stateful_step_count=30, deadline=None, derandomize=True, database=None, print_blob=True

@@ -27,6 +27,7 @@ PREFIXES = {
     "record.md": "REC",
     "salvage.md": "SALV",
     "shelf.md": "SHELF",
+    "sql-engine.md": "PG",
     "sqlite.md": "SQL",
     "transactions.md": "TXN",
     "web.md": "WEB",

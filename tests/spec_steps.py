@@ -6,7 +6,7 @@ from collections.abc import Callable
 from durus.connection import Connection
 from durus.error import ReadConflictError, WriteConflictError
 from durus.persistent import GHOST, SAVED, UNSAVED, Persistent, PersistentObject
-from durus.storage import MemoryStorage
+from durus.storage import MemoryStorage, Storage
 from tests.in_memory_server import InMemoryServer
 
 _STATUS = {"a ghost": GHOST, "saved": SAVED, "unsaved": UNSAVED}
@@ -14,10 +14,14 @@ _TARGET = r"(?P<name>\w+)\.(?P<attribute>\w+)"
 
 
 class StepRunner:
-    """Runs steps for clients that share one storage: A, and those that steps name."""
+    """Runs steps for clients that share one storage: A, and those that steps name.
 
-    def __init__(self, protocol: int = 2) -> None:
-        self._server = InMemoryServer(MemoryStorage(), protocol=protocol)
+    Each client has a storage of `new_client`, or one of a server that speaks this version of the protocol.
+    """
+
+    def __init__(self, protocol: int = 2, new_client: Callable[[], Storage] | None = None) -> None:
+        server = InMemoryServer(MemoryStorage(), protocol=protocol)
+        self._new_client = new_client or (lambda: server.new_client(prefetch=0))
         self._clients: dict[str, Connection] = {}
         self._held: dict[tuple[str, str], PersistentObject] = {}
         """The objects that each client has in its variables."""
@@ -48,9 +52,14 @@ class StepRunner:
                 return
         raise AssertionError(f"{place}: no step reads {step!r}")
 
+    def close(self) -> None:
+        """Close all clients."""
+        for client in self._clients.values():
+            client.close()
+
     def _client(self, name: str) -> Connection:
         if name not in self._clients:
-            self._clients[name] = Connection(self._server.new_client(prefetch=0))
+            self._clients[name] = Connection(self._new_client())
         return self._clients[name]
 
     def _find(self, connection: Connection, client: str, name: str) -> PersistentObject:

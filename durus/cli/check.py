@@ -5,18 +5,21 @@ import sys
 from contextlib import closing
 
 from durus import trust
+from durus.cli.options import inspect
 from durus.cli.report import Report, add_json_argument
 from durus.error import DurusError, RecordError
 from durus.files.inspection import Finding, Records
 from durus.objects.trust import ALWAYS, GUARDED
 from durus.oid import oid_to_int
-from durus.open_file import inspect_file
 from durus.records.contents import read_contents
 from durus.records.record import data_of
+from durus.text import without_password
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", help="the file to verify; it may be in use")
+    parser.add_argument(
+        "file", metavar="FILE", help="the file to verify, or the address of a database; it may be in use"
+    )
     add_json_argument(parser)
     parser.add_argument(
         "--classes",
@@ -26,13 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    path: str = options.file
+    path = without_password(options.file)
     if "" not in sys.path:
         sys.path.insert(0, "")  # as in the console: a class in this folder is not missing
     report = Report(options, ("clean", "faults", "findings", "needs", "needed_methods"))
     faults = 0
     shown: list[dict[str, object]] = []
-    with closing(inspect_file(path)) as inspection:
+    with closing(inspect(options.file)) as inspection:
         for finding in inspection.findings():
             faults += finding.is_fault
             report.note(f"{path}: {finding}")

@@ -15,6 +15,7 @@ from durus.connection import Connection
 from durus.error import DurusError, ServerUnreachableError
 from durus.objects.unstorable import CONSOLE
 from durus.sharing.address import wait_for_server
+from durus.text import without_password
 from durus.utils import int8_to_str, str_to_int8
 
 _TRIES = 50
@@ -61,10 +62,8 @@ def run(options: argparse.Namespace) -> int:
         }
         if options.startup:
             _run_file(options.startup, names)
-        banner = (
-            f"Durus on {options.file or address_of(options)}: connection and root are there; "
-            "connection.commit() stores changes"
-        )
+        where = without_password(options.file) if options.file else address_of(options)
+        banner = f"Durus on {where}: connection and root are there; connection.commit() stores changes"
         _run_shell(names, banner, Leaving(connection, _is_terminal(), options.readonly), options.plain)
     finally:
         storage.close()

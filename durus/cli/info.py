@@ -9,15 +9,16 @@ from functools import lru_cache
 from typing import cast
 
 from durus import __version__
+from durus.cli.options import inspect
 from durus.cli.report import Report, add_json_argument
 from durus.error import RecordError
 from durus.files.inspection import Heading, Inspection, Records
 from durus.oid import ROOT_OID, oid_to_int
-from durus.open_file import inspect_file
 from durus.persistent import PersistentObject, implementation
 from durus.records.contents import class_name_of, read_contents
 from durus.records.reachable import mark_reachable
 from durus.records.record import data_of
+from durus.text import without_password
 
 _MAX_OIDS = 100
 """How many broken objects of one class are listed."""
@@ -40,7 +41,9 @@ _KEYS = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", help="the file to look at; it may be in use")
+    parser.add_argument(
+        "file", metavar="FILE", help="the file to look at, or the address of a database; it may be in use"
+    )
     add_json_argument(parser)
     parser.add_argument(
         "--broken",
@@ -51,9 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     report = Report(options, _KEYS)
-    with closing(inspect_file(options.file)) as inspection:
+    with closing(inspect(options.file)) as inspection:
         heading = inspection.heading()
-        _print_heading(options.file, heading, report)
+        _print_heading(without_password(options.file), heading, report)
         _print_objects(inspection, heading.entries_size, report)
         if options.broken:
             _print_broken(inspection.records, report)

@@ -5,7 +5,8 @@ import importlib
 
 from durus.error import DurusError
 from durus.file_storage import FileStorage
-from durus.open_file import open_file_storage
+from durus.files.inspection import Inspection
+from durus.open_file import inspect_file, open_file_storage
 from durus.sharing.address import SocketAddress
 from durus.sharing.protocol import DEFAULT_HOST, DEFAULT_PORT
 from durus.storage import Storage
@@ -20,6 +21,9 @@ def add_file_arguments(parser: argparse.ArgumentParser, file_help: str) -> None:
     group = parser.add_mutually_exclusive_group()
     group.add_argument("file", nargs="?", default=argparse.SUPPRESS, metavar="FILE", help=file_help)
     group.add_argument("--file", metavar="FILE", help="another way to give the file")
+    group.add_argument(
+        "--storage", dest="file", metavar="ADDRESS", help="in place of a file: postgresql://user@host/name, for example"
+    )
 
 
 def add_storage_arguments(parser: argparse.ArgumentParser, file_help: str) -> None:
@@ -40,7 +44,11 @@ def add_address_arguments(parser: argparse.ArgumentParser, verb: str) -> None:
 
 
 def open_storage(options: argparse.Namespace) -> Storage:
-    """Return the storage of the options --file, --readonly, --repair and --storage-class."""
+    """Return the storage of the options --file, --storage, --readonly, --repair and --storage-class."""
+    if options.file and is_address(options.file):
+        if options.repair or options.storage_class:
+            raise UsageError("--repair and --storage-class are for a file")
+        return open_address(options.file, options.readonly)
     if not options.storage_class:
         if options.file:
             return open_file_storage(options.file, readonly=options.readonly, repair=options.repair)
@@ -50,6 +58,31 @@ def open_storage(options: argparse.Namespace) -> Storage:
         return storage_class(options.file, readonly=options.readonly, repair=options.repair)
     except TypeError as error:
         raise DurusError(f"{options.storage_class} can't be made of a file, readonly and repair: {error}") from error
+
+
+def is_address(name: str) -> bool:
+    """Tell whether what stands in the place of a file is the address of a storage that is not a file. [CMD-5]"""
+    if "://" not in name:
+        return False
+    from durus.opening import names_other_storage  # only if needed, because of its imports
+
+    return names_other_storage(name)
+
+
+def open_address(address: str, readonly: bool = False) -> Storage:
+    """Return the storage of an address."""
+    from durus.opening import open_other_storage
+
+    return open_other_storage(address, readonly)
+
+
+def inspect(name: str) -> Inspection:
+    """Return an inspection of a file, or of the storage of an address."""
+    if is_address(name):
+        from durus.storage_inspection import StorageInspection
+
+        return StorageInspection(open_address(name, readonly=True))
+    return inspect_file(name)
 
 
 def address_of(options: argparse.Namespace) -> SocketAddress:

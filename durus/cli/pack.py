@@ -1,11 +1,19 @@
 """`durus pack`: pack a file, or have a server do it."""
 
 import argparse
+import contextlib
 import os
 import time
 from collections.abc import Iterator
 
-from durus.cli.options import UsageError, add_address_arguments, add_file_arguments, address_of
+from durus.cli.options import (
+    UsageError,
+    add_address_arguments,
+    add_file_arguments,
+    address_of,
+    is_address,
+    open_address,
+)
 from durus.cli.output import tell
 from durus.cli.progress import show_progress
 from durus.client_storage import ClientStorage
@@ -15,6 +23,8 @@ from durus.file_storage2 import FileStorage2
 from durus.open_file import open_file_storage
 from durus.progress import Progress
 from durus.sharing.address import SocketAddress
+from durus.storage import Storage
+from durus.text import without_password
 from durus.tools.server_pack import gen_server_pack
 
 _TIMEOUT = 3600.0
@@ -40,6 +50,8 @@ def run(options: argparse.Namespace) -> int:
     if not options.file:
         address = address_of(options)
         return _wait_for_server(address, options.timeout or _TIMEOUT) if options.wait else _ask_server(address)
+    if is_address(options.file):
+        return _pack_other(options.file)
     if not os.path.exists(options.file):  # opening it would create it
         raise DurusError(f"{options.file}: there is no such file to pack")
     storage = open_file_storage(options.file)
@@ -52,6 +64,17 @@ def run(options: argparse.Namespace) -> int:
     finally:
         storage.close()
     tell(f"{options.file}: {old.st_size} bytes packed into {new.st_size}{_kept(options.file, old)}")
+    return 0
+
+
+def _pack_other(address: str) -> int:
+    """Pack the storage of an address, with its progress if it has steps."""
+    with contextlib.closing(open_address(address)) as storage:
+        if type(storage).pack is Storage.pack:
+            show_progress(storage.get_packer())
+        else:
+            storage.pack()
+    tell(f"{without_password(address)}: packed")
     return 0
 
 

@@ -5,6 +5,7 @@ import json
 
 from durus import __version__
 from durus.cli.output import tell
+from durus.text import without_password
 
 _SHARED_KEYS = ("file", "format", "sealed", "transactions", "objects")
 
@@ -15,7 +16,7 @@ class Report:
     def __init__(self, options: argparse.Namespace, keys: tuple[str, ...]) -> None:
         self.is_json: bool = options.json
         self._values: dict[str, object] = {"durus": __version__, **dict.fromkeys(_SHARED_KEYS + keys)}
-        self.note(None, file=options.file)
+        self.note(None, file=without_password(options.file))
 
     def note(self, line: str | None, **values: object) -> None:
         """Print the line, or add the values to the JSON."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Container, Generator
 from dataclasses import dataclass
 
 from durus.error import (
+    ArgumentError,
     DurusError,
     InterruptedTransactionError,
     ProtocolError,
@@ -81,6 +82,11 @@ class SessionCore:
         """Share `storage`. `max_snapshot_seconds` limits how long a snapshot may be held, and `max_snapshot_bytes` how
         many bytes are kept for all of them; None is no limit. [TXN-64]
         """
+        if storage.is_shared:
+            raise ArgumentError(
+                f"{storage} has other clients, whose commits a server or a SharedStorage would miss: give each "
+                "connection a storage of its own, as durus.open() does"
+            )
         self.storage = storage
         self._clock = clock
         self._max_snapshot_seconds = max_snapshot_seconds

@@ -54,6 +54,18 @@ def copy_to_file(
             like.close()
 
 
+def copy_to_storage(source: Storage, target: Storage) -> Iterator[Progress]:
+    """Copy what the root of `source` reaches into an empty storage, in steps. [OBJ-44]
+
+    Errors are as for copy_to_file(), and those of the storage.
+    """
+    with tempfile.TemporaryFile() as spool:
+        copy = _Copy(source, cast(BinaryIO, spool))
+        yield from copy.read()
+        yield Progress("write", 0, copy.count)
+        target.take_records(copy.records())
+
+
 def _spool(path: str) -> BinaryIO:
     """Return a file without a name beside the one of this path."""
     try:
@@ -85,10 +97,7 @@ def _write_file(copy: "_Copy", file_system: FileSystem, path: str, like: File | 
 
 def _write_storage(copy: "_Copy", storage: Storage) -> None:
     try:
-        storage.begin()
-        for oid, record in copy.records():
-            storage.store(oid, record)
-        storage.end()
+        storage.take_records(copy.records())
     finally:
         storage.close()
 

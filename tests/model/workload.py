@@ -21,6 +21,7 @@ from durus.btree import BTree
 from durus.client_storage import ClientStorage
 from durus.connection import Connection
 from durus.error import ConflictError, DisconnectedError, DurusError, NetworkError, OutcomeUnknownError
+from durus.opening import open_other_storage
 from durus.persistent import Persistent
 from durus.persistent_list import PersistentList
 from durus.storage import Storage
@@ -277,22 +278,22 @@ def run_clients(clients: list[Client], stop: threading.Event) -> list[threading.
     return threads
 
 
-def main(address: str, seed: int, count: int, first: int, log: Path) -> None:
+def connecting_to(address: str, seed: int) -> Callable[[], Storage]:
+    """Return what makes a storage for one more client: of a server of Durus, or of an engine."""
+    if "://" in address:
+        return lambda: open_other_storage(address)
     target = (address.rpartition(":")[0], int(address.rpartition(":")[2])) if ":" in address else address
+    chance = random.Random(seed)
+    return lambda: ClientStorage(
+        address=target, timeout=_TIMEOUT, connect_timeout=_TIMEOUT, protocol=chance.choice([1, 2])
+    )
+
+
+def main(address: str, seed: int, count: int, first: int, log: Path) -> None:
     stop = threading.Event()
     history: list[Transaction] = []
-    chance = random.Random(seed)
-    clients = [
-        Client(
-            first + n,
-            seed,
-            lambda: ClientStorage(
-                address=target, timeout=_TIMEOUT, connect_timeout=_TIMEOUT, protocol=chance.choice([1, 2])
-            ),
-            history.append,
-        )
-        for n in range(count)
-    ]
+    connect = connecting_to(address, seed)
+    clients = [Client(first + n, seed, connect, history.append) for n in range(count)]
     threads = run_clients(clients, stop)
     sys.stdin.read()
     stop.set()

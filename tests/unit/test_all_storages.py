@@ -29,6 +29,7 @@ from durus.records.record import pack_record
 from durus.shared_storage import SharedStorage
 from durus.sqlite_storage import SqliteStorage
 from durus.storage import MemoryStorage, Storage, get_census
+from tests.postgres import open_handed, storage_at
 
 ROOT, ONE, TWO, THREE = (oid_from_int(n) for n in range(4))
 FILE_STORAGES: list[Callable[..., Storage]] = [FileStorage, FileStorage2, SqliteStorage]
@@ -36,10 +37,14 @@ STORAGES: list[Callable[..., Storage]] = [lambda path: MemoryStorage(), *FILE_ST
 NAMES = ["memory", "shelf", "dfs20", "sqlite"]
 
 
-@pytest.fixture(params=STORAGES, ids=NAMES)
+@pytest.fixture(params=[*STORAGES, None], ids=[*NAMES, "postgres"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
     """An empty storage of each kind."""
-    made: Storage = request.param(tmp_path / "f")
+    made: Storage
+    if request.param is None:
+        made = open_handed(storage_at(request.getfixturevalue("postgres_address")))
+    else:
+        made = request.param(tmp_path / "f")
     yield made
     made.close()
 

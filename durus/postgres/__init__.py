@@ -1,0 +1,1 @@
+"""What a PostgresStorage is made of: SQL statements, the connection, rows, and packing."""

@@ -1,0 +1,105 @@
+"""What the engine's answers mean: what is invalid, and what is in conflict. Statements PG-10 to PG-24.
+
+Pure: no statement is run here.
+"""
+
+from collections.abc import Callable, Collection
+from typing import NamedTuple
+from uuid import UUID
+
+from durus.oid import oid_from_int
+from durus.postgres.rows import Row
+
+MAX_CHANGES = 100_000
+"""How many changed oids one sync reads; after more of them any oid is invalid."""
+
+
+class Seen(NamedTuple):
+    """The commit that a client has seen last: everything up to it, and nothing after it."""
+
+    tid: int
+    commit_id: UUID
+    epoch: UUID
+
+
+class News(NamedTuple):
+    """The answer to a sync: the row of `head`, the last commit, and what changed since the commit that was seen."""
+
+    epoch: UUID
+    log_from: int
+    sweep_tid: int
+    tid: int
+    commit_id: UUID
+    known_id: UUID | None
+    """The id that the engine has for the commit that was seen."""
+    changed: list[int]
+
+    @property
+    def seen(self) -> Seen:
+        """What a client has seen that takes these news in."""
+        return Seen(self.tid, self.commit_id, self.epoch)
+
+
+class Existing(NamedTuple):
+    """A row that a commit needs."""
+
+    oid: int
+    tid: int
+    is_marked: bool
+    """True if the pack has marked it as reached."""
+
+
+def lost_commits(seen: Seen, news: News) -> bool:
+    """Tell whether the engine no longer has a commit that was seen, or is another one. [PG-13]"""
+    if news.epoch != seen.epoch or news.tid < seen.tid:
+        return True
+    return news.log_from <= seen.tid and news.known_id != seen.commit_id
+
+
+def invalid_oids(seen: Seen, news: News) -> list[bytes] | None:
+    """Return the oids that others have changed, None if it can be any. [PG-11]"""
+    if lost_commits(seen, news) or news.log_from > seen.tid or len(news.changed) >= MAX_CHANGES:
+        return None
+    return [oid_from_int(number) for number in news.changed]
+
+
+def needed_oids(rows: Collection[Row]) -> list[int]:
+    """Return the oids whose rows decide whether a commit is accepted."""
+    needed = {row.oid for row in rows}
+    for row in rows:
+        needed.update(row.refs)
+    return sorted(needed)
+
+
+def conflicts(
+    rows: Collection[Row],
+    existing: Collection[Existing],
+    sweep_tid: int,
+    invalid: Collection[bytes],
+    is_given: Callable[[bytes], bool],
+) -> list[bytes]:
+    """Return the oids because of which a commit is refused. [PG-22] [PG-23]
+
+    Args:
+        rows: what is committed.
+        existing: the rows that there are for needed_oids().
+        sweep_tid: rows up to this transaction that a pack has not marked are removed; 0 if no pack is removing.
+        invalid: what others have changed and this client has not seen.
+        is_given: tells whether an oid was given to this client, and not used yet.
+    """
+    there = {each.oid for each in existing if each.is_marked or each.tid > sweep_tid}
+    condemned = {each.oid for each in existing if each.oid not in there}
+    stored = {row.oid for row in rows}
+    unseen = set(invalid)
+    found: set[bytes] = set()
+    for row in rows:
+        oid = oid_from_int(row.oid)
+        if oid in unseen or row.oid in condemned or (row.oid in there) == is_given(oid):
+            found.add(oid)
+        found.update(oid_from_int(ref) for ref in row.refs if ref not in there and ref not in stored)
+    return sorted(found)
+
+
+def existing_of(rows: Collection[tuple[int, int, bool]]) -> list[Existing]:
+    """Return the answer to the question for existing rows."""
+    return [Existing(*row) for row in rows]

@@ -1,0 +1,143 @@
+"""The connection to the engine: several statements in one round trip, and errors as Durus has them. Statement PG-5.
+
+A Link decides nothing. It raises DisconnectedError when the connection is of no more use, Postponed when the engine
+asks to try the transaction again, and ServerError, with the transaction rolled back, for everything else.
+"""
+
+import contextlib
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import psycopg
+from psycopg.pq import TransactionStatus
+
+from durus.concurrency.forked import note_held
+from durus.error import DisconnectedError, NotAllowedError, ServerError, ServerUnreachableError
+
+_TRY_AGAIN = {"40001", "40P01", "55P03"}
+"""A serialization failure, a deadlock, and a lock that was not free in time."""
+_LOST = {"25006", "40003", "57P01", "57P02", "57P03", "57P05", "25P03"}
+"""The server has become a standby, does not know the outcome, or is ending this session."""
+_LOST_CLASSES = ("08",)
+"""Errors of connections."""
+_NOT_ALLOWED = "42501"
+MISSING_TABLE = {"42P01", "3F000", "3D000"}
+ALREADY_MADE = {"23505", "42P06", "42P07", "XX000"}
+"""What making tables can meet if another client makes them at the same time."""
+
+Step = tuple[bytes, Sequence[object]]
+"""A statement and its parameters."""
+Rows = list[tuple[Any, ...]]
+
+
+class Postponed(Exception):
+    """The engine has rolled a transaction back, and another try may succeed."""
+
+
+class SqlError(ServerError):
+    """An error of the engine, with its code `state`."""
+
+    def __init__(self, message: str, state: str) -> None:
+        super().__init__(message)
+        self.state = state
+
+
+class Link:
+    """One connection to the engine, in autocommit mode; `name` says to what, for messages.
+
+    ServerUnreachableError if there is none.
+    """
+
+    def __init__(self, address: str, options: Mapping[str, str], name: str, prepare: bool) -> None:
+        self._name = name
+        self._is_of_parent = False
+        try:
+            self._connection = psycopg.connect(
+                address, autocommit=True, prepare_threshold=5 if prepare else None, **dict[str, Any](options)
+            )
+        except psycopg.Error as error:
+            raise ServerUnreachableError(f"{name} can't be reached: {_text(error)}") from error
+        # For good: leaving a pipeline sends a message after the last statement, and PostgreSQL then forgets that it
+        # waits for a client that is silent in a transaction (idle_in_transaction_session_timeout).
+        self._in_pipeline = self._connection.pipeline()
+        self._pipeline = self._in_pipeline.__enter__()
+        note_held(self)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_connection"):
+            self.close()
+
+    @property
+    def is_open(self) -> bool:
+        """False once the connection is lost or closed, and in a child of the process that made it."""
+        return not (self._is_of_parent or self._connection.closed)
+
+    @property
+    def is_in_transaction(self) -> bool:
+        """True between BEGIN and its end."""
+        return self.is_open and self._connection.pgconn.transaction_status != TransactionStatus.IDLE
+
+    def run(self, *steps: Step, prepare: bool | None = None) -> list[Rows]:
+        """Run statements in one round trip, and return the rows of each; after an error, roll the transaction back.
+
+        With prepare=False they are planned anew, for tables whose sizes change quickly.
+        """
+        try:
+            cursors = [self._connection.cursor(binary=True) for _ in steps]
+            for cursor, (statement, values) in zip(cursors, steps, strict=True):
+                cursor.execute(statement, values, prepare=prepare)
+            self._pipeline.sync()
+            return [cursor.fetchall() if cursor.description else [] for cursor in cursors]
+        except psycopg.Error as error:
+            raise self._error(error) from error
+
+    def _error(self, error: psycopg.Error) -> Exception:
+        state = error.sqlstate or ""
+        with contextlib.suppress(psycopg.Error):
+            self._pipeline.sync()  # the engine passes over everything up to this
+        is_lost = not self.is_open or state in _LOST or state[:2] in _LOST_CLASSES
+        if not is_lost:
+            is_lost = not self.roll_back()
+        if is_lost:
+            self.close()
+            return DisconnectedError(f"the connection to {self._name} was lost: {_text(error)}")
+        if state in _TRY_AGAIN:
+            return Postponed(_text(error))
+        if state == _NOT_ALLOWED:
+            return NotAllowedError(f"{self._name} does not allow that: {_text(error)}")
+        return SqlError(f"{self._name} can't do that: {_text(error)}", state)
+
+    def roll_back(self) -> bool:
+        """End the transaction without a commit, if there is one; False if the connection is lost."""
+        if self.is_in_transaction:
+            try:
+                self._connection.execute(b"ROLLBACK")
+                self._pipeline.sync()
+            except psycopg.Error:
+                self.close()
+        return self.is_open
+
+    def close(self) -> None:
+        """End the session; the engine rolls an open transaction back."""
+        if not self._is_of_parent:
+            with contextlib.suppress(psycopg.Error):
+                self._connection.close()
+            with contextlib.suppress(psycopg.Error, AttributeError):  # there is none yet if __init__() failed
+                self._in_pipeline.__exit__(None, None, None)
+
+    def leave_to_parent(self) -> None:
+        """Close the descriptor of this process, and leave the session to the parent. [TXN-32]"""
+        if self.is_open:
+            self._is_of_parent = True
+            _of_parent.extend((self._connection, self._in_pipeline))
+            with contextlib.suppress(OSError, psycopg.Error):
+                os.close(self._connection.pgconn.socket)
+
+
+_of_parent: list[object] = []
+"""Connections that the parent of this process has, which must never be closed here."""
+
+
+def _text(error: psycopg.Error) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

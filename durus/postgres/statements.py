@@ -1,0 +1,147 @@
+"""Every SQL statement of a PostgresStorage, and what each is for. Statements PG-1 to PG-3.
+
+They keep to what the engines with PostgreSQL's protocol have in common: tables, row locks, and statements that see
+what was committed before they began. Placeholders are those of psycopg.
+"""
+
+import re
+
+from durus.error import ArgumentError
+
+VERSION = 1
+"""The version of the tables. [PG-2]"""
+_SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+
+_TABLES = (
+    "CREATE SCHEMA IF NOT EXISTS {s}",
+    "CREATE TABLE IF NOT EXISTS {s}.object "
+    "(oid bigint PRIMARY KEY, tid bigint NOT NULL, data bytea NOT NULL, refs bigint[] NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS {s}.change (tid bigint NOT NULL, oid bigint NOT NULL, PRIMARY KEY (tid, oid))",
+    "CREATE TABLE IF NOT EXISTS {s}.txn (tid bigint PRIMARY KEY, commit_id uuid NOT NULL UNIQUE, "
+    "time timestamp with time zone NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS {s}.oid_block (id bigint PRIMARY KEY, next bigint NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS {s}.mark (oid bigint PRIMARY KEY, step bigint NOT NULL)",
+    "CREATE INDEX IF NOT EXISTS mark_step ON {s}.mark (step, oid)",
+    "CREATE TABLE IF NOT EXISTS {s}.pack (id bigint PRIMARY KEY, from_tid bigint NOT NULL, step bigint NOT NULL, "
+    "after bigint NOT NULL, followed_tid bigint NOT NULL, followed_oid bigint NOT NULL, swept bigint NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS {s}.head (id bigint PRIMARY KEY, version bigint NOT NULL, epoch uuid NOT NULL, "
+    "tid bigint NOT NULL, log_from bigint NOT NULL, sweep_tid bigint NOT NULL)",
+)
+
+
+class Statements:
+    """The statements for the tables in one schema; ArgumentError for a name that would have to be quoted."""
+
+    def __init__(self, schema: str) -> None:
+        if not _SCHEMA.fullmatch(schema):
+            raise ArgumentError(
+                f"the schema {schema!r} has a name that is not made of lower-case letters, digits and _, up to 63"
+            )
+        self.schema = schema
+
+        def sql(text: str) -> bytes:
+            return text.replace("{s}", schema).encode()
+
+        # Making the tables
+        self.tables = tuple(sql(text) for text in _TABLES)
+        self.first_txn = sql("INSERT INTO {s}.txn (tid, commit_id, time) VALUES (0, %s, now()) ON CONFLICT DO NOTHING")
+        self.first_block = sql("INSERT INTO {s}.oid_block (id, next) VALUES (0, 1) ON CONFLICT DO NOTHING")
+        self.first_head = sql(
+            "INSERT INTO {s}.head (id, version, epoch, tid, log_from, sweep_tid) "
+            f"VALUES (0, {VERSION}, %s, 0, 0, 0) ON CONFLICT DO NOTHING"
+        )
+        self.hello = sql("SELECT version, current_setting('synchronous_commit') FROM {s}.head WHERE id = 0")
+
+        # Transactions of the engine
+        self.begin = b"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
+        self.begin_snapshot = b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+        self.lock_timeout = b"SET LOCAL lock_timeout = '5s'"
+        self.idle_timeout = b"SET LOCAL idle_in_transaction_session_timeout = '10s'"
+        self.commit = b"COMMIT"
+        self.rollback = b"ROLLBACK"
+        self.take_head = sql("UPDATE {s}.head SET tid = tid + 1 WHERE id = 0 RETURNING tid")
+        self.lock_head = sql("SELECT tid, epoch FROM {s}.head WHERE id = 0 FOR UPDATE")
+
+        # Reading
+        self.sync = sql(
+            "SELECT h.epoch, h.log_from, h.sweep_tid, t.tid, t.commit_id, "
+            "(SELECT commit_id FROM {s}.txn WHERE tid = %s), "
+            "ARRAY(SELECT DISTINCT oid FROM {s}.change WHERE tid > %s LIMIT %s) "
+            "FROM {s}.head h, (SELECT tid, commit_id FROM {s}.txn ORDER BY tid DESC LIMIT 1) t WHERE h.id = 0"
+        )
+        self.load = sql("SELECT oid, tid, data, refs FROM {s}.object WHERE oid = ANY(%s::bigint[])")
+        self.scan = sql("SELECT oid, tid, data, refs FROM {s}.object WHERE oid > %s ORDER BY oid LIMIT %s")
+        self.has_row = sql("SELECT 1 FROM {s}.object WHERE oid = %s")
+        self.was_removed = sql(
+            "SELECT h.log_from > %s OR EXISTS (SELECT 1 FROM {s}.change WHERE tid > %s AND oid = %s) "
+            "FROM {s}.head h WHERE h.id = 0"
+        )
+
+        # Committing
+        self.new_block = sql("UPDATE {s}.oid_block SET next = next + %s WHERE id = 0 RETURNING next")
+        self.existing = sql(
+            "SELECT o.oid, o.tid, m.oid IS NOT NULL FROM {s}.object o LEFT JOIN {s}.mark m ON m.oid = o.oid "
+            "WHERE o.oid = ANY(%s::bigint[])"
+        )
+        self.put = sql(
+            "INSERT INTO {s}.object (oid, tid, data, refs) "
+            "SELECT n.oid, %s, n.data, n.refs::bigint[] "
+            "FROM unnest(%s::bigint[], %s::bytea[], %s::text[]) AS n (oid, data, refs) "
+            "ON CONFLICT (oid) DO UPDATE SET tid = excluded.tid, data = excluded.data, refs = excluded.refs"
+        )
+        self.add_changes = sql("INSERT INTO {s}.change (tid, oid) SELECT %s, n FROM unnest(%s::bigint[]) AS n")
+        self.add_txn = sql("INSERT INTO {s}.txn (tid, commit_id, time) VALUES (%s, %s, now())")
+        self.find_commit = sql("SELECT tid FROM {s}.txn WHERE commit_id = %s")
+        self.move_log = sql(
+            "UPDATE {s}.head SET log_from = coalesce((SELECT max(tid) FROM {s}.txn WHERE tid > log_from "
+            "AND tid <= log_from + %s AND time < now() - CAST(%s AS interval)), log_from) WHERE id = 0"
+        )
+        self.trim_changes = sql("DELETE FROM {s}.change WHERE tid <= (SELECT log_from FROM {s}.head WHERE id = 0)")
+        self.trim_txns = sql("DELETE FROM {s}.txn WHERE tid < (SELECT log_from FROM {s}.head WHERE id = 0)")
+
+        # Taking in a whole database
+        self.any_row = sql("SELECT oid FROM {s}.object LIMIT 1")
+        self.begin_log = sql("UPDATE {s}.head SET log_from = tid WHERE id = 0")
+        self.raise_block = sql("UPDATE {s}.oid_block SET next = %s WHERE id = 0 AND next < %s")
+
+        # Packing
+        self.begin_pack = sql(
+            "INSERT INTO {s}.pack (id, from_tid, step, after, followed_tid, followed_oid, swept) "
+            "SELECT 0, max(tid), 0, -1, max(tid), 9223372036854775807, -1 FROM {s}.txn "
+            "ON CONFLICT DO NOTHING RETURNING id"
+        )
+        self.clear_marks = sql("TRUNCATE {s}.mark")
+        self.mark_root = sql("INSERT INTO {s}.mark (oid, step) SELECT oid, 1 FROM {s}.object WHERE oid = 0")
+        self.lock_pack = sql(
+            "SELECT from_tid, step, after, followed_tid, followed_oid, swept FROM {s}.pack WHERE id = 0 FOR UPDATE"
+        )
+        self.next_marks = sql("SELECT step, oid FROM {s}.mark WHERE (step, oid) > (%s, %s) ORDER BY step, oid LIMIT %s")
+        self.without_row = sql(
+            "SELECT n FROM unnest(%s::bigint[]) AS n WHERE NOT EXISTS (SELECT 1 FROM {s}.object WHERE oid = n) LIMIT 1"
+        )
+        self.referrer = sql("SELECT oid FROM {s}.object WHERE %s = ANY(refs) LIMIT 1")
+        self.mark_refs = sql(
+            "INSERT INTO {s}.mark (oid, step) SELECT DISTINCT unnest(refs), CAST(%s AS bigint) FROM {s}.object "
+            "WHERE oid = ANY(%s::bigint[]) ON CONFLICT DO NOTHING"
+        )
+        self.mark_oids = sql(
+            "INSERT INTO {s}.mark (oid, step) SELECT oid, %s FROM {s}.object WHERE oid = ANY(%s::bigint[]) "
+            "ON CONFLICT DO NOTHING"
+        )
+        self.next_changes = sql(
+            "SELECT tid, oid FROM {s}.change WHERE (tid, oid) > (%s, %s) ORDER BY tid, oid LIMIT %s"
+        )
+        self.note_marked = sql("UPDATE {s}.pack SET step = %s, after = %s WHERE id = 0")
+        self.note_followed = sql("UPDATE {s}.pack SET followed_tid = %s, followed_oid = %s WHERE id = 0")
+        self.log_from = sql("SELECT log_from, sweep_tid FROM {s}.head WHERE id = 0")
+        self.begin_sweep = sql("UPDATE {s}.head SET sweep_tid = %s WHERE id = 0")
+        self.window_end = sql(
+            "SELECT max(w.oid) FROM (SELECT oid FROM {s}.object WHERE oid > %s ORDER BY oid LIMIT %s) w"
+        )
+        self.garbage = sql(
+            "SELECT o.oid FROM {s}.object o WHERE o.oid > %s AND o.oid <= %s AND o.tid <= %s "
+            "AND NOT EXISTS (SELECT 1 FROM {s}.mark m WHERE m.oid = o.oid)"
+        )
+        self.remove = sql("DELETE FROM {s}.object WHERE oid = ANY(%s::bigint[])")
+        self.note_swept = sql("UPDATE {s}.pack SET swept = %s WHERE id = 0")
+        self.end_pack = sql("DELETE FROM {s}.pack WHERE id = 0")

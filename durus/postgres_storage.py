@@ -1,0 +1,884 @@
+"""PostgresStorage: a storage in the tables of a PostgreSQL server, for any number of clients. spec/sql-engine.md.
+
+Every client talks to the engine itself. The lock of one row is the turn to commit; the transaction of the engine that
+takes it also reads what others have changed, and writes the records. Between calls no transaction is open, except for
+a snapshot and for an exclusive turn.
+"""
+
+import contextlib
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple
+from uuid import UUID, uuid4
+
+from durus.concurrency.call_guard import CallGuard, guarded
+from durus.error import (
+    ArgumentError,
+    ClosedError,
+    DisconnectedError,
+    DurusError,
+    DurusKeyError,
+    DurusWarning,
+    NetworkError,
+    OutcomeUnknownError,
+    ReadConflictError,
+    ReadonlyError,
+    ServerError,
+    TransactionError,
+    WriteConflictError,
+)
+from durus.oid import ROOT_OID, oid_from_int, oid_to_int
+from durus.postgres.decisions import (
+    MAX_CHANGES,
+    News,
+    Seen,
+    conflicts,
+    existing_of,
+    invalid_oids,
+    lost_commits,
+    needed_oids,
+)
+from durus.postgres.rows import MAX_OID, Row, chunks, parameters, record_of_row, row_of
+from durus.postgres.statements import VERSION, Statements
+from durus.progress import Progress
+from durus.sharing.oid_grants import OidGrants
+from durus.sharing.prefetch import Prefetch
+from durus.sharing.protocol import INVALID, NOT_FOUND, OKAY, Loaded
+from durus.storage import CollectingStorage, InvalidationHandler
+from durus.text import without_password
+
+if TYPE_CHECKING:
+    from durus.postgres.link import Link, Rows, Step
+
+_sleep = time.sleep
+
+_LOADS_AT_A_TIME = 1000
+_FIRST_BLOCK = 32
+_MAX_BLOCK = 4096
+"""How many oids are taken at a time: at first, and when many are used."""
+_TRIM_EVERY = 256
+_TRIM_AT_MOST = 1024
+"""After how many commits the log of changes is trimmed, and by how many."""
+_LOG_AGE = "1 hour"
+"""How long changes are kept."""
+_FIRST_PAUSE = 0.05
+_LONGEST_PAUSE = 1.0
+"""In seconds: between two tries to find out what became of a commit."""
+
+
+class _Turn(NamedTuple):
+    """What the transaction of the engine that has the lock of the head knows."""
+
+    tid: int
+    """The number of the commit that it may make."""
+    commit_id: UUID
+    sweep_tid: int
+
+
+class PostgresStorage(CollectingStorage):
+    """A storage in a PostgreSQL database, shared with its other clients. It needs `pip install 'durus[postgres]'`.
+
+    A storage is for one Connection. Each further one, in any process on any machine, has a storage of its own.
+
+    Args:
+        address: where the database is, as `postgresql://user@host:port/name`, or in another form that libpq knows.
+        schema: the schema of the tables, which are made if they are not there.
+        readonly: never make or change anything; the server may be a standby.
+        timeout: how many seconds a commit may wait for its turn, and for a server that is gone to come back; None is
+            for ever.
+        prefetch: how many records are loaded ahead, at most, with each loaded one; 0 turns this off. [TXN-26]
+        prepare: False if there is a pooler between that does not support prepared statements.
+        durability: "fsync"; or "os", to accept a server with `synchronous_commit=off`, which may lose the last commits
+            in a crash.
+        parameters: those of libpq, such as `host`, `sslmode` and `target_session_attrs`.
+
+    Raises:
+        ServerUnreachableError: there is no such database, or the server can't be reached.
+        NotAllowedError: the role may not use the tables, or make them.
+        ServerError: the tables are of another version, or the server acknowledges what it may lose.
+        ArgumentError: an argument is wrong, or psycopg is not installed.
+    """
+
+    is_shared = True
+    format_name = "PostgreSQL"
+
+    _link: "Link | None" = None
+
+    def __init__(
+        self,
+        address: str = "",
+        *,
+        schema: str = "durus",
+        readonly: bool = False,
+        timeout: float | None = 60,
+        prefetch: int = 100,
+        prepare: bool = True,
+        durability: str = "fsync",
+        **parameters: str,
+    ) -> None:
+        if durability not in ("fsync", "os"):
+            raise ArgumentError(f"durability={durability!r}: it must be 'fsync' or 'os'")
+        self._sql = Statements(schema)
+        self._address = address
+        self._readonly = readonly
+        self._timeout = float("inf") if timeout is None else timeout
+        self._prepare = prepare
+        self._durability = durability
+        self._parameters = _with_defaults(parameters, readonly)
+        self._arguments: dict[str, Any] = {
+            "schema": schema,
+            "timeout": timeout,
+            "prefetch": prefetch,
+            "prepare": prepare,
+            "durability": durability,
+            **parameters,
+        }
+        self._name = f"the PostgreSQL database {_shown(address)} (schema {schema})"
+        self._guard: CallGuard = CallGuard("PostgreSQL storage")
+        self._failure: DisconnectedError | None = None
+        self._is_closed = False
+        self._shows_snapshots = False
+        self._turn: _Turn | None = None
+        self._prefetch = Prefetch(prefetch)
+        self._untold: list[bytes] | None = []
+        """What others have changed, as the next sync() must tell; None for any oid."""
+        self._forget_oids()
+        self._link = self._open_link()
+        try:
+            self._seen = self._ask_news(self._link, None).seen
+            """The last commit that this client knows of; loads show nothing newer."""
+        except BaseException:
+            self.close()
+            raise
+
+    def __str__(self) -> str:
+        return f"PostgresStorage({_shown(self._address)!r}, schema={self._sql.schema!r})"
+
+    __repr__ = __str__
+
+    def __del__(self) -> None:
+        self.abandon()
+
+    def _forget_oids(self) -> None:
+        self._given = OidGrants()
+        """The oids that new_oid() has returned, and that were not committed. [PG-30]"""
+        self._block = iter(range(0))
+        """The oids to return next."""
+        self._block_size = _FIRST_BLOCK
+        self._knows_root = False
+        """True if there is known to be a root."""
+
+    # The connection
+
+    def _new_link(self) -> "Link":
+        try:
+            from durus.postgres.link import Link  # psycopg is in an extra
+        except ImportError as error:
+            raise ArgumentError(f"{self._name}: this needs psycopg, pip install 'durus[postgres]': {error}") from error
+        return Link(self._address, self._parameters, self._name, self._prepare)
+
+    def _open_link(self) -> "Link":
+        """Connect, and make the tables if they are not there. [PG-2]"""
+        link = self._new_link()
+        try:
+            row = self._greeting(link)
+            if row is None and not self._readonly:
+                self._make_tables(link)
+                row = self._greeting(link)
+            self._check_greeting(row)
+        except BaseException:
+            link.close()
+            raise
+        return link
+
+    def _greeting(self, link: "Link") -> tuple[Any, ...] | None:
+        """Return the version and a setting; None if the tables are not there, or not complete."""
+        from durus.postgres.link import MISSING_TABLE, SqlError
+
+        try:
+            rows = link.run((self._sql.hello, ()))[0]
+        except SqlError as error:
+            if error.state not in MISSING_TABLE:
+                raise
+            return None
+        return rows[0] if rows else None
+
+    def _make_tables(self, link: "Link") -> None:
+        """Make what is missing of the tables, at the same time as other clients, perhaps."""
+        from durus.postgres.link import ALREADY_MADE, SqlError
+
+        sql, first = self._sql, uuid4()
+        begin = [(sql.begin, ()), *((table, ()) for table in sql.tables), (sql.first_block, ())]
+        try:
+            link.run(*begin, (sql.first_txn, (first,)), (sql.first_head, (first,)), (sql.commit, ()))
+        except SqlError as error:
+            if error.state not in ALREADY_MADE:
+                raise
+
+    def _check_greeting(self, row: tuple[Any, ...] | None) -> None:
+        if row is None:
+            raise ServerError(f"{self._name} has no tables of Durus: open it once, without readonly=True")
+        version, synchronous = row
+        if version != VERSION:
+            raise ServerError(
+                f"{self._name} has tables of version {version}, and this program knows version {VERSION}: use a "
+                "release of Durus that knows both"
+            )
+        if synchronous == "off" and self._durability == "fsync" and not self._readonly:
+            raise ServerError(
+                f"{self._name} has synchronous_commit=off, so it acknowledges commits that a crash loses: set it to "
+                "on for this role, or open the storage with durability='os'"
+            )
+
+    def _require_link(self) -> "Link":
+        if self._failure is not None:
+            raise type(self._failure)(*self._failure.args)
+        if self._link is None:
+            raise self._closed_error()
+        return self._link
+
+    def _closed_error(self) -> ClosedError:
+        return ClosedError(f"{self._name} is closed here: open another storage")
+
+    def _lose(self, error: DisconnectedError) -> DisconnectedError:
+        """Note that the connection is lost; return the error that every call raises until the next sync()."""
+        self._turn = None
+        self._failure = DisconnectedError(f"{error}; call abort() to connect again, and run the transaction again")
+        return self._failure
+
+    def _connect_again(self) -> "Link":
+        """Return a new link; what was loaded stays valid as far as the engine still knows what it was. [PG-13]"""
+        if self._is_closed:
+            raise self._closed_error()
+        if self._link is not None:
+            self._link.close()
+        self._turn = None
+        try:
+            self._link = self._open_link()
+        except NetworkError as error:
+            self._failure = DisconnectedError(
+                f"connecting again failed: {error}; call abort() again when the server runs, then run the transaction "
+                "again"
+            )
+            raise self._failure from error
+        self._failure = None
+        return self._link
+
+    def _read(self, *steps: "Step") -> "list[Rows]":
+        """Run statements that change nothing that others can see before a commit."""
+        from durus.postgres.link import Postponed
+
+        link = self._require_link()
+        while True:
+            is_inside = link.is_in_transaction
+            try:
+                return link.run(*steps)
+            except DisconnectedError as error:
+                raise self._lose(error) from error
+            except Postponed as error:
+                if is_inside:
+                    link.close()
+                    raise self._lose(
+                        DisconnectedError(f"{self._name} has rolled the transaction back: {error}")
+                    ) from error
+
+    def _start_anew(self) -> None:
+        """Give up a connection on which an answer may still be on its way. [TXN-30]"""
+        if self._link is not None:
+            self._link.close()
+        self._turn = None
+        self._untold = None
+        self._prefetch.forget_all()
+        self._forget_oids()
+        if not self._is_closed:
+            self._failure = DisconnectedError(
+                f"the connection to {self._name} was closed because an exception interrupted a call; if that call was "
+                "a commit, it is stored completely or not at all; call abort() to connect again"
+            )
+
+    @property
+    def failure(self) -> DurusError | None:
+        return self._failure
+
+    # What others have changed
+
+    def _ask_news(self, link: "Link", seen: Seen | None) -> News:
+        return News(*link.run(self._news_step(seen))[0][0])
+
+    def _news_step(self, seen: Seen | None) -> "Step":
+        tid = MAX_OID if seen is None else seen.tid
+        return self._sql.sync, (tid, tid, MAX_CHANGES)
+
+    def _take(self, news: News) -> list[bytes] | None:
+        """Take in what others have committed; return the oids that are invalid now, None for any. [PG-11]"""
+        if lost_commits(self._seen, news):
+            self._tell_of_loss(news)
+        invalid = invalid_oids(self._seen, news)
+        if invalid is None or self._untold is None:
+            self._prefetch.forget_all()
+            told: list[bytes] | None = None
+        else:
+            self._prefetch.forget(invalid)
+            told = [*self._untold, *invalid]
+        if invalid:
+            self._given.discard(invalid)
+            self._knows_root = self._knows_root or ROOT_OID in invalid
+        self._untold = []
+        self._seen = news.seen
+        return told
+
+    def _tell_of_loss(self, news: News) -> None:
+        """Tell that commits are gone that were acknowledged, as after a failover to a standby that lacks them."""
+        self._forget_oids()
+        what = "is another one" if news.epoch != self._seen.epoch else "has lost commits"
+        warnings.warn(
+            f"{self._name} {what}: this client has seen commit {self._seen.tid}, {self._seen.commit_id}, which is not "
+            f"there any more; the last one is {news.tid}. The server was restored from a backup, or a standby took "
+            "over that did not have all commits",
+            DurusWarning,
+            stacklevel=2,
+        )
+
+    @guarded
+    def sync(self) -> list[bytes] | None:
+        """Return the oids that others changed; after a lost connection, connect again. [PG-11] [PG-14]"""
+        return self._take(self._ask_again_if_lost(self._begin_reading))
+
+    def _begin_reading(self, link: "Link") -> News:
+        if not self._shows_snapshots:
+            return self._ask_news(link, self._seen)
+        _, answer = link.run((self._sql.begin_snapshot, ()), self._news_step(self._seen))
+        return News(*answer[0])
+
+    def _ask_again_if_lost(self, ask: "Callable[[Link], News]") -> News:
+        """Ask on this link, or on a new one if it is lost."""
+        if self._failure is None and self._end_transaction(self._require_link()):
+            try:
+                return self._ask_patiently(ask, self._require_link())
+            except DisconnectedError as error:
+                self._lose(error)
+        link = self._connect_again()
+        try:
+            return self._ask_patiently(ask, link)
+        except DisconnectedError as error:
+            raise self._lose(error) from error
+
+    def _ask_patiently(self, ask: "Callable[[Link], News]", link: "Link") -> News:
+        """Ask, again while the engine asks for that."""
+        from durus.postgres.link import Postponed
+
+        deadline = time.monotonic() + self._timeout
+        while True:
+            try:
+                return ask(link)
+            except Postponed as error:
+                if time.monotonic() >= deadline:
+                    raise self._no_turn(error) from error
+
+    def _end_transaction(self, link: "Link") -> bool:
+        """End the transaction of a turn or a snapshot, if there is one; False if the link is lost."""
+        self._turn = None
+        return link.roll_back()
+
+    def _no_turn(self, error: Exception) -> ServerError:
+        return ServerError(
+            f"{self._name}: no commit could be made in {self._timeout:g} s, as another client holds the turn: {error}"
+        )
+
+    # Loading
+
+    def set_is_loaded(self, is_loaded: Callable[[bytes], bool]) -> None:
+        self._prefetch.is_loaded = is_loaded
+
+    @guarded
+    def load(self, oid: bytes) -> bytes:
+        self._require_link()
+        record = self._prefetch.take(oid)
+        if record is None:
+            siblings = self._prefetch.siblings(oid)
+            answer, *others = self._fetch([oid, *siblings])
+            if siblings:
+                self._prefetch.add_answers(siblings, others)
+            record = self._record_of(oid, answer)
+        self._prefetch.note_loaded(record)
+        return record
+
+    def bulk_load(self, oids: Iterable[bytes]) -> Iterator[bytes]:
+        remaining = iter(oids)
+        while batch := list(islice(remaining, _LOADS_AT_A_TIME)):
+            yield from self._load_batch(batch)
+
+    @guarded
+    def _load_batch(self, oids: list[bytes]) -> list[bytes]:
+        return [self._record_of(oid, answer) for oid, answer in zip(oids, self._fetch(oids), strict=True)]
+
+    def _fetch(self, oids: list[bytes]) -> list[Loaded]:
+        """Return an answer for each oid, in one statement. A row that is newer than the last sync is invalid."""
+        numbers = [number for oid in oids if (number := oid_to_int(oid)) <= MAX_OID]
+        rows = self._read((self._sql.load, (numbers,)))[0] if numbers else []
+        found = {oid_from_int(row[0]): self._answer(*row) for row in rows}
+        missing = Loaded(NOT_FOUND)
+        return [found.get(oid, missing) for oid in oids]
+
+    def _answer(self, number: int, tid: int, data: bytes, refs: list[int]) -> Loaded:
+        return Loaded(INVALID) if tid > self._seen.tid else Loaded(OKAY, record_of_row(number, data, refs))
+
+    def _record_of(self, oid: bytes, answer: Loaded) -> bytes:
+        if answer.status == OKAY:
+            return answer.record
+        if answer.status == INVALID or self._was_removed(oid):
+            raise ReadConflictError([oid])
+        raise DurusKeyError(oid)
+
+    def _was_removed(self, oid: bytes) -> bool:
+        """Tell whether a pack has removed a record since the last sync, or may have."""
+        number, tid = oid_to_int(oid), self._seen.tid
+        if number > MAX_OID:
+            return False
+        return bool(self._read((self._sql.was_removed, (tid, tid, number)))[0][0][0])
+
+    @guarded
+    def has_record(self, oid: bytes) -> bool:
+        return self._has_row(oid)
+
+    def _has_row(self, oid: bytes) -> bool:
+        self._require_link()
+        return oid_to_int(oid) <= MAX_OID and bool(self._read((self._sql.has_row, (oid_to_int(oid),)))[0])
+
+    def gen_oid_record(self, start_oid: bytes | None = None, batch_size: int = 100) -> Iterator[tuple[bytes, bytes]]:
+        """Yield (oid, record) for every record in the order of the oids, or for those reached from `start_oid`,
+        `batch_size` at a time.
+        """
+        if start_oid is not None:
+            yield from super().gen_oid_record(start_oid, batch_size)
+            return
+        last = -1
+        while page := self._load_page(last, batch_size):
+            yield from page
+            last = oid_to_int(page[-1][0])
+
+    @guarded
+    def _load_page(self, last: int, count: int) -> list[tuple[bytes, bytes]]:
+        rows = self._read((self._sql.scan, (last, count)))[0]
+        return [
+            (oid, self._record_of(oid, self._answer(number, tid, data, refs)))
+            for number, tid, data, refs in rows
+            for oid in [oid_from_int(number)]
+        ]
+
+    # Committing
+
+    def _require_writable(self) -> "Link":
+        link = self._require_link()
+        if self._readonly:
+            raise ReadonlyError(f"{self._name} is open with readonly=True")
+        if self._shows_snapshots:
+            raise ReadonlyError("a snapshot can't be changed: make changes with a connection without snapshot=True")
+        return link
+
+    @guarded
+    def begin(self) -> None:
+        self._require_writable()
+        super().begin()
+
+    @guarded
+    def end(self, handle_invalidations: InvalidationHandler | None = None) -> None:
+        """Finish the commit. [PG-20] to [PG-28]
+
+        Args:
+            handle_invalidations: as for Storage.
+
+        Raises:
+            ConflictError: others were first.
+            DisconnectedError: the connection was lost; nothing is stored.
+            OutcomeUnknownError: it was lost while the commit was under way, and there was no other connection in time.
+            ServerError: the engine has refused the commit, or another client held the turn for too long.
+        """
+        from durus.postgres.link import Postponed
+
+        rows = [row_of(record) for record in self._take_pending().values()]
+        link = self._require_writable()
+        if not rows:
+            self._end_without_records(link, handle_invalidations)
+            return
+        deadline = time.monotonic() + self._timeout
+        changed: list[bytes] | None = []
+        while True:
+            try:
+                turn, changed, existing = self._begin_commit(link, rows)
+                try:
+                    self._check_conflicts(rows, turn, changed, existing, handle_invalidations)
+                except DurusError:
+                    if not self._end_transaction(link):
+                        self._lose(DisconnectedError(f"the connection to {self._name} was lost"))
+                    raise
+                self._write(link, rows, turn)
+                return
+            except Postponed as error:
+                self._turn = None
+                self._untold = changed  # to be told again, with what comes
+                if time.monotonic() >= deadline:
+                    raise self._no_turn(error) from error
+
+    def _end_without_records(self, link: "Link", handle_invalidations: InvalidationHandler | None) -> None:
+        try:
+            self._end_transaction(link)
+            changed = self._take(self._ask_news(link, self._seen))
+        except DisconnectedError as error:
+            raise self._lose(error) from error
+        self._tell(changed, handle_invalidations)
+
+    def _tell(self, changed: list[bytes] | None, handle_invalidations: InvalidationHandler | None) -> None:
+        if handle_invalidations is None:
+            self._untold = changed
+        elif changed is None or changed:
+            handle_invalidations(changed)
+
+    def _begin_commit(self, link: "Link", rows: list[Row]) -> "tuple[_Turn, list[bytes] | None, Rows]":
+        """Take the turn; return it, what others have changed, and which rows exist of those that the commit needs."""
+        existing = self._sql.existing, (needed_oids(rows),)
+        try:
+            if self._turn is not None and link.is_in_transaction:
+                return self._turn, [], link.run(existing)[0]
+            turn, changed, (found,) = self._take_head(link, existing)
+        except DisconnectedError as error:
+            raise self._lose(error) from error
+        return turn, changed, found
+
+    def _take_head(self, link: "Link", *more: "Step") -> "tuple[_Turn, list[bytes] | None, list[Rows]]":
+        """Take the turn, and take in what others have changed; run more statements after that."""
+        turn, news, rest = self._lock_head(link, *more)
+        return turn, self._take(news), rest
+
+    def _lock_head(self, link: "Link", *more: "Step") -> "tuple[_Turn, News, list[Rows]]":
+        """Begin a transaction of the engine, and take the lock of the head. [PG-20]
+
+        The lock is taken by a statement of its own: one that waits for it shows what was there before it waited.
+        """
+        sql = self._sql
+        begin = (sql.begin, ()), (sql.lock_timeout, ()), (sql.idle_timeout, ()), (sql.take_head, ())
+        _, _, _, taken, answer, *rest = link.run(*begin, self._news_step(self._seen), *more)
+        news = News(*answer[0])
+        ((tid,),) = taken
+        if tid != news.tid + 1:
+            link.roll_back()
+            raise ServerError(f"{self._name} is damaged: its last commit is {news.tid}, and its head is at {tid - 1}")
+        return _Turn(tid, uuid4(), news.sweep_tid), news, rest
+
+    def _check_conflicts(
+        self,
+        rows: list[Row],
+        turn: _Turn,
+        changed: list[bytes] | None,
+        existing: "Rows",
+        handle_invalidations: InvalidationHandler | None,
+    ) -> None:
+        self._tell(changed, handle_invalidations)
+        if changed is None:
+            self._untold = None
+            raise WriteConflictError([oid_from_int(row.oid) for row in rows])
+        found = conflicts(rows, existing_of(existing), turn.sweep_tid, changed, self._given.__contains__)
+        if found:
+            if any(oid in self._given for oid in found if oid != ROOT_OID):
+                self._untold = None  # another client has used what was given here, so its oids are worth nothing
+                self._forget_oids()
+            raise WriteConflictError(found)
+
+    def _write(self, link: "Link", rows: list[Row], turn: _Turn) -> None:
+        """Write the records, and commit. [PG-21]"""
+        sql = self._sql
+        steps: list[Step] = [(sql.put, (turn.tid, *parameters(chunk))) for chunk in chunks(rows)]
+        steps.append((sql.add_changes, (turn.tid, [row.oid for row in rows])))
+        steps.append((sql.add_txn, (turn.tid, turn.commit_id)))
+        if turn.tid % _TRIM_EVERY == 0:
+            steps.append((sql.move_log, (_TRIM_AT_MOST, _LOG_AGE)))
+            steps += [(sql.trim_changes, ()), (sql.trim_txns, ())]
+        try:
+            link.run(*steps, (sql.commit, ()))
+        except DisconnectedError as error:
+            self._settle(turn, error)
+        self._turn = None
+        self._accept([oid_from_int(row.oid) for row in rows], turn)
+
+    def _accept(self, oids: list[bytes], turn: _Turn) -> None:
+        self._seen = Seen(turn.tid, turn.commit_id, self._seen.epoch)
+        self._prefetch.forget(oids)
+        self._given.discard(oids)
+        self._knows_root = self._knows_root or ROOT_OID in oids
+
+    def _settle(self, turn: _Turn, error: DisconnectedError) -> None:
+        """Find out, on a new connection, what became of a commit; return if it is stored. [PG-26]"""
+        self._lose(error)
+        deadline = time.monotonic() + self._timeout
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                link, is_stored = self._find_commit(turn)
+                break
+            except NetworkError as failure:
+                reason: Exception = failure
+            except ServerError as failure:
+                reason, deadline = failure, 0
+            if time.monotonic() + pause >= deadline:
+                self._failure = OutcomeUnknownError(
+                    f"{error} while a commit was under way, so it is stored completely or not at all, and that could "
+                    f"not be found out: {reason}; call abort() to connect again, and look whether it is stored before "
+                    "you run it again"
+                )
+                raise self._failure from error
+            _sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+        if not is_stored:
+            link.close()
+            raise self._lose(DisconnectedError(f"{error} before the commit was made, and nothing of it is stored"))
+        self._link, self._failure = link, None
+
+    def _find_commit(self, turn: _Turn) -> "tuple[Link, bool]":
+        """Connect, and tell whether a commit is stored; wait until the lock tells that it is not under way any more."""
+        from durus.postgres.link import Postponed
+
+        sql = self._sql
+        link = self._new_link()
+        try:
+            _, _, head, found, _ = link.run(
+                (sql.begin, ()),
+                (sql.lock_timeout, ()),
+                (sql.lock_head, ()),
+                (sql.find_commit, (turn.commit_id,)),
+                (sql.rollback, ()),
+            )
+            if not head or head[0][1] != self._seen.epoch:
+                raise ServerError(f"{self._name} is another one now")
+        except Postponed as error:
+            link.close()
+            raise DisconnectedError(f"another client holds the turn: {error}") from error
+        except BaseException:
+            link.close()
+            raise
+        return link, bool(found)
+
+    # Turns and snapshots
+
+    @guarded
+    def take_turn(self) -> list[bytes] | None:
+        """Sync, and keep others from committing until the next end() or release(). [PG-27]"""
+        if self._readonly or self._shows_snapshots:
+            self._require_writable()
+        turns: list[_Turn] = []
+
+        def ask(link: "Link") -> News:
+            turn, news, _ = self._lock_head(link)
+            turns.append(turn)
+            return news
+
+        news = self._ask_again_if_lost(ask)
+        self._turn = turns[-1]
+        return self._take(news)
+
+    @guarded
+    def use_snapshots(self) -> bool:
+        """Have each sync() begin a read-only transaction of the engine, which lasts until release(). [PG-28]"""
+        self._shows_snapshots = True
+        return True
+
+    def release(self) -> None:
+        if self._failure is None and self._link is not None:
+            self._release()
+
+    @guarded
+    def _release(self) -> None:
+        if self._link is not None and not self._end_transaction(self._link):
+            self._lose(DisconnectedError(f"the connection to {self._name} was lost"))
+
+    def abandon(self) -> None:
+        if self._link is not None and not self._guard.is_foreign:
+            self._link.close()
+            if not self._is_closed:
+                self._lose(DisconnectedError(f"the connection to {self._name} was given up, without an end"))
+
+    def as_of_now(self) -> "PostgresStorage":
+        storage = PostgresStorage(self._address, readonly=True, **self._arguments)
+        storage.use_snapshots()
+        storage.sync()
+        return storage
+
+    # Oids
+
+    @guarded
+    def new_oid(self) -> bytes:
+        """Return an oid of a block that this client has for itself, or that of the root if there is none. [PG-30]"""
+        self._require_writable()
+        if not self._knows_root and ROOT_OID not in self._given:
+            self._knows_root = self._has_row(ROOT_OID)
+            if not self._knows_root:
+                self._given.add([ROOT_OID])
+                return ROOT_OID
+        number = next(self._block, None)
+        if number is None:
+            self._block = iter(self._new_block())
+            number = next(self._block)
+        oid = oid_from_int(number)
+        self._given.add([oid])
+        return oid
+
+    def _new_block(self) -> range:
+        """Take a block of oids, which lasts even if the transaction of a turn is rolled back."""
+        size, self._block_size = self._block_size, min(2 * self._block_size, _MAX_BLOCK)
+        step = self._sql.new_block, (size,)
+        if self._turn is None:
+            rows = self._read(step)[0]
+        else:
+            try:
+                with contextlib.closing(self._new_link()) as other:
+                    rows = other.run(step)[0]
+            except DisconnectedError as error:
+                raise self._lose(error) from error
+        end = int(rows[0][0])
+        if end > MAX_OID:
+            raise ServerError(f"{self._name} has no more oids: they end at {MAX_OID}")
+        return range(end - size, end)
+
+    # Packing, and taking in a whole database
+
+    def get_packer(self) -> Iterator[Progress]:
+        """Return an iterator that packs in steps, or goes on with a pack that was interrupted. [PG-40]
+
+        All clients may work meanwhile.
+        """
+        from durus.postgres.packing import gen_pack
+
+        steps = gen_pack(self._run_of_pack, self._roll_back_pack, self._sql, self._name)
+        while (progress := self._pack_a_step(steps)) is not None:
+            yield progress
+
+    @guarded
+    def _pack_a_step(self, steps: Iterator[Progress]) -> Progress | None:
+        if self._require_writable().is_in_transaction:
+            raise TransactionError("a pack can't go on in an exclusive transaction: end that first")
+        return next(steps, None)
+
+    def _run_of_pack(self, *steps: "Step") -> "list[Rows]":
+        try:
+            return self._require_link().run(*steps, prepare=False)
+        except DisconnectedError as error:
+            raise self._lose(error) from error
+
+    def _roll_back_pack(self) -> None:
+        self._end_transaction(self._require_link())
+
+    @guarded
+    def take_records(self, records: Iterable[tuple[bytes, bytes]]) -> None:
+        """Store the records of another database in this one, which must be empty, in one transaction. [PG-50]
+
+        Args:
+            records: pairs of oid and record. Each reference must lead to one of them.
+
+        Raises:
+            ServerError: there are objects already, or the engine refuses something.
+        """
+        sql, link = self._sql, self._require_writable()
+        try:
+            turn, _, (found,) = self._take_head(link, (sql.any_row, ()))
+            if found:
+                link.roll_back()
+                raise ServerError(f"{self._name} has objects already; give another schema, or drop that one")
+            last = -1
+            for chunk in chunks(row_of(record) for _, record in records):
+                last = max(last, *(row.oid for row in chunk))
+                link.run((sql.put, (turn.tid, *parameters(chunk))))
+            link.run(
+                (sql.begin_log, ()),
+                (sql.raise_block, (last + 1, last + 1)),
+                (sql.add_txn, (turn.tid, turn.commit_id)),
+                (sql.commit, ()),
+            )
+        except DisconnectedError as error:
+            raise self._lose(error) from error
+        except DurusError:
+            link.roll_back()
+            raise
+        self._accept([ROOT_OID], turn)
+
+    # The end
+
+    def close(self) -> None:
+        self._is_closed = True
+        if self._link is not None and not self._guard.is_foreign:
+            link, self._link = self._link, None
+            link.close()
+            self._failure = None
+
+
+_LIBPQ = [
+    "application_name",
+    "channel_binding",
+    "dbname",
+    "gssencmode",
+    "host",
+    "hostaddr",
+    "keepalives",
+    "keepalives_count",
+    "keepalives_idle",
+    "keepalives_interval",
+    "krbsrvname",
+    "load_balance_hosts",
+    "options",
+    "passfile",
+    "password",
+    "port",
+    "require_auth",
+    "service",
+    "sslcert",
+    "sslcrl",
+    "sslkey",
+    "sslmode",
+    "sslnegotiation",
+    "sslrootcert",
+    "target_session_attrs",
+    "tcp_user_timeout",
+    "user",
+]
+"""The parameters of libpq that an address may have in its query."""
+
+
+class _Opener:
+    """What the entry points of the group `durus.storages` lead to. [DB-7]"""
+
+    options: Mapping[str, type[bool] | type[int] | type[float] | type[str]] = {
+        **dict.fromkeys(_LIBPQ, str),
+        "connect_timeout": float,
+        "durability": str,
+        "prefetch": int,
+        "prepare": bool,
+        "readonly": bool,
+        "schema": str,
+        "timeout": float,
+    }
+
+    def __call__(self, address: str, /, **options: bool | int | float | str | None) -> Callable[[], PostgresStorage]:
+        arguments: dict[str, Any] = dict(options)
+        if "connect_timeout" in arguments:
+            seconds = arguments["connect_timeout"]
+            arguments["connect_timeout"] = "0" if seconds is None else str(max(2, math.ceil(seconds)))
+        return lambda: PostgresStorage(address, **arguments)
+
+
+open_postgres = _Opener()
+"""Makes the storages of durus.open("postgresql://...")."""
+
+
+def _shown(address: str) -> str:
+    """Return where a database is, for messages; the form without a scheme may have a password in any place."""
+    return without_password(address) if "://" in address else "of the parameters given"
+
+
+def _with_defaults(parameters: Mapping[str, str], readonly: bool) -> dict[str, str]:
+    """Return parameters of libpq that find out soon that a server is gone, and that it is a standby."""
+    usual = {"fallback_application_name": "durus", "connect_timeout": "10", "tcp_user_timeout": "30000"}
+    usual |= {"keepalives_idle": "30", "keepalives_interval": "10", "keepalives_count": "3"}
+    if not readonly:
+        usual["target_session_attrs"] = "read-write"
+    return {**usual, **parameters}

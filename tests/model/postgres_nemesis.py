@@ -1,0 +1,262 @@
+"""Clients in processes of their own on a PostgreSQL server, and what befalls it: killed sessions, crashes, packs.
+
+    python -m tests.model.postgres_nemesis --seconds N --seed S
+    python -m tests.model.postgres_nemesis --bank TRANSFERS
+
+The first one has the clients of the other nemesis. Their history must be serializable, nothing that was acknowledged
+lost, no state torn, and no reference may lead to nothing. The second one is a bank: whatever is killed, also clients,
+the sum of all accounts stays the same, and each transfer that was acknowledged is there.
+"""
+
+import argparse
+import contextlib
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import durus
+from durus.connection import Connection
+from durus.error import ConflictError, DurusError, NetworkError, OutcomeUnknownError, ServerError
+from durus.files.inspection import record_findings
+from durus.persistent import Persistent
+from durus.persistent_dict import PersistentDict
+from tests.model.history import Transaction, anomalies
+from tests.model.nemesis import Figures
+from tests.model.workload import fill, from_lines, read_all
+from tests.postgres import PostgresServer, new_postgres, storage_at
+
+PROCESSES = 4
+CLIENTS = 2
+"""In each process."""
+ACCOUNTS = 50
+_START = 1000
+
+
+class Nemesis:
+    """A server, and its faults."""
+
+    def __init__(self, server: PostgresServer, address: str, chance: random.Random, figures: Figures) -> None:
+        self._server = server
+        self._address = address
+        self._chance = chance
+        self._figures = figures
+
+    def run(self, seconds: float, is_over: Callable[[], bool] = lambda: False) -> None:
+        """Do one fault after the other, each kind once at least, until the time is over, or the work."""
+        often: list[Callable[[], None]] = [self.kill_sessions, self.kill_commits, self.kill_commits, self.pack]
+        faults = [*often, self.interrupt_a_pack, self.restart, self.crash]
+        coming = list(faults)
+        end = time.monotonic() + seconds
+        while (coming or time.monotonic() < end) and not is_over():
+            fault = coming.pop() if coming else self._chance.choices([*often, *faults])[0]
+            self._work(self._chance.uniform(0.02, 0.3))
+            fault()
+            self._figures.counts[fault.__name__.replace("_", " ")] += 1
+
+    def _work(self, seconds: float) -> None:
+        """Let the clients work."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            assert self._server.process is not None
+            self._server.process.wait(seconds)
+
+    def kill_sessions(self) -> None:
+        self._figures.counts["sessions killed"] += self._server.kill_backends()
+
+    def kill_commits(self) -> None:
+        """Kill the sessions that are in the second half of a commit, when there are some."""
+        for _ in range(50):
+            killed = self._server.kill_backends("COMMIT%") + self._server.kill_backends("INSERT INTO%")
+            if killed:
+                self._figures.counts["commits killed"] += killed
+                return
+
+    def restart(self) -> None:
+        self._server.stop()
+        self._server.start()
+
+    def crash(self) -> None:
+        """Kill all processes of the server, as a crash does; what it has written is with the kernel."""
+        self._server.stop(signal.SIGQUIT)
+        self._server.start()
+
+    def pack(self) -> None:
+        self._pack(None)
+
+    def interrupt_a_pack(self) -> None:
+        self._pack(self._chance.randrange(12))
+
+    def _pack(self, steps: int | None) -> None:
+        try:
+            with contextlib.closing(storage_at(self._address)) as storage:
+                for number, _ in enumerate(storage.get_packer()):
+                    if number == steps:
+                        return
+        except DurusError as error:
+            self._figures.violations.append(f"a pack failed: {error}")
+
+
+def check(address: str) -> Iterator[str]:
+    """Yield what is wrong with the records of a database."""
+    with contextlib.closing(storage_at(address)) as storage:
+        oids = {oid for oid, _ in storage.gen_oid_record()}
+        for finding in record_findings(((oid, None) for oid in sorted(oids)), lambda oid, _: storage.load(oid), oids):
+            if finding.is_fault:
+                yield str(finding)
+
+
+def run(server: PostgresServer, address: str, seconds: float, seed: int) -> Figures:
+    """Have clients in processes work on a server that is tormented for so long; return what came of it."""
+    figures = Figures()
+    with contextlib.closing(storage_at(address)) as storage:
+        fill(storage)
+    with tempfile.TemporaryDirectory(prefix="durus-nemesis-") as name:
+        processes = []
+        for n in range(PROCESSES):
+            arguments = [address, str(seed), str(CLIENTS), str(1 + n * CLIENTS), str(Path(name, f"log{n}"))]
+            command = [sys.executable, "-m", "tests.model.workload", *arguments]
+            processes.append(subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        try:
+            Nemesis(server, address, random.Random(seed), figures).run(seconds)
+        finally:
+            for process in processes:
+                _, said = process.communicate()
+                if said or process.returncode:
+                    figures.violations.append(f"a client ended with status {process.returncode}: {said}")
+        history: list[Transaction] = []
+        for n in range(PROCESSES):
+            with Path(name, f"log{n}").open() as lines:
+                history += from_lines(lines)
+    for each in history:
+        figures.counts["transactions"] += 1
+        figures.counts[each.outcome] += 1
+        figures.counts["reads"] += len(each.reads)
+        figures.counts["writes"] += len(each.writes)
+    began = time.monotonic()
+    with Connection(storage_at(address)) as connection:
+        found = read_all(connection)
+    history.append(Transaction((0, 1), began, began, "committed", list(found.items()), {}))
+    figures.violations += [str(anomaly) for anomaly in anomalies(history)]
+    figures.violations += check(address)
+    return figures
+
+
+# The bank
+
+
+class Account(Persistent):
+    def __init__(self, balance: int) -> None:
+        self.balance = balance
+
+
+def transfer(root: Any, number: int, one: str, other: str, amount: int) -> None:
+    """Move an amount between two accounts, and count that."""
+    root["accounts"][one].balance -= amount
+    root["accounts"][other].balance += amount
+    root["done"][str(number)].balance += 1
+
+
+def open_at_last(address: str) -> durus.Database[Any]:
+    """Open the database when the server runs, and has not just been killed."""
+    while True:
+        with contextlib.suppress(NetworkError):
+            return durus.open(address, tries=1000)
+
+
+def work(address: str, number: int, count: int) -> None:
+    """Make transfers; print a line for each that was acknowledged, or whose outcome is unknown."""
+    chance = random.Random(number)
+    with open_at_last(address) as db:
+        for _ in range(count):
+            one, other = (str(each) for each in chance.sample(range(ACCOUNTS), 2))
+            while True:
+                try:
+                    db.run(transfer, number, one, other, chance.randrange(100))
+                except OutcomeUnknownError:
+                    print("unknown", flush=True)
+                except (ConflictError, NetworkError, ServerError):
+                    continue
+                else:
+                    print("done", flush=True)
+                break
+
+
+def bank(server: PostgresServer, address: str, count: int, processes: int, seed: int) -> Figures:
+    """Have processes make so many transfers together, while the server, and now and then one of them, is killed."""
+    figures = Figures()
+    with durus.open(address) as db, db.transaction() as root:
+        root["accounts"] = PersistentDict({str(number): Account(_START) for number in range(ACCOUNTS)})
+        root["done"] = PersistentDict({str(number): Account(0) for number in range(processes + 2)})
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="durus-bank-") as name:
+        workers: list[subprocess.Popen[bytes]] = []
+
+        def start(number: int) -> None:
+            command = [sys.executable, "-m", "tests.model.postgres_nemesis", "--work", str(number)]
+            command += ["--address", address, "--bank", str(count // processes)]
+            with Path(name, str(number)).open("wb") as out:
+                workers.append(subprocess.Popen(command, stdout=out))
+
+        for number in range(processes):
+            start(number)
+        nemesis = Nemesis(server, address, random.Random(seed), figures)
+        for number in range(processes, processes + 2):  # more workers, which are killed
+            start(number)
+            nemesis.run(2)
+            workers[number].kill()
+            workers[number].wait()
+        nemesis.run(3600, lambda: all(each.poll() is not None for each in workers))
+        figures.counts["seconds"] = round(time.monotonic() - began)
+        for number, worker in enumerate(workers):
+            status = worker.wait()
+            if status not in (0, -signal.SIGKILL) or (status and number < processes):
+                figures.violations.append(f"a worker ended with status {status}")
+        said = [Path(name, str(number)).read_text().split() for number in range(processes + 2)]
+    with durus.open(address) as db, db.snapshot() as root:
+        total = sum(account.balance for account in root["accounts"].values())
+        stored = [root["done"][str(number)].balance for number in range(processes + 2)]
+    if total != ACCOUNTS * _START:
+        figures.violations.append(f"the sum is {total}, not {ACCOUNTS * _START}")
+    for number, lines in enumerate(said):
+        done, unknown = lines.count("done"), lines.count("unknown")
+        figures.counts["transfers"] += done
+        figures.counts["unknown"] += unknown
+        more = unknown + (number >= processes)  # what one was doing when it was killed
+        if not done <= stored[number] <= done + more:
+            figures.violations.append(f"{number}: {stored[number]} transfers are stored, of {done} and {more}")
+    figures.violations += check(address)
+    return figures
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--bank", type=int, help="make so many transfers")
+    parser.add_argument("--processes", type=int, default=8)
+    parser.add_argument("--address", help=argparse.SUPPRESS)
+    parser.add_argument("--work", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.address:
+        work(options.address, options.work, options.bank)
+        return 0
+    with tempfile.TemporaryDirectory(prefix="pg-", dir="/var/tmp") as name:
+        server = new_postgres(Path(name))
+        if options.bank:
+            figures = bank(server, server.address(), options.bank, options.processes, options.seed)
+        else:
+            figures = run(server, server.address(), options.seconds, options.seed)
+        server.stop()
+    print(figures)
+    return 1 if figures.violations else 0
+
+
+if __name__ == "__main__":
+    from tests.model import postgres_nemesis  # whose class is named as that in the database
+
+    sys.exit(postgres_nemesis.main())

@@ -1,0 +1,35 @@
+"""Short runs of what happens to a PostgreSQL server; `python -m tests.model.postgres_nemesis` makes long ones."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.model.postgres_nemesis import bank, run
+from tests.model.test_nemesis import IS_DEEP
+from tests.postgres import PostgresServer, new_postgres
+
+
+@pytest.fixture
+def server() -> Iterator[PostgresServer]:
+    """A server that other tests do not use."""
+    with tempfile.TemporaryDirectory(prefix="pg-", dir="/var/tmp") as name:
+        server = new_postgres(Path(name))
+        yield server
+        server.stop()
+
+
+@pytest.mark.spec("PG-13", "PG-14", "PG-20", "PG-21", "PG-26", "PG-40", "PG-41", "TXN-5", "TXN-9", "TXN-13", "TXN-22")
+def test_clients_of_a_tormented_engine_have_a_serializable_history(server: PostgresServer) -> None:
+    figures = run(server, server.address(), 60 if IS_DEEP else 4, seed=1)
+    assert figures.violations == []
+    assert figures.counts["committed"] > 0
+    assert figures.counts.keys() >= {"kill sessions", "kill commits", "restart", "crash", "pack", "interrupt a pack"}
+
+
+@pytest.mark.spec("PG-21", "PG-26", "TXN-5", "TXN-9", "TXN-13")
+def test_a_bank_keeps_its_sum_and_each_transfer_that_was_acknowledged(server: PostgresServer) -> None:
+    figures = bank(server, server.address(), 10_000 if IS_DEEP else 400, processes=8 if IS_DEEP else 2, seed=1)
+    assert figures.violations == []
+    assert figures.counts["transfers"] >= 400
