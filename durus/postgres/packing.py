@@ -165,7 +165,8 @@ class _Pack:
             return False
         oids: list[int] = []
         step = after = refs = 0
-        for step, after, is_there, count in marks:
+        for mark in marks:
+            step, after, is_there, count = mark
             if not is_there:
                 self._give_up(after)
             oids.append(after)
