@@ -19,7 +19,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 from weakref import WeakSet
 
-from durus.error import DurusError, WrongProcessError
+from durus.error import ArgumentError, DurusError, WrongProcessError
 from durus.progress import Progress
 from durus.serving.client import ServedClient
 from durus.serving.disk import Disk
@@ -103,7 +103,7 @@ class StorageServer:
 
     Raises:
         AddressError: the address is wrong.
-        DurusError: a number is out of its range.
+        ArgumentError: a number is out of its range.
     """
 
     def __init__(
@@ -121,11 +121,11 @@ class StorageServer:
     ) -> None:
         for number in (gcbytes, gcinterval, commit_timeout, stall_timeout):
             if not isinstance(number, int | float):
-                raise DurusError(f"{number!r} is not a number; gcbytes, gcinterval and the timeouts must be numbers")
+                raise ArgumentError(f"{number!r} is not a number; gcbytes, gcinterval and the timeouts must be numbers")
         if not (gcbytes >= 0 and gcinterval >= 0):
-            raise DurusError(f"gcbytes ({gcbytes}) and gcinterval ({gcinterval}) must not be less than 0")
+            raise ArgumentError(f"gcbytes ({gcbytes}) and gcinterval ({gcinterval}) must not be less than 0")
         if not (commit_timeout > 0 and stall_timeout > 0):
-            raise DurusError(
+            raise ArgumentError(
                 f"commit_timeout ({commit_timeout}) and stall_timeout ({stall_timeout}) must be more than 0"
             )
         self.storage = storage

@@ -11,7 +11,7 @@ from typing import TextIO
 from durus.cli.commands import ALIASES, COMMANDS, make_parser, nearest
 from durus.cli.options import UsageError
 from durus.cli.output import tell
-from durus.error import DurusError, DurusWarning
+from durus.error import ArgumentError, DurusError, DurusWarning
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,7 +50,7 @@ def _run(options: argparse.Namespace) -> int:
             status: int = options.run(options)
         sys.stdout.flush()
         return status
-    except UsageError as error:
+    except (UsageError, ArgumentError) as error:  # a function has refused the value of an option
         with contextlib.suppress(SystemExit):
             options.parser.error(str(error))
         return 2

@@ -2,8 +2,9 @@
 
 import argparse
 import importlib
+from typing import Any
 
-from durus.error import DurusError
+from durus.error import AddressError, DurusError
 from durus.file_storage import FileStorage
 from durus.files.inspection import Inspection
 from durus.open_file import inspect_file, open_file_storage
@@ -86,7 +87,15 @@ def inspect(name: str) -> Inspection:
 
 
 def address_of(options: argparse.Namespace) -> SocketAddress:
-    return SocketAddress.new(options.address or (options.host, options.port))
+    return new_address(options.address or (options.host, options.port))
+
+
+def new_address(value: str | tuple[str, int], **options: Any) -> SocketAddress:
+    """Return the address of SocketAddress.new(); UsageError if the value is none."""
+    try:
+        return SocketAddress.new(value, **options)
+    except AddressError as error:
+        raise UsageError(str(error)) from error
 
 
 def import_storage_class(dotted: str) -> type[FileStorage]:

@@ -8,7 +8,14 @@ import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from durus.cli.options import UsageError, add_address_arguments, add_storage_arguments, address_of, open_storage
+from durus.cli.options import (
+    UsageError,
+    add_address_arguments,
+    add_storage_arguments,
+    address_of,
+    new_address,
+    open_storage,
+)
 from durus.cli.output import tell
 from durus.client_storage import ClientStorage
 from durus.error import FileError
@@ -138,7 +145,7 @@ def _address(options: argparse.Namespace) -> SocketAddress:
     if inherited is not None:
         return inherited
     if options.address:
-        return SocketAddress.new(options.address, owner=options.owner, group=options.group, umask=options.umask)
+        return new_address(options.address, owner=options.owner, group=options.group, umask=options.umask)
     if options.allow_uid or options.allow_gid:
         raise UsageError("--allow-uid and --allow-gid are for a Unix socket: give its path with --address")
     if options.owner or options.group or options.umask is not None:
@@ -166,7 +173,10 @@ def _allowed(text: str, find: Callable[[str], int]) -> tuple[int, Role]:
 
 
 def _mask(text: str) -> int:
-    return int(text, 8 if text.startswith("0") and text.isdecimal() else 0)
+    try:
+        return int(text, 8 if text.startswith("0") and text.isdecimal() else 0)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a umask; expected a number such as 077") from None
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ Statements OBJ-20 to OBJ-23.
 from collections.abc import Iterator
 from weakref import ref
 
+from durus.error import ArgumentError
 from durus.persistent import ConnectionBase, PersistentObject, set_slot
 
 _SWEEP_SLACK = 1000
@@ -29,9 +30,9 @@ class Cache:
         return self._size
 
     def set_size(self, size: int) -> None:
-        """Set how many objects may stay loaded; ValueError unless it is at least 1."""
+        """Set how many objects may stay loaded; ArgumentError unless it is at least 1."""
         if size < 1:
-            raise ValueError(f"a cache of {size} objects is too small: it needs room for 1 at least")
+            raise ArgumentError(f"a cache of {size} objects is too small: it needs room for 1 at least")
         self._size = size
 
     def get_count(self) -> int:

@@ -65,11 +65,27 @@ def test_the_names_of_4_3_and_their_options(capsys: pytest.CaptureFixture[str], 
         (["pack", "--timeout", "5"], "goes with --wait"),
         (["pack", "--wait", "--timeout", "0"], "a number above 0"),
         (["serve", "--port", "\x1b[2J"], r"'\x1b[2J'"),
+        (["serve", "--port", "99999999"], "from 0 to 65535"),
+        (["serve", "--gcbytes", "-1"], "must not be less than 0"),
+        (["serve", "--gcinterval", "-1"], "must not be less than 0"),
+        (["serve", "--commit-timeout", "-1"], "must be more than 0"),
+        (["serve", "--stall-timeout", "nan"], "must be more than 0"),
+        (["serve", "--address", "@"], "the name of the socket is missing"),
+        (["serve", "--address", "127.0.0.1:1"], "is not an address"),
+        (["serve", "--umask", "0999"], "'0999' is not a umask"),
+        (["serve", "f", "--readonly", "--repair"], "can't repair"),
+        (["shell", "f", "--cache_size", "0"], "a cache of 0 objects is too small"),
+        (["restore", "backup", "file", "--at", "yesterday"], "'yesterday' is not a time"),
     ],
 )
 def test_a_wrong_call_is_the_usage_and_one_line(
-    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
     told = capsys.readouterr()
     assert told.out == ""
