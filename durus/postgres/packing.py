@@ -12,7 +12,7 @@ and several clients can do its steps. Each step locks the row of the pack.
 
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, NoReturn, Protocol, TypeVar
 from uuid import uuid4
 
 from durus.error import ServerError
@@ -26,6 +26,8 @@ T = TypeVar("T")
 
 _BATCH = 1000
 """How many objects one step follows or removes, about."""
+_BATCH_REFS = 20_000
+"""After how many references a step ends, even if it has followed fewer objects."""
 _FOLLOW_EVERY = 50
 """After how many batches changes are followed, which must happen before the log of changes forgets them."""
 _LOCKED_BATCHES = 5
@@ -161,27 +163,30 @@ class _Pack:
             if ends:
                 self._roll_back()
             return False
-        oids = [oid for _, oid in marks]
-        step, after = marks[-1]
-        self._require_rows(oids)
+        oids: list[int] = []
+        refs = 0
+        for _, oid, is_there, count in marks:
+            if not is_there:
+                self._give_up(oid)
+            oids.append(oid)
+            refs += count
+            if refs >= _BATCH_REFS:
+                break
+        step = marks[len(oids) - 1][0]
         self._run(
             (sql.mark_refs, (step + 1, oids)),
-            (sql.note_marked, (step, after)),
+            (sql.note_marked, (step, oids[-1])),
             *([(sql.commit, ())] if ends else []),
         )
         self._marked += len(oids)
         return True
 
-    def _require_rows(self, oids: list[int]) -> None:
-        """Raise FormatError, and discard the pack, if an object that is reached does not exist."""
-        sql = self._sql
-        missing = self._run((sql.without_row, (oids,)))[0]
-        if missing:
-            number = missing[0][0]
-            found = self._run((sql.referrer, (number,)))[0]
-            self._run((sql.end_pack, ()), (sql.commit, ()))
-            referrer = oid_from_int(found[0][0] if found else 0)
-            raise dangling_reference_error(referrer, oid_from_int(number))
+    def _give_up(self, missing: int) -> NoReturn:
+        """End the pack, because an object that is reached does not exist. [PG-44]"""
+        self._roll_back()  # of the flip, too, which has raised the number of the head
+        self.discard()
+        found = self._run((self._sql.referrer, (missing,)))[0]
+        raise dangling_reference_error(oid_from_int(found[0][0] if found else 0), oid_from_int(missing))
 
     def _follow(self, ends: bool = True, state: _State | None = None) -> bool:
         """Mark some of what was committed since the pack began, and what that refers to; tell whether there was any."""

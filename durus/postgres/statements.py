@@ -115,9 +115,10 @@ class Statements:
         self.lock_pack = sql(
             "SELECT from_tid, step, after, followed_tid, followed_oid, swept FROM {s}.pack WHERE id = 0 FOR UPDATE"
         )
-        self.next_marks = sql("SELECT step, oid FROM {s}.mark WHERE (step, oid) > (%s, %s) ORDER BY step, oid LIMIT %s")
-        self.without_row = sql(
-            "SELECT n FROM unnest(%s::bigint[]) AS n WHERE NOT EXISTS (SELECT 1 FROM {s}.object WHERE oid = n) LIMIT 1"
+        self.next_marks = sql(
+            "SELECT m.step, m.oid, o.oid IS NOT NULL, coalesce(array_length(o.refs, 1), 0) FROM "
+            "(SELECT step, oid FROM {s}.mark WHERE (step, oid) > (%s, %s) ORDER BY step, oid LIMIT %s) m "
+            "LEFT JOIN {s}.object o ON o.oid = m.oid ORDER BY m.step, m.oid"
         )
         self.referrer = sql("SELECT oid FROM {s}.object WHERE %s = ANY(refs) LIMIT 1")
         self.mark_refs = sql(
