@@ -164,18 +164,18 @@ class _Pack:
                 self._roll_back()
             return False
         oids: list[int] = []
-        step = after = refs = 0
-        for mark in marks:
-            step, after, is_there, count = mark
+        refs = 0
+        for _, oid, is_there, count in marks:
             if not is_there:
-                self._give_up(after)
-            oids.append(after)
+                self._give_up(oid)
+            oids.append(oid)
             refs += count
             if refs >= _BATCH_REFS:
                 break
+        step = marks[len(oids) - 1][0]
         self._run(
             (sql.mark_refs, (step + 1, oids)),
-            (sql.note_marked, (step, after)),
+            (sql.note_marked, (step, oids[-1])),
             *([(sql.commit, ())] if ends else []),
         )
         self._marked += len(oids)
@@ -183,9 +183,9 @@ class _Pack:
 
     def _give_up(self, missing: int) -> NoReturn:
         """End the pack, because an object that is reached does not exist. [PG-44]"""
-        sql = self._sql
-        found = self._run((sql.referrer, (missing,)))[0]
-        self._run((sql.end_pack, ()), (sql.commit, ()))
+        self._roll_back()  # of the flip, too, which has raised the number of the head
+        self.discard()
+        found = self._run((self._sql.referrer, (missing,)))[0]
         raise dangling_reference_error(oid_from_int(found[0][0] if found else 0), oid_from_int(missing))
 
     def _follow(self, ends: bool = True, state: _State | None = None) -> bool:

@@ -863,6 +863,36 @@ def test_a_reference_that_leads_to_nothing_ends_a_pack(world: World) -> None:
 
 
 @pytest.mark.spec("PG-44")
+def test_a_reference_that_leads_to_nothing_is_found_by_the_flip_and_commits_go_on(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(world, record(ROOT, ONE), record(ONE, TWO), record(TWO))
+    world.sql("delete from d.object where oid = 2")
+    client = world.open()
+    monkeypatch.setattr(packing._Pack, "_mark_all", lambda self: iter(()))
+    with pytest.raises(FormatError, match="object 1 refers to oid 2, which does not exist"):
+        client.pack()
+    assert world.sql("select count(*) from d.pack") == [(0,)]
+    put(client, record(ONE))
+    client.pack()
+    assert [oid for oid, _ in client.gen_oid_record()] == [ROOT, ONE]
+
+
+@pytest.mark.spec("PG-41")
+def test_a_step_ends_after_many_references(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = [oid_from_int(n) for n in range(1, 9)]
+    fill(
+        world, record(ROOT, b"".join(numbers)), *(record(oid, numbers[-1]) for oid in numbers[:-1]), record(numbers[-1])
+    )
+    steps_of = []
+    for limit in 20_000, 2:
+        monkeypatch.setattr(packing, "_BATCH_REFS", limit)
+        steps_of.append(len(list(world.open().get_packer())))
+    assert steps_of[0] < steps_of[1]
+    assert len(list(world.open().gen_oid_record())) == 9
+
+
+@pytest.mark.spec("PG-44")
 @pytest.mark.usefixtures("small_batches")
 def test_a_pack_that_the_log_has_outrun_begins_anew(world: World) -> None:
     fill(world, record(ROOT, ONE + TWO), record(ONE), record(TWO), record(THREE))
