@@ -15,7 +15,7 @@ from durus.error import DurusError, DurusKeyError, RecordError, TransactionError
 from durus.oid import FIRST_RESERVED_OID, ROOT_OID, format_oid, oid_from_int
 from durus.progress import STEP_REFS, Progress
 from durus.records.reachable import dangling_reference_error, mark_reachable
-from durus.records.record import extract_class_name, gen_refs, refs_of, refs_of_sound, unpack_record
+from durus.records.record import extract_class_name, gen_refs, oid_of, refs_of, refs_of_sound
 
 InvalidationHandler = Callable[[list[bytes] | None], None]
 """Takes the oids that others changed, None for any; raises a ConflictError if the commit must not go on."""
@@ -490,7 +490,7 @@ class MemoryStorage(CollectingStorage):
 
 def check_record(oid: bytes, record: bytes) -> None:
     """Raise RecordError unless `record` is a well-formed record of `oid`. [REC-5] [REC-6]"""
-    record_oid = unpack_record(record)[0]
+    record_oid = oid_of(record)
     if len(oid) != 8 or record_oid != oid or oid >= FIRST_RESERVED_OID:
         raise RecordError(f"a record of oid {format_oid(record_oid)} can't be stored as oid {format_oid(oid)}")
 

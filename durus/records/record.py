@@ -45,6 +45,17 @@ def unpack_record(record: bytes) -> tuple[bytes, bytes, bytes]:
     return oid, record[HEAD_SIZE:refs_start], record[refs_start:]
 
 
+def oid_of(record: bytes) -> bytes:
+    """Return the oid of a record, without a copy of the rest; RecordError as for unpack_record()."""
+    if len(record) > HEAD_SIZE:
+        oid: bytes
+        oid, data_size = _HEAD.unpack_from(record)
+        refs_size = len(record) - HEAD_SIZE - data_size
+        if data_size and refs_size >= 0 and refs_size % 8 == 0:
+            return oid
+    return unpack_record(record)[0]
+
+
 def refs_of(record: bytes) -> list[bytes]:
     """Return the oids that a record refers to; RecordError as for unpack_record()."""
     return split_oids(unpack_record(record)[2])
