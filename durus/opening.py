@@ -281,6 +281,21 @@ def _new_client(opener: StorageOpener, where: str, options: Options) -> Callable
     return opener(where.partition("?")[0], **own)
 
 
+def server_named(where: str) -> tuple[str, int] | str | None:
+    """Return the address of a server in the form `durus://host:port` or `durus+unix:/path`, None for anything else.
+
+    Args:
+        where: the name, as a command was given it.
+
+    Raises:
+        ArgumentError: it has such a form, and is wrong.
+    """
+    matched = _SCHEME.fullmatch(where)
+    if matched is None or matched[1].lower() not in ("durus", "durus+unix") or os.path.exists(where):
+        return None
+    return _server_in(where, matched[1].lower(), matched[2])
+
+
 def names_other_storage(where: str) -> bool:
     """Tell whether a name is the address of a registered storage, and not that of a file or of a server of Durus.
 

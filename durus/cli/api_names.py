@@ -7,7 +7,7 @@ from durus.persistent_list import PersistentList
 from durus.persistent_set import PersistentSet
 
 _PERSISTENT = frozenset({"_p_note_change", "_p_oid"})
-_CONNECTION_STATE = frozenset({"accessed", "changed", "invalid_oids", "transaction_serial"})
+_CONNECTION_STATE = frozenset({"accessed", "changed", "invalid_oids", "transaction_serial", "cache", "note_invalid"})
 _STORED: tuple[tuple[type, frozenset[str]], ...] = (
     (PersistentDict, frozenset({"data"})),
     (PersistentList, frozenset({"data"})),

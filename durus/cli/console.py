@@ -6,7 +6,7 @@ import sys
 import traceback
 
 from durus.cli.leaving import Leaving
-from durus.cli.options import UsageError, add_address_arguments, add_storage_arguments, address_of, open_storage
+from durus.cli.options import UsageError, add_address_arguments, add_storage_arguments, choose_server, open_storage
 from durus.cli.output import tell
 from durus.cli.pretty import pp
 from durus.cli.python_console import run_python
@@ -14,7 +14,7 @@ from durus.client_storage import ClientStorage
 from durus.connection import Connection
 from durus.error import DurusError, ServerUnreachableError
 from durus.objects.unstorable import CONSOLE
-from durus.sharing.address import wait_for_server
+from durus.sharing.address import SocketAddress, wait_for_server
 from durus.text import without_password
 from durus.utils import int8_to_str, str_to_int8
 
@@ -45,7 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     if "" not in sys.path:
         sys.path.insert(0, "")  # as in Python's own console, for the classes of the objects
-    storage = open_storage(options) if options.file else _open_client(options)
+    server = choose_server(options)
+    storage = open_storage(options) if server is None else _open_client(options, server)
     try:
         connection = Connection(storage, cache_size=options.cache_size)
         names: dict[str, object] = {
@@ -62,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
         }
         if options.startup:
             _run_file(options.startup, names)
-        where = without_password(options.file) if options.file else address_of(options)
+        where = without_password(options.file) if server is None else server
         banner = f"Durus on {where}: connection and root are there; connection.commit() stores changes"
         _run_shell(names, banner, Leaving(connection, _is_terminal(), options.readonly), options.plain)
     finally:
@@ -86,11 +87,10 @@ def _is_terminal() -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
-def _open_client(options: argparse.Namespace) -> ClientStorage:
+def _open_client(options: argparse.Namespace, address: SocketAddress) -> ClientStorage:
     """Return the storage of the server, which may be about to start."""
     if options.readonly or options.repair or options.storage_class:
         raise UsageError("--readonly, --repair and --storage-class are for a file: give its name too")
-    address = address_of(options)
     try:
         return ClientStorage(address=address)
     except ServerUnreachableError:

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 from typing import Any
 
 from durus.error import AddressError, DurusError
@@ -37,8 +38,8 @@ def add_storage_arguments(parser: argparse.ArgumentParser, file_help: str) -> No
 
 
 def add_address_arguments(parser: argparse.ArgumentParser, verb: str) -> None:
-    parser.add_argument("--host", default=DEFAULT_HOST, help=f"the host to {verb} (%(default)s)")
-    parser.add_argument("--port", type=int, default=DEFAULT_PORT, help=f"the port to {verb} (%(default)s)")
+    parser.add_argument("--host", help=f"the host to {verb} ({DEFAULT_HOST})")
+    parser.add_argument("--port", type=int, help=f"the port to {verb} ({DEFAULT_PORT})")
     parser.add_argument(
         "--address", help=f"the Unix socket to {verb}, in place of host and port: a path, or @name on Linux"
     )
@@ -86,12 +87,49 @@ def inspect(name: str) -> Inspection:
     return inspect_file(name)
 
 
+def choose_server(options: argparse.Namespace) -> SocketAddress | None:
+    """Return the server that a command is to use, None if it is to use the file. [CMD-4]"""
+    if not options.file:
+        return address_of(options)
+    where = None
+    if options.file.startswith("durus"):
+        from durus.opening import server_named  # only if needed, because of its imports
+
+        where = server_named(options.file)
+    for name in _of_a_server(options):
+        raise UsageError(f"{name} is for a server, and {options.file} is named too: give one of the two")
+    if where is None:
+        return None
+    options.file = None
+    return new_address(where)
+
+
+def _of_a_server(options: argparse.Namespace) -> list[str]:
+    """Return the options given that say where a server is."""
+    return [f"--{name}" for name in ("address", "host", "port") if getattr(options, name) is not None]
+
+
 def address_of(options: argparse.Namespace) -> SocketAddress:
-    return new_address(options.address or (options.host, options.port))
+    """Return the address of the options --address, or --host and --port."""
+    given = _of_a_server(options)
+    if options.address is None:
+        host = DEFAULT_HOST if options.host is None else options.host
+        return new_address((host, DEFAULT_PORT if options.port is None else options.port))
+    check_only_address(given)
+    return new_address(options.address)
+
+
+def check_only_address(given: list[str]) -> None:
+    """Raise UsageError if --address was given beside --host or --port."""
+    if "--address" in given and len(given) > 1:
+        raise UsageError(f"--address takes the place of host and port: leave out {given[1]}")
 
 
 def new_address(value: str | tuple[str, int], **options: Any) -> SocketAddress:
     """Return the address of SocketAddress.new(); UsageError if the value is none."""
+    host, colon, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
+    if colon and "/" not in host and port.isdecimal() and not os.path.exists(str(value)):
+        raise UsageError(f"--address is for a Unix socket: for a TCP port, give --host {host} --port {port}")
     try:
         return SocketAddress.new(value, **options)
     except AddressError as error:

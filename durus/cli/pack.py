@@ -10,7 +10,7 @@ from durus.cli.options import (
     UsageError,
     add_address_arguments,
     add_file_arguments,
-    address_of,
+    choose_server,
     is_address,
     open_address,
 )
@@ -47,8 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     if options.timeout is not None and not (options.wait and options.timeout > 0):
         raise UsageError("--timeout takes a number above 0, and goes with --wait")
-    if not options.file:
-        address = address_of(options)
+    address = choose_server(options)
+    if address is not None:
         return _wait_for_server(address, options.timeout or _TIMEOUT) if options.wait else _ask_server(address)
     if is_address(options.file):
         return _pack_other(options.file)

@@ -144,7 +144,7 @@ def _address(options: argparse.Namespace) -> SocketAddress:
     inherited = inherited_address(os.environ)
     if inherited is not None:
         return inherited
-    if options.address:
+    if options.address is not None and options.host is options.port is None:
         return new_address(options.address, owner=options.owner, group=options.group, umask=options.umask)
     if options.allow_uid or options.allow_gid:
         raise UsageError("--allow-uid and --allow-gid are for a Unix socket: give its path with --address")

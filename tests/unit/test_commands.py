@@ -1,11 +1,13 @@
 """What the commands take, print and end with, in one process. spec/commands.md."""
 
+import contextlib
 import io
 import json
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from durus.progress import Progress
 from durus.sharing.address import SocketAddress
 from durus.sqlite_storage import SqliteStorage
 from durus.storage import MemoryStorage, Storage
+from durus.storage_server import StorageServer
 from durus.tools.server_pack import gen_server_pack
 from tests.in_memory_server import InMemoryServer
 
@@ -71,7 +74,12 @@ def test_the_names_of_4_3_and_their_options(capsys: pytest.CaptureFixture[str], 
         (["serve", "--commit-timeout", "-1"], "must be more than 0"),
         (["serve", "--stall-timeout", "nan"], "must be more than 0"),
         (["serve", "--address", "@"], "the name of the socket is missing"),
-        (["serve", "--address", "127.0.0.1:1"], "is not an address"),
+        (["serve", "--address", "127.0.0.1:1"], "give --host 127.0.0.1 --port 1"),
+        (["serve", "--address", "s", "--port", "1"], "leave out --port"),
+        (["shell", "f", "--port", "1"], "--port is for a server, and f is named too"),
+        (["pack", "--file", "f", "--address", "s"], "--address is for a server, and f is named too"),
+        (["shell", "durus://localhost", "--port", "1"], "--port is for a server"),
+        (["pack", "durus+unix:"], "is not the address of a Unix socket"),
         (["serve", "--umask", "0999"], "'0999' is not a umask"),
         (["serve", "f", "--readonly", "--repair"], "can't repair"),
         (["shell", "f", "--cache_size", "0"], "a cache of 0 objects is too small"),
@@ -444,3 +452,30 @@ def test_a_command_imports_what_it_needs_and_no_other_command() -> None:
     loaded = result.stdout.split()
     assert "durus.cli.check" in loaded
     assert not {"durus.cli.serve", "durus.cli.console", "durus.storage_server", "asyncio"} & set(loaded)
+
+
+@contextlib.contextmanager
+def served(storage: Storage, path: Path) -> Iterator[None]:
+    """Serve a storage on a Unix socket."""
+    server = StorageServer(storage, address=path)
+    server.listen()
+    thread = threading.Thread(target=server.serve)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.stop()
+        thread.join()
+
+
+@pytest.mark.spec("CMD-4")
+def test_a_server_may_be_named_in_the_place_of_a_file(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with served(FileStorage(tmp_path / "f"), tmp_path / "s"):
+        assert main(["pack", f"durus+unix:{tmp_path / 's'}"]) == 0
+        assert f"the server on {tmp_path / 's'} has begun to pack" in capsys.readouterr().out
+        monkeypatch.setattr("sys.stdin", io.StringIO("print(sorted(root), 'of', connection.get_storage())\n"))
+        assert main(["shell", "--plain", f"durus+unix:{tmp_path / 's'}"]) == 0
+        assert "[] of ClientStorage" in capsys.readouterr().out
+    assert main(["pack", "durus+unix:/nowhere/s"]) == 1
