@@ -623,7 +623,7 @@ def test_log_of_a_file_of_4_3_has_no_times(tmp_path: Path, capsys: pytest.Captur
         (["f", "-5"], 2, ""),
         (["f", str(1 << 64)], 2, "an OID is a number from 0"),
         (["f", "--last", "0"], 2, "--last takes a number above 0"),
-        (["f", "--since", "yesterday"], 1, "'yesterday' is not a time"),
+        (["f", "--since", "yesterday"], 2, "'yesterday' is not a time"),
         (["f.sqlite"], 1, "a SqliteStorage keeps no earlier states"),
     ],
 )
