@@ -36,6 +36,8 @@ typedef struct {
     PyObject *renamed;        /* the modules of Python 2 that pickle renames for protocols 0 to 2 */
     PyObject *encode;         /* _codecs.encode(), by which protocol 2 makes bytes */
     PyObject *value_types;    /* a frozenset of types that may be called with plain arguments */
+    PyObject *sys_names;      /* the names of the module sys, and the name `modules` */
+    PyObject *modules;
     PyObject *durus_error;
     int has_failed;    /* a function of Python has raised what the caller is to get */
     PyObject *indices; /* a dict: the index of each class pickle that was met */
@@ -334,9 +336,9 @@ make_frozenset(Decoder *decoder, Py_ssize_t start)
 
 /* Returns what a name stands for in a module that is loaded, a borrowed reference, or NULL. */
 static PyObject *
-find_loaded(PyObject *module_name, PyObject *name)
+find_loaded(StateReader *reader, PyObject *module_name, PyObject *name)
 {
-    PyObject *modules = PySys_GetObject("modules");
+    PyObject *modules = PyDict_GetItemWithError(reader->sys_names, reader->modules); /* another dict may stand there */
     PyObject *module = modules != NULL && PyDict_CheckExact(modules) ? PyDict_GetItemWithError(modules, module_name) : NULL;
     if (module == NULL || !PyModule_CheckExact(module))
         return NULL;
@@ -354,7 +356,7 @@ make_class(StateReader *reader, Decoder *decoder, Py_ssize_t start, PyObject *mo
         if (is_renamed != 0)
             return 0;
     }
-    PyObject *found = find_loaded(module, name);
+    PyObject *found = find_loaded(reader, module, name);
     if (found == NULL || (!PyType_Check(found) && found != reader->encode))
         return 0;
     Py_INCREF(found);
@@ -825,7 +827,7 @@ load_record(StateReader *reader, PyObject *object, PyObject *record)
     if (index < 0)
         return 0;
     PyTypeObject *type = Py_TYPE(object);
-    PyObject *named = find_loaded(reader->classes[index].module, reader->classes[index].name);
+    PyObject *named = find_loaded(reader, reader->classes[index].module, reader->classes[index].name);
     if (named != (PyObject *)type || ((Persistent *)object)->status != GHOST)
         return 0;
     PyObject *layout = layout_of(reader, index, type);
@@ -893,6 +895,8 @@ reader_clear(StateReader *self)
     Py_CLEAR(self->renamed);
     Py_CLEAR(self->encode);
     Py_CLEAR(self->value_types);
+    Py_CLEAR(self->sys_names);
+    Py_CLEAR(self->modules);
     Py_CLEAR(self->durus_error);
     Py_CLEAR(self->indices);
     Py_CLEAR(self->last_pickle);
@@ -946,7 +950,11 @@ reader_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->value_types = Py_NewRef(value_types);
     self->durus_error = Py_NewRef(durus_error);
     self->indices = PyDict_New();
-    if (self->indices == NULL)
+    self->modules = PyUnicode_InternFromString("modules");
+    PyObject *sys = PyImport_ImportModule("sys");
+    self->sys_names = sys == NULL ? NULL : Py_NewRef(PyModule_GetDict(sys));
+    Py_XDECREF(sys);
+    if (self->indices == NULL || self->modules == NULL || self->sys_names == NULL)
         Py_CLEAR(self);
     return (PyObject *)self;
 }
