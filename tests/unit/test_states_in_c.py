@@ -405,6 +405,8 @@ def failing_allocations(world: Callable[[], World], record: bytes) -> Iterator[W
     testing = pytest.importorskip("_testcapi", reason="this Python can't let an allocation fail")
     for number in range(60):
         tried = world()
+        assert load_in_c(tried, record)  # the first time it asks Python for the layout of the class
+        tried.obj._p_set_status_ghost()
         gc.disable()
         testing.set_nomemory(number, number + 1)
         try:
