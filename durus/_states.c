@@ -39,7 +39,6 @@ typedef struct {
     PyObject *sys_names;      /* the names of the module sys, and the name `modules` */
     PyObject *modules;
     PyObject *durus_error;
-    int has_failed;    /* a function of Python has raised what the caller is to get */
     PyObject *indices; /* a dict: the index of each class pickle that was met */
     Class *classes;
     Py_ssize_t class_count;
@@ -688,11 +687,12 @@ is_slot_of(PyTypeObject *type, PyObject *slot)
         && ((PyMemberDescrObject *)slot)->d_member->type == T_OBJECT_EX;
 }
 
-/* Notes what a call of Python has raised: what is not of Durus comes from outside, and the caller gets it. */
-static void
-note_failure(StateReader *reader)
+/* Returns what comes of an exception of a call of Python: -1 if the caller is to get it, for it comes from outside; 0 for
+   an error of Durus, which the Python meets again. */
+static int
+after_call(StateReader *reader)
 {
-    reader->has_failed = !PyErr_ExceptionMatches(reader->durus_error);
+    return PyErr_ExceptionMatches(reader->durus_error) ? 0 : -1;
 }
 
 /* Returns how objects of a class take their states, a new reference, or NULL. It may call Python. */
@@ -703,10 +703,8 @@ layout_of(StateReader *reader, Py_ssize_t index, PyTypeObject *type)
     if (known->type == type && known->layout != NULL && known->version != 0 && known->version == type->tp_version_tag)
         return Py_NewRef(known->layout);
     PyObject *layout = PyObject_CallOneArg(reader->layout_of, (PyObject *)type);
-    if (layout == NULL) {
-        note_failure(reader);
+    if (layout == NULL)
         return NULL;
-    }
     for (Py_ssize_t i = 0; PyTuple_CheckExact(layout) && i < PyTuple_GET_SIZE(layout); i++)
         if (!is_slot_of(type, PyTuple_GET_ITEM(layout, i)))
             Py_SETREF(layout, Py_NewRef(Py_None));
@@ -793,15 +791,15 @@ load_stored_state(StateReader *reader, Persistent *obj, PyObject *layout, Decode
         return 0;
     PyObject *pickle = PyObject_CallOneArg(reader->decompress, stored);
     Py_DECREF(stored);
-    int result = 0;
     if (pickle == NULL)
-        note_failure(reader);
-    if (pickle != NULL && PyBytes_CheckExact(pickle)) {
+        return after_call(reader);
+    int result = 0;
+    if (PyBytes_CheckExact(pickle)) {
         decoder->at = (const unsigned char *)PyBytes_AS_STRING(pickle);
         decoder->end = decoder->at + PyBytes_GET_SIZE(pickle);
         result = load_state(reader, obj, layout, decoder);
     }
-    Py_XDECREF(pickle);
+    Py_DECREF(pickle);
     return result;
 }
 
@@ -831,8 +829,10 @@ load_record(StateReader *reader, PyObject *object, PyObject *record)
     if (named != (PyObject *)type || ((Persistent *)object)->status != GHOST)
         return 0;
     PyObject *layout = layout_of(reader, index, type);
-    if (layout == NULL || !PyTuple_CheckExact(layout)) {
-        Py_XDECREF(layout);
+    if (layout == NULL)
+        return after_call(reader);
+    if (!PyTuple_CheckExact(layout)) {
+        Py_DECREF(layout);
         return 0;
     }
     Decoder decoder = {.at = state_start, .end = end};
@@ -841,7 +841,7 @@ load_record(StateReader *reader, PyObject *object, PyObject *record)
     Py_ssize_t memo = reader->classes[index].memo;
     int is_ready = memo < 0 || (push(&decoder, Py_NewRef(type)) && put(&decoder, (size_t)memo));
     vector_cut(&decoder.stack, 0);
-    int result = is_ready && load_stored_state(reader, (Persistent *)object, layout, &decoder);
+    int result = is_ready ? load_stored_state(reader, (Persistent *)object, layout, &decoder) : 0;
     vector_free(&decoder.stack);
     vector_free(&decoder.memo);
     Py_DECREF(layout);
@@ -855,10 +855,11 @@ reader_load(StateReader *self, PyObject *const *args, Py_ssize_t count)
         PyErr_SetString(PyExc_TypeError, "load() takes a persistent object and a record");
         return NULL;
     }
-    self->has_failed = 0;
     int result = load_record(self, args[0], args[1]);
-    if (!result && PyErr_Occurred()) {
-        if (self->has_failed || !PyErr_ExceptionMatches(PyExc_Exception))
+    if (result < 0)
+        return NULL;
+    if (result == 0 && PyErr_Occurred()) {
+        if (!PyErr_ExceptionMatches(PyExc_Exception))
             return NULL;
         PyErr_Clear(); /* bytes that are no text, no memory left: Python meets it again */
     }
