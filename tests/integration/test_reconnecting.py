@@ -1,9 +1,7 @@
 """Clients whose connection is lost: what they say, and that they connect again."""
 
 import socket
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -14,20 +12,11 @@ from durus.connection import Connection
 from durus.error import DisconnectedError
 from durus.file_storage import FileStorage
 from durus.sharing import address
-from durus.storage_server import StorageServer
+from tests.threaded_server import serving
 
 
-@contextmanager
-def serving(folder: Path) -> Iterator[None]:
-    server = StorageServer(FileStorage(folder / "f", durability="os"), address=folder / "s")
-    server.listen()
-    thread = threading.Thread(target=server.serve)
-    thread.start()
-    try:
-        yield
-    finally:
-        server.stop()
-        thread.join()
+def serving_in(folder: Path) -> AbstractContextManager[None]:
+    return serving(FileStorage(folder / "f", durability="os"), folder / "s")
 
 
 def count(connection: Connection) -> None:
@@ -37,13 +26,13 @@ def count(connection: Connection) -> None:
 
 @pytest.mark.spec("WIRE-30", "WIRE-25")
 def test_a_restart_of_the_server_costs_each_client_one_transaction_at_most(tmp_path: Path) -> None:
-    with serving(tmp_path):
+    with serving_in(tmp_path):
         clients = [Connection(ClientStorage(address=tmp_path / "s")) for _ in range(30)]
         for client in clients:
             count(client)
         for client in clients[:10]:
             client.get_root()["lost"] = True
-    with serving(tmp_path):
+    with serving_in(tmp_path):
         for client in clients[:10]:
             with pytest.raises(DisconnectedError, match=r"call abort\(\) to connect again"):
                 client.commit()
@@ -58,7 +47,7 @@ def test_a_restart_of_the_server_costs_each_client_one_transaction_at_most(tmp_p
 
 @pytest.mark.spec("WIRE-30")
 def test_while_no_server_is_there_each_call_says_so_and_the_changes_are_forgotten(tmp_path: Path) -> None:
-    with serving(tmp_path):
+    with serving_in(tmp_path):
         client = Connection(ClientStorage(address=tmp_path / "s"))
         count(client)
         client.get_root()["lost"] = True
@@ -69,7 +58,7 @@ def test_while_no_server_is_there_each_call_says_so_and_the_changes_are_forgotte
         with pytest.raises(DisconnectedError, match="connecting again failed"):
             call()
     assert not client.changed
-    with serving(tmp_path):
+    with serving_in(tmp_path):
         count(client)
         assert dict(client.get_root()) == {"n": 2}
         client.close()
@@ -79,7 +68,7 @@ def test_while_no_server_is_there_each_call_says_so_and_the_changes_are_forgotte
 
 @pytest.mark.spec("TXN-81")
 def test_a_lost_connection_tells_how_to_go_on_and_does_not_repeat_itself(tmp_path: Path) -> None:
-    with serving(tmp_path):
+    with serving_in(tmp_path):
         client = Connection(ClientStorage(address=tmp_path / "s"))
         final = Connection(ClientStorage(address=tmp_path / "s", reconnect=False))
     texts = []
@@ -95,7 +84,7 @@ def test_a_lost_connection_tells_how_to_go_on_and_does_not_repeat_itself(tmp_pat
 
 @pytest.mark.spec("WIRE-30")
 def test_an_error_inside_of_a_block_is_not_hidden_by_the_loss_of_the_connection(tmp_path: Path) -> None:
-    with serving(tmp_path):
+    with serving_in(tmp_path):
         client = Connection(ClientStorage(address=tmp_path / "s", reconnect=False))
         with pytest.raises(ValueError, match="mine"), client.transaction() as root:  # noqa: PT012 (a block is meant)
             root["x"] = 1
@@ -118,7 +107,7 @@ def test_a_socket_that_does_not_wait_in_the_kernel_gets_the_timeout_itself(
         return GreenSocket(fileno=connect(*arguments).detach())  # type: ignore[arg-type]  # passed on
 
     monkeypatch.setattr(client_storage, "connect", connect_green)
-    with serving(tmp_path):
+    with serving_in(tmp_path):
         storage = ClientStorage(address=tmp_path / "s", timeout=17)
         assert isinstance(storage._stream, GreenSocket)
         assert storage._stream.gettimeout() == 17

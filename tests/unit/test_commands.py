@@ -1,13 +1,11 @@
 """What the commands take, print and end with, in one process. spec/commands.md."""
 
-import contextlib
 import io
 import json
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +31,9 @@ from durus.progress import Progress
 from durus.sharing.address import SocketAddress
 from durus.sqlite_storage import SqliteStorage
 from durus.storage import MemoryStorage, Storage
-from durus.storage_server import StorageServer
 from durus.tools.server_pack import gen_server_pack
 from tests.in_memory_server import InMemoryServer
+from tests.threaded_server import serving
 
 OPTIONS_OF_4_3 = {
     "-s": "--file --host --port --address --owner --group --umask --gcbytes --storage-class --logfile --logginglevel "
@@ -454,25 +452,11 @@ def test_a_command_imports_what_it_needs_and_no_other_command() -> None:
     assert not {"durus.cli.serve", "durus.cli.console", "durus.storage_server", "asyncio"} & set(loaded)
 
 
-@contextlib.contextmanager
-def served(storage: Storage, path: Path) -> Iterator[None]:
-    """Serve a storage on a Unix socket."""
-    server = StorageServer(storage, address=path)
-    server.listen()
-    thread = threading.Thread(target=server.serve)
-    thread.start()
-    try:
-        yield
-    finally:
-        server.stop()
-        thread.join()
-
-
 @pytest.mark.spec("CMD-4")
 def test_a_server_may_be_named_in_the_place_of_a_file(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with served(FileStorage(tmp_path / "f"), tmp_path / "s"):
+    with serving(FileStorage(tmp_path / "f"), tmp_path / "s"):
         assert main(["pack", f"durus+unix:{tmp_path / 's'}"]) == 0
         assert f"the server on {tmp_path / 's'} has begun to pack" in capsys.readouterr().out
         monkeypatch.setattr("sys.stdin", io.StringIO("print(sorted(root), 'of', connection.get_storage())\n"))

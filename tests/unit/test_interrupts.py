@@ -21,6 +21,7 @@ from durus.shared_storage import SharedStorage
 from durus.storage import MemoryStorage, Storage
 from durus.storage_server import StorageServer
 from tests.interrupts import Interrupt, each_line
+from tests.threaded_server import serving
 
 
 class Doc(Persistent):
@@ -54,13 +55,8 @@ def new_client(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Calla
     if request.param == "memory":
         yield SharedStorage(MemoryStorage()).new_client
         return
-    server = StorageServer(MemoryStorage(), address=tmp_path / "s")
-    server.listen()
-    thread = threading.Thread(target=server.serve)
-    thread.start()
-    yield lambda: ClientStorage(address=tmp_path / "s", timeout=20)
-    server.stop()
-    thread.join()
+    with serving(MemoryStorage(), tmp_path / "s"):
+        yield lambda: ClientStorage(address=tmp_path / "s", timeout=20)
 
 
 def refused_at_most_once(call: Callable[[], None]) -> None:
