@@ -308,6 +308,7 @@ class SharedStorageClient(CollectingStorage):
 
     @_exclusive
     def take_turn(self) -> list[bytes] | None:
+        self._shared._settle()  # as in sync()
         session = self._require_writable()
         if session.has_turn:  # that of a transaction that ended without releasing it
             self._give_up_turn(session)

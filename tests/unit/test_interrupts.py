@@ -420,7 +420,10 @@ def test_after_an_interrupt_of_a_write_a_pack_goes_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.spec("TXN-31")
-def test_a_transaction_after_an_interrupt_of_another_clients_commit_reads_without_a_conflict() -> None:
+@pytest.mark.parametrize("is_exclusive", [False, True])
+def test_a_transaction_after_an_interrupt_of_another_clients_commit_reads_without_a_conflict(
+    is_exclusive: bool,
+) -> None:
     worlds: list[World] = []
 
     def prepare() -> Callable[[], object]:
@@ -431,7 +434,7 @@ def test_a_transaction_after_an_interrupt_of_another_clients_commit_reads_withou
 
     for where in each_line(prepare):
         one = worlds[-1].one
-        with one.transaction() as root:
+        with one.transaction(exclusive=is_exclusive) as root:
             doc = root["a"]
             assert isinstance(doc, Doc)
             assert doc.text in ("a", "changed"), where
