@@ -52,13 +52,13 @@ class Cache:
     def add(self, oid: bytes, obj: PersistentObject) -> None:
         """Add a ghost that was not in memory before."""
         self.objects[oid] = ref(obj)
-        self.limit()
-
-    def limit(self) -> None:
-        """Sweep if there are many more oids than after the last sweep."""
         if len(self.objects) > self._sweep_at:
-            self._sweep()
-            self._sweep_at = 2 * len(self.objects) + _SWEEP_SLACK
+            self._sweep_and_wait()
+
+    def _sweep_and_wait(self) -> None:
+        """Sweep, and not again before there are many more oids than after that."""
+        self._sweep()
+        self._sweep_at = 2 * len(self.objects) + _SWEEP_SLACK
 
     def _sweep(self) -> None:
         """Remove the oids whose objects are no longer in memory."""
@@ -72,7 +72,7 @@ class Cache:
             self.objects[oid] = obj
             self._loaded_count += 1
             if len(self.objects) > self._sweep_at:  # a StateReader may have added ghosts
-                self.limit()
+                self._sweep_and_wait()
 
     def make_ghost(self, oid: bytes) -> None:
         """Drop the state of the object of this oid, if it is in memory."""
