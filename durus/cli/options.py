@@ -96,12 +96,13 @@ def choose_server(options: argparse.Namespace) -> SocketAddress | None:
         from durus.opening import server_named  # only if needed, because of its imports
 
         where = server_named(options.file)
-    for name in _of_a_server(options):
-        raise UsageError(f"{name} is for a server, and {options.file} is named too: give one of the two")
+    given = _of_a_server(options)
+    if given:
+        raise UsageError(f"{given[0]} is for a server, and {options.file} is named too: give one of the two")
     if where is None:
         return None
     options.file = None
-    return new_address(where)
+    return _new_address(where)
 
 
 def _of_a_server(options: argparse.Namespace) -> list[str]:
@@ -109,23 +110,18 @@ def _of_a_server(options: argparse.Namespace) -> list[str]:
     return [f"--{name}" for name in ("address", "host", "port") if getattr(options, name) is not None]
 
 
-def address_of(options: argparse.Namespace) -> SocketAddress:
-    """Return the address of the options --address, or --host and --port."""
-    given = _of_a_server(options)
+def address_of(options: argparse.Namespace, **of_socket: Any) -> SocketAddress:
+    """Return the address of the options --address, or --host and --port; `of_socket` is for the one of --address."""
     if options.address is None:
         host = DEFAULT_HOST if options.host is None else options.host
-        return new_address((host, DEFAULT_PORT if options.port is None else options.port))
-    check_only_address(given)
-    return new_address(options.address)
+        return _new_address((host, DEFAULT_PORT if options.port is None else options.port))
+    _, *others = _of_a_server(options)
+    if others:
+        raise UsageError(f"--address takes the place of host and port: leave out {others[0]}")
+    return _new_address(options.address, **of_socket)
 
 
-def check_only_address(given: list[str]) -> None:
-    """Raise UsageError if --address was given beside --host or --port."""
-    if "--address" in given and len(given) > 1:
-        raise UsageError(f"--address takes the place of host and port: leave out {given[1]}")
-
-
-def new_address(value: str | tuple[str, int], **options: Any) -> SocketAddress:
+def _new_address(value: str | tuple[str, int], **options: Any) -> SocketAddress:
     """Return the address of SocketAddress.new(); UsageError if the value is none."""
     host, colon, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
     if colon and "/" not in host and port.isdecimal() and not os.path.exists(str(value)):

@@ -13,7 +13,6 @@ from durus.cli.options import (
     add_address_arguments,
     add_storage_arguments,
     address_of,
-    new_address,
     open_storage,
 )
 from durus.cli.output import tell
@@ -144,13 +143,11 @@ def _address(options: argparse.Namespace) -> SocketAddress:
     inherited = inherited_address(os.environ)
     if inherited is not None:
         return inherited
-    if options.address is not None and options.host is options.port is None:
-        return new_address(options.address, owner=options.owner, group=options.group, umask=options.umask)
-    if options.allow_uid or options.allow_gid:
+    if options.address is None and (options.allow_uid or options.allow_gid):
         raise UsageError("--allow-uid and --allow-gid are for a Unix socket: give its path with --address")
-    if options.owner or options.group or options.umask is not None:
+    if options.address is None and (options.owner or options.group or options.umask is not None):
         raise UsageError("--owner, --group and --umask are for a Unix socket: give its path with --address")
-    return address_of(options)
+    return address_of(options, owner=options.owner, group=options.group, umask=options.umask)
 
 
 def _allowed_user(text: str) -> tuple[int, Role]:
