@@ -1,6 +1,7 @@
 /**
  * Integers as bytes, the most significant byte first. An oid is a u64 and held as a BigInt; lengths
  * and offsets are numbers, and a length that no number can hold is Infinity, so it never fits.
+ * Also what the bytes of a file are whose creation was interrupted.
  */
 
 export function u32(value) {
@@ -35,4 +36,11 @@ export function joinOids(oids) {
 /** Ascending, as the bytes of the oids are. */
 export function sortedOids(oids) {
   return Array.from(oids).sort((a, b) => (a < b ? -1 : a > b ? 1 : 0));
+}
+
+/** Whether these bytes are the beginning of `whole`, or as many zeros, as a crash leaves a file that is being created. */
+export function isUnfinishedCopy(bytes, whole) {
+  return bytes.length <= whole.length
+    && !bytes.equals(whole)
+    && (bytes.equals(whole.subarray(0, bytes.length)) || bytes.every((byte) => byte === 0));
 }

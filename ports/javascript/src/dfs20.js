@@ -4,7 +4,7 @@
  */
 
 import { inflateSync } from "node:zlib";
-import { lengthAt, u32, u64 } from "./bytes.js";
+import { isUnfinishedCopy, lengthAt, u32, u64 } from "./bytes.js";
 import { DamageError, FormatError, MalformedRecordError, StateError, UnsoundTailError } from "./errors.js";
 import { PickleReader } from "./pickle_reader.js";
 import { splitRecord } from "./record.js";
@@ -22,9 +22,7 @@ export function newFile() {
 
 /** Whether these are the bytes of a file whose creation was interrupted, DFS-7. */
 export function isUnfinished(bytes) {
-  return bytes.length <= EMPTY.length
-    && !bytes.equals(EMPTY)
-    && (bytes.equals(EMPTY.subarray(0, bytes.length)) || bytes.every((byte) => byte === 0));
+  return isUnfinishedCopy(bytes, EMPTY);
 }
 
 /** Read a whole file, as `scan` of shelf.js does. */

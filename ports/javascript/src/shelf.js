@@ -4,7 +4,7 @@
  */
 
 import { crc32 } from "node:zlib";
-import { lengthAt, u64 } from "./bytes.js";
+import { isUnfinishedCopy, lengthAt, u64 } from "./bytes.js";
 import { DamageError, FormatError, MalformedRecordError, UnsoundTailError } from "./errors.js";
 import { FIRST_RESERVED_OID, splitRecord } from "./record.js";
 import { SEAL_OID, SEAL_SIZE, checksumFor, hasSealAfter, hasSealBody, sealAt, sealedTransaction } from "./shelf_seal.js";
@@ -22,9 +22,7 @@ export function newFile() {
 
 /** Whether these are the bytes of a file whose creation was interrupted, SHELF-3. */
 export function isUnfinished(bytes) {
-  return bytes.length <= EMPTY.length
-    && !bytes.equals(EMPTY)
-    && (bytes.equals(EMPTY.subarray(0, bytes.length)) || bytes.every((byte) => byte === 0));
+  return isUnfinishedCopy(bytes, EMPTY);
 }
 
 /**
