@@ -1,10 +1,12 @@
 """Interrupts between any two lines of the package, as a signal handler can raise them."""
 
 import gc
+import math
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 import durus
@@ -18,18 +20,24 @@ class Interrupt(BaseException):
     """What comes in the middle of a call."""
 
 
-def interrupted_at(number: int, call: Callable[..., object], *arguments: object) -> str | None:
+def interrupted_at(
+    number: int, call: Callable[..., object], *arguments: object, most_visits: float = math.inf
+) -> str | None:
     """Call, and raise an Interrupt at the line of the package that is reached as the number-th one, from 0 on.
 
-    Return where that was, None if the call came to its end before.
+    A line that was reached `most_visits` times counts no more. Return where the Interrupt was raised, None if the call
+    came to its end before.
     """
     count, where = 0, None
+    visits: Counter[tuple[CodeType, int, str]] = Counter()
 
     def trace(frame: FrameType, event: str, argument: object) -> Any:
         nonlocal count, where
         if not frame.f_code.co_filename.startswith(HOME):
             return None
-        if event in ("line", "return"):
+        place = frame.f_code, frame.f_lineno, event
+        if event in ("line", "return") and visits[place] < most_visits:
+            visits[place] += 1
             count += 1
             if count > number:
                 sys.settrace(None)
