@@ -132,9 +132,7 @@ class ServedClient:
         try:
             plain = channel.receive(data)
         except TlsError as error:
-            _logger.warning("client %s is disconnected: %s", self, error)
-            self._send_some(channel.outgoing())
-            self.abort()
+            self._end_for(error)
             return
         own = channel.outgoing()
         if own:
@@ -143,6 +141,13 @@ class ServedClient:
             self._converse(plain)
         if channel.is_ended and not self._is_gone:
             self.close()
+
+    def _end_for(self, error: TlsError) -> None:
+        """Close the connection now, for an error of TLS."""
+        _logger.warning("client %s is disconnected: %s", self, error)
+        if self._channel is not None:
+            self._send_some(self._channel.outgoing())
+        self.abort()
 
     def _converse(self, data: bytes) -> None:
         try:
@@ -177,7 +182,13 @@ class ServedClient:
         data = out[0] if len(out) == 1 else b"".join(out)
         out.clear()
         self._out_size = 0
-        self._send_or_keep(data if self._channel is None else self._channel.protect(data))
+        if self._channel is not None:
+            try:
+                data = self._channel.protect(data)
+            except TlsError as error:  # this may be the turn of another client, which must not notice
+                self._end_for(error)
+                return
+        self._send_or_keep(data)
         self.is_paused = len(self._unsent) > _UNREAD_LIMIT
 
     def _send_or_keep(self, data: bytes) -> None:

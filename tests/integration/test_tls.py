@@ -17,6 +17,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 import durus
 from durus import client_storage
@@ -562,6 +565,88 @@ def test_what_is_not_tls_after_the_handshake_ends_only_its_connection(
         assert is_served(served)
     (message,) = warnings(caplog)
     assert re.search(r"^client 127.0.0.1:[0-9]+ \(URI:urn:shop:admin\) is disconnected: ", message)
+
+
+class Forger:
+    """A client that makes the records of TLS by itself, and so can send those that no library sends. RFC 8446."""
+
+    KEY_UPDATE = b"\x18\0\0\1"
+    """The message but for its last byte: 1 asks for an answer."""
+
+    def __init__(self, served: Served, folder: Path) -> None:
+        context = served.raw_client(ALPN)
+        context.keylog_filename = str(folder / "keys")
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = context.wrap_bio(incoming, outgoing, server_hostname="localhost")
+        self.socket = served.open_socket()
+        while True:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                tls.do_handshake()
+                break
+            self.socket.sendall(outgoing.read())
+            incoming.write(self.socket.recv(1 << 16))
+        self.socket.sendall(outgoing.read())
+        (line,) = re.findall("CLIENT_TRAFFIC_SECRET_0 .*", (folder / "keys").read_text())
+        self._secret = bytes.fromhex(line.split()[-1])
+        self._hash: hashes.HashAlgorithm = hashes.SHA384() if len(self._secret) == 48 else hashes.SHA256()
+        self._key_size = 32 if len(self._secret) == 48 else 16
+        self._sent = 0
+
+    def record(self, kind: int, content: bytes) -> bytes:
+        """Return one record: kind 0x16 is the handshake, 0x17 application data."""
+        nonce = int.from_bytes(self._expand(b"iv", 12)) ^ self._sent
+        self._sent += 1
+        header = b"\x17\3\3" + (len(content) + 17).to_bytes(2)
+        key = AESGCM(self._expand(b"key", self._key_size))
+        return header + key.encrypt(nonce.to_bytes(12), content + bytes([kind]), header)
+
+    def key_update(self, asks: int) -> bytes:
+        """Return the record with which the keys change."""
+        made = self.record(0x16, self.KEY_UPDATE + bytes([asks]))
+        self._secret, self._sent = self._expand(b"traffic upd", len(self._secret)), 0
+        return made
+
+    def _expand(self, label: bytes, size: int) -> bytes:
+        name = b"tls13 " + label
+        info = size.to_bytes(2) + bytes([len(name)]) + name + b"\0"
+        return HKDFExpand(self._hash, size, info).derive(self._secret)
+
+
+@pytest.mark.spec("TLS-9")
+@pytest.mark.parametrize("asks", [0, 1])
+def test_keys_may_change_as_often_as_a_client_likes(asks: int, certificates: Certificates, tmp_path: Path) -> None:
+    with serving_tls(certificates) as served:
+        forger = Forger(served, tmp_path)
+        for _ in range(20):
+            forger.socket.sendall(b"".join(forger.key_update(asks) for _ in range(100)))
+            assert is_served(served)
+        forger.socket.sendall(forger.record(0x17, b"S"))
+        assert receive(forger.socket, 26) != b"", "an answer"
+        forger.socket.close()
+        assert is_served(served)
+
+
+@pytest.mark.spec("TLS-9")
+@pytest.mark.parametrize("half", [b"\x18", b"\x18\0\0\1"])
+def test_half_a_message_of_tls_harms_only_its_client(
+    half: bytes, certificates: Certificates, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The server can then send nothing, when the answer to a commit is due."""
+    with serving_tls(certificates) as served:
+        other = served.connect()
+        forger = Forger(served, tmp_path)
+        forger.socket.sendall(forger.record(0x17, encode_request(Commit())))
+        assert receive(forger.socket, 4 + 22)
+        data = encode_commit([(ROOT_OID, pack_record(ROOT_OID, b"z", b""))])
+        forger.socket.sendall(forger.record(0x17, data) + forger.record(0x16, half))
+        attacker_receives(forger.socket)  # an answer, or the end
+        forger.socket.close()
+        other.sync()
+        load(other)
+        other.close()
+        assert is_served(served)
+    for message in warnings(caplog):
+        assert re.search("^client 127.0.0.1:[0-9]+ .* is disconnected: TLS failed: ", message)
 
 
 @pytest.mark.spec("TLS-8")

@@ -56,6 +56,17 @@ def test_what_one_end_protects_the_other_one_receives_however_it_is_cut(certific
         assert receiver.receive(sender.protect(b"one") + sender.protect(b"two")) == b"onetwo"
 
 
+@pytest.mark.spec("TLS-1")
+def test_what_comes_with_the_end_of_the_handshake_is_not_lost(certificates: Certificates) -> None:
+    client = ClientTls(certificates("ca"), certificates("admin")).new_channel("localhost")
+    server = ServerTls(certificates("server"), client_ca=certificates("ca")).new_channel()
+    client.shake_hands(b"")
+    server.shake_hands(client.outgoing())
+    assert client.shake_hands(server.outgoing())
+    assert server.shake_hands(client.outgoing() + client.protect(b"V"))
+    assert server.receive(b"") == b"V"
+
+
 @pytest.mark.spec("TLS-11")
 def test_an_orderly_end_is_noticed(certificates: Certificates) -> None:
     client, server = pair(certificates)
