@@ -46,6 +46,7 @@ from durus.storage import MemoryStorage
 from durus.storage_server import StorageServer
 from tests.certificates import Certificates, make_certificates
 from tests.integration.serving import SECONDS, Server, is_closed, receive, serving
+from tests.integration.stunnel import client_end, needs_stunnel, server_end
 
 HELLOS = 3000
 """How many broken beginnings of TLS a server gets."""
@@ -941,52 +942,25 @@ def test_a_signal_has_the_files_read_anew(certificates: Certificates, tmp_path: 
 # stunnel, for programs that speak no TLS themselves
 
 
+@needs_stunnel
 @pytest.mark.spec("TLS-1")
-@pytest.mark.skipif(shutil.which("stunnel") is None, reason="stunnel is not installed")
+@pytest.mark.parametrize("protocol", [1, 2])
 def test_a_program_without_tls_connects_through_stunnel_at_both_ends(
-    certificates: Certificates, tmp_path: Path
+    protocol: int, certificates: Certificates, tmp_path: Path
 ) -> None:
+    socket_ = tmp_path / "socket"
     server = Server("--file", "f", "--address", "socket", "--may-stop", "user", folder=tmp_path)
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
-        entry, exit_ = one.getsockname()[1], two.getsockname()[1]
-    common = ["foreground = yes", "pid =", "sslVersionMin = TLSv1.3", "verifyChain = yes"]
-    common.append(f"CAfile = {certificates('ca')}")
-    at_server = [f"cert = {certificates('server')}", f"accept = 127.0.0.1:{exit_}", f"connect = {tmp_path / 'socket'}"]
-    at_client = [f"cert = {certificates('writer')}", "client = yes", "checkHost = localhost"]
-    at_client += [f"accept = 127.0.0.1:{entry}", f"connect = 127.0.0.1:{exit_}"]
-    with stunnel([*common, "[durus]", *at_server], tmp_path / "at-server"):
-        with stunnel([*common, "[durus]", *at_client], tmp_path / "at-client"):
-            for protocol in 1, 2:
-                with Connection(ClientStorage(port=entry, protocol=protocol)) as connection:
-                    connection.get_root()[str(protocol)] = b"x" * 100_000
-                    connection.commit()
-            with Connection(ClientStorage(address=tmp_path / "socket")) as connection:
-                assert set(connection.get_root()) == {"1", "2"}
-        stranger = [line.replace("writer", "stranger") for line in at_client]
-        with stunnel([*common, "[durus]", *stranger], tmp_path / "at-stranger"), pytest.raises(DisconnectedError):
-            ClientStorage(port=entry)
+    with server_end(certificates, socket_) as where:
+        with client_end(certificates, "writer", where, "127.0.0.1:0", tmp_path / "client-end") as entry:
+            port = int(entry.rpartition(":")[2])
+            with Connection(ClientStorage(port=port, protocol=protocol)) as connection:
+                connection.get_root()["x"] = b"x" * 100_000
+                connection.commit()
+            with Connection(ClientStorage(address=socket_)) as connection:
+                assert len(connection.get_root()["x"]) == 100_000
+        with (
+            client_end(certificates, "stranger", where, "127.0.0.1:0", tmp_path / "client-end") as entry,
+            pytest.raises(DisconnectedError),
+        ):
+            ClientStorage(port=int(entry.rpartition(":")[2]))
     assert server.end() == 0
-
-
-@contextlib.contextmanager
-def stunnel(lines: list[str], path: Path) -> Iterator[None]:
-    path.write_text("\n".join(lines) + "\n")
-    command = shutil.which("stunnel")
-    assert command is not None
-    with subprocess.Popen([command, str(path)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        assert process.stdout is not None
-        said = []
-        for line in process.stdout:
-            said.append(line)
-            if "Configuration successful" in line:
-                break
-        else:
-            pytest.fail("".join(said))
-        reading = threading.Thread(target=process.stdout.read)
-        reading.start()
-        try:
-            yield
-        finally:
-            process.terminate()
-            process.wait(SECONDS)
-            reading.join(SECONDS)
