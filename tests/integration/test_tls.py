@@ -406,6 +406,18 @@ def test_a_server_that_does_not_select_durus_is_refused(certificates: Certificat
         connect_to(port, certificates)
 
 
+@pytest.mark.spec("TLS-1")
+def test_a_server_with_an_earlier_version_only_is_refused(certificates: Certificates) -> None:
+    context = other_server(certificates, ALPN)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+
+    def handle(connected: socket.socket) -> None:
+        context.wrap_socket(connected, server_side=True)
+
+    with listening(handle) as port, pytest.raises(TlsError, match=r"the server does not support TLS 1\.3"):
+        connect_to(port, certificates)
+
+
 @pytest.mark.spec("TLS-8")
 @pytest.mark.parametrize("answer", [b"", b"\x16\x03\x03\x00"])
 def test_connecting_includes_the_handshake_in_its_time(answer: bytes, certificates: Certificates) -> None:
@@ -557,6 +569,16 @@ def attacker_receives(attacker: socket.socket) -> bytes:
         return attacker.recv(1 << 16)
     except ConnectionResetError:
         return b""
+
+
+@pytest.mark.spec("TLS-8", "TLS-9")
+def test_a_message_that_claims_to_be_long_is_refused_at_once(certificates: Certificates) -> None:
+    with serving_tls(certificates) as served:
+        for claimed in (1 << 20, (1 << 24) - 1):
+            with served.open_socket() as attacker:
+                attacker.sendall(b"\x16\3\1\x40\0" + b"\1" + claimed.to_bytes(3) + bytes((1 << 14) - 4))
+                assert receive(attacker, 1) == b"\x15", "an alert"
+        assert is_served(served)
 
 
 @pytest.mark.spec("TLS-9")
