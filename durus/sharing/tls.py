@@ -149,7 +149,8 @@ def _explain(error: Exception, is_server: bool) -> str:
             "be valid now, and come from a CA in the server's --tls-client-ca"
         )
     if "wrong version number" in reason:
-        return "what answers there does not speak TLS; durus://... is for a server without TLS"
+        advice = "what answers there does not speak TLS; durus://... is for a server without TLS"
+        return "it does not speak TLS" if is_server else advice
     if "unsupported protocol" in reason:
         return "it does not support TLS 1.3"
     return f"TLS failed: {reason}"
