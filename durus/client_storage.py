@@ -7,13 +7,14 @@ because the rest of the stream has no meaning then; sync() may connect again.
 import contextlib
 import socket
 import struct
+import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Protocol, TypeVar
 
 from durus.concurrency.call_guard import CallGuard, guarded
-from durus.error import ArgumentError, DisconnectedError, NetworkError, OutcomeUnknownError, ProtocolError
+from durus.error import ArgumentError, DisconnectedError, NetworkError, OutcomeUnknownError, ProtocolError, TlsError
 from durus.sharing import compression
 from durus.sharing.address import AnyAddress, SocketAddress, connect
 from durus.sharing.client_dialog import ClientDialog, record_of
@@ -31,6 +32,7 @@ from durus.sharing.protocol import (
     read_u32,
 )
 from durus.sharing.protocol2 import VERSION_2, parse_hello, read_answer
+from durus.sharing.tls_stream import TlsStream
 from durus.storage import Accesses, CollectingStorage, InvalidationHandler
 
 T = TypeVar("T")
@@ -40,6 +42,9 @@ _RECEIVE_SIZE = 1 << 16
 _LOADS_AT_A_TIME = 1000
 _TIMEVAL = struct.Struct("@ll")
 """Seconds and microseconds, as the kernel expects them."""
+
+_TLS_ALERT = 0x1503
+"""How what a server with TLS answers to a client without it begins. [TLS-10]"""
 
 _version_1_addresses: set[str] = set()
 """Addresses whose servers have answered that they speak version 1 of the protocol only. [WIRE2-1]"""
@@ -66,8 +71,8 @@ class ClientStorage(CollectingStorage):
         host: the host of the server.
         port: its port.
         address: the address of the server, instead of `host` and `port`: a (host, port) pair, the path of a Unix
-            socket, or `@name` for an abstract one.
-        connect_timeout: how many seconds connecting may take; None is for ever.
+            socket, `@name` for an abstract one, or `durus+tls://host:port`, with options for TLS as in durus.open().
+        connect_timeout: how many seconds connecting may take, with the TLS handshake; None is for ever.
         timeout: how many seconds each answer may take; None is for ever.
         prefetch: how many records are loaded ahead, at most, with each loaded one; 0 turns this off. [TXN-26]
         reconnect: whether sync() connects again after the connection is lost.
@@ -79,6 +84,7 @@ class ClientStorage(CollectingStorage):
     Raises:
         ServerUnreachableError: no server listens on the address.
         AddressError: the address is wrong.
+        TlsError: the server and the client do not accept each other's certificates. [TLS-3]
         ProtocolError: what listens there is not a Durus server, or does not support this version of the protocol.
     """
 
@@ -147,27 +153,39 @@ class ClientStorage(CollectingStorage):
         self._stream = self._open() if stream is None else stream
         self._buffer = bytearray()
         self._failure = None
-        self.send(encode_request(Version(version)))
-        return self.receive(read_u32())
+        try:
+            self.send(encode_request(Version(version)))
+            found = self.receive(read_u32())
+        except DisconnectedError as lost:
+            if isinstance(lost.__cause__, TlsError):  # the server has refused this client
+                raise TlsError(f"cannot connect to {self._address}: {lost.__cause__}") from lost
+            raise
+        if found >> 16 == _TLS_ALERT:
+            text = f"the server at {self._address} speaks TLS: connect to durus+tls://..."
+            self._give_up(text)
+            raise ProtocolError(text)
+        return found
 
     def __str__(self) -> str:
         return f"ClientStorage({str(self._address)!r})"
 
     __repr__ = __str__
 
-    def _open(self) -> socket.socket:
+    def _open(self) -> Stream:
         connect_timeout, timeout = self._timeouts
+        deadline = None if connect_timeout is None else time.monotonic() + connect_timeout
         opened = connect(self._address, connect_timeout)
+        stream = self._address.stream_of(opened, deadline)
         if type(opened).__module__ != "socket":
             # A socket of gevent, for example, does not block in the kernel and ignores its timeout. [WIRE-31]
             opened.settimeout(timeout)
-            return opened
+            return stream
         # In the kernel: a timeout of a Python socket costs a call of poll() before each other call.
         opened.settimeout(None)
         seconds = 0 if timeout is None else max(timeout, 0.000_001)
         for option in socket.SO_RCVTIMEO, socket.SO_SNDTIMEO:
             opened.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(int(seconds), int(seconds % 1 * 1_000_000)))
-        return opened
+        return stream
 
     def _start_anew(self) -> None:
         """Give up a connection on which an answer may still be on its way. [TXN-30]"""
@@ -354,10 +372,12 @@ class ClientStorage(CollectingStorage):
 
     def check_connected(self) -> None:
         self._check_open()
-        if type(self._stream) is not socket.socket:
+        if type(self._stream) is not socket.socket and not isinstance(self._stream, TlsStream):
             return  # one that does not block in the kernel could wait here
         try:
-            if self._stream.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b"":
+            if isinstance(self._stream, TlsStream):
+                self._stream.check_open()
+            elif self._stream.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b"":
                 raise EOFError("the server has closed it")
         except BlockingIOError:
             pass  # which is how it should be: there is nothing to read

@@ -86,6 +86,10 @@ class AddressError(NetworkError):
     """A value is not an address, or the address can't be listened on or connected to."""
 
 
+class TlsError(NetworkError):
+    """TLS is not possible: a certificate, its key or another file is wrong, or one side refuses the other. [TLS-3]"""
+
+
 class ServerUnreachableError(NetworkError):
     """No server listens on the address."""
 

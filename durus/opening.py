@@ -27,6 +27,8 @@ from durus.transactions.unnoted import Debug
 R = TypeVar("R", bound=PersistentObject)
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(.*)", re.DOTALL)
+_SERVERS = ("durus", "durus+tls", "durus+unix")
+"""The schemes of servers."""
 _GROUP = "durus.storages"
 """The group of entry points with which other packages register their storages. [DB-7]"""
 
@@ -40,6 +42,7 @@ _SERVER_OPTIONS: Mapping[str, OptionType] = {
     "protocol": int,
     "compress": bool,
 }
+_TLS_OPTIONS: Mapping[str, OptionType] = {"tls_ca": str, "tls_cert": str, "tls_key": str, "tls_server_name": str}
 _CLIENT_OPTIONS = [name for name in _SERVER_OPTIONS if name != "readonly"]
 
 _DURABILITIES: dict[Value, Durability] = {"fsync": "fsync", "os": "os"}
@@ -62,6 +65,10 @@ class OpenOptions(TypedDict, total=False):
     prefetch: int
     protocol: int
     compress: bool
+    tls_ca: str
+    tls_cert: str
+    tls_key: str
+    tls_server_name: str
 
 
 class StorageOpener(Protocol):
@@ -112,6 +119,7 @@ def open(
 
         a path, as str, bytes or PathLike; `file:path`   a file, of any of the formats
         durus://host:port                                a server; without the port its usual one, 2972
+        durus+tls://host:port                            a server that speaks TLS
         durus+unix:/path, durus+unix:@name               a server on a Unix socket, or an abstract one
         memory:                                          memory that lasts as long as the Database
         postgresql://user@host:port/name                 a database in PostgreSQL, with the extra `postgres`
@@ -130,6 +138,9 @@ def open(
         prefetch     how many records a server sends ahead with each loaded one, at most: 100
         protocol     1 or 2, the version of the wire protocol; by default the latest one that the server supports
         compress     compress long messages to and from a server; by default if it may be on another machine
+        tls_ca       for durus+tls: the file with the CAs that are trusted, by default those of the system [TLS-3]
+        tls_cert, tls_key   for durus+tls: the files with the certificate of this client, and with its key
+        tls_server_name     for durus+tls: the name in the certificate of the server, by default the host
 
     Args:
         where: the address.
@@ -174,8 +185,8 @@ def _engine_of(where: Path, keywords: Options) -> tuple[Engine, Options]:
         if rest:
             raise ArgumentError(f"{where!r} is not an address; a database in memory has no name, only 'memory:'")
         return EngineOfOneStorage(MemoryStorage()), check_options(where, _DATABASE_OPTIONS, keywords, texts)
-    if scheme in ("durus", "durus+unix"):
-        return _open_server(where, _server_in(where, scheme, rest), keywords, texts)
+    if scheme in _SERVERS:
+        return _open_server(where, _server_in(where, scheme, rest), keywords, texts, has_tls=scheme == "durus+tls")
     return _open_other(where, scheme, keywords, texts)
 
 
@@ -213,6 +224,7 @@ def _path_in(where: str, rest: str) -> str:
 
 def _server_in(where: str, scheme: str, rest: str) -> tuple[str, int] | str:
     """Return the address of a server, in the form that SocketAddress takes."""
+    from durus.sharing.address import split_host_and_port
     from durus.sharing.protocol import DEFAULT_PORT
 
     if scheme == "durus+unix":
@@ -226,25 +238,26 @@ def _server_in(where: str, scheme: str, rest: str) -> tuple[str, int] | str:
                 f"{where!r} is not the address of a Unix socket; write durus+unix:/path or durus+unix:@name"
             )
         return name if name.startswith("@") else os.path.abspath(name)
-    wrong = ArgumentError(f"{where!r} is not the address of a server; write durus://host:port")
-    if not rest.startswith("//"):
-        raise wrong
-    try:
-        parts = urllib.parse.urlsplit(f"durus:{rest}")
-        port = parts.port
-    except ValueError:
-        raise wrong from None
-    if not parts.hostname or parts.path not in ("", "/") or parts.username is not None or parts.fragment:
-        raise wrong
-    return parts.hostname, DEFAULT_PORT if port is None else port
+    found = split_host_and_port(f"{scheme}:{rest}") if rest.startswith("//") else None
+    if found is None:
+        raise ArgumentError(f"{where!r} is not the address of a server; write {scheme}://host:port")
+    host, port = found
+    return host, DEFAULT_PORT if port is None else port
 
 
 def _open_server(
-    where: str, address: tuple[str, int] | str, keywords: Options, texts: Mapping[str, str]
+    where: str, server: tuple[str, int] | str, keywords: Options, texts: Mapping[str, str], has_tls: bool
 ) -> tuple[Engine, Options]:
     from durus.pool.turn import TurnTakingClient  # only for a server, because of its imports
+    from durus.sharing.address import SocketAddress, TlsAddress
 
-    options = check_options(where, {**_DATABASE_OPTIONS, **_SERVER_OPTIONS}, keywords, texts)
+    known = {**_DATABASE_OPTIONS, **_SERVER_OPTIONS, **(_TLS_OPTIONS if has_tls else {})}
+    options = check_options(where, known, keywords, texts)
+    if has_tls:
+        for_tls = cast("dict[str, Any]", {name: options[name] for name in _TLS_OPTIONS if name in options})
+        address: SocketAddress = TlsAddress(*cast("tuple[str, int]", server), **for_tls)
+    else:
+        address = SocketAddress.new(server)
     own = {name: options[name] for name in _CLIENT_OPTIONS if name in options}
     arguments = cast("dict[str, Any]", own)
     return EngineOfServer(lambda turn: TurnTakingClient(turn, address, **arguments)), options
@@ -269,7 +282,7 @@ def _find_opener(where: str, scheme: str) -> StorageOpener | None:
         return opener
     if os.path.exists(where):
         return None
-    known = ", ".join(sorted({"file", "durus", "durus+unix", "memory", *found}))
+    known = ", ".join(sorted({"file", *_SERVERS, "memory", *found}))
     raise ArgumentError(
         f"{without_password(where)!r} has an unknown scheme; known ones are {known}. A file with this name is "
         f"'./{without_password(where)}'"
@@ -282,17 +295,19 @@ def _new_client(opener: StorageOpener, where: str, options: Options) -> Callable
 
 
 def server_named(where: str) -> tuple[str, int] | str | None:
-    """Return the address of a server in the form `durus://host:port` or `durus+unix:/path`, None for anything else.
+    """Return the address of a server, None for anything else.
 
     Args:
-        where: the name, as a command was given it.
+        where: the name, as a command was given it: `durus://host:port`, `durus+tls://...` or `durus+unix:/path`.
 
     Raises:
         ArgumentError: it has such a form, and is wrong.
     """
     matched = _SCHEME.fullmatch(where)
-    if matched is None or matched[1].lower() not in ("durus", "durus+unix") or os.path.exists(where):
+    if matched is None or matched[1].lower() not in _SERVERS or os.path.exists(where):
         return None
+    if matched[1].lower() == "durus+tls":
+        return "durus+tls:" + matched[2]
     return _server_in(where, matched[1].lower(), matched[2])
 
 
@@ -305,7 +320,7 @@ def names_other_storage(where: str) -> bool:
     matched = _SCHEME.fullmatch(where)
     if matched is None or not matched[2].startswith("//") or os.path.exists(where):
         return False
-    return matched[1].lower() not in ("file", "durus", "durus+unix")
+    return matched[1].lower() not in ("file", *_SERVERS)
 
 
 def open_other_storage(where: str, readonly: bool = False) -> Storage:

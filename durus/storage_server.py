@@ -16,13 +16,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-from durus.error import ArgumentError, DurusError, WrongProcessError
+from durus.error import ArgumentError, DurusError, TlsError, WrongProcessError
 from durus.progress import Progress
 from durus.serving.client import ServedClient
 from durus.serving.disk import Disk
+from durus.serving.handshake import Handshake
 from durus.serving.peer import peer_of
 from durus.sharing.address import (
     BACKLOG,
@@ -36,9 +37,12 @@ from durus.sharing.address import (
 )
 from durus.sharing.protocol import DEFAULT_HOST, DEFAULT_PORT, INVALID, NOT_FOUND, OKAY
 from durus.sharing.protocol2 import Hello
-from durus.sharing.roles import Access
+from durus.sharing.roles import Access, Peer
 from durus.sharing.session import SessionCore, Write
 from durus.storage import Storage
+
+if TYPE_CHECKING:
+    from durus.sharing.tls import ServerTls  # which imports ssl
 
 __all__ = [
     "DEFAULT_GCBYTES",
@@ -100,6 +104,8 @@ class StorageServer:
         access: who may connect, and who may read, commit, pack and stop. By default those who can connect may commit;
             this user and root on a Unix socket, and clients on loopback, may stop the server and have it pack.
             [WIRE-52]
+        tls: the certificates of the server, with which it speaks TLS on TCP; Unix sockets do not need it. SIGHUP reads
+            them anew. [TLS-1]
 
     Raises:
         AddressError: the address is wrong.
@@ -118,6 +124,7 @@ class StorageServer:
         commit_timeout: float = DEFAULT_COMMIT_TIMEOUT,
         stall_timeout: float = DEFAULT_STALL_TIMEOUT,
         access: Access | None = None,
+        tls: "ServerTls | None" = None,
     ) -> None:
         for number in (gcbytes, gcinterval, commit_timeout, stall_timeout):
             if not isinstance(number, int | float):
@@ -131,6 +138,8 @@ class StorageServer:
         self.storage = storage
         self.address = SocketAddress.new((host, port) if address is None else address)
         self.access = Access() if access is None else access
+        self._tls = tls
+        self._handshakes: set[Handshake] = set()
         self.commit_timeout = commit_timeout
         self.stall_timeout = stall_timeout
         self.core = SessionCore(storage, time.monotonic, MAX_SNAPSHOT_SECONDS, MAX_SNAPSHOT_BYTES)
@@ -186,9 +195,9 @@ class StorageServer:
         if not self._listening:
             self._listening = self.address.get_listening_sockets()
             _logger.info("listening on %s, serving %s", self.address, self.storage)
-            if not self.address.is_local:
+            if not self.address.is_local and not (self._tls is not None and self._tls.knows_clients):
                 _logger.warning(
-                    "%s can be reached from other machines, and the protocol has no authentication: "
+                    "%s can be reached from other machines, and there is no authentication, as --tls-client-ca adds: "
                     "anyone who connects can read and change this database",
                     self.address,
                 )
@@ -202,7 +211,7 @@ class StorageServer:
         Signals work in the main thread only.
 
         Args:
-            on_hangup: called for each SIGHUP.
+            on_hangup: called for each SIGHUP, before certificates are read anew. [TLS-12]
 
         Raises:
             AddressError: the server cannot listen on its address.
@@ -212,8 +221,8 @@ class StorageServer:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 handlers[number] = functools.partial(self._stop_for, number)
-            if on_hangup is not None:
-                handlers[signal.SIGHUP] = on_hangup
+            if on_hangup is not None or self._tls is not None:
+                handlers[signal.SIGHUP] = functools.partial(self._hang_up, on_hangup)
         try:
             self.listen()
             self._handlers_before = {number: signal.getsignal(number) for number in handlers}
@@ -238,6 +247,7 @@ class StorageServer:
             self._restore_handlers()
         descriptors = [each.fileno() for each in self._listening]
         descriptors += [client.descriptor for client in self.clients]
+        descriptors += [handshake.descriptor for handshake in self._handshakes]
         if self._loop is not None and isinstance(self._selector, getattr(selectors, "EpollSelector", ())):
             descriptors.append(self._selector.fileno())
         self._loop = None
@@ -304,11 +314,47 @@ class StorageServer:
         """Serve who has connected, if that may connect. [WIRE-53]"""
         peer = peer_of(connected, address)
         role = self.access.role_of(peer)
-        if role is None:
+        tls = None if peer.is_unix else self._tls
+        if tls is not None and (role is not None or tls.roles is not None):
+            on_end = functools.partial(self._let_in_after, peer)
+            self._handshakes.add(Handshake(connected, tls.new_channel(), self.stall_timeout, on_end))
+        elif role is not None:
+            ServedClient(self, connected, peer, role)
+        else:
             connected.close()
             _logger.warning("client %s is refused: the options --allow-uid and --allow-gid do not name it", peer.name)
-            return
-        ServedClient(self, connected, peer, role)
+
+    def _let_in_after(self, peer: Peer, handshake: Handshake, reason: str | None) -> None:
+        """Serve who has completed a handshake, if its certificate has a role. [TLS-5]"""
+        self._handshakes.discard(handshake)
+        if reason is None and self._tls is not None:
+            names, by_name = handshake.names, self._tls.roles
+            shown = sorted(names if by_name is None else names & by_name.keys())
+            if shown:
+                peer = peer._replace(name=f"{peer.name} ({shown[0]})")
+            role = self.access.role_of(peer._replace(names=names), by_name)
+            if role is not None:
+                ServedClient(self, handshake.socket, peer, role, handshake.channel)
+                return
+            handshake.refuse()
+            found = ", ".join(sorted(names)) or "it has no DNS, URI or email in its subjectAltName"
+            reason = f"the list of roles has no name of its certificate: {found}"
+        if reason:
+            _logger.warning("client %s is refused: %s", peer.name, reason)
+        else:
+            _logger.info("client %s disconnected before the end of its TLS handshake", peer.name)
+
+    def _hang_up(self, on_hangup: Callable[[], None] | None) -> None:
+        """Do what SIGHUP asks for. [TLS-12]"""
+        if on_hangup is not None:
+            on_hangup()
+        if self._tls is not None:
+            try:
+                self._tls.read()
+            except TlsError as error:
+                _logger.warning("the certificates and roles stay as they were: %s", error)
+            else:
+                _logger.info("the certificates and roles are read anew")
 
     def _accept_again(self, listening: socket.socket) -> None:
         if self._loop is not None and not self._stopping.is_set():
@@ -343,6 +389,8 @@ class StorageServer:
 
     async def _finish(self) -> None:
         """Refuse incomplete commits, finish the complete ones, and send the answers."""
+        while self._handshakes:
+            self._handshakes.pop().abort()
         for client in list(self.clients):
             client.finish()
         self.settle()

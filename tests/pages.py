@@ -6,7 +6,7 @@ is printed. In what is printed, `...` is anything, and the folder is called /srv
 free. Times, sizes and the like need not be the same (VARIES). A comment right before a block says otherwise:
 
     <!-- file: NAME -->           the block is written to this file
-    <!-- needs: MODULE -->        it is run where this module is installed
+    <!-- needs: NAME -->          it is run where this module or command is installed
     <!-- not run: REASON -->      it is never run
 """
 
@@ -16,6 +16,7 @@ import importlib.util
 import io
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -112,7 +113,8 @@ class Page:
         printed, self._printed = self._printed, None
         if "not run" in block.marks:
             return
-        if "needs" in block.marks and importlib.util.find_spec(block.marks["needs"]) is None:
+        needed = block.marks.get("needs")
+        if needed is not None and importlib.util.find_spec(needed) is None and shutil.which(needed) is None:
             return
         if "file" in block.marks:
             Path(block.marks["file"]).write_text(block.body, encoding="utf-8")

@@ -29,6 +29,7 @@ PREFIXES = {
     "shelf.md": "SHELF",
     "sql-engine.md": "PG",
     "sqlite.md": "SQL",
+    "tls.md": "TLS",
     "transactions.md": "TXN",
     "web.md": "WEB",
     "wire.md": "WIRE",

@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from durus.cli.options import (
     UsageError,
@@ -27,6 +27,9 @@ from durus.storage_server import (
     StorageServer,
 )
 from durus.text import printable, printable_lines
+
+if TYPE_CHECKING:
+    from durus.sharing.tls import ServerTls
 
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
@@ -57,6 +60,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="local",
         help="who may stop the server and have it pack: its own user and root on a Unix socket, these and clients on "
         "loopback, or anyone who may write (%(default)s)",
+    )
+    parser.add_argument(
+        "--tls-cert",
+        metavar="FILE",
+        help="speak TLS on the port: the certificate of the server, and those of the CAs between; PEM, read anew by "
+        "SIGHUP, as the next three",
+    )
+    parser.add_argument("--tls-key", metavar="FILE", help="the key of the certificate (default: in the same file)")
+    parser.add_argument(
+        "--tls-client-ca", metavar="FILE", help="every client must have a certificate of one of the CAs in this file"
+    )
+    parser.add_argument(
+        "--tls-roles",
+        metavar="FILE",
+        help="lines of a name in a certificate, as DNS:, URI: or email:, and a role: read, write or admin; nobody else "
+        "may connect",
     )
     parser.add_argument("--owner", metavar="USER", help="owner of the Unix socket, a name or a number")
     parser.add_argument("--group", metavar="GROUP", help="group of the Unix socket, a name or a number")
@@ -104,6 +123,7 @@ def run(options: argparse.Namespace) -> int:
     if options.stop:
         return _stop(address_of(options))
     address = _address(options)
+    tls = _tls(options)
     access = Access(dict(options.allow_uid), dict(options.allow_gid), options.may_stop)
     for number in (signal.SIGINT, signal.SIGTERM):  # until the server handles them by itself
         signal.signal(number, _end)
@@ -118,6 +138,7 @@ def run(options: argparse.Namespace) -> int:
                 commit_timeout=options.commit_timeout,
                 stall_timeout=options.stall_timeout,
                 access=access,
+                tls=tls,
             )
             server.listen()
             name = options.file or "a temporary file, which is gone when the server ends"
@@ -143,11 +164,26 @@ def _address(options: argparse.Namespace) -> SocketAddress:
     inherited = inherited_address(os.environ)
     if inherited is not None:
         return inherited
+    if options.address is not None and options.tls_cert:
+        raise UsageError("--tls-cert is for a TCP port: leave out --address")
     if options.address is None and (options.allow_uid or options.allow_gid):
         raise UsageError("--allow-uid and --allow-gid are for a Unix socket: give its path with --address")
     if options.address is None and (options.owner or options.group or options.umask is not None):
         raise UsageError("--owner, --group and --umask are for a Unix socket: give its path with --address")
     return address_of(options, owner=options.owner, group=options.group, umask=options.umask)
+
+
+def _tls(options: argparse.Namespace) -> "ServerTls | None":
+    for name in ("tls_key", "tls_client_ca", "tls_roles"):
+        if getattr(options, name) and not options.tls_cert:
+            raise UsageError(f"--{name.replace('_', '-')} goes with --tls-cert")
+    if options.tls_roles and not options.tls_client_ca:
+        raise UsageError("--tls-roles goes with --tls-client-ca: only a certificate tells who a client is")
+    if not options.tls_cert:
+        return None
+    from durus.sharing.tls import ServerTls  # only if needed, because of its imports
+
+    return ServerTls(options.tls_cert, options.tls_key, options.tls_client_ca, options.tls_roles)
 
 
 def _allowed_user(text: str) -> tuple[int, Role]:

@@ -10,14 +10,17 @@ import logging
 import socket
 import time
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from durus.error import DurusError, NotAllowedError, WriteConflictError
+from durus.error import DurusError, NotAllowedError, TlsError, WriteConflictError
 from durus.sharing.address import set_tcp_options
 from durus.sharing.conversation import Conversation
 from durus.sharing.protocol2 import Hello
 from durus.sharing.roles import Peer, Role
 from durus.sharing.session import SessionCore
+
+if TYPE_CHECKING:
+    from durus.sharing.tls import Channel  # which imports ssl
 
 _RECEIVED_AT_A_TIME = 1 << 16
 _UNREAD_LIMIT = 1 << 18
@@ -64,9 +67,13 @@ class _Wait(NamedTuple):
 class ServedClient:
     """One connection: the host of its conversation."""
 
-    def __init__(self, server: Server, connected: socket.socket, peer: Peer, role: Role) -> None:
+    def __init__(
+        self, server: Server, connected: socket.socket, peer: Peer, role: Role, channel: "Channel | None" = None
+    ) -> None:
         self._server = server
         self._socket = connected
+        self._channel = channel
+        """The server's end of TLS, if there is TLS."""
         self._loop = asyncio.get_running_loop()
         self.hello = server.hello
         self.role = role
@@ -94,6 +101,8 @@ class ServedClient:
         server.clients.add(self)
         _logger.info("client %s connected", self)
         self._read_on()
+        if channel is not None:
+            self._loop.call_soon(self._take, b"")  # what came with the end of the handshake
 
     def __str__(self) -> str:
         return self._name
@@ -110,7 +119,37 @@ class ServedClient:
             return
         if not data:
             self.close()
+        elif self._channel is not None:
+            self._take(data)
+        else:
+            self._converse(data)
+
+    def _take(self, data: bytes) -> None:
+        """Take bytes that are protected by TLS."""
+        channel = self._channel
+        if self._is_gone or channel is None:
             return
+        try:
+            plain = channel.receive(data)
+        except TlsError as error:
+            self._end_for(error)
+            return
+        own = channel.outgoing()
+        if own:
+            self._send_or_keep(own)
+        if plain:
+            self._converse(plain)
+        if channel.is_ended and not self._is_gone:
+            self.close()
+
+    def _end_for(self, error: TlsError) -> None:
+        """Close the connection now, for an error of TLS."""
+        _logger.warning("client %s is disconnected: %s", self, error)
+        if self._channel is not None:
+            self._send_some(self._channel.outgoing())
+        self.abort()
+
+    def _converse(self, data: bytes) -> None:
         try:
             self._conversation.receive(data)
             self._after_work()
@@ -143,6 +182,16 @@ class ServedClient:
         data = out[0] if len(out) == 1 else b"".join(out)
         out.clear()
         self._out_size = 0
+        if self._channel is not None:
+            try:
+                data = self._channel.protect(data)
+            except TlsError as error:  # this may be the turn of another client, which must not notice
+                self._end_for(error)
+                return
+        self._send_or_keep(data)
+        self.is_paused = len(self._unsent) > _UNREAD_LIMIT
+
+    def _send_or_keep(self, data: bytes) -> None:
         if self._unsent:
             self._unsent += data
         else:
@@ -150,7 +199,6 @@ class ServedClient:
             if sent < len(data) and not self._is_gone:
                 self._unsent += data[sent:]
                 self._loop.add_writer(self.descriptor, self._write)
-        self.is_paused = len(self._unsent) > _UNREAD_LIMIT
 
     def _send_some(self, data: bytes | bytearray) -> int:
         """Return how many bytes the socket took."""
@@ -250,6 +298,8 @@ class ServedClient:
         """Close the connection when everything is sent."""
         self._conversation.close()
         self._flush()
+        if self._channel is not None and not (self._is_ending or self._is_gone):
+            self._send_or_keep(self._channel.end())
         self._is_ending = True
         if self._unsent:
             self._read_no_further()

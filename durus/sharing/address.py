@@ -13,11 +13,13 @@ import socket
 import stat
 import sys
 import time
+import urllib.parse
 from collections.abc import Iterator, Mapping
 from typing import Union
 
-from durus.error import AddressError, ServerUnreachableError
+from durus.error import AddressError, ServerUnreachableError, TlsError
 from durus.sharing.protocol import DEFAULT_HOST, DEFAULT_PORT
+from durus.sharing.tls_stream import TlsStream
 
 BACKLOG = 1024
 _NOBODY_THERE = (errno.ECONNREFUSED, errno.ENOENT)
@@ -25,7 +27,7 @@ _FIRST_SYSTEMD_DESCRIPTOR = 3
 _HOST_AND_PORT = re.compile(r"[^/:]+:\d+")
 
 AnyAddress = Union["SocketAddress", str, bytes, os.PathLike[str], os.PathLike[bytes], tuple[str, int]]
-"""A (host, port) pair, the path of a Unix socket, or `@name` for an abstract one of Linux."""
+"""A (host, port) pair, the path of a Unix socket, `@name` for an abstract one of Linux, or `durus+tls://host:port`."""
 
 
 class SocketAddress:
@@ -47,7 +49,7 @@ class SocketAddress:
         """Return the address that a value stands for.
 
         Args:
-            address: an address, a (host, port) pair, the path of a Unix socket, or `@name`.
+            address: an address, a (host, port) pair, the path of a Unix socket, `@name`, or `durus+tls://host:port`.
             owner: who owns the Unix socket that a server makes at this path, by name or number.
             group: the group of that socket, by name or number.
             umask: the permission bits that the socket does not get, from 0 to 0o777.
@@ -61,6 +63,8 @@ class SocketAddress:
             path = os.fsdecode(address)
             if path.startswith("@"):
                 return UnixAbstractAddress(path)
+            if path.startswith(_TLS_SCHEME + "//"):
+                return TlsAddress.parse(path)
             if _HOST_AND_PORT.fullmatch(path) and not os.path.exists(path):
                 host, _, number = path.rpartition(":")
                 raise AddressError(
@@ -98,6 +102,18 @@ class SocketAddress:
     def close(self, listening: socket.socket) -> None:
         """Close a socket of get_listening_socket(), and remove its name."""
         listening.close()
+
+    def stream_of(self, connected: socket.socket, deadline: float | None) -> "socket.socket | TlsStream":
+        """Return what carries the bytes of the protocol on a connected socket: the socket itself, or TLS on it.
+
+        Args:
+            connected: the socket.
+            deadline: when this must be done, as time.monotonic() tells the time; None for no limit.
+
+        Raises:
+            TlsError: one side does not accept the other.
+        """
+        return connected
 
     @contextlib.contextmanager
     def _os_errors_as(self, operation: str) -> Iterator[None]:
@@ -154,6 +170,92 @@ class HostPortAddress(SocketAddress):
         self.port = listening.getsockname()[1]
         self.is_local = _is_local(listening)
         return listening
+
+
+_TLS_SCHEME = "durus+tls:"
+_TLS_OPTIONS = {"tls_ca", "tls_cert", "tls_key", "tls_server_name"}
+
+
+class TlsAddress(HostPortAddress):
+    """A TCP port of a host, for clients that speak TLS with the server there. Statements TLS-1 to TLS-3.
+
+    Args:
+        host: a host name, an IPv4 or an IPv6 address.
+        port: the port number.
+        tls_ca: the path of a file with the certificates of the CAs that are trusted; None takes those of the system.
+        tls_cert: the path of a file with the certificate of the client.
+        tls_key: the path of a file with its key; None takes it from the file `tls_cert`.
+        tls_server_name: the name that the certificate of the server must have; None takes the host.
+
+    Raises:
+        AddressError: the host or the port is none.
+        TlsError: there is a key without a certificate.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int = DEFAULT_PORT,
+        *,
+        tls_ca: str | None = None,
+        tls_cert: str | None = None,
+        tls_key: str | None = None,
+        tls_server_name: str | None = None,
+    ) -> None:
+        from durus.sharing.tls import ClientTls  # only if needed, because of its imports
+
+        super().__init__(host, port)
+        self._tls = ClientTls(tls_ca, tls_cert, tls_key)
+        self._server_name = host if tls_server_name is None else tls_server_name
+        if not self._server_name:
+            raise AddressError(f"{self} is not an address; the host is missing, whose certificate is to be checked")
+
+    @staticmethod
+    def parse(text: str) -> "TlsAddress":
+        """Return the address in `durus+tls://host:port?option=value`; AddressError if it is wrong."""
+        where, _, query = text.partition("?")
+        found = split_host_and_port(where)
+        try:
+            options = dict(urllib.parse.parse_qsl(query, strict_parsing=True)) if query else {}
+        except ValueError:
+            found = None
+        if found is None or options.keys() - _TLS_OPTIONS:
+            raise AddressError(
+                f"{text!r} is not an address; write durus+tls://host:port, and after a ? the options that it needs, "
+                f"as name=value&name=value, of {', '.join(sorted(_TLS_OPTIONS))}"
+            )
+        host, port = found
+        return TlsAddress(host, DEFAULT_PORT if port is None else port, **options)
+
+    def __str__(self) -> str:
+        return f"{_TLS_SCHEME}//{super().__str__()}"
+
+    def get_listening_socket(self) -> socket.socket:
+        raise AddressError(f"{self} is an address for clients; a server listens on a host and port, with --tls-cert")
+
+    def stream_of(self, connected: socket.socket, deadline: float | None) -> "socket.socket | TlsStream":
+        with _closing_on_error(connected):
+            try:
+                stream = TlsStream(connected, self._tls.new_channel(self._server_name))
+                stream.shake_hands(deadline)
+            except TlsError as error:
+                raise TlsError(f"cannot connect to {self}: {error}") from error.__cause__
+            except OSError as error:
+                with self._os_errors_as("connect to"):
+                    raise error
+        return stream
+
+
+def split_host_and_port(where: str) -> tuple[str, int | None] | None:
+    """Return the host, and the port if there is one, of `scheme://host:port`; None for any other text."""
+    try:
+        parts = urllib.parse.urlsplit(where)
+        port = parts.port
+    except ValueError:
+        return None
+    if not parts.hostname or parts.path not in ("", "/") or parts.username is not None or parts.fragment:
+        return None
+    return parts.hostname, port
 
 
 class _UnixAddress(SocketAddress):

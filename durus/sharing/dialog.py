@@ -107,7 +107,8 @@ class Dialog:
         if self._host.role < role:
             raise NotAllowedError(
                 f"this client may not {what}: it has the role {self._host.role.name.lower()}, and that needs "
-                f"{role.name.lower()}; the options --allow-uid, --allow-gid and --may-stop of the server give roles"
+                f"{role.name.lower()}; the options --allow-uid, --allow-gid, --tls-roles and --may-stop of the "
+                "server give roles"
             )
 
     def _let_others_go_first(self) -> Generator[int, bytes, None]:

@@ -131,7 +131,8 @@ def read_request() -> Reader[Request]:
             return Quit()
         case b".":
             return Goodbye()
-    raise ProtocolError(f"{command!r} is not a command")
+    advice = "; it begins TLS, which this server does not speak" if command == b"\x16" else ""
+    raise ProtocolError(f"{command!r} is not a command{advice}")
 
 
 # Commits

@@ -56,7 +56,7 @@ def test_all_these_lead_to_one_file(where: str | bytes | Path, tmp_path: Path, m
 def test_a_file_may_be_named_like_an_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
-        ArgumentError, match=r"'a:b' has an unknown scheme; known ones are durus, durus\+unix, file, memory"
+        ArgumentError, match=r"'a:b' has an unknown scheme; known ones are durus, durus\+tls, durus\+unix, file, memory"
     ):
         durus.open("a:b")
     for where in "./a:b", "a:b", "a?b=c", b"memory:":
