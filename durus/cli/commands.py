@@ -4,7 +4,7 @@ import argparse
 import difflib
 import importlib
 import sys
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from durus import __version__, persistent
 from durus.text import printable
@@ -48,6 +48,11 @@ _HELP_WIDTH = 100
 
 
 class _Parser(argparse.ArgumentParser):
+    """Takes options by their whole names only, so that no later option makes a call ambiguous. [CMD-8]"""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**{**arguments, "allow_abbrev": False})
+
     def error(self, message: str) -> NoReturn:
         """Print the usage and one line, and end with 2. [CMD-2] [OBJ-79]"""
         self.print_usage(sys.stderr)
@@ -74,7 +79,7 @@ def make_parser(used: str | None = None) -> argparse.ArgumentParser:
         also = f" (durus {short[name]})" if name in short else ""
         description = command.summary[0].upper() + command.summary[1:] + "."
         subparser = subparsers.add_parser(name, help=command.summary + also, description=description)
-        subparser.set_defaults(parser=subparser)
+        subparser.set_defaults(parser=subparser, if_in_use=None)
         if used is None or name == used:
             command.add_to(subparser)
     return parser

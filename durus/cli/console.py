@@ -10,6 +10,7 @@ from durus.cli.options import UsageError, add_address_arguments, add_storage_arg
 from durus.cli.output import tell
 from durus.cli.pretty import pp
 from durus.cli.python_console import run_python
+from durus.cli.values import file_or_address, whole_number
 from durus.client_storage import ClientStorage
 from durus.connection import Connection
 from durus.error import DurusError, ServerUnreachableError
@@ -23,12 +24,15 @@ _SECONDS_BETWEEN_TRIES = 0.2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_storage_arguments(parser, "the file with the objects, made if it is not there (without it: use a server)")
+    add_storage_arguments(
+        parser, "the file with the objects, made if it is not there (without it: use a server)", file_or_address
+    )
+    parser.set_defaults(if_in_use="give --readonly, or the address of its server in place of the file")
     add_address_arguments(parser, "find the server on")
     parser.add_argument(
         "--cache_size",
         "--cache-size",
-        type=int,
+        type=whole_number(1),
         default=10000,
         metavar="N",
         help="how many objects to keep loaded (%(default)s)",

@@ -5,6 +5,7 @@ import os
 
 from durus.cli.output import tell
 from durus.cli.progress import show_progress
+from durus.cli.values import file_name
 from durus.error import DurusError
 from durus.open_file import open_file_storage
 from durus.tools.rename import Renaming
@@ -13,7 +14,10 @@ from durus.tools.rename import Renaming
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("old", metavar="OLD", help="the path in the file, as package.module.Class or package.module")
     parser.add_argument("new", metavar="NEW", help="the new path; package.module:Outer.Inner for a nested class")
-    parser.add_argument("file", metavar="FILE", help="the file to change, which no server may have open")
+    parser.add_argument(
+        "file", type=file_name, metavar="FILE", help="the file to change, which no server may have open"
+    )
+    parser.set_defaults(if_in_use="close it there, or give --dry-run")
     parser.add_argument("--dry-run", action="store_true", help="show what would change, and change nothing")
 
 
