@@ -68,7 +68,8 @@ def run(options: argparse.Namespace) -> int:
         if options.startup:
             _run_file(options.startup, names)
         where = without_password(options.file) if server is None else server
-        banner = f"Durus on {where}: connection and root are there; connection.commit() stores changes"
+        note = "changes can't be stored" if options.readonly else "connection.commit() stores changes"
+        banner = f"Durus on {where}: connection and root are there; {note}"
         _run_shell(names, banner, Leaving(connection, _is_terminal(), options.readonly), options.plain)
     finally:
         storage.close()

@@ -72,6 +72,14 @@ def open_storage(options: argparse.Namespace) -> Storage:
         raise DurusError(f"{options.storage_class} can't be made of a file, readonly and repair: {error}") from error
 
 
+def require_file(path: str) -> None:
+    """Raise DurusError if there is no such file, for commands that must not make it."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise DurusError(f"{path}: there is no such file") from None
+
+
 def is_address(name: str) -> bool:
     """Tell whether what stands in the place of a file is the address of a storage that is not a file. [CMD-5]"""
     if "://" not in name:

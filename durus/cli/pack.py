@@ -13,6 +13,7 @@ from durus.cli.options import (
     choose_server,
     is_address,
     open_address,
+    require_file,
 )
 from durus.cli.output import tell
 from durus.cli.progress import show_progress
@@ -55,8 +56,7 @@ def run(options: argparse.Namespace) -> int:
         return _wait_for_server(address, options.timeout or _TIMEOUT) if options.wait else _ask_server(address)
     if is_address(options.file):
         return _pack_other(options.file)
-    if not os.path.exists(options.file):  # opening it would create it
-        raise DurusError(f"{options.file}: there is no such file to pack")
+    require_file(options.file)  # opening it would create it
     storage = open_file_storage(options.file)
     try:
         old = os.stat(options.file)

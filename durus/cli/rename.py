@@ -1,12 +1,11 @@
 """`durus rename`: rename classes or modules in a file."""
 
 import argparse
-import os
 
+from durus.cli.options import require_file
 from durus.cli.output import tell
 from durus.cli.progress import show_progress
 from durus.cli.values import file_name
-from durus.error import DurusError
 from durus.open_file import open_file_storage
 from durus.tools.rename import Renaming
 
@@ -22,8 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    if not os.path.exists(options.file):  # opening it would create it
-        raise DurusError(f"{options.file}: there is no such file")
+    require_file(options.file)  # opening it would create it
     storage = open_file_storage(options.file, readonly=options.dry_run)
     try:
         renaming = Renaming(storage, options.old, options.new)
