@@ -10,6 +10,7 @@ import urllib.parse
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, TypedDict, TypeVar, Unpack, cast, overload
 
+from durus.connection import check_root_class
 from durus.database import Database
 from durus.error import ArgumentError, FileError
 from durus.files.append_only_storage import AppendOnlyStorage, Durability
@@ -22,7 +23,7 @@ from durus.pool.engines import Engine, EngineOfClients, EngineOfOneStorage, Engi
 from durus.pool.options import OptionType, Value, check_options, read_query
 from durus.storage import MemoryStorage, Storage
 from durus.text import without_password
-from durus.transactions.unnoted import Debug
+from durus.transactions.unnoted import Debug, debug_mode
 
 R = TypeVar("R", bound=PersistentObject)
 
@@ -147,7 +148,10 @@ def open(
         StateError: the root is of another class.
         DurusError: the storage can't be opened; see the storages.
     """
-    trusted = None if classes is None else checked_entries(classes)  # before a file is made
+    # All arguments are checked before a file is made.
+    check_root_class(root_class)
+    debug_mode(debug)
+    trusted = None if classes is None else checked_entries(classes)
     engine, checked = _engine_of(where, options)
     database = {name: checked[name] for name in ("cache_size", "cache_bytes", "tries", "readonly") if name in checked}
     name = without_password(os.fsdecode(where))
