@@ -212,7 +212,12 @@ def _path_in(where: str, rest: str) -> str:
         if host not in ("", "localhost") or not slash:
             raise ArgumentError(f"{where!r} is not the address of a local file; write file:path, or file:///path")
         rest = "/" + path
-    return urllib.parse.unquote(rest, errors="strict" if rest.isascii() else "surrogateescape")
+    try:
+        return urllib.parse.unquote(rest, errors="strict" if rest.isascii() else "surrogateescape")
+    except UnicodeDecodeError as error:
+        raise ArgumentError(
+            f"{where!r} is not the address of a local file: {error}; open a path that is no text as bytes"
+        ) from None
 
 
 def _server_in(where: str, scheme: str, rest: str) -> tuple[str, int] | str:
@@ -230,7 +235,7 @@ def _server_in(where: str, scheme: str, rest: str) -> tuple[str, int] | str:
                 f"{where!r} is not the address of a Unix socket; write durus+unix:/path or durus+unix:@name"
             )
         return name if name.startswith("@") else os.path.abspath(name)
-    wrong = ArgumentError(f"{where!r} is not the address of a server; write durus://host:port")
+    wrong = ArgumentError(f"{without_password(where)!r} is not the address of a server; write durus://host:port")
     if not rest.startswith("//"):
         raise wrong
     try:

@@ -158,6 +158,11 @@ def test_options_are_keywords_or_stand_in_the_query(tmp_path: Path) -> None:
         ("file:f?readonly=maybe", {}, "'readonly' is 'maybe': it must be true or false"),
         ("file:f?durability=none", {}, "'durability' is 'none'; it must be 'fsync' or 'os'"),
         ("durus://127.0.0.1:1?timeout=soon", {}, "'timeout' is 'soon': it must be a number of seconds, or None"),
+        ("durus://127.0.0.1:1", {"timeout": 0}, "timeout=0: it must be a number of seconds above 0, up to 4000000"),
+        ("durus://127.0.0.1:1?timeout=nan", {}, "timeout=nan: it must be a number of seconds above 0"),
+        ("durus://127.0.0.1:1", {"connect_timeout": float("inf")}, "connect_timeout=inf: it must be a number"),
+        ("durus://127.0.0.1:1", {"prefetch": -1}, "prefetch=-1: it must be a number from 0"),
+        ("file:%ff", {}, "'file:%ff' is not the address of a local file: .*open a path that is no text as bytes"),
         ("file:f?readonly=1&repair=1", {}, "readonly=True and repair=True exclude each other"),
     ],
 )
@@ -169,6 +174,12 @@ def test_wrong_options_are_refused(
     with pytest.raises(ArgumentError, match=message):
         durus.open(where, **keywords)
     assert (tmp_path / "f").read_bytes() == b""
+
+
+@pytest.mark.spec("DB-1")
+def test_a_password_in_a_wrong_address_is_not_shown() -> None:
+    with pytest.raises(ArgumentError, match="'durus://ann@host' is not the address of a server"):
+        durus.open("durus://ann:secret@host")
 
 
 @pytest.mark.spec("DB-2")
