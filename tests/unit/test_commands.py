@@ -192,6 +192,16 @@ def test_a_file_in_use_gets_advice_for_the_command(
     assert "readonly=True" not in last
 
 
+@pytest.mark.spec("CMD-2", "SHELF-3")
+@pytest.mark.parametrize("content", [b"", b"SHELF-1\n", b"DFS20\0\0"])
+def test_info_tells_that_a_file_is_not_a_database_yet(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, content: bytes
+) -> None:
+    (tmp_path / "f").write_bytes(content)
+    assert main(["info", str(tmp_path / "f")]) == 1
+    assert "nothing was stored yet; opening it for writing makes it a database" in capsys.readouterr().err
+
+
 @pytest.mark.spec("CMD-2")
 def test_a_current_folder_that_is_gone_is_one_line(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
