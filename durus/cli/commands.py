@@ -4,7 +4,7 @@ import argparse
 import difflib
 import importlib
 import sys
-from typing import Any, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
 from durus import __version__, persistent
 from durus.text import printable
@@ -48,11 +48,6 @@ _HELP_WIDTH = 100
 
 
 class _Parser(argparse.ArgumentParser):
-    """Takes options by their whole names only, so that no later option makes a call ambiguous. [CMD-8]"""
-
-    def __init__(self, **arguments: Any) -> None:
-        super().__init__(**{**arguments, "allow_abbrev": False})
-
     def error(self, message: str) -> NoReturn:
         """Print the usage and one line, and end with 2. [CMD-2] [OBJ-79]"""
         self.print_usage(sys.stderr)
@@ -70,6 +65,7 @@ def make_parser(used: str | None = None) -> argparse.ArgumentParser:
         description="A persistent object system for Python.",
         epilog="`durus COMMAND --help` shows the options of a command.",
         formatter_class=_formatter,
+        allow_abbrev=False,  # so that no later option makes a call ambiguous [CMD-8]
     )
     version = f"durus {__version__} (base classes in {persistent.implementation})"
     parser.add_argument("--version", action="version", version=version, help="show the version and exit")
@@ -78,7 +74,9 @@ def make_parser(used: str | None = None) -> argparse.ArgumentParser:
     for name, command in COMMANDS.items():
         also = f" (durus {short[name]})" if name in short else ""
         description = command.summary[0].upper() + command.summary[1:] + "."
-        subparser = subparsers.add_parser(name, help=command.summary + also, description=description)
+        subparser = subparsers.add_parser(
+            name, help=command.summary + also, description=description, allow_abbrev=False
+        )
         subparser.set_defaults(parser=subparser, if_in_use=None)
         if used is None or name == used:
             command.add_to(subparser)
