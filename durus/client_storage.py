@@ -31,7 +31,7 @@ from durus.sharing.protocol import (
     encode_request,
     read_u32,
 )
-from durus.sharing.protocol2 import VERSION_2, parse_hello, read_answer
+from durus.sharing.protocol2 import MAX_SECONDS, VERSION_2, parse_hello, read_answer
 from durus.sharing.tls_stream import TlsStream
 from durus.storage import Accesses, CollectingStorage, InvalidationHandler
 
@@ -40,6 +40,7 @@ T = TypeVar("T")
 _OIDS_AT_A_TIME = 32
 _RECEIVE_SIZE = 1 << 16
 _LOADS_AT_A_TIME = 1000
+_MAX_PREFETCH = (1 << 32) - 1
 _TIMEVAL = struct.Struct("@ll")
 """Seconds and microseconds, as the kernel expects them."""
 
@@ -85,6 +86,7 @@ class ClientStorage(CollectingStorage):
         ServerUnreachableError: no server listens on the address.
         AddressError: the address is wrong.
         TlsError: the server and the client do not accept each other's certificates. [TLS-3]
+        ArgumentError: a time is not above 0, or too long, or another argument is out of its range.
         ProtocolError: what listens there is not a Durus server, or does not support this version of the protocol.
     """
 
@@ -104,6 +106,13 @@ class ClientStorage(CollectingStorage):
     ) -> None:
         if protocol not in (None, VERSION, VERSION_2):
             raise ArgumentError(f"protocol={protocol!r}: there are the versions {VERSION} and {VERSION_2}")
+        for name, seconds in ("connect_timeout", connect_timeout), ("timeout", timeout):
+            if seconds is not None and not 0 < seconds <= MAX_SECONDS:
+                raise ArgumentError(
+                    f"{name}={seconds!r}: it must be a number of seconds above 0, up to {MAX_SECONDS}, or None"
+                )
+        if not 0 <= prefetch <= _MAX_PREFETCH:
+            raise ArgumentError(f"prefetch={prefetch!r}: it must be a number from 0 to {_MAX_PREFETCH}")
         self._address = SocketAddress.new((host, port) if address is None else address)
         self._guard: CallGuard = CallGuard("client storage")
         self._failure: DisconnectedError | None = None

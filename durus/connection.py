@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary, WeakSet, ref
 from durus.btree import BTree
 from durus.concurrency.call_guard import CALL, CallGuard, guarded, guarded_load
 from durus.error import (
+    ArgumentError,
     ConcurrentUseError,
     ConflictError,
     DurusError,
@@ -140,12 +141,15 @@ class Connection(ConnectionBase, Generic[Root_co]):
         classes: Iterable[Entry] | None = None,
     ) -> None:
         super().__init__()
+        # All arguments are checked before a file is made.
+        check_root_class(root_class)
+        mode = debug_mode(debug)
+        self.cache = Cache(cache_size)
         own = () if root_class is None else (root_class,)
         trust = None if classes is None else Trust([*checked_entries(classes), *own])
         self._guard: CallGuard = CallGuard("connection")
         self._marks = self._guard.marks
         self.storage = storage if isinstance(storage, Storage) else open_file_storage(storage, readonly=snapshot)
-        self.cache = Cache(cache_size)
         self.invalid_oids: set[bytes] = set()
         """Oids that others changed, and whose states are kept here because the transaction has a conflict."""
         self._is_all_invalid = False
@@ -162,7 +166,6 @@ class Connection(ConnectionBase, Generic[Root_co]):
         """The open savepoints, held in the same way, the outermost first."""
         self._going_back: KeptStates | None = None
         """The states that are being restored."""
-        mode = debug_mode(debug)
         self._unnoted = UnnotedChanges(self, self.cache, self.get, mode, trust) if mode else None
         self._reader = (
             ObjectReader(self, self.cache, self.get, trust=trust) if self._unnoted is None else self._unnoted.reader
@@ -972,6 +975,12 @@ class _Savepoint:
             self._connection._end_savepoint(self, has_failed=True)
         except DurusError as failure:  # the next call reports it, too; the first error tells what is wrong
             error.add_note(f"and going back to the savepoint failed: {failure}")
+
+
+def check_root_class(root_class: object) -> None:
+    """Raise ArgumentError if a root can't be of this class. [DB-2]"""
+    if root_class is not None and not (isinstance(root_class, type) and issubclass(root_class, PersistentObject)):
+        raise ArgumentError(f"root_class is {root_class!r}; it must be a class that inherits from Persistent")
 
 
 def current_task() -> "asyncio.Task[object] | None":

@@ -220,6 +220,12 @@ class FileError(DurusError, OSError):
 class LockedError(FileError):
     """Another process, or another FileStorage of this process, has the file open for writing."""
 
+    advice = "close it there, or open it with readonly=True"
+    """What helps, at the end of the text; commands say it in their own words."""
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}; {printable(self.advice)}"
+
 
 class AlreadyExistsError(FileError, FileExistsError):
     """A file exists that must not be overwritten; its errno is EEXIST."""

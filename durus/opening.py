@@ -10,6 +10,7 @@ import urllib.parse
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, TypedDict, TypeVar, Unpack, cast, overload
 
+from durus.connection import check_root_class
 from durus.database import Database
 from durus.error import ArgumentError, FileError
 from durus.files.append_only_storage import AppendOnlyStorage, Durability
@@ -22,13 +23,13 @@ from durus.pool.engines import Engine, EngineOfClients, EngineOfOneStorage, Engi
 from durus.pool.options import OptionType, Value, check_options, read_query
 from durus.storage import MemoryStorage, Storage
 from durus.text import without_password
-from durus.transactions.unnoted import Debug
+from durus.transactions.unnoted import Debug, debug_mode
 
 R = TypeVar("R", bound=PersistentObject)
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(.*)", re.DOTALL)
-_SERVERS = ("durus", "durus+tls", "durus+unix")
-"""The schemes of servers."""
+SERVER_SCHEMES = ("durus", "durus+tls", "durus+unix")
+"""What the addresses of servers begin with, before the colon."""
 _GROUP = "durus.storages"
 """The group of entry points with which other packages register their storages. [DB-7]"""
 
@@ -158,7 +159,10 @@ def open(
         StateError: the root is of another class.
         DurusError: the storage can't be opened; see the storages.
     """
-    trusted = None if classes is None else checked_entries(classes)  # before a file is made
+    # All arguments are checked before a file is made.
+    check_root_class(root_class)
+    debug_mode(debug)
+    trusted = None if classes is None else checked_entries(classes)
     engine, checked = _engine_of(where, options)
     database = {name: checked[name] for name in ("cache_size", "cache_bytes", "tries", "readonly") if name in checked}
     name = without_password(os.fsdecode(where))
@@ -185,7 +189,7 @@ def _engine_of(where: Path, keywords: Options) -> tuple[Engine, Options]:
         if rest:
             raise ArgumentError(f"{where!r} is not an address; a database in memory has no name, only 'memory:'")
         return EngineOfOneStorage(MemoryStorage()), check_options(where, _DATABASE_OPTIONS, keywords, texts)
-    if scheme in _SERVERS:
+    if scheme in SERVER_SCHEMES:
         return _open_server(where, _server_in(where, scheme, rest), keywords, texts, has_tls=scheme == "durus+tls")
     return _open_other(where, scheme, keywords, texts)
 
@@ -219,7 +223,12 @@ def _path_in(where: str, rest: str) -> str:
         if host not in ("", "localhost") or not slash:
             raise ArgumentError(f"{where!r} is not the address of a local file; write file:path, or file:///path")
         rest = "/" + path
-    return urllib.parse.unquote(rest, errors="strict" if rest.isascii() else "surrogateescape")
+    try:
+        return urllib.parse.unquote(rest, errors="strict" if rest.isascii() else "surrogateescape")
+    except UnicodeDecodeError as error:
+        raise ArgumentError(
+            f"{where!r} is not the address of a local file: {error}; open a path that is no text as bytes"
+        ) from None
 
 
 def _server_in(where: str, scheme: str, rest: str) -> tuple[str, int] | str:
@@ -240,7 +249,7 @@ def _server_in(where: str, scheme: str, rest: str) -> tuple[str, int] | str:
         return name if name.startswith("@") else os.path.abspath(name)
     found = split_host_and_port(f"{scheme}:{rest}") if rest.startswith("//") else None
     if found is None:
-        raise ArgumentError(f"{where!r} is not the address of a server; write {scheme}://host:port")
+        raise ArgumentError(f"{without_password(where)!r} is not the address of a server; write {scheme}://host:port")
     host, port = found
     return host, DEFAULT_PORT if port is None else port
 
@@ -282,7 +291,7 @@ def _find_opener(where: str, scheme: str) -> StorageOpener | None:
         return opener
     if os.path.exists(where):
         return None
-    known = ", ".join(sorted({"file", *_SERVERS, "memory", *found}))
+    known = ", ".join(sorted({"file", *SERVER_SCHEMES, "memory", *found}))
     raise ArgumentError(
         f"{without_password(where)!r} has an unknown scheme; known ones are {known}. A file with this name is "
         f"'./{without_password(where)}'"
@@ -304,7 +313,7 @@ def server_named(where: str) -> tuple[str, int] | str | None:
         ArgumentError: it has such a form, and is wrong.
     """
     matched = _SCHEME.fullmatch(where)
-    if matched is None or matched[1].lower() not in _SERVERS or os.path.exists(where):
+    if matched is None or matched[1].lower() not in SERVER_SCHEMES or os.path.exists(where):
         return None
     if matched[1].lower() == "durus+tls":
         return "durus+tls:" + matched[2]
@@ -320,7 +329,7 @@ def names_other_storage(where: str) -> bool:
     matched = _SCHEME.fullmatch(where)
     if matched is None or not matched[2].startswith("//") or os.path.exists(where):
         return False
-    return matched[1].lower() not in ("file", *_SERVERS)
+    return matched[1].lower() not in ("file", *SERVER_SCHEMES)
 
 
 def open_other_storage(where: str, readonly: bool = False) -> Storage:

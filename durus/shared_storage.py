@@ -8,6 +8,7 @@ the thread that it waits for still runs.
 import functools
 import gc
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
@@ -17,7 +18,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 from durus.concurrency.call_guard import CallGuard, guarded, is_running
 from durus.concurrency.lost import LostHolders
 from durus.concurrency.monitor import Monitor
-from durus.error import ClosedError, DurusError, ReadConflictError, ReadonlyError
+from durus.error import ClosedError, ConflictError, DurusError, ReadConflictError, ReadonlyError
 from durus.progress import Progress
 from durus.sharing.session import Session, SessionCore
 from durus.storage import CollectingStorage, Commit, InvalidationHandler, Moment, Storage
@@ -47,7 +48,7 @@ class SharedStorage:
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
         self._guard: CallGuard = CallGuard("shared storage")
-        self._core = SessionCore(storage)
+        self._core = SessionCore(storage, commit_clock=time.monotonic)  # no other clock: turns last as long as needed
         self._monitor = Monitor(self._start_anew)
         self._abandoned: deque[Session] = deque()
         """The sessions of clients that no longer exist."""
@@ -272,6 +273,7 @@ class SharedStorageClient(CollectingStorage):
         records = self._take_pending()
         self._shared._drop_abandoned()
         session = self._require_open()
+        session.name = f"the thread {threading.current_thread().name}"  # for those who have a conflict with it
         outcomes: list[DurusError | None] = []
         # If the turn was taken before, this is what a pack has removed since.
         invalid = session.sync() if session.has_turn else self._wait_for_turn(session)
@@ -279,8 +281,10 @@ class SharedStorageClient(CollectingStorage):
             if (invalid is None or invalid) and handle_invalidations is not None:
                 handle_invalidations(invalid)
             session.commit(records, outcomes.append)
-        except DurusError:
+        except DurusError as error:
             session.give_up_commit()
+            if isinstance(error, ConflictError):
+                error.detail = session.describe_changes(error.oids)
             raise
         finally:
             self._shared._monitor.notify_all()

@@ -163,8 +163,7 @@ class SqliteStorage(SingleFileStorage[sqlite3.Connection]):
         if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
             return FormatError(f"{self._path}: this is not a sound SQLite file: {error}; restore it from a backup")
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            message = "the file is in use by another writer; close it there, or open it with readonly=True"
-            return LockedError(errno.EAGAIN, message, self._path)
+            return LockedError(errno.EAGAIN, "the file is in use by another writer", self._path)
         number = _ERRNO.get(code, errno.EIO)
         named = FileError(number, f"cannot {operation}: {error}", self._path)
         named.operation = operation

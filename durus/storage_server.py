@@ -36,7 +36,7 @@ from durus.sharing.address import (
     wait_for_server,
 )
 from durus.sharing.protocol import DEFAULT_HOST, DEFAULT_PORT, INVALID, NOT_FOUND, OKAY
-from durus.sharing.protocol2 import Hello
+from durus.sharing.protocol2 import MAX_SECONDS, Hello
 from durus.sharing.roles import Access, Peer
 from durus.sharing.session import SessionCore, Write
 from durus.storage import Storage
@@ -129,11 +129,15 @@ class StorageServer:
         for number in (gcbytes, gcinterval, commit_timeout, stall_timeout):
             if not isinstance(number, int | float):
                 raise ArgumentError(f"{number!r} is not a number; gcbytes, gcinterval and the timeouts must be numbers")
-        if not (gcbytes >= 0 and gcinterval >= 0):
-            raise ArgumentError(f"gcbytes ({gcbytes}) and gcinterval ({gcinterval}) must not be less than 0")
-        if not (commit_timeout > 0 and stall_timeout > 0):
+        if not (gcbytes >= 0 and 0 <= gcinterval <= MAX_SECONDS):
             raise ArgumentError(
-                f"commit_timeout ({commit_timeout}) and stall_timeout ({stall_timeout}) must be more than 0"
+                f"gcbytes ({gcbytes}) and gcinterval ({gcinterval}) must not be less than 0, and the latter not more "
+                f"than {MAX_SECONDS}"
+            )
+        if not (0 < commit_timeout <= MAX_SECONDS and 0 < stall_timeout <= MAX_SECONDS):
+            raise ArgumentError(
+                f"commit_timeout ({commit_timeout}) and stall_timeout ({stall_timeout}) must be more than 0, and not "
+                f"more than {MAX_SECONDS}"
             )
         self.storage = storage
         self.address = SocketAddress.new((host, port) if address is None else address)

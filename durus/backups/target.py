@@ -87,8 +87,9 @@ class Target:
             try:
                 lock.lock()
             except LockedError as error:
-                problem = "another backup to this folder is in progress; wait until it has ended"
-                raise LockedError(errno.EWOULDBLOCK, problem, self.path) from error
+                locked = LockedError(errno.EWOULDBLOCK, "another backup to this folder is in progress", self.path)
+                locked.advice = "wait until it has ended"
+                raise locked from error
             if not self._file_system.exists(manifest_path):
                 self.write_manifest(Manifest())
             manifest = self.read_manifest()

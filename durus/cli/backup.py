@@ -9,12 +9,17 @@ from durus.backups.verify import Verification
 from durus.cli.options import UsageError
 from durus.cli.output import tell
 from durus.cli.progress import show_progress
+from durus.cli.values import file_name, whole_number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", nargs="?", metavar="FILE", help="the file to back up; it may be in use")
-    parser.add_argument("target", metavar="TARGET", help="the folder of the backup, created if it does not exist")
-    parser.add_argument("--keep", type=int, metavar="N", help="keep the newest N generations, and drop older ones")
+    parser.add_argument("file", nargs="?", type=file_name, metavar="FILE", help="the file to back up; it may be in use")
+    parser.add_argument(
+        "target", type=file_name, metavar="TARGET", help="the folder of the backup, created if it does not exist"
+    )
+    parser.add_argument(
+        "--keep", type=whole_number(1), metavar="N", help="keep the newest N generations, and drop older ones"
+    )
     parser.add_argument("--follow", action="store_true", help="back up every second, until Ctrl-C or SIGTERM")
     parser.add_argument("--verify", action="store_true", help="check the whole backup TARGET, without a FILE")
 
@@ -26,8 +31,6 @@ def run(options: argparse.Namespace) -> int:
         return _verify(options.target)
     if options.file is None:
         raise UsageError("a FILE and a TARGET are needed, or --verify and a TARGET")
-    if options.keep is not None and options.keep < 1:
-        raise UsageError("--keep takes a number above 0")
     if options.follow:
         return _follow(options.file, options.target, options.keep)
     backup = BackUp(options.file, options.target, options.keep)

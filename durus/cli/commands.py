@@ -65,6 +65,7 @@ def make_parser(used: str | None = None) -> argparse.ArgumentParser:
         description="A persistent object system for Python.",
         epilog="`durus COMMAND --help` shows the options of a command.",
         formatter_class=_formatter,
+        allow_abbrev=False,  # so that no later option makes a call ambiguous [CMD-8]
     )
     version = f"durus {__version__} (base classes in {persistent.implementation})"
     parser.add_argument("--version", action="version", version=version, help="show the version and exit")
@@ -73,8 +74,10 @@ def make_parser(used: str | None = None) -> argparse.ArgumentParser:
     for name, command in COMMANDS.items():
         also = f" (durus {short[name]})" if name in short else ""
         description = command.summary[0].upper() + command.summary[1:] + "."
-        subparser = subparsers.add_parser(name, help=command.summary + also, description=description)
-        subparser.set_defaults(parser=subparser)
+        subparser = subparsers.add_parser(
+            name, help=command.summary + also, description=description, allow_abbrev=False
+        )
+        subparser.set_defaults(parser=subparser, if_in_use=None)
         if used is None or name == used:
             command.add_to(subparser)
     return parser

@@ -4,12 +4,14 @@ import argparse
 import os
 import sys
 import traceback
+from types import CodeType
 
 from durus.cli.leaving import Leaving
 from durus.cli.options import UsageError, add_address_arguments, add_storage_arguments, choose_server, open_storage
 from durus.cli.output import tell
 from durus.cli.pretty import pp
 from durus.cli.python_console import run_python
+from durus.cli.values import file_or_address, whole_number
 from durus.client_storage import ClientStorage
 from durus.connection import Connection
 from durus.error import DurusError, ServerUnreachableError
@@ -23,12 +25,15 @@ _SECONDS_BETWEEN_TRIES = 0.2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_storage_arguments(parser, "the file with the objects, made if it is not there (without it: use a server)")
+    add_storage_arguments(
+        parser, "the file with the objects, made if it is not there (without it: use a server)", file_or_address
+    )
+    parser.set_defaults(if_in_use="give --readonly, or the address of its server in place of the file")
     add_address_arguments(parser, "find the server on")
     parser.add_argument(
         "--cache_size",
         "--cache-size",
-        type=int,
+        type=whole_number(1),
         default=10000,
         metavar="N",
         help="how many objects to keep loaded (%(default)s)",
@@ -45,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     if "" not in sys.path:
         sys.path.insert(0, "")  # as in Python's own console, for the classes of the objects
+    startup = _compiled(options.startup) if options.startup else None  # before a file is made
     server = choose_server(options)
     storage = open_storage(options) if server is None else _open_client(options, server)
     try:
@@ -61,10 +67,11 @@ def run(options: argparse.Namespace) -> int:
             "int8_to_str": int8_to_str,
             "str_to_int8": str_to_int8,
         }
-        if options.startup:
-            _run_file(options.startup, names)
+        if startup is not None:
+            _run_startup(options.startup, startup, names)
         where = without_password(options.file) if server is None else server
-        banner = f"Durus on {where}: connection and root are there; connection.commit() stores changes"
+        note = "changes can't be stored" if options.readonly else "connection.commit() stores changes"
+        banner = f"Durus on {where}: connection and root are there; {note}"
         _run_shell(names, banner, Leaving(connection, _is_terminal(), options.readonly), options.plain)
     finally:
         storage.close()
@@ -99,15 +106,24 @@ def _open_client(options: argparse.Namespace, address: SocketAddress) -> ClientS
     return ClientStorage(address=address)
 
 
-def _run_file(path: str, names: dict[str, object]) -> None:
-    """Run a Python file in the namespace of the shell; if it fails, show where, and exit with 1."""
+def _compiled(path: str) -> CodeType:
+    """Return the code of a Python file, whose names are those of the shell."""
     try:
         with open(path, "rb") as file:
             source = file.read()
     except OSError as error:
-        raise DurusError(f"the startup file can't be read: {error}") from error
+        raise DurusError(f"the startup file {path} can't be read: {error.strerror}") from error
     try:
-        exec(compile(source, path, "exec"), names)
+        return compile(source, path, "exec")
+    except (SyntaxError, ValueError) as error:
+        traceback.print_exception(error.with_traceback(None))
+        raise DurusError(f"the startup file {path} is not Python, so the shell is not opened") from error
+
+
+def _run_startup(path: str, code: CodeType, names: dict[str, object]) -> None:
+    """Run the startup file in the namespace of the shell; if it fails, show where, and exit with 1."""
+    try:
+        exec(code, names)
     except Exception as error:
         frames = error.__traceback__
         traceback.print_exception(error.with_traceback(frames.tb_next if frames else None))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from durus.cli.options import UsageError, import_storage_class, is_address, open_address
 from durus.cli.output import tell
 from durus.cli.progress import show_progress
+from durus.cli.values import file_or_storage
 from durus.error import DurusError
 from durus.open_file import open_file_storage
 from durus.storage import Storage
@@ -17,9 +18,17 @@ from durus.tools.python2 import Python2Records, Rules
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("old", metavar="OLD", help="the file to copy, or the address of a database; it may be in use")
     parser.add_argument(
-        "new", metavar="NEW", help="the file to make, which must not exist, or the address of an empty database"
+        "old",
+        type=file_or_storage,
+        metavar="OLD",
+        help="the file to copy, or the address of a database; it may be in use",
+    )
+    parser.add_argument(
+        "new",
+        type=file_or_storage,
+        metavar="NEW",
+        help="the file to make, which must not exist, or the address of an empty database",
     )
     parser.add_argument(
         "--storage-class",

@@ -11,6 +11,7 @@ from typing import cast
 from durus import __version__
 from durus.cli.options import inspect
 from durus.cli.report import Report, add_json_argument
+from durus.cli.values import file_or_storage
 from durus.error import RecordError
 from durus.files.inspection import Heading, Inspection, Records
 from durus.oid import ROOT_OID, oid_to_int
@@ -42,7 +43,10 @@ _KEYS = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "file", metavar="FILE", help="the file to look at, or the address of a database; it may be in use"
+        "file",
+        type=file_or_storage,
+        metavar="FILE",
+        help="the file to look at, or the address of a database; it may be in use",
     )
     add_json_argument(parser)
     parser.add_argument(

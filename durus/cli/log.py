@@ -4,8 +4,8 @@ import argparse
 from collections import Counter, deque
 from collections.abc import Iterator
 
-from durus.cli.options import UsageError
 from durus.cli.output import tell
+from durus.cli.values import file_name, whole_number
 from durus.files.moment import seal_time
 from durus.oid import format_oid, oid_from_int
 from durus.open_file import open_file_storage
@@ -17,21 +17,23 @@ _SHOWN_OIDS = 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", help="the file to look at; it may be in use")
-    parser.add_argument("oid", nargs="?", type=int, metavar="OID", help="show each state of the object with this oid")
+    parser.add_argument("file", type=file_name, metavar="FILE", help="the file to look at; it may be in use")
+    parser.add_argument(
+        "oid",
+        nargs="?",
+        type=whole_number(0, 2**64 - 1),
+        metavar="OID",
+        help="show each state of the object with this oid",
+    )
     parser.add_argument("--since", metavar="TIME", help="leave out commits before this time (ISO 8601, UTC)")
     parser.add_argument("--until", metavar="TIME", help="leave out commits after this time")
     parser.add_argument(
         "--class", dest="class_name", metavar="NAME", help="only commits that changed objects of this class"
     )
-    parser.add_argument("--last", type=int, metavar="N", help="show only the last N")
+    parser.add_argument("--last", type=whole_number(1), metavar="N", help="show only the last N")
 
 
 def run(options: argparse.Namespace) -> int:
-    if options.oid is not None and not 0 <= options.oid < 1 << 64:
-        raise UsageError("an OID is a number from 0 to 2**64 - 1")
-    if options.last is not None and options.last < 1:
-        raise UsageError("--last takes a number above 0")
     since = None if options.since is None else seal_time(options.since)
     until = None if options.until is None else seal_time(options.until)
     storage = open_file_storage(options.file, readonly=True)

@@ -11,7 +11,7 @@ from typing import TextIO
 from durus.cli.commands import ALIASES, COMMANDS, make_parser, nearest
 from durus.cli.options import UsageError
 from durus.cli.output import tell
-from durus.error import ArgumentError, DurusError, DurusWarning
+from durus.error import ArgumentError, DurusError, DurusWarning, LockedError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,7 +40,7 @@ def _parse(given: list[str]) -> argparse.Namespace | None:
         parser.error(f"there is no command {name!r}; {hint}")
     options, unknown = parser.parse_known_args([name, *given[1:]])
     if unknown:
-        options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        options.parser.error(f"unrecognized arguments: {' '.join(unknown)}; `durus {name} --help` lists all options")
     return options
 
 
@@ -58,6 +58,8 @@ def _run(options: argparse.Namespace) -> int:
         _drop_output()
         return 1
     except (DurusError, OSError) as error:
+        if isinstance(error, LockedError):
+            error.advice = options.if_in_use or error.advice
         tell(f"durus: {_text(error)}", file=sys.stderr)
         with contextlib.suppress(OSError):
             sys.stdout.flush()
@@ -70,7 +72,8 @@ def _run(options: argparse.Namespace) -> int:
 
 def _text(error: Exception) -> str:
     if isinstance(error, OSError) and not isinstance(error, DurusError) and error.strerror:
-        return f"{error.filename or 'the output'}: {error.strerror}"
+        what = error.filename or ("the current folder" if isinstance(error, FileNotFoundError) else "the output")
+        return f"{what}: {error.strerror}"
     return str(error)
 
 

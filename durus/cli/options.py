@@ -3,8 +3,10 @@
 import argparse
 import importlib
 import os
+from collections.abc import Callable
 from typing import Any
 
+from durus.cli.values import file_or_storage, whole_number
 from durus.error import AddressError, DurusError
 from durus.file_storage import FileStorage
 from durus.files.inspection import Inspection
@@ -13,23 +15,31 @@ from durus.sharing.address import SocketAddress
 from durus.sharing.protocol import DEFAULT_HOST, DEFAULT_PORT
 from durus.storage import Storage
 
+MAX_PORT = 65535
+
 
 class UsageError(Exception):
     """The options of a command contradict each other. [CMD-2]"""
 
 
-def add_file_arguments(parser: argparse.ArgumentParser, file_help: str) -> None:
-    """Accept the file as an argument or as --file. [CMD-4]"""
+def add_file_arguments(parser: argparse.ArgumentParser, file_help: str, checked: Callable[[str], str]) -> None:
+    """Accept the file as an argument or as --file; `checked` is its type. [CMD-4]"""
     group = parser.add_mutually_exclusive_group()
-    group.add_argument("file", nargs="?", default=argparse.SUPPRESS, metavar="FILE", help=file_help)
-    group.add_argument("--file", metavar="FILE", help="another way to give the file")
+    group.add_argument("file", nargs="?", type=checked, default=argparse.SUPPRESS, metavar="FILE", help=file_help)
+    group.add_argument("--file", type=checked, metavar="FILE", help="another way to give the file")
     group.add_argument(
-        "--storage", dest="file", metavar="ADDRESS", help="in place of a file: postgresql://user@host/name, for example"
+        "--storage",
+        dest="file",
+        type=checked,
+        metavar="ADDRESS",
+        help="in place of a file: postgresql://user@host/name, for example",
     )
 
 
-def add_storage_arguments(parser: argparse.ArgumentParser, file_help: str) -> None:
-    add_file_arguments(parser, file_help)
+def add_storage_arguments(
+    parser: argparse.ArgumentParser, file_help: str, checked: Callable[[str], str] = file_or_storage
+) -> None:
+    add_file_arguments(parser, file_help, checked)
     parser.add_argument("--readonly", action="store_true", help="change nothing; works while another process writes")
     parser.add_argument("--repair", action="store_true", help="cut off an end that was not written whole, and keep it")
     parser.add_argument(
@@ -39,7 +49,7 @@ def add_storage_arguments(parser: argparse.ArgumentParser, file_help: str) -> No
 
 def add_address_arguments(parser: argparse.ArgumentParser, verb: str) -> None:
     parser.add_argument("--host", help=f"the host to {verb} ({DEFAULT_HOST})")
-    parser.add_argument("--port", type=int, help=f"the port to {verb} ({DEFAULT_PORT})")
+    parser.add_argument("--port", type=whole_number(0, MAX_PORT), help=f"the port to {verb} ({DEFAULT_PORT})")
     parser.add_argument(
         "--address", help=f"the Unix socket to {verb}, in place of host and port: a path, or @name on Linux"
     )
@@ -60,6 +70,14 @@ def open_storage(options: argparse.Namespace) -> Storage:
         return storage_class(options.file, readonly=options.readonly, repair=options.repair)
     except TypeError as error:
         raise DurusError(f"{options.storage_class} can't be made of a file, readonly and repair: {error}") from error
+
+
+def require_file(path: str) -> None:
+    """Raise DurusError if there is no such file, for commands that must not make it."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise DurusError(f"{path}: there is no such file") from None
 
 
 def is_address(name: str) -> bool:

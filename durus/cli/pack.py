@@ -13,9 +13,11 @@ from durus.cli.options import (
     choose_server,
     is_address,
     open_address,
+    require_file,
 )
 from durus.cli.output import tell
 from durus.cli.progress import show_progress
+from durus.cli.values import file_or_address, seconds
 from durus.client_storage import ClientStorage
 from durus.error import DurusError
 from durus.file_storage import FileStorage
@@ -23,6 +25,7 @@ from durus.file_storage2 import FileStorage2
 from durus.open_file import open_file_storage
 from durus.progress import Progress
 from durus.sharing.address import SocketAddress
+from durus.sharing.protocol2 import MAX_SECONDS
 from durus.storage import Storage
 from durus.text import without_password
 from durus.tools.server_pack import gen_server_pack
@@ -31,29 +34,29 @@ _TIMEOUT = 3600.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_file_arguments(parser, "the file to pack (without it, a server packs what it holds)")
+    add_file_arguments(parser, "the file to pack (without it, a server packs what it holds)", file_or_address)
     add_address_arguments(parser, "find the server on")
+    parser.set_defaults(if_in_use="if a server has it, give the address of the server in place of the file")
     parser.add_argument(
         "--wait", action="store_true", help="return when the server has packed; packing a file always waits"
     )
     parser.add_argument(
         "--timeout",
-        type=float,
+        type=seconds(MAX_SECONDS),
         metavar="SECONDS",
         help=f"with --wait: stop waiting after so many seconds, with an error ({_TIMEOUT:.0f})",
     )
 
 
 def run(options: argparse.Namespace) -> int:
-    if options.timeout is not None and not (options.wait and options.timeout > 0):
-        raise UsageError("--timeout takes a number above 0, and goes with --wait")
+    if options.timeout is not None and not options.wait:
+        raise UsageError("--timeout goes with --wait")
     address = choose_server(options)
     if address is not None:
         return _wait_for_server(address, options.timeout or _TIMEOUT) if options.wait else _ask_server(address)
     if is_address(options.file):
         return _pack_other(options.file)
-    if not os.path.exists(options.file):  # opening it would create it
-        raise DurusError(f"{options.file}: there is no such file to pack")
+    require_file(options.file)  # opening it would create it
     storage = open_file_storage(options.file)
     try:
         old = os.stat(options.file)

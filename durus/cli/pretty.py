@@ -19,8 +19,11 @@ def pp(value: object, *, depth: int = _DEPTH, items: int = _ITEMS, **options: An
     """Print a value, `depth` containers deep and with up to `items` items of each.
 
     A PersistentDict and a BTree are shown as a dict, a PersistentList as a list, a PersistentSet as a set.
+    The value itself is loaded if it is a ghost; objects in it are not, except for containers.
     `options` are those of pprint.pprint(). [CMD-32]
     """
+    if isinstance(value, PersistentObject) and value._p_is_ghost():
+        value._p_load_state()
     pprint.pprint(_View(items).of(value, depth), **{"sort_dicts": False, **options})
 
 

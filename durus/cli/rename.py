@@ -1,11 +1,11 @@
 """`durus rename`: rename classes or modules in a file."""
 
 import argparse
-import os
 
+from durus.cli.options import require_file
 from durus.cli.output import tell
 from durus.cli.progress import show_progress
-from durus.error import DurusError
+from durus.cli.values import file_name
 from durus.open_file import open_file_storage
 from durus.tools.rename import Renaming
 
@@ -13,13 +13,15 @@ from durus.tools.rename import Renaming
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("old", metavar="OLD", help="the path in the file, as package.module.Class or package.module")
     parser.add_argument("new", metavar="NEW", help="the new path; package.module:Outer.Inner for a nested class")
-    parser.add_argument("file", metavar="FILE", help="the file to change, which no server may have open")
+    parser.add_argument(
+        "file", type=file_name, metavar="FILE", help="the file to change, which no server may have open"
+    )
+    parser.set_defaults(if_in_use="close it there, or give --dry-run")
     parser.add_argument("--dry-run", action="store_true", help="show what would change, and change nothing")
 
 
 def run(options: argparse.Namespace) -> int:
-    if not os.path.exists(options.file):  # opening it would create it
-        raise DurusError(f"{options.file}: there is no such file")
+    require_file(options.file)  # opening it would create it
     storage = open_file_storage(options.file, readonly=options.dry_run)
     try:
         renaming = Renaming(storage, options.old, options.new)

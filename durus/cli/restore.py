@@ -5,11 +5,12 @@ import argparse
 from durus.backups.restore import Restore
 from durus.cli.output import tell
 from durus.cli.progress import show_progress
+from durus.cli.values import file_name
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("target", metavar="TARGET", help="the folder of the backup")
-    parser.add_argument("file", metavar="FILE", help="the file to make, which must not exist")
+    parser.add_argument("target", type=file_name, metavar="TARGET", help="the folder of the backup")
+    parser.add_argument("file", type=file_name, metavar="FILE", help="the file to make, which must not exist")
     parser.add_argument(
         "--at",
         metavar="TIME",

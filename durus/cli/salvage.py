@@ -6,6 +6,7 @@ import json
 from durus import __version__
 from durus.cli.output import tell
 from durus.cli.progress import show_progress
+from durus.cli.values import file_name
 from durus.oid import format_oid, oid_to_int
 from durus.tools.salvage import Salvage
 
@@ -13,8 +14,8 @@ _MAX_OIDS = 10
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", help="the damaged file, which is not changed")
-    parser.add_argument("new", metavar="NEW", help="the file to make, which must not exist")
+    parser.add_argument("file", type=file_name, metavar="FILE", help="the damaged file, which is not changed")
+    parser.add_argument("new", type=file_name, metavar="NEW", help="the file to make, which must not exist")
     parser.add_argument(
         "--newest",
         action="store_true",

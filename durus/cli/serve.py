@@ -16,9 +16,11 @@ from durus.cli.options import (
     open_storage,
 )
 from durus.cli.output import tell
+from durus.cli.values import seconds, whole_number
 from durus.client_storage import ClientStorage
 from durus.error import FileError
 from durus.sharing.address import SocketAddress, inherited_address, number_of_group, number_of_user
+from durus.sharing.protocol2 import MAX_SECONDS
 from durus.sharing.roles import ROLES, Access, Role
 from durus.storage_server import (
     DEFAULT_COMMIT_TIMEOUT,
@@ -31,12 +33,15 @@ from durus.text import printable, printable_lines
 if TYPE_CHECKING:
     from durus.sharing.tls import ServerTls
 
+_MAX_ID = 2**32 - 2
+"""The highest number of a user or a group; one more means none to chown()."""
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_storage_arguments(parser, "the file with the objects, made if it is not there (without it: a temporary file)")
     add_address_arguments(parser, "listen on")
+    parser.set_defaults(if_in_use="close it there, or give --readonly")
     parser.add_argument(
         "--allow-uid",
         action="append",
@@ -77,33 +82,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="lines of a name in a certificate, as DNS:, URI: or email:, and a role: read, write or admin; nobody else "
         "may connect",
     )
-    parser.add_argument("--owner", metavar="USER", help="owner of the Unix socket, a name or a number")
-    parser.add_argument("--group", metavar="GROUP", help="group of the Unix socket, a name or a number")
+    parser.add_argument("--owner", type=_user, metavar="USER", help="owner of the Unix socket, a name or a number")
+    parser.add_argument("--group", type=_group, metavar="GROUP", help="group of the Unix socket, a name or a number")
     parser.add_argument("--umask", type=_mask, metavar="N", help="umask of the Unix socket; octal if it begins with 0")
     parser.add_argument(
         "--gcbytes",
-        type=int,
+        type=whole_number(0),
         default=DEFAULT_GCBYTES,
         metavar="N",
         help="pack after commits of so many bytes since the last pack (default: never)",
     )
     parser.add_argument(
         "--gcinterval",
-        type=float,
+        type=seconds(MAX_SECONDS, or_zero=True),
         default=0,
         metavar="S",
         help="pack after so many seconds, if anything was committed (default: never)",
     )
     parser.add_argument(
         "--commit-timeout",
-        type=float,
+        type=seconds(MAX_SECONDS),
         default=DEFAULT_COMMIT_TIMEOUT,
         metavar="S",
         help="drop a client that takes longer than this to send its commit, in seconds (%(default)s)",
     )
     parser.add_argument(
         "--stall-timeout",
-        type=float,
+        type=seconds(MAX_SECONDS),
         default=DEFAULT_STALL_TIMEOUT,
         metavar="S",
         help="drop a client that stops in the middle of a request or an answer, in seconds (%(default)s)",
@@ -111,7 +116,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--logfile", metavar="FILE", help="the log file; SIGHUP opens it again (default: stderr)")
     parser.add_argument(
         "--logginglevel",
-        type=int,
+        type=whole_number(0),
         default=logging.INFO,
         metavar="N",
         help="the lowest level to log (%(default)s)",
@@ -168,7 +173,9 @@ def _address(options: argparse.Namespace) -> SocketAddress:
         raise UsageError("--tls-cert is for a TCP port: leave out --address")
     if options.address is None and (options.allow_uid or options.allow_gid):
         raise UsageError("--allow-uid and --allow-gid are for a Unix socket: give its path with --address")
-    if options.address is None and (options.owner or options.group or options.umask is not None):
+    if options.address is None and (
+        options.owner is not None or options.group is not None or options.umask is not None
+    ):
         raise UsageError("--owner, --group and --umask are for a Unix socket: give its path with --address")
     return address_of(options, owner=options.owner, group=options.group, umask=options.umask)
 
@@ -186,6 +193,22 @@ def _tls(options: argparse.Namespace) -> "ServerTls | None":
     return ServerTls(options.tls_cert, options.tls_key, options.tls_client_ca, options.tls_roles)
 
 
+def _user(text: str) -> int:
+    return _number(text, number_of_user)
+
+
+def _group(text: str) -> int:
+    return _number(text, number_of_group)
+
+
+def _number(text: str, find: Callable[[str], int]) -> int:
+    """Return the number of a user or a group, which may be given as a number."""
+    try:
+        return whole_number(0, _MAX_ID)(text) if text.isdecimal() else find(text)
+    except LookupError:
+        raise argparse.ArgumentTypeError(f"there is no {text!r} on this machine") from None
+
+
 def _allowed_user(text: str) -> tuple[int, Role]:
     return _allowed(text, number_of_user)
 
@@ -199,17 +222,17 @@ def _allowed(text: str, find: Callable[[str], int]) -> tuple[int, Role]:
     name, _, role = text.partition(":")
     if role and role not in ROLES:
         raise argparse.ArgumentTypeError(f"{role!r} is not a role; the roles are {', '.join(ROLES)}")
-    try:
-        return int(name) if name.isdecimal() else find(name), ROLES[role or "write"]
-    except LookupError:
-        raise argparse.ArgumentTypeError(f"there is no {name!r} on this machine") from None
+    return _number(name, find), ROLES[role or "write"]
 
 
 def _mask(text: str) -> int:
     try:
-        return int(text, 8 if text.startswith("0") and text.isdecimal() else 0)
+        mask = int(text, 8 if text.startswith("0") and text.isdecimal() else 0)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a umask; expected a number such as 077") from None
+        mask = -1
+    if not 0 <= mask <= 0o777:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a umask; expected a number such as 077")
+    return mask
 
 
 @contextlib.contextmanager

@@ -191,8 +191,7 @@ class OperatingSystemFile:
         by = f"process {holder}" if holder else "another process"
         if holder == os.getpid():
             by = "this process already"
-        message = f"the file is in use by {by}; close it there, or open it with readonly=True"
-        raise LockedError(errno.EWOULDBLOCK, message, self.path)
+        raise LockedError(errno.EWOULDBLOCK, f"the file is in use by {by}", self.path)
 
     def has_its_name(self, name: str | None = None) -> bool:
         with os_errors_as("look up the file by its name", name or self.path):

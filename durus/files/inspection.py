@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, Literal, Protocol, TypeVar
 
-from durus.error import DamageError, DurusError, UnsoundTailError
+from durus.error import DamageError, DurusError, FormatError, UnsoundTailError
 from durus.files.file import ReadableFile
 from durus.files.read_ahead import ReadAhead
 from durus.files.record_file import F, is_unfinished_creation
@@ -20,6 +20,7 @@ from durus.records.source_names import may_be_there
 from durus.text import printable
 
 _NAMED_REFS = 5
+_UNFINISHED = "the file was created, but nothing was stored yet; opening it for writing makes it a database"
 
 Sealed = Literal["all", "part", "none"]
 """How far the checksums of a file reach."""
@@ -179,8 +180,7 @@ class FileInspection(Inspection, Generic[F]):
 
     def findings(self) -> Iterator[Finding]:
         if is_unfinished_creation(self._file, self.empty_file):
-            problem = "the file was created, but nothing was stored yet; opening it for writing makes it a database"
-            yield Finding(self.size, None, problem)
+            yield Finding(self.size, None, _UNFINISHED)
             return
         yield from self._layout_findings()
         self.objects = len(self._offsets)
@@ -206,6 +206,8 @@ class FileInspection(Inspection, Generic[F]):
     @property
     def records(self) -> F:
         if self._records is None:
+            if is_unfinished_creation(self._file, self.empty_file):
+                raise FormatError(f"{self._file.path}: {_UNFINISHED}")
             self._records = self._open(self._file)
         return self._records
 

@@ -10,6 +10,7 @@ OptionType = type[bool] | type[int] | type[float] | type[str]
 Value = bool | int | float | str | None
 
 _WORDS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+_POSITIVE = ("cache_size", "cache_bytes", "tries")
 _CALLED = {bool: "true or false", int: "a whole number", float: "a number of seconds, or None", str: "a text"}
 
 
@@ -35,8 +36,12 @@ def check_options(
     for name in query:
         if name in keywords:
             raise ArgumentError(f"the option {name!r} is given in the address and as a keyword")
-    checked = {name: _check(name, known[name], value) for name, value in keywords.items()}
-    return checked | {name: _read(name, known[name], text) for name, text in query.items()}
+    options = {name: _check(name, known[name], value) for name, value in keywords.items()}
+    options |= {name: _read(name, known[name], text) for name, text in query.items()}
+    for name, value in options.items():
+        if name in _POSITIVE and isinstance(value, int) and value < 1:
+            raise ArgumentError(f"the option {name!r} is {value!r}: it must be at least 1")
+    return options
 
 
 def _check(name: str, kind: OptionType, value: object) -> Value:

@@ -25,6 +25,8 @@ VERSION_2 = 2
 
 MAX_ACCESSED = 1 << 16
 """How many accessed oids a commit may list; a client with more takes its turn. [WIRE2-21]"""
+MAX_SECONDS = 4_000_000
+"""The longest time of a server's options, in seconds: about 46 days, so that milliseconds fit in 32 bits."""
 MAX_REQUEST = 8 * MAX_REQUEST_OIDS + 64
 """How many bytes a request other than a commit may have. [WIRE2-5]"""
 MAX_COMMIT_MESSAGE = MAX_COMMIT + 8 * MAX_ACCESSED + 64

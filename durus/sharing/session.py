@@ -78,9 +78,11 @@ class SessionCore:
         clock: Callable[[], float] = lambda: 0.0,
         max_snapshot_seconds: float | None = None,
         max_snapshot_bytes: int | None = None,
+        commit_clock: Callable[[], float] | None = None,
     ) -> None:
         """Share `storage`. `max_snapshot_seconds` limits how long a snapshot may be held, and `max_snapshot_bytes` how
-        many bytes are kept for all of them; None is no limit. [TXN-64]
+        many bytes are kept for all of them; None is no limit. [TXN-64] `commit_clock` tells how long ago a commit was;
+        None is `clock`. [TXN-82]
         """
         if storage.is_shared:
             raise ArgumentError(
@@ -89,6 +91,7 @@ class SessionCore:
             )
         self.storage = storage
         self._clock = clock
+        self._commit_clock = clock if commit_clock is None else commit_clock
         self._max_snapshot_seconds = max_snapshot_seconds
         self._max_snapshot_bytes = max_snapshot_bytes
         self._versions = Versions(storage)
@@ -343,7 +346,7 @@ class SessionCore:
             session._serial = log.end
         else:  # a pack removed records during its turn
             session._own_serial = log.end
-        self._latest[log.end] = session.name, self._clock()
+        self._latest[log.end] = session.name, self._commit_clock()
         if len(self._latest) > _REMEMBERED_COMMITS:
             del self._latest[next(iter(self._latest))]
 
@@ -738,7 +741,7 @@ class Session:
         if serial not in core._latest:
             return ""
         name, moment = core._latest[serial]
-        return f"changed {core._clock() - moment:.3g} s ago by {name or 'another client'}"
+        return f"changed {round(core._commit_clock() - moment, 3):g} s ago by {name or 'another client'}"
 
     def _finish_commit(self, done: OnOutcome) -> None:
         if self._has_lost_turn and self._has_given:

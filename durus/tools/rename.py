@@ -57,7 +57,7 @@ class Renaming:
 
 def _new_path_of(old: str, new: str) -> Rename:
     if not all(part.isidentifier() for part in [*old.split("."), *new.replace(":", ".", 1).split(".")]):
-        raise ArgumentError(f"{old} and {new} must be paths of classes or modules, such as package.module.Class")
+        raise ArgumentError(f"{old!r} and {new!r} must be paths of classes or modules, such as package.module.Class")
     new_module, _, new_name = new.rpartition(":" if ":" in new else ".")
 
     def new_path(module: str, name: str) -> tuple[str, str]:

@@ -11,7 +11,14 @@ import warnings
 from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple, TypeAlias
 
-from durus.error import DurusError, DurusKeyError, UnnotedChangeError, UnnotedChangeWarning, text_of_unnoted
+from durus.error import (
+    ArgumentError,
+    DurusError,
+    DurusKeyError,
+    UnnotedChangeError,
+    UnnotedChangeWarning,
+    text_of_unnoted,
+)
 from durus.objects.cache import Cache
 from durus.objects.difference import Difference, differences
 from durus.objects.pickling import REFUSALS, class_pickle
@@ -29,16 +36,16 @@ Debug: TypeAlias = Literal["warn"] | bool
 def debug_mode(debug: Debug | None) -> Debug:
     """Return what a connection is to do about changes that were not noted, by its argument or by DURUS_DEBUG.
 
-    ValueError for anything but True, False and "warn", or 1, 0, warn and nothing in the environment.
+    ArgumentError for anything but True, False and "warn", or 1, 0, warn and nothing in the environment.
     """
     if debug is None:
         told = os.environ.get("DURUS_DEBUG", "")
         known: dict[str, Debug] = {"": False, "0": False, "1": True, "warn": "warn"}
         if told not in known:
-            raise ValueError(f"DURUS_DEBUG is {told!r} in the environment: set it to 1, to warn, or not at all")
+            raise ArgumentError(f"DURUS_DEBUG is {told!r} in the environment: set it to 1, to warn, or not at all")
         return known[told]
     if debug not in (True, False, "warn"):
-        raise ValueError(f"debug is True, False or 'warn', not {debug!r}")
+        raise ArgumentError(f"debug is True, False or 'warn', not {debug!r}")
     return debug
 
 

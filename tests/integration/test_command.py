@@ -87,7 +87,7 @@ def test_main_returns_the_exit_status(capsys: pytest.CaptureFixture[str]) -> Non
 def test_pack_of_a_file_that_is_not_there_makes_none(tmp_path: Path) -> None:
     result = durus("-p", "--file", "typo", cwd=tmp_path)
     assert result.returncode == 1
-    assert result.stderr == "durus: typo: there is no such file to pack\n"
+    assert result.stderr == "durus: typo: there is no such file\n"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -157,10 +157,17 @@ def test_startup_file_and_storage_class(tmp_path: Path) -> None:
     assert durus("-c", *options, cwd=tmp_path).returncode == 0
     with Connection(tmp_path / "f") as connection:
         assert connection.get_root()["y"] == 7
-    for wrong in (["--startup", "absent.py"], ["--storage-class", "os.path"], ["--storage-class", "no.such.Thing"]):
-        result = durus("-c", "--file", "f", *wrong, cwd=tmp_path)
+    (tmp_path / "wrong.py").write_text("1 +\n")
+    for wrong in (
+        ["--startup", "absent.py"],
+        ["--startup", "wrong.py"],
+        ["--storage-class", "os.path"],
+        ["--storage-class", "no.such.Thing"],
+    ):
+        result = durus("-c", "--file", "new", *wrong, cwd=tmp_path)
         assert result.returncode == 1
-        assert wrong[1] in result.stderr
+        assert wrong[1] in result.stderr.splitlines()[-1]
+        assert not (tmp_path / "new").exists()
 
 
 def test_unsound_tail_is_told_and_repaired(tmp_path: Path) -> None:

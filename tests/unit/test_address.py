@@ -4,7 +4,7 @@ import logging
 import os
 import socket
 import stat
-from math import nan
+from math import inf, nan
 from pathlib import Path
 
 import pytest
@@ -147,6 +147,9 @@ def test_inherited_sockets_are_looked_at(host: str, is_local: bool, monkeypatch:
         {"commit_timeout": 0.0},
         {"stall_timeout": -1.0},
         {"gcinterval": nan},
+        {"gcinterval": inf},
+        {"commit_timeout": inf},
+        {"stall_timeout": 4_000_001},
         {"gcbytes": "5"},
     ],
 )

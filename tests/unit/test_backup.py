@@ -612,7 +612,7 @@ def test_restoring_command(
         (["--verify", "f", "b"], "--verify takes a TARGET and nothing else"),
         (["--verify", "b", "--follow"], "--verify takes a TARGET and nothing else"),
         (["b"], "a FILE and a TARGET are needed"),
-        (["f", "b", "--keep", "0"], "--keep takes a number above 0"),
+        (["f", "b", "--keep", "0"], "argument --keep: '0' is not a number of at least 1"),
     ],
 )
 def test_wrong_call_of_backup_is_told(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:

@@ -47,6 +47,7 @@ def test_lock_error_names_the_file_and_the_process(tmp_path: Path) -> None:
         FileStorage(tmp_path / "f")
     holder.communicate()
     assert str(tmp_path / "f") in str(caught.value)
+    assert str(caught.value).endswith("; close it there, or open it with readonly=True")
     assert isinstance(caught.value, OSError)
     if sys.platform == "linux":
         assert f"process {holder.pid}" in str(caught.value) or "another process" in str(caught.value)

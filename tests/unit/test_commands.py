@@ -60,17 +60,11 @@ def test_the_names_of_4_3_and_their_options(capsys: pytest.CaptureFixture[str], 
     [
         (["check"], "required: FILE"),
         (["info", "f", "--nonsense"], "unrecognized arguments: --nonsense"),
-        (["serve", "--owner", "ann"], "--owner, --group and --umask are for a Unix socket"),
+        (["serve", "--owner", "0"], "--owner, --group and --umask are for a Unix socket"),
         (["shell", "--readonly"], "are for a file"),
         (["convert", "a", "b", "--encoding", "ascii"], "give --from-python2 too"),
         (["pack", "--timeout", "5"], "goes with --wait"),
-        (["pack", "--wait", "--timeout", "0"], "a number above 0"),
         (["serve", "--port", "\x1b[2J"], r"'\x1b[2J'"),
-        (["serve", "--port", "99999999"], "from 0 to 65535"),
-        (["serve", "--gcbytes", "-1"], "must not be less than 0"),
-        (["serve", "--gcinterval", "-1"], "must not be less than 0"),
-        (["serve", "--commit-timeout", "-1"], "must be more than 0"),
-        (["serve", "--stall-timeout", "nan"], "must be more than 0"),
         (["serve", "--address", "@"], "the name of the socket is missing"),
         (["serve", "--address", "127.0.0.1:1"], "give --host 127.0.0.1 --port 1"),
         (["serve", "--address", "s", "--port", "1"], "leave out --port"),
@@ -78,9 +72,7 @@ def test_the_names_of_4_3_and_their_options(capsys: pytest.CaptureFixture[str], 
         (["pack", "--file", "f", "--address", "s"], "--address is for a server, and f is named too"),
         (["shell", "durus://localhost", "--port", "1"], "--port is for a server"),
         (["pack", "durus+unix:"], "is not the address of a Unix socket"),
-        (["serve", "--umask", "0999"], "'0999' is not a umask"),
         (["serve", "f", "--readonly", "--repair"], "can't repair"),
-        (["shell", "f", "--cache_size", "0"], "a cache of 0 objects is too small"),
         (["restore", "backup", "file", "--at", "yesterday"], "'yesterday' is not a time"),
     ],
 )
@@ -98,6 +90,126 @@ def test_a_wrong_call_is_the_usage_and_one_line(
     assert told.err.startswith(f"usage: durus {arguments[0]} ")
     assert told.err.splitlines()[-1].startswith(f"durus {arguments[0]}: error: ")
     assert message in told.err.splitlines()[-1]
+
+
+@pytest.mark.spec("CMD-6", "CMD-7", "CMD-8")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["pack", "f", "--wait", "--timeout", "0"], "'0' is not a number of seconds above 0, and up to 4000000"),
+        (["pack", "--wait", "--timeout", "inf"], "'inf' is not a number of seconds"),
+        (["serve", "f", "--port", "-1"], "'-1' is not a number from 0 to 65535"),
+        (["serve", "f", "--port", "99999999"], "from 0 to 65535"),
+        (["shell", "--port", "nan"], "'nan' is not a whole number"),
+        (["serve", "f", "--gcbytes", "-1"], "'-1' is not a number of at least 0"),
+        (["serve", "f", "--gcbytes", "9" * 5000], "is not a whole number"),
+        (["serve", "f", "--gcinterval", "-1"], "'-1' is not a number of seconds from 0"),
+        (["serve", "f", "--gcinterval", "1e400"], "'1e400' is not a number of seconds from 0"),
+        (["serve", "f", "--commit-timeout", "inf"], "'inf' is not a number of seconds above 0"),
+        (["serve", "f", "--commit-timeout", "1e9"], "'1e9' is not a number of seconds above 0"),
+        (["serve", "f", "--commit-timeout", "soon"], "'soon' is not a number of seconds above 0"),
+        (["serve", "f", "--stall-timeout", "nan"], "'nan' is not a number of seconds above 0"),
+        (["serve", "f", "--logginglevel", "debug"], "'debug' is not a whole number"),
+        (["serve", "f", "--address", "s", "--umask", "0999"], "'0999' is not a umask"),
+        (["serve", "f", "--address", "s", "--umask", "-1"], "'-1' is not a umask"),
+        (["serve", "f", "--address", "s", "--owner", "no one"], "there is no 'no one' on this machine"),
+        (["serve", "f", "--address", "s", "--group", "no one"], "there is no 'no one' on this machine"),
+        (["serve", "f", "--address", "s", "--owner", "4294967295"], "from 0 to 4294967294"),
+        (["shell", "f", "--cache_size", "0"], "'0' is not a number of at least 1"),
+        (["log", "f", "18446744073709551616"], "from 0 to 18446744073709551615"),
+        (["log", "f", "--last", "0"], "'0' is not a number of at least 1"),
+        (["backup", "f", "b", "--keep", "0"], "'0' is not a number of at least 1"),
+        (["serve", ""], "the name is empty"),
+        (["shell", "--file", ""], "the name is empty"),
+        (["pack", ""], "the name is empty"),
+        (["salvage", "f", ""], "the name is empty"),
+        (["shell", "-"], "a file with the name '-' is './-'"),
+        (["shell", "file:f"], "give its path alone, f"),
+        (["serve", "FILE:///srv/f"], "give its path alone, /srv/f"),
+        (["shell", "memory:"], "'memory:' is an address: give the path of a file"),
+        (["serve", "durus://localhost"], "`durus pack` and `durus shell` take servers"),
+        (["check", "durus+unix:/s"], "this command takes a file"),
+        (["convert", "f", "durus:g"], "'durus:g' is an address"),
+        (["log", "postgresql://ann:secret@host/f?password=secret"], "'postgresql://ann@host/f' is an address"),
+        (["backup", "f", "https://example.org/"], "this command takes a file only"),
+        (["restore", "postgresql://host/f", "g"], "this command takes a file only"),
+        (["rename", "a.B", "a.C", "durus://localhost"], "is an address"),
+        (["shell", "f", "--cache", "5"], "unrecognized arguments: --cache 5; `durus shell --help` lists all options"),
+        (["pack", "f", "--wai"], "unrecognized arguments: --wai"),
+    ],
+)
+def test_a_value_is_checked_before_anything_is_made(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    last = told.err.splitlines()[-1]
+    assert last.startswith(f"durus {arguments[0]}: error: ")
+    assert message in last
+    assert "secret" not in last
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.spec("CMD-7")
+@pytest.mark.parametrize("name", ["-", "file:f", "memory:", "durus:f"])
+def test_a_file_that_exists_may_have_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    Connection(tmp_path / name).close()
+    assert main(["check", name]) == 0
+
+
+@pytest.mark.spec("CMD-9")
+@pytest.mark.parametrize("kind", [FileStorage, SqliteStorage])
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        (["serve", "FILE", "--port", "0"], "close it there, or give --readonly"),
+        (["shell", "FILE"], "give --readonly, or the address of its server in place of the file"),
+        (["pack", "FILE"], "give the address of the server in place of the file"),
+        (["rename", "a.B", "a.C", "FILE"], "close it there, or give --dry-run"),
+    ],
+)
+def test_a_file_in_use_gets_advice_for_the_command(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    kind: type[FileStorage] | type[SqliteStorage],
+    arguments: list[str],
+    advice: str,
+) -> None:
+    path = str(tmp_path / "f")
+    with Connection(kind(path)):
+        assert main([path if each == "FILE" else each for each in arguments]) == 1
+    told = capsys.readouterr()
+    last = told.err.splitlines()[-1]
+    assert "the file is in use by " in last
+    assert last.endswith(advice)
+    assert "readonly=True" not in last
+
+
+@pytest.mark.spec("CMD-2", "SHELF-3")
+@pytest.mark.parametrize("content", [b"", b"SHELF-1\n", b"DFS20\0\0"])
+def test_info_tells_that_a_file_is_not_a_database_yet(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, content: bytes
+) -> None:
+    (tmp_path / "f").write_bytes(content)
+    assert main(["info", str(tmp_path / "f")]) == 1
+    assert "nothing was stored yet; opening it for writing makes it a database" in capsys.readouterr().err
+
+
+@pytest.mark.spec("CMD-2")
+def test_a_current_folder_that_is_gone_is_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tmp_path.rmdir()
+    assert main(["log", "f"]) == 1
+    assert capsys.readouterr().err == "durus: the current folder: No such file or directory\n"
 
 
 @pytest.mark.spec("CMD-2")
@@ -383,6 +495,8 @@ def test_pp_loads_no_other_objects(tmp_path: Path) -> None:
         thing = connection.get_root()["thing"]
         assert isinstance(thing, Thing)
         assert thing._p_is_ghost()
+        assert "ghost" in repr(thing)
+        assert printed(thing) == "<Thing 1>\n"
 
 
 @pytest.mark.spec("CMD-34")

@@ -621,8 +621,8 @@ def test_log_of_a_file_of_4_3_has_no_times(tmp_path: Path, capsys: pytest.Captur
     ("arguments", "status", "message"),
     [
         (["f", "-5"], 2, ""),
-        (["f", str(1 << 64)], 2, "an OID is a number from 0"),
-        (["f", "--last", "0"], 2, "--last takes a number above 0"),
+        (["f", str(1 << 64)], 2, "is not a number from 0 to 18446744073709551615"),
+        (["f", "--last", "0"], 2, "--last: '0' is not a number of at least 1"),
         (["f", "--since", "yesterday"], 2, "'yesterday' is not a time"),
         (["f.sqlite"], 1, "a SqliteStorage keeps no earlier states"),
     ],

@@ -152,12 +152,17 @@ def test_options_are_keywords_or_stand_in_the_query(tmp_path: Path) -> None:
         ("memory:?tries=few", {}, "'tries' is 'few': it must be a whole number"),
         ("memory:", {"tries": "3"}, "'tries' is '3': it must be a whole number"),
         ("memory:", {"tries": True}, "'tries' is True: it must be a whole number"),
-        ("memory:", {"tries": 0}, "tries is 0; it must be a number, and at least 1"),
-        ("memory:?cache_size=0", {}, "cache_size is 0; it must be a number, and at least 1"),
-        ("memory:?cache_bytes=0", {}, "cache_bytes is 0; it must be a number, and at least 1"),
+        ("memory:", {"tries": 0}, "the option 'tries' is 0: it must be at least 1"),
+        ("memory:?cache_size=0", {}, "the option 'cache_size' is 0: it must be at least 1"),
+        ("memory:?cache_bytes=0", {}, "the option 'cache_bytes' is 0: it must be at least 1"),
         ("file:f?readonly=maybe", {}, "'readonly' is 'maybe': it must be true or false"),
         ("file:f?durability=none", {}, "'durability' is 'none'; it must be 'fsync' or 'os'"),
         ("durus://127.0.0.1:1?timeout=soon", {}, "'timeout' is 'soon': it must be a number of seconds, or None"),
+        ("durus://127.0.0.1:1", {"timeout": 0}, "timeout=0: it must be a number of seconds above 0, up to 4000000"),
+        ("durus://127.0.0.1:1?timeout=nan", {}, "timeout=nan: it must be a number of seconds above 0"),
+        ("durus://127.0.0.1:1", {"connect_timeout": float("inf")}, "connect_timeout=inf: it must be a number"),
+        ("durus://127.0.0.1:1", {"prefetch": -1}, "prefetch=-1: it must be a number from 0"),
+        ("file:%ff", {}, "'file:%ff' is not the address of a local file: .*open a path that is no text as bytes"),
         ("file:f?readonly=1&repair=1", {}, "readonly=True and repair=True exclude each other"),
     ],
 )
@@ -169,6 +174,12 @@ def test_wrong_options_are_refused(
     with pytest.raises(ArgumentError, match=message):
         durus.open(where, **keywords)
     assert (tmp_path / "f").read_bytes() == b""
+
+
+@pytest.mark.spec("DB-1")
+def test_a_password_in_a_wrong_address_is_not_shown() -> None:
+    with pytest.raises(ArgumentError, match="'durus://ann@host' is not the address of a server"):
+        durus.open("durus://ann:secret@host")
 
 
 @pytest.mark.spec("DB-2")
@@ -258,6 +269,25 @@ def test_another_package_can_provide_an_engine(monkeypatch: pytest.MonkeyPatch) 
         ArgumentError, match=r"no option 'prefetch'; those .* are cache_bytes, cache_size, readonly, speed"
     ):
         durus.open("there://somewhere", prefetch=1)
+
+
+@pytest.mark.spec("DB-2")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cache_size": 0}, "must be at least 1|too small"),
+        ({"debug": "loud"}, "debug is True, False or 'warn', not 'loud'"),
+        ({"root_class": int}, "root_class is <class 'int'>; it must be a class that inherits from Persistent"),
+        ({"root_class": "Root"}, "root_class is 'Root'; it must be a class"),
+    ],
+)
+@pytest.mark.parametrize("opened", [durus.open, durus.Connection])
+def test_arguments_are_checked_before_a_file_is_made(
+    tmp_path: Path, opened: Any, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        opened(tmp_path / "f", **options)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_names_are_listed_and_there() -> None:

@@ -1,6 +1,7 @@
 """What the errors of a conflict and of a commit without an answer tell. Statements TXN-80 and TXN-81."""
 
 import pickle
+import threading
 from typing import Any
 
 import pytest
@@ -38,7 +39,8 @@ def test_a_conflict_of_a_commit_names_class_and_oid_and_what_to_do() -> None:
         two.commit()
     issue = one.get_root()["issue"]
     assert caught.value.oids == [issue._p_oid]
-    assert f"a pack: {__name__}.Issue {issue._p_format_oid()}; call abort() and run" in str(caught.value)
+    assert f"a pack: {__name__}.Issue {issue._p_format_oid()} (changed " in str(caught.value)
+    assert " by the thread MainThread); call abort() and run" in str(caught.value)
     assert "db.run(function)" in str(caught.value)
     again = pickle.loads(pickle.dumps(caught.value))
     assert (str(again), again.oids, again.classes) == (str(caught.value), caught.value.oids, caught.value.classes)
@@ -70,6 +72,24 @@ def test_a_conflict_that_a_server_finds_names_class_and_oid() -> None:
     one.get_root()["issue"].votes = 1
     one.commit()
     with pytest.raises(WriteConflictError, match=r"Issue 1 \(changed 0 s ago by another client\); call abort\(\)"):
+        two.commit()
+
+
+@pytest.mark.spec("TXN-82")
+def test_a_conflict_of_threads_names_the_one_that_has_committed() -> None:
+    shared = SharedStorage(MemoryStorage())
+    one, two = (Connection(shared.new_client()) for _ in range(2))
+
+    def change() -> None:
+        one.get_root()["n"] = 1
+        one.commit()
+
+    two.get_root()["n"] = 2
+    other = threading.Thread(target=change, name="the\x1bother")
+    other.start()
+    other.join()
+    told = r"PersistentDict 0 \(changed [0-9.]+ s ago by the thread the\\x1bother\); call abort"
+    with pytest.raises(WriteConflictError, match=told):
         two.commit()
 
 

@@ -1,0 +1,85 @@
+"""The values of options and arguments, checked before a command opens or makes anything. Statements CMD-6 and CMD-7.
+
+Each function here is the `type` of an argument of argparse, or returns one.
+"""
+
+import argparse
+import math
+import os
+from collections.abc import Callable
+
+from durus.opening import SERVER_SCHEMES
+from durus.text import without_password
+
+_OF_THIS_PROCESS = ("file", "memory")
+
+
+def whole_number(lowest: int, highest: int | None = None) -> Callable[[str], int]:
+    """Return a type for whole numbers from `lowest` to `highest`."""
+
+    def check(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+        if number < lowest or (highest is not None and number > highest):
+            expected = f"of at least {lowest}" if highest is None else f"from {lowest} to {highest}"
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number {expected}")
+        return number
+
+    return check
+
+
+def seconds(highest: float, or_zero: bool = False) -> Callable[[str], float]:
+    """Return a type for numbers of seconds above 0, or from 0, to `highest`."""
+
+    def check(text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not (0 < number <= highest or (or_zero and number == 0)):
+            lowest = "from 0" if or_zero else "above 0, and"
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds {lowest} up to {highest:.0f}")
+        return number
+
+    return check
+
+
+def file_name(text: str) -> str:
+    """Check the name of a file, for a command that takes files only. [CMD-7]"""
+    return _checked(text, takes_storages=False, takes_servers=False)
+
+
+def file_or_storage(text: str) -> str:
+    """Check the name of a file, or the address of a storage of another kind."""
+    return _checked(text, takes_storages=True, takes_servers=False)
+
+
+def file_or_address(text: str) -> str:
+    """Check the name of a file, or the address of a server or of a storage of another kind."""
+    return _checked(text, takes_storages=True, takes_servers=True)
+
+
+def _checked(text: str, takes_storages: bool, takes_servers: bool) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("the name is empty; maybe a variable of the shell is not set")
+    if os.path.lexists(text):
+        return text
+    if text == "-":
+        raise argparse.ArgumentTypeError("a database can't be read from stdin; a file with the name '-' is './-'")
+    scheme, colon, rest = text.partition(":")
+    scheme = scheme.lower()
+    if not colon:
+        return text
+    if scheme in _OF_THIS_PROCESS:
+        path = rest.removeprefix("//") if scheme == "file" else ""
+        advice = f"give its path alone, {path}" if path else "give the path of a file"
+    elif scheme in SERVER_SCHEMES and not takes_servers:
+        advice = "this command takes a file; `durus pack` and `durus shell` take servers"
+    elif rest.startswith("//") and scheme not in SERVER_SCHEMES and not takes_storages:
+        advice = "this command takes a file only"
+    else:
+        return text
+    shown = without_password(text)
+    raise argparse.ArgumentTypeError(f"{shown!r} is an address: {advice}; a file with this name is './{shown}'")
