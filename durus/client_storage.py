@@ -78,8 +78,8 @@ class ClientStorage(CollectingStorage):
         prefetch: how many records are loaded ahead, at most, with each loaded one; 0 turns this off. [TXN-26]
         reconnect: whether sync() connects again after the connection is lost.
         protocol: the version of the wire protocol, 1 or 2; None uses 2 if the server supports it.
-        compress: whether to compress long messages of version 2; None does so if the server may be on another machine.
-            [WIRE2-7]
+        compress: whether to compress long messages of version 2; None does so over TCP from another machine,
+            without TLS. [WIRE2-7]
         stream: a connected stream to use instead of a new socket; such a storage never connects again.
 
     Raises:
@@ -123,6 +123,7 @@ class ClientStorage(CollectingStorage):
         self._timeouts = connect_timeout, timeout
         self._protocol = protocol
         self._compress = compress
+        self._compresses_by_default = False
         self._prefetch_limit = prefetch
         self._is_loaded: Callable[[bytes], bool] = lambda oid: False
         self._accesses: Callable[[], Accesses | None] = lambda: None
@@ -151,8 +152,8 @@ class ClientStorage(CollectingStorage):
             self._dialog: ClientDialog = ClientDialog1(self, prefetch)
         else:
             hello = parse_hello(self.receive(read_answer()))
-            may_compress = not self._address.is_local if self._compress is None else self._compress
-            method = compression.best_of(hello.compressions) if may_compress else compression.NONE
+            compress = self._compresses_by_default if self._compress is None else self._compress
+            method = compression.best_of(hello.compressions) if compress else compression.NONE
             self._dialog = ClientDialog2(self, prefetch, hello, method)
         if self._shows_snapshots:
             self._dialog.use_snapshots()
@@ -184,6 +185,7 @@ class ClientStorage(CollectingStorage):
         connect_timeout, timeout = self._timeouts
         deadline = None if connect_timeout is None else time.monotonic() + connect_timeout
         opened = connect(self._address, connect_timeout)
+        self._compresses_by_default = self._address.compresses(opened)
         stream = self._address.stream_of(opened, deadline)
         if type(opened).__module__ != "socket":
             # A socket of gevent, for example, does not block in the kernel and ignores its timeout. [WIRE-31]

@@ -138,7 +138,7 @@ def open(
         connect_timeout, timeout   how many seconds to wait for a server, and for its answers: 10 and 60
         prefetch     how many records a server sends ahead with each loaded one, at most: 100
         protocol     1 or 2, the version of the wire protocol; by default the latest one that the server supports
-        compress     compress long messages to and from a server; by default if it may be on another machine
+        compress     compress long messages to and from a server; by default if it is on another machine and without TLS
         tls_ca       for durus+tls: the file with the CAs that are trusted, by default those of the system [TLS-3]
         tls_cert, tls_key   for durus+tls: the files with the certificate of this client, and with its key
         tls_server_name     for durus+tls: the name in the certificate of the server, by default the host

@@ -115,6 +115,10 @@ class SocketAddress:
         """
         return connected
 
+    def compresses(self, connected: socket.socket) -> bool:
+        """Tell whether a client compresses long messages on this connection if it is not told so. [WIRE2-7]"""
+        return False
+
     @contextlib.contextmanager
     def _os_errors_as(self, operation: str) -> Iterator[None]:
         try:
@@ -170,6 +174,9 @@ class HostPortAddress(SocketAddress):
         self.port = listening.getsockname()[1]
         self.is_local = _is_local(listening)
         return listening
+
+    def compresses(self, connected: socket.socket) -> bool:
+        return bool(connected.getpeername()[0] != connected.getsockname()[0])
 
 
 _TLS_SCHEME = "durus+tls:"
@@ -244,6 +251,9 @@ class TlsAddress(HostPortAddress):
                 with self._os_errors_as("connect to"):
                     raise error
         return stream
+
+    def compresses(self, connected: socket.socket) -> bool:
+        return False  # the length of a compressed message tells something about what is in it
 
 
 def split_host_and_port(where: str) -> tuple[str, int | None] | None:

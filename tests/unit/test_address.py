@@ -14,6 +14,7 @@ from durus.sharing.address import (
     HostPortAddress,
     InheritedAddress,
     SocketAddress,
+    TlsAddress,
     UnixAbstractAddress,
     UnixDomainSocketAddress,
     connect,
@@ -169,3 +170,22 @@ def test_listening_beyond_loopback_is_warned_of(
     server.serve()
     warned = [record.message for record in caplog.records if record.levelno >= logging.WARNING]
     assert [("no authentication" in message) for message in warned] == [True] * is_warned_of
+
+
+@pytest.mark.spec("WIRE2-7")
+def test_a_client_compresses_by_default_only_from_another_machine_and_without_tls() -> None:
+    class Connected(socket.socket):
+        peer = ("192.0.2.1", 2972)
+
+        def getpeername(self) -> tuple[str, int]:
+            return self.peer
+
+        def getsockname(self) -> tuple[str, int]:
+            return ("192.0.2.2", 40_000)
+
+    with Connected() as connected:
+        assert HostPortAddress("a", 1).compresses(connected)
+        assert not TlsAddress("a", 1).compresses(connected)
+        assert not SocketAddress.new("/socket").compresses(connected)
+        connected.peer = ("192.0.2.2", 2972)
+        assert not HostPortAddress("a", 1).compresses(connected)
