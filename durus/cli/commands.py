@@ -38,6 +38,8 @@ COMMANDS = {
     "salvage": Command("copy what is sound of a damaged file to a new file", "salvage"),
     "rename": Command("give a class or a module another path in a file", "rename"),
     "convert": Command("copy a file to a new file, or to another kind of storage", "convert"),
+    "export": Command("write what a file holds as JSON lines, SQLite or CSV", "export"),
+    "import": Command("make a file from exported JSON lines", "import_lines"),
     "completion": Command("print a script that completes commands and options in a shell", "completion"),
 }
 
