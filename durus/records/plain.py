@@ -112,34 +112,40 @@ def children(value: Plain) -> Iterator[tuple[str | int, Plain]]:
         yield from value.items()
 
 
-def references(value: Plain) -> Iterator[tuple[str, Form]]:
-    """Yield each reference in a plain value, with the path of the attribute: `.lines[3]`, `[2]`. [EXP-24]"""
-    pending: list[tuple[str, Plain]] = [("", value)]
+def references(state: Plain) -> Iterator[tuple[str, Form]]:
+    """Yield each reference in a state, with the path to it: `.lines[3]`, `.data['key']`. [EXP-43]"""
+    pending: list[tuple[str, Plain, bool]] = [("", state, True)]
     while pending:
-        path, part = pending.pop()
+        path, part, has_attributes = pending.pop()
         if isinstance(part, Form) and "$ref" in part:
             yield path, part
         elif isinstance(part, list | dict):
-            pending += reversed(list(_steps(path, part)))
+            pending += reversed(list(_steps(path, part, has_attributes)))
 
 
-def _steps(path: str, part: Plain) -> Iterator[tuple[str, Plain]]:
-    """Yield the parts in which references can be, with their paths."""
-    if isinstance(part, Form) or (isinstance(part, dict) and "$dict" in part):
-        for key, value in part.items():
-            if key == "$dict" or key == "pairs":
-                for pair in value if isinstance(value, list) else ():
-                    shown = pair[0] if isinstance(pair[0], str | int) else to_json(pair[0])
-                    yield f"{path}[{shown!r}]" if isinstance(shown, str | int) else path, pair[1]
-                    yield f"{path} key", pair[0]
-            else:
-                yield path, value
-    elif isinstance(part, dict):
-        for key, value in part.items():
-            yield f"{path}.{key}" if key.isidentifier() else f"{path}[{key!r}]", value
-    elif isinstance(part, list):
+def _steps(path: str, part: list[Plain] | dict[str, Plain], has_attributes: bool) -> Iterator[tuple[str, Plain, bool]]:
+    """Yield the parts of a value, with their paths, and whether their keys are names of attributes."""
+    if isinstance(part, list):
         for number, value in enumerate(part):
-            yield f"{path}[{number}]", value
+            yield f"{path}[{number}]", value, False
+        return
+    is_form = isinstance(part, Form)
+    for key, value in part.items():
+        if key == "$dict" or (is_form and key == "pairs"):
+            for pair in value if isinstance(value, list) else ():
+                match pair:
+                    case [name, item]:
+                        yield f"{path}[{_short(name)}]", item, False
+                        yield f"{path} key", name, False
+        elif is_form:
+            yield path, value, key == "state" or (key == "$value" and has_attributes)
+        else:
+            yield (f"{path}.{key}" if has_attributes else f"{path}[{key!r}]"), value, False
+
+
+def _short(key: Plain) -> str:
+    text = repr(key[:MAX_KEY]) if isinstance(key, str) else to_json(key)
+    return text if len(text) <= MAX_KEY + 2 else f"{text[:MAX_KEY]}..."
 
 
 _SHAREABLE = frozenset(("$tuple", "$set", "$frozenset", "$call", "$new"))

@@ -4,51 +4,20 @@ Nothing that the records name is imported or run. Records are read one after ano
 written in batches, so memory does not grow with the database.
 """
 
-import base64
-import json
 import os
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
 
-from durus.error import ArgumentError, RecordError
+from durus.error import ArgumentError, DurusError
 from durus.files.file import File, FileSystem, OperatingSystem, Path
 from durus.files.inspection import Records
 from durus.files.publishing import publishing
 from durus.files.record_file import RecordFile
-from durus.oid import format_oid, oid_to_int
+from durus.oid import format_oid
 from durus.progress import STEP_RECORDS, Progress
 from durus.records.contents import class_name_of
-from durus.records.plain import PlainState, class_text, read_plain
-from durus.records.record import parse_class_pickle, split_oids, unpack_record
-
-HEADER = '{"durus": "export", "form": 1}'
-"""The first line. [EXP-20]"""
-_WRITE_SIZE = 1 << 18
-
-
-class Exported(NamedTuple):
-    """One object, as it is exported."""
-
-    oid: bytes
-    state: PlainState | None
-    """None if there is no form for it."""
-    data: bytes
-    refs: bytes
-    problem: str | None
-    """Why there is none."""
-
-
-class Target(Protocol):
-    """Where objects are exported to."""
-
-    def add(self, exported: Exported) -> None:
-        """Add one object."""
-
-    def finish(self) -> Iterator[Progress]:
-        """Complete the file, and make it durable, in steps."""
-
-    def close(self) -> None:
-        """Release what is held open."""
+from durus.records.record import unpack_record
+from durus.tools.export_lines import LinesTarget
+from durus.tools.exported import Exported, Target, exported_of
 
 
 class Export:
@@ -111,8 +80,16 @@ class Export:
 
     def _target(self, file: File, path: str) -> Target:
         if self._kind == ".jsonl":
-            return _Lines(file)
-        raise NotImplementedError(self._kind)
+            return LinesTarget(file)
+        if self._kind == ".csv":
+            from durus.tools.export_csv import CsvTarget, attribute_names
+
+            return CsvTarget(file, None if self._class_name is None else attribute_names(self._exported()))
+        try:
+            from durus.tools.export_sqlite import SqliteTarget
+        except ImportError as error:  # Python can be built without SQLite
+            raise DurusError("this Python has no SQLite; export to .jsonl or .csv") from error
+        return SqliteTarget(path, self._file_system)
 
     def _count(self, exported: Exported) -> None:
         self.objects += 1
@@ -129,71 +106,3 @@ class Export:
 
 
 _KINDS = (".jsonl", ".sqlite", ".csv")
-
-
-def exported_of(oid: bytes, data: bytes, refs: bytes) -> Exported:
-    """Return a record as it is exported."""
-    try:
-        return Exported(oid, read_plain(data), data, refs, None)
-    except RecordError as error:
-        return Exported(oid, None, data, refs, str(error))
-
-
-def line_of(exported: Exported) -> str:
-    """Return the line of one object. [EXP-21]"""
-    number = oid_to_int(exported.oid)
-    if exported.state is not None:
-        return f'{{"oid": {number}, "class": {json.dumps(exported.state.cls)}, "state": {exported.state.json()}}}'
-    known = parse_class_pickle(exported.data)
-    line = {
-        "oid": number,
-        "class": None if known is None else class_text(known.module, known.name),
-        "data": base64.b64encode(exported.data).decode(),
-        "refs": [oid_to_int(ref) for ref in split_oids(exported.refs)],
-        "problem": exported.problem,
-    }
-    return json.dumps(line)
-
-
-class Appender:
-    """Appends to a new file in large pieces."""
-
-    def __init__(self, file: File) -> None:
-        self._file = file
-        self._pending: list[str] = []
-        self._size = self._end = 0
-
-    def add(self, text: str) -> None:
-        """Append a text, some time before the end of flush()."""
-        self._pending.append(text)
-        self._size += len(text)
-        if self._size >= _WRITE_SIZE:
-            self.flush()
-
-    def flush(self) -> None:
-        """Append what is pending."""
-        data = "".join(self._pending).encode("utf-8", "backslashreplace")
-        self._file.append(data, self._end)
-        self._end += len(data)
-        self._pending, self._size = [], 0
-
-
-class _Lines:
-    """JSON lines: one for each object, between a first and a last one. [EXP-20]"""
-
-    def __init__(self, file: File) -> None:
-        self._out = Appender(file)
-        self._out.add(HEADER + "\n")
-        self._count = 0
-
-    def add(self, exported: Exported) -> None:
-        self._out.add(line_of(exported) + "\n")
-        self._count += 1
-
-    def finish(self) -> Iterator[Progress]:
-        self._out.add(f'{{"objects": {self._count}}}\n')
-        self._out.flush()
-        return iter(())
-
-    def close(self) -> None:
-        """Do nothing: the file belongs to the export."""

@@ -22,7 +22,7 @@ from durus.oid import format_oid, oid_from_int
 from durus.progress import STEP_RECORDS, Progress
 from durus.records.plain_writer import Json, write_plain
 from durus.records.record import join_refs, pack_record, refs_of
-from durus.tools.export import HEADER
+from durus.tools.export_lines import HEADER
 
 _DATA_KEYS = {"oid", "class", "data", "refs", "problem"}
 

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from durus.btree import BTree
 from durus.cli.main import main
 from durus.connection import Connection
-from durus.error import AlreadyExistsError, ArgumentError, FileError, FormatError, RecordError
+from durus.error import AlreadyExistsError, ArgumentError, DamageError, FileError, FormatError, RecordError
 from durus.file_storage import FileStorage
 from durus.file_storage2 import FileStorage2
 from durus.oid import oid_from_int
@@ -40,7 +40,8 @@ from durus.records.record import pack_record
 from durus.records.stored_state import decompress_state
 from durus.sqlite_storage import SqliteStorage
 from durus.storage import MemoryStorage, Storage
-from durus.tools.export import HEADER, Export
+from durus.tools.export import Export
+from durus.tools.export_lines import HEADER
 from durus.tools.import_lines import Import
 
 CLASS = b"\x80\x04cshop\nOrder\n."
@@ -463,6 +464,22 @@ def test_an_export_replaces_no_file_and_has_the_permissions_of_the_database(tmp_
         export(tmp_path / "f.durus", tmp_path / "f.jsonl")
     with pytest.raises(ArgumentError, match=r"must end in \.jsonl"):
         export(tmp_path / "f.durus", tmp_path / "f.json")
+
+
+@pytest.mark.spec("EXP-22")
+@pytest.mark.parametrize("kind", [".jsonl", ".sqlite", ".csv"])
+def test_an_export_of_a_damaged_file_leaves_nothing(kind: str, tmp_path: Path) -> None:
+    make(tmp_path / "f.durus", all=[Order() for _ in range(300)])
+    data = bytearray((tmp_path / "f.durus").read_bytes())
+    inspection = inspect_file(tmp_path / "f.durus")
+    offset = dict(inspection.records.offsets())[oid_from_int(250)]
+    data[offset : offset + 8] = b"\xff" * 8
+    steps = Export(inspection.records, tmp_path / f"g{kind}").steps()
+    (tmp_path / "f.durus").write_bytes(data)
+    with pytest.raises(DamageError):
+        list(steps)
+    inspection.close()
+    assert [each.name for each in tmp_path.iterdir()] == ["f.durus"]
 
 
 @pytest.mark.spec("EXP-22")
