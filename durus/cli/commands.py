@@ -32,6 +32,8 @@ COMMANDS = {
     "pack": Command("remove what the root does not reach, from a file or on a server", "pack"),
     "check": Command("verify all transactions, checksums, records and references", "check"),
     "info": Command("show what a file holds", "info"),
+    "show": Command("show one object of a file, and what it refers to", "show"),
+    "refs": Command("list the objects of a file that refer to one", "refs"),
     "log": Command("show the commits of a file, or the states that an object had", "log"),
     "backup": Command("add to a backup what a file in use has, or verify a backup", "backup"),
     "restore": Command("make a file of a backup, as it is now or was at a time", "restore"),

@@ -4,10 +4,11 @@ import argparse
 from collections import Counter, deque
 from collections.abc import Iterator
 
+from durus.cli.oids import add_oid_argument, oid_of
 from durus.cli.options import UsageError
 from durus.cli.output import tell
 from durus.files.moment import seal_time
-from durus.oid import format_oid, oid_from_int
+from durus.oid import format_oid
 from durus.open_file import open_file_storage
 from durus.records.contents import class_name_of
 from durus.records.record import data_of
@@ -18,7 +19,7 @@ _SHOWN_OIDS = 5
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="the file to look at; it may be in use")
-    parser.add_argument("oid", nargs="?", type=int, metavar="OID", help="show each state of the object with this oid")
+    add_oid_argument(parser, "show each state of the object with this oid", is_optional=True)
     parser.add_argument("--since", metavar="TIME", help="leave out commits before this time (ISO 8601, UTC)")
     parser.add_argument("--until", metavar="TIME", help="leave out commits after this time")
     parser.add_argument(
@@ -28,15 +29,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    if options.oid is not None and not 0 <= options.oid < 1 << 64:
-        raise UsageError("an OID is a number from 0 to 2**64 - 1")
+    oid = None if options.oid is None else oid_of(options)
     if options.last is not None and options.last < 1:
         raise UsageError("--last takes a number above 0")
     since = None if options.since is None else seal_time(options.since)
     until = None if options.until is None else seal_time(options.until)
     storage = open_file_storage(options.file, readonly=True)
     try:
-        lines = _lines(storage, options.oid, since, until, options.class_name)
+        lines = _lines(storage, oid, since, until, options.class_name)
         for line in lines if options.last is None else deque(lines, options.last):
             tell(line)
     finally:
@@ -45,10 +45,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _lines(
-    storage: Storage, number: int | None, since: str | None, until: str | None, class_name: str | None
+    storage: Storage, oid: bytes | None, since: str | None, until: str | None, class_name: str | None
 ) -> Iterator[str]:
-    if number is not None:
-        for commit, record in storage.records_of(oid_from_int(number)):
+    if oid is not None:
+        for commit, record in storage.records_of(oid):
             name = class_name_of(data_of(record))
             if _is_between(commit, since, until) and class_name in (None, name):
                 yield f"{_heading(commit)}  {name}, {len(record)} bytes"

@@ -123,6 +123,14 @@ def references(state: Plain) -> Iterator[tuple[str, Form]]:
             pending += reversed(list(_steps(path, part, has_attributes)))
 
 
+def target_of(reference: Form) -> tuple[int, str]:
+    """Return oid and class of a reference, the class with a dot after its module."""
+    match reference:
+        case {"$ref": int() as number, "class": (str() | tuple()) as cls}:
+            return number, dotted(cls)
+    raise RecordError("a reference has an oid and a class, and one does not")
+
+
 def _steps(path: str, part: list[Plain] | dict[str, Plain], has_attributes: bool) -> Iterator[tuple[str, Plain, bool]]:
     """Yield the parts of a value, with their paths, and whether their keys are names of attributes."""
     if isinstance(part, list):

@@ -13,7 +13,7 @@ from durus.error import DurusError, FileError
 from durus.files.file import FileSystem
 from durus.oid import format_oid, oid_to_int
 from durus.progress import Progress
-from durus.records.plain import Form, Plain, dotted, references, to_json
+from durus.records.plain import Form, Plain, dotted, references, target_of, to_json
 from durus.tools.export_cells import Cell, Cells, attributes_of, unwrapped
 from durus.tools.exported import Exported, stored_form
 
@@ -296,8 +296,8 @@ def _value(cells: Cells, value: Plain) -> tuple[Cell, int | None]:
 
 
 def _number(reference: Form) -> int:
-    number = reference["$ref"]
-    if not isinstance(number, int) or number >= 1 << 63:
+    number, _ = target_of(reference)
+    if number >= 1 << 63:
         raise DurusError(f"oid {number} is too high for SQLite; export to .jsonl")
     return number
 
