@@ -15,7 +15,7 @@ from typing import BinaryIO, cast
 
 from durus.error import FileError, FormatError, RecordError
 from durus.file_storage import FileStorage, utc_now
-from durus.files.file import FileSystem, OperatingSystem, Path, os_errors_as
+from durus.files.file import File, FileSystem, OperatingSystem, Path, os_errors_as
 from durus.files.packer import MAX_PACKABLE_OIDS
 from durus.files.publishing import publishing
 from durus.oid import format_oid, oid_from_int
@@ -60,12 +60,20 @@ class Import:
             self._check_whole(spool)
             part = self._file_system.open(part_path, "private")
             try:
+                self._take_permissions(part)
                 new_file = FileStorage.file_format.new_file(part, utc_now())
                 highest = max(self._oids)
                 yield from new_file.write_base(self._records(spool), self.objects, sum(self._sizes), highest)
                 part.sync()
             finally:
                 part.close()
+
+    def _take_permissions(self, part: File) -> None:
+        like = self._file_system.open(os.path.realpath(self._path), "read")
+        try:
+            part.copy_permissions(like)
+        finally:
+            like.close()
 
     def _open_lines(self) -> BinaryIO:
         with os_errors_as("open the file", self._path):

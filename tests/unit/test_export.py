@@ -12,7 +12,6 @@ import struct
 import tempfile
 import tracemalloc
 import uuid
-import zoneinfo
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -301,7 +300,7 @@ LEAVES = (
     | st.text(max_size=8)
     | st.sampled_from(["$ref", "$id", "long" * 40])
     | st.binary(max_size=8)
-    | st.datetimes(timezones=st.none() | st.sampled_from([dt.UTC, zoneinfo.ZoneInfo("Europe/Berlin")]))
+    | st.datetimes(timezones=st.none() | st.sampled_from([dt.UTC, dt.timezone(dt.timedelta(hours=1), "Here")]))
     | st.dates()
     | st.times()
     | st.timedeltas()
@@ -605,7 +604,9 @@ def test_a_wrong_line_is_told_and_nothing_is_left(lines: list[str], problem: str
 @pytest.mark.spec("EXP-32")
 def test_an_import_replaces_no_file(tmp_path: Path) -> None:
     (tmp_path / "f.jsonl").write_text(f'{HEADER}\n{ROOT}\n{{"objects": 1}}\n')
+    (tmp_path / "f.jsonl").chmod(0o640)
     import_lines(tmp_path / "f.jsonl", tmp_path / "g.durus")
+    assert (tmp_path / "g.durus").stat().st_mode & 0o777 == 0o640
     with pytest.raises(AlreadyExistsError):
         import_lines(tmp_path / "f.jsonl", tmp_path / "g.durus")
     with pytest.raises(FileError):
