@@ -11,6 +11,7 @@ import math
 import struct
 from collections.abc import Callable, Iterator
 from datetime import date, datetime, time, timedelta, timezone
+from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
 from durus.error import RecordError
@@ -28,6 +29,12 @@ MAX_KEY = 100
 """How many characters a key of a JSON object, or a text that is repeated where it occurs again, may have. [EXP-9]"""
 _MAX_PLAIN = 1 << 53
 _MAX_DECIMAL = 1 << 1024
+_NAMES_PER_BYTE = 16
+_FREE_NAMES = 1 << 20
+"""So many characters of long names may come from a byte, and from none. [EXP-10]"""
+_USUAL_START = b"\x80\x04\x95"
+"""The steps PROTO and FRAME, as most pickles begin; the length of the frame follows."""
+_USUAL_START_SIZE = 11
 _FEW_CONTAINERS = 50
 """So many can't be nested too deep."""
 
@@ -78,6 +85,7 @@ def _end_of_class(data: bytes) -> int:
     return machine.position
 
 
+@lru_cache(maxsize=1000)
 def class_text(module: str, qualname: str) -> str | tuple[str, str]:
     """Return a name as `module:qualname`, or as a pair if there is a colon in one of the two. [EXP-4]"""
     if len(module) + len(qualname) > MAX_NAME:
@@ -184,6 +192,8 @@ class _Machine:
         self._argument_tuples: dict[int, Form] = {}
         """By the id() of its list: a tuple that was used again."""
         self._containers = 0
+        self._budget = _NAMES_PER_BYTE * len(pickles) + _FREE_NAMES
+        """How many more characters of long names there may be."""
 
     def load(self) -> Plain:
         """Run the next pickle, and return its value."""
@@ -192,7 +202,11 @@ class _Machine:
         marks: list[int] = []
         containers = 0
         self._protocol = 0
+        if pickles.startswith(_USUAL_START, position):
+            self._protocol = 4
+            position += _USUAL_START_SIZE
         value: Plain
+        push = stack.append
         while True:
             code = pickles[position]
             position += 1
@@ -203,7 +217,7 @@ class _Machine:
                     value = text.decode()
                 except UnicodeDecodeError:
                     value = text.decode("utf-8", "surrogatepass")
-                stack.append(value)
+                push(value)
                 position = end
                 if pickles[position] == 0x94:  # MEMOIZE, as after every text that a pickler writes
                     memo[len(memo)] = value
@@ -211,45 +225,45 @@ class _Machine:
             elif code == 0x94:  # MEMOIZE
                 memo[len(memo)] = stack[-1]
             elif code == 0x4B:  # BININT1
-                stack.append(pickles[position])
+                push(pickles[position])
                 position += 1
             elif code == 0x68:  # BINGET
                 value = memo[pickles[position]]
                 if not (isinstance(value, str) and len(value) <= MAX_KEY):
                     self._note_fetched(value)
-                stack.append(value)
+                push(value)
                 position += 1
             elif code == 0x28:  # MARK
                 marks.append(len(stack))
             elif code == 0x4E:  # NONE
-                stack.append(None)
+                push(None)
             elif code == 0x75:  # SETITEMS
                 start = marks.pop()
                 self._set_items(stack[start - 1 if start else start], stack[start:])
                 del stack[start:]
             elif code == 0x7D:  # EMPTY_DICT
-                stack.append({})
+                push({})
                 containers += 1
             elif code == 0x86:  # TUPLE2
                 stack[-2:] = [Form({"$tuple": stack[-2:]})]
                 containers += 1
             elif code == 0x51:  # BINPERSID
-                stack.append(self._reference(stack.pop()))
+                push(self._reference(stack.pop()))
             elif code == 0x43:  # SHORT_BINBYTES
                 end = position + 1 + pickles[position]
-                stack.append(pickles[position + 1 : end])
+                push(pickles[position + 1 : end])
                 position = end
             elif code == 0x93:  # STACK_GLOBAL
                 qualname, module = stack.pop(), stack.pop()
-                stack.append(self._name(module, qualname))
+                push(self._name(module, qualname))
             elif code == 0x4D:  # BININT2
-                stack.append(pickles[position] + (pickles[position + 1] << 8))
+                push(pickles[position] + (pickles[position + 1] << 8))
                 position += 2
             elif code == 0x4A:  # BININT
-                stack.append(int.from_bytes(pickles[position : position + 4], "little", signed=True))
+                push(int.from_bytes(pickles[position : position + 4], "little", signed=True))
                 position += 4
             elif code == 0x47:  # BINFLOAT
-                stack.append(_float_form(struct.unpack_from(">d", pickles, position)[0]))
+                push(_float_form(struct.unpack_from(">d", pickles, position)[0]))
                 position += 8
             elif code == 0x73:  # SETITEM
                 pair = stack[-2:]
@@ -263,13 +277,13 @@ class _Machine:
                 item = stack.pop()
                 _append(stack[-1], [item])
             elif code == 0x5D:  # EMPTY_LIST
-                stack.append([])
+                push([])
                 containers += 1
             elif code == 0x88 or code == 0x89:  # NEWTRUE, NEWFALSE
-                stack.append(code == 0x88)
+                push(code == 0x88)
             elif code == 0x58:  # BINUNICODE
                 end = position + 4 + int.from_bytes(pickles[position : position + 4], "little")
-                stack.append(str(pickles[position + 4 : end], "utf-8", "surrogatepass"))
+                push(str(pickles[position + 4 : end], "utf-8", "surrogatepass"))
                 position = end
             elif code == 0x95:  # FRAME
                 position += 8
@@ -298,7 +312,9 @@ class _Machine:
     # Shared values
 
     def _note_fetched(self, value: Plain) -> None:
-        if _is_shareable(value):
+        if type(value) is Form and "$class" in value:
+            self._spend(value)
+        elif _is_shareable(value):
             self._fetched[id(value)] = value
             if type(value) is Form and "$tuple" in value:
                 self._argument_tuples[id(value["$tuple"])] = value
@@ -368,7 +384,23 @@ class _Machine:
         if type(module) is not str or type(qualname) is not str:
             raise RecordError("its data has a class whose name is no text")
         names = present_name(module, qualname) if self._protocol <= 2 else (module, qualname)
-        return Form({"$class": class_text(*names)})
+        named = Form({"$class": class_text(*names)})
+        self._spend(named)
+        return named
+
+    def _spend(self, named: Form) -> None:
+        """Count the characters of a long name, which few bytes can repeat endlessly. [EXP-10]"""
+        match named["$class"]:
+            case str() as name:
+                size = len(name)
+            case (str() as module, str() as qualname):
+                size = len(module) + len(qualname)
+            case _:
+                size = 0
+        if size > MAX_KEY:
+            self._budget -= size
+            if self._budget < 0:
+                raise RecordError("its data repeats long names too often")
 
     def _reference(self, pair: Plain) -> Form:
         match pair:

@@ -263,6 +263,8 @@ def test_shared_and_cyclic_values() -> None:
         (b"cdatetime\ndate\nC\x04\0\0\0\0\x85R.", "can't be read"),
         (b"(N.", "before it has made"),
         (b"\x8c\x05abc.", "can't be read"),
+        (b"(cm\n" + b"C" * 999 + b"\n\x94" + b"h\0" * 5000 + b"l.", "repeats long names"),
+        (b"(\x8c\x01m\x94X\xe7\x03\0\0" + b"C" * 999 + b"\x94" + b"h\0h\1\x93" * 5000 + b"l.", "repeats long names"),
     ],
 )
 def test_what_has_no_form_is_exported_as_it_is_stored(state: bytes, problem: str, tmp_path: Path) -> None:
