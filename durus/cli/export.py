@@ -7,11 +7,9 @@ from collections.abc import Iterator
 from durus.cli.options import UsageError, inspect, is_address
 from durus.cli.output import tell
 from durus.cli.progress import show_progress
-from durus.files.file import OperatingSystem
+from durus.file_storage import FileStorage
 from durus.files.inspection import Records
-from durus.files.moment import seal_time
-from durus.files.shelf.history import view_at
-from durus.files.shelf.shelf import Shelf
+from durus.storage_inspection import StorageRecords
 from durus.text import without_password
 from durus.tools.export import Export
 
@@ -57,5 +55,5 @@ def _records(name: str, at: str | None) -> Iterator[Records]:
         return
     if is_address(name):
         raise UsageError("--at is for a file")
-    with contextlib.closing(OperatingSystem().open(name, "read")) as file:
-        yield Shelf(view_at(file, seal_time(at)))
+    with contextlib.closing(FileStorage(name, at=at)) as storage:
+        yield StorageRecords(storage)

@@ -11,8 +11,8 @@ from durus.cli.oids import add_oid_argument, oid_of
 from durus.cli.options import UsageError
 from durus.cli.output import tell
 from durus.cli.report import add_json_argument
+from durus.file_storage import FileStorage
 from durus.files.moment import seal_time
-from durus.files.shelf.layout import NAME as SHELF
 from durus.oid import format_oid, oid_to_int
 from durus.open_file import open_file_storage
 from durus.records.contents import class_name_of
@@ -50,7 +50,13 @@ def run(options: argparse.Namespace) -> int:
         chosen: Iterable[_Commit | _State] = found if options.last is None else deque(found, options.last)
         if options.json:
             list_name = "commits" if oid is None else "states"
-            shown = {"durus": __version__, "file": options.file, "format": SHELF, "commits": None, "states": None}
+            shown = {
+                "durus": __version__,
+                "file": options.file,
+                "format": FileStorage.file_format.name,
+                "commits": None,
+                "states": None,
+            }
             tell(json.dumps({**shown, list_name: [each.as_json() for each in chosen]}))
         else:
             for each in chosen:

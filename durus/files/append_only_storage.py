@@ -190,8 +190,10 @@ class AppendOnlyStorage(SingleFileStorage[_Opened[F]], Generic[F]):
         if start_oid is not None:
             yield from super().gen_oid_record(start_oid, batch_size)
             return
-        record_file = self._require_open().record_file
-        for oid, offset in list(record_file.offsets()):
+        opened = self._require_open()
+        record_file = opened.record_file
+        is_fixed = self._readonly and opened.follower is None
+        for oid, offset in record_file.walk() if is_fixed else list(record_file.offsets()):
             yield oid, record_file.read_entry(oid, offset)
 
     # Committing

@@ -390,13 +390,8 @@ class _Machine:
 
     def _spend(self, named: Form) -> None:
         """Count the characters of a long name, which few bytes can repeat endlessly. [EXP-10]"""
-        match named["$class"]:
-            case str() as name:
-                size = len(name)
-            case (str() as module, str() as qualname):
-                size = len(module) + len(qualname)
-            case _:
-                size = 0
+        name = named["$class"]
+        size = len(name) if isinstance(name, str) else len(str(name))
         if size > MAX_KEY:
             self._budget -= size
             if self._budget < 0:
