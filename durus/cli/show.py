@@ -12,7 +12,7 @@ from durus.cli.report import add_json_argument
 from durus.error import DurusKeyError
 from durus.oid import format_oid, oid_to_int
 from durus.records.contents import class_name_of
-from durus.records.plain import references, target_of, to_json
+from durus.records.plain_forms import references, target_of, to_json
 from durus.records.record import split_oids, unpack_record
 from durus.text import without_password
 from durus.tools.export_cells import attributes_of

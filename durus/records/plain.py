@@ -5,28 +5,19 @@ steps make is kept as the form of it that spec/export.md gives. It is faster tha
 of steps and no values.
 """
 
-import base64
-import json
 import math
 import struct
-from collections.abc import Callable, Iterator
-from datetime import date, datetime, time, timedelta, timezone
-from functools import lru_cache
+from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
 from durus.error import RecordError
-from durus.records.pickle_machine import MAX_NAME, PickleMachine
+from durus.records.pickle_machine import PickleMachine
+from durus.records.plain_calls import value_of_call
+from durus.records.plain_forms import MAX_DEPTH, MAX_KEY, Form, Plain, children, class_text, to_json
 from durus.records.present_names import present_name
 from durus.records.record import parse_class_pickle
 from durus.records.stored_state import decompress_state
 
-Plain: TypeAlias = object
-"""None, a bool, an int, a finite float, a str, bytes, a bytearray, a list, a dict with short str keys, or a Form."""
-
-MAX_DEPTH = 150
-"""How deep the JSON of a state may be nested. [EXP-10]"""
-MAX_KEY = 100
-"""How many characters a key of a JSON object, or a text that is repeated where it occurs again, may have. [EXP-9]"""
 _MAX_PLAIN = 1 << 53
 _MAX_DECIMAL = 1 << 1024
 _NAMES_PER_BYTE = 16
@@ -37,10 +28,6 @@ _USUAL_START = b"\x80\x04\x95"
 _USUAL_START_SIZE = 11
 _FEW_CONTAINERS = 50
 """So many can't be nested too deep."""
-
-
-class Form(dict[str, Plain]):
-    """A value that JSON lacks, in the form of spec/export.md; a dict of the state is a plain dict."""
 
 
 class PlainState(NamedTuple):
@@ -83,85 +70,6 @@ def _end_of_class(data: bytes) -> int:
     machine = PickleMachine(data)
     machine.load()
     return machine.position
-
-
-@lru_cache(maxsize=1000)
-def class_text(module: str, qualname: str) -> str | tuple[str, str]:
-    """Return a name as `module:qualname`, or as a pair if there is a colon in one of the two. [EXP-4]"""
-    if len(module) + len(qualname) > MAX_NAME:
-        raise RecordError(f"its data has a name of {len(module) + len(qualname)} characters")
-    return (module, qualname) if ":" in module or ":" in qualname else f"{module}:{qualname}"
-
-
-def dotted(cls: str | tuple[str, str]) -> str:
-    """Return the name that class_text() made, with a dot in the place of the colon, as people write it."""
-    return cls.replace(":", ".") if isinstance(cls, str) else ".".join(cls)
-
-
-def to_json(value: Plain) -> str:
-    """Return a plain value as JSON, in ASCII."""
-    return _ENCODER.encode(value)
-
-
-def _bytes_form(value: object) -> Form:
-    if isinstance(value, bytes | bytearray):
-        return Form({"$bytearray" if isinstance(value, bytearray) else "$bytes": base64.b64encode(value).decode()})
-    raise TypeError(f"{type(value).__name__} is not a plain value")
-
-
-_ENCODER = json.JSONEncoder(default=_bytes_form, check_circular=False)
-
-
-def children(value: Plain) -> Iterator[tuple[str | int, Plain]]:
-    """Yield the parts of a plain value, each with its key in it."""
-    if isinstance(value, list):
-        yield from enumerate(value)
-    elif isinstance(value, dict):
-        yield from value.items()
-
-
-def references(state: Plain) -> Iterator[tuple[str, Form]]:
-    """Yield each reference in a state, with the path to it: `.lines[3]`, `.data['key']`. [EXP-43]"""
-    pending: list[tuple[str, Plain, bool]] = [("", state, True)]
-    while pending:
-        path, part, has_attributes = pending.pop()
-        if isinstance(part, Form) and "$ref" in part:
-            yield path, part
-        elif isinstance(part, list | dict):
-            pending += reversed(list(_steps(path, part, has_attributes)))
-
-
-def target_of(reference: Form) -> tuple[int, str]:
-    """Return oid and class of a reference, the class with a dot after its module."""
-    match reference:
-        case {"$ref": int() as number, "class": (str() | tuple()) as cls}:
-            return number, dotted(cls)
-    raise RecordError("a reference has an oid and a class, and one does not")
-
-
-def _steps(path: str, part: list[Plain] | dict[str, Plain], has_attributes: bool) -> Iterator[tuple[str, Plain, bool]]:
-    """Yield the parts of a value, with their paths, and whether their keys are names of attributes."""
-    if isinstance(part, list):
-        for number, value in enumerate(part):
-            yield f"{path}[{number}]", value, False
-        return
-    is_form = isinstance(part, Form)
-    for key, value in part.items():
-        if key == "$dict" or (is_form and key == "pairs"):
-            for pair in value if isinstance(value, list) else ():
-                match pair:
-                    case [name, item]:
-                        yield f"{path}[{_short(name)}]", item, False
-                        yield f"{path} key", name, False
-        elif is_form:
-            yield path, value, key == "state" or (key == "$value" and has_attributes)
-        else:
-            yield (f"{path}.{key}" if has_attributes else f"{path}[{key!r}]"), value, False
-
-
-def _short(key: Plain) -> str:
-    text = repr(key[:MAX_KEY]) if isinstance(key, str) else to_json(key)
-    return text if len(text) <= MAX_KEY + 2 else f"{text[:MAX_KEY]}..."
 
 
 _SHAREABLE = frozenset(("$tuple", "$set", "$frozenset", "$call", "$new"))
@@ -702,111 +610,5 @@ _OTHERS: dict[int, _Step] = {
 def _result(function: Plain, arguments: Plain) -> Plain:
     """Return what a call gives: a form of its own for values of usual types [EXP-5], otherwise the call. [EXP-6]"""
     made = _made("$call", function, arguments)
-    name = made["$call"]
-    special = _SPECIAL.get(name) if type(name) is str else None
-    found = None if special is None else special(made.get("args", []))  # type: ignore[arg-type]  # a list
+    found = value_of_call(made["$call"], made.get("args", []))  # type: ignore[arg-type]  # a list
     return made if found is None else found
-
-
-def _datetime(args: list[Plain]) -> Plain:
-    match args:
-        case [bytes() as raw] | [bytes() as raw, _] if len(raw) == 10:
-            moment = datetime(raw)  # type: ignore[arg-type, call-arg]  # as pickles of the class make it
-            return _with_zone("$datetime", moment, args)
-    return None
-
-
-def _time(args: list[Plain]) -> Plain:
-    match args:
-        case [bytes() as raw] | [bytes() as raw, _] if len(raw) == 6:
-            return _with_zone("$time", time(raw), args)  # type: ignore[arg-type]  # likewise
-    return None
-
-
-def _with_zone(key: str, value: datetime | time, args: list[Plain]) -> Form:
-    text = value.isoformat()
-    type(value).fromisoformat(text)  # ValueError for what is no time, which the class has taken as it was
-    form = Form({key: text})
-    if value.fold:
-        form["fold"] = 1
-    match args[1:]:
-        case [{"$call": "datetime:timezone", "args": [{"$timedelta": [days, seconds, microseconds]}], **others}] if (
-            not others
-        ):
-            offset = timezone(timedelta(days, seconds, microseconds))
-            form[key] = value.replace(tzinfo=offset).isoformat()
-        case [zone]:
-            form["zone"] = zone
-    return form
-
-
-def _date(args: list[Plain]) -> Plain:
-    match args:
-        case [bytes() as raw] if len(raw) == 4:
-            text = date(raw).isoformat()  # type: ignore[arg-type, call-arg]  # likewise
-            date.fromisoformat(text)
-            return Form({"$date": text})
-    return None
-
-
-def _timedelta(args: list[Plain]) -> Plain:
-    match args:
-        case [int() as days, int() as seconds, int() as microseconds]:
-            whole = timedelta(days, seconds, microseconds)
-            if [whole.days, whole.seconds, whole.microseconds] == args and bool not in map(type, args):
-                return Form({"$timedelta": [days, seconds, microseconds]})
-    return None
-
-
-def _decimal(args: list[Plain]) -> Plain:
-    match args:
-        case [str() as text] if len(text) <= MAX_KEY:
-            return Form({"$decimal": text})
-    return None
-
-
-def _collection(key: str) -> Callable[[list[Plain]], Plain]:
-    def make(args: list[Plain]) -> Plain:
-        match args:
-            case [list() as items]:
-                return Form({key: items.copy()})
-        return None
-
-    return make
-
-
-def _bytearray(args: list[Plain]) -> Plain:
-    match args:
-        case []:
-            return bytearray()
-        case [bytes() as data]:
-            return bytearray(data)
-    return None
-
-
-def _encoded(args: list[Plain]) -> Plain:
-    match args:
-        case [str() as text, "latin1" | "latin-1" | "iso-8859-1"]:
-            return text.encode("latin-1")
-    return None
-
-
-def _nested(args: list[Plain]) -> Plain:
-    match args:
-        case [{"$class": str() as owner}, str() as name]:
-            return Form({"$class": class_text(owner.partition(":")[0], f"{owner.partition(':')[2]}.{name}")})
-    return None
-
-
-_SPECIAL: dict[str, Callable[[list[Plain]], Plain]] = {
-    "_codecs:encode": _encoded,
-    "builtins:bytearray": _bytearray,
-    "builtins:frozenset": _collection("$frozenset"),
-    "builtins:getattr": _nested,
-    "builtins:set": _collection("$set"),
-    "datetime:date": _date,
-    "datetime:datetime": _datetime,
-    "datetime:time": _time,
-    "datetime:timedelta": _timedelta,
-    "decimal:Decimal": _decimal,
-}

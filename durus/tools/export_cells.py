@@ -2,7 +2,8 @@
 
 from typing import TypeAlias
 
-from durus.records.plain import Form, Plain, PlainState, to_json
+from durus.records.plain import PlainState
+from durus.records.plain_forms import Form, Plain, to_json
 
 Cell: TypeAlias = str | int | float | bytes | None
 

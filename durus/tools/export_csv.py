@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from durus.files.file import File
 from durus.oid import oid_to_int
 from durus.progress import Progress
-from durus.records.plain import Form, Plain, to_json
+from durus.records.plain_forms import Form, Plain, to_json
 from durus.tools.export_cells import Cells, attributes_of
 from durus.tools.exported import Appender, Exported, stored_form
 

@@ -13,7 +13,7 @@ from durus.error import DurusError, FileError
 from durus.files.file import FileSystem
 from durus.oid import format_oid, oid_to_int
 from durus.progress import Progress
-from durus.records.plain import Form, Plain, dotted, references, target_of, to_json
+from durus.records.plain_forms import Form, Plain, dotted, references, target_of, to_json
 from durus.tools.export_cells import Cell, Cells, attributes_of, unwrapped
 from durus.tools.exported import Exported, stored_form
 

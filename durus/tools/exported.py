@@ -9,7 +9,8 @@ from durus.error import RecordError
 from durus.files.file import File
 from durus.oid import oid_to_int
 from durus.progress import Progress
-from durus.records.plain import PlainState, class_text, read_plain
+from durus.records.plain import PlainState, read_plain
+from durus.records.plain_forms import class_text
 from durus.records.record import parse_class_pickle, split_oids
 
 _WRITE_SIZE = 1 << 18

@@ -8,7 +8,8 @@ from durus.files.inspection import Records
 from durus.oid import oid_to_int
 from durus.progress import STEP_RECORDS, Progress
 from durus.records.contents import class_name_of
-from durus.records.plain import read_plain, references
+from durus.records.plain import read_plain
+from durus.records.plain_forms import references
 from durus.records.record import split_oids, unpack_record
 
 
