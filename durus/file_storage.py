@@ -1,18 +1,25 @@
 """FileStorage: a storage in one SHELF-1 file. spec/shelf.md."""
 
+import shlex
+import warnings
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from itertools import count
 
-from durus.error import ArgumentError
+from durus.error import ArgumentError, DurusError, DurusWarning
 from durus.files import shelf
 from durus.files.append_only_storage import AppendOnlyStorage, Durability, utc_now
-from durus.files.file import File, FileSystem, Path, ReadableFile
+from durus.files.file import File, FileSystem, Path, first_unused
 from durus.files.moment import seal_time
+from durus.files.shelf.damaged import SoundPart
 from durus.files.shelf.history import gen_commits, gen_records, gen_records_in, view_at
 from durus.files.shelf.shelf import Shelf
 from durus.storage import Commit, Moment
 
 __all__ = ["Durability", "FileStorage", "TempFileStorage", "utc_now"]
+
+
+_SHOWN_PROBLEMS = 5
 
 
 class FileStorage(AppendOnlyStorage[Shelf]):
@@ -26,6 +33,8 @@ class FileStorage(AppendOnlyStorage[Shelf]):
             removed when the storage is closed.
         readonly: take no lock; each sync() shows what others have committed by then. [SHELF-28] [SHELF-54]
         repair: cut off an incomplete transaction at the end. [SHELF-26]
+        damaged: with `readonly`, open a damaged file for what is sound in it, without history; a load of anything else
+            raises DamageError. [SALV-13]
         at: show the file as it was after a commit, by its number or a time; implies `readonly`. [HIST-5]
         durability: "fsync" makes each commit wait until it is on stable storage. "os" leaves the time to the operating
             system: such commits survive the end of the process, but not a crash of the machine. [SHELF-18]
@@ -49,28 +58,58 @@ class FileStorage(AppendOnlyStorage[Shelf]):
         readonly: bool = False,
         repair: bool = False,
         *,
+        damaged: bool = False,
         at: Moment | None = None,
         durability: Durability = "fsync",
         file_system: FileSystem | None = None,
         clock: Callable[[], str] = utc_now,
     ) -> None:
+        if damaged and (not readonly or at is not None):
+            raise ArgumentError("damaged=True goes with readonly=True, and not with at")
         self._at = _checked(at)
+        self._is_damaged = damaged
         super().__init__(filename, readonly or at is not None, repair, durability, file_system, clock)
+        part = self._require_open().record_file
+        if isinstance(part, SoundPart) and (problems := part.problems()):
+            shown = "; ".join(problems[:_SHOWN_PROBLEMS])
+            more = f"; and {len(problems) - _SHOWN_PROBLEMS} more" if len(problems) > _SHOWN_PROBLEMS else ""
+            warnings.warn(
+                f"{self._path}: only what is sound is shown: {shown}{more}; what is shown can be older than the last "
+                "commit",
+                DurusWarning,
+                stacklevel=2,
+            )
 
-    def _view(self, file: File) -> ReadableFile | None:
-        return None if self._at is None else view_at(file, self._at)
+    def _fixed(self, file: File) -> Shelf | None:
+        if self._is_damaged:
+            return SoundPart(file, self._salvage_advice())
+        return None if self._at is None else Shelf(view_at(file, self._at))
+
+    def _salvage_advice(self) -> str:
+        names = (f"{self._path}.salvaged{number or ''}" for number in count())
+        new = first_unused(self._file_system, names)
+        command = f"durus salvage {shlex.quote(self._path)} {shlex.quote(new)}"
+        return f"restore the file from a backup, or copy what is sound to a new file: `{command}`"
+
+    def _history(self) -> Shelf:
+        shelf = self._require_open().record_file
+        if self._is_damaged:
+            raise DurusError(
+                f"{self._path}: a file that is open with damaged=True has no history; {self._salvage_advice()}"
+            )
+        return shelf
 
     def commits(self) -> Iterator[Commit]:
-        return gen_commits(self._require_open().record_file)
+        return gen_commits(self._history())
 
     def records_of(self, oid: bytes) -> Iterator[tuple[Commit, bytes]]:
-        return gen_records(self._require_open().record_file, oid)
+        return gen_records(self._history(), oid)
 
     def records_in(self, commit: Commit) -> Iterator[tuple[bytes, bytes]]:
-        return gen_records_in(self._require_open().record_file, commit)
+        return gen_records_in(self._history(), commit)
 
     def as_of(self, at: Moment) -> "FileStorage":
-        self._require_open()
+        self._history()
         return type(self)(self._path, at=at, file_system=self._file_system)
 
 

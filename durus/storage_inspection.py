@@ -16,7 +16,7 @@ class StorageInspection(Inspection):
     def __init__(self, storage: Storage) -> None:
         self.format_name = storage.format_name or type(storage).__name__
         self._storage = storage
-        self._records = _Records(storage.as_of_now())
+        self._records = StorageRecords(storage.as_of_now())
 
     def findings(self) -> Iterator[Finding]:
         oids = {oid for oid, _ in self._records.offsets()}
@@ -34,7 +34,7 @@ class StorageInspection(Inspection):
         return Heading(format=self.format_name, size=size, remark=" in all records")
 
     @property
-    def records(self) -> "_Records":
+    def records(self) -> "StorageRecords":
         return self._records
 
     def close(self) -> None:
@@ -42,7 +42,7 @@ class StorageInspection(Inspection):
         self._storage.close()
 
 
-class _Records:
+class StorageRecords:
     """The records of a storage, which have no offsets. What offsets() has just yielded is at hand for read_entry()."""
 
     def __init__(self, storage: Storage) -> None:

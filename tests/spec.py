@@ -21,6 +21,7 @@ PREFIXES = {
     "backup.md": "BACKUP",
     "commands.md": "CMD",
     "database.md": "DB",
+    "export.md": "EXP",
     "file-storage-2.md": "DFS",
     "history.md": "HIST",
     "object-model.md": "OBJ",

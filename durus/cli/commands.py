@@ -32,12 +32,16 @@ COMMANDS = {
     "pack": Command("remove what the root does not reach, from a file or on a server", "pack"),
     "check": Command("verify all transactions, checksums, records and references", "check"),
     "info": Command("show what a file holds", "info"),
+    "show": Command("show one object of a file, and what it refers to", "show"),
+    "refs": Command("list the objects of a file that refer to one", "refs"),
     "log": Command("show the commits of a file, or the states that an object had", "log"),
     "backup": Command("add to a backup what a file in use has, or verify a backup", "backup"),
     "restore": Command("make a file of a backup, as it is now or was at a time", "restore"),
     "salvage": Command("copy what is sound of a damaged file to a new file", "salvage"),
     "rename": Command("give a class or a module another path in a file", "rename"),
     "convert": Command("copy a file to a new file, or to another kind of storage", "convert"),
+    "export": Command("write what a file holds as JSON lines, SQLite or CSV", "export"),
+    "import": Command("make a file from exported JSON lines", "import_lines"),
     "completion": Command("print a script that completes commands and options in a shell", "completion"),
 }
 

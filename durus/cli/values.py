@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Callable
 
+from durus.oid import oid_from_int
 from durus.opening import SERVER_SCHEMES
 from durus.text import without_password
 
@@ -28,6 +29,11 @@ def whole_number(lowest: int, highest: int | None = None) -> Callable[[str], int
         return number
 
     return check
+
+
+def oid_of_number(text: str) -> bytes:
+    """Return the oid that a number stands for."""
+    return oid_from_int(whole_number(0, (1 << 64) - 1)(text))
 
 
 def seconds(highest: float, or_zero: bool = False) -> Callable[[str], float]:

@@ -27,7 +27,7 @@ from durus.error import (
     FileError,
     FormatError,
 )
-from durus.files.file import File, FileSystem, OperatingSystem, Path, ReadableFile, closing_on_error
+from durus.files.file import File, FileSystem, OperatingSystem, Path, closing_on_error
 from durus.files.file_format import FileFormat
 from durus.files.file_replacer import FileReplacer
 from durus.files.follower import Follower
@@ -119,14 +119,14 @@ class AppendOnlyStorage(SingleFileStorage[_Opened[F]], Generic[F]):
         with closing_on_error(file):
             if is_unfinished_creation(file, self.file_format.empty_file):
                 raise FormatError(f"{self._path}: the file is empty; open it for writing once to make it a database")
-            view = self._view(file)
-            if view is not None:
-                return _Opened(file, self.file_format.read(view))
+            fixed = self._fixed(file)
+            if fixed is not None:
+                return _Opened(file, fixed)
             follower = Follower(file, self.file_format.read)
         return _Opened(file, follower.record_file, follower)
 
-    def _view(self, file: File) -> ReadableFile | None:
-        """Return the fixed view that a readonly storage has of its file, None if it follows the file."""
+    def _fixed(self, file: File) -> F | None:
+        """Return what a readonly storage shows of its file for ever, None if it follows the file."""
         return None
 
     def _open_for_writing(self, repair: bool) -> _Opened[F]:
@@ -190,8 +190,10 @@ class AppendOnlyStorage(SingleFileStorage[_Opened[F]], Generic[F]):
         if start_oid is not None:
             yield from super().gen_oid_record(start_oid, batch_size)
             return
-        record_file = self._require_open().record_file
-        for oid, offset in list(record_file.offsets()):
+        opened = self._require_open()
+        record_file = opened.record_file
+        is_fixed = self._readonly and opened.follower is None
+        for oid, offset in record_file.walk() if is_fixed else list(record_file.offsets()):
             yield oid, record_file.read_entry(oid, offset)
 
     # Committing

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from durus.error import AlreadyExistsError, FileError
 from durus.files.file import FileSystem, first_unused
 
-_PART = re.compile(r"\.(\d+)-\d+\.part(?:-journal|-wal|-shm)?")
+_PART = re.compile(r"\.(\d+)-\d+\.part(?:-journal|-wal|-shm|-staging)?")
 
 
 @contextlib.contextmanager

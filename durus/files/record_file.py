@@ -50,6 +50,10 @@ class RecordFile:
         """Yield (oid, file offset) for all current entries, in the order of the file."""
         raise NotImplementedError
 
+    def walk(self) -> Iterator[tuple[bytes, int]]:
+        """Yield what offsets() yields, with memory that does not grow with the packed part; DamageError in damage."""
+        return self.offsets()
+
     def holes(self) -> Iterator[int]:
         """Yield the numbers of the oids that the format calls free, in the order of their use."""
         return iter(())

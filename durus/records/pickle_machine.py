@@ -28,7 +28,7 @@ _REFUSED = {ord("P"): "PERSID", 0x82: "EXT1", 0x83: "EXT2", 0x84: "EXT4", 0x97: 
 """Steps that a reader of records can't execute."""
 
 _BUILTINS = ("builtins", "__builtin__")
-_MAX_NAME = 1000
+MAX_NAME = 1000
 """In bytes. A pickle could repeat a longer name endlessly, at a few bytes each time."""
 
 
@@ -267,7 +267,7 @@ class PickleMachine:
         return self._text(known)
 
     def _check_name(self, step: Step) -> None:
-        if step.end - step.start > _MAX_NAME:
+        if step.end - step.start > MAX_NAME:
             raise RecordError(f"its data has a name of {step.end - step.start} bytes at byte {step.start}")
 
     def _text(self, step: Step) -> str:
@@ -295,12 +295,12 @@ class PickleMachine:
             # What they call for a nested class.
             case Name(module, "getattr"), [Name() as owner, Step() as attribute] if module in _BUILTINS:
                 qualname = f"{owner.qualname}.{self._name_text(attribute)}"
-                if len(qualname) > _MAX_NAME:
+                if len(qualname) > MAX_NAME:
                     raise RecordError(f"its data has a name of {len(qualname)} characters at byte {step.start}")
                 return self._note_name(step, Name(owner.module, qualname), owner)
             # And for a method of an object.
             case Name(module, "getattr"), [_, Step() as attribute] if module in _BUILTINS:
-                if _KINDS[attribute.code].is_text and attribute.end - attribute.start <= _MAX_NAME:
+                if _KINDS[attribute.code].is_text and attribute.end - attribute.start <= MAX_NAME:
                     self.methods.add(self._text(attribute))
         return None
 

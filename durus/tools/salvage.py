@@ -6,18 +6,18 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from durus.error import DurusError, FormatError, RecordError
+from durus.error import FormatError, RecordError
 from durus.file_storage import FileStorage, utc_now
 from durus.files.file import FileSystem, OperatingSystem, Path
 from durus.files.packer import MAX_PACKABLE_OIDS
 from durus.files.publishing import publishing
 from durus.files.shelf.layout import NAME
-from durus.files.shelf.salvage import Damage, DamagedShelf, Entry
+from durus.files.shelf.salvage import Damage, DamagedShelf, Entry, is_plausible
 from durus.files.writer import NewFile
 from durus.oid import FIRST_RESERVED_OID, ROOT_OID, oid_to_int
 from durus.progress import STEP_RECORDS, Progress
 from durus.records.contents import class_name_of, read_contents
-from durus.records.record import data_of, join_refs, pack_record, refs_of, unpack_record
+from durus.records.record import data_of, pack_record, refs_of
 
 LOST_CLASS = b"\x80\x02cdurus_salvage\nLostObject\n."
 """The class of the record in place of a lost object. No program has this class, so the object is a broken one."""
@@ -111,10 +111,7 @@ class Salvage:
         for count, entry in enumerate(shelf.entries(), 1):
             if entry.oid >= FIRST_RESERVED_OID:
                 continue
-            if shelf.is_hit(entry.offset, entry.end) or (
-                entry.quality == "unsealed" and not _is_plausible(_record(shelf, entry))
-            ):
-                entry = entry._replace(quality="doubtful")
+            entry = shelf.judged(entry)
             newest[entry.oid] = entry
             if entry.quality != "doubtful":
                 vouched[entry.oid] = entry
@@ -122,12 +119,12 @@ class Salvage:
                 yield Progress("read", count, None)
         self.damage, self.mended = shelf.damage, shelf.mended
         for oid, entry in newest.items():
-            if entry.quality != "doubtful" or (self._takes_newest and _is_plausible(_record(shelf, entry))):
+            if entry.quality != "doubtful" or (self._takes_newest and is_plausible(_record(shelf, entry))):
                 self._taken[oid] = entry
             elif oid in vouched:
                 taken = self._taken[oid] = vouched[oid]
                 self.older.append(Older(oid, _class_name(shelf, taken), taken.offset, entry.offset))
-            elif _is_plausible(_record(shelf, entry)):
+            elif is_plausible(_record(shelf, entry)):
                 self._taken[oid] = entry
         self._leave_strangers(shelf)
         for oid, entry in self._taken.items():
@@ -194,21 +191,11 @@ class Salvage:
 
 
 def _record(shelf: DamagedShelf, entry: Entry) -> bytes:
-    return shelf.file.read_at(entry.offset + _ENTRY_FRAME, entry.end - entry.offset - _ENTRY_FRAME)
+    return shelf.record_at(entry.offset)
 
 
 def _class_name(shelf: DamagedShelf, entry: Entry) -> str:
     return class_name_of(data_of(_record(shelf, entry)))
-
-
-def _is_plausible(record: bytes) -> bool:
-    """Tell if a record that no checksum vouches for can be read, and lists the references in its state. [SALV-8]"""
-    try:
-        _, data, refs = unpack_record(record)
-        used = read_contents(data).refs
-        return refs == join_refs(record[:8], used)
-    except DurusError:
-        return False
 
 
 def _referred_classes(record: bytes, oids: set[bytes]) -> Iterator[tuple[bytes, str]]:

@@ -1,5 +1,6 @@
 """Commits of a file, the file as it was, histories of objects, and going back. spec/history.md."""
 
+import json
 import random
 import threading
 from collections.abc import Callable, Iterator
@@ -604,6 +605,30 @@ def test_log_of_an_object_shows_its_states(database: Database, capsys: pytest.Ca
     ]
     assert lines_of(capsys, database.path, 1, "--until", minute(1)) == lines[:1]
     assert lines_of(capsys, database.path, 1, "--class", "durus.Nothing") == []
+
+
+@pytest.mark.spec("CMD-18")
+def test_log_as_json(database: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    database.commit(account=Account(1))
+    database.storage.pack()
+    database.commit(a=1)
+    path, name = database.path, f"{__name__}.Account"
+    (line,) = lines_of(capsys, path, "--json")
+    shown = json.loads(line)
+    assert list(shown) == ["durus", "file", "format", "commits", "states"]
+    assert (shown["format"], shown["states"]) == ("SHELF-1", None)
+    packed, last = shown["commits"]
+    assert list(packed) == ["number", "time", "offset", "size", "classes", "oids"]
+    assert (packed["number"], packed["oids"]) == (0, None)
+    assert packed["classes"] == {"durus.persistent_dict.PersistentDict": 1, name: 1}
+    assert (last["number"], last["oids"]) == (1, [0])
+    (line,) = lines_of(capsys, path, "--json", "--last", 1)
+    assert json.loads(line)["commits"] == [last]
+    (line,) = lines_of(capsys, path, 1, "--json")
+    shown = json.loads(line)
+    assert shown["commits"] is None
+    (state,) = shown["states"]
+    assert (list(state), state["number"], state["class"]) == (["number", "time", "class", "size"], 0, name)
 
 
 @pytest.mark.spec("CMD-1", "HIST-2")

@@ -181,3 +181,23 @@ def test_a_shell_on_an_address(
     assert postgres_address.partition("?")[0] in printed.out + printed.err
     with Connection(storage_at(postgres_address)) as connection:
         assert connection.get_root()["b"] == 1
+
+
+@pytest.mark.spec("CMD-5", "EXP-22")
+def test_an_engine_is_exported_and_its_objects_are_shown(
+    postgres_address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(postgres_address)
+    lines, tables, new = tmp_path / "f.jsonl", tmp_path / "f.sqlite", tmp_path / "f.durus"
+    assert main(["export", postgres_address, "--to", str(lines)]) == 0
+    assert main(["export", postgres_address, "--to", str(tables)]) == 0
+    assert main(["import", str(lines), str(new)]) == 0
+    with Connection(FileStorage(new)) as connection:
+        assert lists(connection.get_root()) == [[0], [1], [2]]
+    capsys.readouterr()
+    assert main(["show", postgres_address, "0"]) == 0
+    assert "  refers to oid 1 (durus.persistent_list.PersistentList): .data['a']\n" in capsys.readouterr().out
+    assert main(["refs", postgres_address, "1"]) == 0
+    assert "oid 0 (durus.persistent_dict.PersistentDict): .data['a']\n" in capsys.readouterr().out
+    assert main(["export", postgres_address, "--to", str(tmp_path / "g.jsonl"), "--at", "2026-01-01"]) == 2
+    assert "--at is for a file" in capsys.readouterr().err

@@ -2,6 +2,8 @@
 
 import json
 import random
+import shlex
+import warnings
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +14,16 @@ import pytest
 
 from durus.cli.main import main
 from durus.connection import Connection
-from durus.error import AlreadyExistsError, FileError, FormatError
+from durus.error import (
+    AlreadyExistsError,
+    ArgumentError,
+    DamageError,
+    DurusError,
+    DurusKeyError,
+    DurusWarning,
+    FileError,
+    FormatError,
+)
 from durus.file_storage import FileStorage
 from durus.file_storage2 import FileStorage2
 from durus.files.shelf.block_table import BLOCK_SIZE
@@ -22,7 +33,7 @@ from durus.files.shelf.layout import SEAL_SIZE, find_seals
 from durus.files.shelf.salvage import MAX_MENDED
 from durus.files.shelf.shelf import Shelf
 from durus.objects.broken import BrokenObject
-from durus.oid import oid_from_int
+from durus.oid import oid_from_int, oid_to_int
 from durus.persistent import Persistent
 from durus.tools.salvage import Salvage
 from tests.model.histories import ROOT, UNSEALED_EMPTY_FILE, Item, unsealed_transaction
@@ -462,3 +473,128 @@ def test_salvaging_command_refuses_other_files(
     assert main(["salvage", "f.durus", "new.durus"]) == 1
     assert "this is not a SHELF-1 file" in capsys.readouterr().err
     assert not Path("new.durus").exists()
+
+
+# A damaged file in use
+
+
+def sound_part(data: bytes) -> FileStorage:
+    disk = Disk()
+    disk.put(PATH, data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DurusWarning)
+        return FileStorage(PATH, readonly=True, damaged=True, file_system=disk.process())
+
+
+@pytest.mark.spec("SALV-13", "SALV-14")
+@pytest.mark.parametrize(("name", "step"), [("small", 3), ("small packed", 5), ("large packed", 997)])
+def test_a_flipped_bit_keeps_only_its_own_object_from_being_loaded(
+    originals: dict[str, Original], name: str, step: int
+) -> None:
+    original = originals[name]
+    for offset in range(0, len(original.data), step):
+        damaged = bytearray(original.data)
+        damaged[offset] ^= 1 << offset % 8
+        storage = sound_part(bytes(damaged))
+        for oid, newest in original.newest.items():
+            start, end, _ = original.records[oid][-1]
+            if start <= offset < end:
+                with pytest.raises(DamageError, match=f"oid {oid_to_int(oid)} "):
+                    storage.load(oid)
+            else:
+                assert storage.load(oid) == newest
+        storage.close()
+
+
+@pytest.mark.spec("SALV-13", "SALV-14")
+@pytest.mark.parametrize("name", MAKERS)
+def test_no_wrong_state_is_loaded_whatever_happened(originals: dict[str, Original], name: str) -> None:
+    original = originals[name]
+    chance = random.Random(7)
+    for _ in range(30):
+        try:
+            storage = sound_part(edited(original.data, chance))
+        except FormatError:
+            continue
+        for oid, records in original.records.items():
+            try:
+                record = storage.load(oid)
+            except (DamageError, DurusKeyError):
+                continue
+            assert record in [each for _, _, each in records]
+        storage.close()
+
+
+@pytest.mark.spec("SALV-14")
+@pytest.mark.parametrize(
+    ("bytes_before", "problem"),
+    [(0, "the state of oid 2 that is here is damaged"), (60, "oid 2 is not in what can be read; up to byte ")],
+)
+def test_what_is_damaged_is_told_with_a_command_that_works(
+    bytes_before: int, problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "it's f.durus"
+    connection = Connection(FileStorage(path))
+    root: Any = connection.get_root()
+    root["first"] = Node("the first one", Node("the second one"))
+    connection.commit()
+    root["first"].text = "changed"
+    root["more"] = 1
+    connection.commit()
+    connection.get_storage().close()
+    data, hidden = path.read_bytes(), b"the second one"
+    index = data.index(hidden) - bytes_before
+    path.write_bytes(data[:index] + bytes(bytes_before + len(hidden)) + data[index + bytes_before + len(hidden) :])
+    Path(f"{path}.salvaged").write_text("in the way")
+
+    with pytest.warns(DurusWarning, match="only what is sound is shown: byte "):
+        storage = FileStorage(path, readonly=True, damaged=True)
+    root = Connection(storage).get_root()
+    assert root["first"].text == "changed"
+    with pytest.raises(DamageError, match=problem) as caught:
+        root["first"].links[0]._p_load_state()
+    assert "at byte " in str(caught.value)
+    command = shlex.split(str(caught.value).split("`")[1])
+    assert command[:2] == ["durus", "salvage"]
+    assert main(command[1:]) == 1
+    assert "oid 2 " in capsys.readouterr().out
+    assert Path(f"{path}.salvaged1").exists()
+    with pytest.raises(DurusError, match="no history"):
+        storage.commits()
+    assert {oid for oid, _ in storage.gen_oid_record()} == {bytes(8), oid_from_int(1)}
+    storage.close()
+
+
+@pytest.mark.spec("SALV-13")
+def test_an_older_state_is_not_shown_in_the_place_of_a_damaged_one(tmp_path: Path) -> None:
+    path = tmp_path / "f.durus"
+    connection = Connection(FileStorage(path))
+    root: Any = connection.get_root()
+    for text in ("the old state", "the new state", "another"):
+        root["text"] = text
+        connection.commit()
+    connection.storage.close()
+    path.write_bytes(path.read_bytes().replace(b"another", b"an0ther"))
+    with pytest.warns(DurusWarning, match="the newest state of oid 0"):
+        storage = FileStorage(path, readonly=True, damaged=True)
+    with pytest.raises(DamageError, match="the state of oid 0 that is here is damaged"):
+        storage.load(bytes(8))
+    storage.close()
+
+
+@pytest.mark.spec("SALV-13")
+def test_a_sound_file_is_shown_whole_and_without_a_warning(originals: dict[str, Original]) -> None:
+    original = originals["small packed"]
+    disk = Disk()
+    disk.put(PATH, original.data)
+    storage = FileStorage(PATH, readonly=True, damaged=True, file_system=disk.process())
+    assert dict(storage.gen_oid_record()) == original.newest
+    with pytest.raises(DurusKeyError):
+        storage.load(oid_from_int(10_000))
+    storage.close()
+
+
+def test_damaged_goes_with_readonly_only(tmp_path: Path) -> None:
+    for options in ({"readonly": False}, {"readonly": True, "at": 1}):
+        with pytest.raises(ArgumentError, match="damaged=True goes with readonly=True"):
+            FileStorage(tmp_path / "f.durus", damaged=True, **options)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from durus.error import DamageError
 from durus.files.file import ReadableFile
-from durus.files.forward_reader import ForwardReader, Unsound
+from durus.files.forward_reader import CHUNK_SIZE, ForwardReader, Unsound
 from durus.files.inspection import Figures, FileInspection, Finding, Heading, Sealed
 from durus.files.read_ahead import ReadAhead
 from durus.files.shelf import recover
@@ -18,6 +18,10 @@ from durus.files.shelf.scan import Transaction, scan_entries, scan_transactions
 from durus.files.shelf.shelf import EMPTY_FILE, Shelf, checksum_of, read_entry, read_header
 from durus.oid import BLOCK_TABLE_OID, SEAL_OID, oid_from_int, oid_to_int
 
+_ZEROS = (
+    "zeros, which no commit writes: a crash or a disk has left them, and if commits were written here, they are lost; "
+    "compare with a backup; a pack removes the zeros"
+)
 _WORDS_START = 24
 """The offset of the words in an offset map."""
 
@@ -157,9 +161,10 @@ class ShelfInspection(FileInspection[Shelf]):
 
     def _transaction_findings(self, resume: tuple[int, int] | None) -> Iterator[Finding]:
         """Go through the transactions from (file offset, running checksum) on, if there is such an offset."""
-        unsealed_from = 0
+        unsealed_from = written_to = 0
         may_be_repaired = self._is_complete
         while resume is not None:
+            written_to = resume[0]
             last: Transaction | None = None
             try:
                 for last in scan_transactions(self._file, resume[0], self.size, resume[1]):
@@ -167,6 +172,8 @@ class ShelfInspection(FileInspection[Shelf]):
                     self._offsets.update(last.entries)
                     if last.seal is not None:
                         unsealed_from = last.end
+                    if last.entries or last.seal is not None:
+                        written_to = last.end
                     yield from self._reserved_findings(last.start + U64.size, last.end, last.entries)
                 resume = None
             except Unsound as unsound:
@@ -177,6 +184,15 @@ class ShelfInspection(FileInspection[Shelf]):
                 if resume is not None:
                     unsealed_from = resume[0]
         self.unsealed_size = self.size - unsealed_from
+        if 0 < written_to < self.size and self._is_zeros(written_to):
+            yield Finding(written_to, None, f"the last {self.size - written_to} bytes are {_ZEROS}", is_fault=False)
+
+    def _is_zeros(self, start: int) -> bool:
+        """Tell if there is nothing but zeros from an offset on."""
+        for offset in range(start, self.size, CHUNK_SIZE):
+            if self._file.read_at(offset, min(CHUNK_SIZE, self.size - offset)).strip(b"\0"):
+                return False
+        return True
 
     def _doubtful_entries(self, unsound: Unsound) -> list[tuple[bytes, int]]:
         """Return the entries of a transaction in which only the checksum is wrong: they may show what is damaged."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Literal, NamedTuple
 from zlib import crc32
 
-from durus.error import DamageError, FormatError
+from durus.error import DamageError, DurusError, FormatError
 from durus.files.file import ReadableFile
 from durus.files.forward_reader import CHUNK_SIZE, Unsound
 from durus.files.shelf.block_table import BLOCK_SIZE, BlockTable, locate_block_table, parse_block_table
@@ -33,6 +33,8 @@ from durus.files.shelf.scan import scan_transactions
 from durus.files.shelf.shelf import read_header
 from durus.files.snapshot import FileSnapshot
 from durus.oid import BLOCK_TABLE_OID, FIRST_RESERVED_OID
+from durus.records.contents import read_contents
+from durus.records.record import join_refs, unpack_record
 
 MAX_MENDED = 1 << 18
 """The largest part in which a flipped bit is searched for: in a larger one, a bit could too often explain other damage
@@ -105,6 +107,21 @@ class DamagedShelf:
     def is_hit(self, start: int, end: int) -> bool:
         """Tell if a bit was corrected in one of these bytes."""
         return any(start <= offset < end for offset in self.file.bits)
+
+    def judged(self, entry: Entry) -> Entry:
+        """Return an entry as what it counts as: doubtful if a bit was corrected in it, or if it can't be read. [SALV-3]
+
+        An entry that a checksum vouches for is not read.
+        """
+        is_doubtful = self.is_hit(entry.offset, entry.end) or (
+            entry.quality == "unsealed" and not is_plausible(self.record_at(entry.offset))
+        )
+        return entry._replace(quality="doubtful") if is_doubtful else entry
+
+    def record_at(self, offset: int) -> bytes:
+        """Return the record in the entry at an offset."""
+        length = U64.unpack(self.file.read_at(offset, U64.size))[0]
+        return self.file.read_at(offset + 2 * U64.size, length - U64.size)
 
     def entries(self) -> Iterator[Entry]:
         """Yield the object entries, the oldest first. FormatError if nothing in the file is part of a SHELF-1 file."""
@@ -376,6 +393,16 @@ class DamagedShelf:
         except (Unsound, FormatError, DamageError):
             return False
         return True
+
+
+def is_plausible(record: bytes) -> bool:
+    """Tell if a record that no checksum vouches for can be read, and lists the references in its state. [SALV-8]"""
+    try:
+        _, data, refs = unpack_record(record)
+        used = read_contents(data).refs
+        return refs == join_refs(record[:8], used)
+    except DurusError:
+        return False
 
 
 def _stops(entries: list[tuple[bytes, int]], end: int) -> list[int]:

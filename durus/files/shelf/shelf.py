@@ -95,6 +95,19 @@ class Shelf(RecordFile):
         for offset, oid in sorted((offset, oid) for oid, offset in self.index.items()):
             yield oid, offset
 
+    def walk(self) -> Iterator[tuple[bytes, int]]:
+        end, offset = self.map.start, BASE_START + U64.size
+        while offset < end:
+            buffer, index = self._source.window(offset, ENTRY_HEAD.size, end)
+            length, oid = ENTRY_HEAD.unpack_from(buffer.ljust(index + ENTRY_HEAD.size, b"\0"), index)[:2]
+            if offset + U64.size + length > end:
+                raise DamageError(self.file.path, offset, "an object entry does not end in the packed part", DAMAGED)
+            if oid not in self.index and self.map.offset_of(oid) == offset:
+                yield oid, offset
+            offset += U64.size + length
+        for offset, oid in sorted((offset, oid) for oid, offset in self.index.items()):
+            yield oid, offset
+
     def holes(self) -> Iterator[int]:
         """Yield the numbers of the free oids, in the order of their chain. [SHELF-9]"""
         return self.map.holes()

@@ -1,0 +1,64 @@
+"""`durus export`: write what a database holds into a file for other programs. spec/export.md."""
+
+import argparse
+import contextlib
+from collections.abc import Iterator
+
+from durus.cli.options import UsageError, inspect, is_address
+from durus.cli.output import tell
+from durus.cli.progress import show_progress
+from durus.cli.values import file_name, file_or_storage
+from durus.file_storage import FileStorage
+from durus.files.inspection import Records
+from durus.storage_inspection import StorageRecords
+from durus.text import without_password
+from durus.tools.export import Export
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "file",
+        type=file_or_storage,
+        metavar="FILE",
+        help="the file to export, or the address of a database; it may be in use",
+    )
+    parser.add_argument(
+        "--to",
+        required=True,
+        type=file_name,
+        metavar="NEW",
+        help="the file to make, which must not exist; its name ends in .jsonl, .sqlite or .csv",
+    )
+    parser.add_argument("--class", dest="class_name", metavar="NAME", help="only objects of this class")
+    parser.add_argument(
+        "--at",
+        metavar="TIME",
+        help="the state of the last commit at this time or before, in ISO 8601 and in UTC unless it has an offset "
+        "(the newest)",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    path = without_password(options.file)
+    with _records(options.file, options.at) as records:
+        like = None if is_address(options.file) else options.file
+        export = Export(records, options.to, options.class_name, like)
+        show_progress(export.steps())
+    objects = f"{export.objects} object{'' if export.objects == 1 else 's'}"
+    tell(f"{path}: {objects} exported to {options.to}")
+    if export.unreadable:
+        tell(f"{path}: {export.unreadable} of them as stored bytes, the first because of this: {export.problem}")
+    return 0
+
+
+@contextlib.contextmanager
+def _records(name: str, at: str | None) -> Iterator[Records]:
+    """Return the records of a file or of the storage of an address, as they are now or were at a time."""
+    if at is None:
+        with contextlib.closing(inspect(name)) as inspection:
+            yield inspection.records
+        return
+    if is_address(name):
+        raise UsageError("--at is for a file")
+    with contextlib.closing(FileStorage(name, at=at)) as storage:
+        yield StorageRecords(storage)

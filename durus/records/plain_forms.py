@@ -1,0 +1,101 @@
+"""The forms of values that JSON lacks, and what can be asked of values in these forms. Statements EXP-2 to EXP-9."""
+
+import base64
+import json
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import TypeAlias
+
+from durus.error import RecordError
+from durus.records.pickle_machine import MAX_NAME
+
+Plain: TypeAlias = object
+"""None, a bool, an int, a finite float, a str, bytes, a bytearray, a list, a dict with short str keys, or a Form."""
+
+MAX_DEPTH = 150
+"""How deep the JSON of a state may be nested. [EXP-10]"""
+MAX_KEY = 100
+"""How many characters a key of a JSON object, or a text that is repeated where it occurs again, may have. [EXP-9]"""
+
+
+class Form(dict[str, Plain]):
+    """A value that JSON lacks, in the form of spec/export.md; a dict of the state is a plain dict."""
+
+
+@lru_cache(maxsize=1000)
+def class_text(module: str, qualname: str) -> str | tuple[str, str]:
+    """Return a name as `module:qualname`, or as a pair if there is a colon in one of the two. [EXP-4]"""
+    if len(module) + len(qualname) > MAX_NAME:
+        raise RecordError(f"its data has a name of {len(module) + len(qualname)} characters")
+    return (module, qualname) if ":" in module or ":" in qualname else f"{module}:{qualname}"
+
+
+def dotted(cls: str | tuple[str, str]) -> str:
+    """Return the name that class_text() made, with a dot in the place of the colon, as people write it."""
+    return cls.replace(":", ".") if isinstance(cls, str) else ".".join(cls)
+
+
+def to_json(value: Plain) -> str:
+    """Return a plain value as JSON, in ASCII."""
+    return _ENCODER.encode(value)
+
+
+def _bytes_form(value: object) -> Form:
+    if isinstance(value, bytes | bytearray):
+        return Form({"$bytearray" if isinstance(value, bytearray) else "$bytes": base64.b64encode(value).decode()})
+    raise TypeError(f"{type(value).__name__} is not a plain value")
+
+
+_ENCODER = json.JSONEncoder(default=_bytes_form, check_circular=False)
+
+
+def children(value: Plain) -> Iterator[tuple[str | int, Plain]]:
+    """Yield the parts of a plain value, each with its key in it."""
+    if isinstance(value, list):
+        yield from enumerate(value)
+    elif isinstance(value, dict):
+        yield from value.items()
+
+
+def references(state: Plain) -> Iterator[tuple[str, Form]]:
+    """Yield each reference in a state, with the path to it: `.lines[3]`, `.data['key']`. [EXP-43]"""
+    pending: list[tuple[str, Plain, bool]] = [("", state, True)]
+    while pending:
+        path, part, has_attributes = pending.pop()
+        if isinstance(part, Form) and "$ref" in part:
+            yield path, part
+        elif isinstance(part, list | dict):
+            pending += reversed(list(_steps(path, part, has_attributes)))
+
+
+def target_of(reference: Form) -> tuple[int, str]:
+    """Return oid and class of a reference, the class with a dot after its module."""
+    match reference:
+        case {"$ref": int() as number, "class": (str() | tuple()) as cls}:
+            return number, dotted(cls)
+    raise RecordError("a reference has an oid and a class, and one does not")
+
+
+def _steps(path: str, part: list[Plain] | dict[str, Plain], has_attributes: bool) -> Iterator[tuple[str, Plain, bool]]:
+    """Yield the parts of a value, with their paths, and whether their keys are names of attributes."""
+    if isinstance(part, list):
+        for number, value in enumerate(part):
+            yield f"{path}[{number}]", value, False
+        return
+    is_form = isinstance(part, Form)
+    for key, value in part.items():
+        if key == "$dict" or (is_form and key == "pairs"):
+            for pair in value if isinstance(value, list) else ():
+                match pair:
+                    case [name, item]:
+                        yield f"{path}[{_short(name)}]", item, False
+                        yield f"{path} key", name, False
+        elif is_form:
+            yield path, value, key == "state" or (key == "$value" and has_attributes)
+        else:
+            yield (f"{path}.{key}" if has_attributes else f"{path}[{key!r}]"), value, False
+
+
+def _short(key: Plain) -> str:
+    text = repr(key[:MAX_KEY]) if isinstance(key, str) else to_json(key)
+    return text if len(text) <= MAX_KEY + 2 else f"{text[:MAX_KEY]}..."
