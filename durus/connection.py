@@ -8,6 +8,7 @@ an accessed object, the transaction has a conflict; all other changed objects be
 
 import contextlib
 import gc
+import os
 import sys
 import threading
 from collections import deque
@@ -19,6 +20,7 @@ from weakref import WeakKeyDictionary, WeakSet, ref
 from durus.btree import BTree
 from durus.concurrency.call_guard import CALL, CallGuard, guarded, guarded_load
 from durus.error import (
+    ArgumentError,
     ConcurrentUseError,
     ConflictError,
     DurusError,
@@ -41,7 +43,7 @@ from durus.persistent_dict import PersistentDict
 from durus.records.contents import split_data
 from durus.records.record import split_oids, unpack_record
 from durus.serialize import ObjectReader, ObjectWriter
-from durus.storage import Moment, Storage
+from durus.storage import Moment, Storage, require_storage
 from durus.transactions.looking_back import Version as Version
 from durus.transactions.looking_back import copy_of, earlier_states, forget_count
 from durus.transactions.savepoint import KeptStates
@@ -91,7 +93,8 @@ class Connection(ConnectionBase, Generic[Root_co]):
 
     Raises:
         TransactionError: the storage already has an open connection. [TXN-35]
-        ArgumentError: `classes` has something that is no name, class or module.
+        ArgumentError: `storage` is neither a storage nor a path, `root_class` is not a class of persistent objects, or
+            `classes` has something that is no name, class or module. [TXN-38]
         StateError: the root is of another class.
         DurusError: the file can't be opened; see the storages.
     """
@@ -140,11 +143,17 @@ class Connection(ConnectionBase, Generic[Root_co]):
         classes: Iterable[Entry] | None = None,
     ) -> None:
         super().__init__()
+        if root_class is not None and not (isinstance(root_class, type) and issubclass(root_class, PersistentObject)):
+            raise ArgumentError(f"root_class is {root_class!r}; it must be a subclass of PersistentObject")
         own = () if root_class is None else (root_class,)
         trust = None if classes is None else Trust([*checked_entries(classes), *own])
         self._guard: CallGuard = CallGuard("connection")
         self._marks = self._guard.marks
-        self.storage = storage if isinstance(storage, Storage) else open_file_storage(storage, readonly=snapshot)
+        self.storage = (
+            open_file_storage(storage, readonly=snapshot)
+            if isinstance(storage, str | bytes | os.PathLike)
+            else require_storage(storage)
+        )
         self.cache = Cache(cache_size)
         self.invalid_oids: set[bytes] = set()
         """Oids that others changed, and whose states are kept here because the transaction has a conflict."""
@@ -257,6 +266,8 @@ class Connection(ConnectionBase, Generic[Root_co]):
             ReadConflictError: the record does not fit what the transaction has read.
         """
         if isinstance(oid, int):
+            if not 0 <= oid < 1 << 64:
+                return None
             oid = oid_from_int(oid)
         obj = self.cache.get(oid)
         return self._get_ghost(oid) if obj is None else obj

@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 from durus.concurrency.call_guard import CallGuard, guarded
 from durus.concurrency.forked import note_held
 from durus.error import ArgumentError, ClosedError, ReadonlyError, TransactionError
-from durus.files.file import Path
+from durus.files.file import Path, path_text
 from durus.progress import Progress
 from durus.storage import CollectingStorage, InvalidationHandler, StagedCommit
 
@@ -40,7 +40,7 @@ class SingleFileStorage(CollectingStorage, Generic[R]):
         """The running pack, which ends when nobody can continue it."""
 
     def _set_filename(self, filename: Path) -> None:
-        self._filename = os.fsdecode(filename)
+        self._filename = path_text(filename)
         self._path = os.path.realpath(self._filename)
 
     def get_filename(self) -> str:
