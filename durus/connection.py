@@ -38,7 +38,7 @@ from durus.objects.cache import Cache
 from durus.objects.trust import Entry, Trust, checked_entries
 from durus.oid import ROOT_OID, format_oid, oid_from_int
 from durus.open_file import open_file_storage
-from durus.persistent import SAVED, UNSAVED, ConnectionBase, PersistentBase, PersistentObject, Watch, set_slot
+from durus.persistent import GHOST, SAVED, UNSAVED, ConnectionBase, PersistentBase, PersistentObject, Watch, set_slot
 from durus.persistent_dict import PersistentDict
 from durus.records.contents import split_data
 from durus.records.record import split_oids, unpack_record
@@ -773,10 +773,11 @@ class Connection(ConnectionBase, Generic[Root_co]):
                 yield obj, oid
 
     def _take_back(self, changed: dict[bytes, PersistentObject]) -> None:
-        """Mark the objects of a commit that failed as changed again."""
+        """Mark the objects of a commit that failed as changed again, if they still have their states. [OBJ-56]"""
         for oid, obj in changed.items():
-            self.changed[oid] = obj
-            set_slot(obj, "_p_status", UNSAVED)
+            if obj._p_status != GHOST:
+                self.changed[oid] = obj
+                set_slot(obj, "_p_status", UNSAVED)
 
     def _store(self, writer: ObjectWriter, records: list[_Pickled], changed: dict[bytes, PersistentObject]) -> None:
         """Store the pickled records; after a DurusError nothing is stored, and all is as before the commit."""
