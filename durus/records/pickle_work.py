@@ -19,7 +19,6 @@ from durus.records.pickle_machine import (
     GETS,
     KINDS,
     MARK,
-    MEMO_ANY_MAY_HAVE,
     MEMOIZE,
     POP,
     PUTS,
@@ -35,7 +34,7 @@ _ALLOWED_PER_BYTE = 100
 _DEEPEST = 1000
 """Tuples inside each other. Python's hash() of deeper ones may exceed the stack of a thread."""
 
-_LONG_BINPUT, _LONG4 = ord("r"), 0x8B
+_LONG_NUMBERS, _LONG4 = frozenset(b"jr"), 0x8B
 _ALL_TUPLES = TUPLES | {0x87}
 _LONGS = frozenset((0x8A, _LONG4, ord("L"), ord("I")))
 _SETITEM, _FROZENSET = ord("s"), 0x91
@@ -171,7 +170,7 @@ def _underflow(start: int) -> RecordError:
 
 
 _SIMPLE = {code: kind.argument_size for code, kind in KINDS.items() if kind.argument_size >= 0}
-for _code in STOP, FRAME, _LONG_BINPUT:
+for _code in STOP, FRAME, *_LONG_NUMBERS:
     del _SIMPLE[_code]
 _COUNTED = {code: COUNT_SIZES[kind.argument_size] for code, kind in KINDS.items() if kind.argument_size in COUNT_SIZES}
 
@@ -186,7 +185,11 @@ def _short(code: bytes) -> bytes:
 
 
 _SIMPLE_STEPS = map(_steps_of, sorted({*_SIMPLE.values()}))
-_RUN = b"(?:" + b"|".join([*_SIMPLE_STEPS, *map(_short, (b"\x8c", b"C", b"\x8a")), rb"c[^\n]*\n[^\n]*\n"]) + b")*+"
+_RUN = (
+    b"(?:"
+    + b"|".join([*_SIMPLE_STEPS, *map(_short, (b"\x8c", b"C", b"\x8a")), rb"c[^\n]*\n[^\n]*\n|[jr]..\0\0"])
+    + b")*+"
+)
 _skip = re.compile(_RUN, re.DOTALL).match
 """Finds the end of a run of steps with numbers below 256, and lengths that are there."""
 _find_usual = re.compile(rb"(?:\x80.)?(?:\x95(.{8}))?" + _RUN + rb"\.", re.DOTALL).match
@@ -218,7 +221,7 @@ def fits(pickles: bytes, first_only: bool) -> bool:
             at += 9
             if int.from_bytes(pickles[at - 8 : at], "little") > size - at:
                 return False
-        elif code == _LONG_BINPUT and int.from_bytes(pickles[at + 1 : at + 5], "little") < MEMO_ANY_MAY_HAVE:
+        elif code in _LONG_NUMBERS and int.from_bytes(pickles[at + 1 : at + 5], "little") < size:
             at += 5
         else:
             return False
