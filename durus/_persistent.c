@@ -570,6 +570,8 @@ static PyMethodDef module_methods[] = {
      PyDoc_STR("Return the attributes that are part of a state: the dict itself if all of them are. [OBJ-80]")},
     {"persistent_id_by", persistent_id_by, METH_O,
      PyDoc_STR("Return the persistent_id of a pickler: what an other function says of a persistent object.")},
+    {"fits", (PyCFunction)(void (*)(void))pickles_fit, METH_FASTCALL,
+     PyDoc_STR("Tell whether pickles exceed no limit beyond doubt. [REC-33] to [REC-35]")},
     {NULL, NULL, 0, NULL},
 };
 

@@ -14,7 +14,7 @@
 
 #include <structmember.h>
 
-enum { MOST_MARKS = 64, DEEPEST_KEY = 8, FEW = 32 };
+enum { MOST_MARKS = 64, DEEPEST_KEY = 8, MOST_PARTS = 100, FEW = 32 };
 
 /* What a class pickle means, and how its objects take their states. */
 typedef struct {
@@ -265,19 +265,28 @@ make_tuple(Decoder *decoder, Py_ssize_t start)
     return replace(decoder, start, result);
 }
 
-/* Tells if the hash and the comparison of a key run no code of an application. */
 static int
-is_plain_key(PyObject *key, int depth)
+has_plain_parts(PyObject *key, int depth, int *parts)
 {
+    if (++*parts > MOST_PARTS)
+        return 0;
     if (PyUnicode_CheckExact(key) || PyLong_CheckExact(key) || PyBytes_CheckExact(key) || PyFloat_CheckExact(key)
         || PyBool_Check(key) || key == Py_None)
         return 1;
     if (!PyTuple_CheckExact(key) || depth == DEEPEST_KEY)
         return 0;
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(key); i++)
-        if (!is_plain_key(PyTuple_GET_ITEM(key, i), depth + 1))
+        if (!has_plain_parts(PyTuple_GET_ITEM(key, i), depth + 1, parts))
             return 0;
     return 1;
+}
+
+/* Tells if the hash and the comparison of a key run no code of an application, and take no long time. */
+static int
+is_plain_key(PyObject *key)
+{
+    int parts = 0;
+    return has_plain_parts(key, 0, &parts);
 }
 
 /* The three below add the values from `start` on to the container below them. */
@@ -302,7 +311,7 @@ set_items(Decoder *decoder, Py_ssize_t start)
     if (!PyDict_CheckExact(dict) || (decoder->stack.size - start) % 2)
         return 0;
     for (Py_ssize_t i = start; i < decoder->stack.size; i += 2)
-        if (!is_plain_key(decoder->stack.items[i], 0)
+        if (!is_plain_key(decoder->stack.items[i])
             || PyDict_SetItem(dict, decoder->stack.items[i], decoder->stack.items[i + 1]) < 0)
             return 0;
     vector_cut(&decoder->stack, start);
@@ -316,7 +325,7 @@ add_items(Decoder *decoder, Py_ssize_t start)
     if (!PySet_CheckExact(set))
         return 0;
     for (Py_ssize_t i = start; i < decoder->stack.size; i++)
-        if (!is_plain_key(decoder->stack.items[i], 0) || PySet_Add(set, decoder->stack.items[i]) < 0)
+        if (!is_plain_key(decoder->stack.items[i]) || PySet_Add(set, decoder->stack.items[i]) < 0)
             return 0;
     vector_cut(&decoder->stack, start);
     return 1;
@@ -326,7 +335,7 @@ static int
 make_frozenset(Decoder *decoder, Py_ssize_t start)
 {
     for (Py_ssize_t i = start; i < decoder->stack.size; i++)
-        if (!is_plain_key(decoder->stack.items[i], 0))
+        if (!is_plain_key(decoder->stack.items[i]))
             return 0;
     if (!make_tuple(decoder, start))
         return 0;
@@ -374,7 +383,7 @@ call(StateReader *reader, Decoder *decoder)
         return 0;
     Py_ssize_t start = decoder->stack.size - 2;
     PyObject *function = decoder->stack.items[start], *arguments = top(decoder);
-    if (!PyTuple_CheckExact(arguments) || !is_plain_key(arguments, 0))
+    if (!PyTuple_CheckExact(arguments) || !is_plain_key(arguments))
         return 0;
     if (function == reader->encode) {
         PyObject *text = PyTuple_GET_SIZE(arguments) == 2 ? PyTuple_GET_ITEM(arguments, 0) : NULL;

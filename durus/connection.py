@@ -8,6 +8,7 @@ an accessed object, the transaction has a conflict; all other changed objects be
 
 import contextlib
 import gc
+import os
 import sys
 import threading
 from collections import deque
@@ -37,12 +38,12 @@ from durus.objects.cache import Cache
 from durus.objects.trust import Entry, Trust, checked_entries
 from durus.oid import ROOT_OID, format_oid, oid_from_int
 from durus.open_file import open_file_storage
-from durus.persistent import SAVED, UNSAVED, ConnectionBase, PersistentBase, PersistentObject, Watch, set_slot
+from durus.persistent import GHOST, SAVED, UNSAVED, ConnectionBase, PersistentBase, PersistentObject, Watch, set_slot
 from durus.persistent_dict import PersistentDict
 from durus.records.contents import split_data
 from durus.records.record import split_oids, unpack_record
 from durus.serialize import ObjectReader, ObjectWriter
-from durus.storage import Moment, Storage
+from durus.storage import Moment, Storage, require_storage
 from durus.transactions.looking_back import Version as Version
 from durus.transactions.looking_back import copy_of, earlier_states, forget_count
 from durus.transactions.savepoint import KeptStates
@@ -92,7 +93,8 @@ class Connection(ConnectionBase, Generic[Root_co]):
 
     Raises:
         TransactionError: the storage already has an open connection. [TXN-35]
-        ArgumentError: `classes` has something that is no name, class or module.
+        ArgumentError: `storage` is neither a storage nor a path, `root_class` is not a class of persistent objects, or
+            `classes` has something that is no name, class or module. [TXN-38]
         StateError: the root is of another class.
         DurusError: the file can't be opened; see the storages.
     """
@@ -149,7 +151,11 @@ class Connection(ConnectionBase, Generic[Root_co]):
         trust = None if classes is None else Trust([*checked_entries(classes), *own])
         self._guard: CallGuard = CallGuard("connection")
         self._marks = self._guard.marks
-        self.storage = storage if isinstance(storage, Storage) else open_file_storage(storage, readonly=snapshot)
+        self.storage = (
+            open_file_storage(storage, readonly=snapshot)
+            if isinstance(storage, str | bytes | os.PathLike)
+            else require_storage(storage)
+        )
         self.invalid_oids: set[bytes] = set()
         """Oids that others changed, and whose states are kept here because the transaction has a conflict."""
         self._is_all_invalid = False
@@ -260,6 +266,8 @@ class Connection(ConnectionBase, Generic[Root_co]):
             ReadConflictError: the record does not fit what the transaction has read.
         """
         if isinstance(oid, int):
+            if not 0 <= oid < 1 << 64:
+                return None
             oid = oid_from_int(oid)
         obj = self.cache.get(oid)
         return self._get_ghost(oid) if obj is None else obj
@@ -765,10 +773,11 @@ class Connection(ConnectionBase, Generic[Root_co]):
                 yield obj, oid
 
     def _take_back(self, changed: dict[bytes, PersistentObject]) -> None:
-        """Mark the objects of a commit that failed as changed again."""
+        """Mark the objects of a commit that failed as changed again, if they still have their states. [OBJ-56]"""
         for oid, obj in changed.items():
-            self.changed[oid] = obj
-            set_slot(obj, "_p_status", UNSAVED)
+            if obj._p_status != GHOST:
+                self.changed[oid] = obj
+                set_slot(obj, "_p_status", UNSAVED)
 
     def _store(self, writer: ObjectWriter, records: list[_Pickled], changed: dict[bytes, PersistentObject]) -> None:
         """Store the pickled records; after a DurusError nothing is stored, and all is as before the commit."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from durus.error import FormatError
 from durus.file_storage import FileStorage
 from durus.file_storage2 import FileStorage2
-from durus.files.file import OperatingSystem, Path, closing_on_error
+from durus.files.file import OperatingSystem, Path, closing_on_error, path_text
 from durus.files.inspection import Inspection
 
 if TYPE_CHECKING:
@@ -22,9 +22,10 @@ def storage_class_of(path: Path) -> "type[FileStorage | FileStorage2 | SqliteSto
         path: the path of the file.
 
     Raises:
+        ArgumentError: `path` can't be the path of a file.
         FileError: the file can't be read.
     """
-    if not os.path.isfile(path):
+    if not os.path.isfile(path_text(path)):
         return FileStorage
     try:
         from durus.sqlite_storage import SqliteStorage, is_open_in_this_process

@@ -14,7 +14,7 @@ from durus.connection import check_root_class
 from durus.database import Database
 from durus.error import ArgumentError, FileError
 from durus.files.append_only_storage import AppendOnlyStorage, Durability
-from durus.files.file import Path
+from durus.files.file import Path, path_text
 from durus.objects.trust import Entry, checked_entries
 from durus.open_file import open_file_storage, storage_class_of
 from durus.persistent import PersistentObject
@@ -195,9 +195,7 @@ def _engine_of(where: Path, keywords: Options) -> tuple[Engine, Options]:
 
 
 def _open_file(path: str, keywords: Options, texts: Mapping[str, str]) -> tuple[Engine, Options]:
-    if "\0" in path or not path:
-        raise ArgumentError(f"{path!r} is not the path of a file")
-    options = check_options(path, {**_DATABASE_OPTIONS, **_FILE_OPTIONS}, keywords, texts)
+    options = check_options(path_text(path), {**_DATABASE_OPTIONS, **_FILE_OPTIONS}, keywords, texts)
     readonly, repair, durability = options.get("readonly"), bool(options.get("repair")), options.get("durability")
     path = os.path.abspath(path)  # the program may change its working directory
     if (options.get("must_exist") or readonly) and not os.path.exists(path):

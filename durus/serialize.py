@@ -46,6 +46,7 @@ from durus.objects.unpickling import (
     Loading,
     NeedsItself,
     Postponed,
+    check_pickles,
     is_in,
     load_pickles,
 )
@@ -85,6 +86,8 @@ _INTERNAL, _FROZENSET = b"_p_", b"\x91\x94"
 _MAKES_FROZENSET = re.compile(rb"\x91\x94(?<!C\x08.{7}\x91\x94)", re.DOTALL).search
 """Finds these two steps, but not at the end of an oid."""
 
+_ALWAYS_LIGHT = 128 if implementation == "C" else 16_384
+"""In bytes. Larger states are looked at. In shorter ones, keys with too many parts take seconds to make, too."""
 _REUSE_BELOW = 1000
 """A pickler is used again after pickles below this length: clearing a larger memo takes longer than a new pickler."""
 
@@ -192,6 +195,8 @@ class ObjectReader:
             raise StateError(
                 f"oid {format_oid(oid)} ({_name(cls)}): its state can't be loaded: loading it needs the object itself"
             ) from error
+        except RecordError as error:
+            raise RecordError(f"oid {format_oid(oid)} ({_name(cls)}): {error}") from error
         except DurusError:
             raise
         except REFUSALS as error:
@@ -217,7 +222,8 @@ class ObjectReader:
         postponed: list[Postponed] = []
         helped = self._helped
         unpickler = CarefulUnpickler if self.trust is None else TrustingUnpickler
-        state = load_pickles(lambda file: unpickler(file, self, obj, postponed), state_pickle, False)[0]
+        keys_too = self.trust is not None
+        state = load_pickles(lambda file: unpickler(file, self, obj, postponed), state_pickle, False, keys_too)[0]
         self._set_state(obj, state, postponed)
         return self._helped > helped or bool(postponed) or bool(self._missing)
 
@@ -374,9 +380,9 @@ class ObjectReader:
                 named, end, needs_class = self._unpickle(data[: known.end]), known.end, known.has_memo
             else:
                 (named, end), needs_class = self._try_unpickle(data, first_only=True), True
-        except DurusError:
-            raise
-        except REFUSALS as error:
+        except (RecordError, *REFUSALS) as error:
+            if isinstance(error, DurusError) and not isinstance(error, RecordError):
+                raise
             raise RecordError(f"oid {format_oid(oid)}: its class can't be read: {error}") from error
         if known is None and not callable(named):
             raise RecordError(f"oid {format_oid(oid)}: its record names {named!r} instead of a class")
@@ -556,6 +562,8 @@ class ObjectWriter:
             raise
         try:
             pickled = self.pickle(state)
+            if len(pickled) > _ALWAYS_LIGHT:
+                self._check_work(obj, pickled)
             cls = type(obj)
             if cls is not self._class:
                 self._class_pickle, self._may_refuse = class_traits(cls)
@@ -587,6 +595,14 @@ class ObjectWriter:
             raise UnstorableError(
                 f"{told_apart(obj)} can't be stored: {error}; {way_to(self._root, obj)}; spread its state over several "
                 "persistent objects"
+            ) from error
+
+    def _check_work(self, obj: PersistentObject, pickled: bytes) -> None:
+        try:
+            check_pickles(pickled, False, True)
+        except RecordError as error:
+            raise UnstorableError(
+                f"{told_apart(obj)} can't be stored: {error}; {way_to(self._root, obj)}; use other keys"
             ) from error
 
     def _look_at(self, obj: PersistentObject, oid: bytes, state: object, pickled: bytes, may_refuse: bool) -> None:

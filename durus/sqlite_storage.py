@@ -24,7 +24,7 @@ from durus.error import (
     RecordError,
     WrongProcessError,
 )
-from durus.files.file import Path
+from durus.files.file import Path, os_errors_as
 from durus.files.single_file_storage import SingleFileStorage
 from durus.oid import ROOT_OID, format_oid, oid_from_int, oid_to_int
 from durus.progress import Progress
@@ -66,6 +66,10 @@ class SqliteStorage(SingleFileStorage[sqlite3.Connection]):
     _reader: sqlite3.Connection | None = None
     _writer: sqlite3.Connection | None = None
     _inode: tuple[int, int] | None = None
+    _beside: list[tuple[int, int]]
+    """The inodes of the log and of the locks, which SQLite finds by their names."""
+    _size = 0
+    """The length of the file when a commit last looked at it."""
 
     def __init__(self, filename: Path, readonly: bool = False, repair: bool = False) -> None:
         super().__init__(readonly, repair)
@@ -95,6 +99,8 @@ class SqliteStorage(SingleFileStorage[sqlite3.Connection]):
             self.close()
             raise
         self._inode = _inode_of(self._path)
+        if not readonly:
+            self._beside = self._inodes_beside()
         _open_inodes[self._inode] += 1
         self._next_id = 0 if highest is None else highest + 1
 
@@ -260,6 +266,7 @@ class SqliteStorage(SingleFileStorage[sqlite3.Connection]):
         try:
             with self._sqlite_errors_as("write to the file"):
                 writer.executemany(statement, rows)
+                self._check_names()
                 is_ending = True
                 writer.execute("commit")
         except DurusError as error:
@@ -271,6 +278,29 @@ class SqliteStorage(SingleFileStorage[sqlite3.Connection]):
             raise
         self._keep_others_out(writer)
         self._unsettled = []
+
+    def _check_names(self) -> None:
+        """Check that others find this file, its log and its locks by their names, and that nobody cut it. [SQL-22]"""
+        try:
+            with os_errors_as("look up the file by its name", self._name):
+                status = os.stat(self._name)
+                beside = self._inodes_beside()
+        except FileError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR):
+                raise self._moved_error(self._name) from error
+            raise
+        if (status.st_dev, status.st_ino) != self._inode or beside != self._beside:
+            raise self._moved_error(self._name)
+        if status.st_size < self._size:
+            message = (
+                f"another program has cut the file from {self._size} to {status.st_size} bytes, so nothing is written "
+                "to it; restore it from a backup"
+            )
+            raise FileError(errno.ESTALE, message, self._name)
+        self._size = status.st_size
+
+    def _inodes_beside(self) -> list[tuple[int, int]]:
+        return [_inode_of(self._path + suffix) for suffix in ("-wal", "-shm")]
 
     def _settle_write(self) -> None:
         """Undo what an interrupted call has written without committing it, and keep other writers out. [SQL-20]"""
@@ -372,6 +402,8 @@ class SqliteStorage(SingleFileStorage[sqlite3.Connection]):
         """Return the space of deleted rows to the file system; this may take long."""
         self._require_writable()
         writer = self._require_writer()
+        self._check_names()
+        self._size = 0
         with self._sqlite_errors_as("give back space of the file"):
             try:
                 writer.execute("commit")

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import NamedTuple, Protocol
 
 from durus.concurrency.call_guard import CallGuard
-from durus.error import DurusError, DurusKeyError, RecordError, TransactionError, WriteConflictError
+from durus.error import ArgumentError, DurusError, DurusKeyError, RecordError, TransactionError, WriteConflictError
 from durus.oid import FIRST_RESERVED_OID, ROOT_OID, format_oid, oid_from_int
 from durus.progress import STEP_REFS, Progress
 from durus.records.reachable import dangling_reference_error, mark_reachable
@@ -555,3 +555,11 @@ def get_reference_index(storage: Storage) -> dict[bytes, list[bytes]]:
         for ref in refs_of(record):
             index.setdefault(ref, []).append(oid)
     return index
+
+
+def require_storage(value: object) -> Storage:
+    """Return a storage; ArgumentError for anything else. [TXN-38]"""
+    if isinstance(value, Storage):
+        return value
+    hint = "its new_client() returns one for each connection" if hasattr(value, "new_client") else "open one"
+    raise ArgumentError(f"{value!r} is not a storage, such as FileStorage(path); {hint}")

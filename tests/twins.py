@@ -24,6 +24,7 @@ PAIRS = {
     "durus/_btree.c": ["durus/btree.py"],
     "durus/_collections.c": ["durus/persistent_dict.py", "durus/persistent_list.py", "durus/persistent_set.py"],
     "durus/_states.c": ["durus/serialize.py", "durus/persistent.py"],
+    "durus/_pickle_work.c": ["durus/records/pickle_work.py"],
 }
 """Where the Python is that a source of C stands for."""
 KNOWN = Path(__file__).with_name("twins.json")

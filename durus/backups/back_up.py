@@ -22,7 +22,7 @@ from durus.error import (
     NothingToBackUpError,
     UnsoundTailError,
 )
-from durus.files.file import File, FileSystem, OperatingSystem, Path, ReadableFile
+from durus.files.file import File, FileSystem, OperatingSystem, Path, ReadableFile, path_text
 from durus.files.record_file import is_unfinished_creation
 from durus.files.shelf.layout import NAME, Seal
 from durus.files.shelf.sealed import end_of_last_seal, has_seal, sound_transactions
@@ -67,7 +67,7 @@ class BackUp:
     ) -> None:
         if keep is not None and keep < 1:
             raise ArgumentError(f"a backup keeps 1 generation or more, not {keep}")
-        self._path = os.path.abspath(os.fsdecode(path))
+        self._path = os.path.abspath(path_text(path))
         self._file_system = source_file_system or OperatingSystem()
         self._target = Target(target, target_file_system or OperatingSystem())
         self._keep = keep

@@ -9,7 +9,7 @@ from durus.backups.copying import check_segment, in_steps
 from durus.backups.manifest import Generation, Manifest
 from durus.backups.target import MissingSegmentError, Target
 from durus.error import ArgumentError, BackupError, DamageError
-from durus.files.file import File, FileSystem, OperatingSystem, Path
+from durus.files.file import File, FileSystem, OperatingSystem, Path, path_text
 from durus.files.moment import seal_time
 from durus.files.publishing import publishing
 from durus.files.shelf.layout import Seal
@@ -45,7 +45,7 @@ class Restore:
         file_system: FileSystem | None = None,
     ) -> None:
         self._target = Target(target, target_file_system or OperatingSystem())
-        self._path = os.path.realpath(os.fsdecode(path))
+        self._path = os.path.realpath(path_text(path))
         self._file_system = file_system or OperatingSystem()
         self._at = None if at is None else seal_time(at)
         self.result: Restored | None = None

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from durus.backups.manifest import SEGMENT_NAME, Manifest, Segment, pack_manifest, parse_manifest
 from durus.error import BackupError, DamageError, FileError, LockedError
-from durus.files.file import File, FileSystem, Path, ReadableFile, closing_on_error
+from durus.files.file import File, FileSystem, Path, ReadableFile, closing_on_error, path_text
 
 MANIFEST = "manifest"
 _LOCK = "lock"
@@ -30,7 +30,7 @@ class Target:
     """The folder `path`, which need not exist yet."""
 
     def __init__(self, path: Path, file_system: FileSystem) -> None:
-        self.path = os.path.abspath(os.fsdecode(path))
+        self.path = os.path.abspath(path_text(path))
         self._file_system = file_system
 
     def _path_of(self, name: str) -> str:

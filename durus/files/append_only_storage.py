@@ -5,7 +5,6 @@ of spec/shelf.md that are named here hold for the other formats too.
 """
 
 import contextlib
-import errno
 import os
 import shutil
 import sys
@@ -90,7 +89,6 @@ class AppendOnlyStorage(SingleFileStorage[_Opened[F]], Generic[F]):
         self._clock = clock
         self._file_system = OperatingSystem() if file_system is None else file_system
         self._set_filename(self._make_temporary_name() if filename is None else filename)
-        self._name = os.path.abspath(self._filename)
         """The absolute name of the file."""
         self._replacer = FileReplacer(self._file_system, self._path)
         try:
@@ -264,12 +262,7 @@ class AppendOnlyStorage(SingleFileStorage[_Opened[F]], Generic[F]):
     def _check_name(self, file: File) -> None:
         """Check that others find the file under the name with which it was opened. [SHELF-47]"""
         if not file.has_its_name(self._name):
-            raise FileError(
-                errno.ESTALE,
-                "another program has removed, renamed or replaced the file since it was opened, so nothing is written "
-                "to it; restore its name, or close the storage and open it again",
-                self._name,
-            )
+            raise self._moved_error(self._name)
 
     def _append(self, file: File, data: bytes, end: int, durable: bool) -> None:
         file.append(data, end)

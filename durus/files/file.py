@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from typing import Literal, Protocol
 
 from durus.concurrency.forked import note_held
-from durus.error import FileError, LockedError
+from durus.error import ArgumentError, FileError, LockedError
 
 Mode = Literal["read", "write", "new", "private"]
 """How to open: read only; to append, created if it does not exist; to append to a file that must not exist yet; the
@@ -23,6 +23,14 @@ same, accessible only to its owner until copy_permissions()."""
 
 Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 """The name of a file, as users write it."""
+
+
+def path_text(path: object) -> str:
+    """Return the name of a file as text; ArgumentError for anything that can't be one. [TXN-38]"""
+    text = os.fsdecode(path) if isinstance(path, str | bytes | os.PathLike) else ""
+    if not text or "\0" in text:
+        raise ArgumentError(f"{path!r} is not the path of a file")
+    return text
 
 
 class ReadableFile(Protocol):

@@ -3,6 +3,7 @@
 A subclass reads, stages and packs records. Statements TXN-9, TXN-30, SHELF-30, SHELF-46, SQL-8.
 """
 
+import errno
 import inspect
 import os
 import weakref
@@ -11,8 +12,8 @@ from typing import Generic, TypeVar
 
 from durus.concurrency.call_guard import CallGuard, guarded
 from durus.concurrency.forked import note_held
-from durus.error import ArgumentError, ClosedError, ReadonlyError, TransactionError
-from durus.files.file import Path
+from durus.error import ArgumentError, ClosedError, FileError, ReadonlyError, TransactionError
+from durus.files.file import Path, path_text
 from durus.progress import Progress
 from durus.storage import CollectingStorage, InvalidationHandler, StagedCommit
 
@@ -40,8 +41,19 @@ class SingleFileStorage(CollectingStorage, Generic[R]):
         """The running pack, which ends when nobody can continue it."""
 
     def _set_filename(self, filename: Path) -> None:
-        self._filename = os.fsdecode(filename)
+        self._filename = path_text(filename)
+        self._name = os.path.abspath(self._filename)
         self._path = os.path.realpath(self._filename)
+
+    @staticmethod
+    def _moved_error(name: str) -> FileError:
+        """Return the error for a file that others do not find under its name. [SHELF-47] [SQL-22]"""
+        return FileError(
+            errno.ESTALE,
+            "another program has removed, renamed or replaced the file since it was opened, so nothing is written "
+            "to it; restore its name, or close the storage and open it again",
+            name,
+        )
 
     def get_filename(self) -> str:
         """Return the name of the file, as it was given."""

@@ -5,6 +5,7 @@ Statements OBJ-27 to OBJ-29, OBJ-63 and OBJ-100.
 
 import copyreg
 import operator
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Self, cast
 
@@ -183,9 +184,13 @@ class BrokenValue(metaclass=_ValueClass):
 
 def parts_that_stand_in(value: object) -> Iterator[BrokenValue | _ValueClass]:
     """Yield the stand-ins for values in arguments, a few levels deep."""
-    pending = [(value, 0)]
+    pending = deque([(value, 0)])
+    met: set[int] = set()
     while pending:
-        one, depth = pending.pop()
+        one, depth = pending.popleft()
+        if id(one) in met:
+            continue
+        met.add(id(one))
         if isinstance(one, BrokenValue | _ValueClass):
             yield one
         elif isinstance(one, tuple | list | set | frozenset) and depth < 3:

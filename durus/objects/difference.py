@@ -44,6 +44,9 @@ class _Comparison:
         self._pending: deque[tuple[tuple[str, ...], object, object]] = deque()
         self._seen: dict[tuple[int, int], tuple[object, object]] = {}
         """The pairs whose comparison has begun, because values may contain themselves."""
+        self._tokens: dict[int, tuple[object, int]] = {}
+        """By id(): the values that have a number, each looked at once although it may occur many times."""
+        self._numbers: dict[Hashable, int] = {}
 
     def run(self, cls: type, before: object, after: object) -> list[Difference]:
         self._compare_states((), cls, before, after)
@@ -155,8 +158,15 @@ class _Comparison:
         if old[4] is not None or new[4] is not None:
             self._compare_pairs(path, list(old[4] or ()), list(new[4] or ()), "[{}]")
 
-    def _token(self, value: Any) -> Hashable:
-        """Return a key that is equal for values that are pickled to the same; RecursionError if one contains itself."""
+    def _token(self, value: Any) -> int:
+        """Return the same number for values that are pickled to the same; RecursionError if one contains itself."""
+        known = self._tokens.get(id(value))
+        if known is None:
+            known = value, self._numbers.setdefault(self._key(value), len(self._numbers))
+            self._tokens[id(value)] = known
+        return known[1]
+
+    def _key(self, value: Any) -> Hashable:
         kind = type(value)
         if issubclass(kind, PersistentBase):
             return PersistentBase, _reference(value)

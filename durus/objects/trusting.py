@@ -15,11 +15,12 @@ from enum import Enum
 from types import BuiltinFunctionType, FunctionType, GenericAlias, MethodType, ModuleType
 from typing import Any, ClassVar, Protocol
 
-from durus.error import DurusError, UntrustedClassError
+from durus.error import DurusError, RecordError, UntrustedClassError
 from durus.objects.broken import BrokenValue
 from durus.objects.pickling import REFUSALS
 from durus.objects.unpickling import CarefulUnpickler, Postponed, Resolver, load_pickles
 from durus.persistent import PersistentObject
+from durus.records.pickle_work import most_work
 
 _registered: dict[Any, Any] = copyreg._inverted_registry  # type: ignore[attr-defined]  # these are not in the stubs
 _found_before: dict[int, object] = copyreg._extension_cache  # type: ignore[attr-defined]
@@ -86,6 +87,7 @@ class TrustingUnpickler(CarefulUnpickler):
         postponed: list[Postponed] | None = None,
     ) -> None:
         super().__init__(file, reader, owner, postponed)
+        self._may_encode = most_work(len(file.getbuffer()))
         self._found: dict[int, object] = {}
         """What was found by a name, by id(). The objects are kept here so that no other object gets the same id()."""
 
@@ -109,6 +111,9 @@ class TrustingUnpickler(CarefulUnpickler):
                 case ("builtins" | "__builtin__", "getattr"), (owner, str() as name):
                     return self._get(owner, name)
                 case ("_codecs", "encode"), (str() as text, encoding) if encoding in _LATIN_1:
+                    self._may_encode -= len(text)
+                    if self._may_encode < 0:
+                        raise RecordError("its data makes too many bytes of the same text")
                     return text.encode("latin-1")
         return super()._call(function, arguments)
 
@@ -156,7 +161,7 @@ def load_trusted_pickles(resolver: TrustingResolver, pickles: bytes, first_only:
     if not (_registered or _found_before):  # the fast unpickler would use these without asking the resolver
         names: _Names = {}
         try:
-            found = load_pickles(lambda file: _TokenUnpickler(file, resolver, names), pickles, first_only)
+            found = load_pickles(lambda file: _TokenUnpickler(file, resolver, names), pickles, first_only, True)
         except DurusError:
             raise
         except REFUSALS:
@@ -164,4 +169,4 @@ def load_trusted_pickles(resolver: TrustingResolver, pickles: bytes, first_only:
         else:
             if all(token() is None for token, _, _ in names.values()):
                 return found
-    return load_pickles(lambda file: TrustingUnpickler(file, resolver), pickles, first_only)
+    return load_pickles(lambda file: TrustingUnpickler(file, resolver), pickles, first_only, True)

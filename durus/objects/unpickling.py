@@ -7,12 +7,19 @@ import datetime
 import io
 import pickle
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
 from durus.error import DurusError, MissingAttributeError, StateError
 from durus.objects.broken import BrokenValue, parts_that_stand_in
 from durus.objects.pickling import REFUSALS
-from durus.persistent import PersistentObject
+from durus.persistent import PersistentObject, implementation
+from durus.records.pickle_work import check_work, fits
+
+_IN_C = implementation == "C"
+if not TYPE_CHECKING and _IN_C:
+    from durus import _persistent
+
+    fits = _persistent.fits
 
 RENAMED_MODULES = frozenset({*_compat_pickle.IMPORT_MAPPING, *(module for module, _ in _compat_pickle.NAME_MAPPING)})
 """The modules of Python 2 to which pickle gives other names in pickles of protocols 0 to 2."""
@@ -258,14 +265,40 @@ def _keeps_containers(cls: type[PersistentObject]) -> bool:
 
 
 def _contains(value: object, wanted: list[object]) -> bool:
-    if any(value is each for each in wanted):
-        return True
-    if isinstance(value, dict):
-        return any(_contains(part, wanted) for pair in value.items() for part in pair)
-    return isinstance(value, list | tuple | set | frozenset) and any(_contains(part, wanted) for part in value)
+    pending = [value]
+    met: set[int] = set()
+    while pending:
+        one = pending.pop()
+        if any(one is each for each in wanted):
+            return True
+        if id(one) in met:
+            continue
+        met.add(id(one))
+        if isinstance(one, dict):
+            pending += [*one.keys(), *one.values()]
+        elif isinstance(one, list | tuple | set | frozenset):
+            pending += one
+    return False
 
 
-def load_pickles(make: Callable[[io.BytesIO], Any], pickles: bytes, first_only: bool) -> tuple[Any, int]:
+def check_pickles(pickles: bytes, first_only: bool, keys_too: bool) -> None:
+    """Raise RecordError for pickles, or a first one, that exceed a limit. [REC-33] to [REC-35]
+
+    The limits of keys are checked only in C or with `keys_too`: that takes long in Python.
+    """
+    if not fits(pickles, first_only) or (keys_too and not _IN_C):
+        check_work(pickles, first_only)
+
+
+def load_pickles(
+    make: Callable[[io.BytesIO], Any], pickles: bytes, first_only: bool, keys_too: bool = False
+) -> tuple[Any, int]:
+    """Return the value of the last of several pickles that share one memo, or of the first one, and where it ends.
+
+    RecordError for pickles that exceed a limit, see check_pickles().
+    """
+    if not fits(pickles, first_only) or (keys_too and not _IN_C):  # as check_pickles(), without a call
+        check_work(pickles, first_only)
     file = io.BytesIO(pickles)
     unpickler = make(file)
     value = unpickler.load()

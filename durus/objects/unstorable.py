@@ -6,13 +6,16 @@ Only objects in memory are examined; nothing is loaded, and nothing counts as an
 import reprlib
 from collections import deque
 from collections.abc import Callable, Iterator
-from types import FunctionType
+from enum import Enum
+from types import FunctionType, ModuleType
 
 from durus.persistent import PersistentBase, PersistentObject, told_apart
 from durus.persistent_dict import PersistentDict
 from durus.persistent_list import PersistentList
 from durus.text import printable
 
+_BY_NAME = (PersistentBase, type, FunctionType, ModuleType, Enum)
+"""Values of which pickle needs the name or the class, and nothing inside."""
 CONSOLE = "__console__"
 """The module of definitions in the shell, which nobody can import."""
 _MAX_LEVELS = 50
@@ -33,9 +36,14 @@ def unstorable(
             "still open"
         )
     what = f"its part {part}, {reprlib.repr(value)}, can't be pickled" if part else "it can't be pickled"
+    remedy = (
+        "its class was defined anew after it was made, as importlib.reload() does: open the connection again"
+        if "not the same object" in str(error)
+        else "take that part out or leave it out in __getstate__()"
+    )
     return (
-        f"{told_apart(obj)} can't be stored: {what} ({type(error).__name__}: {error}); {way_to(root, obj)}; take that "
-        "part out or leave it out in __getstate__(); nothing was written, and the transaction is still open"
+        f"{told_apart(obj)} can't be stored: {what} ({type(error).__name__}: {error}); {way_to(root, obj)}; {remedy}; "
+        "nothing was written, and the transaction is still open"
     )
 
 
@@ -82,6 +90,8 @@ def _failing_part(obj: PersistentObject, pickle: Callable[[object], bytes]) -> t
         if found is None:
             break
         label, value = label + found[0], found[1]
+        if isinstance(value, _BY_NAME):
+            break
         inside = value
     return label, value
 

@@ -16,20 +16,24 @@ _OID_SIZE = 8
 _ENCODED_OID_SIZE = 5 + 2 * _OID_SIZE
 """The bytes of a BINUNICODE step that holds an oid, of at most two bytes a character."""
 
-_PROTO, FRAME, _STOP, _MARK, _POP, _DUP = 0x80, 0x95, ord("."), ord("("), ord("0"), ord("2")
-_MEMOIZE, _TEXT_PUT, _TEXT_GET = 0x94, ord("p"), ord("g")
+_PROTO, FRAME, STOP, MARK, POP, DUP = 0x80, 0x95, ord("."), ord("("), ord("0"), ord("2")
+MEMOIZE, _TEXT_PUT, _TEXT_GET = 0x94, ord("p"), ord("g")
 GLOBAL, INST, STACK_GLOBAL, REDUCE = ord("c"), ord("i"), 0x93, ord("R")
 _UNICODE, _STRING, _BINARY_STRINGS = ord("V"), ord("S"), frozenset(b"TU")
 _BINPERSID = ord("Q")
-_TUPLES = frozenset((0x85, 0x86, ord("t")))
-_PUTS = frozenset(b"pqr") | {_MEMOIZE}
-_GETS = frozenset(b"ghj")
+TUPLES = frozenset((0x85, 0x86, ord("t")))
+PUTS = frozenset(b"pqr") | {MEMOIZE}
+GETS = frozenset(b"ghj")
 _REFUSED = {ord("P"): "PERSID", 0x82: "EXT1", 0x83: "EXT2", 0x84: "EXT4", 0x97: "NEXT_BUFFER", 0x98: "READONLY_BUFFER"}
 """Steps that a reader of records can't execute."""
 
 _BUILTINS = ("builtins", "__builtin__")
 MAX_NAME = 1000
 """In bytes. A pickle could repeat a longer name endlessly, at a few bytes each time."""
+
+
+MEMO_ANY_MAY_HAVE = 1 << 16
+"""The number of memo entries that every pickle may have: they take 1 MiB. [REC-33]"""
 
 
 class Step(NamedTuple):
@@ -86,7 +90,7 @@ class Reference(NamedTuple):
     cls: Name
 
 
-class _Kind(NamedTuple):
+class Kind(NamedTuple):
     """The effect of a step on the stack, and the size of its argument."""
 
     argument_size: int
@@ -99,23 +103,52 @@ class _Kind(NamedTuple):
     is_bytes: bool
 
 
-def _kind(opcode: pickletools.OpcodeInfo) -> _Kind:
+def _kind(opcode: pickletools.OpcodeInfo) -> Kind:
     pops_to_mark = pickletools.markobject in opcode.stack_before
     pops = opcode.stack_before.index(pickletools.markobject) if pops_to_mark else len(opcode.stack_before)
     size = opcode.arg.n if opcode.arg else 0
     is_text = "UNICODE" in opcode.name or "STRING" in opcode.name
     is_bytes = opcode.name in ("BINBYTES", "SHORT_BINBYTES", "BINBYTES8")
-    return _Kind(size, pops, pops_to_mark, len(opcode.stack_after), is_text, is_bytes)
+    return Kind(size, pops, pops_to_mark, len(opcode.stack_after), is_text, is_bytes)
 
 
-_KINDS = {ord(opcode.code): _kind(opcode) for opcode in pickletools.opcodes}
+KINDS = {ord(opcode.code): _kind(opcode) for opcode in pickletools.opcodes}
 
-_COUNT_SIZES = {
+COUNT_SIZES = {
     pickletools.TAKEN_FROM_ARGUMENT1: 1,
     pickletools.TAKEN_FROM_ARGUMENT4: 4,
     pickletools.TAKEN_FROM_ARGUMENT4U: 4,
     pickletools.TAKEN_FROM_ARGUMENT8U: 8,
 }
+
+
+def end_of_step(pickles: bytes, code: int, start: int) -> int:
+    """Return where a step ends; RecordError if the pickle ends before."""
+    kind = KINDS.get(code)
+    if kind is None:
+        raise RecordError(f"its data can't be read: {code:#04x} at byte {start} is not a step of a pickle")
+    size = kind.argument_size
+    if size >= 0:
+        end = start + 1 + size
+    elif size == pickletools.UP_TO_NEWLINE:
+        end = start
+        for _ in range(2 if code in (GLOBAL, INST) else 1):
+            end = (pickles.find(b"\n", end) + 1) or len(pickles) + 1
+    else:
+        count_end = start + 1 + COUNT_SIZES[size]
+        end = count_end + int.from_bytes(pickles[start + 1 : count_end], "little")
+    if end > len(pickles):
+        raise RecordError(f"its data can't be read: it ends inside the step at byte {start}")
+    return end
+
+
+def memo_number(pickles: bytes, code: int, start: int, end: int) -> int:
+    """Return the number of the memo entry that a step uses; RecordError if it is too large. [REC-33]"""
+    argument = pickles[start + 1 : end]
+    number = int(argument) if code in (_TEXT_PUT, _TEXT_GET) else int.from_bytes(argument, "little")
+    if number >= max(MEMO_ANY_MAY_HAVE, len(pickles)):
+        raise RecordError(f"its step at byte {start} uses the memo entry {number}, and so few bytes can't have so many")
+    return number
 
 
 class PickleMachine:
@@ -157,34 +190,22 @@ class PickleMachine:
     def steps(self) -> Iterator[Step]:
         """Yield the steps of the next pickle, up to its end, without following them."""
         code = None
-        while code != _STOP:
+        while code != STOP:
             start, code = self.position, self.pickles[self.position]
-            self.position = self._end_of(code, start)
-            if self.position > len(self.pickles):
-                raise RecordError(f"its pickle ends inside the step at byte {start}")
+            self.position = end_of_step(self.pickles, code, start)
             yield Step(code, start, self.position)
-
-    def _end_of(self, code: int, start: int) -> int:
-        size = _KINDS[code].argument_size
-        if size >= 0:
-            return start + 1 + size
-        if size == pickletools.UP_TO_NEWLINE:
-            end = self.pickles.index(b"\n", start) + 1
-            return self.pickles.index(b"\n", end) + 1 if code in (GLOBAL, INST) else end
-        count_end = start + 1 + _COUNT_SIZES[size]
-        return count_end + int.from_bytes(self.pickles[start + 1 : count_end], "little")
 
     def _do(self, step: Step) -> None:
         code = step.code
-        if code in _PUTS:
-            self._memo[len(self._memo) if code == _MEMOIZE else self._memo_key(step)] = self._stack[-1]
-        elif code in _GETS:
-            self._use_again(self._memo[self._memo_key(step)], step)
-        elif code == _MARK:
+        if code in PUTS:
+            self._memo[len(self._memo) if code == MEMOIZE else memo_number(self.pickles, *step)] = self._stack[-1]
+        elif code in GETS:
+            self._use_again(self._memo[memo_number(self.pickles, *step)], step)
+        elif code == MARK:
             self._marks.append((len(self._stack), step.start))
-        elif code == _POP and self._marks and self._marks[-1][0] == len(self._stack):
+        elif code == POP and self._marks and self._marks[-1][0] == len(self._stack):
             self._marks.pop()
-        elif code == _DUP:
+        elif code == DUP:
             self._use_again(self._stack[-1], step)
         elif code == FRAME:
             self.frames.append(step)
@@ -194,7 +215,7 @@ class PickleMachine:
                 raise RecordError(f"it has a pickle of protocol {self._protocol}")
         elif code in _REFUSED:
             raise RecordError(f"its data has a step that is of no use in a record: {_REFUSED[code]}")
-        elif code != _STOP:
+        elif code != STOP:
             self._replace(step)
 
     def _use_again(self, value: Value, step: Step) -> None:
@@ -203,18 +224,14 @@ class PickleMachine:
         self.fetched.add(value.start)
         self._stack.append(Value(step.start, value.known))
 
-    def _memo_key(self, step: Step) -> int:
-        argument = self.pickles[step.start + 1 : step.end]
-        return int(argument) if step.code in (_TEXT_PUT, _TEXT_GET) else int.from_bytes(argument, "little")
-
     def _replace(self, step: Step) -> None:
         """Pop what the step takes, and push what it creates."""
-        kind = _KINDS[step.code]
+        kind = KINDS[step.code]
         start, taken = self._take(kind, step.start)
         if kind.pushes:
             self._stack.append(Value(start, self._made(step, kind, taken)))
 
-    def _take(self, kind: _Kind, start: int) -> tuple[int, list[Value]]:
+    def _take(self, kind: Kind, start: int) -> tuple[int, list[Value]]:
         stack = self._stack
         taken: list[Value] = []
         if kind.pops_to_mark:
@@ -229,7 +246,7 @@ class PickleMachine:
             start = taken[0].start
         return start, taken
 
-    def _made(self, step: Step, kind: _Kind, taken: list[Value]) -> Known:
+    def _made(self, step: Step, kind: Kind, taken: list[Value]) -> Known:
         """Return what is known of the value that a step creates from those that it takes."""
         code = step.code
         if kind.is_text:
@@ -238,7 +255,7 @@ class PickleMachine:
             return step
         if code in (GLOBAL, STACK_GLOBAL, INST):
             return self._note_name(step, self._name(step, taken), None)
-        if code in _TUPLES:
+        if code in TUPLES:
             return Group(taken) if 1 <= len(taken) <= 2 else None
         if code == REDUCE and isinstance(taken[0].known, Name) and isinstance(taken[1].known, Group):
             return self._result(step, taken[0].known, taken[1].known)
@@ -261,7 +278,7 @@ class PickleMachine:
 
     def _name_text(self, known: Known) -> str:
         """Return the text that a step creates for a name."""
-        if not (isinstance(known, Step) and _KINDS[known.code].is_text):
+        if not (isinstance(known, Step) and KINDS[known.code].is_text):
             raise RecordError("its data has a class whose name is no text")
         self._check_name(known)
         return self._text(known)
@@ -283,7 +300,7 @@ class PickleMachine:
 
     def _argument(self, step: Step) -> bytes:
         """Return the argument of a step, without its count."""
-        count_size = _COUNT_SIZES.get(_KINDS[step.code].argument_size, 0)
+        count_size = COUNT_SIZES.get(KINDS[step.code].argument_size, 0)
         return self.pickles[step.start + 1 + count_size : step.end]
 
     def _result(self, step: Step, function: Name, arguments: Group) -> Known:
@@ -291,7 +308,7 @@ class PickleMachine:
         match function, [value.known for value in arguments.values]:
             # What pickles of protocol 2 call to make bytes.
             case Name("_codecs", "encode"), [Step() as text, *_] if text.end - text.start <= _ENCODED_OID_SIZE:
-                return self._text(text).encode("latin-1") if _KINDS[text.code].is_text else None
+                return self._text(text).encode("latin-1") if KINDS[text.code].is_text else None
             # What they call for a nested class.
             case Name(module, "getattr"), [Name() as owner, Step() as attribute] if module in _BUILTINS:
                 qualname = f"{owner.qualname}.{self._name_text(attribute)}"
@@ -300,7 +317,7 @@ class PickleMachine:
                 return self._note_name(step, Name(owner.module, qualname), owner)
             # And for a method of an object.
             case Name(module, "getattr"), [_, Step() as attribute] if module in _BUILTINS:
-                if _KINDS[attribute.code].is_text and attribute.end - attribute.start <= MAX_NAME:
+                if KINDS[attribute.code].is_text and attribute.end - attribute.start <= MAX_NAME:
                     self.methods.add(self._text(attribute))
         return None
 
@@ -316,6 +333,6 @@ class PickleMachine:
         raise RecordError("a reference must be a pair of 8-byte oid and class, and one in its data is not")
 
     def _bytes(self, known: Known) -> bytes | None:
-        if isinstance(known, Step) and _KINDS[known.code].is_bytes:
+        if isinstance(known, Step) and KINDS[known.code].is_bytes:
             return self._argument(known)
         return known if isinstance(known, bytes) else None

@@ -28,7 +28,7 @@ from durus.sharing.change_log import ChangeLog
 from durus.sharing.oid_grants import OidGrants
 from durus.sharing.turns import Standing, Turn, Turns
 from durus.sharing.versions import Snapshot, Versions
-from durus.storage import StagedCommit, Storage, check_record
+from durus.storage import StagedCommit, Storage, check_record, require_storage
 
 MAX_UNUSED_OIDS = 1 << 24
 """How many oids one client may ask for and leave unused. [TXN-24]"""
@@ -84,7 +84,7 @@ class SessionCore:
         many bytes are kept for all of them; None is no limit. [TXN-64] `commit_clock` tells how long ago a commit was;
         None is `clock`. [TXN-82]
         """
-        if storage.is_shared:
+        if require_storage(storage).is_shared:
             raise ArgumentError(
                 f"{storage} has other clients, whose commits a server or a SharedStorage would miss: give each "
                 "connection a storage of its own, as durus.open() does"

@@ -11,7 +11,7 @@ from typing import BinaryIO, cast
 
 from durus.error import DurusKeyError, FileError, FormatError, RecordError
 from durus.file_storage import FileStorage, utc_now
-from durus.files.file import File, FileSystem, OperatingSystem, Path
+from durus.files.file import File, FileSystem, OperatingSystem, Path, path_text
 from durus.files.publishing import publishing
 from durus.oid import ROOT_OID, format_oid, oid_from_int
 from durus.progress import STEP_RECORDS, Progress
@@ -36,9 +36,9 @@ def copy_to_file(
     AlreadyExistsError if the file exists, FormatError if a reference leads to no object, RecordError if a record can't
     be read, FileError if the operating system refuses something.
     """
-    path = os.path.realpath(os.fsdecode(path))
+    path = os.path.realpath(path_text(path))
     file_system = OperatingSystem() if file_system is None else file_system
-    like = None if permissions_of is None else file_system.open(os.fsdecode(permissions_of), "read")
+    like = None if permissions_of is None else file_system.open(path_text(permissions_of), "read")
     try:
         with publishing(path, file_system) as part, _spool(path) as spool:
             copy = _Copy(source, spool)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from durus.error import FormatError, RecordError
 from durus.file_storage import FileStorage, utc_now
-from durus.files.file import FileSystem, OperatingSystem, Path
+from durus.files.file import FileSystem, OperatingSystem, Path, path_text
 from durus.files.packer import MAX_PACKABLE_OIDS
 from durus.files.publishing import publishing
 from durus.files.shelf.layout import NAME
@@ -67,8 +67,8 @@ class Salvage:
         """With `takes_newest`, a newer state that no checksum vouches for is taken instead of an older sound one."""
         self._takes_newest = takes_newest
         self._file_system = file_system or OperatingSystem()
-        self._path = os.path.abspath(os.fsdecode(path))
-        self._new_path = os.path.realpath(os.fsdecode(new_path))
+        self._path = os.path.abspath(path_text(path))
+        self._new_path = os.path.realpath(path_text(new_path))
         self.objects = 0
         """The number of objects that were copied."""
         self.older: list[Older] = []

@@ -4,6 +4,7 @@ import abc
 import copy
 import dataclasses
 import gc
+import os
 import pickle
 import sys
 from collections.abc import Iterator
@@ -339,6 +340,26 @@ def test_error_for_an_unstorable_object_names_it_and_its_part_and_the_way_to_it(
     assert message.startswith("<Person @")
     assert ".data['k'][1][0].call" in message
     assert "root['people'][1]['a']" in message
+
+
+@pytest.mark.spec("OBJ-16")
+def test_the_part_in_that_error_is_one_that_pickle_reads() -> None:
+    connection = Connection(MemoryStorage())
+    connection.get_root()["v"] = {"module": os}
+    with pytest.raises(UnstorableError, match=r"its part \['v'\]\['module'\], <module 'os'"):
+        connection.commit()
+
+
+@pytest.mark.spec("OBJ-16")
+def test_error_for_a_class_that_was_defined_anew_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = Connection(MemoryStorage())
+    root = connection.get_root()
+    root["p"] = Person("x")
+    connection.commit()
+    monkeypatch.setattr(sys.modules[__name__], "Person", type("Person", (Persistent,), {"__module__": __name__}))
+    root["n"] = 1
+    with pytest.raises(UnstorableError, match=r"its part \['p'\], <Person 1.*importlib\.reload\(\)"):
+        connection.commit()
 
 
 @pytest.mark.spec("OBJ-16")

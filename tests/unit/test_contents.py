@@ -36,8 +36,8 @@ def doubled(times: int) -> bytes:
 @pytest.mark.parametrize(
     ("state", "problem"),
     [
-        (b"\x80\x04Nr\xff\xff\xff\x0f.", None),
-        (b"\x80\x04Np2000000000\n.", None),
+        (b"\x80\x04Nr\xff\xff\xff\x0f.", "memo entry"),
+        (b"\x80\x04Np2000000000\n.", "memo entry"),
         (b"\x80\x04ca\nb\nca\nb\nR.", None),
         (b"\x80\x04ca\nb\n\x8c\x01aR.", None),
         (b"\x80\x04}" + doubled(60) + b"Ns.", None),

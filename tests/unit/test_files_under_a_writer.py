@@ -424,3 +424,57 @@ def test_a_copy_removes_what_killed_processes_have_left_and_nothing_else(tmp_pat
         for _ in copy_to_file(connection.get_storage(), tmp_path / "copy"):
             pass
     assert {each.name for each in tmp_path.iterdir()} == {"copy", *others}
+
+
+def has_lost_its_log(path: Path) -> None:
+    path.with_name(path.name + "-wal").unlink()
+
+
+def has_lost_its_locks(path: Path) -> None:
+    path.with_name(path.name + "-shm").unlink()
+
+
+@pytest.mark.spec("SQL-22")
+@pytest.mark.parametrize(
+    "mishap", [is_removed, is_renamed, is_replaced, is_emptied, is_cut, has_lost_its_log, has_lost_its_locks]
+)
+def test_sqlite_commits_nothing_to_a_file_that_others_do_not_find(
+    mishap: Callable[[Path], None], tmp_path: Path
+) -> None:
+    path = tmp_path / "f"
+    storage = SqliteStorage(path)
+    put(storage, o0=b"root")
+    storage.vacuum()  # so that all of it is in the file
+    put(storage, o1=b"one")
+    mishap(path)
+    for refused in (functools.partial(put, storage, o2=b"two"), storage.vacuum):
+        with pytest.raises(DurusError, match=r"another program has|is not a sound SQLite file"):
+            refused()
+    if mishap is not is_emptied:  # nothing can be read then
+        assert not storage.has_record(oid_from_int(2))
+    storage.close()
+
+
+@pytest.mark.spec("SQL-22")
+def test_sqlite_commits_again_when_the_file_has_its_name_again(tmp_path: Path) -> None:
+    storage = SqliteStorage(tmp_path / "f")
+    put(storage, o0=b"root")
+    is_renamed(tmp_path / "f")
+    with pytest.raises(FileError):
+        put(storage, o1=b"one")
+    (tmp_path / "elsewhere").rename(tmp_path / "f")
+    put(storage, o2=b"two")
+    storage.vacuum()
+    put(storage, o3=b"three")
+    storage.close()
+    assert [oid_from_int(n) for n in (0, 2, 3)] == list(SqliteStorage(tmp_path / "f").gen_oids())
+
+
+@pytest.mark.spec("SQL-22")
+def test_a_pack_deletes_no_rows_of_a_sqlite_file_that_others_do_not_find(tmp_path: Path) -> None:
+    storage = SqliteStorage(tmp_path / "f")
+    put(storage, o0=b"root", o1=b"garbage")
+    is_replaced(tmp_path / "f")
+    with pytest.raises(FileError, match="another program has"):
+        storage.pack()
+    storage.close()

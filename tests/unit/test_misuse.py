@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 
 from durus import open as open_database
+from durus.backup import verify
 from durus.client_storage import ClientStorage
 from durus.connection import Connection
 from durus.error import (
+    ArgumentError,
     ConcurrentUseError,
     DurusError,
     InterruptedTransactionError,
@@ -22,9 +24,11 @@ from durus.error import (
     WrongProcessError,
 )
 from durus.file_storage import FileStorage
+from durus.open_file import inspect_file
 from durus.persistent import Persistent
 from durus.persistent_list import PersistentList
 from durus.shared_storage import SharedStorage
+from durus.sqlite_storage import SqliteStorage
 from durus.storage import MemoryStorage, Storage
 from durus.storage_server import StorageServer
 
@@ -53,6 +57,46 @@ def counting(connection: Connection) -> Callable[[], None]:
             root["n"] = root.get("n", 0) + 1
 
     return count
+
+
+@pytest.mark.spec("TXN-38")
+@pytest.mark.parametrize("take", [Connection, SharedStorage, lambda one: StorageServer(one, port=0)])
+def test_what_is_no_storage_is_refused_with_what_is_expected(take: Callable[[Any], object]) -> None:
+    shared, connection = SharedStorage(MemoryStorage()), Connection(MemoryStorage())
+    for wrong in (connection, open_database("memory:"), None, 7, object()):
+        with pytest.raises(ArgumentError, match="is not a storage"):
+            take(wrong)
+    with pytest.raises(ArgumentError, match="new_client"):
+        take(shared)
+    assert take(MemoryStorage())
+
+
+@pytest.mark.spec("TXN-38")
+@pytest.mark.parametrize("path", ["", b"", "a\0b", b"a\0b"])
+@pytest.mark.parametrize("take", [Connection, FileStorage, SqliteStorage, open_database, inspect_file, verify])
+def test_what_is_no_path_is_refused(take: Callable[[Any], object], path: str | bytes) -> None:
+    with pytest.raises(ArgumentError, match="is not the path of a file"):
+        take(path)
+
+
+@pytest.mark.spec("TXN-38")
+def test_a_file_without_a_path_is_refused() -> None:
+    for wrong in (7, object()):
+        with pytest.raises(ArgumentError, match="is not the path of a file"):
+            FileStorage(wrong)  # type: ignore[arg-type]  # what a type checker would report
+
+
+@pytest.mark.spec("TXN-38")
+@pytest.mark.parametrize("wrong", [int, "Root", Persistent()])
+def test_a_root_class_that_is_none_is_refused(wrong: Any, tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="subclass of PersistentObject"):
+        Connection(tmp_path / "new.durus", root_class=wrong)
+    assert not (tmp_path / "new.durus").exists()
+
+
+def test_a_number_that_is_no_oid_leads_to_no_object() -> None:
+    connection = Connection(MemoryStorage())
+    assert [connection.get(-1), connection.get(1 << 64), connection.get((1 << 64) - 1)] == [None, None, None]
 
 
 @pytest.mark.spec("TXN-32")

@@ -525,6 +525,54 @@ def test_what_needs_the_object_itself_to_be_loaded_is_refused_with_the_way_to_it
     connection.commit()
 
 
+class Counting(Named):
+    """Its hash changes it, and may fail."""
+
+    fails = False
+
+    def __hash__(self) -> int:
+        self.hashed = True
+        if Counting.fails:
+            raise ValueError("not now")
+        return super().__hash__()
+
+
+@pytest.mark.spec("OBJ-56", "OBJ-73")
+def test_an_object_that_was_changed_while_it_failed_to_load_is_not_stored_without_its_state(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    connection, root = a_connection()
+    root["x"] = ann = Counting("ann")
+    ann.friends = {ann}  # type: ignore[attr-defined]  # persistent objects have any attributes
+    connection.commit()
+    ann._p_set_status_ghost()
+    monkeypatch.setattr(Counting, "fails", True)
+    with pytest.raises(Exception, match="not now"):
+        ann.name  # noqa: B018  # reading is the point
+    root["bad"] = lambda: None
+    with pytest.raises(Exception, match="can't be"):
+        connection.commit()
+    monkeypatch.undo()
+    del root["bad"]
+    connection.commit()
+    assert another(connection).get_root()["x"].name == "ann"
+
+
+@pytest.mark.spec("OBJ-56")
+def test_an_object_whose_changes_were_dropped_is_not_stored_without_its_state() -> None:
+    connection, root = a_connection()
+    root["x"] = ann = Named("ann")
+    connection.commit()
+    ann.name = "bob"
+    ann._p_set_status_ghost()
+    root["bad"] = lambda: None
+    with pytest.raises(UnstorableError):
+        connection.commit()
+    del root["bad"]
+    connection.commit()
+    assert another(connection).get_root()["x"].name == ann.name == "ann"
+
+
 class Copying:
     """It copies the dict from which it is made."""
 

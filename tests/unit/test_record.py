@@ -174,7 +174,7 @@ def test_data_without_a_class_is_an_error_that_names_the_oid(data: bytes) -> Non
 def test_unreadable_state_is_an_error_that_names_the_object() -> None:
     connection = stored(MemoryStorage(), (ONE, class_pickle(Persistent) + b"\x80\x02garbage", b""))
     obj = connection.get(1)
-    with pytest.raises(StateError, match=r"oid 1 \(durus.persistent.Persistent\)"):
+    with pytest.raises(RecordError, match=r"oid 1 \(durus.persistent.Persistent\)"):
         obj.anything  # type: ignore[union-attr]  # noqa: B018  # reading is the point
 
 

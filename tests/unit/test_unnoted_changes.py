@@ -732,3 +732,15 @@ def test_at_most_fifty_differences_are_looked_for() -> None:
 def test_ends_that_are_the_same_are_no_difference() -> None:
     found = differences(Person, {"a": [1, [2], 3, 4]}, {"a": [1, [2], 9, 8, 3, 4]})
     assert [("".join(each.path), each.what) for each in found] == [(".a[2]", "was added"), (".a[3]", "was added")]
+
+
+@pytest.mark.spec("OBJ-87")
+def test_a_value_that_occurs_many_times_is_looked_at_once() -> None:
+    def nested(*more: int) -> list[object]:
+        inner: list[object] = [1]
+        for _ in range(60):
+            inner = [inner, inner]
+        return [inner, *more, (inner, {"a": inner})]
+
+    assert [each.what for each in differences(Person, {"a": nested()}, {"a": nested(7)})] == ["was added"]
+    assert not differences(Person, {"a": nested(7)}, {"a": nested(7)})

@@ -9,6 +9,9 @@ import struct
 import zlib
 from collections.abc import Iterable
 
+from durus.records.pickle_work import check_work, fits
+from durus.records.stored_state import decompress_state
+
 NAME = "DFS20"
 MAGIC = b"DFS20\0"
 U32 = struct.Struct(">I")
@@ -62,7 +65,10 @@ class _Unpickler(pickle.Unpickler):
 def parse_index(stream: bytes) -> dict[bytes, int]:
     """Return the content of the zlib stream of an index record; ValueError if it is not an index. [DFS-4] [DFS-6]"""
     try:
-        unpickled: object = _Unpickler(io.BytesIO(zlib.decompress(stream)), encoding="latin-1").load()
+        pickled = decompress_state(stream)
+        if not fits(pickled, True):
+            check_work(pickled, True)
+        unpickled: object = _Unpickler(io.BytesIO(pickled), encoding="latin-1").load()
     except Exception as error:  # unpickling anything other than a pickle can raise anything
         raise ValueError(f"it can't be read: {type(error).__name__}: {error}") from error
     if not isinstance(unpickled, dict):
