@@ -2,10 +2,14 @@
 
 import warnings
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
-from durus.error import DamageError, FormatError, RecordError, UnsoundTailError
+from durus.error import ConflictError, DamageError, DurusError, FormatError, RecordError, UnsoundTailError
+from durus.file_storage import FileStorage
+from durus.file_storage2 import FileStorage2
 from durus.files.dfs20.dfs20 import Dfs20
 from durus.files.dfs20.scan import scan_transactions as scan_dfs20
 from durus.files.file import File, OperatingSystem
@@ -13,9 +17,10 @@ from durus.files.record_file import RecordFile
 from durus.files.shelf.scan import scan_transactions
 from durus.files.shelf.shelf import Shelf, checksum_of
 from durus.objects.cache import Cache
-from durus.oid import format_oid, oid_to_int
+from durus.oid import format_oid, oid_from_int, oid_to_int
+from durus.open_file import open_file_storage
 from durus.persistent import ConnectionBase, PersistentObject
-from durus.records.record import unpack_record
+from durus.records.record import pack_record, unpack_record
 from durus.serialize import ObjectReader
 from durus.storage import MemoryStorage
 from tests.in_memory_server import InMemoryConnection, InMemoryServer
@@ -115,6 +120,70 @@ def _texts(found: RecordFile) -> dict[str, str]:
     }
 
 
+def run_write(example: Example) -> None:
+    before, expected = bytes_and_expected(example)
+    with TemporaryDirectory() as directory:
+        path = Path(directory, "example.durus")
+        if before:
+            path.write_bytes(before)
+        found = _write(path, expected)
+        after = path.read_bytes()
+        if "error" in found:
+            assert after == before
+        else:
+            assert after.startswith(before) or len(before) <= 40
+            found |= _read(path)
+    assert found == {key: value for key, value in expected.items() if key not in ("commits", "format")}
+
+
+def _write(path: Path, expected: dict[str, Any]) -> dict[str, object]:
+    storage_class = FileStorage2 if expected.get("format") == "DFS20" else FileStorage
+    try:
+        storage = storage_class(path)
+    except UnsoundTailError as error:
+        return {"error": "tail", "offset": error.offset}
+    with closing(storage):
+        return {"outcomes": [_commit(storage, records) for records in expected["commits"]]}
+
+
+def _commit(storage: FileStorage | FileStorage2, records: dict[str, Any]) -> str:
+    try:
+        storage.begin()
+        for oid, record in records.items():
+            whole: dict[str, Any] = {"data": record, "refs": []} if isinstance(record, str) else record
+            refs = b"".join(oid_from_int(int(each)) for each in whole["refs"])
+            own = oid_from_int(int(oid))
+            storage.store(own, pack_record(own, whole["data"].encode(), refs))
+        storage.end()
+    except (RecordError, ConflictError):
+        return "refused"
+    return "stored"
+
+
+def run_pack(example: Example) -> None:
+    before, expected = bytes_and_expected(example)
+    with TemporaryDirectory() as directory:
+        path = Path(directory, "example.durus")
+        path.write_bytes(before)
+        with closing(open_file_storage(path)) as storage:
+            try:
+                storage.pack()
+            except DurusError:
+                assert expected == {"error": "refused"}
+                assert path.read_bytes() == before
+                return
+        found = _read(path)
+        assert {key: found[key] for key in expected} == expected
+
+
+def _read(path: Path) -> dict[str, object]:
+    file = OperatingSystem().open(str(path), "read")
+    with closing(file):
+        return (
+            _read_dfs20(Dfs20(file), file) if path.read_bytes().startswith(b"DFS20") else _read_shelf(Shelf(file), file)
+        )
+
+
 def run_steps(example: Example) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -151,6 +220,8 @@ RUNNERS: dict[str, Callable[[Example], None]] = {
     "record": run_record,
     "shelf": run_shelf,
     "dfs20": run_dfs20,
+    "write": run_write,
+    "pack": run_pack,
     "steps": run_steps,
     "exchange": run_exchange,
 }

@@ -15,6 +15,7 @@ from tests.spec import (
     marks,
     numbering_faults,
     parse_hex,
+    parse_step,
     statements,
     steps,
     unknown_faults,
@@ -125,11 +126,19 @@ class TestExamples:
             Example("steps", "two-commits", "transactions.md", 3, "a\n\nb")
         ]
 
+    def test_show_the_statements_that_they_name_or_the_one_before_them(self) -> None:
+        text = "**[REC-1]** a\n\n```record it SHOULD REC-4 REC-1\n```\n\n**[REC-2]** b\n\n```steps that\n```\n"
+        first, second = examples(Document("record.md", text))
+        assert (first.statements, first.level) == (("REC-4", "REC-1"), "SHOULD")
+        assert (second.statements, second.level) == (("REC-2",), "MUST")
+
     def test_in_a_longer_fence_may_hold_a_fence(self) -> None:
         (example,) = examples(Document("record.md", "````record it\n```\n````\n"))
         assert example.body == "```"
 
-    @pytest.mark.parametrize("info", ["record", "recrod it", "record it all"])
+    @pytest.mark.parametrize(
+        "info", ["record", "recrod it", "record it all", "record it REC-0", "record it REC-1 SHOULD"]
+    )
     def test_with_another_info_string_are_refused(self, info: str) -> None:
         with pytest.raises(SpecError, match=r"^record\.md:1: an example is"):
             examples(Document("record.md", f"```{info}\n```\n"))
@@ -189,11 +198,42 @@ class TestHex:
 
 
 class TestVectors:
-    def test_hold_the_examples_of_bytes(self) -> None:
-        text = '```record it\n"a" 2 * 00\n---\n{"oid": 1}\n```\n```steps that\ncommit\n```\n'
+    def test_hold_examples_with_the_statements_that_they_show(self) -> None:
+        text = '**[REC-1]** a\n\n```record it\n"a" 2 * 00\n---\n{"oid": 1}\n```\n```steps that\nB: root.n = 1\n```\n'
         written = vectors(Document("record.md", text))
         assert written is not None
-        assert json.loads(written) == [{"name": "it", "hex": "610000", "expected": {"oid": 1}}]
+        head = {"level": "MUST", "statements": ["REC-1"]}
+        assert json.loads(written) == [
+            {"name": "it", "kind": "record", **head, "hex": "610000", "expected": {"oid": 1}},
+            {
+                "name": "that",
+                "kind": "steps",
+                **head,
+                "steps": [{"client": "B", "step": "set", "object": "root", "key": "n", "value": 1}],
+            },
+        ]
 
-    def test_are_none_without_examples_of_bytes(self) -> None:
-        assert vectors(Document("record.md", "```steps that\ncommit\n```\n")) is None
+    def test_are_none_without_examples(self) -> None:
+        assert vectors(Document("record.md", "# T\n")) is None
+
+    @pytest.mark.parametrize(
+        ("text", "parsed"),
+        [
+            ("x is new", {"step": "new", "object": "x"}),
+            ("x is a ghost", {"step": "status", "object": "x", "sees": "a ghost"}),
+            ("read x.n -> 5", {"step": "read", "object": "x", "key": "n", "sees": 5}),
+            ("read x.n -> y", {"step": "read", "object": "x", "key": "n", "sees": {"object": "y"}}),
+            ("read x.n -> read conflict", {"step": "read", "object": "x", "key": "n", "sees": "read conflict"}),
+            ("x.n = y", {"step": "set", "object": "x", "key": "n", "value": {"object": "y"}}),
+            ("delete x.n", {"step": "delete", "object": "x", "key": "n"}),
+            ("commit", {"step": "commit", "sees": "stored"}),
+            ("commit -> write conflict on y, x", {"step": "commit", "sees": ["x", "y"]}),
+            ("drop the states", {"step": "drop"}),
+        ],
+    )
+    def test_hold_steps_in_parts(self, text: str, parsed: dict[str, object]) -> None:
+        assert parse_step(text) == {"client": "A", **parsed}
+
+    def test_hold_no_other_steps(self) -> None:
+        with pytest.raises(SpecError, match="no step reads 'sing'"):
+            parse_step("sing")

@@ -18,8 +18,8 @@ function texts(bytes, { records }) {
   }));
 }
 
-for (const [format, document] of [[shelf, "shelf"], [dfs20, "file-storage-2"]]) {
-  for (const { name, bytes, expected } of vectors(document)) {
+for (const [format, document, kind] of [[shelf, "shelf", "shelf"], [dfs20, "file-storage-2", "dfs20"]]) {
+  for (const { name, bytes, expected } of vectors(document, kind)) {
     test(`${document} vector ${name}`, () => {
       if (expected.error) {
         return assert.throws(() => format.scan(bytes), (error) =>
@@ -35,7 +35,7 @@ for (const [format, document] of [[shelf, "shelf"], [dfs20, "file-storage-2"]]) 
 }
 
 function shelfVector(name) {
-  return Buffer.from(vectors("shelf").find((vector) => vector.name === name).bytes);
+  return Buffer.from(vectors("shelf", "shelf").find((vector) => vector.name === name).bytes);
 }
 
 /** The bytes of a file with one more transaction, which stores some data as oid 0. */

@@ -134,7 +134,7 @@ const VERSIONS = [
 ];
 
 for (const [document, makeClient, callOf] of VERSIONS) {
-  for (const { name, lines } of vectors(document)) {
+  for (const { name, lines } of vectors(document, "exchange")) {
     if (ONLY_FOR_SERVERS.includes(name)) continue;
     for (const letter of new Set(lines.map(([client]) => client))) {
       test(`${document} exchange ${name}, client ${letter}`, async () => {
