@@ -168,19 +168,20 @@ class ObjectReader:
         cls, state_pickle = self._read_class(oid, data)
         if type(obj) is not cls:
             _become(obj, cls)
+        start = self._last.end if self._last is not None and self._last.state_needs_class_pickle else 0
         self._loading = obj, outer, is_careful
         outside = None
         try:
             try:
                 if is_careful:
-                    self._load_with_care(obj, state_pickle)
+                    self._load_with_care(obj, state_pickle, start)
                 else:
-                    self._set_state(obj, self._load_pickles(self._unpickler, state_pickle, False)[0], ())
+                    self._set_state(obj, self._load_pickles(self._unpickler, state_pickle, False, start)[0], ())
             except (NeedsItself, *REFUSALS) as error:
                 if is_careful or (isinstance(error, NeedsItself) and error.obj is not obj):
                     raise
                 self._loading = obj, outer, True
-                if not self._load_with_care(obj, state_pickle) and not isinstance(error, NeedsItself):
+                if not self._load_with_care(obj, state_pickle, start) and not isinstance(error, NeedsItself):
                     obj._p_set_status_ghost()
                     outside = error
                     raise
@@ -192,6 +193,8 @@ class ObjectReader:
             raise StateError(
                 f"oid {format_oid(oid)} ({_name(cls)}): its state can't be loaded: loading it needs the object itself"
             ) from error
+        except RecordError as error:
+            raise RecordError(f"oid {format_oid(oid)} ({_name(cls)}): {error}") from error
         except DurusError:
             raise
         except REFUSALS as error:
@@ -212,12 +215,12 @@ class ObjectReader:
         """Forget the loads that an interrupt has ended. [TXN-30]"""
         self._loading = None
 
-    def _load_with_care(self, obj: PersistentObject, state_pickle: bytes) -> bool:
+    def _load_with_care(self, obj: PersistentObject, state_pickle: bytes, start: int) -> bool:
         """Load a state; tell whether care was needed. [OBJ-71]"""
         postponed: list[Postponed] = []
         helped = self._helped
         unpickler = CarefulUnpickler if self.trust is None else TrustingUnpickler
-        state = load_pickles(lambda file: unpickler(file, self, obj, postponed), state_pickle, False)[0]
+        state = load_pickles(lambda file: unpickler(file, self, obj, postponed), state_pickle, False, start)[0]
         self._set_state(obj, state, postponed)
         return self._helped > helped or bool(postponed) or bool(self._missing)
 
@@ -422,9 +425,9 @@ class ObjectReader:
         except AttributeError:  # getattr() may fail to find a nested class
             return load_pickles(lambda file: CarefulUnpickler(file, self), pickles, first_only)
 
-    def _load_trusted(self, make: object, pickles: bytes, first_only: bool) -> tuple[Any, int]:
+    def _load_trusted(self, make: object, pickles: bytes, first_only: bool, state_start: int = 0) -> tuple[Any, int]:
         """Do what load_pickles() does, with what is trusted."""
-        return load_trusted_pickles(self, pickles, first_only)
+        return load_trusted_pickles(self, pickles, first_only, state_start)
 
     def _require_trust(self) -> Trust:
         if self.trust is None:

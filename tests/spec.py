@@ -24,6 +24,7 @@ PREFIXES = {
     "file-storage-2.md": "DFS",
     "history.md": "HIST",
     "object-model.md": "OBJ",
+    "pickle.md": "PICKLE",
     "record.md": "REC",
     "salvage.md": "SALV",
     "shelf.md": "SHELF",

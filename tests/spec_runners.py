@@ -7,6 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import durus_testee
 from durus.error import ConflictError, DamageError, DurusError, FormatError, RecordError, UnsoundTailError
 from durus.file_storage import FileStorage
 from durus.file_storage2 import FileStorage2
@@ -16,55 +17,18 @@ from durus.files.file import File, OperatingSystem
 from durus.files.record_file import RecordFile
 from durus.files.shelf.scan import scan_transactions
 from durus.files.shelf.shelf import Shelf, checksum_of
-from durus.objects.cache import Cache
-from durus.oid import format_oid, oid_from_int, oid_to_int
+from durus.oid import format_oid, oid_from_int
 from durus.open_file import open_file_storage
-from durus.persistent import ConnectionBase, PersistentObject
 from durus.records.record import pack_record, unpack_record
-from durus.serialize import ObjectReader
 from durus.storage import MemoryStorage
 from tests.in_memory_server import InMemoryConnection, InMemoryServer
 from tests.spec import Example, bytes_and_expected, exchange, steps
 from tests.spec_steps import StepRunner
 
 
-def _class_path(cls: type) -> str:
-    return f"{cls.__module__} {cls.__qualname__}"
-
-
-def _plain(value: object) -> object:
-    """Return a state as the JSON of an example has it."""
-    if isinstance(value, PersistentObject):
-        return {"oid": format_oid(value._p_oid or b""), "class": _class_path(type(value))}
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return value
-
-
 def run_record(example: Example) -> None:
     record, expected = bytes_and_expected(example)
-    try:
-        oid, data, refs = unpack_record(record)
-    except RecordError:
-        assert expected == {"error": "malformed"}
-        return
-    reader = ObjectReader(ConnectionBase(), Cache(10), lambda oid: None)
-    obj = reader.ghost_of_record(oid, data)
-    reader.load_state(obj, data)
-    found = {
-        "oid": format_oid(oid),
-        "class": _class_path(type(obj)),
-        "state": _plain(PersistentObject.__getstate__(_unattached(obj))),
-        "refs": [str(oid_to_int(refs[i : i + 8])) for i in range(0, len(refs), 8)],
-    }
-    assert found == expected
-
-
-def _unattached(obj: PersistentObject) -> PersistentObject:
-    object.__setattr__(obj, "_p_connection", None)
-    return obj
+    assert durus_testee.read_state({"hex": record.hex()}) == expected
 
 
 def run_shelf(example: Example) -> None:

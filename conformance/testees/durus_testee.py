@@ -3,7 +3,9 @@
 Where the library has no call for an operation it takes the module that does the work.
 """
 
+import copyreg
 import dataclasses
+import enum
 import json
 import os
 import subprocess
@@ -94,6 +96,8 @@ def class_path(cls: type) -> str:
 def plain(value: object) -> Json:
     """Return a value as the JSON of the vectors has it."""
     match value:
+        case enum.Enum():
+            return {"$global": f"{class_path(type(value))}.{value.name}"}
         case None | bool() | str():
             return value
         case int():
@@ -116,7 +120,18 @@ def plain(value: object) -> Json:
             return {f"${type(value).__name__}": sorted((plain(each) for each in value), key=json.dumps)}
         case type():
             return {"$global": class_path(value)}
-    return {"$value": class_path(type(value)), "text": str(value)}
+    return made_by(value)
+
+
+def made_by(value: object) -> Json:
+    """Return what makes a value that no opcode pushes."""
+    made: Any = value.__reduce_ex__(4)
+    function, arguments, state = (*made, None)[:3]
+    is_new = function is copyreg.__newobj__  # type: ignore[attr-defined]  # of which typeshed knows nothing
+    name = class_path(arguments[0] if is_new else function)
+    arguments = arguments[1:] if is_new else arguments
+    found = {"$new" if is_new else "$call": name, "args": [plain(each) for each in arguments]}
+    return found if state is None else {**found, "state": plain(state)}
 
 
 # Files

@@ -151,12 +151,14 @@ for _code in (pickle.APPENDS, pickle.SETITEMS, pickle.ADDITEMS):
     TrustingUnpickler._guard_step(_code, lambda self: self.metastack[-1][-1])
 
 
-def load_trusted_pickles(resolver: TrustingResolver, pickles: bytes, first_only: bool) -> tuple[Any, int]:
-    """Return the value of the last of several pickles that share one memo, or of the first one, and where it ends."""
+def load_trusted_pickles(
+    resolver: TrustingResolver, pickles: bytes, first_only: bool, state_start: int = 0
+) -> tuple[Any, int]:
+    """Do what load_pickles() does, with what is trusted."""
     if not (_registered or _found_before):  # the fast unpickler would use these without asking the resolver
         names: _Names = {}
         try:
-            found = load_pickles(lambda file: _TokenUnpickler(file, resolver, names), pickles, first_only)
+            found = load_pickles(lambda file: _TokenUnpickler(file, resolver, names), pickles, first_only, state_start)
         except DurusError:
             raise
         except REFUSALS:
@@ -164,4 +166,4 @@ def load_trusted_pickles(resolver: TrustingResolver, pickles: bytes, first_only:
         else:
             if all(token() is None for token, _, _ in names.values()):
                 return found
-    return load_pickles(lambda file: TrustingUnpickler(file, resolver), pickles, first_only)
+    return load_pickles(lambda file: TrustingUnpickler(file, resolver), pickles, first_only, state_start)

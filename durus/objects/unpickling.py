@@ -9,7 +9,7 @@ import pickle
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
-from durus.error import DurusError, MissingAttributeError, StateError
+from durus.error import DurusError, MissingAttributeError, RecordError, StateError
 from durus.objects.broken import BrokenValue, parts_that_stand_in
 from durus.objects.pickling import REFUSALS
 from durus.persistent import PersistentObject
@@ -265,10 +265,22 @@ def _contains(value: object, wanted: list[object]) -> bool:
     return isinstance(value, list | tuple | set | frozenset) and any(_contains(part, wanted) for part in value)
 
 
-def load_pickles(make: Callable[[io.BytesIO], Any], pickles: bytes, first_only: bool) -> tuple[Any, int]:
+def load_pickles(
+    make: Callable[[io.BytesIO], Any], pickles: bytes, first_only: bool, state_start: int = 0
+) -> tuple[Any, int]:
+    """Return the value of the first pickle, or of the one at `state_start`, and where it ends.
+
+    A pickle before the state is that of the class; both have one memo. [REC-12]
+
+    Raises:
+        RecordError: bytes follow the state. [PICKLE-1]
+    """
     file = io.BytesIO(pickles)
     unpickler = make(file)
     value = unpickler.load()
-    while not first_only and file.tell() < len(pickles):
+    if file.tell() <= state_start:
         value = unpickler.load()
-    return value, file.tell()
+    end = file.tell()
+    if not first_only and end < len(pickles):
+        raise RecordError(f"{len(pickles) - end} bytes follow its state that do not belong to it")
+    return value, end

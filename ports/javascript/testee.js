@@ -66,7 +66,8 @@ function plain(value) {
 }
 
 function pythonObject(value) {
-  const found = { $call: String(value.callable), args: Array.from(value.args, plain) };
+  const kind = value.how === "REDUCE" ? "$call" : "$new";
+  const found = { [kind]: String(value.callable), args: Array.from(value.args, plain) };
   if (value.state !== undefined) found.state = plain(value.state);
   return found;
 }

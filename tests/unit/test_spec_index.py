@@ -45,6 +45,6 @@ def test_every_id_that_the_code_or_a_document_refers_to_exists() -> None:
     found = {
         (path.name, id)
         for path in texts
-        for id in re.findall(r"\b(?:DB|OBJ|REC|SHELF|DFS|SQL|PG|TXN|WIRE)-\d+", path.read_text())
+        for id in re.findall(r"\b(?:DB|OBJ|PICKLE|REC|SHELF|DFS|SQL|PG|TXN|WIRE)-\d+", path.read_text())
     }
     assert {(name, id) for name, id in found if id not in known} == set()

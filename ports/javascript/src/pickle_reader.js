@@ -143,15 +143,23 @@ function rawUnicode(line) {
     String.fromCodePoint(parseInt(short ?? wide, 16)));
 }
 
+/** A key that Python takes, PICKLE-14. */
+function key(value) {
+  const isMutable = Array.isArray(value) ? !(value instanceof Tuple)
+    : value instanceof Map || (value instanceof Set && !(value instanceof FrozenSet));
+  if (isMutable) throw new StateError("the pickle has a list, a dict or a set as a key");
+  return value;
+}
+
 function setPairs(target, values) {
   for (let at = 0; at < values.length; at += 2) {
-    if (target instanceof Map) target.set(values[at], values[at + 1]);
+    if (target instanceof Map) target.set(key(values[at]), values[at + 1]);
     else target.pairs.push([values[at], values[at + 1]]);
   }
 }
 
 function addItems(target, values) {
-  if (target instanceof Set) for (const value of values) target.add(value);
+  if (target instanceof Set) for (const value of values) target.add(key(value));
   else (Array.isArray(target) ? target : target.items).push(...values);
 }
 
@@ -258,8 +266,8 @@ const STEPS = new Map(Object.entries({
   r: (r) => r.put(r.u32()),
   s: (r) => {
     const value = r.pop();
-    const key = r.pop();
-    setPairs(r.top(), [key, value]);
+    const name = r.pop();
+    setPairs(r.top(), [name, value]);
   },
   t: (r) => r.push(Tuple.from(r.popToMark())),
   u: (r) => {
