@@ -35,6 +35,7 @@ from durus.file_storage2 import FileStorage2
 from durus.files.dfs20.dfs20 import Dfs20
 from durus.files.dfs20.scan import scan_transactions as scan_dfs20
 from durus.files.file import OperatingSystem
+from durus.files.inspection import Finding, Inspection
 from durus.files.shelf.scan import scan_transactions as scan_shelf
 from durus.files.shelf.shelf import Shelf, checksum_of
 from durus.objects.cache import Cache
@@ -191,12 +192,24 @@ def repair(request: Json) -> Json:
 def check(request: Json) -> Json:
     inspection = inspect_file(request["path"])
     try:
-        faults = [each for each in inspection.findings() if each.is_fault and each.oid is None]
-        return {"faults": [each.offset for each in faults]}
+        return {
+            "faults": [each.offset for each in inspection.findings() if each.is_fault and is_of_file(inspection, each)]
+        }
     except FormatError as error:
         return fault_of(error)
     finally:
         inspection.close()
+
+
+def is_of_file(inspection: Inspection, finding: Finding) -> bool:
+    """Tell if a fault is not only that the data of an object, which can be read, is not pickles."""
+    if finding.oid is None:
+        return True
+    try:
+        inspection.records.read_entry(finding.oid, finding.offset or 0)
+    except DurusError:
+        return True
+    return False
 
 
 def pack(request: Json) -> Json:

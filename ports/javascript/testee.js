@@ -102,8 +102,10 @@ function readFile({ path, format }) {
   const bytes = readFileSync(path);
   try {
     const layout = FORMATS[format].scan(bytes);
-    const objects = Object.fromEntries(Array.from(layout.records, ([oid, { offset, length }]) =>
-      [oid, splitRecord(bytes.subarray(offset, offset + length)).data.toString("latin1")]));
+    const objects = Object.fromEntries(Array.from(layout.records, ([oid, { offset, length, fault }]) => {
+      if (fault) throw fault;
+      return [oid, splitRecord(bytes.subarray(offset, offset + length)).data.toString("latin1")];
+    }));
     const found = { objects, transactions: layout.transactions };
     if (format === "SHELF-1") Object.assign(found, { sealed: layout.sealed, free: layout.free.map(Number) });
     return found;

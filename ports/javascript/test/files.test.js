@@ -12,7 +12,8 @@ import { vectors } from "./vectors.js";
 const ERRORS = { tail: UnsoundTailError, damage: DamageError, format: FormatError };
 
 function texts(bytes, { records }) {
-  return Object.fromEntries(Array.from(records, ([oid, { offset, length }]) => {
+  return Object.fromEntries(Array.from(records, ([oid, { offset, length, fault }]) => {
+    if (fault) throw fault;
     const record = splitRecord(bytes.subarray(offset, offset + length));
     return [oid, record.data.toString("latin1")];
   }));
@@ -22,7 +23,7 @@ for (const [format, document, kind] of [[shelf, "shelf", "shelf"], [dfs20, "file
   for (const { name, bytes, expected } of vectors(document, kind)) {
     test(`${document} vector ${name}`, () => {
       if (expected.error) {
-        return assert.throws(() => format.scan(bytes), (error) =>
+        return assert.throws(() => texts(bytes, format.scan(bytes)), (error) =>
           error instanceof ERRORS[expected.error] && error.offset === expected.offset);
       }
       const layout = format.scan(bytes);
