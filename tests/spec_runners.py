@@ -14,11 +14,12 @@ from durus.file_storage2 import FileStorage2
 from durus.files.dfs20.dfs20 import Dfs20
 from durus.files.dfs20.scan import scan_transactions as scan_dfs20
 from durus.files.file import File, OperatingSystem
+from durus.files.inspection import Finding
 from durus.files.record_file import RecordFile
 from durus.files.shelf.scan import scan_transactions
 from durus.files.shelf.shelf import Shelf, checksum_of
 from durus.oid import format_oid, oid_from_int
-from durus.open_file import open_file_storage
+from durus.open_file import inspect_file, open_file_storage
 from durus.records.record import pack_record, unpack_record
 from durus.storage import MemoryStorage
 from tests.in_memory_server import InMemoryConnection, InMemoryServer
@@ -54,7 +55,14 @@ def _run_file(example: Example, read: Callable[[File], object]) -> None:
             found = {"error": "format"}
         finally:
             file.close()
+        found_offsets = {each.offset for each in _findings(path)} if "faults" in expected else set()
+    assert found_offsets.issuperset(expected.pop("faults", []))
     assert found == expected
+
+
+def _findings(path: Path) -> list[Finding]:
+    with closing(inspect_file(path)) as inspection:
+        return [each for each in inspection.findings() if each.is_fault]
 
 
 def _read_shelf(shelf: Shelf, file: File) -> dict[str, object]:

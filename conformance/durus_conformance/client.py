@@ -220,6 +220,8 @@ def _call_2(request: bytes, answer: bytes) -> Call | None:
         return Call("load", {"oids": oids}, turns, {"records": list(_loaded(came))[: len(oids)]})
     if kind == b"S":
         return Call("sync", {}, turns, {"invalid": _point(came)})
+    if kind == b"P":
+        return Call("pack", {}, turns, {})
     if kind == b"C":
         width, count = body[9], int.from_bytes(body[10:14])
         end = 14 + width * count

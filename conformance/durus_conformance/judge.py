@@ -71,6 +71,8 @@ def _shelf(data: bytes, new_from: int) -> dict[str, Any]:
                 covered, has_seal = after, True
                 if after != finish:
                     raise Unsound(f"the seal at {at} is not the last entry")
+            elif data[at : at + 8] == _SEAL_HEAD[:8] and data[at + 24 : at + 77] == _SEAL_HEAD[24:]:
+                raise Unsound(f"the entry at {at} is a seal that lost its oid")
             elif oid < _RESERVED:
                 records[oid] = record
             entries += 1

@@ -39,7 +39,7 @@ from durus.files.inspection import Finding, Inspection
 from durus.files.shelf.scan import scan_transactions as scan_shelf
 from durus.files.shelf.shelf import Shelf, checksum_of
 from durus.objects.cache import Cache
-from durus.oid import format_oid, oid_from_int
+from durus.oid import FIRST_RESERVED_OID, format_oid, oid_from_int
 from durus.open_file import inspect_file, open_file_storage
 from durus.persistent import GHOST, SAVED, UNSAVED, ConnectionBase, Persistent, PersistentObject, implementation
 from durus.records.record import pack_record, split_oids, unpack_record
@@ -203,7 +203,7 @@ def check(request: Json) -> Json:
 
 def is_of_file(inspection: Inspection, finding: Finding) -> bool:
     """Tell if a fault is not only that the data of an object, which can be read, is not pickles."""
-    if finding.oid is None:
+    if finding.oid is None or finding.oid >= FIRST_RESERVED_OID:
         return True
     try:
         inspection.records.read_entry(finding.oid, finding.offset or 0)
@@ -424,7 +424,10 @@ def client(request: Json) -> Json:
         except WriteConflictError:
             return {"stored": False}
         return {"stored": True, "invalid": transaction.invalid}
-    getattr(storage, call)()
+    if call == "pack":
+        storage.pack(wait=storage.protocol == 2)
+    else:
+        storage.close()
     return {}
 
 

@@ -218,7 +218,7 @@ export function checkBlocks(bytes, layout) {
   }
   return sums.flatMap((_, i) => {
     const same = found.readUInt32BE(79 + 4 * i) === expected.readUInt32BE(79 + 4 * i);
-    return same ? [] : [new DamageError("a block differs from its checksum", i ? BLOCK * (i - 1) : 0)];
+    return same ? [] : [new DamageError("a block differs from its checksum", i ? BLOCK * (i - 1) : cover.end + 8)];
   });
 }
 

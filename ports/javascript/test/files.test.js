@@ -29,8 +29,9 @@ for (const [format, document, kind] of [[shelf, "shelf", "shelf"], [dfs20, "file
       const layout = format.scan(bytes);
       const found = { objects: texts(bytes, layout), transactions: layout.transactions };
       if (format === shelf) Object.assign(found, { sealed: layout.sealed, free: layout.free.map(Number) });
-      assert.deepEqual(found, expected);
-      assert.deepEqual(format.checkBlocks(bytes, layout), []);
+      const { faults = [], ...rest } = expected;
+      assert.deepEqual(found, rest);
+      assert.deepEqual(format.checkBlocks(bytes, layout).map((fault) => fault.offset), faults);
     });
   }
 }
@@ -69,7 +70,7 @@ test("a database inside an object is not taken for transactions of the file (SHE
 test("a block table that differs from the packed part is a fault (SHELF-45)", () => {
   const bytes = shelfVector("packed-with-block-table");
   const covered = shelf.scan(bytes.subarray(0, 242));
-  for (const [at, offset] of [[250 + 83, 0], [250 + 79, 0], [250 + 60, 250]]) {
+  for (const [at, offset] of [[250 + 83, 0], [250 + 79, 250], [250 + 60, 250]]) {
     const entry = Buffer.from(bytes.subarray(250, 250 + 89));
     entry[at - 250] ^= 1;
     const changed = Buffer.concat([bytes.subarray(0, 242), sealedTransaction(entry, 242, covered.running).bytes]);
