@@ -8,6 +8,7 @@ can't be read raises SpecError.  Messages start with `document:line:`.
 import ast
 import json
 import re
+import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -416,6 +417,27 @@ def _level(text: str) -> str:
     if re.search(r"\bSHOULD\b", text):
         return "SHOULD"
     return "MAY" if all(re.search(r"\bMAY\b", sentence) for sentence in text.split(". ")) else "MUST"
+
+
+def without_vectors() -> dict[str, str]:
+    """Return the reasons why no example shows a statement, or any of a document, by their ids and names."""
+    reasons = tomllib.loads((SPEC / "without_vectors.toml").read_text(encoding="utf-8"))["reasons"]
+    return {name: each["why"] for each in reasons for name in [*each.get("documents", []), *each.get("statements", [])]}
+
+
+def unshown_faults(
+    found: Iterable[Statement], levels: dict[str, str], shown: Iterable[Example], reasons: dict[str, str]
+) -> list[str]:
+    """Return the statements with MUST that have no example and no reason, and the reasons that are not needed."""
+    with_example = {id for example in shown for id in example.statements}
+    missing = [each for each in found if levels[each.id] == "MUST" and each.id not in with_example]
+    faults = [
+        f"{each.place}: {each.id} has no example, and no reason in spec/without_vectors.toml"
+        for each in missing
+        if each.id not in reasons and each.document not in reasons
+    ]
+    needed = {each.id for each in missing} | {each.document for each in missing}
+    return faults + [f"spec/without_vectors.toml: {name} needs no reason" for name in reasons if name not in needed]
 
 
 def all_vectors() -> dict[str, str]:

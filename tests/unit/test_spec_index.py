@@ -11,7 +11,9 @@ from tests.spec import (
     marks_in_tests,
     numbering_faults,
     unknown_faults,
+    unshown_faults,
     untested_faults,
+    without_vectors,
 )
 
 
@@ -37,6 +39,11 @@ def test_every_statement_has_a_level() -> None:
     found = {id: level for document in documents() for id, level in levels(document).items()}
     assert found.keys() == {statement.id for statement in all_statements()}
     assert (found["REC-5"], found["SHELF-40"], found["WIRE-30"], found["TXN-5"]) == ("MUST", "SHOULD", "MUST", "MUST")
+
+
+def test_every_must_has_an_example_or_a_reason() -> None:
+    found = {id: level for document in documents() for id, level in levels(document).items()}
+    assert unshown_faults(all_statements(), found, all_examples(), without_vectors()) == []
 
 
 def test_every_id_that_the_code_or_a_document_refers_to_exists() -> None:

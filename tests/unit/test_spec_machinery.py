@@ -19,6 +19,7 @@ from tests.spec import (
     statements,
     steps,
     unknown_faults,
+    unshown_faults,
     untested_faults,
     vectors,
 )
@@ -151,6 +152,17 @@ class TestExamples:
         first = Example("record", "it", "record.md", 1, "")
         second = Example("shelf", "it", "shelf.md", 5, "")
         assert duplicate_faults([first, second]) == ["shelf.md:5: example it stands at record.md:1 already"]
+
+    def test_that_no_must_has_are_found(self) -> None:
+        stated = statements_of("record.md", "REC-1", "REC-2", "REC-3", "REC-4")
+        levels = {"REC-1": "MUST", "REC-2": "MUST", "REC-3": "SHOULD", "REC-4": "MUST"}
+        shown = [Example("record", "it", "record.md", 1, "", ("REC-1",))]
+        reasons = {"REC-1": "a", "REC-4": "b", "shelf.md": "c"}
+        assert unshown_faults(stated, levels, shown, reasons) == [
+            "record.md:2: REC-2 has no example, and no reason in spec/without_vectors.toml",
+            "spec/without_vectors.toml: REC-1 needs no reason",
+            "spec/without_vectors.toml: shelf.md needs no reason",
+        ]
 
     def test_of_bytes_hold_hex_and_json(self) -> None:
         assert bytes_and_expected(example_of("record", '0102\n---\n{"n":\n 1}')) == (b"\x01\x02", {"n": 1})
