@@ -35,6 +35,7 @@ include_patterns = [
     "CONTRIBUTING.md",
     "SECURITY.md",
     "bench/*.md",
+    "conformance/*.md",
     "examples/**.md",
 ]
 

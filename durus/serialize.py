@@ -46,7 +46,6 @@ from durus.objects.unpickling import (
     Loading,
     NeedsItself,
     Postponed,
-    check_pickles,
     is_in,
     load_pickles,
 )
@@ -70,6 +69,7 @@ from durus.persistent import (
     told_apart,
 )
 from durus.records.contents import read_contents
+from durus.records.pickle_work import check_work
 from durus.records.record import (
     class_pickle_of,
     extract_class_name,
@@ -86,8 +86,6 @@ _INTERNAL, _FROZENSET = b"_p_", b"\x91\x94"
 _MAKES_FROZENSET = re.compile(rb"\x91\x94(?<!C\x08.{7}\x91\x94)", re.DOTALL).search
 """Finds these two steps, but not at the end of an oid."""
 
-_ALWAYS_LIGHT = 128 if implementation == "C" else 16_384
-"""In bytes. Larger states are looked at. In shorter ones, keys with too many parts take seconds to make, too."""
 _REUSE_BELOW = 1000
 """A pickler is used again after pickles below this length: clearing a larger memo takes longer than a new pickler."""
 
@@ -171,19 +169,20 @@ class ObjectReader:
         cls, state_pickle = self._read_class(oid, data)
         if type(obj) is not cls:
             _become(obj, cls)
+        start = self._last.end if self._last is not None and self._last.state_needs_class_pickle else 0
         self._loading = obj, outer, is_careful
         outside = None
         try:
             try:
                 if is_careful:
-                    self._load_with_care(obj, state_pickle)
+                    self._load_with_care(obj, state_pickle, start)
                 else:
-                    self._set_state(obj, self._load_pickles(self._unpickler, state_pickle, False)[0], ())
+                    self._set_state(obj, self._load_pickles(self._unpickler, state_pickle, False, start)[0], ())
             except (NeedsItself, *REFUSALS) as error:
                 if is_careful or (isinstance(error, NeedsItself) and error.obj is not obj):
                     raise
                 self._loading = obj, outer, True
-                if not self._load_with_care(obj, state_pickle) and not isinstance(error, NeedsItself):
+                if not self._load_with_care(obj, state_pickle, start) and not isinstance(error, NeedsItself):
                     obj._p_set_status_ghost()
                     outside = error
                     raise
@@ -217,13 +216,14 @@ class ObjectReader:
         """Forget the loads that an interrupt has ended. [TXN-30]"""
         self._loading = None
 
-    def _load_with_care(self, obj: PersistentObject, state_pickle: bytes) -> bool:
+    def _load_with_care(self, obj: PersistentObject, state_pickle: bytes, start: int) -> bool:
         """Load a state; tell whether care was needed. [OBJ-71]"""
         postponed: list[Postponed] = []
         helped = self._helped
         unpickler = CarefulUnpickler if self.trust is None else TrustingUnpickler
-        keys_too = self.trust is not None
-        state = load_pickles(lambda file: unpickler(file, self, obj, postponed), state_pickle, False, keys_too)[0]
+        if self.trust is not None:
+            check_work(state_pickle, False)
+        state = load_pickles(lambda file: unpickler(file, self, obj, postponed), state_pickle, False, start)[0]
         self._set_state(obj, state, postponed)
         return self._helped > helped or bool(postponed) or bool(self._missing)
 
@@ -428,9 +428,9 @@ class ObjectReader:
         except AttributeError:  # getattr() may fail to find a nested class
             return load_pickles(lambda file: CarefulUnpickler(file, self), pickles, first_only)
 
-    def _load_trusted(self, make: object, pickles: bytes, first_only: bool) -> tuple[Any, int]:
+    def _load_trusted(self, make: object, pickles: bytes, first_only: bool, state_start: int = 0) -> tuple[Any, int]:
         """Do what load_pickles() does, with what is trusted."""
-        return load_trusted_pickles(self, pickles, first_only)
+        return load_trusted_pickles(self, pickles, first_only, state_start)
 
     def _require_trust(self) -> Trust:
         if self.trust is None:
@@ -562,8 +562,6 @@ class ObjectWriter:
             raise
         try:
             pickled = self.pickle(state)
-            if len(pickled) > _ALWAYS_LIGHT:
-                self._check_work(obj, pickled)
             cls = type(obj)
             if cls is not self._class:
                 self._class_pickle, self._may_refuse = class_traits(cls)
@@ -579,6 +577,7 @@ class ObjectWriter:
                 self._look_at(obj, oid, state, pickled, may_refuse)
             if self._reader is not None:
                 _check_is_trusted(obj, data, self._reader)
+                self._check_keys(obj, pickled)
         except DurusError:
             raise
         except REFUSALS as error:
@@ -597,9 +596,10 @@ class ObjectWriter:
                 "persistent objects"
             ) from error
 
-    def _check_work(self, obj: PersistentObject, pickled: bytes) -> None:
+    def _check_keys(self, obj: PersistentObject, pickled: bytes) -> None:
+        """Refuse a state that a connection with a list of classes would not load again. [REC-35]"""
         try:
-            check_pickles(pickled, False, True)
+            check_work(pickled, False)
         except RecordError as error:
             raise UnstorableError(
                 f"{told_apart(obj)} can't be stored: {error}; {way_to(self._root, obj)}; use other keys"

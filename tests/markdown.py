@@ -20,7 +20,7 @@ _STARTS_A_BLOCK = re.compile(r"(?:[-*+]|#+|[0-9]+[.)])$|[>|]|\*\*\[")
 
 def documents() -> list[Path]:
     """Return the Markdown files of the project."""
-    folders = (".", "docs", "spec", "bench", "examples", "tests")
+    folders = (".", "docs", "spec", "bench", "conformance", "examples", "tests")
     return [
         path
         for folder in folders

@@ -8,6 +8,7 @@ can't be read raises SpecError.  Messages start with `document:line:`.
 import ast
 import json
 import re
+import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ PREFIXES = {
     "file-storage-2.md": "DFS",
     "history.md": "HIST",
     "object-model.md": "OBJ",
+    "pickle.md": "PICKLE",
     "record.md": "REC",
     "salvage.md": "SALV",
     "shelf.md": "SHELF",
@@ -36,7 +38,8 @@ PREFIXES = {
     "wire.md": "WIRE",
     "wire-2.md": "WIRE2",
 }
-KINDS = ("record", "shelf", "dfs20", "steps", "exchange")
+KINDS = ("record", "shelf", "dfs20", "write", "pack", "steps", "exchange")
+_OF_BYTES = ("record", "shelf", "dfs20", "write", "pack")
 
 
 class SpecError(ValueError):
@@ -86,6 +89,9 @@ class Example:
     document: str
     line: int
     body: str
+    statements: tuple[str, ...] = ()
+    """What it shows: those that its info string names, or else the statement before it."""
+    level: str = "MUST"
 
 
 def documents() -> list[Document]:
@@ -131,6 +137,7 @@ def _split(document: Document) -> tuple[list[tuple[int, str]], list[_Block]]:
 # Statements and the tests that name them
 
 _STATEMENT = re.compile(r"\*\*\[([A-Z]+[0-9]?-[1-9][0-9]*)\]\*\*")
+_ID = re.compile(r"[A-Z]+[0-9]?-[1-9][0-9]*")
 _MISPLACED = re.compile(r"\*\*\s*\[")
 _CODE = re.compile(r"`[^`]*`")
 
@@ -207,18 +214,24 @@ def unknown_faults(found: Iterable[Statement], named: Iterable[Mark]) -> list[st
 
 
 def examples(document: Document) -> list[Example]:
-    """Return the document's examples: the blocks with an info string of two words, KIND and NAME."""
+    """Return the document's examples: the blocks with an info string of KIND, NAME, perhaps SHOULD, and statements."""
     found = []
+    stated = statements(document)
     for block in _split(document)[1]:
         words = block.info.split()
         if len(words) < 2 and block.info not in KINDS:
             continue
-        if len(words) != 2 or words[0] not in KINDS:
+        kind, name, *more = [*words, ""]
+        should = more[:1] == ["SHOULD"]
+        named = more[should:-1]
+        if len(words) < 2 or kind not in KINDS or not all(_ID.fullmatch(each) for each in named):
             raise SpecError(
-                f"{document.name}:{block.line}: an example is {' or '.join(KINDS)} and a name of one word, "
-                f"not {block.info!r}"
+                f"{document.name}:{block.line}: an example is {' or '.join(KINDS)}, a name of one word, "
+                f"and perhaps SHOULD and ids of statements, not {block.info!r}"
             )
-        found.append(Example(words[0], words[1], document.name, block.line, block.body))
+        before = [each.id for each in stated if each.line < block.line][-1:]
+        level = "SHOULD" if should else "MUST"
+        found.append(Example(kind, name, document.name, block.line, block.body, tuple(named or before), level))
     return found
 
 
@@ -241,7 +254,7 @@ def duplicate_faults(found: Iterable[Example]) -> list[str]:
 
 
 def bytes_and_expected(example: Example) -> tuple[bytes, Any]:
-    """Return the two halves of a `record`, `shelf` or `dfs20` example: its bytes, and what a reader finds in them."""
+    """Return the two halves of an example of bytes: the bytes, and what a reader finds in them or a writer does."""
     place = f"{example.document}:{example.line}"
     lines = example.body.splitlines()
     if "---" not in lines:
@@ -295,6 +308,38 @@ def steps(example: Example) -> Iterator[tuple[int, str]]:
             yield number, step
 
 
+_TARGET = r"(?P<object>\w+)\.(?P<key>\w+)"
+_STEPS = {
+    "new": r"(?P<object>\w+) is new",
+    "status": r"(?P<object>\w+) is (?P<sees>a ghost|saved|unsaved)",
+    "read": rf"read {_TARGET} -> (?P<sees>.+)",
+    "delete": rf"delete {_TARGET}",
+    "set": rf"{_TARGET} = (?P<value>\w+)",
+    "commit": r"commit(?: -> write conflict on (?P<sees>.+))?",
+    "abort": r"abort",
+    "pack": r"pack",
+    "drop": r"drop the states",
+}
+_WORDS = ("nothing", "read conflict")
+
+
+def parse_step(text: str) -> dict[str, Any]:
+    """Return a step as the JSON of spec/vectors has it. SpecError if it is none."""
+    prefixed = re.fullmatch(r"([A-Z]): (.+)", text)
+    client, rest = prefixed.groups() if prefixed else ("A", text)
+    matches = ((step, re.fullmatch(pattern, rest)) for step, pattern in _STEPS.items())
+    step, parts = next(((step, match.groupdict()) for step, match in matches if match), ("", {}))
+    if not step:
+        raise SpecError(f"no step reads {text!r}")
+    found: dict[str, Any] = {"client": client, "step": step, **parts}
+    if step == "commit":
+        found["sees"] = sorted(found["sees"].split(", ")) if found["sees"] else "stored"
+    for key in ("value", "sees"):
+        if key in found and step in ("set", "read") and found[key] not in _WORDS:
+            found[key] = int(found[key]) if found[key].isdigit() else {"object": found[key]}
+    return found
+
+
 @dataclass(frozen=True)
 class ExchangeLine:
     """What one client sends (>) or gets (<), or that the server has closed its connection (closed)."""
@@ -330,19 +375,80 @@ def exchange(example: Example) -> list[ExchangeLine]:
 
 
 def vectors(document: Document) -> str | None:
-    """Return the JSON text of a document's vectors, None if it has no example of bytes."""
+    """Return the JSON text of a document's vectors, None if it has no example."""
     entries = []
     for example in examples(document):
-        if example.kind in ("record", "shelf", "dfs20"):
+        entry: dict[str, Any] = {"name": example.name, "kind": example.kind, "level": example.level}
+        entry["statements"] = list(example.statements)
+        if example.kind in _OF_BYTES:
             data, expected = bytes_and_expected(example)
-            entries.append({"name": example.name, "hex": data.hex(), "expected": expected})
+            entry |= {"hex": data.hex(), "expected": expected}
         elif example.kind == "exchange":
-            lines = [[line.client, line.event, line.data.hex()] for line in exchange(example)]
-            entries.append({"name": example.name, "lines": lines})
+            entry["lines"] = [[line.client, line.event, line.data.hex()] for line in exchange(example)]
+        else:
+            entry["steps"] = [parse_step(step) for _, step in steps(example)]
+        entries.append(entry)
     return json.dumps(entries, indent=2) + "\n" if entries else None
+
+
+def all_statements() -> list[Statement]:
+    return [statement for document in documents() for statement in statements(document)]
+
+
+def levels(document: Document) -> dict[str, str]:
+    """Return the level of each statement: MUST, SHOULD or MAY.
+
+    MUST comes before SHOULD. MAY is the level of a statement without other sentences: a plain one says what MUST be.
+    """
+    texts: dict[str, str] = {}
+    id = ""
+    for _, line in _split(document)[0]:
+        statement = _STATEMENT.match(line)
+        if statement:
+            id = statement[1]
+        elif line.startswith("#"):
+            id = ""
+        if id:
+            texts[id] = f"{texts.get(id, '')} {line}"
+    return {id: _level(text) for id, text in texts.items()}
+
+
+def _level(text: str) -> str:
+    if re.search(r"\bMUST\b", text):
+        return "MUST"
+    if re.search(r"\bSHOULD\b", text):
+        return "SHOULD"
+    return "MAY" if all(re.search(r"\bMAY\b", sentence) for sentence in text.split(". ")) else "MUST"
+
+
+def without_vectors() -> dict[str, str]:
+    """Return the reasons why no example shows a statement, or any of a document, by their ids and names."""
+    reasons = tomllib.loads((SPEC / "without_vectors.toml").read_text(encoding="utf-8"))["reasons"]
+    return {name: each["why"] for each in reasons for name in [*each.get("documents", []), *each.get("statements", [])]}
+
+
+def unshown_faults(
+    found: Iterable[Statement], levels: dict[str, str], shown: Iterable[Example], reasons: dict[str, str]
+) -> list[str]:
+    """Return the statements with MUST that have no example and no reason, and the reasons that are not needed."""
+    with_example = {id for example in shown for id in example.statements}
+    missing = [each for each in found if levels[each.id] == "MUST" and each.id not in with_example]
+    faults = [
+        f"{each.place}: {each.id} has no example, and no reason in spec/without_vectors.toml"
+        for each in missing
+        if each.id not in reasons and each.document not in reasons
+    ]
+    needed = {each.id for each in missing} | {each.document for each in missing}
+    return faults + [f"spec/without_vectors.toml: {name} needs no reason" for name in reasons if name not in needed]
 
 
 def all_vectors() -> dict[str, str]:
     """Return file name -> text of every file that belongs in spec/vectors."""
     texts = {document.name.removesuffix(".md") + ".json": vectors(document) for document in documents()}
+    stated = [
+        {"id": each.id, "document": document.name.removesuffix(".md"), "level": levels(document)[each.id]}
+        for document in documents()
+        for each in statements(document)
+    ]
+    texts["statements.json"] = json.dumps(stated, indent=2) + "\n"
     return {name: text for name, text in texts.items() if text is not None}

@@ -2,64 +2,34 @@
 
 import warnings
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
-from durus.error import DamageError, FormatError, RecordError, UnsoundTailError
+import durus_testee
+from durus.error import ConflictError, DamageError, DurusError, FormatError, RecordError, UnsoundTailError
+from durus.file_storage import FileStorage
+from durus.file_storage2 import FileStorage2
 from durus.files.dfs20.dfs20 import Dfs20
 from durus.files.dfs20.scan import scan_transactions as scan_dfs20
 from durus.files.file import File, OperatingSystem
+from durus.files.inspection import Finding
 from durus.files.record_file import RecordFile
 from durus.files.shelf.scan import scan_transactions
 from durus.files.shelf.shelf import Shelf, checksum_of
-from durus.objects.cache import Cache
-from durus.oid import format_oid, oid_to_int
-from durus.persistent import ConnectionBase, PersistentObject
-from durus.records.record import unpack_record
-from durus.serialize import ObjectReader
+from durus.oid import format_oid, oid_from_int
+from durus.open_file import inspect_file, open_file_storage
+from durus.records.record import pack_record, unpack_record
 from durus.storage import MemoryStorage
 from tests.in_memory_server import InMemoryConnection, InMemoryServer
 from tests.spec import Example, bytes_and_expected, exchange, steps
 from tests.spec_steps import StepRunner
 
 
-def _class_path(cls: type) -> str:
-    return f"{cls.__module__} {cls.__qualname__}"
-
-
-def _plain(value: object) -> object:
-    """Return a state as the JSON of an example has it."""
-    if isinstance(value, PersistentObject):
-        return {"oid": format_oid(value._p_oid or b""), "class": _class_path(type(value))}
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return value
-
-
 def run_record(example: Example) -> None:
     record, expected = bytes_and_expected(example)
-    try:
-        oid, data, refs = unpack_record(record)
-    except RecordError:
-        assert expected == {"error": "malformed"}
-        return
-    reader = ObjectReader(ConnectionBase(), Cache(10), lambda oid: None)
-    obj = reader.ghost_of_record(oid, data)
-    reader.load_state(obj, data)
-    found = {
-        "oid": format_oid(oid),
-        "class": _class_path(type(obj)),
-        "state": _plain(PersistentObject.__getstate__(_unattached(obj))),
-        "refs": [str(oid_to_int(refs[i : i + 8])) for i in range(0, len(refs), 8)],
-    }
-    assert found == expected
-
-
-def _unattached(obj: PersistentObject) -> PersistentObject:
-    object.__setattr__(obj, "_p_connection", None)
-    return obj
+    assert durus_testee.read_state({"hex": record.hex()}) == expected
 
 
 def run_shelf(example: Example) -> None:
@@ -85,7 +55,14 @@ def _run_file(example: Example, read: Callable[[File], object]) -> None:
             found = {"error": "format"}
         finally:
             file.close()
+        found_offsets = {each.offset for each in _findings(path)} if "faults" in expected else set()
+    assert found_offsets.issuperset(expected.pop("faults", []))
     assert found == expected
+
+
+def _findings(path: Path) -> list[Finding]:
+    with closing(inspect_file(path)) as inspection:
+        return [each for each in inspection.findings() if each.is_fault]
 
 
 def _read_shelf(shelf: Shelf, file: File) -> dict[str, object]:
@@ -113,6 +90,70 @@ def _texts(found: RecordFile) -> dict[str, str]:
         format_oid(oid): unpack_record(found.read_entry(oid, offset))[1].decode("ascii")
         for oid, offset in sorted(found.offsets())
     }
+
+
+def run_write(example: Example) -> None:
+    before, expected = bytes_and_expected(example)
+    with TemporaryDirectory() as directory:
+        path = Path(directory, "example.durus")
+        if before:
+            path.write_bytes(before)
+        found = _write(path, expected)
+        after = path.read_bytes()
+        if "error" in found:
+            assert after == before
+        else:
+            assert after.startswith(before) or len(before) <= 40
+            found |= _read(path)
+    assert found == {key: value for key, value in expected.items() if key not in ("commits", "format")}
+
+
+def _write(path: Path, expected: dict[str, Any]) -> dict[str, object]:
+    storage_class = FileStorage2 if expected.get("format") == "DFS20" else FileStorage
+    try:
+        storage = storage_class(path)
+    except UnsoundTailError as error:
+        return {"error": "tail", "offset": error.offset}
+    with closing(storage):
+        return {"outcomes": [_commit(storage, records) for records in expected["commits"]]}
+
+
+def _commit(storage: FileStorage | FileStorage2, records: dict[str, Any]) -> str:
+    try:
+        storage.begin()
+        for oid, record in records.items():
+            whole: dict[str, Any] = {"data": record, "refs": []} if isinstance(record, str) else record
+            refs = b"".join(oid_from_int(int(each)) for each in whole["refs"])
+            own = oid_from_int(int(oid))
+            storage.store(own, pack_record(own, whole["data"].encode(), refs))
+        storage.end()
+    except (RecordError, ConflictError):
+        return "refused"
+    return "stored"
+
+
+def run_pack(example: Example) -> None:
+    before, expected = bytes_and_expected(example)
+    with TemporaryDirectory() as directory:
+        path = Path(directory, "example.durus")
+        path.write_bytes(before)
+        with closing(open_file_storage(path)) as storage:
+            try:
+                storage.pack()
+            except DurusError:
+                assert expected == {"error": "refused"}
+                assert path.read_bytes() == before
+                return
+        found = _read(path)
+        assert {key: found[key] for key in expected} == expected
+
+
+def _read(path: Path) -> dict[str, object]:
+    file = OperatingSystem().open(str(path), "read")
+    with closing(file):
+        return (
+            _read_dfs20(Dfs20(file), file) if path.read_bytes().startswith(b"DFS20") else _read_shelf(Shelf(file), file)
+        )
 
 
 def run_steps(example: Example) -> None:
@@ -151,6 +192,8 @@ RUNNERS: dict[str, Callable[[Example], None]] = {
     "record": run_record,
     "shelf": run_shelf,
     "dfs20": run_dfs20,
+    "write": run_write,
+    "pack": run_pack,
     "steps": run_steps,
     "exchange": run_exchange,
 }

@@ -1,16 +1,17 @@
 """The small language of the `steps` examples; spec/transactions.md says what its lines mean."""
 
-import re
 from collections.abc import Callable
+from typing import Any
 
 from durus.connection import Connection
 from durus.error import ReadConflictError, WriteConflictError
 from durus.persistent import GHOST, SAVED, UNSAVED, Persistent, PersistentObject
 from durus.storage import MemoryStorage, Storage
 from tests.in_memory_server import InMemoryServer
+from tests.spec import parse_step
 
 _STATUS = {"a ghost": GHOST, "saved": SAVED, "unsaved": UNSAVED}
-_TARGET = r"(?P<name>\w+)\.(?P<attribute>\w+)"
+Step = dict[str, Any]
 
 
 class StepRunner:
@@ -26,31 +27,26 @@ class StepRunner:
         self._held: dict[tuple[str, str], PersistentObject] = {}
         """The objects that each client has in its variables."""
         self._oids: dict[str, bytes] = {"root": bytes(8)}
-        self._steps: list[tuple[str, Callable[[Connection, str, dict[str, str]], None]]] = [
-            (r"(?P<name>\w+) is new", self._create),
-            (r"(?P<name>\w+) is (?P<status>a ghost|saved|unsaved)", self._expect_status),
-            (r"read " + _TARGET + r" -> (?P<result>.+)", self._read),
-            (r"delete " + _TARGET, self._delete),
-            (_TARGET + r" = (?P<value>\w+)", self._write),
-            (r"commit(?: -> write conflict on (?P<names>.+))?", self._commit),
-            (r"abort", self._abort),
-            (r"pack", self._pack),
-            (r"drop the states", self._drop),
-        ]
+        self._steps: dict[str, Callable[[Connection, str, Step], None]] = {
+            "new": self._create,
+            "status": self._expect_status,
+            "read": self._read,
+            "delete": self._delete,
+            "set": self._write,
+            "commit": self._commit,
+            "abort": self._abort,
+            "pack": self._pack,
+            "drop": self._drop,
+        }
         self._client("A")
 
     def run(self, step: str, place: str) -> None:
-        prefixed = re.fullmatch(r"([A-Z]): (.+)", step)
-        client, rest = prefixed.groups() if prefixed else ("A", step)
-        for pattern, action in self._steps:
-            match = re.fullmatch(pattern, rest)
-            if match:
-                try:
-                    action(self._client(client), client, match.groupdict())
-                except Exception as error:
-                    raise AssertionError(f"{place}: {step}: {type(error).__name__}: {error}") from error
-                return
-        raise AssertionError(f"{place}: no step reads {step!r}")
+        parsed = parse_step(step)
+        client = parsed["client"]
+        try:
+            self._steps[parsed["step"]](self._client(client), client, parsed)
+        except Exception as error:
+            raise AssertionError(f"{place}: {step}: {type(error).__name__}: {error}") from error
 
     def close(self) -> None:
         """Close all clients."""
@@ -70,61 +66,64 @@ class StepRunner:
             self._held[client, name] = found
         return self._held[client, name]
 
-    def _create(self, connection: Connection, client: str, step: dict[str, str]) -> None:
-        self._held[client, step["name"]] = Persistent()
+    def _create(self, connection: Connection, client: str, step: Step) -> None:
+        self._held[client, step["object"]] = Persistent()
 
-    def _expect_status(self, connection: Connection, client: str, step: dict[str, str]) -> None:
-        found = self._find(connection, client, step["name"])._p_status
-        assert found == _STATUS[step["status"]], f"its status is {found}"
+    def _expect_status(self, connection: Connection, client: str, step: Step) -> None:
+        found = self._find(connection, client, step["object"])._p_status
+        assert found == _STATUS[step["sees"]], f"its status is {found}"
 
-    def _read(self, connection: Connection, client: str, step: dict[str, str]) -> None:
+    def _read(self, connection: Connection, client: str, step: Step) -> None:
         try:
-            obj = self._find(connection, client, step["name"])
+            obj = self._find(connection, client, step["object"])
             if obj is connection.root:
-                found = connection.get_root().get(step["attribute"], "nothing")
+                found = connection.get_root().get(step["key"], "nothing")
             else:
-                found = getattr(obj, step["attribute"], "nothing")
+                found = getattr(obj, step["key"], "nothing")
         except ReadConflictError:
             found = "read conflict"
         if isinstance(found, PersistentObject):
-            assert found is self._find(connection, client, step["result"])
+            assert found is self._find(connection, client, step["sees"]["object"])
         else:
-            assert str(found) == step["result"], f"found {found}"
+            assert found == step["sees"], f"found {found}"
 
-    def _write(self, connection: Connection, client: str, step: dict[str, str]) -> None:
-        value: object = int(step["value"]) if step["value"].isdigit() else self._find(connection, client, step["value"])
-        obj = self._find(connection, client, step["name"])
+    def _write(self, connection: Connection, client: str, step: Step) -> None:
+        value = step["value"]
+        if isinstance(value, dict):
+            value = self._find(connection, client, value["object"])
+        obj = self._find(connection, client, step["object"])
         if obj is connection.root:
-            connection.get_root()[step["attribute"]] = value
+            connection.get_root()[step["key"]] = value
         else:
-            setattr(obj, step["attribute"], value)
+            setattr(obj, step["key"], value)
 
-    def _delete(self, connection: Connection, client: str, step: dict[str, str]) -> None:
-        obj = self._find(connection, client, step["name"])
+    def _delete(self, connection: Connection, client: str, step: Step) -> None:
+        obj = self._find(connection, client, step["object"])
         if obj is connection.root:
-            del connection.get_root()[step["attribute"]]
+            del connection.get_root()[step["key"]]
         else:
-            delattr(obj, step["attribute"])
+            delattr(obj, step["key"])
 
-    def _commit(self, connection: Connection, client: str, step: dict[str, str]) -> None:
+    def _commit(self, connection: Connection, client: str, step: Step) -> None:
         conflicts: list[bytes] | None = None
         try:
             connection.commit()
         except WriteConflictError as error:
             conflicts = error.oids
-        expected = step["names"] and sorted(self._oids[name] for name in step["names"].split(", "))
+        sees = step["sees"]
+        expected = None if sees == "stored" else sorted(self._oids[name] for name in sees)
         assert conflicts == expected, f"conflicts: {conflicts}"
         for (_, name), obj in self._held.items():
             if obj._p_oid is not None:
                 self._oids[name] = obj._p_oid
 
-    def _abort(self, connection: Connection, client: str, step: dict[str, str]) -> None:
+    def _abort(self, connection: Connection, client: str, step: Step) -> None:
         connection.abort()
 
-    def _pack(self, connection: Connection, client: str, step: dict[str, str]) -> None:
+    def _pack(self, connection: Connection, client: str, step: Step) -> None:
         connection.pack()
 
-    def _drop(self, connection: Connection, client: str, step: dict[str, str]) -> None:
+    def _drop(self, connection: Connection, client: str, step: Step) -> None:
         for obj in connection.cache.loaded_objects():
             if obj._p_is_saved() and obj._p_oid is not None:
                 connection.cache.make_ghost(obj._p_oid)

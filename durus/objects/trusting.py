@@ -20,7 +20,7 @@ from durus.objects.broken import BrokenValue
 from durus.objects.pickling import REFUSALS
 from durus.objects.unpickling import CarefulUnpickler, Postponed, Resolver, load_pickles
 from durus.persistent import PersistentObject
-from durus.records.pickle_work import most_work
+from durus.records.pickle_work import check_work, most_work
 
 _registered: dict[Any, Any] = copyreg._inverted_registry  # type: ignore[attr-defined]  # these are not in the stubs
 _found_before: dict[int, object] = copyreg._extension_cache  # type: ignore[attr-defined]
@@ -156,12 +156,15 @@ for _code in (pickle.APPENDS, pickle.SETITEMS, pickle.ADDITEMS):
     TrustingUnpickler._guard_step(_code, lambda self: self.metastack[-1][-1])
 
 
-def load_trusted_pickles(resolver: TrustingResolver, pickles: bytes, first_only: bool) -> tuple[Any, int]:
-    """Return the value of the last of several pickles that share one memo, or of the first one, and where it ends."""
+def load_trusted_pickles(
+    resolver: TrustingResolver, pickles: bytes, first_only: bool, state_start: int = 0
+) -> tuple[Any, int]:
+    """Do what load_pickles() does, with what is trusted, and refuse keys that are too large. [REC-34] [REC-35]"""
+    check_work(pickles, first_only)
     if not (_registered or _found_before):  # the fast unpickler would use these without asking the resolver
         names: _Names = {}
         try:
-            found = load_pickles(lambda file: _TokenUnpickler(file, resolver, names), pickles, first_only, True)
+            found = load_pickles(lambda file: _TokenUnpickler(file, resolver, names), pickles, first_only, state_start)
         except DurusError:
             raise
         except REFUSALS:
@@ -169,4 +172,4 @@ def load_trusted_pickles(resolver: TrustingResolver, pickles: bytes, first_only:
         else:
             if all(token() is None for token, _, _ in names.values()):
                 return found
-    return load_pickles(lambda file: TrustingUnpickler(file, resolver), pickles, first_only, True)
+    return load_pickles(lambda file: TrustingUnpickler(file, resolver), pickles, first_only, state_start)

@@ -9,17 +9,14 @@ import pickle
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
-from durus.error import DurusError, MissingAttributeError, StateError
+from durus.error import DurusError, MissingAttributeError, RecordError, StateError
 from durus.objects.broken import BrokenValue, parts_that_stand_in
 from durus.objects.pickling import REFUSALS
 from durus.persistent import PersistentObject, implementation
 from durus.records.pickle_work import check_work, fits
 
-_IN_C = implementation == "C"
-if not TYPE_CHECKING and _IN_C:
-    from durus import _persistent
-
-    fits = _persistent.fits
+if not TYPE_CHECKING and implementation == "C":
+    from durus._persistent import fits
 
 RENAMED_MODULES = frozenset({*_compat_pickle.IMPORT_MAPPING, *(module for module, _ in _compat_pickle.NAME_MAPPING)})
 """The modules of Python 2 to which pickle gives other names in pickles of protocols 0 to 2."""
@@ -281,27 +278,24 @@ def _contains(value: object, wanted: list[object]) -> bool:
     return False
 
 
-def check_pickles(pickles: bytes, first_only: bool, keys_too: bool) -> None:
-    """Raise RecordError for pickles, or a first one, that exceed a limit. [REC-33] to [REC-35]
-
-    The limits of keys are checked only in C or with `keys_too`: that takes long in Python.
-    """
-    if not fits(pickles, first_only) or (keys_too and not _IN_C):
-        check_work(pickles, first_only)
-
-
 def load_pickles(
-    make: Callable[[io.BytesIO], Any], pickles: bytes, first_only: bool, keys_too: bool = False
+    make: Callable[[io.BytesIO], Any], pickles: bytes, first_only: bool, state_start: int = 0
 ) -> tuple[Any, int]:
-    """Return the value of the last of several pickles that share one memo, or of the first one, and where it ends.
+    """Return the value of the first pickle, or of the one at `state_start`, and where it ends.
 
-    RecordError for pickles that exceed a limit, see check_pickles().
+    A pickle before the state is that of the class; both have one memo. [REC-12]
+
+    Raises:
+        RecordError: bytes follow the state [PICKLE-1], or a number in the pickles is too large [REC-33].
     """
-    if not fits(pickles, first_only) or (keys_too and not _IN_C):  # as check_pickles(), without a call
+    if not fits(pickles, first_only):
         check_work(pickles, first_only)
     file = io.BytesIO(pickles)
     unpickler = make(file)
     value = unpickler.load()
-    while not first_only and file.tell() < len(pickles):
+    if file.tell() <= state_start:
         value = unpickler.load()
-    return value, file.tell()
+    end = file.tell()
+    if not first_only and end < len(pickles):
+        raise RecordError(f"{len(pickles) - end} bytes follow its state that do not belong to it")
+    return value, end

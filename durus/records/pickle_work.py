@@ -4,8 +4,8 @@ Python's unpicklers trust the numbers in a pickle: they take memory for memo ent
 there are any. And a few steps make a tuple that has millions of parts, if all of its occurrences count, and whose hash
 so takes as long. Here a pickle is followed without making anything.
 
-Numbers that are too large also come from damage: fits() finds them fast. Keys that are too large do not, so in Python
-only those who do not trust all writers look for them. In C, a look at all of it costs nothing.
+Numbers that are too large also come from damage: fits(), which has a twin in C, finds them fast. Keys that are too
+large do not, so only those who do not trust all writers look for them.
 """
 
 import re

@@ -27,16 +27,19 @@ def compress_state(state: bytes) -> bytes:
 
 
 def decompress_state(stored: bytes) -> bytes:
-    """Return the state pickle of a stored form. [REC-13] RecordError if it exceeds the limit. [REC-30]"""
+    """Return the state pickle of a stored form. [REC-13]
+
+    RecordError if it exceeds the limit [REC-30], or if bytes follow the zlib stream [PICKLE-1].
+    """
     if stored[:1] != _ZLIB_START:
         return stored
+    stream = zlib.decompressobj()
     try:
-        if len(stored) < _NEVER_TOO_MUCH:
-            return zlib.decompress(stored)
-        stream = zlib.decompressobj()
-        state = stream.decompress(stored, _most_state(stored) + 1)
+        state = stream.decompress(stored, 0 if len(stored) < _NEVER_TOO_MUCH else _most_state(stored) + 1)
     except zlib.error:
         return stored
+    if stream.unused_data:
+        raise RecordError(f"{len(stream.unused_data)} bytes follow its compressed state that do not belong to it")
     if len(state) > _most_state(stored):
         raise RecordError(
             f"its {len(stored)} bytes decompress to a state of more than {_most_state(stored)}; if it is no attack, "

@@ -627,10 +627,13 @@ class Session:
         self._check_oid(oid)
 
     def _check_oid(self, oid: bytes) -> None:
-        if oid == ROOT_OID and oid in self._grants:
-            if self._core.has_record(oid):
-                self._conflicts.add(oid)  # another client has made the root first [TXN-24]
-        elif not (oid in self._grants or self._core.storage.has_record(oid)):
+        is_granted = oid in self._grants
+        if is_granted and oid != ROOT_OID:
+            return
+        is_known = self._core.storage.has_record(oid)
+        if oid == ROOT_OID and self._core.has_record(oid) and (is_granted or not is_known):
+            self._conflicts.add(oid)  # another client has made the root first, or is about to [TXN-24]
+        elif not (is_granted or is_known):
             if not self._is_invalid(oid):
                 raise ProtocolError(f"a commit stores oid {format_oid(oid)}, which this client was not given")
             self._conflicts.add(oid)  # a pack removed it after this client got its turn [TXN-25]

@@ -135,6 +135,22 @@ def test_an_oid_is_for_the_client_that_it_was_given_to(core: SessionCore) -> Non
 
 
 @pytest.mark.spec("TXN-24")
+def test_a_root_by_a_client_that_knows_of_one_which_is_being_written_is_a_conflict(core: SessionCore) -> None:
+    one, two = core.connect(), core.connect()
+    assert one.new_oids(1) == two.new_oids(1) == [ROOT_OID]
+    first = Attempt(one)
+    first.give(record(ROOT_OID))
+    assert core.has_ready_commits
+    assert two.sync() == [ROOT_OID]
+    second = Attempt(two)
+    second.give(record(ROOT_OID))
+    assert [type(each) for each in second.outcomes] == [WriteConflictError]
+    write_all(core)
+    assert first.outcomes == [None]
+    store(core, two, record(ROOT_OID))
+
+
+@pytest.mark.spec("TXN-24")
 def test_the_root_is_of_who_commits_it_first(core: SessionCore) -> None:
     first, second, third = core.connect(), core.connect(), core.connect()
     assert first.new_oids(1) == second.new_oids(1) == third.new_oids(1) == [ROOT_OID]

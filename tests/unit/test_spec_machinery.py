@@ -15,9 +15,11 @@ from tests.spec import (
     marks,
     numbering_faults,
     parse_hex,
+    parse_step,
     statements,
     steps,
     unknown_faults,
+    unshown_faults,
     untested_faults,
     vectors,
 )
@@ -125,11 +127,19 @@ class TestExamples:
             Example("steps", "two-commits", "transactions.md", 3, "a\n\nb")
         ]
 
+    def test_show_the_statements_that_they_name_or_the_one_before_them(self) -> None:
+        text = "**[REC-1]** a\n\n```record it SHOULD REC-4 REC-1\n```\n\n**[REC-2]** b\n\n```steps that\n```\n"
+        first, second = examples(Document("record.md", text))
+        assert (first.statements, first.level) == (("REC-4", "REC-1"), "SHOULD")
+        assert (second.statements, second.level) == (("REC-2",), "MUST")
+
     def test_in_a_longer_fence_may_hold_a_fence(self) -> None:
         (example,) = examples(Document("record.md", "````record it\n```\n````\n"))
         assert example.body == "```"
 
-    @pytest.mark.parametrize("info", ["record", "recrod it", "record it all"])
+    @pytest.mark.parametrize(
+        "info", ["record", "recrod it", "record it all", "record it REC-0", "record it REC-1 SHOULD"]
+    )
     def test_with_another_info_string_are_refused(self, info: str) -> None:
         with pytest.raises(SpecError, match=r"^record\.md:1: an example is"):
             examples(Document("record.md", f"```{info}\n```\n"))
@@ -142,6 +152,17 @@ class TestExamples:
         first = Example("record", "it", "record.md", 1, "")
         second = Example("shelf", "it", "shelf.md", 5, "")
         assert duplicate_faults([first, second]) == ["shelf.md:5: example it stands at record.md:1 already"]
+
+    def test_that_no_must_has_are_found(self) -> None:
+        stated = statements_of("record.md", "REC-1", "REC-2", "REC-3", "REC-4")
+        levels = {"REC-1": "MUST", "REC-2": "MUST", "REC-3": "SHOULD", "REC-4": "MUST"}
+        shown = [Example("record", "it", "record.md", 1, "", ("REC-1",))]
+        reasons = {"REC-1": "a", "REC-4": "b", "shelf.md": "c"}
+        assert unshown_faults(stated, levels, shown, reasons) == [
+            "record.md:2: REC-2 has no example, and no reason in spec/without_vectors.toml",
+            "spec/without_vectors.toml: REC-1 needs no reason",
+            "spec/without_vectors.toml: shelf.md needs no reason",
+        ]
 
     def test_of_bytes_hold_hex_and_json(self) -> None:
         assert bytes_and_expected(example_of("record", '0102\n---\n{"n":\n 1}')) == (b"\x01\x02", {"n": 1})
@@ -189,11 +210,42 @@ class TestHex:
 
 
 class TestVectors:
-    def test_hold_the_examples_of_bytes(self) -> None:
-        text = '```record it\n"a" 2 * 00\n---\n{"oid": 1}\n```\n```steps that\ncommit\n```\n'
+    def test_hold_examples_with_the_statements_that_they_show(self) -> None:
+        text = '**[REC-1]** a\n\n```record it\n"a" 2 * 00\n---\n{"oid": 1}\n```\n```steps that\nB: root.n = 1\n```\n'
         written = vectors(Document("record.md", text))
         assert written is not None
-        assert json.loads(written) == [{"name": "it", "hex": "610000", "expected": {"oid": 1}}]
+        head = {"level": "MUST", "statements": ["REC-1"]}
+        assert json.loads(written) == [
+            {"name": "it", "kind": "record", **head, "hex": "610000", "expected": {"oid": 1}},
+            {
+                "name": "that",
+                "kind": "steps",
+                **head,
+                "steps": [{"client": "B", "step": "set", "object": "root", "key": "n", "value": 1}],
+            },
+        ]
 
-    def test_are_none_without_examples_of_bytes(self) -> None:
-        assert vectors(Document("record.md", "```steps that\ncommit\n```\n")) is None
+    def test_are_none_without_examples(self) -> None:
+        assert vectors(Document("record.md", "# T\n")) is None
+
+    @pytest.mark.parametrize(
+        ("text", "parsed"),
+        [
+            ("x is new", {"step": "new", "object": "x"}),
+            ("x is a ghost", {"step": "status", "object": "x", "sees": "a ghost"}),
+            ("read x.n -> 5", {"step": "read", "object": "x", "key": "n", "sees": 5}),
+            ("read x.n -> y", {"step": "read", "object": "x", "key": "n", "sees": {"object": "y"}}),
+            ("read x.n -> read conflict", {"step": "read", "object": "x", "key": "n", "sees": "read conflict"}),
+            ("x.n = y", {"step": "set", "object": "x", "key": "n", "value": {"object": "y"}}),
+            ("delete x.n", {"step": "delete", "object": "x", "key": "n"}),
+            ("commit", {"step": "commit", "sees": "stored"}),
+            ("commit -> write conflict on y, x", {"step": "commit", "sees": ["x", "y"]}),
+            ("drop the states", {"step": "drop"}),
+        ],
+    )
+    def test_hold_steps_in_parts(self, text: str, parsed: dict[str, object]) -> None:
+        assert parse_step(text) == {"client": "A", **parsed}
+
+    def test_hold_no_other_steps(self) -> None:
+        with pytest.raises(SpecError, match="no step reads 'sing'"):
+            parse_step("sing")

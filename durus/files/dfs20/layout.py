@@ -66,6 +66,8 @@ def parse_index(stream: bytes) -> dict[bytes, int]:
     """Return the content of the zlib stream of an index record; ValueError if it is not an index. [DFS-4] [DFS-6]"""
     try:
         pickled = decompress_state(stream)
+        if pickled is stream:
+            raise ValueError("it is not a zlib stream")
         if not fits(pickled, True):
             check_work(pickled, True)
         unpickled: object = _Unpickler(io.BytesIO(pickled), encoding="latin-1").load()

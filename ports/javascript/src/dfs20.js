@@ -5,7 +5,7 @@
 
 import { inflateSync } from "node:zlib";
 import { isUnfinishedCopy, lengthAt, u32, u64 } from "./bytes.js";
-import { DamageError, FormatError, MalformedRecordError, StateError, UnsoundTailError } from "./errors.js";
+import { DamageError, FormatError, MalformedRecordError, StateError, UnsoundTailError, wrongPlace } from "./errors.js";
 import { PickleReader } from "./pickle_reader.js";
 import { splitRecord } from "./record.js";
 
@@ -46,12 +46,13 @@ function readIndex(bytes, layout) {
   if (start < PACKED || start + 8 > bytes.length) throw new DamageError("the index record is missing", 6);
   layout.end = start + 8 + lengthAt(bytes, start);
   if (layout.end > bytes.length) throw new DamageError("the index record extends beyond the end of the file", start);
-  for (const [key, offset] of indexOf(bytes.subarray(start + 8, layout.end), start)) {
+  for (const [key, offset] of indexOf(bytes.subarray(start + 8, layout.end), start + 8)) {
     const oid = typeof key === "string" ? Buffer.from(key, "latin1") : key;
-    if (!Buffer.isBuffer(oid) || oid.length !== 8) throw new DamageError("the index has an oid that is none", start);
-    const entry = offset >= PACKED ? entryAt(bytes, offset, start) : null;
-    if (!entry || entry.oid !== oid.readBigUInt64BE()) throw new DamageError(`the index has a wrong place for oid ${oid.readBigUInt64BE()}`, start);
-    layout.records.set(entry.oid, entry.place);
+    if (!Buffer.isBuffer(oid) || oid.length !== 8) throw new DamageError("the index has an oid that is none", start + 8);
+    if (!(offset >= PACKED && offset < start)) throw new DamageError("the index leads out of the packed part", start + 8);
+    const number = oid.readBigUInt64BE();
+    const entry = entryAt(bytes, offset, start);
+    layout.records.set(number, entry?.oid === number ? entry.place : wrongPlace(number, offset)); // DFS-6
   }
 }
 
@@ -92,7 +93,7 @@ function transactionAt(bytes, start) {
 }
 
 function refuse(bytes, layout, fault) {
-  if (isFollowed(bytes, fault)) throw new DamageError("a transaction has an entry that does not fit", layout.end);
+  if (isFollowed(bytes, fault)) throw new DamageError("a transaction has an entry that does not fit", fault);
   const error = new UnsoundTailError("the last transaction is incomplete, as after a crash; it can be cut off with repair", layout.end);
   throw Object.assign(error, { layout });
 }

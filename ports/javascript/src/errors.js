@@ -35,6 +35,11 @@ export class UnsoundTailError extends FileFaultError {}
 /** The file is damaged where a crash can't have done it, SHELF-27. */
 export class DamageError extends FileFaultError {}
 
+/** In place of the place of a record, where there is no sound entry of the oid: loading the record raises `fault`. */
+export function wrongPlace(oid, offset) {
+  return { fault: new DamageError(`there is no sound entry of oid ${oid}`, offset) };
+}
+
 /** The storage can't be used so: locked, read only, closed, changed by another program. */
 export class StorageError extends DurusError {}
 

@@ -118,6 +118,7 @@ export class FileStorage {
     this.makeSureOfUse();
     const place = this.layout.records.get(oid);
     if (!place) return null;
+    if (place.fault) throw place.fault;
     const record = Buffer.alloc(place.length);
     if (fs.readSync(this.fd, record, 0, place.length, place.offset) !== place.length) {
       throw new StorageError(`${this.path} has become shorter`);
@@ -207,7 +208,9 @@ export function checkFile(path) {
   const format = FORMATS.find(({ MAGIC }) => bytes.subarray(0, MAGIC.length).equals(MAGIC));
   if (!format) return [new FormatError(`${path} is not a SHELF-1 or DFS20 file`)];
   try {
-    return format.checkBlocks(bytes, format.scan(bytes));
+    const layout = format.scan(bytes);
+    const places = Array.from(layout.records.values(), ({ fault }) => fault ?? []).flat();
+    return [...places, ...format.checkBlocks(bytes, layout)];
   } catch (error) {
     return [error];
   }

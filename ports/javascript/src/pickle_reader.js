@@ -12,6 +12,8 @@ import { Float, FrozenSet, Global, PythonObject, Tuple } from "./values.js";
 
 const MARK = Symbol("mark");
 const NEWLINE = 0x0a;
+/** So many memo entries any pickle may have. [REC-33] */
+const MEMO_ANY_MAY_HAVE = 65536;
 
 /** Names of Python 2 that pickles of the protocols 0 to 2 may have. */
 const PRESENT_MODULES = new Map([["__builtin__", "builtins"], ["copy_reg", "copyreg"]]);
@@ -100,6 +102,9 @@ export class PickleReader {
   }
 
   put(index) {
+    if (index >= Math.max(MEMO_ANY_MAY_HAVE, this.bytes.length)) {
+      throw new StateError(`the pickle has a memo entry ${index}, and so few bytes can't have so many`);
+    }
     this.memo.set(index, this.top());
   }
 
@@ -143,15 +148,23 @@ function rawUnicode(line) {
     String.fromCodePoint(parseInt(short ?? wide, 16)));
 }
 
+/** A key that Python takes, PICKLE-14. */
+function key(value) {
+  const isMutable = Array.isArray(value) ? !(value instanceof Tuple)
+    : value instanceof Map || (value instanceof Set && !(value instanceof FrozenSet));
+  if (isMutable) throw new StateError("the pickle has a list, a dict or a set as a key");
+  return value;
+}
+
 function setPairs(target, values) {
   for (let at = 0; at < values.length; at += 2) {
-    if (target instanceof Map) target.set(values[at], values[at + 1]);
+    if (target instanceof Map) target.set(key(values[at]), values[at + 1]);
     else target.pairs.push([values[at], values[at + 1]]);
   }
 }
 
 function addItems(target, values) {
-  if (target instanceof Set) for (const value of values) target.add(value);
+  if (target instanceof Set) for (const value of values) target.add(key(value));
   else (Array.isArray(target) ? target : target.items).push(...values);
 }
 
@@ -258,8 +271,8 @@ const STEPS = new Map(Object.entries({
   r: (r) => r.put(r.u32()),
   s: (r) => {
     const value = r.pop();
-    const key = r.pop();
-    setPairs(r.top(), [key, value]);
+    const name = r.pop();
+    setPairs(r.top(), [name, value]);
   },
   t: (r) => r.push(Tuple.from(r.popToMark())),
   u: (r) => {

@@ -43,7 +43,9 @@ export function readRecord(record, toObject = (ref) => ref) {
     const reader = new PickleReader((id) => toObject(makeRef(id)));
     const { value: className, end } = reader.read(data);
     if (!(className instanceof Global)) throw new StateError("the first pickle is not that of a class");
-    const { value: state } = reader.read(plainState(data.subarray(end)));
+    const statePickle = plainState(data.subarray(end));
+    const { value: state, end: stateEnd } = reader.read(statePickle);
+    if (stateEnd < statePickle.length) throw new StateError("bytes follow the state"); // PICKLE-1
     return { oid, className, state, refs };
   } catch (error) {
     if (!(error instanceof StateError)) throw error;
@@ -81,12 +83,15 @@ function makeRef(id) {
   return new Ref(id[0].readBigUInt64BE(), id[1]);
 }
 
-/** The state pickle, decompressed if it is a zlib stream, REC-13, within the limit of REC-30. */
+/** The state pickle, decompressed if it is a zlib stream with nothing after it, REC-13, within the limit of REC-30. */
 function plainState(bytes) {
   if (bytes[0] !== ZLIB) return bytes;
   try {
-    return inflateSync(bytes, { maxOutputLength: Math.max(MAX_INFLATED, 100 * bytes.length) });
+    const { buffer, engine } = inflateSync(bytes, { maxOutputLength: Math.max(MAX_INFLATED, 100 * bytes.length), info: true });
+    if (engine.bytesWritten < bytes.length) throw new StateError("bytes follow the compressed state"); // PICKLE-1
+    return buffer;
   } catch (error) {
+    if (error instanceof StateError) throw error;
     if (error.code === "ERR_BUFFER_TOO_LARGE") throw new StateError("the compressed state expands to too many bytes");
     return bytes;
   }

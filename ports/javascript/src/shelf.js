@@ -5,7 +5,7 @@
 
 import { crc32 } from "node:zlib";
 import { isUnfinishedCopy, lengthAt, u64 } from "./bytes.js";
-import { DamageError, FormatError, MalformedRecordError, UnsoundTailError } from "./errors.js";
+import { DamageError, FormatError, MalformedRecordError, UnsoundTailError, wrongPlace } from "./errors.js";
 import { FIRST_RESERVED_OID, splitRecord } from "./record.js";
 import { SEAL_OID, SEAL_SIZE, checksumFor, hasSealAfter, hasSealBody, sealAt, sealedTransaction } from "./shelf_seal.js";
 
@@ -92,8 +92,8 @@ function readPackedPart(bytes, layout) {
     const offset = word(oid);
     if (offset >= start) continue;
     const entry = offset < 16 ? null : entryAt(bytes, offset, start);
-    if (!entry || entry.oid !== BigInt(oid)) throw new DamageError(`the offset map has a wrong place for oid ${oid}`, wordOffset(oid));
-    layout.records.set(entry.oid, entry.place);
+    const isThere = entry && entry.oid === BigInt(oid);
+    layout.records.set(BigInt(oid), isThere ? entry.place : wrongPlace(oid, offset)); // SHELF-8
   }
   for (let oid = count - 1; oid >= 0; ) {
     layout.free.push(BigInt(oid));
@@ -218,7 +218,7 @@ export function checkBlocks(bytes, layout) {
   }
   return sums.flatMap((_, i) => {
     const same = found.readUInt32BE(79 + 4 * i) === expected.readUInt32BE(79 + 4 * i);
-    return same ? [] : [new DamageError("a block differs from its checksum", i ? BLOCK * (i - 1) : 0)];
+    return same ? [] : [new DamageError("a block differs from its checksum", i ? BLOCK * (i - 1) : cover.end + 8)];
   });
 }
 

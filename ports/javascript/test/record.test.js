@@ -18,7 +18,7 @@ function asJson(value) {
   return value;
 }
 
-for (const { name, bytes, expected } of vectors("record")) {
+for (const { name, bytes, expected } of vectors("record", "record")) {
   test(`record vector ${name}`, () => {
     if (expected.error) return assert.throws(() => splitRecord(bytes), MalformedRecordError);
     const { oid, className, state, refs } = readRecord(bytes);

@@ -9,7 +9,7 @@ import { GHOST, PersistentDict, PersistentObject, SAVED, UNSAVED } from "../src/
 import { makeRecord } from "../src/record.js";
 
 const STATUSES = { "a ghost": GHOST, saved: SAVED, unsaved: UNSAVED };
-const FENCE = /^```steps (\S+)\n(.*?)^```/gms;
+const FENCE = /^```steps (\S+)[^\n]*\n(.*?)^```/gms;
 
 /** The examples of a document: their names and lines. */
 export function examples(document) {

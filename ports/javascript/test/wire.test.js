@@ -21,6 +21,7 @@ import { vectors } from "./vectors.js";
 const ONLY_FOR_SERVERS = [
   "unknown-command", "commit-beyond-the-limit", "entry-beyond-the-end-of-its-commit", "record-of-another-oid",
   "two-records-of-one-oid", "oid-of-another-client", "versions", "a-malformed-request",
+  "the-server-is-stopped", "the-server-is-stopped-in-version-2", "a-message-of-no-bytes",
 ];
 
 /** In place of a WireStream: what was sent, and what is to be read. */
@@ -102,6 +103,7 @@ function call2(client, request) {
     case "S": return () => client.sync();
     case "T": return () => client.takeTurn(body[0] === 1);
     case "U": return () => client.giveUpTurn();
+    case "P": return () => client.pack();
     case "G": return () => client.ping(body);
     case ".": return () => client.close();
     case "C": {
@@ -134,7 +136,7 @@ const VERSIONS = [
 ];
 
 for (const [document, makeClient, callOf] of VERSIONS) {
-  for (const { name, lines } of vectors(document)) {
+  for (const { name, lines } of vectors(document, "exchange")) {
     if (ONLY_FOR_SERVERS.includes(name)) continue;
     for (const letter of new Set(lines.map(([client]) => client))) {
       test(`${document} exchange ${name}, client ${letter}`, async () => {

@@ -1,0 +1,275 @@
+"""The cases: what each example of the specification means for each operation.
+
+A case calls the testee, and returns what came as JSON, which is compared with what is expected. Nothing here knows
+how a testee is run or how the outcome is shown.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from durus_conformance import judge, wire
+from durus_conformance.client import Calls, calls_of
+from durus_conformance.testee import Testee, TesteeError
+
+Json = Any
+_FILES = {"shelf": "SHELF-1", "dfs20": "DFS20"}
+
+
+@dataclass(frozen=True)
+class Statement:
+    id: str
+    document: str
+    level: str
+
+
+@dataclass
+class World:
+    """What a case works with: the testee, perhaps another one that serves, and an empty folder."""
+
+    testee: Testee
+    peer: Testee | None
+    folder: Path
+    deadline: float
+
+
+@dataclass(frozen=True)
+class Case:
+    """One example for one operation."""
+
+    document: str
+    name: str
+    operation: str
+    level: str
+    statements: tuple[str, ...]
+    input: Json
+    expected: Json
+    run: Callable[[World], Json]
+
+    @property
+    def id(self) -> str:
+        return f"{self.document}/{self.name}/{self.operation}"
+
+
+class VectorsError(Exception):
+    """The folder of the vectors does not hold what it must."""
+
+
+def read_vectors(folder: Path) -> tuple[list[Statement], list[Case]]:
+    """Return all statements and all cases. VectorsError if the folder can't be read."""
+    try:
+        statements = [Statement(**each) for each in json.loads((folder / "statements.json").read_text("utf-8"))]
+        cases = [
+            case
+            for path in sorted(folder.glob("*.json"))
+            if path.name != "statements.json"
+            for vector in json.loads(path.read_text("utf-8"))
+            for case in _cases(path.stem, vector)
+        ]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise VectorsError(f"{folder}: these are not the vectors of the specification: {error!r}") from error
+    return statements, cases
+
+
+def _cases(document: str, vector: dict[str, Json]) -> Iterator[Case]:
+    kind, expected = vector["kind"], vector.get("expected", {})
+
+    def case(operation: str, run: Callable[[World], Json], expected: Json, more: tuple[str, ...] = ()) -> Case:
+        shown = vector.get("hex", vector.get("lines", vector.get("steps")))
+        if kind == "write":
+            shown = {"file": shown, "commits": vector["expected"]["commits"]}
+        statements = tuple(dict.fromkeys([*vector["statements"], *more]))
+        return Case(document, vector["name"], operation, vector["level"], statements, shown, expected, run)
+
+    if kind == "record":
+        call = partial(_call, hex=vector["hex"])
+        yield case("read_state", partial(call, "read_state"), expected)
+        split = (
+            expected
+            if expected.get("error") == "malformed"
+            else {key: expected[key] for key in ("oid", "refs") if key in expected}
+        )
+        if split:
+            yield case("read_record", partial(call, "read_record"), split)
+    elif kind in _FILES:
+        data = bytes.fromhex(vector["hex"])
+        offsets = expected.get("faults", [])
+        expected = _without(expected, "faults")
+        yield case("read_file", partial(_read_file, data, _FILES[kind]), expected)
+        yield case("repair", partial(_repair, data), _repaired(expected), ("SHELF-26", "SHELF-27"))
+        if expected.get("error") != "format":  # a check takes files of either kind
+            offsets = [expected["offset"]] if "error" in expected else offsets
+            more = ("SHELF-45",) if kind == "shelf" else ()
+            yield case("check", partial(_check, data, offsets), {"faults": offsets}, more)
+    elif kind == "write":
+        data = bytes.fromhex(vector["hex"])
+        yield case("write_file", partial(_write_file, data, expected), _without(expected, "commits", "format"))
+    elif kind == "pack":
+        data = bytes.fromhex(vector["hex"])
+        yield case("pack", partial(_pack, data, expected), expected)
+    elif kind == "steps":
+        sees = [step.get("sees") for step in vector["steps"]]
+        for protocol in 1, 2:
+            yield case(f"steps-{protocol}", partial(_steps, vector["steps"], protocol), sees)
+    elif kind == "exchange":
+        yield case("serve", partial(_serve, vector["lines"]), vector["lines"])
+        for letter, calls in calls_of(vector["lines"]).items():
+            yield Case(
+                document,
+                vector["name"],
+                f"client-{letter}",
+                vector["level"],
+                tuple(vector["statements"]),
+                vector["lines"],
+                calls.expected,
+                partial(_client, calls),
+            )
+    else:
+        raise ValueError(f"{vector['name']} has the kind {kind}")
+
+
+def operation_of(case: Case) -> str:
+    """Return the operation of the testee that a case needs."""
+    return case.operation.partition("-")[0]
+
+
+def _call(operation: str, world: World, **arguments: Json) -> Json:
+    return world.testee.call(operation, **arguments)
+
+
+def _file(world: World, data: bytes) -> Path:
+    path = world.folder / "example.durus"
+    path.write_bytes(data)
+    return path
+
+
+def _read_file(data: bytes, file_format: str, world: World) -> Json:
+    path = _file(world, data)
+    came = world.testee.call("read_file", path=str(path), format=file_format)
+    return came if path.read_bytes() == data else {"error": "the file was changed", "came": came}
+
+
+def _check(data: bytes, offsets: list[int], world: World) -> Json:
+    came = world.testee.call("check", path=str(_file(world, data)))
+    faults = came.get("faults")
+    if offsets and isinstance(faults, list) and all(each in faults for each in offsets):
+        return {"faults": offsets}  # other faults can follow from one
+    return came
+
+
+def _repaired(expected: Json) -> Json:
+    if expected.get("error") == "tail":
+        return {"file": f"cut at {expected['offset']}", "tail": "kept"}
+    return {"file": "unchanged"}
+
+
+def _repair(data: bytes, world: World) -> Json:
+    path = _file(world, data)
+    world.testee.call("repair", path=str(path))
+    found = path.read_bytes()
+    if found == data:
+        return {"file": "unchanged"}
+    if not data.startswith(found):
+        return {"file": "changed"}
+    others = [each.read_bytes() for each in world.folder.iterdir() if each != path and each.is_file()]
+    return {"file": f"cut at {len(found)}", "tail": "kept" if data[len(found) :] in others else "lost"}
+
+
+def _without(value: dict[str, Json], *keys: str) -> Json:
+    return {key: each for key, each in value.items() if key not in keys}
+
+
+def _write_file(data: bytes, expected: Json, world: World) -> Json:
+    path = world.folder / "example.durus"
+    if data:
+        path.write_bytes(data)
+    came = world.testee.call(
+        "write_file",
+        path=str(path),
+        format=expected.get("format", "SHELF-1"),
+        commits=[_records(commit) for commit in expected["commits"]],
+    )
+    if "error" in came:
+        found = path.read_bytes() if path.exists() else b""
+        return came if found == data else {**came, "file": "changed"}
+    found = path.read_bytes()
+    is_whole = len(data) > 40
+    kept = found.startswith(data) if is_whole else True
+    result = {"outcomes": came.get("outcomes"), **judge.contents(found, new_from=len(data) if is_whole else 40)}
+    return result if kept else {**result, "fault": "bytes that were there before have changed"}
+
+
+def _records(commit: dict[str, Json]) -> dict[str, str]:
+    """Return the records of a commit in hex, by oid."""
+    found = {}
+    for oid, record in commit.items():
+        data, refs = (record, []) if isinstance(record, str) else (record["data"], record["refs"])
+        head = int(oid).to_bytes(8) + len(data).to_bytes(4) + data.encode()
+        found[oid] = (head + b"".join(int(each).to_bytes(8) for each in refs)).hex()
+    return found
+
+
+def _pack(data: bytes, expected: Json, world: World) -> Json:
+    path = _file(world, data)
+    came = world.testee.call("pack", path=str(path))
+    found = path.read_bytes()
+    if "error" in came:
+        return came if found == data else {**came, "file": "changed"}
+    result = judge.contents(found, new_from=0)
+    return {key: each for key, each in result.items() if key in expected or key == "fault"}
+
+
+def _steps(steps: list[Json], protocol: int, world: World) -> Json:
+    if not world.testee.needs_peer:
+        return _seen(steps, world.testee.call("steps", steps=_unseen(steps), protocol=protocol))
+    with _Server(world.peer, world.folder) as address:
+        came = world.testee.call("steps", steps=_unseen(steps), protocol=protocol, address=address)
+    return _seen(steps, came)
+
+
+def _unseen(steps: list[Json]) -> Json:
+    return [_without(step, "sees") for step in steps]
+
+
+def _seen(steps: list[Json], came: Json) -> Json:
+    seen = came.get("seen")
+    if not isinstance(seen, list):
+        return came
+    return [
+        sorted(each, key=str) if step["step"] == "commit" and isinstance(each, list) else each
+        for step, each in zip(steps, seen, strict=False)
+    ]
+
+
+class _Server:
+    """The server of a testee, with an empty storage, for the time of a `with`."""
+
+    def __init__(self, testee: Testee | None, folder: Path) -> None:
+        if testee is None:
+            raise TesteeError("it needs the server of another testee: give one with --peer")
+        self._testee = testee
+        self._folder = folder
+
+    def __enter__(self) -> Json:
+        return self._testee.call("serve", folder=str(self._folder)).get("address")
+
+    def __exit__(self, *exception: object) -> None:
+        try:
+            self._testee.call("serve", stop=True)
+        except TesteeError:
+            if exception[0] is None:
+                raise
+
+
+def _serve(lines: list[list[str]], world: World) -> Json:
+    with _Server(world.testee, world.folder) as address:
+        if not isinstance(address, dict):
+            raise TesteeError(f"its server has no address: {address!r}")
+        return wire.play(lines, lambda: wire.connect(address, world.deadline))
+
+
+def _client(calls: Calls, world: World) -> Json:
+    return calls.play(world.testee, world.deadline)

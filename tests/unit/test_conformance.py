@@ -1,0 +1,285 @@
+"""durus-conformance finds what is wrong with a testee, whatever it does, and never fails itself."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from durus_conformance.__main__ import main
+from durus_conformance.cases import VectorsError, read_vectors
+from durus_conformance.judge import contents
+from durus_conformance.report import Report, Result
+from tests.spec import ROOT, VECTORS, all_examples, all_statements
+
+TESTEE = ROOT / "conformance" / "testees" / "durus_testee.py"
+CASE = "record/no-data/read_record"
+RIGHT = '{"error": "malformed"}'
+
+PRELUDE = """
+import json, os, sys, time
+def say(message):
+    print(json.dumps(message), flush=True)
+def requests():
+    for line in sys.stdin:
+        yield json.loads(line)
+"""
+GREETING = 'say({"testee": "sample", "operations": ["read_record"]})\n'
+
+
+def command(tmp_path: Path, body: str) -> str:
+    """Return the command of a testee that is this program."""
+    path = tmp_path / "testee.py"
+    path.write_text(PRELUDE + body)
+    return f"{sys.executable} {path}"
+
+
+def changed(tmp_path: Path, body: str) -> str:
+    """Return the command of the testee of this implementation, after `body` has changed something in it."""
+    start = f"import sys\nsys.path[:0] = [{str(TESTEE.parent)!r}, {str(ROOT)!r}]\nimport durus_testee as testee\n"
+    return command(tmp_path, f"{start}{body}\ntestee.main()\n")
+
+
+def run(testee: str, tmp_path: Path, only: str, *options: str) -> dict[str, dict[str, object]]:
+    """Return the cases that were tried, by id."""
+    path = tmp_path / "report.json"
+    main([testee, "--only", only, "--json", str(path), *options])
+    report = json.loads(path.read_text())
+    return {case["id"]: case for case in report["cases"] if case["outcome"] != "not tried"}
+
+
+# Testees that do not keep to the messages
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        ("for request in requests(): time.sleep(600)", "did not answer"),
+        ("sys.stdin.readline(); sys.exit('no more')", "it has ended (last error: no more)"),
+        ("for request in requests(): print('hello', flush=True)", "no JSON object"),
+        ("for request in requests(): say([1])", "no JSON object"),
+        ("for request in requests(): print('[' * 100_000, flush=True)", "no JSON object"),
+        ("for request in requests(): say({'id': 0, 'result': {}})", "another request"),
+        ("for request in requests(): say({'id': request['id']})", "has no result"),
+        ("for request in requests(): say({'id': request['id'], 'result': 1})", "has no result"),
+        ("for request in requests(): say({'id': request['id'], 'error': 'oh'})", "it says: oh"),
+        ("sys.stdin.readline()\nwhile True: sys.stdout.write(2**20 * 'x')", "has more than"),
+    ],
+)
+def test_a_testee_without_an_answer_has_broken_the_case(tmp_path: Path, body: str, problem: str) -> None:
+    cases = run(command(tmp_path, GREETING + body), tmp_path, "record/no-data", "--deadline", "3")
+    assert cases.keys() == {CASE}
+    assert cases[CASE]["outcome"] == "broken"
+    assert problem in str(cases[CASE]["problem"])
+
+
+def test_the_case_after_a_failure_has_a_new_testee(tmp_path: Path) -> None:
+    body = f"""
+for request in requests():
+    if request["hex"].endswith("8002"):
+        os._exit(1)
+    say({{"id": request["id"], "result": {RIGHT}}})
+"""
+    cases = run(command(tmp_path, GREETING + body), tmp_path, "/read_record")
+    outcomes = {id: case["outcome"] for id, case in cases.items()}
+    assert outcomes["record/refs-not-a-multiple-of-8/read_record"] == "held"
+    assert outcomes["record/too-short-for-its-head/read_record"] == "held"
+    assert "broken" in outcomes.values()
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["", "print('hello', flush=True)", "say({'testee': 'a'})", "say({'testee': 'a', 'operations': ['sing']})"],
+)
+def test_a_command_that_is_no_testee_is_told(tmp_path: Path, body: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command(tmp_path, body)]) == 2
+    assert capsys.readouterr().err.startswith("durus-conformance: ")
+
+
+def test_a_command_that_is_not_there_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["/nowhere/testee"]) == 2
+    assert "can't be started" in capsys.readouterr().err
+
+
+# Testees that are wrong
+
+WRONG = {
+    "record/no-data/read_record": "testee.OPERATIONS['read_record'] = lambda request: {'oid': '1', 'refs': []}",
+    "record/empty-persistent-dict/read_state": "testee.plain = lambda value: {}",
+    "shelf/sealed/read_file": "testee.unpack_record = lambda record: (b'', b'b', b'')",
+    "shelf/hole-chain-that-goes-up/read_file": "testee.fault_of = lambda error: {'error': 'damage', 'offset': 0}",
+    "shelf/sealed/check": "testee.OPERATIONS['check'] = lambda request: {'faults': [8]}",
+    "shelf/cut-inside-the-last-transaction/check": "testee.OPERATIONS['check'] = lambda request: {'faults': []}",
+    "shelf/cut-inside-the-last-transaction/repair": """
+def cut(request):
+    with open(request["path"], "r+b") as file:
+        file.truncate(40)  # and the tail is lost
+    return {}
+testee.OPERATIONS["repair"] = cut
+""",
+    "shelf/offset-map-that-lies-about-its-size/repair": """
+def cut(request):
+    with open(request["path"], "r+b") as file:
+        file.truncate(16)
+    return {}
+testee.OPERATIONS["repair"] = cut
+""",
+    "shelf/two-commits-to-a-new-file/write_file": """
+write_file = testee.OPERATIONS["write_file"]
+def one_byte_later(request):
+    result = write_file(request)
+    with open(request["path"], "r+b") as file:
+        file.seek(48 + 94)
+        file.write(b"3")  # in the time of the first seal
+    return result
+testee.OPERATIONS["write_file"] = one_byte_later
+""",
+    "shelf/commits-that-are-refused/write_file": """
+write_file = testee.OPERATIONS["write_file"]
+testee.OPERATIONS["write_file"] = lambda request: {**write_file(request), "outcomes": ["stored"] * 3}
+""",
+    "shelf/a-commit-after-an-unsealed-transaction/write_file": """
+def append(request):
+    with open(request["path"], "ab") as file:
+        file.write(bytes(8))
+    return {"outcomes": ["stored"]}
+testee.OPERATIONS["write_file"] = append
+""",
+    "shelf/what-the-root-does-not-reach-goes/pack": "testee.OPERATIONS['pack'] = lambda request: {}",
+    "transactions/read-conflict/steps-2": """
+read = testee.Steps._read
+testee.Steps._read = lambda *step: 1 if read(*step) == "read conflict" else read(*step)
+""",
+    "wire/new-oids/serve": """
+import socket, threading
+def serve(request):
+    if "stop" in request:
+        return {}
+    listener = socket.create_server(("127.0.0.1", 0))
+    def answer():
+        connection, _ = listener.accept()
+        connection.sendall(bytes([0, 0, 0, 0, 0, 0, 0, 1]))
+    threading.Thread(target=answer, daemon=True).start()
+    return {"address": {"host": "127.0.0.1", "port": listener.getsockname()[1]}}
+testee.OPERATIONS["serve"] = serve
+""",
+    "wire-2/a-malformed-request/serve": "testee.OPERATIONS['serve'] = lambda request: {'address': 'here'}",
+    "wire/invalid-oids/client-B": """
+client = testee.OPERATIONS["client"]
+def guess(request):
+    result = client(request)
+    return {"invalid": []} if request["call"] == "sync" else result
+testee.OPERATIONS["client"] = guess
+""",
+    "wire-2/a-commit-in-one-message-and-a-conflict/client-B": """
+client = testee.OPERATIONS["client"]
+testee.OPERATIONS["client"] = lambda request: client({**request, "accessed": []} if "accessed" in request else request)
+""",
+    "wire/a-pack-removes/client-A": """
+client = testee.OPERATIONS["client"]
+testee.OPERATIONS["client"] = lambda request: {} if request["call"] == "pack" else client(request)
+""",
+}
+
+
+@pytest.mark.parametrize("id", WRONG)
+def test_a_wrong_testee_breaks_the_case_that_a_right_one_holds(tmp_path: Path, id: str) -> None:
+    wrong = run(changed(tmp_path, WRONG[id]), tmp_path, id)
+    assert wrong[id]["outcome"] == "broken"
+    assert run(f"{sys.executable} {TESTEE}", tmp_path, id)[id]["outcome"] == "held"
+
+
+# Reports and lists of failures
+
+
+def answering(tmp_path: Path, result: str) -> str:
+    return command(tmp_path, f"{GREETING}for request in requests(): say({{'id': request['id'], 'result': {result}}})")
+
+
+def test_a_known_failure_is_no_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    known = tmp_path / "known"
+    known.write_text(f"# for now\n{CASE}  # because\n")
+    options = ["--only", CASE, "--known-failures", str(known)]
+    assert main([answering(tmp_path, "{}"), "--only", CASE]) == 1
+    assert f"BROKEN {CASE} (MUST: REC-5)" in capsys.readouterr().out
+    assert main([answering(tmp_path, "{}"), *options]) == 0
+    assert "1 of the broken ones are known" in capsys.readouterr().out
+
+
+def test_a_known_failure_that_holds_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    known = tmp_path / "known"
+    known.write_text(f"{CASE}\n")
+    assert main([answering(tmp_path, RIGHT), "--only", CASE, "--known-failures", str(known)]) == 1
+    assert f"STALE {CASE}" in capsys.readouterr().out
+
+
+def test_a_known_failure_that_does_not_exist_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    known = tmp_path / "known"
+    known.write_text("record/gone/read_record\n")
+    assert main([answering(tmp_path, RIGHT), "--only", CASE, "--known-failures", str(known)]) == 1
+    assert "STALE record/gone/read_record" in capsys.readouterr().out
+
+
+def test_a_list_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    assert main([answering(tmp_path, RIGHT), "--known-failures", str(tmp_path / "none")]) == 2
+
+
+def test_vectors_that_cannot_be_read_are_told(tmp_path: Path) -> None:
+    assert main([answering(tmp_path, RIGHT), "--vectors", str(tmp_path)]) == 2
+    with pytest.raises(VectorsError):
+        read_vectors(tmp_path)
+
+
+def test_the_report_has_each_statement_and_each_example() -> None:
+    statements, cases = read_vectors(VECTORS)
+    assert [each.id for each in statements] == [each.id for each in all_statements()]
+    assert {case.name for case in cases} == {example.name for example in all_examples()}
+    assert len({case.id for case in cases}) == len(cases)
+
+
+def test_a_statement_is_broken_if_one_of_its_cases_is() -> None:
+    statements, cases = read_vectors(VECTORS)
+    split = [case for case in cases if case.operation == "read_record" and "REC-5" in case.statements]
+    results = [Result(case, "held", None) for case in split]
+    assert Report("it", statements, results, []).of_statements()["REC-5"] == "held"
+    results[0] = Result(split[0], "broken", None)
+    outcomes = Report("it", statements, results, []).of_statements()
+    assert (outcomes["REC-5"], outcomes["SHELF-1"]) == ("broken", "not tried")
+
+
+def test_what_should_be_is_a_warning(tmp_path: Path) -> None:
+    statements, cases = read_vectors(VECTORS)
+    (case,) = [each for each in cases if each.id == "wire-2/loads-and-what-comes-with-them/serve"]
+    report = Report("it", statements, [Result(case, "broken", None)], [])
+    assert report.is_good
+    assert report.warnings
+
+
+# The reader of the kit
+
+
+def test_the_kit_reads_files_as_the_examples_say() -> None:
+    for path in sorted(VECTORS.glob("*.json")):
+        for vector in json.loads(path.read_text()):
+            if vector.get("kind") in ("shelf", "dfs20"):
+                found = contents(bytes.fromhex(vector["hex"]), new_from=2**20)
+                if "error" in vector["expected"]:
+                    assert "fault" in found, vector["name"]
+                else:
+                    expected = {key: value for key, value in vector["expected"].items() if key != "faults"}
+                    assert found == expected, vector["name"]
+
+
+# The package
+
+
+def test_the_kit_knows_its_version() -> None:
+    shown = subprocess.run(
+        [sys.executable, "-m", "durus_conformance", "--version"],
+        cwd=ROOT / "conformance",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert shown.stdout.startswith("durus-conformance 0.")
