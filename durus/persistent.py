@@ -3,8 +3,7 @@
 PersistentBase sees every attribute access and tells the connection; PersistentObject adds the state of an object and
 its three statuses; Persistent is the base class of most application classes.
 
-If the C extension was built, _persistent.c replaces the two base classes. This module remains the reference for it;
-DURUS_PURE_PYTHON=1 in the environment makes Durus use the classes here.
+If the C extension was built, _persistent.c replaces the two base classes. This module remains the reference for it.
 
 An attribute whose name starts with `_p_` belongs to this module. It is set with set_slot(), below, because a subclass
 may have its own __setattr__ (a frozen dataclass has one). An attribute whose name starts with `_v_` is volatile: it is
@@ -13,7 +12,6 @@ never stored, and is dropped together with the state. [OBJ-80] to [OBJ-82]
 
 import contextlib
 import inspect
-import os
 import re
 import sys
 import threading
@@ -23,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, SupportsIndex,
 from weakref import ref
 
 from durus.error import UnstorableError
+from durus.implementation import implementation as implementation
 from durus.object_repr import Items, ReprWriter
 from durus.text import printable
 
@@ -306,28 +305,22 @@ class StateReader:
         return False
 
 
-implementation: Literal["C", "Python"] = "Python"
-"""Which implementation the base classes have."""
+if not TYPE_CHECKING and implementation == "C":
+    from durus import _persistent
 
-if not TYPE_CHECKING and os.environ.get("DURUS_PURE_PYTHON", "0") in ("", "0"):
-    with contextlib.suppress(ImportError):
-        from durus import _persistent
+    class ConnectionBase(_persistent.ConnectionBase, ConnectionBase):
+        """What an object needs of the connection that it belongs to."""
 
-        implementation = "C"
+    class PersistentBase(_persistent.PersistentBase):
+        """Calls the connection when an attribute is read or written. [OBJ-5] to [OBJ-9]"""
 
-        class ConnectionBase(_persistent.ConnectionBase, ConnectionBase):
-            """What an object needs of the connection that it belongs to."""
+        __slots__ = ()
 
-        class PersistentBase(_persistent.PersistentBase):
-            """Calls the connection when an attribute is read or written. [OBJ-5] to [OBJ-9]"""
-
-            __slots__ = ()
-
-        new_ghost = _persistent.new_ghost
-        take_state = _persistent.take_state
-        persistent_id_by = _persistent.persistent_id_by
-        StateReader = _persistent.StateReader
-        without_volatile = _persistent.without_volatile
+    new_ghost = _persistent.new_ghost
+    take_state = _persistent.take_state
+    persistent_id_by = _persistent.persistent_id_by
+    StateReader = _persistent.StateReader
+    without_volatile = _persistent.without_volatile
 
 
 _P = TypeVar("_P", bound=PersistentBase)
