@@ -10,8 +10,8 @@
 
    and four functions: new_ghost() makes an object for an oid, take_state() fills it, without_volatile() gives the
    attributes that are stored, persistent_id_by() makes the check of each value that a pickler comes to. What is done
-   for btree.py is in _btree.c, for the other collections in _collections.c, and for serialize.py in _states.c, which
-   are part of the same module.
+   for btree.py is in _btree.c, for the other collections in _collections.c, for serialize.py in _states.c, and for the
+   reading of files in _files.c, which are part of the same module.
 
    PersistentBase has no tp_setattro of its own. Its __setattr__ and __delattr__ are plain methods, which a
    subclass made in Python gets into its slots by Python's own dispatch: that costs some nanoseconds
@@ -570,6 +570,8 @@ static PyMethodDef module_methods[] = {
      PyDoc_STR("Return the attributes that are part of a state: the dict itself if all of them are. [OBJ-80]")},
     {"persistent_id_by", persistent_id_by, METH_O,
      PyDoc_STR("Return the persistent_id of a pickler: what an other function says of a persistent object.")},
+    {"find_entries", find_entries, METH_VARARGS,
+     PyDoc_STR("Find the sound entries of objects in a window of a file.")},
     {NULL, NULL, 0, NULL},
 };
 

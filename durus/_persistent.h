@@ -53,6 +53,7 @@ SHARED int adopt_state(PyObject *obj, PyObject *state);
 SHARED PyTypeObject *connection_type_of(PyObject *module);
 SHARED PyTypeObject *persistent_type_of(PyObject *module);
 SHARED int states_exec(PyObject *module);
+SHARED PyObject *find_entries(PyObject *module, PyObject *args);
 
 /* Tells if a class has a _p_note_change() of its own. */
 SHARED int notes_by_itself(PyTypeObject *type);
