@@ -16,7 +16,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Collection, Iterator
-from types import FrameType, MemberDescriptorType
+from types import FrameType, GetSetDescriptorType, MemberDescriptorType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, SupportsIndex, TypeVar, cast
 from weakref import ref
 
@@ -44,6 +44,9 @@ _TRAITS = frozenset({"_p_data_slots", "_p_traits"})
 
 set_slot = object.__setattr__
 get_slot = object.__getattribute__
+
+LayoutToStore = tuple[bytes, tuple[tuple[str, MemberDescriptorType], ...]]
+"""The class pickle of a class, and what slots_to_store() returns for it."""
 
 State = Any  # whatever the __getstate__() of an application's class returns
 
@@ -305,6 +308,32 @@ class StateReader:
         return False
 
 
+class StateWriter:
+    """Makes the records of objects in the usual case, in C; the one here leaves all of them to ObjectWriter."""
+
+    def __init__(
+        self,
+        base: "type[PersistentObject]",
+        layout_to_store: "Callable[[type[PersistentObject]], LayoutToStore | None]",
+        compress: Callable[[bytes], bytes],
+        compress_from: int,
+        extensions: dict[Any, int],
+        abc_meta: type,
+    ) -> None:
+        pass
+
+    def record(
+        self,
+        obj: "PersistentObject",
+        oid: bytes,
+        connection: ConnectionBase,
+        new_objects: "dict[int, tuple[bytes, PersistentObject]]",
+        take_in: "Callable[[PersistentObject], bytes]",
+    ) -> bytes | None:
+        """Return the record of an object; None if that is left to Python. take_in() gives oids to new objects."""
+        return None
+
+
 if not TYPE_CHECKING and implementation == "C":
     from durus import _persistent
 
@@ -320,6 +349,7 @@ if not TYPE_CHECKING and implementation == "C":
     take_state = _persistent.take_state
     persistent_id_by = _persistent.persistent_id_by
     StateReader = _persistent.StateReader
+    StateWriter = _persistent.StateWriter
     without_volatile = _persistent.without_volatile
 
 
@@ -576,11 +606,36 @@ def layout_of(cls: type[PersistentObject]) -> tuple[MemberDescriptorType, ...] |
     """
     if has_plain_state(cls):
         return ()
-    if cls.__setstate__ is not PersistentObject.__setstate__ or cls.__dictoffset__ != 0:
+    if cls.__setstate__ is not PersistentObject.__setstate__:
         return None
+    slots = _plain_slots(cls)
+    return None if slots is None else tuple(slot.descriptor for slot in slots)
+
+
+def slots_to_store(cls: type[PersistentObject]) -> tuple[tuple[str, MemberDescriptorType], ...] | None:
+    """Return where __getstate__() finds the state: () for only the __dict__, all slots, or None for anything else."""
+    if cls.__getstate__ is not _getstate or not all(map(_has_plain_dict, cls.__mro__)):
+        return None
+    if cls.__dictoffset__ != 0 and not _data_slots(cls):
+        return ()
+    slots = _plain_slots(cls)
+    return (
+        None if slots is None else tuple((slot.name, slot.descriptor) for slot in slots if not slot.is_volatile) or None
+    )
+
+
+_getstate = PersistentObject.__getstate__
+
+
+def _plain_slots(cls: type[PersistentObject]) -> tuple[_Slot, ...] | None:
+    """Return the slots of a class whose instances have nothing else; None if one of them is not as Python makes it."""
     slots = _data_slots(cls)
-    found = tuple(slot.descriptor for slot in slots if isinstance(slot.descriptor, MemberDescriptorType))
-    return found if len(found) == len(slots) > 0 and not any(slot.is_hidden for slot in slots) else None
+    is_plain = all(isinstance(slot.descriptor, MemberDescriptorType) and not slot.is_hidden for slot in slots)
+    return slots if slots and is_plain and cls.__dictoffset__ == 0 else None
+
+
+def _has_plain_dict(owner: type) -> bool:
+    return isinstance(owner.__dict__.get("__dict__"), GetSetDescriptorType | None)
 
 
 def _attributes(obj: PersistentObject) -> dict[str, Any] | None:
