@@ -62,7 +62,10 @@ SHARED int is_slot_of(PyTypeObject *type, PyObject *slot);
 /* Returns what a name stands for in a module that is loaded, a borrowed reference, or NULL. `sys_names` are the names of
    the module sys, `modules` is the name of the modules in it. */
 SHARED PyObject *find_loaded(PyObject *sys_names, PyObject *modules, PyObject *module_name, PyObject *name);
+SHARED PyObject *is_record_of(PyObject *module, PyObject *args);
+SHARED PyObject *refs_outside(PyObject *module, PyObject *records);
 SHARED PyObject *find_entries(PyObject *module, PyObject *args);
+SHARED PyObject *pack_entries(PyObject *module, PyObject *args);
 
 /* Tells if a class has a _p_note_change() of its own. */
 SHARED int notes_by_itself(PyTypeObject *type);

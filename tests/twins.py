@@ -24,7 +24,7 @@ PAIRS = {
     "durus/_btree.c": ["durus/btree.py"],
     "durus/_collections.c": ["durus/persistent_dict.py", "durus/persistent_list.py", "durus/persistent_set.py"],
     "durus/_encode.c": ["durus/serialize.py"],
-    "durus/_files.c": ["durus/files/shelf/scan.py"],
+    "durus/_files.c": ["durus/records/record.py", "durus/files/shelf/layout.py", "durus/files/shelf/scan.py"],
     "durus/_states.c": ["durus/serialize.py", "durus/persistent.py"],
 }
 """Where the Python is that a source of C stands for."""

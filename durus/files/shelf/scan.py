@@ -129,7 +129,9 @@ def find_entries(window: bytes, window_start: int, offset: int, end: int, entrie
 
 
 if not TYPE_CHECKING and implementation == "C":
-    from durus._persistent import find_entries
+    from durus import _persistent
+
+    find_entries = _persistent.find_entries
 
 
 def check_seal(reader: ForwardReader, start: int, end: int, is_seal_only: bool) -> Seal:
