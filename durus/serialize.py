@@ -513,6 +513,12 @@ if implementation == "C":
 class ObjectWriter:
     """Turns the changed objects of one connection, and the new ones that they reach, into records."""
 
+    _pickler: FastPickler | CarefulPickler | None = None
+    _current: PersistentObject | None = None
+    _class: type | None = None
+    """The most recent class, and its traits."""
+    _class_pickle, _may_refuse = b"", False
+
     def __init__(
         self,
         connection: ConnectionBase,
@@ -529,14 +535,9 @@ class ObjectWriter:
         self._pickler_class = CarefulPickler if has_broken_classes else FastPickler
         self._states = None if has_broken_classes or self._reader is not None else _STATES
         self._file = io.BytesIO()
-        self._pickler: FastPickler | CarefulPickler | None = None
         self._pending: deque[tuple[PersistentObject, bytes]] = deque()
         self._refs: set[bytes] = set()
-        self._current: PersistentObject | None = None
         self._reducers = Reducers()
-        self._class: type | None = None
-        """The most recent class, and its traits."""
-        self._class_pickle, self._may_refuse = b"", False
         self._risky: list[tuple[PersistentObject, bytes]] = []
         self.new_objects: dict[int, tuple[bytes, PersistentObject]] = {}
         """By id(): the new objects that were found, each with its future oid."""
