@@ -93,10 +93,14 @@ def data_of(record: bytes) -> bytes:
 
 
 def gen_refs(record: bytes) -> Iterator[bytes]:
-    """Yield the oids that a record refers to, one at a time, because there can be millions."""
+    """Return an iterator over the oids that a record refers to, which makes one at a time: there can be millions."""
     refs = unpack_record(record)[2]
-    for index in range(0, len(refs), 8):
-        yield refs[index : index + 8]
+    return _gen_oids(refs) if refs else iter(())
+
+
+def _gen_oids(s: bytes) -> Iterator[bytes]:
+    for start in range(0, len(s), 8):
+        yield s[start : start + 8]
 
 
 def split_oids(s: bytes) -> list[bytes]:
