@@ -498,29 +498,39 @@ check_names(StateWriter *writer, PyObject *attributes, int *has_volatile)
     return !PyErr_Occurred();
 }
 
-static int
-encode_attributes(Encoder *encoder, PyObject *object)
+/* Notes that the state is taken, so that a change from here on is noted as a new one. [TXN-37] */
+static void
+mark_as_saved(Persistent *object)
 {
-    PyObject *attributes = PyObject_GenericGetDict(object, NULL);
+    if (object->connection != NULL)
+        object->status = SAVED;
+}
+
+static int
+encode_attributes(Encoder *encoder, Persistent *object)
+{
+    PyObject *attributes = PyObject_GenericGetDict((PyObject *)object, NULL);
     int has_volatile, result = 0;
     if (attributes != NULL && PyDict_CheckExact(attributes) && check_names(encoder->writer, attributes, &has_volatile)) {
         if (has_volatile)
             Py_SETREF(attributes, without_volatile(NULL, attributes));
-        if (attributes != NULL)
+        if (attributes != NULL) {
+            mark_as_saved(object);
             result = encode(encoder, attributes);
+        }
     }
     Py_XDECREF(attributes);
     return result;
 }
 
 static PyObject *
-in_slot(PyObject *object, const Class *known, Py_ssize_t index)
+in_slot(Persistent *object, Py_ssize_t offset)
 {
-    return *(PyObject **)((char *)object + known->offsets[index]);
+    return *(PyObject **)((char *)object + offset);
 }
 
 static int
-encode_slots(Encoder *encoder, PyObject *object, const Class *known)
+encode_slots(Encoder *encoder, Persistent *object, const Class *known)
 {
     PyObject *names = Py_NewRef(known->names);
     Py_ssize_t count = PyTuple_GET_SIZE(names), filled = 0;
@@ -528,14 +538,15 @@ encode_slots(Encoder *encoder, PyObject *object, const Class *known)
     int result = offsets != NULL && write_opcode(encoder, '}', 0, 0) && write_opcode(encoder, 0x94, 0, 0);
     encoder->memo_count++; /* the dict, which nothing else can be */
     for (Py_ssize_t i = 0; result == 1 && i < count; i++) {
-        filled += in_slot(object, known, i) != NULL;
         offsets[i] = known->offsets[i];
+        filled += in_slot(object, offsets[i]) != NULL;
     }
+    mark_as_saved(object);
     if (result == 1 && filled > 1)
         result = filled >= MOST_ITEMS ? 0 : write_opcode(encoder, '(', 0, 0);
     Py_ssize_t found = 0;
     for (Py_ssize_t i = 0; result == 1 && i < count; i++) {
-        PyObject *value = *(PyObject **)((char *)object + offsets[i]);
+        PyObject *value = in_slot(object, offsets[i]);
         if (value == NULL)
             continue;
         found++;
@@ -721,11 +732,8 @@ make_record(Encoder *encoder, Persistent *object, PyObject *oid, PyObject **reco
     if (result != 1 || known->pickle == NULL)
         return result == 1 ? 0 : result;
     PyObject *class_pickle = Py_NewRef(known->pickle);
-    if (object->connection != NULL)
-        object->status = SAVED; /* so that a change from here on is noted as a new one [TXN-37] */
-    reserve(encoder, 11);       /* for PROTO and FRAME */
-    result = PyTuple_GET_SIZE(known->names) ? encode_slots(encoder, (PyObject *)object, known)
-                                            : encode_attributes(encoder, (PyObject *)object);
+    reserve(encoder, 11); /* for PROTO and FRAME */
+    result = PyTuple_GET_SIZE(known->names) ? encode_slots(encoder, object, known) : encode_attributes(encoder, object);
     if (result == 1)
         result = write_opcode(encoder, '.', 0, 0);
     if (result == 1 && encoder->has_frozenset && encoder->ref_count) /* which may need a load for a trial [OBJ-74] */

@@ -420,6 +420,16 @@ def test_what_is_unusual_is_left_to_python(make: Callable[[], World]) -> None:
     same_in_both(world)
 
 
+@pytest.mark.spec("TXN-37")
+@pytest.mark.parametrize("wrong", [{"__getstate__": None}, {"_p_x": 1}])
+def test_an_object_whose_state_is_not_taken_is_not_saved(wrong: dict[str, object]) -> None:
+    world = World()
+    world.give(wrong)
+    assert world.record_in_c() is None
+    assert world.obj._p_status == UNSAVED
+    same_in_both(world)
+
+
 def test_a_class_that_changes_how_it_makes_states_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     world = of(Node, a=1)
     assert world.record_in_c() is not None
