@@ -523,44 +523,43 @@ encode_attributes(Encoder *encoder, Persistent *object)
     return result;
 }
 
-static PyObject *
-in_slot(Persistent *object, Py_ssize_t offset)
+/* Writes a new dict of names and values, without those that are NULL. */
+static int
+encode_pairs(Encoder *encoder, PyObject *names, PyObject *const *values, Py_ssize_t filled)
 {
-    return *(PyObject **)((char *)object + offset);
+    if (filled >= MOST_ITEMS || !write_opcode(encoder, '}', 0, 0) || !write_opcode(encoder, 0x94, 0, 0))
+        return 0;
+    encoder->memo_count++; /* the dict, which nothing else can be */
+    int result = filled < 2 ? 1 : write_opcode(encoder, '(', 0, 0);
+    for (Py_ssize_t i = 0; result == 1 && i < PyTuple_GET_SIZE(names); i++)
+        if (values[i] != NULL) {
+            result = encode(encoder, PyTuple_GET_ITEM(names, i));
+            if (result == 1)
+                result = encode(encoder, values[i]);
+        }
+    if (result == 1 && filled > 0)
+        result = write_opcode(encoder, filled == 1 ? 's' : 'u', 0, 0);
+    return result;
 }
 
 static int
 encode_slots(Encoder *encoder, Persistent *object, const Class *known)
 {
-    PyObject *names = Py_NewRef(known->names);
+    PyObject *names = Py_NewRef(known->names); /* other threads may bring another class into its place */
     Py_ssize_t count = PyTuple_GET_SIZE(names), filled = 0;
-    Py_ssize_t *offsets = PyMem_Malloc(count * sizeof(*offsets)); /* other threads may bring in another class */
-    int result = offsets != NULL && write_opcode(encoder, '}', 0, 0) && write_opcode(encoder, 0x94, 0, 0);
-    encoder->memo_count++; /* the dict, which nothing else can be */
-    for (Py_ssize_t i = 0; result == 1 && i < count; i++) {
-        offsets[i] = known->offsets[i];
-        filled += in_slot(object, offsets[i]) != NULL;
+    PyObject **values = PyMem_Malloc(count * sizeof(*values));
+    int result = 0;
+    if (values != NULL) {
+        for (Py_ssize_t i = 0; i < count; i++) {
+            values[i] = Py_XNewRef(*(PyObject **)((char *)object + known->offsets[i]));
+            filled += values[i] != NULL;
+        }
+        mark_as_saved(object);
+        result = encode_pairs(encoder, names, values, filled);
+        for (Py_ssize_t i = 0; i < count; i++)
+            Py_XDECREF(values[i]);
     }
-    mark_as_saved(object);
-    if (result == 1 && filled > 1)
-        result = filled >= MOST_ITEMS ? 0 : write_opcode(encoder, '(', 0, 0);
-    Py_ssize_t found = 0;
-    for (Py_ssize_t i = 0; result == 1 && i < count; i++) {
-        PyObject *value = in_slot(object, offsets[i]);
-        if (value == NULL)
-            continue;
-        found++;
-        Py_INCREF(value);
-        result = encode(encoder, PyTuple_GET_ITEM(names, i));
-        if (result == 1)
-            result = encode(encoder, value);
-        Py_DECREF(value);
-    }
-    if (result == 1 && found != filled)
-        result = 0;
-    if (result == 1 && filled > 0)
-        result = write_opcode(encoder, filled == 1 ? 's' : 'u', 0, 0);
-    PyMem_Free(offsets);
+    PyMem_Free(values);
     Py_DECREF(names);
     return result;
 }

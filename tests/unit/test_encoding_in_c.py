@@ -566,6 +566,21 @@ def test_what_changes_while_it_is_stored(container: Any, change: str) -> None:
     assert record is None or len(record) > 12
 
 
+@pytest.mark.spec("TXN-37")
+def test_slots_that_change_while_they_are_stored_are_stored_as_they_were() -> None:
+    world = of(Slotted, a=Node(), b="before", c=[1])
+
+    def take_in(obj: PersistentObject) -> bytes:
+        set_slot(world.obj, "b", "after")
+        set_slot(world.obj, "c", None)
+        return world.new_oid()
+
+    record = state_writer().record(world.obj, oid_from_int(1), world.connection, {}, take_in)
+    assert record is not None
+    assert b"before" in record
+    assert b"after" not in record
+
+
 @pytest.mark.parametrize("oid", [None, 5, b"short", bytearray(8)])
 def test_an_oid_that_is_none_is_left_to_python(oid: Any) -> None:
     world = of(Node, a=Node())
