@@ -22,7 +22,15 @@ class OptionalExtension(build_ext):
 is_pure = os.environ.get("DURUS_PURE_PYTHON", "0") not in ("", "0")
 extension = Extension(
     "durus._persistent",
-    ["durus/_persistent.c", "durus/_btree.c", "durus/_collections.c", "durus/_states.c", "durus/_pickle_work.c"],
+    [
+        "durus/_persistent.c",
+        "durus/_btree.c",
+        "durus/_collections.c",
+        "durus/_encode.c",
+        "durus/_files.c",
+        "durus/_pickle_work.c",
+        "durus/_states.c",
+    ],
     depends=["durus/_persistent.h"],
     optional=True,
 )

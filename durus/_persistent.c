@@ -10,8 +10,8 @@
 
    and four functions: new_ghost() makes an object for an oid, take_state() fills it, without_volatile() gives the
    attributes that are stored, persistent_id_by() makes the check of each value that a pickler comes to. What is done
-   for btree.py is in _btree.c, for the other collections in _collections.c, and for serialize.py in _states.c, which
-   are part of the same module.
+   for btree.py is in _btree.c, for the other collections in _collections.c, for serialize.py in _states.c and
+   _encode.c, and for the reading of files in _files.c, which are part of the same module.
 
    PersistentBase has no tp_setattro of its own. Its __setattr__ and __delattr__ are plain methods, which a
    subclass made in Python gets into its slots by Python's own dispatch: that costs some nanoseconds
@@ -83,8 +83,7 @@ collection_state_of_module(PyObject *module, int kind)
 
 /* Names */
 
-/* Returns 'p' for _p_..., which belongs to Durus, 'v' for _v_..., which is volatile [OBJ-80], and 0 for others. */
-static char
+char
 kind_of(PyObject *name)
 {
     if (PyUnicode_GET_LENGTH(name) < 3 || PyUnicode_READ_CHAR(name, 0) != '_' || PyUnicode_READ_CHAR(name, 2) != '_')
@@ -518,7 +517,7 @@ is_volatile(PyObject *name)
     return PyUnicode_Check(name) && kind_of(name) == 'v';
 }
 
-static PyObject *
+PyObject *
 without_volatile(PyObject *module, PyObject *attributes)
 {
     Py_ssize_t index = 0;
@@ -571,7 +570,13 @@ static PyMethodDef module_methods[] = {
     {"persistent_id_by", persistent_id_by, METH_O,
      PyDoc_STR("Return the persistent_id of a pickler: what an other function says of a persistent object.")},
     {"fits", (PyCFunction)(void (*)(void))pickles_fit, METH_FASTCALL,
-     PyDoc_STR("Tell whether pickles exceed no limit beyond doubt. [REC-33] to [REC-35]")},
+     PyDoc_STR("Tell whether the numbers in pickles are in their limits beyond doubt. [REC-33]")},
+    {"is_record_of", is_record_of, METH_VARARGS,
+     PyDoc_STR("Tell whether a record is well-formed, and that of an oid.")},
+    {"refs_outside", refs_outside, METH_O, PyDoc_STR("Return the oids that records refer to and that have none.")},
+    {"pack_entries", pack_entries, METH_VARARGS, PyDoc_STR("Return the entries of records, and their offsets.")},
+    {"find_entries", find_entries, METH_VARARGS,
+     PyDoc_STR("Find the sound entries of objects in a window of a file.")},
     {NULL, NULL, 0, NULL},
 };
 
@@ -644,7 +649,8 @@ module_exec(PyObject *module)
         return -1;
     state->own_note_change = PyObject_GetAttr((PyObject *)state->connection_type, state->note_change);
     state->own_p_note_change = PyObject_GetAttr((PyObject *)state->persistent_type, state->p_note_change);
-    if (state->own_note_change == NULL || state->own_p_note_change == NULL || btree_exec(module) < 0 || states_exec(module) < 0)
+    if (state->own_note_change == NULL || state->own_p_note_change == NULL || btree_exec(module) < 0 || states_exec(module) < 0
+        || encode_exec(module) < 0)
         return -1;
     return collections_exec(module);
 }

@@ -53,7 +53,19 @@ SHARED int adopt_state(PyObject *obj, PyObject *state);
 SHARED PyTypeObject *connection_type_of(PyObject *module);
 SHARED PyTypeObject *persistent_type_of(PyObject *module);
 SHARED int states_exec(PyObject *module);
-/* The method of the module. */
+SHARED int encode_exec(PyObject *module);
+/* Returns 'p' for _p_..., which belongs to Durus, 'v' for _v_..., which is volatile [OBJ-80], and 0 for others. */
+SHARED char kind_of(PyObject *name);
+SHARED PyObject *without_volatile(PyObject *module, PyObject *attributes);
+/* Tells if an object of the type keeps what a slot has in a place of its own. */
+SHARED int is_slot_of(PyTypeObject *type, PyObject *slot);
+/* Returns what a name stands for in a module that is loaded, a borrowed reference, or NULL. `sys_names` are the names of
+   the module sys, `modules` is the name of the modules in it. */
+SHARED PyObject *find_loaded(PyObject *sys_names, PyObject *modules, PyObject *module_name, PyObject *name);
+SHARED PyObject *is_record_of(PyObject *module, PyObject *args);
+SHARED PyObject *refs_outside(PyObject *module, PyObject *records);
+SHARED PyObject *find_entries(PyObject *module, PyObject *args);
+SHARED PyObject *pack_entries(PyObject *module, PyObject *args);
 SHARED PyObject *pickles_fit(PyObject *module, PyObject *const *args, Py_ssize_t count);
 
 /* Tells if a class has a _p_note_change() of its own. */

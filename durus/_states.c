@@ -342,11 +342,10 @@ make_frozenset(Decoder *decoder, Py_ssize_t start)
     return replace(decoder, start, PyFrozenSet_New(top(decoder)));
 }
 
-/* Returns what a name stands for in a module that is loaded, a borrowed reference, or NULL. */
-static PyObject *
-find_loaded(StateReader *reader, PyObject *module_name, PyObject *name)
+PyObject *
+find_loaded(PyObject *sys_names, PyObject *modules_name, PyObject *module_name, PyObject *name)
 {
-    PyObject *modules = PyDict_GetItemWithError(reader->sys_names, reader->modules); /* another dict may stand there */
+    PyObject *modules = PyDict_GetItemWithError(sys_names, modules_name); /* another dict may stand there */
     PyObject *module = modules != NULL && PyDict_CheckExact(modules) ? PyDict_GetItemWithError(modules, module_name) : NULL;
     if (module == NULL || !PyModule_CheckExact(module))
         return NULL;
@@ -364,7 +363,7 @@ make_class(StateReader *reader, Decoder *decoder, Py_ssize_t start, PyObject *mo
         if (is_renamed != 0)
             return 0;
     }
-    PyObject *found = find_loaded(reader, module, name);
+    PyObject *found = find_loaded(reader->sys_names, reader->modules, module, name);
     if (found == NULL || (!PyType_Check(found) && found != reader->encode))
         return 0;
     Py_INCREF(found);
@@ -688,8 +687,7 @@ find_class(StateReader *reader, const unsigned char *data, const unsigned char *
     return index;
 }
 
-/* Tells if an object of the type keeps what a slot has in a place of its own. */
-static int
+int
 is_slot_of(PyTypeObject *type, PyObject *slot)
 {
     return Py_IS_TYPE(slot, &PyMemberDescr_Type) && PyType_IsSubtype(type, PyDescr_TYPE(slot))
@@ -834,7 +832,8 @@ load_record(StateReader *reader, PyObject *object, PyObject *record)
     if (index < 0)
         return 0;
     PyTypeObject *type = Py_TYPE(object);
-    PyObject *named = find_loaded(reader, reader->classes[index].module, reader->classes[index].name);
+    PyObject *named = find_loaded(reader->sys_names, reader->modules, reader->classes[index].module,
+                                  reader->classes[index].name);
     if (named != (PyObject *)type || ((Persistent *)object)->status != GHOST)
         return 0;
     PyObject *layout = layout_of(reader, index, type);

@@ -390,7 +390,8 @@ class Connection(ConnectionBase, Generic[Root_co]):
         self._note_lost_block()
         if self._unnoted is not None:
             self._check_unnoted(self._unnoted)
-        self._guard.begin(_getframe(), self._start_anew)
+        if self._marks.setdefault(CALL, _getframe()) is not _getframe():  # as in guarded()
+            self._guard.begin(_getframe(), self._start_anew)
         writer = self._new_writer()
         changed: dict[bytes, PersistentObject] = {}
         try:
@@ -484,6 +485,8 @@ class Connection(ConnectionBase, Generic[Root_co]):
 
     def _note_lost_block(self) -> None:
         """Start anew if an interrupt kept a block from being closed: its changes must not get into another one."""
+        if self._open_block is None and not self._savepoints:
+            return
         is_lost = self._open_block is not None and self._open_block() is None
         if is_lost or None in [savepoint() for savepoint in self._savepoints]:
             self._guard.note_interrupt()
@@ -666,6 +669,8 @@ class Connection(ConnectionBase, Generic[Root_co]):
 
     def _check_task(self) -> None:
         """Raise ConcurrentUseError where a block of another asyncio task is open. [TXN-34]"""
+        if self._open_block is None and not self._savepoints:
+            return
         for block in (self._block(), *(savepoint() for savepoint in self._savepoints)):
             task = None if block is None else block.task
             if task is not None and not task.done() and task is not current_task():
@@ -766,7 +771,7 @@ class Connection(ConnectionBase, Generic[Root_co]):
 
     def _gen_changed(self, changed: dict[bytes, PersistentObject]) -> Iterator[tuple[PersistentObject, bytes]]:
         """Yield (object, oid) for all changed objects, including those that a __getstate__() changes meanwhile."""
-        while new := [(oid, obj) for oid, obj in list(self.changed.items()) if oid not in changed]:
+        while self.changed and (new := [pair for pair in list(self.changed.items()) if pair[0] not in changed]):
             for oid, obj in new:
                 changed[oid] = obj
                 del self.changed[oid]
@@ -802,7 +807,7 @@ class Connection(ConnectionBase, Generic[Root_co]):
             set_slot(new, "_p_connection", self)
             set_slot(new, "_p_status", SAVED)
         for obj, _, _ in records:
-            self.note_access(obj)
+            set_slot(obj, "_p_serial", self.transaction_serial)  # they count as used when the cache is shrunk
         if self._unnoted is not None:
             self._unnoted.note_stored((oid, record) for _, oid, record in records)
         self._drop_invalid()

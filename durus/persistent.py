@@ -3,8 +3,7 @@
 PersistentBase sees every attribute access and tells the connection; PersistentObject adds the state of an object and
 its three statuses; Persistent is the base class of most application classes.
 
-If the C extension was built, _persistent.c replaces the two base classes. This module remains the reference for it;
-DURUS_PURE_PYTHON=1 in the environment makes Durus use the classes here.
+If the C extension was built, _persistent.c replaces the two base classes. This module remains the reference for it.
 
 An attribute whose name starts with `_p_` belongs to this module. It is set with set_slot(), below, because a subclass
 may have its own __setattr__ (a frozen dataclass has one). An attribute whose name starts with `_v_` is volatile: it is
@@ -13,16 +12,16 @@ never stored, and is dropped together with the state. [OBJ-80] to [OBJ-82]
 
 import contextlib
 import inspect
-import os
 import re
 import sys
 import threading
 from collections.abc import Callable, Collection, Iterator
-from types import FrameType, MemberDescriptorType
+from types import FrameType, GetSetDescriptorType, MemberDescriptorType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, SupportsIndex, TypeVar, cast
 from weakref import ref
 
 from durus.error import UnstorableError
+from durus.implementation import implementation as implementation
 from durus.object_repr import Items, ReprWriter
 from durus.text import printable
 
@@ -45,6 +44,9 @@ _TRAITS = frozenset({"_p_data_slots", "_p_traits"})
 
 set_slot = object.__setattr__
 get_slot = object.__getattribute__
+
+LayoutToStore = tuple[bytes, tuple[tuple[str, MemberDescriptorType], ...]]
+"""The class pickle of a class, and what slots_to_store() returns for it."""
 
 State = Any  # whatever the __getstate__() of an application's class returns
 
@@ -306,28 +308,49 @@ class StateReader:
         return False
 
 
-implementation: Literal["C", "Python"] = "Python"
-"""Which implementation the base classes have."""
+class StateWriter:
+    """Makes the records of objects in the usual case, in C; the one here leaves all of them to ObjectWriter."""
 
-if not TYPE_CHECKING and os.environ.get("DURUS_PURE_PYTHON", "0") in ("", "0"):
-    with contextlib.suppress(ImportError):
-        from durus import _persistent
+    def __init__(
+        self,
+        base: "type[PersistentObject]",
+        layout_to_store: "Callable[[type[PersistentObject]], LayoutToStore | None]",
+        compress: Callable[[bytes], bytes],
+        compress_from: int,
+        extensions: dict[Any, int],
+        abc_meta: type,
+    ) -> None:
+        pass
 
-        implementation = "C"
+    def record(
+        self,
+        obj: "PersistentObject",
+        oid: bytes,
+        connection: ConnectionBase,
+        new_objects: "dict[int, tuple[bytes, PersistentObject]]",
+        take_in: "Callable[[PersistentObject], bytes]",
+    ) -> bytes | None:
+        """Return the record of an object; None if that is left to Python. take_in() gives oids to new objects."""
+        return None
 
-        class ConnectionBase(_persistent.ConnectionBase, ConnectionBase):
-            """What an object needs of the connection that it belongs to."""
 
-        class PersistentBase(_persistent.PersistentBase):
-            """Calls the connection when an attribute is read or written. [OBJ-5] to [OBJ-9]"""
+if not TYPE_CHECKING and implementation == "C":
+    from durus import _persistent
 
-            __slots__ = ()
+    class ConnectionBase(_persistent.ConnectionBase, ConnectionBase):
+        """What an object needs of the connection that it belongs to."""
 
-        new_ghost = _persistent.new_ghost
-        take_state = _persistent.take_state
-        persistent_id_by = _persistent.persistent_id_by
-        StateReader = _persistent.StateReader
-        without_volatile = _persistent.without_volatile
+    class PersistentBase(_persistent.PersistentBase):
+        """Calls the connection when an attribute is read or written. [OBJ-5] to [OBJ-9]"""
+
+        __slots__ = ()
+
+    new_ghost = _persistent.new_ghost
+    take_state = _persistent.take_state
+    persistent_id_by = _persistent.persistent_id_by
+    StateReader = _persistent.StateReader
+    StateWriter = _persistent.StateWriter
+    without_volatile = _persistent.without_volatile
 
 
 _P = TypeVar("_P", bound=PersistentBase)
@@ -583,11 +606,36 @@ def layout_of(cls: type[PersistentObject]) -> tuple[MemberDescriptorType, ...] |
     """
     if has_plain_state(cls):
         return ()
-    if cls.__setstate__ is not PersistentObject.__setstate__ or cls.__dictoffset__ != 0:
+    if cls.__setstate__ is not PersistentObject.__setstate__:
         return None
+    slots = _plain_slots(cls)
+    return None if slots is None else tuple(slot.descriptor for slot in slots)
+
+
+def slots_to_store(cls: type[PersistentObject]) -> tuple[tuple[str, MemberDescriptorType], ...] | None:
+    """Return where __getstate__() finds the state: () for only the __dict__, all slots, or None for anything else."""
+    if cls.__getstate__ is not _getstate or not all(map(_has_plain_dict, cls.__mro__)):
+        return None
+    if cls.__dictoffset__ != 0 and not _data_slots(cls):
+        return ()
+    slots = _plain_slots(cls)
+    return (
+        None if slots is None else tuple((slot.name, slot.descriptor) for slot in slots if not slot.is_volatile) or None
+    )
+
+
+_getstate = PersistentObject.__getstate__
+
+
+def _plain_slots(cls: type[PersistentObject]) -> tuple[_Slot, ...] | None:
+    """Return the slots of a class whose instances have nothing else; None if one of them is not as Python makes it."""
     slots = _data_slots(cls)
-    found = tuple(slot.descriptor for slot in slots if isinstance(slot.descriptor, MemberDescriptorType))
-    return found if len(found) == len(slots) > 0 and not any(slot.is_hidden for slot in slots) else None
+    is_plain = all(isinstance(slot.descriptor, MemberDescriptorType) and not slot.is_hidden for slot in slots)
+    return slots if slots and is_plain and cls.__dictoffset__ == 0 else None
+
+
+def _has_plain_dict(owner: type) -> bool:
+    return isinstance(owner.__dict__.get("__dict__"), GetSetDescriptorType | None)
 
 
 def _attributes(obj: PersistentObject) -> dict[str, Any] | None:

@@ -5,9 +5,11 @@ The reader makes ghosts and loads their states; the writer turns changed objects
 into records. Neither knows storages or transactions.
 """
 
+import copyreg
 import io
 import re
 import sys
+from abc import ABCMeta
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -34,6 +36,7 @@ from durus.objects.pickling import (
     class_traits,
     find_imported,
     is_pythons_own,
+    layout_to_store,
 )
 from durus.objects.trust import GUARDED, Trust
 from durus.objects.trusting import TrustingUnpickler, load_trusted_pickles
@@ -58,6 +61,7 @@ from durus.persistent import (
     PersistentBase,
     PersistentObject,
     StateReader,
+    StateWriter,
     Watch,
     get_slot,
     has_plain_state,
@@ -79,7 +83,7 @@ from durus.records.record import (
     split_oids,
     unpack_record,
 )
-from durus.records.stored_state import compress_state, decompress_state
+from durus.records.stored_state import COMPRESS_FROM, compress_state, decompress_state
 from durus.text import printable
 
 _INTERNAL, _FROZENSET = b"_p_", b"\x91\x94"
@@ -499,8 +503,27 @@ class _RememberedClass(NamedTuple):
     """True if the state may refer to the memo of the class pickle."""
 
 
+_STATES = None
+"""Stores states in the usual case, in C, for all connections."""
+if implementation == "C":
+    _STATES = StateWriter(
+        PersistentObject,
+        layout_to_store,
+        compress_state,
+        COMPRESS_FROM,
+        copyreg._extension_registry,  # type: ignore[attr-defined]  # not in the stubs
+        ABCMeta,
+    )
+
+
 class ObjectWriter:
     """Turns the changed objects of one connection, and the new ones that they reach, into records."""
+
+    _pickler: FastPickler | CarefulPickler | None = None
+    _current: PersistentObject | None = None
+    _class: type | None = None
+    """The most recent class, and its traits."""
+    _class_pickle, _may_refuse = b"", False
 
     def __init__(
         self,
@@ -516,15 +539,11 @@ class ObjectWriter:
         self._root = root
         self._new_oid = new_oid
         self._pickler_class = CarefulPickler if has_broken_classes else FastPickler
+        self._states = None if has_broken_classes or self._reader is not None else _STATES
         self._file = io.BytesIO()
-        self._pickler: FastPickler | CarefulPickler | None = None
         self._pending: deque[tuple[PersistentObject, bytes]] = deque()
         self._refs: set[bytes] = set()
-        self._current: PersistentObject | None = None
         self._reducers = Reducers()
-        self._class: type | None = None
-        """The most recent class, and its traits."""
-        self._class_pickle, self._may_refuse = b"", False
         self._risky: list[tuple[PersistentObject, bytes]] = []
         self.new_objects: dict[int, tuple[bytes, PersistentObject]] = {}
         """By id(): the new objects that were found, each with its future oid."""
@@ -549,6 +568,19 @@ class ObjectWriter:
             self._reducers.clear()
 
     def _record(self, obj: PersistentObject, oid: bytes) -> bytes:
+        if self._states is not None:
+            try:
+                record = self._states.record(obj, oid, self._connection, self.new_objects, self._take_in)
+            except DurusError:
+                raise
+            except BaseException as error:
+                self._note(obj, error)
+                raise
+            if record is not None:
+                return record
+        return self._pickled_record(obj, oid)
+
+    def _pickled_record(self, obj: PersistentObject, oid: bytes) -> bytes:
         self._current = obj
         self._refs = set()
         try:

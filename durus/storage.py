@@ -12,10 +12,10 @@ from typing import NamedTuple, Protocol
 
 from durus.concurrency.call_guard import CallGuard
 from durus.error import ArgumentError, DurusError, DurusKeyError, RecordError, TransactionError, WriteConflictError
-from durus.oid import FIRST_RESERVED_OID, ROOT_OID, format_oid, oid_from_int
+from durus.oid import ROOT_OID, format_oid, oid_from_int
 from durus.progress import STEP_REFS, Progress
 from durus.records.reachable import dangling_reference_error, mark_reachable
-from durus.records.record import extract_class_name, gen_refs, oid_of, refs_of, refs_of_sound
+from durus.records.record import extract_class_name, gen_refs, is_record_of, oid_of, refs_of, refs_outside
 
 InvalidationHandler = Callable[[list[bytes] | None], None]
 """Takes the oids that others changed, None for any; raises a ConflictError if the commit must not go on."""
@@ -490,9 +490,8 @@ class MemoryStorage(CollectingStorage):
 
 def check_record(oid: bytes, record: bytes) -> None:
     """Raise RecordError unless `record` is a well-formed record of `oid`. [REC-5] [REC-6]"""
-    record_oid = oid_of(record)
-    if len(oid) != 8 or record_oid != oid or oid >= FIRST_RESERVED_OID:
-        raise RecordError(f"a record of oid {format_oid(record_oid)} can't be stored as oid {format_oid(oid)}")
+    if not is_record_of(oid, record):
+        raise RecordError(f"a record of oid {format_oid(oid_of(record))} can't be stored as oid {format_oid(oid)}")
 
 
 def check_references(records: dict[bytes, bytes], exists: Callable[[bytes], bool]) -> None:
@@ -502,9 +501,7 @@ def check_references(records: dict[bytes, bytes], exists: Callable[[bytes], bool
         records: the records of a commit, by oid.
         exists: tells whether an oid that is not among them has a record.
     """
-    missing = {
-        ref for record in records.values() for ref in refs_of_sound(record) if ref not in records and not exists(ref)
-    }
+    missing = [ref for ref in refs_outside(records) if not exists(ref)]
     if missing:
         raise WriteConflictError(sorted(missing))
 

@@ -23,6 +23,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PAIRS = {
     "durus/_btree.c": ["durus/btree.py"],
     "durus/_collections.c": ["durus/persistent_dict.py", "durus/persistent_list.py", "durus/persistent_set.py"],
+    "durus/_encode.c": ["durus/serialize.py"],
+    "durus/_files.c": ["durus/records/record.py", "durus/files/shelf/layout.py", "durus/files/shelf/scan.py"],
     "durus/_states.c": ["durus/serialize.py", "durus/persistent.py"],
     "durus/_pickle_work.c": ["durus/records/pickle_work.py"],
 }

@@ -165,15 +165,19 @@ def _guard(call: Callable[Concatenate[G, P], T], may_nest: bool) -> Callable[Con
     @functools.wraps(call)
     def guard(self: G, /, *args: P.args, **kwargs: P.kwargs) -> T:
         guard = self._guard
+        marks = guard.marks
         is_first = True
-        if guard.marks.setdefault(CALL, _getframe()) is not _getframe():  # a name for it would be a reference cycle
+        if marks.setdefault(CALL, _getframe()) is not _getframe():  # a name for it would be a reference cycle
             is_first = guard.begin(_getframe(), self._start_anew, may_nest)
         try:
             result = call(self, *args, **kwargs)
         except DurusError:
             guard.end(is_first)
             raise
-        guard.end(is_first)
+        if is_first and len(marks) == 1:  # the same as end(), without a call
+            marks.clear()
+        else:
+            guard.end(is_first)
         return result
 
     return guard

@@ -39,6 +39,8 @@ from durus.storage import EMPTY_COMMIT, StagedCommit, Storage, check_references
 
 Durability = Literal["fsync", "os"]
 
+_getframe = sys._getframe
+
 
 def utc_now() -> str:
     """Return the wall-clock time in the form of seals."""
@@ -168,19 +170,19 @@ class AppendOnlyStorage(SingleFileStorage[_Opened[F]], Generic[F]):
         return self._require_open().record_file.offset_of(oid) is not None
 
     def new_oid(self) -> bytes:
-        # The same as guarded(), without two further calls: a commit asks for each new object.
-        marks = self._guard.marks
-        frame = sys._getframe()
-        if marks.setdefault(CALL, frame) is not frame:
-            self._guard.begin(frame, self._start_anew)
-        del frame  # otherwise it would be a reference cycle
+        # The same as guarded(), without further calls: a commit asks for each new object.
+        guard, opened = self._guard, self._opened
+        marks = guard.marks
+        if marks.setdefault(CALL, _getframe()) is not _getframe():
+            guard.begin(_getframe(), self._start_anew)
+            opened = self._opened
         try:
-            oid = self._oids.new_oid(self._require_open().record_file.offset_of)
+            oid = self._oids.new_oid((opened or self._require_open()).record_file.offset_of)
         except DurusError:
-            self._guard.end()
+            guard.end()
             raise
         if len(marks) == 1:
-            del marks[CALL]
+            marks.clear()
         return oid
 
     def gen_oid_record(self, start_oid: bytes | None = None, batch_size: int = 100) -> Iterator[tuple[bytes, bytes]]:

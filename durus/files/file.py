@@ -202,11 +202,13 @@ class OperatingSystemFile:
         raise LockedError(errno.EWOULDBLOCK, f"the file is in use by {by}", self.path)
 
     def has_its_name(self, name: str | None = None) -> bool:
-        with os_errors_as("look up the file by its name", name or self.path):
-            try:
-                return os.path.samestat(self._status, os.stat(name or self.path))
-            except (FileNotFoundError, NotADirectoryError):
-                return False
+        path = name or self.path
+        try:
+            return os.path.samestat(self._status, os.stat(path))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            raise _named(error, "look up the file by its name", path) from error
 
     def copy_permissions(self, other: File) -> None:
         with os_errors_as("set the permissions of the file", self.path):

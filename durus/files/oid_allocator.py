@@ -19,8 +19,9 @@ class OidAllocator:
             if offset_of(oid) is None:
                 return oid
         while True:
-            oid = oid_from_int(self._next_number)
-            self._next_number += 1
+            number = self._next_number
+            oid = number.to_bytes(8, "big")  # the same as oid_from_int(), without a call
+            self._next_number = number + 1
             if offset_of(oid) is None:
                 return oid
 

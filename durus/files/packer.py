@@ -33,12 +33,11 @@ _REGION_SIZE = 1 << 22
 _ADVICE = "the file is not packed; inspect it with `durus check`"
 
 
-class Entry(NamedTuple):
-    """An object entry. Its bytes were compared with the checksum that covers them, or will be before the end."""
+Entry = tuple[bytes, int, bytes]
+"""The oid, the offset and the record of an object entry.
 
-    oid: bytes
-    offset: int
-    record: bytes
+Its bytes were compared with the checksum that covers them, or will be before the end.
+"""
 
 
 class LateCommit(NamedTuple):
@@ -84,10 +83,11 @@ class Packer(Generic[F]):
 
     # Implemented by a format
 
-    def _gen_entries(self) -> Iterator[Entry | None]:
-        """Yield all object entries up to the end of the source at the beginning of the pack; None where a step may end.
+    def _gen_entries(self) -> Iterator[list[Entry]]:
+        """Yield all object entries up to the end of the source at the beginning of the pack, some at a time.
 
-        Every byte is read once; DamageError if it does not fit the checksum that covers it.
+        There are as many as a step handles, or fewer. Every byte is read once; DamageError if it does not fit the
+        checksum that covers it.
         """
         raise NotImplementedError
 
@@ -179,26 +179,31 @@ class Packer(Generic[F]):
         DamageError if the copied bytes differ from those read while marking.
         """
         count = size = 0
-        for entry in self._gen_entries():
-            if entry is None or self._offset_of(entry.oid) != entry.offset:
+        before, offset_of, live = self._before, self._source.offset_of, self._live
+        for entries in self._gen_entries():
+            if not entries:
                 yield None
-            elif self._is_live(entry.oid):
-                count += 1
-                size += len(entry.record)
-                if size > self._live_size:
-                    raise self._changed(entry.offset)
-                for number_of_refs, ref in enumerate(gen_refs(entry.record), 1):
-                    if not self._is_live(ref):
-                        raise self._changed(entry.offset)
-                    if number_of_refs % (STEP_REFS // progress.STEP_RECORDS) == 0:
-                        yield None
-                yield entry.oid, entry.record
-            else:
-                self._garbage.append(entry.oid)
-                self.max_garbage = max(self.max_garbage, oid_to_int(entry.oid))
-                self._garbage_offsets.append(entry.offset)
-                self._garbage_sums.append(crc32(entry.record))
-                yield None
+            for oid, offset, record in entries:
+                number = oid_to_int(oid)
+                if (before[oid] if oid in before else offset_of(oid)) != offset:  # the same as _offset_of()
+                    yield None
+                elif number < len(live) and live[number]:
+                    count += 1
+                    size += len(record)
+                    if size > self._live_size:
+                        raise self._changed(offset)
+                    for number_of_refs, ref in enumerate(gen_refs(record), 1):
+                        if not self._is_live(ref):
+                            raise self._changed(offset)
+                        if number_of_refs % (STEP_REFS // progress.STEP_RECORDS) == 0:
+                            yield None
+                    yield oid, record
+                else:
+                    self._garbage.append(oid)
+                    self.max_garbage = max(self.max_garbage, number)
+                    self._garbage_offsets.append(offset)
+                    self._garbage_sums.append(crc32(record))
+                    yield None
         if (count, size) != (self._live_count, self._live_size):
             raise self._changed(0)
 

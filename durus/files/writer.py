@@ -56,9 +56,9 @@ class NewFile:
                 note_offset(oid, self._end + len(pending))
                 pending += pack_entry(oid, record)
                 number += 1
-            if len(pending) >= _WRITE_SIZE:
-                self._write(bytes(pending))
-                pending.clear()
+                if len(pending) >= _WRITE_SIZE:
+                    self._write(bytes(pending))
+                    pending.clear()
             if work % progress.STEP_RECORDS == 0:
                 yield Progress("copy", number, count)
         self._write(bytes(pending))

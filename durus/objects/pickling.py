@@ -11,7 +11,7 @@ from types import MethodType
 from typing import Any
 
 from durus.objects.broken import BrokenObject, BrokenValue
-from durus.persistent import PersistentBase, PersistentObject, get_slot, persistent_id_by
+from durus.persistent import LayoutToStore, PersistentBase, PersistentObject, get_slot, persistent_id_by, slots_to_store
 
 PICKLE_PROTOCOL = 4
 """The highest protocol that all Pythons of Durus 4.3 can read. [REC-11]"""
@@ -199,3 +199,12 @@ def _may_refuse(cls: type[PersistentObject]) -> bool:
         and not hasattr(cls, "__del__")
         and not cls.__module__.startswith("durus.")
     )
+
+
+def layout_to_store(cls: type[PersistentObject]) -> LayoutToStore | None:
+    """Return the class pickle of a class, and where its states are; None if its instances need more than that."""
+    slots = None if issubclass(cls, BrokenObject) else slots_to_store(cls)
+    try:
+        return None if slots is None else (class_pickle(cls), slots)
+    except pickle.PicklingError:
+        return None

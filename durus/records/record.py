@@ -7,10 +7,11 @@ the state refers to. serialize.py knows what the data means.
 import re
 import struct
 from collections.abc import Collection, Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from durus.error import RecordError
-from durus.oid import format_oid
+from durus.implementation import implementation
+from durus.oid import FIRST_RESERVED_OID, format_oid
 
 _HEAD = struct.Struct(">8sI")
 HEAD_SIZE = _HEAD.size
@@ -56,6 +57,14 @@ def oid_of(record: bytes) -> bytes:
     return unpack_record(record)[0]
 
 
+def is_record_of(oid: bytes, record: bytes) -> bool:
+    """Tell whether a record is well-formed, and that of an oid, which is not a reserved one. [REC-5] [REC-6]"""
+    try:
+        return len(oid) == 8 and oid_of(record) == oid < FIRST_RESERVED_OID
+    except RecordError:
+        return False
+
+
 def refs_of(record: bytes) -> list[bytes]:
     """Return the oids that a record refers to; RecordError as for unpack_record()."""
     return split_oids(unpack_record(record)[2])
@@ -66,16 +75,32 @@ def refs_of_sound(record: bytes) -> list[bytes]:
     return split_oids(record[HEAD_SIZE + _HEAD.unpack_from(record)[1] :])
 
 
+def refs_outside(records: dict[bytes, bytes]) -> set[bytes]:
+    """Return the oids that records refer to and that are not among their oids; they must have been checked before."""
+    return {ref for record in records.values() for ref in refs_of_sound(record) if ref not in records}
+
+
+if not TYPE_CHECKING and implementation == "C":
+    from durus import _persistent
+
+    is_record_of = _persistent.is_record_of
+    refs_outside = _persistent.refs_outside
+
+
 def data_of(record: bytes) -> bytes:
     """Return the data of a record: its class and its state."""
     return unpack_record(record)[1]
 
 
 def gen_refs(record: bytes) -> Iterator[bytes]:
-    """Yield the oids that a record refers to, one at a time, because there can be millions."""
+    """Return an iterator over the oids that a record refers to, which makes one at a time: there can be millions."""
     refs = unpack_record(record)[2]
-    for index in range(0, len(refs), 8):
-        yield refs[index : index + 8]
+    return _gen_oids(refs) if refs else iter(())
+
+
+def _gen_oids(s: bytes) -> Iterator[bytes]:
+    for start in range(0, len(s), 8):
+        yield s[start : start + 8]
 
 
 def split_oids(s: bytes) -> list[bytes]:

@@ -6,7 +6,7 @@ import zlib
 from durus.error import RecordError
 
 _ZLIB_START = b"x"
-_COMPRESS_FROM = 512
+COMPRESS_FROM = 512
 """Shorter states gain little, and compression takes longer than everything else in a commit."""
 
 
@@ -19,7 +19,7 @@ _NEVER_TOO_MUCH = _MAX_STATE // 1100
 
 def compress_state(state: bytes) -> bytes:
     """Return the stored form of a state pickle: a zlib stream if that is notably shorter. [REC-13] [REC-31]"""
-    if len(state) < _COMPRESS_FROM:
+    if len(state) < COMPRESS_FROM:
         return state
     compressed = zlib.compress(state, 1)
     is_worth_it = len(compressed) < len(state) * 3 // 4 and len(state) <= _most_state(compressed)

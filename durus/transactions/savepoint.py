@@ -89,6 +89,7 @@ class _NumberingWriter(ObjectWriter):
 
     def __init__(self, connection: ConnectionBase, root: PersistentObject, reader: ObjectReader) -> None:
         super().__init__(connection, root, self._next_number, reader.has_broken_classes(), reader)
+        self._states = None  # C writes oids
         self._last_number = 0
         self._numbers: dict[bytes, bytes] = {}
         """The numbers of stored objects, by oid."""

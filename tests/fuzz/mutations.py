@@ -153,7 +153,7 @@ def _append_block_table(data: bytearray, chance: random.Random) -> int:
     entry = pack_block_table(BlockTable(table.checksum, blocks))
     checksum = table.checksum
     for entries in [], [entry if chance.random() < 0.9 else mutate(entry, chance)]:
-        transaction, checksum = pack_transaction(entries, len(data), "2026-01-02T03:04:05.000006Z", checksum)
+        transaction, checksum = pack_transaction(b"".join(entries), len(data), "2026-01-02T03:04:05.000006Z", checksum)
         data += transaction
     return checksum
 

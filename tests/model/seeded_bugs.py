@@ -126,8 +126,8 @@ BUGS: dict[str, Bug] = {
         (
             Change(
                 "durus/files/oid_allocator.py",
-                "self._next_number += 1\n            if",
-                "self._next_number += not self._next_number or offset_of(oid) is not None\n            if",
+                "self._next_number = number + 1\n            if",
+                "self._next_number += not number or offset_of(oid) is not None\n            if",
             ),
         ),
         SESSIONS_OVER_FILE,

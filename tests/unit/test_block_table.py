@@ -78,11 +78,11 @@ def block_checksums(base: bytes) -> list[int]:
 
 def with_table(base: bytes, base_checksum: int | None = None, blocks: list[int] | None = None) -> bytes:
     """Return a packed file, whose seals are right whatever its table says."""
-    cover, checksum = pack_transaction([], len(base), TIME, crc32(base))
+    cover, checksum = pack_transaction(b"", len(base), TIME, crc32(base))
     entry = table_entry(
         crc32(base) if base_checksum is None else base_checksum, block_checksums(base) if blocks is None else blocks
     )
-    return base + cover + pack_transaction([entry], len(base) + len(cover), TIME, checksum)[0]
+    return base + cover + pack_transaction(entry, len(base) + len(cover), TIME, checksum)[0]
 
 
 def flipped(data: bytes, place: int, bit: int = 0) -> bytes:
@@ -457,7 +457,7 @@ def behind(base: bytes, *transactions: list[bytes]) -> bytes:
     """Return a file of sealed transactions with these entries after a packed part."""
     data, checksum = base, crc32(base)
     for entries in transactions:
-        transaction, checksum = pack_transaction(entries, len(data), TIME, checksum)
+        transaction, checksum = pack_transaction(b"".join(entries), len(data), TIME, checksum)
         data += transaction
     return data
 

@@ -148,7 +148,7 @@ def test_parts_without_a_seal_are_told_and_are_no_fault(tmp_path: Path, capsys: 
     file = OperatingSystem().open(str(path), "read")
     checksum = checksum_of(file, file.size())
     file.close()
-    cover, _ = pack_transaction([], path.stat().st_size, TIME, checksum)
+    cover, _ = pack_transaction(b"", path.stat().st_size, TIME, checksum)
     path.write_bytes(path.read_bytes() + cover + bytes(8))
     assert main(["check", str(path)]) == 0
     assert "the last 8 bytes have no seal yet" in capsys.readouterr().out

@@ -59,7 +59,7 @@ def sealed(base: bytes, *transactions: list[bytes]) -> tuple[bytes, list[int]]:
     starts = []
     for entries in [], *transactions:
         starts.append(len(data))
-        transaction, checksum = pack_transaction(entries, len(data), TIME, checksum)
+        transaction, checksum = pack_transaction(b"".join(entries), len(data), TIME, checksum)
         data += transaction
     return data, starts[1:]
 

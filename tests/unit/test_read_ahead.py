@@ -122,7 +122,7 @@ def test_records_are_read_wherever_what_was_read_before_ends(size: int) -> None:
     }
     entries = [pack_entry(oid, record) for oid, record in records.items()]
     start = Shelf(NotedFile(EMPTY_FILE)).checksum
-    data, _ = pack_transaction(entries, len(EMPTY_FILE), "2026-01-02T03:04:05.000006Z", start)
+    data, _ = pack_transaction(b"".join(entries), len(EMPTY_FILE), "2026-01-02T03:04:05.000006Z", start)
     shelf = Shelf(NotedFile(EMPTY_FILE + data))
     for _ in range(2):
         assert {oid: shelf.read(oid) for oid in records} == records

@@ -77,10 +77,10 @@ def test_bytes_of_a_first_commit(tmp_path: Path) -> None:
     storage.close()
     data = (tmp_path / "f").read_bytes()
     assert data.startswith(EMPTY_FILE)
-    cover, checksum = pack_transaction([], 40, TIME, crc32(EMPTY_FILE))
+    cover, checksum = pack_transaction(b"", 40, TIME, crc32(EMPTY_FILE))
     entry = b"\0\0\0\0\0\0\0\x15" + ROOT + ROOT + b"\0\0\0\1a"
     assert pack_entry(ROOT, pack_record(ROOT, b"a", b"")) == entry
-    commit, _ = pack_transaction([entry], 40 + len(cover), TIME, checksum)
+    commit, _ = pack_transaction(entry, 40 + len(cover), TIME, checksum)
     assert data == EMPTY_FILE + cover + commit
     assert commit[:8] == (len(entry) + SEAL_SIZE).to_bytes(8, "big")
     seal = parse_seal(commit[-SEAL_SIZE:])
@@ -309,7 +309,7 @@ def test_errors_of_the_operating_system_name_operation_and_file(tmp_path: Path, 
 
 @pytest.mark.spec("SHELF-14")
 def test_sound_looking_seal_of_another_place_is_refused(tmp_path: Path) -> None:
-    moved, _ = pack_transaction([], 1000, TIME, crc32(EMPTY_FILE))
+    moved, _ = pack_transaction(b"", 1000, TIME, crc32(EMPTY_FILE))
     (tmp_path / "f").write_bytes(EMPTY_FILE + moved)
     with pytest.raises(UnsoundTailError, match="not the seal of this place"):
         FileStorage(tmp_path / "f")
@@ -319,7 +319,7 @@ def test_sound_looking_seal_of_another_place_is_refused(tmp_path: Path) -> None:
 def test_damage_under_a_covering_seal_at_the_end_is_not_cut_off(tmp_path: Path) -> None:
     entry = pack_entry(ROOT, pack_record(ROOT, b"a", b""))
     data = EMPTY_FILE + len(entry).to_bytes(8, "big") + entry
-    cover, _ = pack_transaction([], len(data), TIME, crc32(data))
+    cover, _ = pack_transaction(b"", len(data), TIME, crc32(data))
     (tmp_path / "f").write_bytes(data + cover)
     FileStorage(tmp_path / "f", readonly=True).close()
     damaged = data[:-1] + b"b" + cover

@@ -239,8 +239,8 @@ def test_transaction_is_its_length_and_its_entries() -> None:
 
 @pytest.mark.spec("SHELF-12", "SHELF-15")
 def test_sealed_transaction_carries_the_checksum_of_its_seal_on() -> None:
-    first, checksum = pack_transaction([entry_of(ROOT)], 0, TIME, 0)
-    second, second_checksum = pack_transaction([], len(first), TIME, checksum)
+    first, checksum = pack_transaction(entry_of(ROOT), 0, TIME, 0)
+    second, second_checksum = pack_transaction(b"", len(first), TIME, checksum)
     found = transactions_of(first + second)
     assert [(each.start, each.end, each.checksum) for each in found] == [
         (0, len(first), checksum),
@@ -301,7 +301,7 @@ def test_transaction_that_is_not_sound_is_told_with_its_place(data: bytes, probl
 @pytest.mark.spec("SHELF-14", "SHELF-23")
 @pytest.mark.parametrize(("entries", "is_seal_only"), [([], True), ([entry_of(ROOT)], False)])
 def test_other_checksum_than_the_seals_is_told(entries: list[bytes], is_seal_only: bool) -> None:
-    data, _ = pack_transaction(entries, 0, TIME, crc32(b"something that is not there"))
+    data, _ = pack_transaction(b"".join(entries), 0, TIME, crc32(b"something that is not there"))
     unsound = unsound_of(data)
     assert unsound.problem.startswith("the checksum is ")
     assert (unsound.start, unsound.fault_offset, unsound.end) == (0, 0, len(data))
@@ -371,7 +371,7 @@ def test_unsound_transaction_at_the_end_is_a_tail_from_its_start() -> None:
 
 @pytest.mark.spec("SHELF-24")
 def test_last_transaction_that_has_another_checksum_is_a_tail() -> None:
-    data, _ = pack_transaction([entry_of(ROOT)], len(EMPTY_FILE), TIME, 0)
+    data, _ = pack_transaction(entry_of(ROOT), len(EMPTY_FILE), TIME, 0)
     assert isinstance(explained(data), UnsoundTailError)
 
 
@@ -388,7 +388,7 @@ def test_unsound_transaction_ahead_of_a_sound_one_is_damage() -> None:
 @pytest.mark.spec("SHELF-24", "SHELF-27")
 def test_unsound_transaction_ahead_of_one_with_another_checksum_is_damage() -> None:
     damaged = unsealed(changed(entry_of(ROOT), 15, b"\1"))
-    behind, _ = pack_transaction([entry_of(ONE)], len(EMPTY_FILE + damaged), TIME, 0)
+    behind, _ = pack_transaction(entry_of(ONE), len(EMPTY_FILE + damaged), TIME, 0)
     for data in damaged + behind, damaged + behind[:-3] + b"0" + behind[-2:]:
         assert not isinstance(explained(data), UnsoundTailError)
 
@@ -490,7 +490,7 @@ def test_prepared_transaction_is_found_again_where_it_says() -> None:
 
 @pytest.mark.spec("SHELF-24")
 def test_shelf_ends_in_front_of_a_tail_that_begins_with_a_length_of_zero() -> None:
-    sound, checksum = pack_transaction([entry_of(ROOT)], len(EMPTY_FILE), TIME, crc32(EMPTY_FILE))
+    sound, checksum = pack_transaction(entry_of(ROOT), len(EMPTY_FILE), TIME, crc32(EMPTY_FILE))
     for before in EMPTY_FILE, EMPTY_FILE + sound, EMPTY_FILE + unsealed(entry_of(ROOT)):
         shelf = Shelf(file_of(before + bytes(8) + entry_of(ONE, b"data") + entry_of(TWO)))
         expected = Shelf(file_of(before))
@@ -514,7 +514,7 @@ def packed_file(records: dict[int, bytes]) -> MemoryFile:
 
 def append(file: MemoryFile, *entries: bytes) -> None:
     """Append a sealed transaction of these entries."""
-    file.append(pack_transaction(list(entries), file.size(), TIME, Shelf(file).checksum)[0])
+    file.append(pack_transaction(b"".join(entries), file.size(), TIME, Shelf(file).checksum)[0])
 
 
 @pytest.mark.spec("SHELF-2", "SHELF-10", "SHELF-17", "SHELF-30", "SHELF-40")

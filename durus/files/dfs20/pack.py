@@ -47,14 +47,15 @@ class Dfs20Packer(Packer[Dfs20]):
         self._new_dfs20 = NewDfs20(target, time)
         super().__init__(source, target, self._new_dfs20, time)
 
-    def _gen_entries(self) -> Iterator[Entry | None]:
+    def _gen_entries(self) -> Iterator[list[Entry]]:
         source = self._source
         for start, end in ((BASE_START, source.base_start), (source.base_end, self._snapshot_end)):
             reader = ForwardReader(source.file, start, end, 0)
             while reader.offset < end:
                 try:
-                    for oid, offset, record in scan_entries(reader, reader.offset, end):
-                        yield Entry(oid, offset, record)
+                    entries = scan_entries(reader, reader.offset, end)
+                    while some := list(islice(entries, STEP_RECORDS)):
+                        yield some
                 except Unsound as unsound:
                     raise DamageError(source.file.path, unsound.fault_offset, unsound.problem, DAMAGED) from None
 

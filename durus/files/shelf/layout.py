@@ -5,10 +5,11 @@ Bytes go in, values come out; nothing here reads or writes a file.
 
 import re
 import struct
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
 from zlib import crc32
 
+from durus.implementation import implementation
 from durus.oid import SEAL_OID
 
 NAME = "SHELF-1"
@@ -68,6 +69,23 @@ def pack_entry(oid: bytes, record: bytes) -> bytes:
     return U64.pack(8 + len(record)) + oid + record
 
 
+def pack_entries(records: Iterable[tuple[bytes, bytes]], offset: int) -> tuple[bytes, list[tuple[bytes, int]]]:
+    """Return the object entries that hold these (oid, record) pairs from a file offset on, and their offsets."""
+    entries = []
+    offsets = []
+    for oid, record in records:
+        entries.append(pack_entry(oid, record))
+        offsets.append((oid, offset))
+        offset += len(entries[-1])
+    return b"".join(entries), offsets
+
+
+if not TYPE_CHECKING and implementation == "C":
+    from durus import _persistent
+
+    pack_entries = _persistent.pack_entries
+
+
 def pack_seal(offset: int, time: str, covered: int) -> tuple[bytes, int]:
     """Return the seal entry for this offset, and its checksum.
 
@@ -112,12 +130,11 @@ SEAL_COVERED_SIZE = SEAL_SIZE - _CHECKSUM_SIZE - len(_SEAL_END)
 """How many bytes of a seal entry its own checksum covers: all bytes before its digits."""
 
 
-def pack_transaction(entries: list[bytes], offset: int, time: str, checksum: int) -> tuple[bytes, int]:
-    """Return a sealed transaction for this file offset, and the checksum of its seal. [SHELF-12]
+def pack_transaction(body: bytes, offset: int, time: str, checksum: int) -> tuple[bytes, int]:
+    """Return the sealed transaction with these entries for this file offset, and the checksum of its seal. [SHELF-12]
 
     `checksum` is that of the previous seal.
     """
-    body = b"".join(entries)
     head = U64.pack(len(body) + SEAL_SIZE)
     covered = crc32(body, crc32(head, checksum))
     seal, sealed = pack_seal(offset + len(head) + len(body), time, covered)

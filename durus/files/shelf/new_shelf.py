@@ -34,10 +34,10 @@ class NewShelf(NewFile):
             yield Progress("copy", count, count)
         table = self._table.table()
         is_small_enough = self._end <= MAX_BYTES
-        seal, checksum = pack_transaction([], self._end, self._time, table.checksum)
+        seal, checksum = pack_transaction(b"", self._end, self._time, table.checksum)
         super()._write(seal)
         if is_small_enough:
-            super()._write(pack_transaction([pack_block_table(table)], self._end, self._time, checksum)[0])
+            super()._write(pack_transaction(pack_block_table(table), self._end, self._time, checksum)[0])
         yield Progress("copy", count, count)
 
     def _write(self, data: bytes) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from durus.error import DamageError
 from durus.files.file import ReadableFile
 from durus.files.read_ahead import ReadAhead
-from durus.oid import oid_from_int, oid_to_int
+from durus.oid import oid_from_int
 
 _MAP_HEAD = struct.Struct(">QQQ")
 _WORDS_AT_ONCE = 8192
@@ -36,7 +36,7 @@ class OffsetMap:
 
     def offset_of(self, oid: bytes) -> int | None:
         """Return the file offset of the entry of `oid` in the packed part; None if it has none. [SHELF-8]"""
-        number = oid_to_int(oid)
+        number = int.from_bytes(oid, "big")  # the same as oid_to_int(), without a call
         if number >= self.count:
             return None
         word = self._word(number)

@@ -1,16 +1,18 @@
 """The packed copy of a shelf. Statements SHELF-30 to SHELF-38, SHELF-50."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 
+from durus import progress
 from durus.error import DamageError
 from durus.files.file import File
 from durus.files.forward_reader import ForwardReader, Unsound
 from durus.files.packer import Entry, LateCommit, Packer
 from durus.files.shelf.block_checked import DAMAGED
 from durus.files.shelf.block_table import BLOCK_SIZE, read_block_table
-from durus.files.shelf.layout import BASE_START, ENTRY_FRAME_SIZE, ENTRY_HEAD, SMALLEST_ENTRY, U64
+from durus.files.shelf.layout import BASE_START, ENTRY_FRAME_SIZE, ENTRY_HEAD, U64
 from durus.files.shelf.new_shelf import NewShelf
-from durus.files.shelf.scan import check_seal, scan_entries
+from durus.files.shelf.scan import check_seal, find_entries, is_sound_entry, scan_entries
 from durus.files.shelf.shelf import Shelf
 from durus.oid import FIRST_RESERVED_OID, SEAL_OID, format_oid
 
@@ -24,14 +26,14 @@ class ShelfPacker(Packer[Shelf]):
         super().__init__(shelf, target, NewShelf(target, time), time)
         self._followed_checksum = shelf.checksum
 
-    def _gen_entries(self) -> Iterator[Entry | None]:
+    def _gen_entries(self) -> Iterator[list[Entry]]:
         shelf, end, checksum = self._source, self._snapshot_end, self._followed_checksum
         reader = ForwardReader(shelf.raw_file, 0, end, 0)
         reader.advance(BASE_START + U64.size)
         yield from self._gen_entries_to(reader, 0, shelf.map.start)
         while reader.offset < shelf.map.end:
             reader.advance(min(_STEP_BYTES, shelf.map.end - reader.offset))
-            yield None
+            yield []
         if reader.checksum != shelf.base_checksum:
             raise self._damaged_base(reader.checksum)
         while reader.offset < end:
@@ -42,7 +44,7 @@ class ShelfPacker(Packer[Shelf]):
         if reader.checksum != checksum:
             raise self._differs(0, f"the checksum is {reader.checksum:08x}, where it was {checksum:08x} at first")
 
-    def _gen_entries_to(self, reader: ForwardReader, start: int, end: int) -> Iterator[Entry | None]:
+    def _gen_entries_to(self, reader: ForwardReader, start: int, end: int) -> Iterator[list[Entry]]:
         """Yield the entries from the reader's offset to `end`, of the transaction that starts at `start`."""
         first = reader.offset
         while (offset := reader.offset) < end:
@@ -50,10 +52,9 @@ class ShelfPacker(Packer[Shelf]):
             if len(head) < ENTRY_HEAD.size:
                 raise self._differs(offset, "an object entry is cut off")
             length, oid, record_oid, data_size = ENTRY_HEAD.unpack(head)
-            size = U64.size + length
-            refs_size = length - SMALLEST_ENTRY - data_size
-            if oid != record_oid or not data_size or refs_size < 0 or refs_size & 7 or offset + size > end:
+            if not is_sound_entry(offset, end, length, oid, record_oid, data_size):
                 raise self._differs(offset, f"an object entry (oid {format_oid(oid)}) does not fit")
+            size = U64.size + length
             if oid == SEAL_OID and start:
                 try:
                     check_seal(reader, start, end, is_seal_only=offset == first)
@@ -62,9 +63,7 @@ class ShelfPacker(Packer[Shelf]):
             elif oid >= FIRST_RESERVED_OID:
                 reader.advance(size)
             else:
-                entry = reader.peek(size)
-                reader.advance(size)
-                yield Entry(oid, offset, entry[ENTRY_FRAME_SIZE:])
+                yield from _gen_batches(reader, oid, size, end)
 
     def _damaged_base(self, checksum: int) -> DamageError:
         """Return the error for a packed part that has changed."""
@@ -98,3 +97,20 @@ class ShelfPacker(Packer[Shelf]):
 
     def _open_target(self) -> Shelf:
         return Shelf(self._target)
+
+
+def _gen_batches(reader: ForwardReader, oid: bytes, size: int, end: int) -> Iterator[list[Entry]]:
+    """Yield the entry of `size` bytes at the reader's offset, and those after it, as far as the reader has them."""
+    offset = reader.offset
+    window, start = reader.window_at(offset, size)
+    found = [(oid, offset)]
+    stop = find_entries(window, start, offset + size, end, found)
+    if stop > start + len(window):
+        stop = found.pop()[1]
+    reader.advance(stop - offset)
+    found.append((b"", stop))
+    for first in range(0, len(found) - 1, progress.STEP_RECORDS):
+        yield [
+            (oid, offset, window[offset - start + ENTRY_FRAME_SIZE : after - start])
+            for (oid, offset), (_, after) in pairwise(found[first : first + progress.STEP_RECORDS + 1])
+        ]

@@ -7,7 +7,7 @@ an unsound one.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from durus.files.file import ReadableFile
 from durus.files.forward_reader import ForwardReader, Unsound
@@ -21,7 +21,10 @@ from durus.files.shelf.layout import (
     is_like_seal,
     parse_seal,
 )
+from durus.implementation import implementation
 from durus.oid import FIRST_RESERVED_OID, SEAL_OID, format_oid
+
+_SEAL_LENGTH = SEAL_SIZE - U64.size
 
 
 class Transaction(NamedTuple):
@@ -65,30 +68,70 @@ def scan_entries(reader: ForwardReader, start: int, end: int) -> tuple[list[tupl
     """Return the entries from the reader's offset to `end`, of the transaction that starts at `start`."""
     entries: list[tuple[bytes, int]] = []
     offset = first = reader.offset
-    window, window_start, window_last = b"", offset, -1
-    unpack_from = ENTRY_HEAD.unpack_from
+    window, window_start = b"", offset
     last = end - ENTRY_HEAD.size
     while offset < end:
         if offset > last:
             raise Unsound(start, end, f"{end - offset} bytes are too few for an object entry", offset)
-        if offset > window_last:
+        if offset > window_start + len(window) - ENTRY_HEAD.size:
             window, window_start = reader.window_at(offset, ENTRY_HEAD.size)
-            window_last = window_start + len(window) - ENTRY_HEAD.size
-        length, oid, record_oid, data_size = unpack_from(window, offset - window_start)
-        refs_size = length - SMALLEST_ENTRY - data_size
-        stop = offset + U64.size + length
-        if oid != record_oid or not data_size or refs_size < 0 or refs_size & 7 or stop > end:
+        following = find_entries(window, window_start, offset, end, entries)
+        if following != offset:
+            offset = following
+            continue
+        length, oid, record_oid, data_size = ENTRY_HEAD.unpack_from(window, offset - window_start)
+        if not is_sound_entry(offset, end, length, oid, record_oid, data_size):
             problem = f"an object entry (oid {format_oid(oid)}) does not fit its transaction or its record"
             raise Unsound(start, end, problem, offset)
-        if oid >= FIRST_RESERVED_OID or length == SEAL_SIZE - U64.size:
-            reader.advance(offset - reader.offset)
-            if oid == SEAL_OID or (length == SEAL_SIZE - U64.size and is_like_seal(reader.peek(SEAL_SIZE))):
-                return entries, check_seal(reader, start, end, is_seal_only=offset == first)
+        reader.advance(offset - reader.offset)
+        if oid == SEAL_OID or (length == _SEAL_LENGTH and is_like_seal(reader.peek(SEAL_SIZE))):
+            return entries, check_seal(reader, start, end, is_seal_only=offset == first)
         if oid < FIRST_RESERVED_OID:
             entries.append((oid, offset))
-        offset = stop
+        offset += U64.size + length
     reader.advance(offset - reader.offset)
     return entries, None
+
+
+def is_sound_entry(offset: int, end: int, length: int, oid: bytes, record_oid: bytes, data_size: int) -> bool:
+    """Tell whether the head of an object entry fits its record, and the entry a transaction that ends at `end`."""
+    refs_size = length - SMALLEST_ENTRY - data_size
+    return (
+        oid == record_oid
+        and data_size > 0
+        and refs_size >= 0
+        and refs_size % 8 == 0
+        and offset + U64.size + length <= end
+    )
+
+
+def find_entries(window: bytes, window_start: int, offset: int, end: int, entries: list[tuple[bytes, int]]) -> int:
+    """Find the sound entries of objects from `offset` on, as far as their heads are in the window, and below `end`.
+
+    It stops at anything else, and at what may be a seal. The window starts at the offset `window_start`.
+
+    Returns:
+        The offset where it has stopped. The (oid, file offset) of each entry before are added to `entries`.
+    """
+    last = min(window_start + len(window), end) - ENTRY_HEAD.size
+    unpack_from = ENTRY_HEAD.unpack_from
+    while offset <= last:
+        length, oid, record_oid, data_size = unpack_from(window, offset - window_start)
+        if (
+            length == _SEAL_LENGTH
+            or oid >= FIRST_RESERVED_OID
+            or not is_sound_entry(offset, end, length, oid, record_oid, data_size)
+        ):
+            break
+        entries.append((oid, offset))
+        offset += U64.size + length
+    return offset
+
+
+if not TYPE_CHECKING and implementation == "C":
+    from durus import _persistent
+
+    find_entries = _persistent.find_entries
 
 
 def check_seal(reader: ForwardReader, start: int, end: int, is_seal_only: bool) -> Seal:

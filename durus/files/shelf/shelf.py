@@ -17,7 +17,7 @@ from durus.files.shelf.layout import (
     MAGIC,
     SMALLEST_ENTRY,
     U64,
-    pack_entry,
+    pack_entries,
     pack_transaction,
 )
 from durus.files.shelf.offset_map import OffsetMap, build_offset_map
@@ -125,15 +125,10 @@ class Shelf(RecordFile):
         """
         covering_seal, checksum = b"", self.checksum
         if not self.is_sealed:
-            covering_seal, checksum = pack_transaction([], self.end, time, checksum)
+            covering_seal, checksum = pack_transaction(b"", self.end, time, checksum)
         start = self.end + len(covering_seal)
-        entries = [pack_entry(oid, record) for oid, record in records]
+        entries, offsets = pack_entries(records, start + U64.size)
         data, checksum = pack_transaction(entries, start, time, checksum)
-        offsets = []
-        offset = start + U64.size
-        for (oid, _), entry in zip(records, entries, strict=True):
-            offsets.append((oid, offset))
-            offset += len(entry)
 
         def accept() -> None:
             self._note_replaced(offsets)

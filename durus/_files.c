@@ -1,0 +1,193 @@
+/* Records, and the entries of a file that hold them, in C. Bytes go in, and bytes and numbers come out: nothing here reads
+   or writes a file, and nothing is kept. */
+
+#include "_persistent.h"
+
+enum { OID_SIZE = 8, RECORD_HEAD_SIZE = 12, FRAME_SIZE = 16, HEAD_SIZE = 28, SEAL_SIZE = 132 };
+/* HEAD_SIZE of records/record.py; ENTRY_FRAME_SIZE, ENTRY_HEAD.size and SEAL_SIZE of files/shelf/layout.py */
+
+static const unsigned char first_reserved[OID_SIZE] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x00};
+
+static unsigned long long
+number_at(const unsigned char *at, int size)
+{
+    unsigned long long value = 0;
+    for (int i = 0; i < size; i++)
+        value = value << 8 | at[i];
+    return value;
+}
+
+/* Stands for find_entries, is_sound_entry. Returns the length of the entry of an object in a transaction of which `room`
+   bytes are left, without the length itself, or 0 for anything else. */
+static unsigned long long
+length_of_entry(const unsigned char *head, unsigned long long room)
+{
+    unsigned long long length = number_at(head, 8), data_size = number_at(head + 24, 4);
+    if (length > room - 8 || length == SEAL_SIZE - 8 || length < data_size + HEAD_SIZE - 8 || data_size == 0
+        || (length - data_size - (HEAD_SIZE - 8)) % 8 || memcmp(head + 8, head + 16, OID_SIZE) != 0
+        || memcmp(head + 8, first_reserved, OID_SIZE) >= 0)
+        return 0;
+    return length;
+}
+
+/* Records */
+
+static int
+is_sound_record(const unsigned char *oid, Py_ssize_t oid_size, const unsigned char *record, Py_ssize_t size)
+{
+    if (oid_size != OID_SIZE || size < RECORD_HEAD_SIZE || memcmp(record, oid, OID_SIZE) != 0
+        || memcmp(oid, first_reserved, OID_SIZE) >= 0)
+        return 0;
+    unsigned long long data_size = number_at(record + OID_SIZE, 4), room = size - RECORD_HEAD_SIZE;
+    return data_size > 0 && data_size <= room && (room - data_size) % OID_SIZE == 0;
+}
+
+/* Stands for is_record_of. */
+PyObject *
+is_record_of(PyObject *module, PyObject *args)
+{
+    Py_buffer oid, record;
+    if (!PyArg_ParseTuple(args, "y*y*:is_record_of", &oid, &record))
+        return NULL;
+    int result = is_sound_record(oid.buf, oid.len, record.buf, record.len);
+    PyBuffer_Release(&oid);
+    PyBuffer_Release(&record);
+    return PyBool_FromLong(result);
+}
+
+/* Adds the refs of a record that are not among the records. */
+static int
+add_refs(PyObject *found, PyObject *record, PyObject *records)
+{
+    Py_ssize_t size = PyBytes_Check(record) ? PyBytes_GET_SIZE(record) : 0;
+    const unsigned char *bytes = size ? (const unsigned char *)PyBytes_AS_STRING(record) : NULL;
+    if (size < RECORD_HEAD_SIZE || number_at(bytes + OID_SIZE, 4) > (unsigned long long)(size - RECORD_HEAD_SIZE)) {
+        PyErr_SetString(PyExc_ValueError, "refs_outside() takes well-formed records");
+        return -1;
+    }
+    Py_ssize_t start = RECORD_HEAD_SIZE + (Py_ssize_t)number_at(bytes + OID_SIZE, 4);
+    for (; start + OID_SIZE <= size; start += OID_SIZE) {
+        PyObject *ref = PyBytes_FromStringAndSize((const char *)bytes + start, OID_SIZE);
+        int is_inside = ref == NULL ? -1 : PyDict_Contains(records, ref);
+        int result = is_inside < 0 ? -1 : is_inside ? 0 : PySet_Add(found, ref);
+        Py_XDECREF(ref);
+        if (result < 0)
+            return -1;
+    }
+    return 0;
+}
+
+/* Stands for refs_outside. */
+PyObject *
+refs_outside(PyObject *module, PyObject *records)
+{
+    if (!PyDict_Check(records))
+        return PyErr_Format(PyExc_TypeError, "refs_outside() takes a dict");
+    PyObject *values = PyDict_Values(records), *found = values == NULL ? NULL : PySet_New(NULL);
+    for (Py_ssize_t i = 0; found != NULL && i < PyList_GET_SIZE(values); i++)
+        if (add_refs(found, PyList_GET_ITEM(values, i), records) < 0)
+            Py_CLEAR(found);
+    Py_XDECREF(values);
+    return found;
+}
+
+/* Entries */
+
+static int
+add_entry(PyObject *entries, const unsigned char *oid, long long offset)
+{
+    PyObject *pair = Py_BuildValue("y#L", (const char *)oid, (Py_ssize_t)OID_SIZE, offset);
+    int result = pair == NULL ? -1 : PyList_Append(entries, pair);
+    Py_XDECREF(pair);
+    return result;
+}
+
+/* Stands for find_entries. */
+PyObject *
+find_entries(PyObject *module, PyObject *args)
+{
+    PyObject *window, *entries;
+    long long start, offset, end;
+    if (!PyArg_ParseTuple(args, "SLLLO!:find_entries", &window, &start, &offset, &end, &PyList_Type, &entries))
+        return NULL;
+    const unsigned char *bytes = (const unsigned char *)PyBytes_AS_STRING(window);
+    long long size = PyBytes_GET_SIZE(window);
+    if (start < 0 || offset < start) {
+        PyErr_SetString(PyExc_ValueError, "find_entries() begins in the window");
+        return NULL;
+    }
+    while (offset - start <= size - HEAD_SIZE && end - offset >= HEAD_SIZE) {
+        const unsigned char *head = bytes + (offset - start);
+        unsigned long long length = length_of_entry(head, (unsigned long long)(end - offset));
+        if (length == 0)
+            break;
+        if (add_entry(entries, head + 8, offset) < 0)
+            return NULL;
+        offset += 8 + (long long)length;
+    }
+    return PyLong_FromLongLong(offset);
+}
+
+/* Sets oid and record of a pair, which are borrowed; -1 with an exception. */
+static int
+read_pair(PyObject *pair, PyObject **oid, PyObject **record)
+{
+    if (!PyTuple_Check(pair) || PyTuple_GET_SIZE(pair) != 2 || !PyBytes_Check(PyTuple_GET_ITEM(pair, 0))
+        || PyBytes_GET_SIZE(PyTuple_GET_ITEM(pair, 0)) != OID_SIZE || !PyBytes_Check(PyTuple_GET_ITEM(pair, 1))) {
+        PyErr_SetString(PyExc_TypeError, "pack_entries() takes pairs of oid and record");
+        return -1;
+    }
+    *oid = PyTuple_GET_ITEM(pair, 0);
+    *record = PyTuple_GET_ITEM(pair, 1);
+    return 0;
+}
+
+static unsigned char *
+put_entry(unsigned char *at, PyObject *oid, PyObject *record)
+{
+    Py_ssize_t size = PyBytes_GET_SIZE(record);
+    for (int i = 0; i < 8; i++)
+        at[i] = (unsigned char)((unsigned long long)(OID_SIZE + size) >> (56 - 8 * i));
+    memcpy(at + 8, PyBytes_AS_STRING(oid), OID_SIZE);
+    memcpy(at + FRAME_SIZE, PyBytes_AS_STRING(record), size);
+    return at + FRAME_SIZE + size;
+}
+
+/* Stands for pack_entries, pack_entry. */
+PyObject *
+pack_entries(PyObject *module, PyObject *args)
+{
+    PyObject *pairs, *oid, *record, *offsets = NULL, *bytes = NULL, *result = NULL;
+    long long offset, size = 0;
+    if (!PyArg_ParseTuple(args, "OL:pack_entries", &pairs, &offset))
+        return NULL;
+    pairs = PySequence_Tuple(pairs); /* which nobody else changes */
+    if (pairs == NULL)
+        return NULL;
+    Py_ssize_t count = PyTuple_GET_SIZE(pairs);
+    offsets = PyList_New(0);
+    for (Py_ssize_t i = 0; offsets != NULL && i < count; i++) {
+        if (read_pair(PyTuple_GET_ITEM(pairs, i), &oid, &record) < 0)
+            goto done;
+        PyObject *pair = Py_BuildValue("OL", oid, offset + size);
+        int is_added = pair != NULL && PyList_Append(offsets, pair) == 0;
+        Py_XDECREF(pair);
+        if (!is_added)
+            goto done;
+        size += FRAME_SIZE + PyBytes_GET_SIZE(record);
+    }
+    bytes = offsets == NULL ? NULL : PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
+    if (bytes == NULL)
+        goto done;
+    unsigned char *at = (unsigned char *)PyBytes_AS_STRING(bytes);
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *pair = PyTuple_GET_ITEM(pairs, i);
+        at = put_entry(at, PyTuple_GET_ITEM(pair, 0), PyTuple_GET_ITEM(pair, 1));
+    }
+    result = PyTuple_Pack(2, bytes, offsets);
+done:
+    Py_DECREF(pairs);
+    Py_XDECREF(offsets);
+    Py_XDECREF(bytes);
+    return result;
+}
