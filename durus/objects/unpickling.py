@@ -10,9 +10,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
 from durus.error import DurusError, MissingAttributeError, RecordError, StateError
+from durus.implementation import implementation
 from durus.objects.broken import BrokenValue, parts_that_stand_in
 from durus.objects.pickling import REFUSALS
-from durus.persistent import PersistentObject, implementation
+from durus.persistent import PersistentObject
 from durus.records.pickle_work import check_work, fits
 
 if not TYPE_CHECKING and implementation == "C":

@@ -20,7 +20,8 @@ function asJson(value) {
 
 for (const { name, bytes, expected } of vectors("record", "record")) {
   test(`record vector ${name}`, () => {
-    if (expected.error) return assert.throws(() => splitRecord(bytes), MalformedRecordError);
+    if (expected.error === "malformed") return assert.throws(() => splitRecord(bytes), MalformedRecordError);
+    if (expected.error === "state") return assert.throws(() => readRecord(bytes), StateError);
     const { oid, className, state, refs } = readRecord(bytes);
     const found = { oid: String(oid), class: String(className), state: asJson(state), refs: refs.map(String) };
     assert.deepEqual(found, expected);
