@@ -63,6 +63,7 @@ TESTS = {
     "durus/files/shelf/sealed.py": ["backup", "looking_back"],
     "durus/files/shelf/history.py": ["looking_back"],
     "durus/files/shelf/salvage.py": ["salvage"],
+    "durus/files/shelf/damaged.py": ["salvage"],
     "durus/files/shelf/flipped_bit.py": ["salvage"],
     "durus/sharing/protocol.py": ["protocol", "spec_examples"],
     "durus/sharing/oid_grants.py": ["oid_grants"],

@@ -295,7 +295,7 @@ class History:
     def is_refused(self, client: Client, oid: bytes) -> bool:
         """Tell if no honest client gives a record of this oid now."""
         assert client.turn is not None
-        known = self.records().keys() | client.given | self.removed(since=client.turn)
+        known = self.records().keys() | client.given | self.removed(since=client.turn) | (self.undurable() & {ROOT})
         return not client.has_lost_turn and (oid not in known or oid in client.staged)
 
     def stage(self, client: Client, records: Records) -> None:
@@ -304,7 +304,7 @@ class History:
             return
         existing = self.existing()
         client.conflicts |= records.keys() - existing - client.given
-        if ROOT in client.given:
+        if ROOT in client.given or ROOT not in self.records():  # another one has made it, or is about to [TXN-24]
             client.conflicts |= {ROOT} & records.keys() & existing
         client.staged |= records
 

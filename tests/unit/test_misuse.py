@@ -89,7 +89,7 @@ def test_a_file_without_a_path_is_refused() -> None:
 @pytest.mark.spec("TXN-38")
 @pytest.mark.parametrize("wrong", [int, "Root", Persistent()])
 def test_a_root_class_that_is_none_is_refused(wrong: Any, tmp_path: Path) -> None:
-    with pytest.raises(ArgumentError, match="subclass of PersistentObject"):
+    with pytest.raises(ArgumentError, match="inherits from Persistent"):
         Connection(tmp_path / "new.durus", root_class=wrong)
     assert not (tmp_path / "new.durus").exists()
 

@@ -96,7 +96,7 @@ def test_referrers_are_listed(file: str, capsys: pytest.CaptureFixture[str]) -> 
 def test_what_is_no_object_is_told(file: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert told(capsys, "show", file, "7", status=1) == "durus: no object has the oid 7\n"
     for command in ("show", "refs"):
-        assert "a number from 0 to 2**64 - 1" in told(capsys, command, file, "-1", status=2)
+        assert "a number from 0 to 18446744073709551615" in told(capsys, command, file, "-1", status=2)
         assert "usage: durus" in told(capsys, command, file, "x", status=2)
 
 
