@@ -294,9 +294,10 @@ def load_pickles(
     file = io.BytesIO(pickles)
     unpickler = make(file)
     value = unpickler.load()
-    if file.tell() <= state_start:
-        value = unpickler.load()
     end = file.tell()
+    if end <= state_start:
+        value = unpickler.load()
+        end = file.tell()
     if not first_only and end < len(pickles):
         raise RecordError(f"{len(pickles) - end} bytes follow its state that do not belong to it")
     return value, end

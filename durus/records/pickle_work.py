@@ -192,15 +192,17 @@ _RUN = (
 )
 _skip = re.compile(_RUN, re.DOTALL).match
 """Finds the end of a run of steps with numbers below 256, and lengths that are there."""
-_find_usual = re.compile(rb"(?:\x80.)?(?:\x95(.{8}))?" + _RUN + rb"\.", re.DOTALL).match
+_match_usual = re.compile(rb"\x80.(?:\x95(.{8}))?" + _RUN + rb"\.", re.DOTALL).fullmatch
+_FRAME_END = 11
+"""Where the argument of the frame ends in such a pickle."""
 
 
 def fits(pickles: bytes, first_only: bool) -> bool:
     """Tell whether the numbers in pickles are in their limits beyond doubt. [REC-33]"""
-    usual = _find_usual(pickles)
-    if usual is not None and (usual.end() == len(pickles) or first_only):
+    usual = _match_usual(pickles)
+    if usual is not None:
         frame = usual[1]
-        if frame is None or int.from_bytes(frame, "little") <= len(pickles) - usual.end(1):
+        if frame is None or int.from_bytes(frame, "little") <= len(pickles) - _FRAME_END:
             return True
     at = 0
     size = len(pickles)

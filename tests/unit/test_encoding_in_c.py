@@ -540,7 +540,7 @@ def test_an_interrupt_tells_what_was_stored(monkeypatch: pytest.MonkeyPatch) -> 
     for with_c in True, False:
         with pytest.raises(KeyboardInterrupt) as raised:
             list(world.writer(with_c).records([(world.obj, oid_from_int(1))]))
-        assert "while the state of <Node 1> was stored" in raised.value.__notes__[0]
+        assert "while the state of <Node 1> was stored" in "\n".join(raised.value.__notes__)
 
 
 @pytest.mark.parametrize("container", [[Node()], {"x": Node()}, {"x": Node(), "y": 2}, {Node()}, (Node(), [Node(), 1])])
