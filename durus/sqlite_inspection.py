@@ -52,6 +52,8 @@ class _Rows:
     def offsets(self) -> Iterator[tuple[bytes, int]]:
         return ((oid, 0) for oid in self._storage.gen_oids())
 
+    walk = offsets
+
     def read_entry(self, oid: bytes, offset: int) -> bytes:
         return self._storage.load(oid)
 

@@ -287,10 +287,10 @@ class SqliteStorage(SingleFileStorage[sqlite3.Connection]):
                 beside = self._inodes_beside()
         except FileError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR):
-                raise self._moved_error(self._name) from error
+                raise self._moved_error() from error
             raise
         if (status.st_dev, status.st_ino) != self._inode or beside != self._beside:
-            raise self._moved_error(self._name)
+            raise self._moved_error()
         if status.st_size < self._size:
             message = (
                 f"another program has cut the file from {self._size} to {status.st_size} bytes, so nothing is written "

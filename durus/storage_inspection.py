@@ -54,6 +54,8 @@ class StorageRecords:
             self._last = pair
             yield pair[0], 0
 
+    walk = offsets
+
     def read_entry(self, oid: bytes, offset: int) -> bytes:
         if self._last is not None and self._last[0] == oid:
             return self._last[1]

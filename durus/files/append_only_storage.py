@@ -264,7 +264,7 @@ class AppendOnlyStorage(SingleFileStorage[_Opened[F]], Generic[F]):
     def _check_name(self, file: File) -> None:
         """Check that others find the file under the name with which it was opened. [SHELF-47]"""
         if not file.has_its_name(self._name):
-            raise self._moved_error(self._name)
+            raise self._moved_error()
 
     def _append(self, file: File, data: bytes, end: int, durable: bool) -> None:
         file.append(data, end)

@@ -106,6 +106,9 @@ class Records(Protocol):
     def offsets(self) -> Iterable[tuple[bytes, int]]:
         """Return (oid, file offset) for all; in a format without offsets, each is 0."""
 
+    def walk(self) -> Iterable[tuple[bytes, int]]:
+        """Return what offsets() returns, with little memory where the format can do that."""
+
     def read_entry(self, oid: bytes, offset: int) -> bytes:
         """Return the record of one of these pairs."""
 

@@ -45,14 +45,13 @@ class SingleFileStorage(CollectingStorage, Generic[R]):
         self._name = os.path.abspath(self._filename)
         self._path = os.path.realpath(self._filename)
 
-    @staticmethod
-    def _moved_error(name: str) -> FileError:
+    def _moved_error(self) -> FileError:
         """Return the error for a file that others do not find under its name. [SHELF-47] [SQL-22]"""
         return FileError(
             errno.ESTALE,
             "another program has removed, renamed or replaced the file since it was opened, so nothing is written "
             "to it; restore its name, or close the storage and open it again",
-            name,
+            self._name,
         )
 
     def get_filename(self) -> str:

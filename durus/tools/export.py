@@ -11,7 +11,6 @@ from durus.error import ArgumentError, DurusError
 from durus.files.file import File, FileSystem, OperatingSystem, Path
 from durus.files.inspection import Records
 from durus.files.publishing import publishing
-from durus.files.record_file import RecordFile
 from durus.oid import format_oid
 from durus.progress import STEP_RECORDS, Progress
 from durus.records.contents import class_name_of
@@ -99,7 +98,7 @@ class Export:
 
     def _exported(self) -> Iterator[Exported]:
         records = self._records
-        for oid, offset in records.walk() if isinstance(records, RecordFile) else records.offsets():
+        for oid, offset in records.walk():
             _, data, refs = unpack_record(records.read_entry(oid, offset))
             if self._class_name is None or class_name_of(data) == self._class_name:
                 yield exported_of(oid, data, refs)

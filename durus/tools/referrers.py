@@ -33,7 +33,7 @@ class Referrers:
     def steps(self) -> Iterator[Progress]:
         """Look, one step at a time."""
         number = oid_to_int(self._oid)
-        for count, (oid, offset) in enumerate(self._records.offsets(), 1):
+        for count, (oid, offset) in enumerate(self._records.walk(), 1):
             _, data, refs = unpack_record(self._records.read_entry(oid, offset))
             if oid == self._oid or (self._oid in refs and self._oid in split_oids(refs)):
                 paths = _paths(data, number)

@@ -92,8 +92,7 @@ class Shelf(RecordFile):
         packed.sort()
         for offset, oid in packed:
             yield oid, offset
-        for offset, oid in sorted((offset, oid) for oid, offset in self.index.items()):
-            yield oid, offset
+        yield from self._indexed()
 
     def walk(self) -> Iterator[tuple[bytes, int]]:
         end, offset = self.map.start, BASE_START + U64.size
@@ -105,6 +104,10 @@ class Shelf(RecordFile):
             if oid not in self.index and self.map.offset_of(oid) == offset:
                 yield oid, offset
             offset += U64.size + length
+        yield from self._indexed()
+
+    def _indexed(self) -> Iterator[tuple[bytes, int]]:
+        """Yield (oid, file offset) for the current entries after the packed part, in the order of the file."""
         for offset, oid in sorted((offset, oid) for oid, offset in self.index.items()):
             yield oid, offset
 
