@@ -4,8 +4,8 @@ import argparse
 import contextlib
 from collections.abc import Iterator
 
-from durus.cli.options import UsageError, inspect, is_address
-from durus.cli.output import tell
+from durus.cli.options import UsageError, add_at_argument, inspect, is_address
+from durus.cli.output import number_of_objects, tell
 from durus.cli.progress import show_progress
 from durus.cli.values import file_name, file_or_storage
 from durus.file_storage import FileStorage
@@ -30,12 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the file to make, which must not exist; its name ends in .jsonl, .sqlite or .csv",
     )
     parser.add_argument("--class", dest="class_name", metavar="NAME", help="only objects of this class")
-    parser.add_argument(
-        "--at",
-        metavar="TIME",
-        help="the state of the last commit at this time or before, in ISO 8601 and in UTC unless it has an offset "
-        "(the newest)",
-    )
+    add_at_argument(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -44,8 +39,7 @@ def run(options: argparse.Namespace) -> int:
         like = None if is_address(options.file) else options.file
         export = Export(records, options.to, options.class_name, like)
         show_progress(export.steps())
-    objects = f"{export.objects} object{'' if export.objects == 1 else 's'}"
-    tell(f"{path}: {objects} exported to {options.to}")
+    tell(f"{path}: {number_of_objects(export.objects)} exported to {options.to}")
     if export.unreadable:
         tell(f"{path}: {export.unreadable} of them as stored bytes, the first because of this: {export.problem}")
     return 0

@@ -2,7 +2,7 @@
 
 import argparse
 
-from durus.cli.output import tell
+from durus.cli.output import number_of_objects, tell
 from durus.cli.progress import show_progress
 from durus.cli.values import file_name
 from durus.tools.import_lines import Import
@@ -18,5 +18,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     work = Import(options.lines, options.new)
     show_progress(work.steps())
-    tell(f"{options.lines}: {work.objects} object{'' if work.objects == 1 else 's'} imported to {options.new}")
+    tell(f"{options.lines}: {number_of_objects(work.objects)} imported to {options.new}")
     return 0

@@ -55,6 +55,15 @@ def add_address_arguments(parser: argparse.ArgumentParser, verb: str) -> None:
     )
 
 
+def add_at_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--at",
+        metavar="TIME",
+        help="the state of the last commit at this time or before, in ISO 8601 and in UTC unless it has an offset "
+        "(the newest)",
+    )
+
+
 def open_storage(options: argparse.Namespace) -> Storage:
     """Return the storage of the options --file, --storage, --readonly, --repair and --storage-class."""
     if options.file and is_address(options.file):

@@ -3,6 +3,7 @@
 import argparse
 
 from durus.backups.restore import Restore
+from durus.cli.options import add_at_argument
 from durus.cli.output import tell
 from durus.cli.progress import show_progress
 from durus.cli.values import file_name
@@ -11,12 +12,7 @@ from durus.cli.values import file_name
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", type=file_name, metavar="TARGET", help="the folder of the backup")
     parser.add_argument("file", type=file_name, metavar="FILE", help="the file to make, which must not exist")
-    parser.add_argument(
-        "--at",
-        metavar="TIME",
-        help="the state of the last commit at this time or before, in ISO 8601 and in UTC unless it has an offset "
-        "(the newest)",
-    )
+    add_at_argument(parser)
 
 
 def run(options: argparse.Namespace) -> int:
