@@ -1,17 +1,15 @@
 """Clients whose connection is lost: what they say, and that they connect again."""
 
-import socket
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
-from durus import client_storage
 from durus.client_storage import ClientStorage
 from durus.connection import Connection
 from durus.error import DisconnectedError
 from durus.file_storage import FileStorage
-from durus.sharing import address
+from tests.green_sockets import GreenSocket, use_green_sockets
 from tests.threaded_server import serving
 
 
@@ -98,15 +96,7 @@ def test_an_error_inside_of_a_block_is_not_hidden_by_the_loss_of_the_connection(
 def test_a_socket_that_does_not_wait_in_the_kernel_gets_the_timeout_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class GreenSocket(socket.socket):
-        pass
-
-    connect = address.connect
-
-    def connect_green(*arguments: object) -> socket.socket:
-        return GreenSocket(fileno=connect(*arguments).detach())  # type: ignore[arg-type]  # passed on
-
-    monkeypatch.setattr(client_storage, "connect", connect_green)
+    use_green_sockets(monkeypatch)
     with serving_in(tmp_path):
         storage = ClientStorage(address=tmp_path / "s", timeout=17)
         assert isinstance(storage._stream, GreenSocket)

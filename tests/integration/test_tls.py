@@ -23,7 +23,6 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 import durus
-from durus import client_storage
 from durus.client_storage import ClientStorage
 from durus.connection import Connection
 from durus.error import (
@@ -37,7 +36,6 @@ from durus.error import (
 )
 from durus.oid import ROOT_OID
 from durus.records.record import pack_record
-from durus.sharing import address
 from durus.sharing.address import HostPortAddress, TlsAddress
 from durus.sharing.protocol import Commit, Load, Pack, Quit, encode_commit, encode_request, encode_u32
 from durus.sharing.roles import Access, MayStop, Role
@@ -46,6 +44,7 @@ from durus.sharing.tls_stream import TlsStream
 from durus.storage import MemoryStorage
 from durus.storage_server import StorageServer
 from tests.certificates import Certificates, make_certificates
+from tests.green_sockets import use_green_sockets
 from tests.integration.serving import SECONDS, Server, is_closed, receive, serving
 from tests.integration.stunnel import client_end, needs_stunnel, server_end
 
@@ -852,15 +851,7 @@ def test_a_child_leaves_the_session_of_its_parent_alone(certificates: Certificat
 def test_a_socket_that_does_not_wait_in_the_kernel_gets_the_timeout_itself(
     certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class GreenSocket(socket.socket):
-        pass
-
-    connect = address.connect
-
-    def connect_green(*arguments: object) -> socket.socket:
-        return GreenSocket(fileno=connect(*arguments).detach())  # type: ignore[arg-type]  # passed on
-
-    monkeypatch.setattr(client_storage, "connect", connect_green)
+    use_green_sockets(monkeypatch)
     with serving_tls(certificates) as served:
         client = ClientStorage(address=served.address("admin"), timeout=17)
         stream = client._stream

@@ -54,6 +54,15 @@ def test_the_names_of_4_3_and_their_options(capsys: pytest.CaptureFixture[str], 
         assert option in shown
 
 
+def usage_error(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
+    """Run a wrong call, and return what it says on stderr, the last line of which is the error."""
+    assert main(arguments) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.splitlines()[-1].startswith(f"durus {arguments[0]}: error: ")
+    return told.err
+
+
 @pytest.mark.spec("CMD-2")
 @pytest.mark.parametrize(
     ("arguments", "message"),
@@ -84,12 +93,9 @@ def test_a_wrong_call_is_the_usage_and_one_line(
     message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(arguments) == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.startswith(f"usage: durus {arguments[0]} ")
-    assert told.err.splitlines()[-1].startswith(f"durus {arguments[0]}: error: ")
-    assert message in told.err.splitlines()[-1]
+    told = usage_error(capsys, arguments)
+    assert told.startswith(f"usage: durus {arguments[0]} ")
+    assert message in told.splitlines()[-1]
 
 
 @pytest.mark.spec("CMD-6", "CMD-7", "CMD-8")
@@ -146,11 +152,7 @@ def test_a_value_is_checked_before_anything_is_made(
     message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(arguments) == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    last = told.err.splitlines()[-1]
-    assert last.startswith(f"durus {arguments[0]}: error: ")
+    last = usage_error(capsys, arguments).splitlines()[-1]
     assert message in last
     assert "secret" not in last
     assert list(tmp_path.iterdir()) == []
