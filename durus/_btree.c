@@ -1703,11 +1703,7 @@ items_clear(Items *self)
 static void
 items_dealloc(Items *self)
 {
-    PyTypeObject *type = Py_TYPE(self);
-    PyObject_GC_UnTrack(self);
-    items_clear(self);
-    type->tp_free((PyObject *)self);
-    Py_DECREF(type);
+    free_object((PyObject *)self, (inquiry)items_clear);
 }
 
 static PyObject *
@@ -1871,11 +1867,7 @@ parts_clear(Parts *self)
 static void
 parts_dealloc(Parts *self)
 {
-    PyTypeObject *type = Py_TYPE(self);
-    PyObject_GC_UnTrack(self);
-    parts_clear(self);
-    type->tp_free((PyObject *)self);
-    Py_DECREF(type);
+    free_object((PyObject *)self, (inquiry)parts_clear);
 }
 
 static PyMethodDef parts_methods[] = {

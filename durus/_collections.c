@@ -270,12 +270,8 @@ static PyMethodDef functions[] = {
 int
 collections_exec(PyObject *module)
 {
-    for (int kind = 0; kind < COLLECTIONS; kind++) {
-        PyObject *type = PyType_FromModuleAndSpec(module, &specs[kind], NULL);
-        int result = type == NULL ? -1 : PyModule_AddType(module, (PyTypeObject *)type);
-        Py_XDECREF(type);
-        if (result < 0)
+    for (int kind = 0; kind < COLLECTIONS; kind++)
+        if (add_type(module, &specs[kind]) < 0)
             return -1;
-    }
     return PyModule_AddFunctions(module, functions);
 }

@@ -800,11 +800,7 @@ writer_clear(StateWriter *self)
 static void
 writer_dealloc(StateWriter *self)
 {
-    PyTypeObject *type = Py_TYPE(self);
-    PyObject_GC_UnTrack(self);
-    writer_clear(self);
-    type->tp_free((PyObject *)self);
-    Py_DECREF(type);
+    free_object((PyObject *)self, (inquiry)writer_clear);
 }
 
 static PyObject *
@@ -833,9 +829,7 @@ writer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->module = PyUnicode_InternFromString("__module__");
     self->qualname = PyUnicode_InternFromString("__qualname__");
     self->getstate = PyUnicode_InternFromString("__getstate__");
-    PyObject *sys = PyImport_ImportModule("sys");
-    self->sys_names = sys == NULL ? NULL : Py_NewRef(PyModule_GetDict(sys));
-    Py_XDECREF(sys);
+    self->sys_names = names_of_sys();
     if (self->modules == NULL || self->module == NULL || self->qualname == NULL || self->getstate == NULL
         || self->sys_names == NULL)
         Py_CLEAR(self);
@@ -869,8 +863,5 @@ static PyType_Spec writer_spec = {
 int
 encode_exec(PyObject *module)
 {
-    PyObject *type = PyType_FromModuleAndSpec(module, &writer_spec, NULL);
-    int result = type == NULL ? -1 : PyModule_AddType(module, (PyTypeObject *)type);
-    Py_XDECREF(type);
-    return result;
+    return add_type(module, &writer_spec);
 }

@@ -291,11 +291,7 @@ persistent_clear(Persistent *self)
 static void
 persistent_dealloc(Persistent *self)
 {
-    PyTypeObject *type = Py_TYPE(self);
-    PyObject_GC_UnTrack(self);
-    persistent_clear(self);
-    type->tp_free((PyObject *)self);
-    Py_DECREF(type);
+    free_object((PyObject *)self, (inquiry)persistent_clear);
 }
 
 static PyObject *
@@ -382,11 +378,7 @@ connection_clear(Connection *self)
 static void
 connection_dealloc(Connection *self)
 {
-    PyTypeObject *type = Py_TYPE(self);
-    PyObject_GC_UnTrack(self);
-    connection_clear(self);
-    type->tp_free((PyObject *)self);
-    Py_DECREF(type);
+    free_object((PyObject *)self, (inquiry)connection_clear);
 }
 
 static PyObject *

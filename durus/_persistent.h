@@ -37,6 +37,37 @@ is_fresh(Persistent *self) /* in this transaction: neither to be loaded nor to b
         || (self->serial == self->connection->transaction_serial && self->status != GHOST);
 }
 
+/* Ends an object that the collector of garbage knows; `clear` drops what it refers to. */
+static inline void
+free_object(PyObject *self, inquiry clear)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    clear(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+/* Makes a class, and gives the module its name. */
+static inline int
+add_type(PyObject *module, PyType_Spec *spec)
+{
+    PyObject *type = PyType_FromModuleAndSpec(module, spec, NULL);
+    int result = type == NULL ? -1 : PyModule_AddType(module, (PyTypeObject *)type);
+    Py_XDECREF(type);
+    return result;
+}
+
+/* Returns the names of the module sys. */
+static inline PyObject *
+names_of_sys(void)
+{
+    PyObject *sys = PyImport_ImportModule("sys");
+    PyObject *names = sys == NULL ? NULL : Py_NewRef(PyModule_GetDict(sys));
+    Py_XDECREF(sys);
+    return names;
+}
+
 /* Loads a ghost, and notes an access. */
 SHARED int use(Persistent *self);
 SHARED PyObject *persistent_getattro(Persistent *self, PyObject *name);

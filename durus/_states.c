@@ -924,11 +924,7 @@ reader_clear(StateReader *self)
 static void
 reader_dealloc(StateReader *self)
 {
-    PyTypeObject *type = Py_TYPE(self);
-    PyObject_GC_UnTrack(self);
-    reader_clear(self);
-    type->tp_free((PyObject *)self);
-    Py_DECREF(type);
+    free_object((PyObject *)self, (inquiry)reader_clear);
 }
 
 static PyObject *
@@ -960,9 +956,7 @@ reader_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->durus_error = Py_NewRef(durus_error);
     self->indices = PyDict_New();
     self->modules = PyUnicode_InternFromString("modules");
-    PyObject *sys = PyImport_ImportModule("sys");
-    self->sys_names = sys == NULL ? NULL : Py_NewRef(PyModule_GetDict(sys));
-    Py_XDECREF(sys);
+    self->sys_names = names_of_sys();
     if (self->indices == NULL || self->modules == NULL || self->sys_names == NULL)
         Py_CLEAR(self);
     return (PyObject *)self;
@@ -994,8 +988,5 @@ static PyType_Spec reader_spec = {
 int
 states_exec(PyObject *module)
 {
-    PyObject *type = PyType_FromModuleAndSpec(module, &reader_spec, NULL);
-    int result = type == NULL ? -1 : PyModule_AddType(module, (PyTypeObject *)type);
-    Py_XDECREF(type);
-    return result;
+    return add_type(module, &reader_spec);
 }

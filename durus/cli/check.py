@@ -5,9 +5,8 @@ import sys
 from contextlib import closing
 
 from durus import trust
-from durus.cli.options import inspect
+from durus.cli.options import add_inspected_argument, inspect
 from durus.cli.report import Report, add_json_argument
-from durus.cli.values import file_or_storage
 from durus.error import DurusError, RecordError
 from durus.files.inspection import Finding, Records
 from durus.objects.trust import ALWAYS, GUARDED
@@ -18,12 +17,7 @@ from durus.text import without_password
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "file",
-        type=file_or_storage,
-        metavar="FILE",
-        help="the file to verify, or the address of a database; it may be in use",
-    )
+    add_inspected_argument(parser, "verify")
     add_json_argument(parser)
     parser.add_argument(
         "--classes",

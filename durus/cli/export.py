@@ -4,10 +4,10 @@ import argparse
 import contextlib
 from collections.abc import Iterator
 
-from durus.cli.options import UsageError, add_at_argument, inspect, is_address
+from durus.cli.options import UsageError, add_at_argument, add_inspected_argument, inspect, is_address
 from durus.cli.output import number_of_objects, tell
 from durus.cli.progress import show_progress
-from durus.cli.values import file_name, file_or_storage
+from durus.cli.values import file_name
 from durus.file_storage import FileStorage
 from durus.files.inspection import Records
 from durus.storage_inspection import StorageRecords
@@ -16,12 +16,7 @@ from durus.tools.export import Export
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "file",
-        type=file_or_storage,
-        metavar="FILE",
-        help="the file to export, or the address of a database; it may be in use",
-    )
+    add_inspected_argument(parser, "export")
     parser.add_argument(
         "--to",
         required=True,

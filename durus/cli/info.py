@@ -9,9 +9,8 @@ from functools import lru_cache
 from typing import cast
 
 from durus import __version__
-from durus.cli.options import inspect
+from durus.cli.options import add_inspected_argument, inspect
 from durus.cli.report import Report, add_json_argument
-from durus.cli.values import file_or_storage
 from durus.error import RecordError
 from durus.files.inspection import Heading, Inspection, Records
 from durus.oid import ROOT_OID, oid_to_int
@@ -42,12 +41,7 @@ _KEYS = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "file",
-        type=file_or_storage,
-        metavar="FILE",
-        help="the file to look at, or the address of a database; it may be in use",
-    )
+    add_inspected_argument(parser, "look at")
     add_json_argument(parser)
     parser.add_argument(
         "--broken",

@@ -47,6 +47,16 @@ def add_storage_arguments(
     )
 
 
+def add_inspected_argument(parser: argparse.ArgumentParser, verb: str) -> None:
+    """Accept what inspect() takes."""
+    parser.add_argument(
+        "file",
+        type=file_or_storage,
+        metavar="FILE",
+        help=f"the file to {verb}, or the address of a database; it may be in use",
+    )
+
+
 def add_address_arguments(parser: argparse.ArgumentParser, verb: str) -> None:
     parser.add_argument("--host", help=f"the host to {verb} ({DEFAULT_HOST})")
     parser.add_argument("--port", type=whole_number(0, MAX_PORT), help=f"the port to {verb} ({DEFAULT_PORT})")

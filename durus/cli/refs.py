@@ -5,11 +5,11 @@ import json
 from contextlib import closing
 
 from durus import __version__
-from durus.cli.options import inspect
+from durus.cli.options import add_inspected_argument, inspect
 from durus.cli.output import tell
 from durus.cli.progress import show_progress
 from durus.cli.report import add_json_argument
-from durus.cli.values import file_or_storage, oid_of_number
+from durus.cli.values import oid_of_number
 from durus.oid import format_oid, oid_to_int
 from durus.records.contents import class_name_of
 from durus.records.record import data_of
@@ -20,9 +20,7 @@ _SHOWN_PATHS = 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "file", type=file_or_storage, metavar="FILE", help="the file, which may be in use, or the address of a database"
-    )
+    add_inspected_argument(parser, "look at")
     parser.add_argument(
         "oid", type=oid_of_number, metavar="OID", help="the oid of the object to which the others refer"
     )

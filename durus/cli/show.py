@@ -5,10 +5,10 @@ import json
 from contextlib import closing
 
 from durus import __version__
-from durus.cli.options import inspect
+from durus.cli.options import add_inspected_argument, inspect
 from durus.cli.output import tell
 from durus.cli.report import add_json_argument
-from durus.cli.values import file_or_storage, oid_of_number
+from durus.cli.values import oid_of_number
 from durus.error import DurusKeyError
 from durus.oid import format_oid, oid_to_int
 from durus.records.contents import class_name_of
@@ -23,9 +23,7 @@ _SHOWN_REFS = 100
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "file", type=file_or_storage, metavar="FILE", help="the file, which may be in use, or the address of a database"
-    )
+    add_inspected_argument(parser, "look at")
     parser.add_argument("oid", type=oid_of_number, metavar="OID", help="the oid of the object")
     add_json_argument(parser)
 
