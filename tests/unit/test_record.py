@@ -26,7 +26,9 @@ from durus.records.record import (
     data_of,
     extract_class_name,
     gen_refs,
+    is_record_of,
     join_refs,
+    oid_of,
     pack_record,
     parse_class_pickle,
     refs_of,
@@ -55,6 +57,48 @@ def stored(storage: MemoryStorage, *records: tuple[bytes, bytes, bytes]) -> Conn
         storage.store(oid, pack_record(oid, data, refs))
     storage.end()
     return Connection(storage)
+
+
+RECORD_FORMS = [
+    ROOT + length.to_bytes(4, "big") + bytes(rest) for length in (0, 1, 2, 3, 8, 16, 17) for rest in range(20)
+] + [ROOT + b"\0\0\0", ROOT, b""]
+"""Well-formed ones, and with each fault of the lengths."""
+
+
+def outcome(read: Callable[[bytes], object], record: bytes) -> object:
+    try:
+        return read(record)
+    except RecordError as error:
+        return str(error)
+
+
+@pytest.mark.spec("REC-4")
+def test_oid_of_is_what_unpack_record_finds() -> None:
+    answers = {outcome(oid_of, form) for form in RECORD_FORMS}
+    assert ROOT in answers and len(answers) > 2
+    for form in RECORD_FORMS:
+        assert outcome(oid_of, form) == outcome(lambda record: unpack_record(record)[0], form), form
+
+
+@pytest.mark.spec("REC-5", "REC-6")
+def test_is_record_of_each_form() -> None:
+    for form in RECORD_FORMS:
+        assert is_record_of(ROOT, form) is (outcome(oid_of, form) == ROOT), form
+        assert is_record_of(ONE, form) is False
+    assert is_record_of(FIRST_RESERVED_OID, pack_record(FIRST_RESERVED_OID, b"x", b"")) is False
+
+
+def test_the_error_of_too_much_data_tells_the_limit() -> None:
+    class Huge(bytes):
+        def __len__(self) -> int:
+            return 1 << 32
+
+    with pytest.raises(RecordError, match=r"oid 1: 4294967296 bytes of data are too many.* at most 4294967295$"):
+        pack_record(ONE, Huge(), b"")
+
+
+def test_no_references_are_no_bytes() -> None:
+    assert join_refs(ONE, []) == b""
 
 
 @pytest.mark.spec("REC-1", "REC-4", "REC-7")
