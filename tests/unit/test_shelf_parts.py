@@ -10,7 +10,18 @@ from durus.files.file import File
 from durus.files.forward_reader import CHUNK_SIZE, FIRST_CHUNK_SIZE, ForwardReader, Unsound
 from durus.files.shelf import recover
 from durus.files.shelf.block_table import locate_block_table
-from durus.files.shelf.layout import SEAL_SIZE, pack_entry, pack_seal, pack_transaction
+from durus.files.shelf.layout import (
+    MAGIC,
+    NAME,
+    SEAL_SIZE,
+    Seal,
+    has_seal_layout,
+    pack_entry,
+    pack_seal,
+    pack_transaction,
+    parse_seal,
+    parse_seal_text,
+)
 from durus.files.shelf.new_shelf import NewShelf
 from durus.files.shelf.offset_map import OffsetMap, build_offset_map
 from durus.files.shelf.scan import Transaction, scan_transactions
@@ -570,3 +581,29 @@ def test_view_of_a_file_ends_where_the_file_ended_and_closes_it() -> None:
     assert (view.size(), view.path) == (10, "/f")
     view.close()
     assert closed == ["/f"]
+
+
+# Seals
+
+
+@pytest.mark.spec("SHELF-13")
+def test_the_text_of_a_seal_stands_for_it() -> None:
+    seal = Seal(0xABC, TIME, 0x1234)
+    assert str(seal) == f"0000000000000abc {TIME} 00001234"
+    assert parse_seal_text(str(seal)) == seal
+    assert seal.end == 0xABC + SEAL_SIZE
+    for text in ("", str(seal)[1:], str(seal) + " ", str(seal).upper(), str(seal).replace("0", "\u0660")):
+        assert parse_seal_text(text) is None
+
+
+@pytest.mark.spec("SHELF-13")
+def test_a_seal_is_found_wherever_it_stands() -> None:
+    entry, checksum = pack_seal(8, TIME, 0)
+    assert parse_seal(b"x" + entry, 1) == Seal(8, TIME, checksum)
+    assert has_seal_layout(b"x" + entry + b"y") is True
+    assert has_seal_layout(entry[:-1]) is False
+
+
+@pytest.mark.spec("SHELF-1")
+def test_the_name_of_the_format_is_in_its_magic() -> None:
+    assert f"{NAME}\n".encode() == MAGIC
