@@ -41,6 +41,7 @@ def table(results: Results, scale: float = 1.0) -> str:
     for workload, row in _rows(results):
         cells = [_cell(results.get((label(workload), row.metric, driver))) for driver in drivers]
         verdicts = [_verdict(results, workload, row, target) for target in row.targets]
+        verdicts.append(_bound(results[label(workload), row.metric, HERE], row.at_most))
         told = "<br>".join(verdict for verdict in verdicts if verdict)
         lines.append(f"| {row.title} | {row.unit} | {workload.durability} | {' | '.join(cells)} | {told} |")
     note = "" if scale == 1 else f"\nAll sizes are multiplied by {scale:g}.\n"
@@ -95,6 +96,12 @@ def _verdict(results: Results, workload: Workload, row: Row, target: Target) -> 
     over = f"{TITLES[target.over]} {target.metric.rpartition('.')[0]}".strip()
     mark = "reached" if found >= target.ratio else "**not reached**"
     return f"{found:.2f} over {over}: {target.ratio:.2g}, {mark}"
+
+
+def _bound(values: list[float], at_most: float | None) -> str:
+    if at_most is None:
+        return ""
+    return f"at most {_number(at_most)}: {'reached' if statistics.median(values) <= at_most else '**not reached**'}"
 
 
 def _machine() -> str:

@@ -1,15 +1,16 @@
 """Durus 4.3. It does not sync its file by itself, so this driver does so at the end of each commit."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from durus.client_storage import ClientStorage
+from durus.error import ConflictError
 from durus.file_storage import FileStorage
 from durus.storage_server import StorageServer
 from durus_api import DurusDatabase, Group, Item, Tree, range_of
 
-__all__ = ["Group", "Item", "Tree", "connect", "open", "range_of", "serve"]
+__all__ = ["Group", "Item", "Tree", "connect", "counter", "open", "range_of", "serve"]
 
 
 class _SyncingStorage(FileStorage):
@@ -34,3 +35,20 @@ def serve(path: str, address: str) -> None:
 
 def connect(address: str, ahead: bool = True) -> DurusDatabase:
     return _Database(ClientStorage(address=address))
+
+
+def counter(address: str) -> Callable[[], None]:
+    """Return a function that adds one to the counter in the root, and tries again after each conflict."""
+    db = connect(address)
+
+    def add_one() -> None:
+        while True:
+            try:
+                db.root["counter"] = db.root.get("counter", 0) + 1
+                db.commit()
+            except ConflictError:
+                db.abort()
+            else:
+                return
+
+    return add_one

@@ -1,14 +1,16 @@
 """This Durus."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
+import durus
 from durus.client_storage import ClientStorage
 from durus.file_storage import FileStorage
 from durus.storage_server import StorageServer
 from durus_api import DurusDatabase, Group, Item, Tree, range_of
 from workloads import items_of
 
-__all__ = ["Group", "Item", "Tree", "connect", "open", "range_of", "serve"]
+__all__ = ["Group", "Item", "Tree", "connect", "counter", "open", "range_of", "seconds_of_report", "serve"]
 
 
 class _Database(DurusDatabase):
@@ -26,3 +28,23 @@ def serve(path: str, address: str) -> None:
 
 def connect(address: str, ahead: bool = True) -> DurusDatabase:
     return _Database(ClientStorage(address=address, prefetch=100 if ahead else 0))
+
+
+def counter(address: str) -> Callable[[], None]:
+    """Return a function that adds one to the counter in the root."""
+    db = durus.open(f"durus+unix:{address}")
+    return lambda: db.run(_add_one)
+
+
+def _add_one(root: durus.PersistentDict[str, int]) -> None:
+    root["counter"] = root.get("counter", 0) + 1
+
+
+def seconds_of_report(address: str) -> float:
+    """Read all items as of one moment."""
+    with durus.open(f"durus+unix:{address}") as db, db.snapshot() as root:
+        start = time.perf_counter()
+        for group in root.values():
+            for item in group:
+                item.number  # noqa: B018  # the read is the work
+        return time.perf_counter() - start

@@ -5,6 +5,7 @@ import json
 import sys
 from pathlib import Path
 
+import servers
 import workloads
 
 
@@ -16,7 +17,8 @@ def main() -> None:
         return
     count, folder = int(arguments[0]), Path(arguments[1])
     own = getattr(driver, name, None)
-    print(json.dumps(own(count, folder) if own else getattr(workloads, name)(driver, count, folder)))
+    module = workloads if hasattr(workloads, name) else servers
+    print(json.dumps(own(count, folder) if own else getattr(module, name)(driver, count, folder)))
 
 
 if __name__ == "__main__":

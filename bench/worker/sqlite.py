@@ -6,7 +6,7 @@ import sqlite3
 import time
 from pathlib import Path
 
-from workloads import GROUP_SIZE, Measured, _remove, cpu
+from workloads import GROUP_SIZE, Measured, cpu, remove
 
 
 def _open(path: str, synchronous: str) -> sqlite3.Connection:
@@ -36,13 +36,13 @@ def insert(count: int, folder: Path) -> Measured:
     taken = cpu() - start
     connection.close()
     size = os.path.getsize(path)
-    _remove(path)
+    remove(path)
     return {"per_second": count / taken, "bytes": size / count}
 
 
 def traversal(count: int, folder: Path) -> Measured:
     path = str(folder / "sqlite-filled")
-    _remove(path)
+    remove(path)
     connection = _open(path, "off")
     _fill(connection, count)
     connection.close()
@@ -75,5 +75,5 @@ def _commits(count: int, folder: Path, synchronous: str) -> float:
             connection.execute("update objects set data = ? where id = 0", (_state(number),))
     taken = clock() - start
     connection.close()
-    _remove(path)
+    remove(path)
     return count / taken

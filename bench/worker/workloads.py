@@ -1,24 +1,21 @@
-"""The workloads: each takes a driver, a number of objects and a folder, and returns what it measured.
+"""The workloads in one process: each takes a driver, a number of objects and a folder, and returns what it measured.
 
 Each runs in a process of its own. filled() creates the files that they need, once, in the folder. Workloads that use
-no other process, and the disk only a little, measure with cpu(), so that the other load of the machine does not count.
+the disk only a little measure with cpu(), so that the other load of the machine does not count.
 """
 
 import contextlib
 import gc
-import multiprocessing
 import os
 import random
 import resource
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 import timeit
 import tracemalloc
 from collections.abc import Iterable, Iterator
-from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +153,7 @@ def insert(driver: Any, count: int, folder: Path) -> Measured:
     path = str(folder / f"{driver.__name__}-inserted")
     taken = fill(driver, count, path)
     size = os.path.getsize(path)
-    _remove(path)
+    remove(path)
     return {"per_second": count / taken, "bytes": size / count}
 
 
@@ -194,7 +191,7 @@ def _commits(driver: Any, count: int, folder: Path, durable: bool) -> float:
         db.commit()
     taken = clock() - start
     db.close()
-    _remove(path)
+    remove(path)
     return count / taken
 
 
@@ -212,7 +209,7 @@ def pack(driver: Any, count: int, folder: Path) -> Measured:
     taken = cpu() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     db.close()
-    _remove(path)
+    remove(path)
     return {"per_second": count / taken, "memory_bytes": 1024 * peak / count}
 
 
@@ -278,7 +275,7 @@ def tree(driver: Any, count: int, folder: Path) -> Measured:
         tree[key]
     cold = cpu() - opened
     db.close()
-    _remove(path)
+    remove(path)
     return {
         "insert_ns": (inserted - start) / count * 1e9,
         "lookup_ns": (looked_up - inserted) / count * 1e9,
@@ -293,116 +290,7 @@ def _use_up(pairs: Iterable[tuple[int, str]]) -> None:
         pass
 
 
-# Servers
-
-
-@contextlib.contextmanager
-def serving(driver: Any, path: str) -> Iterator[str]:
-    """Run a server in a process of its own, and yield its address."""
-    with tempfile.TemporaryDirectory() as folder:  # because the path of a socket must be short
-        yield from _serving(driver, path, os.path.join(folder, "socket"))
-
-
-def _serving(driver: Any, path: str, address: str) -> Iterator[str]:
-    command = [sys.executable, RUN, "serve", driver.__name__, path, address]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
-        try:
-            while not os.path.exists(address):
-                if server.poll() is not None:
-                    raise RuntimeError(f"the server of {driver.__name__} ended with {server.returncode}")
-                time.sleep(0.01)
-            time.sleep(0.2)  # the socket exists a moment before the server listens on it
-            yield address
-        finally:
-            server.terminate()
-            try:
-                server.wait(10)
-            except subprocess.TimeoutExpired:
-                server.kill()
-
-
-def server_load(driver: Driver, count: int, folder: Path) -> Measured:
-    """Load records through the server, one by one."""
-    with serving(driver, filled(driver, count, folder)) as address:
-        db = driver.connect(address, ahead=False)
-        start = time.perf_counter()
-        for oid in range(1, count):
-            db.load(oid)
-        taken = time.perf_counter() - start
-        db.close()
-    return {"per_second": (count - 1) / taken}
-
-
-def server_traversal(driver: Driver, count: int, folder: Path) -> Measured:
-    """Reach and load all items through the server."""
-    with serving(driver, filled(driver, count, folder)) as address:
-        db = driver.connect(address)
-        start = time.perf_counter()
-        total = sum(item.number for item in db.traverse())
-        taken = time.perf_counter() - start
-        db.close()
-    if total != count * (count - 1) // 2:
-        raise ValueError(f"the numbers of the items add up to {total}")
-    return {"per_second": count / taken}
-
-
-def server_commit_1(driver: Driver, count: int, folder: Path) -> Measured:
-    return _commits_by(driver, 1, count, folder)
-
-
-def server_commit_4(driver: Driver, count: int, folder: Path) -> Measured:
-    return _commits_by(driver, 4, count, folder)
-
-
-def server_commit_16(driver: Driver, count: int, folder: Path) -> Measured:
-    return _commits_by(driver, 16, count, folder)
-
-
-def _commits_by(driver: Any, clients: int, count: int, folder: Path) -> Measured:
-    """Commit through a server that syncs; each client commits a small object of its own."""
-    path = str(folder / f"{driver.__name__}-served")
-    shutil.copy(filled(driver, GROUP_SIZE, folder), path)
-    context = multiprocessing.get_context("fork")
-    results: Any = context.SimpleQueue()
-    barrier = context.Barrier(clients)
-    with serving(driver, path) as address:
-        processes = [
-            context.Process(target=_commit_as_client, args=(driver, address, number, count, barrier, results))
-            for number in range(clients)
-        ]
-        for process in processes:
-            process.start()
-        found = [results.get() for _ in processes]
-        for process in processes:
-            process.join()
-    _remove(path)
-    times = sorted(taken for _, _, all_taken in found for taken in all_taken)
-    seconds = max(end for _, end, _ in found) - min(start for start, _, _ in found)
-    return {
-        "per_second": len(times) / seconds,
-        "p50_ms": 1000 * times[len(times) // 2],
-        "p99_ms": 1000 * times[len(times) * 99 // 100],
-    }
-
-
-def _commit_as_client(driver: Driver, address: str, number: int, count: int, barrier: Barrier, results: Any) -> None:
-    db = driver.connect(address)
-    group = db.root[min(db.root.keys())]
-    item = group[number]
-    item.number = 0
-    times = []
-    barrier.wait()
-    begin = now = time.perf_counter()
-    for value in range(count):
-        item.number = value
-        db.commit()
-        before, now = now, time.perf_counter()
-        times.append(now - before)
-    barrier.wait()
-    db.close()
-    results.put((begin, now, times))
-
-
-def _remove(path: str) -> None:
+def remove(path: str) -> None:
+    """Remove a file, and those that its database has put beside it."""
     for found in Path(path).parent.glob(f"{Path(path).name}*"):
         found.unlink()
