@@ -166,7 +166,8 @@ class Database(Generic[R]):
         """Call function(root, *args) in a transaction, and again after a conflict. [DB-20] [DB-21]
 
         The function may be called several times, so apart from persistent objects it must do only what can be repeated.
-        Only the changes of its last call are stored. The last try is an exclusive transaction.
+        Only the changes of its last call are stored. The last try is an exclusive transaction, and so is each after two
+        conflicts while no try has taken longer than 50 ms. [DB-24]
 
         Args:
             function: called with the root and the other arguments.
@@ -184,7 +185,7 @@ class Database(Generic[R]):
         attempts = self.new_tries(tries)
         while True:
             try:
-                with self.new_try(attempts.is_last) as root:
+                with self.new_try(attempts) as root:
                     return _plain(function(root, *args))
             except DurusError as error:
                 if not self.tries_again(attempts, error):
@@ -269,7 +270,7 @@ class Database(Generic[R]):
         Args:
             limit: how many tries at most; None takes the option `tries` of the database.
         """
-        return Tries(self._tries if limit is None else _at_least_one("tries", limit))
+        return Tries(self._tries if limit is None else _at_least_one("tries", limit), self._engine.has_turns)
 
     def tries_again(self, tries: Tries, error: BaseException | None) -> bool:
         """Count an error of a try, and tell whether to try again.
@@ -283,15 +284,16 @@ class Database(Generic[R]):
             self._count("retries")
         return goes_on
 
-    def new_try(self, is_last: bool, owner: object = None) -> "Transaction[R]":
-        """Return a transaction that is one of several tries.
+    def new_try(self, tries: Tries, owner: object = None, may_be_exclusive: bool = True) -> "Transaction[R]":
+        """Return the transaction that is the next of several tries.
 
         Args:
-            is_last: whether this is the last try, which is exclusive.
+            tries: what new_tries() returned.
             owner: as for Transaction.
+            may_be_exclusive: False if the transaction can't wait for its turn.
         """
-        kind: _Kind = "snapshot" if self._readonly else "transaction"
-        return Transaction(self, kind, is_last and not self._readonly, owner)
+        is_exclusive = tries.is_exclusive and may_be_exclusive and not self._readonly
+        return Transaction(self, "snapshot" if self._readonly else "transaction", is_exclusive, owner, tries)
 
     def connection(self) -> AbstractContextManager[Connection[R]]:
         """Give a block its own connection, for many transactions. [DB-40]
@@ -451,9 +453,17 @@ class Transaction(AbstractContextManager[R], Generic[R]):
 
     _connection: PooledConnection[R] | None = None
 
-    def __init__(self, database: Database[R], kind: _Kind, is_exclusive: bool, owner: object = None) -> None:
+    def __init__(
+        self,
+        database: Database[R],
+        kind: _Kind,
+        is_exclusive: bool,
+        owner: object = None,
+        tries: Tries | None = None,
+    ) -> None:
         self._database = database
         self._given_owner = owner
+        self._tries = tries
         self._kind: _Kind = kind
         self._is_exclusive = is_exclusive
         self._owner: object = None
@@ -480,6 +490,8 @@ class Transaction(AbstractContextManager[R], Generic[R]):
             raise
         if self._is_exclusive:
             database._count("exclusive")
+        if self._tries is not None:
+            self._tries.begin_work()
         return connection.root
 
     def __exit__(
@@ -488,6 +500,8 @@ class Transaction(AbstractContextManager[R], Generic[R]):
         connection, block = self._connection, self._block
         if connection is None or block is None:
             raise TransactionError("this transaction was not begun")
+        if self._tries is not None:
+            self._tries.end_work()
         try:
             connection.end(block, error)
         finally:
@@ -528,7 +542,7 @@ class _Attempt(AbstractContextManager[R], Generic[R]):
 
     def __enter__(self) -> R:
         while True:
-            self._transaction = self._database.new_try(self.tries.is_last and current_task() is None)
+            self._transaction = self._database.new_try(self.tries, may_be_exclusive=current_task() is None)
             try:
                 return self._transaction.__enter__()
             except DurusError as error:

@@ -114,7 +114,7 @@ class WSGIMiddleware(_Middleware[WSGIApp]):
         body = self._read_body(environ)
         tries = self._db.new_tries(1 if body is None else self._tries)
         while True:
-            transaction = self._db.new_try(tries.is_last)
+            transaction = self._db.new_try(tries)
             own = dict(environ) if body is None else {**environ, "wsgi.input": io.BytesIO(body)}
             error: BaseException | None
             try:
@@ -229,7 +229,7 @@ class ASGIMiddleware(_Middleware[ASGIApp]):
     async def _answer(self, scope: Scope, body: "_Body") -> list[Message]:
         tries = self._db.new_tries(self._tries if body.is_whole else 1)
         while True:
-            transaction = self._db.new_try(tries.is_last, owner=body)
+            transaction = self._db.new_try(tries, owner=body)
             error: BaseException | None
             try:
                 answer, error = await self._try(transaction, scope, body)

@@ -1,4 +1,4 @@
-"""How transactions are tried again after a conflict. Statements DB-20 to DB-23."""
+"""How transactions are tried again after a conflict. Statements DB-20 to DB-24."""
 
 import dis
 import random
@@ -8,6 +8,7 @@ from types import FrameType
 from durus.error import ConflictError, DisconnectedError, OutcomeUnknownError, ServerUnreachableError
 
 _sleep = time.sleep
+_clock = time.monotonic
 _chance = random.random
 
 _CONFLICT_PAUSE = 0.001, 0.1
@@ -20,29 +21,48 @@ _NOTHING = ("CACHE", "NOP", "NOT_TAKEN")
 DEFAULT_TRIES = 10
 DEFAULT_SERVER_TRIES = 100
 """For a server that other processes use too, whose clients a last try can't keep waiting. [DB-21]"""
+_CONFLICTS_BEFORE_TURN = 2
+_QUICK = 0.05
+"""In seconds. Tries that take no longer are exclusive after so many conflicts. [DB-24]"""
 _MAX_LOST = 10
 """How often a connection may be lost, or refused, in the tries of one transaction."""
 
 
 class Tries:
-    """Counts the tries of a transaction, and decides whether it may be tried again. [DB-21]"""
+    """Counts the tries of a transaction, and decides whether it may be tried again. [DB-21] [DB-24]"""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, has_turns: bool = True) -> None:
+        """`has_turns` tells whether an exclusive transaction keeps all others from committing."""
         self.limit = limit
         self.number = 1
         """The number of the next or current try."""
+        self._has_turns = has_turns
         self._lost = 0
+        self._conflicts = 0
+        self._began = 0.0
+        self._slowest = 0.0
 
     @property
-    def is_last(self) -> bool:
-        """True for the last of several tries."""
-        return self.number == self.limit > 1
+    def is_exclusive(self) -> bool:
+        """True if the next try should be an exclusive transaction."""
+        is_contended = self._conflicts >= _CONFLICTS_BEFORE_TURN and self._slowest <= _QUICK
+        return self.limit > 1 and (self.number == self.limit or (self._has_turns and is_contended))
+
+    def begin_work(self) -> None:
+        """Note that a try has begun its transaction."""
+        self._began = _clock()
+
+    def end_work(self) -> None:
+        """Note that a try goes on to its commit, or has failed."""
+        self._slowest = max(self._slowest, _clock() - self._began)
 
     def goes_on(self, error: BaseException | None) -> bool:
         """Tell whether there is another try after an error, and go on to it."""
         if not may_try_again(error) or self.number >= self.limit:
             return False
-        if not isinstance(error, ConflictError):
+        if isinstance(error, ConflictError):
+            self._conflicts += 1
+        else:
             self._lost += 1
             if self._lost >= _MAX_LOST:
                 return False

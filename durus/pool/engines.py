@@ -20,10 +20,13 @@ if TYPE_CHECKING:
 class Engine:
     """Makes a storage for each connection."""
 
+    has_turns = True
+    """True if an exclusive transaction keeps all others from committing, also those of other processes. [DB-12]"""
+
     @property
     def default_tries(self) -> int:
         """The default number of tries of a transaction. [DB-21]"""
-        return DEFAULT_TRIES
+        return DEFAULT_TRIES if self.has_turns else DEFAULT_SERVER_TRIES
 
     def new_storage(self) -> Storage:
         """Return a storage for one more connection."""
@@ -68,16 +71,11 @@ class EngineOfServer(Engine):
         self._new_turn = ProcessTurn
         self._turn = ProcessTurn()
         self._new_client = new_client
-        self._has_turns = False
-        """True if the server can keep other processes from committing, as in protocol 2."""
-
-    @property
-    def default_tries(self) -> int:
-        return DEFAULT_TRIES if self._has_turns else DEFAULT_SERVER_TRIES
+        self.has_turns = False  # before a first client has spoken protocol 2
 
     def new_storage(self) -> "TurnTakingClient":
         client = self._new_client(self._turn)
-        self._has_turns = client.protocol >= 2
+        self.has_turns = client.protocol >= 2
         return client
 
     def pack(self) -> Iterator[Progress]:

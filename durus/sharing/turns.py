@@ -129,7 +129,7 @@ class Turns:
         """Count how long others have waited for a turn, if they waited in vain."""
         waited = self._clock() - max(turn.began, self._waited_since) if self._line else 0
         if turn.lease is not None:
-            self._longer_allowance -= waited
+            self._longer_allowance -= max(0.0, waited - EXCLUSIVE_SECONDS) if has_committed else waited
         elif turn.is_longer:
             self._longer_allowance -= waited
             turn.standing.losses = 0

@@ -90,8 +90,18 @@ def test_every_other_error_comes_out_at_once(
     assert db.run(lambda root: root["n"]) == 0
 
 
+@pytest.fixture
+def seconds(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time that the clock tells, in one item."""
+    now = [1000.0]
+    monkeypatch.setattr(attempts, "_clock", lambda: now[0])
+    return now
+
+
 @pytest.mark.spec("DB-20", "DB-21")
-def test_a_commit_in_conflict_is_tried_again(db: durus.Database[Root], pauses: list[float]) -> None:
+def test_a_commit_in_conflict_is_tried_again(
+    db: durus.Database[Root], pauses: list[float], seconds: list[float]
+) -> None:
     calls = []
 
     def work(root: Root) -> None:
@@ -99,10 +109,52 @@ def test_a_commit_in_conflict_is_tried_again(db: durus.Database[Root], pauses: l
         if len(calls) < 4:
             disturb(db, root)
         root["n"] += 10
+        seconds[0] += 0.0501
 
     db.run(work, tries=4)
     assert calls == [0, 0, 0, 1]  # the last try is exclusive
     assert db.run(lambda root: (root["n"], root["m"])) == (10, 3)
+
+
+@pytest.mark.spec("DB-24")
+def test_after_two_conflicts_a_quick_transaction_waits_for_its_turn(
+    db: durus.Database[Root], pauses: list[float], seconds: list[float]
+) -> None:
+    calls = []
+
+    def work(root: Root) -> None:
+        calls.append(db.stats().exclusive)
+        if len(calls) < 3:
+            disturb(db, root)
+        root["n"] += 10
+        seconds[0] += 0.0499
+
+    db.run(work, tries=10)
+    assert calls == [0, 0, 1]
+    assert db.run(lambda root: (root["n"], root["m"])) == (10, 2)
+
+
+@pytest.mark.spec("DB-24")
+def test_which_tries_are_exclusive(seconds: list[float]) -> None:
+    def kinds(tries: attempts.Tries, *taken: float, error: DurusError | None = None) -> list[bool]:
+        found = []
+        for each in taken:
+            found.append(tries.is_exclusive)
+            seconds[0] += 1
+            tries.begin_work()
+            seconds[0] += each
+            tries.end_work()
+            seconds[0] += 1
+            assert tries.goes_on(error or ConflictError())
+        return [*found, tries.is_exclusive]
+
+    assert kinds(attempts.Tries(9), 0.01, 0.02, 0.03, 0.01) == [False, False, True, True, True]
+    assert kinds(attempts.Tries(9), 0.01, 0.06, 0.03, 0.01) == [False] * 5
+    assert kinds(attempts.Tries(9), 0.01, 0.02, 0.06, 0.01) == [False, False, True, False, False]
+    assert kinds(attempts.Tries(9), 0.01, 0.01, error=DisconnectedError()) == [False] * 3
+    assert kinds(attempts.Tries(9, has_turns=False), 0.01, 0.02, 0.03) == [False] * 4
+    assert kinds(attempts.Tries(3, has_turns=False), 1.0, 1.0) == [False, False, True]
+    assert kinds(attempts.Tries(1)) == [False]
 
 
 @pytest.mark.spec("DB-21")
@@ -141,11 +193,14 @@ def test_pauses_grow_and_are_random(monkeypatch: pytest.MonkeyPatch, pauses: lis
 
 
 @pytest.mark.spec("DB-22")
-def test_the_block_of_an_attempt_is_tried_again(db: durus.Database[Root], pauses: list[float]) -> None:
+def test_the_block_of_an_attempt_is_tried_again(
+    db: durus.Database[Root], pauses: list[float], seconds: list[float]
+) -> None:
     tries = 0
     for attempt in db.attempts(5):
         with attempt as root:
             tries += 1
+            seconds[0] += 1  # so that a later try is not exclusive
             if tries == 1:
                 raise ConflictError([bytes(8)])
             if tries == 2:
@@ -331,7 +386,6 @@ def test_a_server_that_stays_away_is_not_asked_as_often_as_conflicts_are_tried()
     while lost.goes_on(DisconnectedError()):
         pass
     while conflicts.goes_on(ConflictError()):
-        assert conflicts.is_last == (conflicts.number == 100)
+        pass
     assert (lost.number, conflicts.number) == (10, 100)
     assert not attempts.Tries(2).goes_on(LookupError())
-    assert not attempts.Tries(1).is_last

@@ -9,7 +9,7 @@ from durus.records.record import pack_record
 from durus.shared_storage import SharedStorage
 from durus.sharing.protocol import Commit, NewOids, encode_commit, encode_request
 from durus.sharing.session import Session, SessionCore
-from durus.sharing.turns import BYTES_PER_SECOND, EXCLUSIVE_SECONDS
+from durus.sharing.turns import BYTES_PER_SECOND, EXCLUSIVE_SECONDS, Standing, Turn, Turns
 from durus.storage import MemoryStorage
 from tests.in_memory_server import InMemoryConnection, InMemoryServer
 
@@ -270,6 +270,28 @@ def test_longer_turns_that_are_not_used_are_paid_back_before_there_is_another(cl
 
 
 STALLED_DATA = encode_commit([(ROOT, pack_record(ROOT, b"stalled", b""))])
+
+
+@pytest.mark.spec("TXN-46")
+@pytest.mark.parametrize(
+    ("held", "is_commit", "lasts_long"), [(0.19, True, True), (1, True, False), (0.1, False, False)]
+)
+def test_exclusive_turns_that_end_soon_with_a_commit_leave_later_ones_long(
+    held: float, is_commit: bool, lasts_long: bool
+) -> None:
+    now = [0.0]
+    turns = Turns(lambda: now[0])
+    asked = [Turn(Standing(), lambda: None, lease=10) for _ in range(100)]
+    for turn in asked:
+        turns.ask(turn)
+    for turn in asked[:50]:
+        assert turns.holder is turn
+        now[0] += held
+        turns.end(turn, has_committed=is_commit)
+    last = turns.holder
+    now[0] += 5
+    turns.pass_on()
+    assert (turns.holder is last) is lasts_long
 
 
 def stalled_clients(server: InMemoryServer) -> list[InMemoryConnection]:
