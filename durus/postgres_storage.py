@@ -105,6 +105,9 @@ class PostgresStorage(CollectingStorage):
     is_shared = True
     format_name = "PostgreSQL"
 
+    made: tuple[str, ...] = ()
+    """What was missing when this storage was opened, and was made: as "schema durus" and "table head". [PG-6]"""
+
     _link: "Link | None" = None
 
     def __init__(
@@ -207,20 +210,28 @@ class PostgresStorage(CollectingStorage):
         return rows[0] if rows else None
 
     def _make_tables(self, link: "Link") -> None:
-        """Make what is missing of the tables, at the same time as other clients, perhaps."""
+        """Make what is missing of the schema, at the same time as other clients, perhaps. [PG-6]"""
         from durus.postgres.link import ALREADY_MADE, SqlError
 
         sql, first = self._sql, uuid4()
-        begin = [(sql.begin, ()), *((table, ()) for table in sql.tables), (sql.first_block, ())]
+        there = link.run((sql.there, (sql.schema,)))[0]
+        names = {name for (name,) in there}
+        missing = {} if there else {f"schema {sql.schema}": sql.make_schema}
+        missing |= {what: make for what, make in sql.relations.items() if what.split()[1] not in names}
+        begin = [(sql.begin, ()), *((make, ()) for make in missing.values()), (sql.first_block, ())]
         try:
             link.run(*begin, (sql.first_txn, (first,)), (sql.first_head, (first,)), (sql.commit, ()))
         except SqlError as error:
             if error.state not in ALREADY_MADE:
                 raise
+        else:
+            self.made = tuple(missing)
 
     def _check_greeting(self, row: tuple[Any, ...] | None) -> None:
         if row is None:
-            raise ServerError(f"{self._name} has no tables of Durus: open it once, without readonly=True")
+            raise ServerError(
+                f"{self._name} has no tables of Durus: make them with `durus init`, or open it without readonly=True"
+            )
         version, synchronous = row
         if version != VERSION:
             raise ServerError(

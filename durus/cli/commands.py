@@ -39,6 +39,7 @@ COMMANDS = {
     "restore": Command("make a file of a backup, as it is now or was at a time", "restore"),
     "salvage": Command("copy what is sound of a damaged file to a new file", "salvage"),
     "rename": Command("give a class or a module another path in a file", "rename"),
+    "init": Command("make the tables of a database in an engine, or tell their version", "init"),
     "convert": Command("copy a file to a new file, or to another kind of storage", "convert"),
     "export": Command("write what a file holds as JSON lines, SQLite or CSV", "export"),
     "import": Command("make a file from exported JSON lines", "import_lines"),

@@ -22,6 +22,11 @@ _LOST = {"25006", "40003", "57P01", "57P02", "57P03", "57P05", "25P03"}
 _LOST_CLASSES = ("08",)
 """Errors of connections."""
 _NOT_ALLOWED = "42501"
+_RIGHTS = (
+    "a client needs USAGE on the schema, and SELECT, INSERT, UPDATE and DELETE on its tables, TRUNCATE too if it "
+    "packs, and only SELECT if it only reads; to make them, CREATE on the database, or USAGE and CREATE on a schema "
+    "that is there: see GRANT, or have a role with these rights run `durus init`"
+)
 MISSING_TABLE = {"42P01", "3F000", "3D000"}
 ALREADY_MADE = {"23505", "42P06", "42P07", "XX000"}
 """What making tables can meet if another client makes them at the same time."""
@@ -105,7 +110,7 @@ class Link:
         if state in _TRY_AGAIN:
             return Postponed(_text(error))
         if state == _NOT_ALLOWED:
-            return NotAllowedError(f"{self._name} does not allow that: {_text(error)}")
+            return NotAllowedError(f"{self._name} does not allow that: {_text(error)}; {_RIGHTS}")
         return SqlError(f"{self._name} can't do that: {_text(error)}", state)
 
     def roll_back(self) -> bool:

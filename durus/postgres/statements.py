@@ -12,21 +12,17 @@ VERSION = 1
 """The version of the tables. [PG-2]"""
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
-_TABLES = (
-    "CREATE SCHEMA IF NOT EXISTS {s}",
-    "CREATE TABLE IF NOT EXISTS {s}.object "
-    "(oid bigint PRIMARY KEY, tid bigint NOT NULL, data bytea NOT NULL, refs bigint[] NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS {s}.change (tid bigint NOT NULL, oid bigint NOT NULL, PRIMARY KEY (tid, oid))",
-    "CREATE TABLE IF NOT EXISTS {s}.txn (tid bigint PRIMARY KEY, commit_id uuid NOT NULL UNIQUE, "
-    "time timestamp with time zone NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS {s}.oid_block (id bigint PRIMARY KEY, next bigint NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS {s}.mark (oid bigint PRIMARY KEY, step bigint NOT NULL)",
-    "CREATE INDEX IF NOT EXISTS mark_step ON {s}.mark (step, oid)",
-    "CREATE TABLE IF NOT EXISTS {s}.pack (id bigint PRIMARY KEY, from_tid bigint NOT NULL, step bigint NOT NULL, "
-    "after bigint NOT NULL, followed_tid bigint NOT NULL, followed_oid bigint NOT NULL, swept bigint NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS {s}.head (id bigint PRIMARY KEY, version bigint NOT NULL, epoch uuid NOT NULL, "
-    "tid bigint NOT NULL, log_from bigint NOT NULL, sweep_tid bigint NOT NULL)",
-)
+_TABLES = {
+    "object": "oid bigint PRIMARY KEY, tid bigint NOT NULL, data bytea NOT NULL, refs bigint[] NOT NULL",
+    "change": "tid bigint NOT NULL, oid bigint NOT NULL, PRIMARY KEY (tid, oid)",
+    "txn": "tid bigint PRIMARY KEY, commit_id uuid NOT NULL UNIQUE, time timestamp with time zone NOT NULL",
+    "oid_block": "id bigint PRIMARY KEY, next bigint NOT NULL",
+    "mark": "oid bigint PRIMARY KEY, step bigint NOT NULL",
+    "pack": "id bigint PRIMARY KEY, from_tid bigint NOT NULL, step bigint NOT NULL, after bigint NOT NULL, "
+    "followed_tid bigint NOT NULL, followed_oid bigint NOT NULL, swept bigint NOT NULL",
+    "head": "id bigint PRIMARY KEY, version bigint NOT NULL, epoch uuid NOT NULL, tid bigint NOT NULL, "
+    "log_from bigint NOT NULL, sweep_tid bigint NOT NULL",
+}
 
 
 class Statements:
@@ -43,7 +39,19 @@ class Statements:
             return text.replace("{s}", schema).encode()
 
         # Making the tables
-        self.tables = tuple(sql(text) for text in _TABLES)
+        self.there = (
+            b"SELECT CAST(c.relname AS text) FROM pg_catalog.pg_namespace n "
+            b"LEFT JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid WHERE n.nspname = %s"
+        )
+        self.make_schema = sql("CREATE SCHEMA IF NOT EXISTS {s}")
+        self.relations = {
+            **{
+                f"table {name}": sql(f"CREATE TABLE IF NOT EXISTS {{s}}.{name} ({columns})")
+                for name, columns in _TABLES.items()
+            },
+            "index mark_step": sql("CREATE INDEX IF NOT EXISTS mark_step ON {s}.mark (step, oid)"),
+        }
+        """What makes each table and index that must be there."""
         self.first_txn = sql("INSERT INTO {s}.txn (tid, commit_id, time) VALUES (0, %s, now()) ON CONFLICT DO NOTHING")
         self.first_block = sql("INSERT INTO {s}.oid_block (id, next) VALUES (0, 1) ON CONFLICT DO NOTHING")
         self.first_head = sql(

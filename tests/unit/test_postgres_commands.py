@@ -11,10 +11,10 @@ import pytest
 import durus
 from durus.cli.main import main
 from durus.connection import Connection
-from durus.error import ArgumentError, ReadonlyError
+from durus.error import ArgumentError, NotAllowedError, ReadonlyError
 from durus.file_storage import FileStorage
 from durus.persistent_list import PersistentList
-from tests.postgres import storage_at
+from tests.postgres import PostgresServer, storage_at
 from tests.unit.databases import SECONDS, in_threads
 
 pytest.importorskip("psycopg")
@@ -109,6 +109,79 @@ def test_a_database_packs(postgres_address: str) -> None:
 
 
 # Commands
+
+
+@pytest.mark.spec("CMD-41", "PG-6")
+def test_init_makes_the_tables_once_and_tells_their_version(
+    postgres: PostgresServer, postgres_address: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    schema = postgres_address.rpartition("=")[2]
+    shown = postgres_address.partition("?")[0]
+    assert main(["init", "--check", postgres_address]) == 1
+    assert "has no tables of Durus: make them with `durus init`" in capsys.readouterr().err
+    assert postgres.execute(f"select count(*) from pg_namespace where nspname = '{schema}'") == [(0,)]
+    assert main(["init", postgres_address]) == 0
+    made = capsys.readouterr().out
+    assert made.startswith(f"{shown}: made schema {schema}, table object, table change, ")
+    assert made.endswith("table head, index mark_step; the tables have version 1\n")
+    for arguments in ["init", postgres_address], ["init", "--check", postgres_address]:
+        assert main(arguments) == 0
+        assert capsys.readouterr().out == f"{shown}: the tables are there, of version 1\n"
+    postgres.execute(f"drop table {schema}.mark")
+    postgres.execute(f"drop table {schema}.head")
+    assert main(["init", postgres_address]) == 0
+    assert ": made table mark, table head, index mark_step; the" in capsys.readouterr().out
+    postgres.execute(f"update {schema}.head set version = 2")
+    assert main(["init", "--check", postgres_address]) == 1
+    assert "has tables of version 2, and this program knows version 1" in capsys.readouterr().err
+
+
+@pytest.mark.spec("PG-6")
+def test_a_role_without_rights_is_told_which_it_needs(
+    postgres: PostgresServer, postgres_address: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    schema = postgres_address.rpartition("=")[2]
+    role = f"role_{schema}"
+    postgres.execute(f"create role {role} login")
+    address = postgres_address.replace("user=durus", f"user={role}")
+
+    def refused(what: str) -> None:
+        assert main(["init", address]) == 1
+        told = capsys.readouterr().err
+        assert what in told
+        assert "a client needs USAGE on the schema, and SELECT, INSERT, UPDATE and DELETE on its tables" in told
+        assert "CREATE on the database, or USAGE and CREATE on a schema that is there" in told
+
+    try:
+        refused("permission denied for database postgres")
+        postgres.execute(f"create schema {schema}")
+        refused(f"permission denied for schema {schema}")
+        postgres.execute(f"grant usage, create on schema {schema} to {role}")
+        assert main(["init", address]) == 0
+        assert ": made table object," in capsys.readouterr().out
+        postgres.execute(f"drop schema {schema} cascade")
+        fill(postgres_address)
+        refused(f"permission denied for schema {schema}")
+        postgres.execute(f"grant usage on schema {schema} to {role}")
+        postgres.execute(f"grant select on all tables in schema {schema} to {role}")
+        with durus.open(address, readonly=True) as db, db.transaction() as root:
+            assert lists(root) == [[0], [1], [2]]
+        with durus.open(address) as db, pytest.raises(NotAllowedError, match="SELECT, INSERT, UPDATE and DELETE"):
+            db.run(lambda root: root.update(a=1))
+        postgres.execute(f"grant insert, update, delete, truncate on all tables in schema {schema} to {role}")
+        with durus.open(address) as db:
+            db.run(lambda root: root.update(a=1))
+            db.pack()
+    finally:
+        postgres.execute(f"drop owned by {role}")
+        postgres.execute(f"drop role {role}")
+
+
+@pytest.mark.spec("CMD-41")
+def test_init_is_for_an_engine(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["init", "shop.durus"]) == 2
+    assert "shop.durus is not an address of an engine" in capsys.readouterr().err
+    assert main(["init"]) == 2
 
 
 @pytest.mark.spec("CMD-5", "CMD-11")
