@@ -38,6 +38,7 @@ from durus.postgres.decisions import (
     conflicts,
     existing_of,
     invalid_oids,
+    is_behind,
     lost_commits,
     needed_oids,
 )
@@ -67,6 +68,8 @@ _LOG_AGE = "1 hour"
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 1.0
 """In seconds: between two tries to find out what became of a commit."""
+_LEAST_PATIENCE = 30.0
+"""For how many seconds a server may be silent, however short the timeout of the storage is. [PG-16]"""
 
 
 class _Turn(NamedTuple):
@@ -87,8 +90,8 @@ class PostgresStorage(CollectingStorage):
         address: where the database is, as `postgresql://user@host:port/name`, or in another form that libpq knows.
         schema: the schema of the tables, which are made if they are not there.
         readonly: never make or change anything; the server may be a standby.
-        timeout: how many seconds a commit may wait for its turn, and for a server that is gone to come back; None is
-            for ever.
+        timeout: how many seconds a commit may wait for its turn, and for a server that is gone to come back; after
+            as many of silence, and 30 at least, the server is given up; None is for ever.
         prefetch: how many records are loaded ahead, at most, with each loaded one; 0 turns this off. [TXN-26]
         prepare: False if there is a pooler between that does not support prepared statements.
         durability: "fsync"; or "os", to accept a server with `synchronous_commit=off`, which may lose the last commits
@@ -181,7 +184,8 @@ class PostgresStorage(CollectingStorage):
             from durus.postgres.link import Link  # psycopg is in an extra
         except ImportError as error:
             raise ArgumentError(f"{self._name}: this needs psycopg, pip install 'durus[postgres]': {error}") from error
-        return Link(self._address, self._parameters, self._name, self._prepare)
+        patience = max(self._timeout, _LEAST_PATIENCE)
+        return Link(self._address, self._parameters, self._name, self._prepare, patience)
 
     def _open_link(self) -> "Link":
         """Connect, and make the tables if they are not there. [PG-2]"""
@@ -325,6 +329,10 @@ class PostgresStorage(CollectingStorage):
 
     def _take(self, news: News) -> list[bytes] | None:
         """Take in what others have committed; return the oids that are invalid now, None for any. [PG-11]"""
+        if self._link is not None and self._link.is_standby and is_behind(self._seen, news):
+            raise self._lose(
+                DisconnectedError(f"{self._name} is a standby that lacks commit {self._seen.tid} and has {news.tid}")
+            )
         if lost_commits(self._seen, news):
             self._tell_of_loss(news)
         invalid = invalid_oids(self._seen, news)
@@ -611,6 +619,10 @@ class PostgresStorage(CollectingStorage):
             link.run(*steps, (sql.commit, ()))
         except DisconnectedError as error:
             self._settle(turn, error)
+        else:
+            if link.warning:  # the engine did not wait for its standbys
+                link.close()
+                self._settle(turn, DisconnectedError(f"{self._name} has warned: {link.warning}"))
         self._turn = None
         self._accept([oid_from_int(row.oid) for row in rows], turn)
 
@@ -659,8 +671,10 @@ class PostgresStorage(CollectingStorage):
                 (sql.lock_timeout, ()),
                 (sql.lock_head, ()),
                 (sql.find_commit, (turn.commit_id,)),
-                (sql.rollback, ()),
+                (sql.commit, ()),  # which waits for the standbys, and so for what was found
             )
+            if link.warning:
+                raise DisconnectedError(f"{self._name} has warned: {link.warning}")
             if not head or head[0][1] != self._seen.epoch:
                 raise ServerError(f"{self._name} is another one now")
         except Postponed as error:

@@ -30,13 +30,24 @@ _FAST = ("fsync=off", "full_page_writes=off", "synchronous_commit=on")
 class PostgresServer:
     """A server with its data in a folder, run by another user than root, whom PostgreSQL refuses."""
 
-    def __init__(self, programs: Path, folder: Path, user: str | None) -> None:
+    def __init__(self, programs: Path, folder: Path, user: str | None, *settings: str) -> None:
         self._programs = programs
         self._user = user
+        self._settings = settings
         self.folder = folder
         self._data = folder / "data"
-        self._run("initdb", "-D", str(self._data), "-U", "durus", "-A", "trust", "--no-sync", "-E", "UTF8")
         self.process: subprocess.Popen[bytes] | None = None
+
+    def make(self) -> None:
+        """Make the data of a new server, and start it."""
+        self._run("initdb", "-D", str(self._data), "-U", "durus", "-A", "trust", "--no-sync", "-E", "UTF8")
+        self.start()
+
+    def follow(self, primary: "PostgresServer") -> None:
+        """Make the data from those of another server, and start as its standby."""
+        shutil.rmtree(self._data, ignore_errors=True)
+        source = f"host={primary.folder} user=durus"
+        self._run("pg_basebackup", "-d", source, "-D", str(self._data), "-R", "-c", "fast", "--no-sync")
         self.start()
 
     def _user_arguments(self) -> dict[str, Any]:
@@ -56,7 +67,7 @@ class PostgresServer:
 
     def start(self, *settings: str) -> None:
         """Start, and return when clients can connect."""
-        options = [f"-c{each}" for each in (*_FAST, "max_connections=60", "autovacuum=off", *settings)]
+        options = [f"-c{each}" for each in (*_FAST, "max_connections=60", "autovacuum=off", *self._settings, *settings)]
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [self._programs / "postgres", "-D", self._data, "-k", self.folder, "-h", "", *options],
@@ -81,6 +92,17 @@ class PostgresServer:
         if process is not None:
             process.send_signal(number)
             process.wait()
+
+    def crash(self) -> None:
+        """Kill every process, as the loss of a machine does."""
+        process, self.process = self.process, None
+        assert process is not None
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        process.kill()
+        for child in children:
+            with suppress(ProcessLookupError):
+                os.kill(int(child), signal.SIGKILL)
+        process.wait()
 
     @property
     def conninfo(self) -> str:
@@ -114,8 +136,47 @@ def programs_of_postgres() -> Path | None:
     return candidates[-1].parent if candidates else None
 
 
+class Pair:
+    """A primary and its standby, each of which can take the place of the other.
+
+    If the standby is synchronous, no commit is acknowledged without it, also while there is none.
+    """
+
+    def __init__(self, folder: Path, is_synchronous: bool) -> None:
+        settings = ("synchronous_standby_names=*",) if is_synchronous else ()
+        folders = folder / "1", folder / "2"
+        for each in folders:
+            each.mkdir()
+        folder.chmod(0o711)
+        self.primary, self.standby = (postgres_in(each, *settings) for each in folders)
+        self._address = f"postgresql:///postgres?host={folders[0]},{folders[1]}&user=durus"
+        self.primary.make()
+        self.standby.follow(self.primary)
+
+    def address(self, schema: str = "durus") -> str:
+        """The address of a database that names both."""
+        return f"{self._address}&schema={schema}"
+
+    def promote(self) -> None:
+        """Have the standby take over from a primary that is gone."""
+        assert self.standby.execute("select pg_promote(true, 60)") == [(True,)]
+        self.primary, self.standby = self.standby, self.primary
+
+    def stop(self) -> None:
+        """Stop both at once."""
+        self.standby.stop(signal.SIGKILL)
+        self.primary.stop(signal.SIGKILL)
+
+
 def new_postgres(folder: Path) -> PostgresServer:
     """Start a server with its data in an empty folder; skip the test, and tell why, if there can be none."""
+    server = postgres_in(folder)
+    server.make()
+    return server
+
+
+def postgres_in(folder: Path, *settings: str) -> PostgresServer:
+    """Return a server that has its data in an empty folder, and does not run yet."""
     programs = programs_of_postgres()
     if psycopg is None:
         pytest.skip("psycopg is not installed: pip install 'durus[postgres]'")
@@ -126,7 +187,7 @@ def new_postgres(folder: Path) -> PostgresServer:
         user = _other_user()
         shutil.chown(folder, user)
     folder.chmod(0o700)
-    return PostgresServer(programs, folder, user)
+    return PostgresServer(programs, folder, user, *settings)
 
 
 def _other_user() -> str:

@@ -56,6 +56,11 @@ def lost_commits(seen: Seen, news: News) -> bool:
     return news.log_from <= seen.tid and news.known_id != seen.commit_id
 
 
+def is_behind(seen: Seen, news: News) -> bool:
+    """Tell whether a server lacks commits that were seen, which a standby still has to receive. [PG-15]"""
+    return news.epoch == seen.epoch and news.tid < seen.tid
+
+
 def invalid_oids(seen: Seen, news: News) -> list[bytes] | None:
     """Return the oids that others have changed, None if it can be any. [PG-11]"""
     if lost_commits(seen, news) or news.log_from > seen.tid or len(news.changed) >= MAX_CHANGES:

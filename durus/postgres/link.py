@@ -6,7 +6,8 @@ asks to try the transaction again, and ServerError, with the transaction rolled 
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 import psycopg
@@ -48,21 +49,54 @@ class SqlError(ServerError):
         self.state = state
 
 
+class _Connection(psycopg.Connection[tuple[Any, ...]]):
+    """A connection that gives up a server that is silent for too long. [PG-16]"""
+
+    patience = float("inf")
+    """For how many seconds the server may be silent while an answer is due."""
+
+    def wait(self, gen: Generator[Any, Any, Any], *limits: Any, **named: Any) -> Any:
+        limited: Any = _Limited(gen, self)  # has what psycopg calls of a generator
+        return super().wait(limited, *limits, **named)
+
+
+class _Limited:
+    """What psycopg waits for, up to a limit: it sends 0 when nothing has come for a while."""
+
+    def __init__(self, gen: Generator[Any, Any, Any], connection: _Connection) -> None:
+        self._gen, self._connection, self._heard = gen, connection, time.monotonic()
+
+    def __next__(self) -> Any:
+        return next(self._gen)
+
+    def send(self, ready: Any) -> Any:
+        if ready:
+            self._heard = time.monotonic()
+        elif time.monotonic() - self._heard > self._connection.patience:
+            self._connection.pgconn.finish()
+            raise psycopg.OperationalError(f"the server was silent for {self._connection.patience:g} s")
+        return self._gen.send(ready)
+
+
 class Link:
     """One connection to the engine, in autocommit mode; `name` says to what, for messages.
 
-    ServerUnreachableError if there is none.
+    ServerUnreachableError if there is none. A server that is silent for `patience` seconds is given up.
     """
 
-    def __init__(self, address: str, options: Mapping[str, str], name: str, prepare: bool) -> None:
+    def __init__(self, address: str, options: Mapping[str, str], name: str, prepare: bool, patience: float) -> None:
         self._name = name
         self._is_of_parent = False
+        self.warning = ""
+        """The warning that came with the last round trip; empty if there was none."""
         try:
-            self._connection = psycopg.connect(
+            self._connection = _Connection.connect(
                 address, autocommit=True, prepare_threshold=5 if prepare else None, **dict[str, Any](options)
             )
         except psycopg.Error as error:
             raise ServerUnreachableError(f"{name} can't be reached: {_text(error)}") from error
+        self._connection.patience = patience
+        self._connection.add_notice_handler(self._note)
         # For good: leaving a pipeline sends a message after the last statement, and PostgreSQL then forgets that it
         # waits for a client that is silent in a transaction (idle_in_transaction_session_timeout).
         self._in_pipeline = self._connection.pipeline()
@@ -83,11 +117,21 @@ class Link:
         """True between BEGIN and its end."""
         return self.is_open and self._connection.pgconn.transaction_status != TransactionStatus.IDLE
 
+    @property
+    def is_standby(self) -> bool:
+        """True if the server follows another one, which may be ahead of it."""
+        return self.is_open and self._connection.info.parameter_status("in_hot_standby") == "on"
+
+    def _note(self, notice: psycopg.errors.Diagnostic) -> None:
+        if notice.severity_nonlocalized == "WARNING":
+            self.warning = " ".join(filter(None, (notice.message_primary, notice.message_detail)))
+
     def run(self, *steps: Step, prepare: bool | None = None) -> list[Rows]:
         """Run statements in one round trip, and return the rows of each; after an error, roll the transaction back.
 
         With prepare=False they are planned anew, for tables whose sizes change quickly.
         """
+        self.warning = ""
         try:
             cursors = [self._connection.cursor(binary=True) for _ in steps]
             for cursor, (statement, values) in zip(cursors, steps, strict=True):

@@ -2,10 +2,12 @@
 
     python -m tests.model.postgres_nemesis --seconds N --seed S
     python -m tests.model.postgres_nemesis --bank TRANSFERS
+    python -m tests.model.postgres_nemesis --bank TRANSFERS --failover
 
 The first one has the clients of the other nemesis. Their history must be serializable, nothing that was acknowledged
 lost, no state torn, and no reference may lead to nothing. The second one is a bank: whatever is killed, also clients,
-the sum of all accounts stays the same, and each transfer that was acknowledged is there.
+the sum of all accounts stays the same, and each transfer that was acknowledged is there. The third one is that with a
+synchronous standby, which takes over from a primary that is killed with all of its processes, again and again.
 """
 
 import argparse
@@ -29,7 +31,7 @@ from durus.persistent_dict import PersistentDict
 from tests.model.history import Transaction, anomalies
 from tests.model.nemesis import Figures
 from tests.model.workload import fill, from_lines, read_all
-from tests.postgres import PostgresServer, new_postgres, storage_at
+from tests.postgres import Pair, PostgresServer, new_postgres, storage_at
 
 PROCESSES = 4
 CLIENTS = 2
@@ -49,8 +51,8 @@ class Nemesis:
 
     def run(self, seconds: float, is_over: Callable[[], bool] = lambda: False) -> None:
         """Do one fault after the other, each kind once at least, until the time is over, or the work."""
-        often: list[Callable[[], None]] = [self.kill_sessions, self.kill_commits, self.kill_commits, self.pack]
-        faults = [*often, self.interrupt_a_pack, self.restart, self.crash]
+        often, rare = self.faults()
+        faults = [*often, *rare]
         coming = list(faults)
         end = time.monotonic() + seconds
         while (coming or time.monotonic() < end) and not is_over():
@@ -58,6 +60,11 @@ class Nemesis:
             self._work(self._chance.uniform(0.02, 0.3))
             fault()
             self._figures.counts[fault.__name__.replace("_", " ")] += 1
+
+    def faults(self) -> tuple[list[Callable[[], None]], list[Callable[[], None]]]:
+        """Return the faults that come often, and those that come rarely."""
+        often = [self.kill_sessions, self.kill_commits, self.kill_commits, self.pack]
+        return often, [self.interrupt_a_pack, self.restart, self.crash]
 
     def _work(self, seconds: float) -> None:
         """Let the clients work."""
@@ -99,6 +106,23 @@ class Nemesis:
                         return
         except DurusError as error:
             self._figures.violations.append(f"a pack failed: {error}")
+
+
+class FailoverNemesis(Nemesis):
+    """A pair of servers, of which the primary is killed, and replaced by the standby, which gets a new one."""
+
+    def __init__(self, pair: Pair, address: str, chance: random.Random, figures: Figures) -> None:
+        super().__init__(pair.primary, address, chance, figures)
+        self._pair = pair
+
+    def faults(self) -> tuple[list[Callable[[], None]], list[Callable[[], None]]]:
+        return [self.kill_sessions, self.kill_commits], [self.fail_over, self.fail_over]
+
+    def fail_over(self) -> None:
+        self._pair.primary.crash()
+        self._pair.promote()
+        self._server = self._pair.primary
+        self._pair.standby.follow(self._pair.primary)
 
 
 def check(address: str) -> Iterator[str]:
@@ -179,14 +203,15 @@ def work(address: str, number: int, count: int) -> None:
                     db.run(transfer, number, one, other, chance.randrange(100))
                 except OutcomeUnknownError:
                     print("unknown", flush=True)
-                except (ConflictError, NetworkError, ServerError):
+                except (ConflictError, NetworkError, ServerError) as error:
+                    print(type(error).__name__, flush=True)
                     continue
                 else:
                     print("done", flush=True)
                 break
 
 
-def bank(server: PostgresServer, address: str, count: int, processes: int, seed: int) -> Figures:
+def bank(server: PostgresServer | Pair, address: str, count: int, processes: int, seed: int) -> Figures:
     """Have processes make so many transfers together, while the server, and now and then one of them, is killed."""
     figures = Figures()
     with durus.open(address) as db, db.transaction() as root:
@@ -204,7 +229,11 @@ def bank(server: PostgresServer, address: str, count: int, processes: int, seed:
 
         for number in range(processes):
             start(number)
-        nemesis = Nemesis(server, address, random.Random(seed), figures)
+        chance = random.Random(seed)
+        if isinstance(server, Pair):
+            nemesis: Nemesis = FailoverNemesis(server, address, chance, figures)
+        else:
+            nemesis = Nemesis(server, address, chance, figures)
         for number in range(processes, processes + 2):  # more workers, which are killed
             start(number)
             nemesis.run(2)
@@ -226,6 +255,7 @@ def bank(server: PostgresServer, address: str, count: int, processes: int, seed:
         done, unknown = lines.count("done"), lines.count("unknown")
         figures.counts["transfers"] += done
         figures.counts["unknown"] += unknown
+        figures.counts["given up by run(), and begun again"] += len(lines) - done - unknown
         more = unknown + (number >= processes)  # what one was doing when it was killed
         if not done <= stored[number] <= done + more:
             figures.violations.append(f"{number}: {stored[number]} transfers are stored, of {done} and {more}")
@@ -239,15 +269,19 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--bank", type=int, help="make so many transfers")
     parser.add_argument("--processes", type=int, default=8)
+    parser.add_argument("--failover", action="store_true", help="with a standby that takes over")
     parser.add_argument("--address", help=argparse.SUPPRESS)
     parser.add_argument("--work", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.failover and not options.bank:
+        parser.error("--failover goes with --bank")
     if options.address:
         work(options.address, options.work, options.bank)
         return 0
     with tempfile.TemporaryDirectory(prefix="pg-", dir="/var/tmp") as name:
-        server = new_postgres(Path(name))
-        if options.bank:
+        folder = Path(name)
+        server = Pair(folder, is_synchronous=True) if options.failover else new_postgres(folder)
+        if options.bank or isinstance(server, Pair):
             figures = bank(server, server.address(), options.bank, options.processes, options.seed)
         else:
             figures = run(server, server.address(), options.seconds, options.seed)

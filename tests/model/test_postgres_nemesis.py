@@ -8,7 +8,7 @@ import pytest
 
 from tests.model.postgres_nemesis import bank, run
 from tests.model.test_nemesis import IS_DEEP
-from tests.postgres import PostgresServer, new_postgres
+from tests.postgres import Pair, PostgresServer, new_postgres
 
 
 @pytest.fixture
@@ -33,3 +33,14 @@ def test_a_bank_keeps_its_sum_and_each_transfer_that_was_acknowledged(server: Po
     figures = bank(server, server.address(), 10_000 if IS_DEEP else 400, processes=8 if IS_DEEP else 2, seed=1)
     assert figures.violations == []
     assert figures.counts["transfers"] >= 400
+
+
+@pytest.mark.spec("PG-13", "PG-17", "PG-26", "TXN-9", "TXN-13")
+def test_a_bank_loses_nothing_when_a_synchronous_standby_takes_over() -> None:
+    with tempfile.TemporaryDirectory(prefix="pg-", dir="/var/tmp") as name:
+        pair = Pair(Path(name), is_synchronous=True)
+        figures = bank(pair, pair.address(), 2000 if IS_DEEP else 100, processes=8 if IS_DEEP else 2, seed=1)
+        pair.stop()
+    assert figures.violations == []
+    assert figures.counts["transfers"] >= 100
+    assert figures.counts["fail over"] > 0

@@ -79,6 +79,12 @@ class World:
         while self.sql(condition) != [(True,)]:
             assert time.monotonic() < end, f"not so after {SECONDS} s: {condition}"
 
+    def end_sessions(self, name: str) -> None:
+        """End the sessions of clients with this application_name, and return when they are gone."""
+        sessions = f"from pg_stat_activity where application_name = '{name}'"
+        self.sql(f"select pg_terminate_backend(pid) {sessions}")
+        self.wait_for(f"select count(*) = 0 {sessions}")
+
     def close(self) -> None:
         for storage in self._opened:
             storage.close()
@@ -980,7 +986,7 @@ def test_the_examples_of_transactions_are_true_of_an_engine(world: World, exampl
 
 @pytest.mark.spec("TXN-30")
 def test_an_interrupt_at_any_line_of_a_commit_leaves_all_of_it_or_nothing(world: World) -> None:
-    one, two = world.connect(), world.connect()
+    one, two = world.connect(application_name="interrupted"), world.connect()
     number, last = 0, None
     outcomes = set()
 
@@ -996,6 +1002,8 @@ def test_an_interrupt_at_any_line_of_a_commit_leaves_all_of_it_or_nothing(world:
     prepare()()  # which finds out about the classes, once
     last = number
     for where in each_line(prepare):
+        if "postgres/link.py" in where:  # the engine may be at work on it still
+            world.end_sessions("interrupted")
         two.abort()
         found = two.get_root()
         assert found["before"] == number
@@ -1024,7 +1032,7 @@ def test_an_interrupt_at_any_line_of_a_pack_leaves_what_is_reached(world: World)
         return interrupted_at(number, client.pack)
 
     while where := pack():
-        number += 13
+        number += 23
         other.sync()
         assert {ROOT, ONE} <= {oid for oid, _ in other.gen_oid_record()}, where
         client.sync()
