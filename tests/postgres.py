@@ -17,11 +17,14 @@ import pytest
 from durus.opening import open_other_storage
 from durus.postgres_storage import PostgresStorage
 from durus.storage import InvalidationHandler
+from tests.portable_sql import forbid_others
 
 try:
     import psycopg
 except ImportError:  # the extra `postgres` has it
     psycopg = None  # type: ignore[assignment]  # the fixture skips every test then
+else:
+    forbid_others()
 
 _FAST = ("fsync=off", "full_page_writes=off", "synchronous_commit=on")
 """For tests of everything but the survival of a machine's crash."""

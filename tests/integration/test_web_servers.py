@@ -147,8 +147,17 @@ def test_no_request_fails_and_no_update_is_lost(program: str, command: list[str]
 
 
 def test_the_tracker_tracks(tmp_path: Path) -> None:
-    command = ["gunicorn", "--bind", "fd://FD", "--chdir", str(TRACKER), "--threads", "4", "app:app"]
-    with web_server(command, tmp_path, TRACKER_DB=str(tmp_path / "t"), PYTHONDONTWRITEBYTECODE="1") as address:
+    check_tracker(str(tmp_path / "t"), tmp_path)
+
+
+def test_the_tracker_tracks_in_an_engine_when_only_its_address_changes(postgres_address: str, tmp_path: Path) -> None:
+    check_tracker(postgres_address, tmp_path, "--workers", "2", "--preload")
+
+
+def check_tracker(where: str, tmp_path: Path, *options: str) -> None:
+    """Use the tracker, with its database in that place, as people do."""
+    command = ["gunicorn", "--bind", "fd://FD", "--chdir", str(TRACKER), "--threads", "4", *options, "app:app"]
+    with web_server(command, tmp_path, TRACKER_DB=where, PYTHONDONTWRITEBYTECODE="1") as address:
         assert "None." in ask(address)
         assert "by Ann" in ask(address, title="The <door> is stuck", author="Ann")
         with ThreadPoolExecutor(8) as clients:
@@ -164,5 +173,5 @@ def test_the_tracker_tracks(tmp_path: Path) -> None:
                 ask(address + wrong, **form)
             error.value.close()
             assert error.value.code == (404 if wrong == "/99" else 400)
-    with durus.open(tmp_path / "t", readonly=True) as db, db.transaction() as root:
+    with durus.open(where, readonly=True) as db, db.transaction() as root:
         assert sorted(vars(root)) == ["issues"]

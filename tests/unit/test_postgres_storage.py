@@ -39,6 +39,7 @@ from durus.postgres_storage import PostgresStorage
 from durus.records.record import pack_record
 from durus.shared_storage import SharedStorage
 from tests.interrupts import each_line, interrupted_at
+from tests.portable_sql import outside
 from tests.postgres import PostgresServer, open_handed, storage_at
 from tests.spec import documents, examples, steps
 from tests.spec_steps import StepRunner
@@ -220,12 +221,35 @@ def test_statements_keep_to_what_engines_have_in_common() -> None:
     sql = Statements("s")
     texts = [value for value in vars(sql).values() if isinstance(value, bytes)] + list(sql.relations.values())
     assert len(texts) > 40
-    forbidden = (
-        r"advisory|\bnotify\b|\blisten\b|\btemp|nextval|serial\b|\bsequence|trigger|\bfunction|procedure|recursive|"
-        r"lateral|\bcopy\b|\bcursor\b|\bset (?!local|tid|data|refs|next|step|log_from|sweep_tid|swept|followed)"
-    )
-    found = [text for text in texts if re.search(forbidden, text.decode(), re.IGNORECASE)]
-    assert found == [sql.mark_refs] or found == []
+    assert {text: found for text in texts if (found := outside(text))} == {}
+
+
+@pytest.mark.spec("PG-5")
+@pytest.mark.parametrize(
+    ("statement", "found"),
+    [
+        ("SELECT pg_advisory_xact_lock(1)", ["pg_advisory_xact_lock"]),
+        ("LISTEN head", ["listen head", "listen"]),
+        ("SET lock_timeout = '5s'", ["set lock_timeout ="]),
+        ("CREATE TEMPORARY TABLE object (oid bigint)", ["create temporary table object (oid bigin", "temporary"]),
+        ("WITH RECURSIVE m AS (SELECT 1) SELECT 1", None),
+        ("SELECT oid FROM s.object FOR SHARE", ["share", "for share"]),
+        ("SELECT oid FROM s.object WHERE data ~ 'x'", ["~"]),
+        ("SELECT nextval('s')", ["nextval"]),
+        ("BEGIN ISOLATION LEVEL SERIALIZABLE", None),
+        ("SELECT tid FROM s.head WHERE id = 0 FOR UPDATE SKIP LOCKED", None),
+        ("COPY s.object FROM stdin", None),
+    ],
+)
+def test_other_statements_are_told_apart(statement: str, found: list[str] | None) -> None:
+    told = outside(statement.encode())
+    assert told == found if found else told
+
+
+@pytest.mark.spec("PG-5")
+def test_each_statement_that_is_run_is_looked_at(world: World) -> None:
+    with pytest.raises(AssertionError, match="has what not all engines have"):
+        link_of(world.open()).run((b"SELECT pg_sleep(0)", ()))
 
 
 @pytest.mark.spec("PG-5")
