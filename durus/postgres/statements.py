@@ -74,7 +74,8 @@ class Statements:
         self.sync = sql(
             "SELECT h.epoch, h.log_from, h.sweep_tid, t.tid, t.commit_id, "
             "(SELECT commit_id FROM {s}.txn WHERE tid = %s), "
-            "ARRAY(SELECT DISTINCT oid FROM {s}.change WHERE tid > %s LIMIT %s) "
+            "ARRAY(SELECT DISTINCT n.oid FROM "
+            "(SELECT oid FROM {s}.change WHERE tid > %s ORDER BY tid LIMIT %s) n) "
             "FROM {s}.head h, (SELECT tid, commit_id FROM {s}.txn ORDER BY tid DESC LIMIT 1) t WHERE h.id = 0"
         )
         self.load = sql("SELECT oid, tid, data, refs FROM {s}.object WHERE oid = ANY(%s::bigint[])")

@@ -46,6 +46,8 @@ from tests.spec_steps import StepRunner
 from tests.unit.databases import SECONDS, in_threads
 
 pytest.importorskip("psycopg")
+import psycopg
+
 from durus.postgres import decisions, link, packing, rows
 
 ROOT, ONE, TWO, THREE = (oid_from_int(n) for n in range(4))
@@ -301,6 +303,19 @@ def test_any_oid_may_have_changed_if_the_log_is_too_short_or_too_long(
     assert reader.sync() == [ONE]
     assert other.sync() is None
     assert other.sync() == []
+
+
+@pytest.mark.spec("PG-11")
+def test_a_sync_reads_no_more_of_the_log_than_it_tells(world: World) -> None:
+    world.open()
+    world.sql("insert into d.change select n / 100, n from generate_series(100, 50000) n")
+    world.sql("analyze d.change")
+    sync = Statements(world.schema).sync.decode().replace("%s", "{}").format("$1", "$2", "$3")
+    with psycopg.connect(world.server.conninfo) as connection:
+        connection.execute("set plan_cache_mode = force_generic_plan")  # the one for a session that goes on for long
+        connection.execute(f"prepare sync (bigint, bigint, bigint) as {sync}".encode())
+        plan = "\n".join(line for (line,) in connection.execute("explain execute sync (1, 1, 1)"))
+    assert re.search(r"Limit.*\n.*Index (Only )?Scan using change_pkey", plan), plan
 
 
 @pytest.mark.spec("PG-12")
