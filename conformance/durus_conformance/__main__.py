@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from durus_conformance import __version__
-from durus_conformance.cases import Case, VectorsError, World, operation_of, read_vectors
+from durus_conformance.cases import Case, VectorsError, World, is_same, operation_of, read_vectors
 from durus_conformance.report import ListError, Report, Result, read_known_failures
 from durus_conformance.testee import Testee, TesteeError
 
@@ -79,7 +79,7 @@ def run(
             except TesteeError as error:
                 yield Result(case, "broken", None, str(error))
                 continue
-        yield Result(case, "held" if came == case.expected else "broken", came)
+        yield Result(case, "held" if is_same(came, case.expected) else "broken", came)
 
 
 if __name__ == "__main__":

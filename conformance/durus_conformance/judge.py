@@ -143,6 +143,8 @@ def _dfs20(data: bytes) -> dict[str, Any]:
     records = {}
     for oid, offset in known.items():
         records[oid], _ = _dfs20_record(data, offset, index)
+        if _u64(records[oid], 0) != oid:
+            raise Unsound(f"the index leads to {offset} for oid {oid}, where another one stands")
     transactions, position = 0, after
     while position < len(data):
         while _u32(data, position):

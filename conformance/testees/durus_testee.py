@@ -111,9 +111,9 @@ def plain(value: object) -> Json:
             return {"oid": format_oid(value._p_oid or b""), "class": class_path(type(value))}
         case list():
             return [plain(each) for each in value]
-        case dict() if all(isinstance(key, str) and key[:1] != "$" for key in value):
+        case dict() if type(value) is dict and all(isinstance(key, str) and key[:1] != "$" for key in value):
             return {key: plain(each) for key, each in value.items()}
-        case dict():
+        case dict() if type(value) is dict:
             return {"$dict": [[plain(key), plain(each)] for key, each in value.items()]}
         case tuple():
             return {"$tuple": [plain(each) for each in value]}
@@ -126,12 +126,15 @@ def plain(value: object) -> Json:
 
 def made_by(value: object) -> Json:
     """Return what makes a value that no opcode pushes."""
-    made: Any = value.__reduce_ex__(4)
-    function, arguments, state = (*made, None)[:3]
+    reduce = copyreg.dispatch_table.get(type(value))
+    made: Any = value.__reduce_ex__(4) if reduce is None else reduce(value)
+    function, arguments, state, items, pairs = (*made, None, None, None)[:5]
     is_new = function is copyreg.__newobj__  # type: ignore[attr-defined]  # of which typeshed knows nothing
     name = class_path(arguments[0] if is_new else function)
     arguments = arguments[1:] if is_new else arguments
     found = {"$new" if is_new else "$call": name, "args": [plain(each) for each in arguments]}
+    found |= {"items": plain(added)} if (added := list(items or ())) else {}
+    found |= {"pairs": [[plain(key), plain(each)] for key, each in added]} if (added := list(pairs or ())) else {}
     return found if state is None else {**found, "state": plain(state)}
 
 
@@ -202,11 +205,11 @@ def check(request: Json) -> Json:
 
 
 def is_of_file(inspection: Inspection, finding: Finding) -> bool:
-    """Tell if a fault is not only that the data of an object, which can be read, is not pickles."""
+    """Tell if a fault is not only that there is no root, or that a record that can be read holds no pickles."""
     if finding.oid is None or finding.oid >= FIRST_RESERVED_OID:
         return True
     try:
-        inspection.records.read_entry(finding.oid, finding.offset or 0)
+        inspection.records.read(finding.oid)
     except DurusError:
         return True
     return False

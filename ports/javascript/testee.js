@@ -68,6 +68,8 @@ function plain(value) {
 function pythonObject(value) {
   const kind = value.how === "REDUCE" ? "$call" : "$new";
   const found = { [kind]: String(value.callable), args: Array.from(value.args, plain) };
+  if (value.items.length) found.items = value.items.map(plain);
+  if (value.pairs.length) found.pairs = value.pairs.map((pair) => pair.map(plain));
   if (value.state !== undefined) found.state = plain(value.state);
   return found;
 }
