@@ -4,6 +4,8 @@ A case calls the testee, and returns what came as JSON, which is compared with w
 how a testee is run or how the outcome is shown.
 """
 
+import contextlib
+import fcntl
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,12 +13,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from durus_conformance import judge, wire
+from durus_conformance import judge, records, wire
 from durus_conformance.client import Calls, calls_of
-from durus_conformance.testee import Testee, TesteeError
+from durus_conformance.dialogs import dialogs
+from durus_conformance.testee import Testee, TesteeError, TesteeRefusal
 
 Json = Any
 _FILES = {"shelf": "SHELF-1", "dfs20": "DFS20"}
+_NEW_OIDS = 4
+_INTERRUPTED = 40
+"""A file of so many bytes at the most may be one whose creation was interrupted."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,11 @@ def read_vectors(folder: Path) -> tuple[list[Statement], list[Case]]:
             for vector in json.loads(path.read_text("utf-8"))
             for case in _cases(path.stem, vector)
         ]
+        cases += [
+            Case(each.document, each.name, "client-A", each.level, each.statements, each.name, each.calls.expected, run)
+            for each in dialogs()
+            for run in (partial(_client, each.calls),)
+        ]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise VectorsError(f"{folder}: these are not the vectors of the specification: {error!r}") from error
     return statements, cases
@@ -94,12 +105,22 @@ def _cases(document: str, vector: dict[str, Json]) -> Iterator[Case]:
         )
         if split:
             yield case("read_record", partial(call, "read_record"), split)
+        if "state" in expected and "PICKLE-13" not in vector["statements"]:  # the members of enums have two forms
+            yield case("write_record", partial(_write_record, vector["hex"]), expected, ("REC-7", "REC-10", "REC-11"))
     elif kind in _FILES:
         data = bytes.fromhex(vector["hex"])
         offsets = expected.get("faults", [])
         expected = _without(expected, "faults")
         yield case("read_file", partial(_read_file, data, _FILES[kind]), expected)
-        yield case("repair", partial(_repair, data), _repaired(expected), ("SHELF-26", "SHELF-27"))
+        yield case("repair", partial(_repair, data), _repaired(expected), ("SHELF-26", "SHELF-27", "SHELF-49"))
+        if expected.get("error") == "tail":
+            run = partial(_repair_again, data, expected["offset"])
+            yield case("repair-again", run, {"earlier": "kept", "tail": "kept"}, ("SHELF-26",))
+        if "error" not in expected:
+            oids = judge.new_oids(data, _NEW_OIDS)
+            yield case(
+                "new_oids", partial(_new_oids, data), {"oids": oids}, ("SHELF-52",) if kind == "shelf" else ("DFS-8",)
+            )
         if expected.get("error") != "format":  # a check takes files of either kind
             offsets = [expected["offset"]] if "error" in expected else offsets
             more = ("SHELF-45",) if kind == "shelf" else ()
@@ -108,6 +129,10 @@ def _cases(document: str, vector: dict[str, Json]) -> Iterator[Case]:
     elif kind == "write":
         data = bytes.fromhex(vector["hex"])
         yield case("write_file", partial(_write_file, data, expected), _without(expected, "commits", "format"))
+        if len(data) > _INTERRUPTED and "error" not in expected:
+            yield case(
+                "write_file-locked", partial(_write_locked, data, expected), {"file": "unchanged"}, ("SHELF-21",)
+            )
     elif kind == "pack":
         data = bytes.fromhex(vector["hex"])
         yield case("pack", partial(_pack, data, expected), expected)
@@ -146,6 +171,18 @@ def _call(operation: str, world: World, **arguments: Json) -> Json:
     return world.testee.call(operation, **arguments)
 
 
+def _write_record(record: str, world: World) -> Json:
+    came = world.testee.call("write_record", hex=record)
+    written = came.get("hex")
+    return records.contents(bytes.fromhex(written)) if isinstance(written, str) else came
+
+
+def _new_oids(data: bytes, world: World) -> Json:
+    path = _file(world, data)
+    came = world.testee.call("new_oids", path=str(path), count=_NEW_OIDS)
+    return came if path.read_bytes() == data else {**came, "file": "changed"}
+
+
 def _file(world: World, data: bytes) -> Path:
     path = world.folder / "example.durus"
     path.write_bytes(data)
@@ -176,14 +213,32 @@ def _repaired(expected: Json) -> Json:
 
 def _repair(data: bytes, world: World) -> Json:
     path = _file(world, data)
+    path.chmod(0o600)
     world.testee.call("repair", path=str(path))
     found = path.read_bytes()
     if found == data:
         return {"file": "unchanged"}
     if not data.startswith(found):
         return {"file": "changed"}
-    others = [each.read_bytes() for each in world.folder.iterdir() if each != path and each.is_file()]
-    return {"file": f"cut at {len(found)}", "tail": "kept" if data[len(found) :] in others else "lost"}
+    others = [each for each in world.folder.iterdir() if each != path and each.is_file()]
+    tail = "kept" if data[len(found) :] in [each.read_bytes() for each in others] else "lost"
+    if any(each.stat().st_mode & 0o077 for each in others):
+        tail = "in a file that others can read"
+    return {"file": f"cut at {len(found)}", "tail": tail}
+
+
+def _repair_again(data: bytes, offset: int, world: World) -> Json:
+    """Repair a file beside which an earlier repair has kept something else."""
+    path = _file(world, data)
+    earlier = world.folder / f"{path.name}.cut-{offset}"
+    earlier.write_bytes(b"an earlier tail")
+    world.testee.call("repair", path=str(path))
+    found = path.read_bytes()
+    kept = [each.read_bytes() for each in world.folder.iterdir() if each != path and each.is_file()]
+    return {
+        "earlier": "kept" if b"an earlier tail" in kept else "lost",
+        "tail": "kept" if found == data or data[len(found) :] in kept else "lost",
+    }
 
 
 def _without(value: dict[str, Json], *keys: str) -> Json:
@@ -208,6 +263,17 @@ def _write_file(data: bytes, expected: Json, world: World) -> Json:
     kept = found.startswith(data) if is_whole else True
     result = {"outcomes": came.get("outcomes"), **judge.contents(found, new_from=len(data) if is_whole else 40)}
     return result if kept else {**result, "fault": "bytes that were there before have changed"}
+
+
+def _write_locked(data: bytes, expected: Json, world: World) -> Json:
+    """Have the testee write a file that another program has locked."""
+    path = _file(world, data)
+    with path.open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        commits = [_records(commit) for commit in expected["commits"]]
+        with contextlib.suppress(TesteeRefusal):  # which is right
+            world.testee.call("write_file", path=str(path), format=expected.get("format", "SHELF-1"), commits=commits)
+    return {"file": "unchanged" if path.read_bytes() == data else "changed"}
 
 
 def _records(commit: dict[str, Json]) -> dict[str, str]:

@@ -39,6 +39,18 @@ def contents(data: bytes, new_from: int = 0) -> dict[str, Any]:
         return {"fault": str(fault)}
 
 
+def new_oids(data: bytes, count: int) -> list[str]:
+    """Return the oids that a writer of a sound file gives out first: SHELF-52 and DFS-8."""
+    found = contents(data, new_from=len(data))
+    used = {int(oid) for oid in found["objects"]}
+    if data.startswith(DFS20):
+        first = max(used, default=-1) + 1
+        return [str(oid) for oid in range(first, first + count)]
+    words = _u64(data, 16 + _u64(data, 8) + 16)
+    above = range(words, words + len(used) + count)
+    return [str(oid) for oid in [*found["free"], *above] if oid not in used][:count]
+
+
 def _shelf(data: bytes, new_from: int) -> dict[str, Any]:
     if not data.startswith(SHELF):
         raise Unsound("it does not start as a file of Durus does")

@@ -21,8 +21,10 @@ Json = Any
 OPERATIONS = (
     "read_record",
     "read_state",
+    "write_record",
     "read_file",
     "write_file",
+    "new_oids",
     "repair",
     "check",
     "pack",
@@ -36,6 +38,10 @@ _PIECE = 2**16
 
 class TesteeError(Exception):
     """The testee hung, ended, or answered something that is no answer."""
+
+
+class TesteeRefusal(TesteeError):
+    """The testee answered with an error."""
 
 
 class Testee:
@@ -108,7 +114,7 @@ class Testee:
         if answer.get("id") != self._number:
             self._fail(f"it answers another request, or none: {_short(answer)}")
         if "error" in answer:
-            raise TesteeError(f"it says: {_short(answer['error'])}")
+            raise TesteeRefusal(f"it says: {_short(answer['error'])}")
         if not isinstance(answer.get("result"), dict):
             self._fail(f"its answer has no result: {_short(answer)}")
         result: dict[str, Json] = answer["result"]
