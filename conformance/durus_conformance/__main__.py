@@ -70,7 +70,8 @@ def run(
     for case in cases:
         operation = operation_of(case)
         lacks_peer = operation == "steps" and testee.needs_peer and peer is None
-        if operation not in testee.operations or lacks_peer or (only and only not in case.id):
+        is_beyond = case.protocol is not None and case.protocol not in testee.protocols
+        if operation not in testee.operations or lacks_peer or is_beyond or (only and only not in case.id):
             yield Result(case, "not tried", None)
             continue
         with tempfile.TemporaryDirectory(prefix="durus-") as folder:

@@ -59,6 +59,14 @@ class Case:
     def id(self) -> str:
         return f"{self.document}/{self.name}/{self.operation}"
 
+    @property
+    def protocol(self) -> int | None:
+        """The version of the wire protocol, None if there is none in it."""
+        if self.operation == "steps-2" or self.document == "wire-2":
+            return 2
+        is_of_wire = operation_of(self) in ("serve", "client", "steps")
+        return 1 if is_of_wire else None
+
 
 class VectorsError(Exception):
     """The folder of the vectors does not hold what it must."""

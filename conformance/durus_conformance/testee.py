@@ -62,6 +62,7 @@ class Testee:
         self.name = ""
         self.operations: frozenset[str] = frozenset()
         self.needs_peer = False
+        self.protocols: frozenset[int] = frozenset((1, 2))
 
     def start(self) -> None:
         """Start the process and read its greeting. TesteeError if there is none."""
@@ -86,6 +87,10 @@ class Testee:
             self._fail(f"it announces operations that there are not: {_short(unknown)}")
         self.name, self.operations = name, frozenset(operations)
         self.needs_peer = greeting.get("needs_peer") is True
+        protocols = greeting.get("protocols", [1, 2])
+        if not isinstance(protocols, list) or not all(each in (1, 2) for each in protocols):
+            self._fail(f"it announces protocols that there are not: {_short(protocols)}")
+        self.protocols = frozenset(protocols)
 
     def call(self, operation: str, **arguments: Json) -> dict[str, Json]:
         """Return the result of an operation. TesteeError if it does not come in time, or is none."""

@@ -92,7 +92,13 @@ for request in requests():
 
 @pytest.mark.parametrize(
     "body",
-    ["", "print('hello', flush=True)", "say({'testee': 'a'})", "say({'testee': 'a', 'operations': ['sing']})"],
+    [
+        "",
+        "print('hello', flush=True)",
+        "say({'testee': 'a'})",
+        "say({'testee': 'a', 'operations': ['sing']})",
+        "say({'testee': 'a', 'operations': ['serve'], 'protocols': [3]})",
+    ],
 )
 def test_a_command_that_is_no_testee_is_told(tmp_path: Path, body: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command(tmp_path, body)]) == 2
