@@ -5,6 +5,7 @@ clients of version 1 of the protocol. durus43_known_failures.txt has the cases i
 """
 
 import json
+import socket
 import subprocess
 import sys
 import tempfile
@@ -61,20 +62,21 @@ def serve(request: Json) -> Json:
         SERVER.pop(0).wait()
     if request.get("stop"):
         return {}
-    folder = Path(request["folder"])
-    socket = str(folder / "socket")
-    command = [sys.executable, "-m", "durus", "-s", "--file", str(folder / "served.durus"), "--address", socket]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        host, port = free.getsockname()
+    file = str(Path(request["folder"], "served.durus"))
+    command = [sys.executable, "-m", "durus", "-s", "--file", file, "--host", host, "--port", str(port)]
     null = subprocess.DEVNULL
     SERVER.append(subprocess.Popen(command, stdin=null, stdout=null, stderr=null))
-    wait_for_server(address=socket, maxtries=STARTS, sleeptime=0.05)
-    return {"address": {"unix": socket}}
+    wait_for_server(host, port, maxtries=STARTS, sleeptime=0.05)
+    return {"address": {"host": host, "port": port}}
 
 
 class Steps:
     """Performs steps: the clients of one server, and their objects by name."""
 
-    def __init__(self, address: str) -> None:
-        self._address = address
+    def __init__(self, address: Json) -> None:
+        self._address = address["host"], address["port"]
         self._clients: dict[str, Any] = {}
         self._held: dict[tuple[str, str], Object] = {}
         self._oids = {"root": bytes(8)}
@@ -170,7 +172,7 @@ class Steps:
 
 def steps(request: Json) -> Json:
     with tempfile.TemporaryDirectory() as folder:
-        runner = Steps(serve({"folder": folder})["address"]["unix"])
+        runner = Steps(serve({"folder": folder})["address"])
         try:
             return {"seen": [runner.perform(step) for step in request["steps"]]}
         finally:
