@@ -353,7 +353,8 @@ def _serve(lines: list[list[str]], world: World) -> Json:
     with _Server(world.testee, world.folder) as address:
         if not isinstance(address, dict):
             raise TesteeError(f"its server has no address: {address!r}")
-        return wire.play(lines, lambda: wire.connect(address, world.deadline))
+        any_serial = not world.testee.is_alone
+        return wire.play(lines, lambda: wire.connect(address, world.deadline), any_serial)
 
 
 def _client(calls: Calls, world: World) -> Json:

@@ -52,9 +52,12 @@ class Testee:
         deadline: how many seconds a call may take.
     """
 
+    is_alone = True
+    """Each case has an empty storage of its own."""
+
     def __init__(self, command: Sequence[str], deadline: float) -> None:
         self._command = list(command)
-        self._deadline = deadline
+        self.deadline = deadline
         self._process: subprocess.Popen[bytes] | None = None
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the testee)
         self._buffer = b""
@@ -104,7 +107,7 @@ class Testee:
         self._number += 1
         line = json.dumps({"id": self._number, "op": operation, **arguments}).encode() + b"\n"
         descriptor = self._descriptors()[0]
-        end = time.monotonic() + self._deadline
+        end = time.monotonic() + self.deadline
         while line:
             if not select.select([], [descriptor], [], max(0, end - time.monotonic()))[1]:
                 self._fail("it does not read its requests")
@@ -129,7 +132,7 @@ class Testee:
         """Wait until the testee or a socket has something to read; tell whether it is not the socket."""
         if b"\n" in self._buffer:
             return True
-        ready = select.select([self._descriptors()[1], other.fileno()], [], [], self._deadline)[0]
+        ready = select.select([self._descriptors()[1], other.fileno()], [], [], self.deadline)[0]
         return other.fileno() not in ready
 
     def stop(self) -> str:
@@ -156,14 +159,14 @@ class Testee:
 
     def _read_line(self) -> dict[str, Json]:
         descriptor = self._descriptors()[1]
-        end = time.monotonic() + self._deadline
+        end = time.monotonic() + self.deadline
         pieces, size = [self._buffer], len(self._buffer)
         while b"\n" not in pieces[-1]:
             if size > LONGEST_LINE:
                 self._fail(f"a line of it has more than {LONGEST_LINE} bytes")
             left = end - time.monotonic()
             if left <= 0 or not select.select([descriptor], [], [], left)[0]:
-                self._fail(f"it did not answer in {self._deadline:g} s")
+                self._fail(f"it did not answer in {self.deadline:g} s")
             pieces.append(os.read(descriptor, _PIECE))
             size += len(pieces[-1])
             if not pieces[-1]:

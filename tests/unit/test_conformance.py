@@ -1,12 +1,18 @@
 """durus-conformance finds what is wrong with a testee, whatever it does, and never fails itself."""
 
+import contextlib
 import json
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
+from durus.client_storage import ClientStorage
+from durus.connection import Connection
+from durus.storage import MemoryStorage
 from durus_conformance import records
 from durus_conformance.__main__ import main
 from durus_conformance.cases import VectorsError, read_vectors
@@ -14,6 +20,7 @@ from durus_conformance.dialogs import dialogs
 from durus_conformance.judge import contents
 from durus_conformance.report import Report, Result
 from tests.spec import ROOT, VECTORS, all_examples, all_statements
+from tests.threaded_server import serving
 
 TESTEE = ROOT / "conformance" / "testees" / "durus_testee.py"
 CASE = "record/no-data/read_record"
@@ -108,6 +115,54 @@ def test_a_command_that_is_no_testee_is_told(tmp_path: Path, body: str, capsys: 
 def test_a_command_that_is_not_there_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["/nowhere/testee"]) == 2
     assert "can't be started" in capsys.readouterr().err
+
+
+# Servers
+
+
+def test_a_server_that_holds_data_is_tested_by_its_address(tmp_path: Path) -> None:
+    storage = MemoryStorage()
+    connection = Connection(storage)
+    connection.get_root()["kept"] = 1
+    connection.commit()
+    connection.close()
+    with serving(storage, ("127.0.0.1", 0)) as address:
+        report = tmp_path / "report.json"
+        assert main(["--server", str(address), "--json", str(report)]) == 0
+        held = {case["id"] for case in json.loads(report.read_text())["cases"] if case["outcome"] == "held"}
+        assert {"wire/unknown-command/serve", "wire-2/the-beginning-of-version-2/serve"} <= held
+        client = Connection(ClientStorage(address=address))
+        assert client.get_root()["kept"] == 1
+        client.close()
+
+
+def test_a_server_that_answers_wrongly_breaks_its_cases(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=answer_with_zeros, args=[listener], daemon=True).start()
+        assert main(["--server", f"127.0.0.1:{listener.getsockname()[1]}", "--only", "wire/versions"]) == 1
+    assert "BROKEN wire/versions/serve" in capsys.readouterr().out
+
+
+def answer_with_zeros(listener: socket.socket) -> None:
+    """Answer each connection with zeros, until the listener is closed."""
+    with contextlib.suppress(OSError):
+        while True:
+            connection, _ = listener.accept()
+            with connection:
+                connection.sendall(bytes(64))
+
+
+def test_a_server_that_is_not_there_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--server", str(tmp_path / "none")]) == 2
+    assert "can't be reached" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [[], ["testee", "--server", "127.0.0.1:1"]])
+def test_either_a_testee_or_a_server_is_tested(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        main(arguments)
+    assert raised.value.code == 2
+    assert "not both" in capsys.readouterr().err
 
 
 # Testees that are wrong
