@@ -14,7 +14,15 @@ from itertools import islice
 from typing import Protocol, TypeVar
 
 from durus.concurrency.call_guard import CallGuard, guarded
-from durus.error import ArgumentError, DisconnectedError, NetworkError, OutcomeUnknownError, ProtocolError, TlsError
+from durus.error import (
+    ArgumentError,
+    DisconnectedError,
+    DurusError,
+    NetworkError,
+    OutcomeUnknownError,
+    ProtocolError,
+    TlsError,
+)
 from durus.sharing import compression
 from durus.sharing.address import AnyAddress, SocketAddress, connect
 from durus.sharing.client_dialog import ClientDialog, record_of
@@ -441,9 +449,12 @@ class ClientStorage(CollectingStorage):
                 f"{self._loss} before the answer to a commit came, so the commit is stored completely or not at all; "
                 f"{self._way_to_connect()}, and look whether it is stored before you run it again"
             )
-            if isinstance(error, DisconnectedError):
+            if isinstance(error, DurusError):
                 raise self._failure from error
             raise
+
+    def break_off(self, error: ProtocolError) -> None:
+        self._lose(error)
 
     def _give_up(self, message: str) -> DisconnectedError:
         self._stream.close()

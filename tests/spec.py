@@ -262,10 +262,15 @@ def bytes_and_expected(example: Example) -> tuple[bytes, Any]:
     divider = lines.index("---")
     data = parse_hex("\n".join(lines[:divider]), example.document, example.line + 1)
     try:
-        return data, json.loads("\n".join(lines[divider + 1 :]))
+        return data, json.loads("\n".join(lines[divider + 1 :]), object_hook=_repeated)
     except json.JSONDecodeError as error:
         line = example.line + 1 + divider + error.lineno
         raise SpecError(f"{example.document}:{line}: not JSON: {error.msg}") from error
+
+
+def _repeated(value: dict[str, Any]) -> Any:
+    """Return the text for `{"repeat": text, "times": number}`, other objects as they are."""
+    return value["repeat"] * value["times"] if value.keys() == {"repeat", "times"} else value
 
 
 _TOKEN = re.compile(

@@ -87,7 +87,7 @@ def _read_dfs20(found: Dfs20, file: File) -> dict[str, object]:
 
 def _texts(found: RecordFile) -> dict[str, str]:
     return {
-        format_oid(oid): unpack_record(found.read_entry(oid, offset))[1].decode("ascii")
+        format_oid(oid): unpack_record(found.read_entry(oid, offset))[1].decode("latin1")
         for oid, offset in sorted(found.offsets())
     }
 
@@ -114,6 +114,10 @@ def _write(path: Path, expected: dict[str, Any]) -> dict[str, object]:
         storage = storage_class(path)
     except UnsoundTailError as error:
         return {"error": "tail", "offset": error.offset}
+    except DamageError as error:
+        return {"error": "damage", "offset": error.offset}
+    except FormatError:
+        return {"error": "format"}
     with closing(storage):
         return {"outcomes": [_commit(storage, records) for records in expected["commits"]]}
 
@@ -122,14 +126,19 @@ def _commit(storage: FileStorage | FileStorage2, records: dict[str, Any]) -> str
     try:
         storage.begin()
         for oid, record in records.items():
-            whole: dict[str, Any] = {"data": record, "refs": []} if isinstance(record, str) else record
-            refs = b"".join(oid_from_int(int(each)) for each in whole["refs"])
             own = oid_from_int(int(oid))
-            storage.store(own, pack_record(own, whole["data"].encode(), refs))
+            storage.store(own, _record(own, record))
         storage.end()
     except (RecordError, ConflictError):
         return "refused"
     return "stored"
+
+
+def _record(oid: bytes, record: Any) -> bytes:
+    if isinstance(record, dict) and "hex" in record:
+        return bytes.fromhex(record["hex"])
+    data, refs = (record, []) if isinstance(record, str) else (record["data"], record["refs"])
+    return pack_record(oid, data.encode(), b"".join(oid_from_int(int(each)) for each in refs))
 
 
 def run_pack(example: Example) -> None:

@@ -8,9 +8,10 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from durus_conformance import __version__
-from durus_conformance.cases import Case, VectorsError, World, operation_of, read_vectors
+from durus_conformance import __version__, wire
+from durus_conformance.cases import Case, VectorsError, World, is_same, operation_of, read_vectors
 from durus_conformance.report import ListError, Report, Result, read_known_failures
+from durus_conformance.server import Server
 from durus_conformance.testee import Testee, TesteeError
 
 _PACKAGED = Path(__file__).resolve().parent / "vectors"
@@ -19,8 +20,15 @@ _IN_THE_REPOSITORY = Path(__file__).resolve().parents[2] / "spec" / "vectors"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Return 0 if the testee does all that it must, 1 if not, 2 if that could not be found out."""
-    options = _parser().parse_args(arguments)
-    testee = Testee(shlex.split(options.testee), options.deadline)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if (options.testee is None) == (options.server is None):
+        parser.error("give the command of a testee or --server, and not both")
+    testee = (
+        Testee(shlex.split(options.testee), options.deadline)
+        if options.server is None
+        else Server(options.server, options.deadline)
+    )
     peer = Testee(shlex.split(options.peer), options.deadline) if options.peer else None
     started = [each for each in (testee, peer) if each]
     try:
@@ -46,7 +54,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="durus-conformance", description="Test whether a program follows the specification of Durus."
     )
-    parser.add_argument("testee", metavar="COMMAND", help="the program to test, with its arguments, as one word")
+    parser.add_argument(
+        "testee", metavar="COMMAND", nargs="?", help="the program to test, with its arguments, as one word"
+    )
+    parser.add_argument("--server", metavar="HOST:PORT", help="test a server that runs, or the path of its Unix socket")
     parser.add_argument("--peer", metavar="COMMAND", help="another testee, whose server the clients of the first use")
     parser.add_argument(
         "--vectors", type=Path, metavar="FOLDER", default=_vectors(), help="in place of those of the kit"
@@ -70,7 +81,9 @@ def run(
     for case in cases:
         operation = operation_of(case)
         lacks_peer = operation == "steps" and testee.needs_peer and peer is None
-        if operation not in testee.operations or lacks_peer or (only and only not in case.id):
+        is_beyond = case.protocol is not None and case.protocol not in testee.protocols
+        is_other = operation not in testee.operations or bool(only and only not in case.id)
+        if is_other or lacks_peer or is_beyond or (not testee.is_alone and wire.depends_on_data(case.input)):
             yield Result(case, "not tried", None)
             continue
         with tempfile.TemporaryDirectory(prefix="durus-") as folder:
@@ -79,7 +92,7 @@ def run(
             except TesteeError as error:
                 yield Result(case, "broken", None, str(error))
                 continue
-        yield Result(case, "held" if came == case.expected else "broken", came)
+        yield Result(case, "held" if is_same(came, case.expected) else "broken", came)
 
 
 if __name__ == "__main__":

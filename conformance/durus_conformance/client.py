@@ -4,17 +4,26 @@ The kit is the server here, and follows a script. Exchanges that show how a serv
 calls, and those of a client end before the first request that no call makes.
 """
 
+import select
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from durus_conformance.testee import Testee
+from durus_conformance.testee import Testee, TesteeRefusal
 from durus_conformance.wire import Difference
 
 Json = Any
 _ARGUMENTS = {"N": 0, "M": 1, "L": 8, "S": 0, "C": 0, "P": 0, ".": 0, "V": 4}
 """How many bytes follow a request of version 1."""
+LOST = None
+"""In place of an answer: the server closes the connection."""
+REFUSED: Json = "an error"
+"""The result of a call that must fail."""
+_EARLY = 0.05
+"""How many seconds the kit waits for bytes that must not come. A client that sends them later is not noticed."""
+_SINGLE = 64
+"""So many bytes of an answer are sent one by one."""
 
 
 @dataclass
@@ -23,8 +32,8 @@ class Call:
 
     name: str
     arguments: dict[str, Json]
-    turns: list[tuple[bytes, bytes]]
-    result: dict[str, Json]
+    turns: Sequence[tuple[bytes, bytes | None]]
+    result: Json
 
 
 @dataclass
@@ -34,6 +43,8 @@ class Calls:
     version: int
     greeting: bytes
     calls: list[Call] = field(default_factory=list)
+    is_older: bool = False
+    """The server speaks version 1 only, and closes the first connection. [WIRE2-1]"""
 
     @property
     def expected(self) -> Json:
@@ -47,32 +58,53 @@ class Calls:
             address = {"host": "127.0.0.1", "port": listener.getsockname()[1]}
             testee.send("client", call="connect", address=address, protocol=self.version)
             try:
-                connection, _ = listener.accept()
-                with connection:
-                    connection.settimeout(deadline)
-                    self._serve(testee, _Script(testee, connection, self.version), came)
+                if self.is_older:
+                    with self._accept(listener, deadline) as connection:
+                        _Script(testee, connection, 1).answer(b"V\0\0\0\2", b"\0\0\0\1")
+                with self._accept(listener, deadline) as connection:
+                    version = 1 if self.is_older else self.version
+                    self._serve(testee, _Script(testee, connection, version), came)
             except (OSError, Difference) as error:
                 came.append(f"{type(error).__name__}: {error}")
                 testee.stop()
         return came
 
+    @staticmethod
+    def _accept(listener: socket.socket, deadline: float) -> socket.socket:
+        connection, _ = listener.accept()
+        connection.settimeout(deadline)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection
+
     def _serve(self, testee: Testee, server: "_Script", came: list[Json]) -> None:
-        server.answer(b"V" + self.version.to_bytes(4), self.version.to_bytes(4) + self.greeting)
+        server.answer(b"V" + server.version.to_bytes(4), server.version.to_bytes(4) + self.greeting)
         testee.receive()
         for call in self.calls:
             came.append([call.name, _perform(call, testee, server)])
-        testee.call("client", call="close")
+        try:
+            testee.call("client", call="close")
+        except TesteeRefusal:
+            if self.calls[-1].result != REFUSED:
+                raise
 
 
-def _perform(call: Call, testee: Testee, server: "_Script") -> dict[str, Json]:
+def _perform(call: Call, testee: Testee, server: "_Script") -> Json:
     testee.send("client", call=call.name, **call.arguments)
     for request, answer in call.turns:
         server.answer(request, answer)
-    is_refused = call.name == "commit" and not call.result["stored"]
+    is_refused = call.name == "commit" and call.result != REFUSED and call.result["stored"] is False
     if is_refused:
         server.answer_what_follows([int(oid) for oid in call.arguments["records"]])
-    result = testee.receive()
-    if is_refused:
+    try:
+        result = testee.receive()
+    except TesteeRefusal:
+        if call.result != REFUSED:
+            raise
+        return REFUSED
+    finally:
+        if not call.turns:
+            server.expect_nothing()
+    if is_refused or result.get("stored") == "unknown":
         result.pop("invalid", None)
     return result
 
@@ -81,18 +113,37 @@ class _Script:
     def __init__(self, testee: Testee, connection: socket.socket, version: int) -> None:
         self._testee = testee
         self._socket = connection
-        self._version = version
+        self.version = self._version = version
         self._begun = False
 
-    def answer(self, expected: bytes, answer: bytes) -> None:
-        """Wait for a request, which must be this one, and answer it."""
+    def answer(self, expected: bytes, answer: bytes | None) -> None:
+        """Wait for a request, which must be this one, and answer it. Without a request, answer at once."""
+        if expected:
+            self._expect(expected)
+        if answer is LOST:
+            self._socket.shutdown(socket.SHUT_RDWR)
+            return
+        if expected == b"C" and self._version == 1 and select.select([self._socket], [], [], _EARLY)[0]:
+            raise Difference("the client sent the data of its commit before it had the list of its turn")
+        for byte in answer[:_SINGLE]:
+            self._socket.sendall(bytes([byte]))
+        self._socket.sendall(answer[_SINGLE:])
+        self._begun = True
+
+    def expect_nothing(self) -> None:
+        """Difference if the client has sent something."""
+        try:
+            if select.select([self._socket], [], [], 0)[0] and (came := self._socket.recv(64)):
+                raise Difference(f"the client used its connection again: it sent {came.hex()}")
+        except ConnectionError:
+            return  # it has closed it
+
+    def _expect(self, expected: bytes) -> None:
         if self._testee.is_first(self._socket):
             raise Difference(f"the client did not send {expected.hex()}; the call ended with {self._testee.receive()}")
         came = self._request()
         if _compared(came, self._version) != _compared(expected, self._version):
             raise Difference(f"the client sent {came.hex()}, not {expected.hex()}")
-        self._socket.sendall(answer)
-        self._begun = True
 
     def answer_what_follows(self, changed: list[int]) -> None:
         """Answer what a client asks for after a refused commit [WIRE-11]: others changed these oids; nothing exists."""
@@ -225,7 +276,7 @@ def _call_2(request: bytes, answer: bytes) -> Call | None:
     if kind == b"C":
         width, count = body[9], int.from_bytes(body[10:14])
         end = 14 + width * count
-        accessed = [str(int.from_bytes(body[at : at + width])) for at in range(14, end, width)]
+        accessed = [str(int.from_bytes(body[at : at + width])) for at in range(14, end, width)][::-1]
         records = {str(int.from_bytes(each[:8])): each.hex() for each in _sized(body[end:])}
         result: dict[str, Json] = {"stored": answer[4:5] == b"C"}
         if result["stored"]:

@@ -39,6 +39,18 @@ def contents(data: bytes, new_from: int = 0) -> dict[str, Any]:
         return {"fault": str(fault)}
 
 
+def new_oids(data: bytes, count: int) -> list[str]:
+    """Return the oids that a writer of a sound file gives out first: SHELF-52 and DFS-8."""
+    found = contents(data, new_from=len(data))
+    used = {int(oid) for oid in found["objects"]}
+    if data.startswith(DFS20):
+        first = max(used, default=-1) + 1
+        return [str(oid) for oid in range(first, first + count)]
+    words = _u64(data, 16 + _u64(data, 8) + 16)
+    above = range(words, words + len(used) + count)
+    return [str(oid) for oid in [*found["free"], *above] if oid not in used][:count]
+
+
 def _shelf(data: bytes, new_from: int) -> dict[str, Any]:
     if not data.startswith(SHELF):
         raise Unsound("it does not start as a file of Durus does")
@@ -143,6 +155,8 @@ def _dfs20(data: bytes) -> dict[str, Any]:
     records = {}
     for oid, offset in known.items():
         records[oid], _ = _dfs20_record(data, offset, index)
+        if _u64(records[oid], 0) != oid:
+            raise Unsound(f"the index leads to {offset} for oid {oid}, where another one stands")
     transactions, position = 0, after
     while position < len(data):
         while _u32(data, position):

@@ -21,8 +21,10 @@ Json = Any
 OPERATIONS = (
     "read_record",
     "read_state",
+    "write_record",
     "read_file",
     "write_file",
+    "new_oids",
     "repair",
     "check",
     "pack",
@@ -38,6 +40,10 @@ class TesteeError(Exception):
     """The testee hung, ended, or answered something that is no answer."""
 
 
+class TesteeRefusal(TesteeError):
+    """The testee answered with an error."""
+
+
 class Testee:
     """Runs a command, and starts it again after it has failed.
 
@@ -46,9 +52,12 @@ class Testee:
         deadline: how many seconds a call may take.
     """
 
+    is_alone = True
+    """Each case has an empty storage of its own."""
+
     def __init__(self, command: Sequence[str], deadline: float) -> None:
         self._command = list(command)
-        self._deadline = deadline
+        self.deadline = deadline
         self._process: subprocess.Popen[bytes] | None = None
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the testee)
         self._buffer = b""
@@ -56,6 +65,7 @@ class Testee:
         self.name = ""
         self.operations: frozenset[str] = frozenset()
         self.needs_peer = False
+        self.protocols: frozenset[int] = frozenset((1, 2))
 
     def start(self) -> None:
         """Start the process and read its greeting. TesteeError if there is none."""
@@ -80,6 +90,10 @@ class Testee:
             self._fail(f"it announces operations that there are not: {_short(unknown)}")
         self.name, self.operations = name, frozenset(operations)
         self.needs_peer = greeting.get("needs_peer") is True
+        protocols = greeting.get("protocols", [1, 2])
+        if not isinstance(protocols, list) or not all(each in (1, 2) for each in protocols):
+            self._fail(f"it announces protocols that there are not: {_short(protocols)}")
+        self.protocols = frozenset(protocols)
 
     def call(self, operation: str, **arguments: Json) -> dict[str, Json]:
         """Return the result of an operation. TesteeError if it does not come in time, or is none."""
@@ -93,7 +107,7 @@ class Testee:
         self._number += 1
         line = json.dumps({"id": self._number, "op": operation, **arguments}).encode() + b"\n"
         descriptor = self._descriptors()[0]
-        end = time.monotonic() + self._deadline
+        end = time.monotonic() + self.deadline
         while line:
             if not select.select([], [descriptor], [], max(0, end - time.monotonic()))[1]:
                 self._fail("it does not read its requests")
@@ -108,7 +122,7 @@ class Testee:
         if answer.get("id") != self._number:
             self._fail(f"it answers another request, or none: {_short(answer)}")
         if "error" in answer:
-            raise TesteeError(f"it says: {_short(answer['error'])}")
+            raise TesteeRefusal(f"it says: {_short(answer['error'])}")
         if not isinstance(answer.get("result"), dict):
             self._fail(f"its answer has no result: {_short(answer)}")
         result: dict[str, Json] = answer["result"]
@@ -118,7 +132,7 @@ class Testee:
         """Wait until the testee or a socket has something to read; tell whether it is not the socket."""
         if b"\n" in self._buffer:
             return True
-        ready = select.select([self._descriptors()[1], other.fileno()], [], [], self._deadline)[0]
+        ready = select.select([self._descriptors()[1], other.fileno()], [], [], self.deadline)[0]
         return other.fileno() not in ready
 
     def stop(self) -> str:
@@ -145,14 +159,14 @@ class Testee:
 
     def _read_line(self) -> dict[str, Json]:
         descriptor = self._descriptors()[1]
-        end = time.monotonic() + self._deadline
+        end = time.monotonic() + self.deadline
         pieces, size = [self._buffer], len(self._buffer)
         while b"\n" not in pieces[-1]:
             if size > LONGEST_LINE:
                 self._fail(f"a line of it has more than {LONGEST_LINE} bytes")
             left = end - time.monotonic()
             if left <= 0 or not select.select([descriptor], [], [], left)[0]:
-                self._fail(f"it did not answer in {self._deadline:g} s")
+                self._fail(f"it did not answer in {self.deadline:g} s")
             pieces.append(os.read(descriptor, _PIECE))
             size += len(pieces[-1])
             if not pieces[-1]:

@@ -25,6 +25,7 @@ from durus.error import (
     DurusError,
     DurusKeyError,
     FormatError,
+    OutcomeUnknownError,
     ReadConflictError,
     RecordError,
     StateError,
@@ -43,7 +44,7 @@ from durus.oid import FIRST_RESERVED_OID, format_oid, oid_from_int
 from durus.open_file import inspect_file, open_file_storage
 from durus.persistent import GHOST, SAVED, UNSAVED, ConnectionBase, Persistent, PersistentObject, implementation
 from durus.records.record import pack_record, split_oids, unpack_record
-from durus.serialize import ObjectReader
+from durus.serialize import ObjectReader, ObjectWriter
 from durus.sharing.protocol import INVALID, OKAY
 
 Json = Any
@@ -90,6 +91,16 @@ def read_state(request: Json) -> Json:
     return {**found, "state": plain(state), "refs": [format_oid(each) for each in split_oids(refs)]}
 
 
+def write_record(request: Json) -> Json:
+    oid, data, _ = unpack_record(bytes.fromhex(request["hex"]))
+    connection, cache = ConnectionBase(), Cache(10)
+    reader = ObjectReader(connection, cache, lambda oid: None)
+    obj = reader.ghost_of_record(oid, data)
+    reader.load_state(obj, data)
+    writer = ObjectWriter(connection, obj, lambda: bytes(8), reader.has_broken_classes())
+    return {"hex": next(record for _, _, record in writer.records([(obj, oid)])).hex()}
+
+
 def class_path(cls: type) -> str:
     return f"{cls.__module__} {cls.__qualname__}"
 
@@ -111,9 +122,9 @@ def plain(value: object) -> Json:
             return {"oid": format_oid(value._p_oid or b""), "class": class_path(type(value))}
         case list():
             return [plain(each) for each in value]
-        case dict() if all(isinstance(key, str) and key[:1] != "$" for key in value):
+        case dict() if type(value) is dict and all(isinstance(key, str) and key[:1] != "$" for key in value):
             return {key: plain(each) for key, each in value.items()}
-        case dict():
+        case dict() if type(value) is dict:
             return {"$dict": [[plain(key), plain(each)] for key, each in value.items()]}
         case tuple():
             return {"$tuple": [plain(each) for each in value]}
@@ -126,12 +137,15 @@ def plain(value: object) -> Json:
 
 def made_by(value: object) -> Json:
     """Return what makes a value that no opcode pushes."""
-    made: Any = value.__reduce_ex__(4)
-    function, arguments, state = (*made, None)[:3]
+    reduce = copyreg.dispatch_table.get(type(value))
+    made: Any = value.__reduce_ex__(4) if reduce is None else reduce(value)
+    function, arguments, state, items, pairs = (*made, None, None, None)[:5]
     is_new = function is copyreg.__newobj__  # type: ignore[attr-defined]  # of which typeshed knows nothing
     name = class_path(arguments[0] if is_new else function)
     arguments = arguments[1:] if is_new else arguments
     found = {"$new" if is_new else "$call": name, "args": [plain(each) for each in arguments]}
+    found |= {"items": plain(added)} if (added := list(items or ())) else {}
+    found |= {"pairs": [[plain(key), plain(each)] for key, each in added]} if (added := list(pairs or ())) else {}
     return found if state is None else {**found, "state": plain(state)}
 
 
@@ -181,6 +195,14 @@ def write_file(request: Json) -> Json:
     return {"outcomes": outcomes}
 
 
+def new_oids(request: Json) -> Json:
+    storage = open_file_storage(request["path"])
+    try:
+        return {"oids": [format_oid(storage.new_oid()) for _ in range(request["count"])]}
+    finally:
+        storage.close()
+
+
 def repair(request: Json) -> Json:
     try:
         open_file_storage(request["path"], repair=True).close()
@@ -202,11 +224,11 @@ def check(request: Json) -> Json:
 
 
 def is_of_file(inspection: Inspection, finding: Finding) -> bool:
-    """Tell if a fault is not only that the data of an object, which can be read, is not pickles."""
+    """Tell if a fault is not only that there is no root, or that a record that can be read holds no pickles."""
     if finding.oid is None or finding.oid >= FIRST_RESERVED_OID:
         return True
     try:
-        inspection.records.read_entry(finding.oid, finding.offset or 0)
+        inspection.records.read(finding.oid)
     except DurusError:
         return True
     return False
@@ -228,7 +250,7 @@ def pack(request: Json) -> Json:
 
 def connect(address: Json, protocol: int) -> ClientStorage:
     where = address["host"], address["port"]
-    return ClientStorage(address=where, protocol=protocol, prefetch=0, reconnect=False)
+    return ClientStorage(address=where, protocol=1 if protocol == 1 else None, prefetch=0, reconnect=False)
 
 
 def exists(storage: ClientStorage, oid: bytes) -> bool:
@@ -407,12 +429,14 @@ def client(request: Json) -> Json:
         return {}
     storage = CLIENT[0]
     if call == "new_oids":
-        return {"oids": [format_oid(each) for each in storage._dialog.new_oids(request["count"])]}
+        parts = [min(255, request["count"] - done) for done in range(0, request["count"], 255)]
+        return {"oids": [format_oid(each) for part in parts for each in storage._dialog.new_oids(part)]}
     if call == "load":
-        loaded = storage._dialog.load_all([oid_of(each) for each in request["oids"]])
+        loaded = storage._dialog.load_all([oid_of(each) for each in request["oids"]])[: len(request["oids"])]
         return {"records": [{OKAY: each.record.hex(), INVALID: "invalid"}.get(each.status) for each in loaded]}
     if call == "sync":
-        return {"invalid": [format_oid(each) for each in storage.sync() or []]}
+        invalid = storage.sync()
+        return {"invalid": "any" if invalid is None else [format_oid(each) for each in invalid]}
     if call == "commit":
         transaction = Transaction(request["accessed"])
         storage.set_accesses(transaction)
@@ -423,6 +447,8 @@ def client(request: Json) -> Json:
             storage.end(transaction.handle)
         except WriteConflictError:
             return {"stored": False}
+        except OutcomeUnknownError:
+            return {"stored": "unknown"}
         return {"stored": True, "invalid": transaction.invalid}
     if call == "pack":
         storage.pack(wait=storage.protocol == 2)
@@ -433,7 +459,20 @@ def client(request: Json) -> Json:
 
 OPERATIONS: dict[str, Callable[[Json], Json]] = {
     each.__name__: each
-    for each in (read_record, read_state, read_file, write_file, repair, check, pack, steps, client, serve)
+    for each in (
+        read_record,
+        read_state,
+        write_record,
+        read_file,
+        write_file,
+        new_oids,
+        repair,
+        check,
+        pack,
+        steps,
+        client,
+        serve,
+    )
 }
 
 

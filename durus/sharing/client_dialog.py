@@ -28,6 +28,9 @@ class Channel(Protocol):
     def outcome_unknown_on_error(self) -> AbstractContextManager[None]:
         """Make an error in the block say that it is unknown whether the commit is stored. [WIRE-25]"""
 
+    def break_off(self, error: ProtocolError) -> None:
+        """End the connection, because an answer that was received is not what the protocol has. [WIRE-25]"""
+
 
 class ClientDialog:
     """Requests of a storage to its server."""
@@ -96,6 +99,20 @@ class ClientDialog:
         """Return when the server answers."""
         raise NotImplementedError
 
+    def _checked(self, oids: list[bytes], answers: list[Loaded]) -> list[Loaded]:
+        """Return the answers. ProtocolError, and no connection any more, if they are not those for these oids."""
+        try:
+            if len(answers) < len(oids):
+                raise ProtocolError(f"the server answered a load of {len(oids)} oids with {len(answers)} entries")
+            for oid, answer in zip(oids, answers, strict=False):
+                if answer.status == OKAY and answer.record[:8] != oid:
+                    problem = f"the server answered the load of oid {format_oid(oid)} with another record"
+                    raise ProtocolError(problem)
+        except ProtocolError as error:
+            self._channel.break_off(error)
+            raise
+        return answers
+
 
 def record_of(oid: bytes, answer: Loaded) -> bytes:
     """Return the record in an answer. DurusKeyError if there is none, ReadConflictError if the oid is invalid."""
@@ -103,11 +120,4 @@ def record_of(oid: bytes, answer: Loaded) -> bytes:
         raise ReadConflictError([oid])
     if answer.status == NOT_FOUND:
         raise DurusKeyError(oid)
-    check_answer(oid, answer)
     return answer.record
-
-
-def check_answer(oid: bytes, answer: Loaded) -> None:
-    """Raise ProtocolError if the answer is not for this oid."""
-    if answer.status == OKAY and answer.record[:8] != oid:
-        raise ProtocolError(f"the server answered the load of oid {format_oid(oid)} with another record")

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from durus.error import WriteConflictError
 from durus.records.record import split_oids, unpack_record
-from durus.sharing.client_dialog import ClientDialog, T, check_answer, record_of
+from durus.sharing.client_dialog import ClientDialog, T, record_of
 from durus.sharing.protocol import (
     INVALID,
     OKAY,
@@ -51,16 +51,13 @@ class ClientDialog1(ClientDialog):
                 answer, *others = self.load_all([oid, *siblings])
                 self.prefetch.add_answers(siblings, others)
             else:
-                answer = self._ask(Load(oid), read_loaded())
+                (answer,) = self._checked([oid], [self._ask(Load(oid), read_loaded())])
             record = record_of(oid, answer)
         self.prefetch.note_loaded(record)
         return record
 
     def load_all(self, oids: list[bytes]) -> list[Loaded]:
-        answers = self._ask(BulkLoad(oids), read_all_loaded(len(oids))) if oids else []
-        for oid, answer in zip(oids, answers, strict=True):
-            check_answer(oid, answer)
-        return answers
+        return self._checked(oids, self._ask(BulkLoad(oids), read_all_loaded(len(oids)))) if oids else []
 
     def sync(self) -> list[bytes]:
         return self._note_invalid(self._ask(Sync(), read_oids()))

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Mapping
 
 from durus.error import ProtocolError, WriteConflictError
 from durus.sharing import protocol2 as messages
-from durus.sharing.client_dialog import Channel, ClientDialog, T, check_answer, record_of
+from durus.sharing.client_dialog import Channel, ClientDialog, T, record_of
 from durus.sharing.compression import NONE
 from durus.sharing.prefetch import Prefetch
 from durus.sharing.protocol import OKAY, Loaded, Reader
@@ -69,12 +69,7 @@ class ClientDialog2(ClientDialog):
         while not is_whole:
             is_whole, part = self._receive(_LOAD_ANSWERS)
             answers += part
-        if len(answers) < len(oids):
-            raise ProtocolError(f"the server answered a load of {len(oids)} oids with {len(answers)} entries")
-        for oid, answer in zip(oids, answers, strict=False):
-            if answer.status == OKAY and answer.record[:8] != oid:
-                check_answer(oid, answer)
-        return answers
+        return self._checked(oids, answers)
 
     # Transactions
 

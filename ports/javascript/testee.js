@@ -9,8 +9,8 @@ import { connectToServer } from "./src/client_storage.js";
 import { Connection } from "./src/connection.js";
 import * as dfs20 from "./src/dfs20.js";
 import {
-  DamageError, FileFaultError, FormatError, MalformedRecordError, ReadConflictError, StateError, StorageError, UnsoundTailError,
-  WriteConflictError,
+  DamageError, FileFaultError, FormatError, MalformedRecordError, ReadConflictError, StateError, StorageError, UnknownOutcomeError,
+  UnsoundTailError, WriteConflictError,
 } from "./src/errors.js";
 import { FileStorage, checkFile } from "./src/file_storage.js";
 import { GHOST, PersistentDict, PersistentObject, SAVED, UNSAVED } from "./src/persistent.js";
@@ -68,6 +68,8 @@ function plain(value) {
 function pythonObject(value) {
   const kind = value.how === "REDUCE" ? "$call" : "$new";
   const found = { [kind]: String(value.callable), args: Array.from(value.args, plain) };
+  if (value.items.length) found.items = value.items.map(plain);
+  if (value.pairs.length) found.pairs = value.pairs.map((pair) => pair.map(plain));
   if (value.state !== undefined) found.state = plain(value.state);
   return found;
 }
@@ -94,6 +96,12 @@ function readState({ hex }) {
     const { oid, className, state, refs } = readRecord(Buffer.from(hex, "hex"));
     return { oid: String(oid), class: String(className), state: plain(state), refs: refs.map(String) };
   });
+}
+
+/** The record of an object that was loaded and changed. */
+function writeRecord({ hex }) {
+  const { oid, className, state } = readRecord(Buffer.from(hex, "hex"));
+  return { hex: makeRecord(oid, className, state).toString("hex") };
 }
 
 // Files
@@ -133,6 +141,13 @@ async function writeFile({ path, format, commits }) {
   }
   await storage.close();
   return { outcomes };
+}
+
+async function newOids({ path, count }) {
+  const storage = new FileStorage(path);
+  const oids = await storage.newOids(count);
+  await storage.close();
+  return { oids: oids.map(String) };
 }
 
 async function repair({ path }) {
@@ -254,7 +269,7 @@ async function steps({ steps: toDo, address, protocol }) {
 let storage = null;
 
 async function client({ call, address, protocol, count, oids, accessed, records }) {
-  const invalidOf = (invalid) => invalid.oids.map(String);
+  const invalidOf = ({ everything, oids: changed }) => (everything ? "any" : changed.map(String));
   switch (call) {
     case "connect":
       storage?.close();
@@ -270,7 +285,13 @@ async function client({ call, address, protocol, count, oids, accessed, records 
       return { invalid: invalidOf(await storage.sync()) };
     case "commit": {
       const own = new Map(Object.entries(records).map(([oid, hex]) => [BigInt(oid), Buffer.from(hex, "hex")]));
-      const outcome = await storage.commit({ accessed: new Set(accessed.map(BigInt)), records: own });
+      let outcome;
+      try {
+        outcome = await storage.commit({ accessed: new Set(accessed.map(BigInt)), records: own });
+      } catch (error) {
+        if (error instanceof UnknownOutcomeError) return { stored: "unknown" };
+        throw error;
+      }
       return outcome.stored ? { stored: true, invalid: invalidOf(outcome.invalid) } : { stored: false };
     }
     case "pack":
@@ -284,7 +305,8 @@ async function client({ call, address, protocol, count, oids, accessed, records 
 }
 
 const OPERATIONS = {
-  read_record: readRecordOf, read_state: readState, read_file: readFile, write_file: writeFile, repair, check, steps, client,
+  read_record: readRecordOf, read_state: readState, write_record: writeRecord, read_file: readFile, write_file: writeFile,
+  new_oids: newOids, repair, check, steps, client,
 };
 
 function say(message) {

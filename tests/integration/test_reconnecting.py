@@ -13,7 +13,7 @@ from tests.green_sockets import GreenSocket, use_green_sockets
 from tests.threaded_server import serving
 
 
-def serving_in(folder: Path) -> AbstractContextManager[None]:
+def serving_in(folder: Path) -> AbstractContextManager[object]:
     return serving(FileStorage(folder / "f", durability="os"), folder / "s")
 
 

@@ -1,17 +1,26 @@
 """durus-conformance finds what is wrong with a testee, whatever it does, and never fails itself."""
 
+import contextlib
 import json
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
+from durus.client_storage import ClientStorage
+from durus.connection import Connection
+from durus.storage import MemoryStorage
+from durus_conformance import records
 from durus_conformance.__main__ import main
 from durus_conformance.cases import VectorsError, read_vectors
+from durus_conformance.dialogs import dialogs
 from durus_conformance.judge import contents
 from durus_conformance.report import Report, Result
 from tests.spec import ROOT, VECTORS, all_examples, all_statements
+from tests.threaded_server import serving
 
 TESTEE = ROOT / "conformance" / "testees" / "durus_testee.py"
 CASE = "record/no-data/read_record"
@@ -90,7 +99,13 @@ for request in requests():
 
 @pytest.mark.parametrize(
     "body",
-    ["", "print('hello', flush=True)", "say({'testee': 'a'})", "say({'testee': 'a', 'operations': ['sing']})"],
+    [
+        "",
+        "print('hello', flush=True)",
+        "say({'testee': 'a'})",
+        "say({'testee': 'a', 'operations': ['sing']})",
+        "say({'testee': 'a', 'operations': ['serve'], 'protocols': [3]})",
+    ],
 )
 def test_a_command_that_is_no_testee_is_told(tmp_path: Path, body: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command(tmp_path, body)]) == 2
@@ -102,11 +117,104 @@ def test_a_command_that_is_not_there_is_told(capsys: pytest.CaptureFixture[str])
     assert "can't be started" in capsys.readouterr().err
 
 
+# Servers
+
+
+def test_a_server_that_holds_data_is_tested_by_its_address(tmp_path: Path) -> None:
+    storage = MemoryStorage()
+    connection = Connection(storage)
+    connection.get_root()["kept"] = 1
+    connection.commit()
+    connection.close()
+    with serving(storage, ("127.0.0.1", 0)) as address:
+        report = tmp_path / "report.json"
+        assert main(["--server", str(address), "--json", str(report)]) == 0
+        held = {case["id"] for case in json.loads(report.read_text())["cases"] if case["outcome"] == "held"}
+        assert {"wire/unknown-command/serve", "wire-2/the-beginning-of-version-2/serve"} <= held
+        client = Connection(ClientStorage(address=address))
+        assert client.get_root()["kept"] == 1
+        client.close()
+
+
+def test_a_server_that_answers_wrongly_breaks_its_cases(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=answer_with_zeros, args=[listener], daemon=True).start()
+        assert main(["--server", f"127.0.0.1:{listener.getsockname()[1]}", "--only", "wire/versions"]) == 1
+    assert "BROKEN wire/versions/serve" in capsys.readouterr().out
+
+
+def answer_with_zeros(listener: socket.socket) -> None:
+    """Answer each connection with zeros, until the listener is closed."""
+    with contextlib.suppress(OSError):
+        while True:
+            connection, _ = listener.accept()
+            with connection:
+                connection.sendall(bytes(64))
+
+
+def test_a_server_that_is_not_there_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--server", str(tmp_path / "none")]) == 2
+    assert "can't be reached" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [[], ["testee", "--server", "127.0.0.1:1"]])
+def test_either_a_testee_or_a_server_is_tested(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        main(arguments)
+    assert raised.value.code == 2
+    assert "not both" in capsys.readouterr().err
+
+
 # Testees that are wrong
 
 WRONG = {
     "record/no-data/read_record": "testee.OPERATIONS['read_record'] = lambda request: {'oid': '1', 'refs': []}",
     "record/empty-persistent-dict/read_state": "testee.plain = lambda value: {}",
+    "record/references-out-of-order/write_record": """
+from durus.records.record import pack_record, unpack_record
+write_record = testee.OPERATIONS["write_record"]
+def without_refs(request):
+    oid, data, refs = unpack_record(bytes.fromhex(write_record(request)["hex"]))
+    return {"hex": pack_record(oid, data, refs[8:]).hex()}
+testee.OPERATIONS["write_record"] = without_refs
+""",
+    "pickle/pickle-of-dates/write_record": """
+write_record = testee.OPERATIONS["write_record"]
+def in_protocol_5(request):
+    return {"hex": write_record(request)["hex"].replace("8004", "8005")}
+testee.OPERATIONS["write_record"] = in_protocol_5
+""",
+    "shelf/packed-with-a-hole-and-without-seal/new_oids": """
+testee.OPERATIONS["new_oids"] = lambda request: {"oids": ["4", "5", "6", "7"]}
+""",
+    "shelf/a-commit-after-an-unsealed-transaction/write_file-locked": """
+from durus.files.file import OperatingSystem
+import fcntl
+fcntl.flock = lambda *arguments: None
+""",
+    "shelf/cut-inside-the-last-transaction/repair-again": """
+repair = testee.OPERATIONS["repair"]
+def forget(request):
+    result = repair(request)
+    with open(request["path"] + ".cut-40", "wb"):
+        return result
+testee.OPERATIONS["repair"] = forget
+""",
+    "wire-2/an-answer-in-parts/client-A": """
+client = testee.OPERATIONS["client"]
+testee.OPERATIONS["client"] = lambda request: {"records": []} if request["call"] == "load" else client(request)
+""",
+    "wire/a-connection-that-is-lost-during-a-commit/client-A": """
+client = testee.OPERATIONS["client"]
+def sure(request):
+    result = client(request)
+    return {"stored": False} if request["call"] == "commit" else result
+testee.OPERATIONS["client"] = sure
+""",
+    "wire/a-load-answer-that-there-is-not/client-A": """
+from durus.client_storage import ClientStorage
+ClientStorage._lose = lambda *arguments: None
+""",
     "shelf/sealed/read_file": "testee.unpack_record = lambda record: (b'', b'b', b'')",
     "shelf/hole-chain-that-goes-up/read_file": "testee.fault_of = lambda error: {'error': 'damage', 'offset': 0}",
     "shelf/sealed/check": "testee.OPERATIONS['check'] = lambda request: {'faults': [8]}",
@@ -234,7 +342,8 @@ def test_vectors_that_cannot_be_read_are_told(tmp_path: Path) -> None:
 def test_the_report_has_each_statement_and_each_example() -> None:
     statements, cases = read_vectors(VECTORS)
     assert [each.id for each in statements] == [each.id for each in all_statements()]
-    assert {case.name for case in cases} == {example.name for example in all_examples()}
+    names = {case.name for case in cases}
+    assert names == {example.name for example in all_examples()} | {each.name for each in dialogs()}
     assert len({case.id for case in cases}) == len(cases)
 
 
@@ -269,6 +378,18 @@ def test_the_kit_reads_files_as_the_examples_say() -> None:
                 else:
                     expected = {key: value for key, value in vector["expected"].items() if key != "faults"}
                     assert found == expected, vector["name"]
+
+
+def test_the_kit_reads_records_as_the_examples_say() -> None:
+    """Those that a writer makes: not those of other protocols."""
+    read = 0
+    for path in sorted(VECTORS.glob("*.json")):
+        for vector in json.loads(path.read_text()):
+            if vector.get("kind") == "record" and "error" not in vector["expected"]:
+                found = records.contents(bytes.fromhex(vector["hex"]))
+                read += "fault" not in found
+                assert "fault" in found or found == vector["expected"], vector["name"]
+    assert read >= 20
 
 
 # The package

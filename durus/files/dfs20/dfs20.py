@@ -67,7 +67,7 @@ class Dfs20(RecordFile):
 
     def read_entry(self, oid: bytes, offset: int) -> bytes:
         """Return the record in the entry at `offset`, which must be of `oid`; DamageError if it is not."""
-        return read_entry(self._source, self.end, oid, offset)
+        return read_entry(self._source, self.end if offset >= self.base_end else self.base_start, oid, offset)
 
     def offsets(self) -> Iterator[tuple[bytes, int]]:
         """Yield (oid, file offset) for all current entries, in the order of the file."""

@@ -144,7 +144,7 @@ function unquoted(line) {
 }
 
 function rawUnicode(line) {
-  return line.toString("latin1").replace(/\\u([0-9a-f]{4})|\\U([0-9a-f]{8})/gi, (_, short, wide) =>
+  return line.toString("latin1").replace(/\\u([0-9a-fA-F]{4})|\\U([0-9a-fA-F]{8})/g, (_, short, wide) =>
     String.fromCodePoint(parseInt(short ?? wide, 16)));
 }
 
@@ -316,7 +316,9 @@ const STEPS = new Map(Object.entries({
     r.push(r.global(r.pop(), name));
   },
   "\x94": (r) => r.put(r.memo.size),
-  "\x95": (r) => r.take(8),
+  "\x95": (r) => {
+    if (r.u64() > r.bytes.length - r.at) throw new StateError("a frame extends beyond the end of the pickle"); // REC-33
+  },
   "\x96": (r) => {
     const bytes = Buffer.from(r.take(r.u64()));
     r.push(new PythonObject("REDUCE", new Global("builtins", "bytearray"), Tuple.of(bytes)));

@@ -129,24 +129,24 @@ function isSoundRecord(record, oid) {
 /**
  * The entries of the transaction at an offset.
  *
- * @returns {{end, entries, seal, fault}} `fault` says what is unsound, and is null if nothing is.
+ * @returns {{end, entries, seal, fault}} `fault` is null, or says what is unsound, and at which offset.
  * Whether the checksum of the seal is right is not looked at.
  */
 function transactionAt(bytes, start) {
   const found = { end: Infinity, entries: [], seal: null, fault: null };
-  const unsound = (fault) => ({ ...found, fault });
+  const unsound = (what, offset = start) => ({ ...found, fault: { what, offset } });
   if (start + 8 > bytes.length) return unsound("the file ends inside the length of a transaction");
   found.end = start + 8 + lengthAt(bytes, start);
   if (found.end > bytes.length) return unsound("a transaction extends beyond the end of the file");
   for (let at = start + 8; at < found.end; ) {
     const entry = entryAt(bytes, at, found.end);
-    if (!entry) return unsound("a transaction has an entry that does not fit");
+    if (!entry) return unsound("a transaction has an entry that does not fit", at);
     if (entry.oid === SEAL_OID) {
       const seal = sealAt(bytes, at);
-      if (!seal || entry.end !== found.end) return unsound("a transaction has an unsound seal");
+      if (!seal || entry.end !== found.end) return unsound("a transaction has an unsound seal", at);
       found.seal = { ...seal, offset: at };
     } else if (entry.end === at + SEAL_SIZE && hasSealBody(bytes, at)) {
-      return unsound("a transaction has a seal that lost its oid");
+      return unsound("a transaction has a seal that lost its oid", at);
     }
     found.entries.push(entry);
     at = entry.end;
@@ -160,7 +160,7 @@ function readTransaction(bytes, layout) {
   if (fault) return fault;
   if (seal) {
     if (checksumFor(bytes, seal.offset, layout.covered, layout.running) !== seal.checksum) {
-      return "the checksum of a transaction does not match its bytes";
+      return { what: "the checksum of a transaction does not match its bytes", offset: layout.end };
     }
     layout.covered = end;
     layout.running = seal.checksum;
@@ -176,14 +176,14 @@ function readTransaction(bytes, layout) {
 /** An unsound transaction is an incomplete tail, or damage if something was committed after it, SHELF-24. */
 function refuse(bytes, layout, start, before, fault) {
   if (hasSealAfter(bytes, start) || isLoneSeal(bytes, start) || (before === null && isFollowed(bytes, start))) {
-    throw new DamageError(fault, start);
+    throw new DamageError(fault.what, fault.offset);
   }
   const tail = before ?? start;
   if (before !== null) {
     layout.transactions -= 1;
     layout.end = before;
   }
-  const error = new UnsoundTailError(`${fault}, as after a crash; it can be cut off with repair`, tail);
+  const error = new UnsoundTailError(`${fault.what}, as after a crash; it can be cut off with repair`, tail);
   throw Object.assign(error, { layout: finished(bytes, layout) });
 }
 

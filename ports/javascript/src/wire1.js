@@ -111,7 +111,6 @@ export class Protocol1 {
   }
 
   close() {
-    this.stream.write(letter("."));
-    this.stream.close();
+    this.stream.close(letter("."));
   }
 }

@@ -166,7 +166,6 @@ export class Protocol2 {
   }
 
   close() {
-    this.send(".");
-    this.stream.close();
+    this.stream.close(Buffer.concat([u32(1), Buffer.from(".")]));
   }
 }

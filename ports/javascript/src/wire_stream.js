@@ -76,7 +76,9 @@ export class WireStream {
     throw this.#lost;
   }
 
-  close() {
+  /** Say goodbye, unless the connection is lost already. */
+  close(goodbye = Buffer.alloc(0)) {
+    if (!this.#lost) this.#socket.write(goodbye);
     this.#lost ??= new LostConnectionError("the connection is closed");
     this.#socket.end();
   }

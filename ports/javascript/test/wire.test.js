@@ -58,7 +58,9 @@ class Script {
     throw new LostConnectionError(found);
   }
 
-  close() {}
+  close(goodbye) {
+    this.write(goodbye);
+  }
 }
 
 function records(parts) {

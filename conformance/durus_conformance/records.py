@@ -1,0 +1,168 @@
+"""What a testee has written as a record, read by a reader of the kit's own. Nothing that a pickle names is imported.
+
+It is stricter than a reader has to be: it takes the class and the protocol of a writer, and refs as they must be.
+"""
+
+import io
+import json
+import pickle
+import zlib
+from typing import Any
+
+Json = Any
+_SAFE = 2**53
+_ZLIB = b"\x78"
+_LONGEST = 2**24
+"""No example has a state of so many bytes."""
+
+
+class Malformed(Exception):
+    """The record is not one that a writer makes."""
+
+
+class _Made:
+    """A value that a call or a class makes: what makes it, and what is given to it then."""
+
+    def __init__(self, how: str, name: str, arguments: tuple[Any, ...]) -> None:
+        self.how, self.name, self.arguments = how, name, arguments
+        self.state: Any = None
+        self.items: list[Any] = []
+        self.pairs: list[tuple[Any, Any]] = []
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def append(self, item: Any) -> None:
+        self.items.append(item)
+
+    def extend(self, items: list[Any]) -> None:
+        self.items += items
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.pairs.append((key, value))
+
+
+class _Named(type):
+    """The class of what a pickle names: a class or a function, which one is not known."""
+
+    def __call__(cls, *arguments: Any) -> Any:
+        if cls.__qualname__ == "builtins getattr" and isinstance(arguments[0], _Named):
+            return _named(f"{arguments[0].__qualname__}.{arguments[1]}")
+        return _Made("$call", cls.__qualname__, arguments)
+
+
+def _named(path: str) -> _Named:
+    def new(cls: type, *arguments: Any) -> _Made:
+        return _Made("$new", path, arguments)
+
+    return _Named(path, (), {"__new__": new})
+
+
+class _Reference:
+    def __init__(self, oid: int, cls: _Named) -> None:
+        self.oid, self.cls = oid, cls
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        return _named(f"{module} {name}")
+
+    def persistent_load(self, id: Any) -> Any:
+        if not isinstance(id, tuple) or len(id) != 2 or not isinstance(id[0], bytes) or len(id[0]) != 8:
+            raise Malformed(f"it has the reference {id!r}")
+        if not isinstance(id[1], _Named):
+            raise Malformed(f"a reference to oid {int.from_bytes(id[0])} has no class")
+        return _Reference(int.from_bytes(id[0]), id[1])
+
+
+def contents(record: bytes) -> Json:
+    """Return what a record holds, as the JSON of an example has it, or `{"fault": text}`."""
+    try:
+        return _contents(record)
+    except Malformed as fault:
+        return {"fault": str(fault)}
+
+
+def _contents(record: bytes) -> Json:
+    length = int.from_bytes(record[8:12])
+    data, refs = record[12 : 12 + length], record[12 + length :]
+    if not length or len(data) != length or len(refs) % 8:
+        raise Malformed("it has lengths that do not fit")
+    class_pickle, state_pickle = _split(data)
+    try:
+        stream = io.BytesIO(class_pickle + state_pickle)
+        unpickler = _Unpickler(stream)
+        cls, state, rest = unpickler.load(), unpickler.load(), stream.read()
+    except Malformed:
+        raise
+    except Exception as error:  # whatever pickle raises for what it can't read
+        raise Malformed(f"its pickles can't be read: {error!r}") from error
+    if rest:
+        raise Malformed(f"{len(rest)} bytes follow its state")
+    found: list[int] = []
+    shown = _plain(state, found)
+    oid = int.from_bytes(record[:8])
+    listed = [int.from_bytes(refs[at : at + 8]) for at in range(0, len(refs), 8)]
+    if listed != sorted(set(found) - {oid}):
+        raise Malformed(f"its refs are {listed}, and its state refers to {found}")
+    return {"oid": str(oid), "class": cls.__qualname__, "state": shown, "refs": [str(each) for each in listed]}
+
+
+def _split(data: bytes) -> tuple[bytes, bytes]:
+    """Return the pickles of the class [REC-10] and of the state, not compressed any more."""
+    module, _, rest = data[3:].partition(b"\n")
+    name, _, rest = rest.partition(b"\n")
+    if data[:3] != b"\x80\x04c" or not module or not name or rest[:1] != b".":
+        raise Malformed(f"its class is not written as REC-10 says: {data[:60].hex()}")
+    state = rest[1:]
+    if state.startswith(_ZLIB):
+        stream = zlib.decompressobj()
+        try:
+            state = stream.decompress(state, _LONGEST)
+        except zlib.error as error:
+            raise Malformed(f"its state can't be decompressed: {error}") from error
+        if not stream.eof or stream.unused_data:
+            raise Malformed("its compressed state is too long, or bytes follow it")
+    if state[:2] != b"\x80\x04":
+        raise Malformed(f"its state is not a pickle of protocol 4: {state[:20].hex()}")
+    return data[: len(data) - len(rest) + 1], state
+
+
+def _plain(value: Any, refs: list[int]) -> Json:
+    """Return a value as the JSON of an example has it, and note the oids to which it refers."""
+    match value:
+        case None | bool() | str():
+            return value
+        case int():
+            return value if -_SAFE < value < _SAFE else {"$int": str(value)}
+        case float():
+            return {"$float": repr(value)}
+        case bytes():
+            return {"$bytes": value.hex()}
+        case _Reference():
+            refs.append(value.oid)
+            return {"oid": str(value.oid), "class": value.cls.__qualname__}
+        case list():
+            return [_plain(each, refs) for each in value]
+        case dict() if all(isinstance(key, str) and key[:1] != "$" for key in value):
+            return {key: _plain(each, refs) for key, each in value.items()}
+        case dict():
+            return {"$dict": [[_plain(key, refs), _plain(each, refs)] for key, each in value.items()]}
+        case tuple():
+            return {"$tuple": [_plain(each, refs) for each in value]}
+        case set() | frozenset():
+            return {f"${type(value).__name__}": sorted((_plain(each, refs) for each in value), key=json.dumps)}
+        case _Named():
+            return {"$global": value.__qualname__}
+        case _Made():
+            return _made(value, refs)
+    raise Malformed(f"it has a {type(value).__name__}, for which there is no opcode")
+
+
+def _made(value: _Made, refs: list[int]) -> Json:
+    found: dict[str, Json] = {value.how: value.name, "args": [_plain(each, refs) for each in value.arguments]}
+    if value.items:
+        found["items"] = _plain(value.items, refs)
+    if value.pairs:
+        found["pairs"] = [[_plain(key, refs), _plain(each, refs)] for key, each in value.pairs]
+    return found if value.state is None else {**found, "state": _plain(value.state, refs)}
