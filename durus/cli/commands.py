@@ -34,6 +34,7 @@ COMMANDS = {
     "info": Command("show what a file holds", "info"),
     "show": Command("show one object of a file, and what it refers to", "show"),
     "refs": Command("list the objects of a file that refer to one", "refs"),
+    "browse": Command("show what a file or a server holds in web pages", "browse"),
     "log": Command("show the commits of a file, or the states that an object had", "log"),
     "backup": Command("add to a backup what a file in use has, or verify a backup", "backup"),
     "restore": Command("make a file of a backup, as it is now or was at a time", "restore"),

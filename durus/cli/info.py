@@ -11,6 +11,7 @@ from typing import cast
 from durus import __version__
 from durus.cli.options import add_inspected_argument, inspect
 from durus.cli.report import Report, add_json_argument
+from durus.cli.values import file_name
 from durus.error import RecordError
 from durus.files.inspection import Heading, Inspection, Records
 from durus.oid import ROOT_OID, oid_to_int
@@ -48,6 +49,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="import all classes in the file, and list the objects whose class can't be imported",
     )
+    parser.add_argument(
+        "--plot",
+        type=_svg_name,
+        metavar="NEW.svg",
+        help="write a new file that plots the largest classes and the growth",
+    )
+
+
+def _svg_name(text: str) -> str:
+    """Check the name of a new file of SVG."""
+    if not file_name(text).endswith(".svg"):
+        raise argparse.ArgumentTypeError(f"{text!r}: the name must end in .svg")
+    return text
 
 
 def run(options: argparse.Namespace) -> int:
@@ -58,6 +72,10 @@ def run(options: argparse.Namespace) -> int:
         _print_objects(inspection, heading.entries_size, report)
         if options.broken:
             _print_broken(inspection.records, report)
+        if options.plot is not None:
+            from durus.cli.plot import write_plot  # only if needed, because of its imports
+
+            write_plot(options.file, inspection.records, options.plot)
     report.end()
     return 0
 

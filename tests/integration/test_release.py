@@ -91,7 +91,10 @@ def names_in(wheel: Path) -> set[str]:
 
 
 def modules() -> set[str]:
-    return {str(path.relative_to(ROOT)) for path in (ROOT / "durus").rglob("*.py")} | {"durus/py.typed"}
+    """Return the modules and the other files of the package."""
+    package = ROOT / "durus"
+    files = [*package.rglob("*.py"), package / "py.typed", *(package / "browser" / "templates").iterdir()]
+    return {str(path.relative_to(ROOT)) for path in files}
 
 
 def venv_with(wheel: Path, folder: Path, python: str | Path = sys.executable) -> Path:

@@ -1,0 +1,36 @@
+"""Pieces of SVG. All text is escaped here."""
+
+from html import escape
+
+Number = int | float
+
+
+def tag(name: str, content: str = "", **attributes: object) -> str:
+    """Return an element; `_` in a name of an attribute stands for `-`, and one at its end for nothing.
+
+    `content` is SVG already.
+    """
+    given = "".join(f' {key.rstrip("_").replace("_", "-")}="{_text(value)}"' for key, value in attributes.items())
+    return f"<{name}{given}>{content}</{name}>" if content else f"<{name}{given}/>"
+
+
+def text(content: str, x: Number, y: Number, **attributes: object) -> str:
+    """Return a line of text."""
+    return tag("text", escape(content) or " ", x=x, y=y, **attributes)
+
+
+def picture(label: str, width: int, height: int, /, *parts: str, **attributes: object) -> str:
+    """Return a picture; `label` is what it is read as."""
+    return tag(
+        "svg",
+        "".join(parts),
+        xmlns="http://www.w3.org/2000/svg",
+        viewBox=f"0 0 {width} {height}",
+        role="img",
+        aria_label=label,
+        **attributes,
+    )
+
+
+def _text(value: object) -> str:
+    return escape(f"{value:.1f}".removesuffix(".0") if isinstance(value, float) else str(value))

@@ -1,0 +1,34 @@
+"""`durus info --plot`: the plots of the browser in a file. Statement CMD-58."""
+
+import os
+from contextlib import closing
+
+from durus.browser import charts
+from durus.browser.index import Index
+from durus.browser.timeline import Timeline
+from durus.cli.options import is_address
+from durus.cli.progress import show_progress
+from durus.file_storage import FileStorage
+from durus.files.file import OperatingSystem
+from durus.files.inspection import Records
+from durus.files.publishing import publishing
+from durus.open_file import storage_class_of
+from durus.text import printable, without_password
+
+
+def write_plot(name: str, records: Records, path: str) -> None:
+    """Write the plots of a database into a new file, which gets its name when it is complete."""
+    files = OperatingSystem()
+    with publishing(os.path.realpath(path), files) as part:
+        index = Index(records)
+        show_progress(index.steps())
+        plots = [charts.of_classes((each.name, each.size) for each in index.by_number)]
+        if not is_address(name) and storage_class_of(name) is FileStorage:
+            with closing(FileStorage(name, readonly=True)) as storage:
+                timeline = Timeline(storage)
+                show_progress(timeline.steps())
+            if len(timeline.points) > 1:
+                plots.insert(0, charts.over_time(timeline.points))
+        with closing(files.open(part, "new")) as file:
+            file.append(charts.standalone(printable(without_password(name)), plots).encode(), 0)
+            file.sync()
