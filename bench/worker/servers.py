@@ -4,7 +4,6 @@ Server and clients are processes of their own on one machine, so these measure w
 """
 
 import contextlib
-import functools
 import itertools
 import multiprocessing
 import os
@@ -269,7 +268,7 @@ def report(driver: Any, count: int, folder: Path) -> Measured:
     with _serving_copy(driver, count, folder) as address:
         alone = driver.seconds_of_report(address)
         stop = _fork.Event()
-        writer = _fork.Process(target=functools.partial(_write_on, driver, address, stop))
+        writer = _fork.Process(target=_write_on, args=(driver, address, stop))
         writer.start()
         beside = driver.seconds_of_report(address)
         stop.set()

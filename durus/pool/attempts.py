@@ -38,14 +38,14 @@ class Tries:
         """The number of the next or current try."""
         self._has_turns = has_turns
         self._lost = 0
-        self._conflicts = 0
         self._began = 0.0
         self._slowest = 0.0
 
     @property
     def is_exclusive(self) -> bool:
         """True if the next try should be an exclusive transaction."""
-        is_contended = self._conflicts >= _CONFLICTS_BEFORE_TURN and self._slowest <= _QUICK
+        conflicts = self.number - 1 - self._lost
+        is_contended = conflicts >= _CONFLICTS_BEFORE_TURN and self._slowest <= _QUICK
         return self.limit > 1 and (self.number == self.limit or (self._has_turns and is_contended))
 
     def begin_work(self) -> None:
@@ -60,9 +60,7 @@ class Tries:
         """Tell whether there is another try after an error, and go on to it."""
         if not may_try_again(error) or self.number >= self.limit:
             return False
-        if isinstance(error, ConflictError):
-            self._conflicts += 1
-        else:
+        if not isinstance(error, ConflictError):
             self._lost += 1
             if self._lost >= _MAX_LOST:
                 return False

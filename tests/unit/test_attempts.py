@@ -98,40 +98,32 @@ def seconds(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-@pytest.mark.spec("DB-20", "DB-21")
+@pytest.mark.spec("DB-20", "DB-21", "DB-24")
+@pytest.mark.parametrize(
+    ("taken", "tries", "exclusive"),
+    [(0.0501, 4, [0, 0, 0, 1]), (0.0499, 10, [0, 0, 1])],
+    ids=["the last try is exclusive", "a quick transaction waits for its turn after two conflicts"],
+)
 def test_a_commit_in_conflict_is_tried_again(
-    db: durus.Database[Root], pauses: list[float], seconds: list[float]
+    taken: float,
+    tries: int,
+    exclusive: list[int],
+    db: durus.Database[Root],
+    pauses: list[float],
+    seconds: list[float],
 ) -> None:
     calls = []
 
     def work(root: Root) -> None:
         calls.append(db.stats().exclusive)
-        if len(calls) < 4:
+        if len(calls) < len(exclusive):
             disturb(db, root)
         root["n"] += 10
-        seconds[0] += 0.0501
+        seconds[0] += taken
 
-    db.run(work, tries=4)
-    assert calls == [0, 0, 0, 1]  # the last try is exclusive
-    assert db.run(lambda root: (root["n"], root["m"])) == (10, 3)
-
-
-@pytest.mark.spec("DB-24")
-def test_after_two_conflicts_a_quick_transaction_waits_for_its_turn(
-    db: durus.Database[Root], pauses: list[float], seconds: list[float]
-) -> None:
-    calls = []
-
-    def work(root: Root) -> None:
-        calls.append(db.stats().exclusive)
-        if len(calls) < 3:
-            disturb(db, root)
-        root["n"] += 10
-        seconds[0] += 0.0499
-
-    db.run(work, tries=10)
-    assert calls == [0, 0, 1]
-    assert db.run(lambda root: (root["n"], root["m"])) == (10, 2)
+    db.run(work, tries=tries)
+    assert calls == exclusive
+    assert db.run(lambda root: (root["n"], root["m"])) == (10, len(exclusive) - 1)
 
 
 @pytest.mark.spec("DB-24")
