@@ -59,10 +59,13 @@ class StorageRecords:
     def read_entry(self, oid: bytes, offset: int) -> bytes:
         if self._last is not None and self._last[0] == oid:
             return self._last[1]
-        return self.storage.load(oid)
+        return self._load(oid)
 
     def read(self, oid: bytes) -> bytes | None:
         try:
-            return self.storage.load(oid)
+            return self._load(oid)
         except DurusKeyError:
             return None
+
+    def _load(self, oid: bytes) -> bytes:
+        return self.storage.load(oid)

@@ -42,7 +42,7 @@ def around(base: str, centre: Neighbour, referrers: Sequence[Neighbour], refs: S
             parts.append(svg.tag("a", _box(each, column, y), href=f"{base}/object/{each.oid}"))
     parts.append(_box(centre, left, middle, "box self"))
     label = f"{_label(centre)} with {len(sides[0])} objects that refer to it and {len(sides[1])} that it refers to"
-    return svg.picture(label, right + _WIDTH, height, *parts, class_="plot graph").replace('role="img"', 'role="group"')
+    return svg.picture(label, right + _WIDTH, height, *parts, role="group", class_="plot graph")
 
 
 def _edge(x: int, y: float, y_end: float) -> str:

@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from durus.client_storage import ClientStorage
 from durus.error import DisconnectedError, DurusKeyError, ReadConflictError
 from durus.files.inspection import Records
 from durus.oid import ROOT_OID
 from durus.records.record import is_record_of, refs_of
 from durus.storage import Storage
+from durus.storage_inspection import StorageRecords
 
 T = TypeVar("T")
 
@@ -34,12 +34,8 @@ class Source:
     """Called before each page: shows what others have committed since, where nothing is kept for the reader."""
 
 
-class ServerRecords:
+class ServerRecords(StorageRecords):
     """The records that a server has now. What others commit between two loads is loaded anew."""
-
-    def __init__(self, storage: ClientStorage) -> None:
-        self._storage = storage
-        self._last: tuple[bytes, bytes] | None = None
 
     def offsets(self) -> Iterator[tuple[bytes, int]]:
         """Yield a pair for each object that the root reaches, breadth first."""
@@ -47,7 +43,7 @@ class ServerRecords:
         seen = {ROOT_OID}
         while pending:
             some = [pending.popleft() for _ in range(min(_AT_A_TIME, len(pending)))]
-            for oid, record in zip(some, self._load(some), strict=True):
+            for oid, record in zip(some, self._load_some(some), strict=True):
                 if record is None:
                     continue
                 self._last = oid, record
@@ -59,22 +55,12 @@ class ServerRecords:
 
     walk = offsets
 
-    def read_entry(self, oid: bytes, offset: int) -> bytes:
-        """Return the record of a pair, which the walk has just loaded if it is the last one."""
-        if self._last is not None and self._last[0] == oid:
-            return self._last[1]
-        return self._again(lambda: self._storage.load(oid))
+    def _load(self, oid: bytes) -> bytes:
+        return self._again(lambda: self.storage.load(oid))
 
-    def read(self, oid: bytes) -> bytes | None:
-        """Return the record of `oid`, None if there is none."""
+    def _load_some(self, oids: Sequence[bytes]) -> list[bytes | None]:
         try:
-            return self._again(lambda: self._storage.load(oid))
-        except DurusKeyError:
-            return None
-
-    def _load(self, oids: Sequence[bytes]) -> list[bytes | None]:
-        try:
-            return self._again(lambda: list[bytes | None](self._storage.bulk_load(oids)))
+            return self._again(lambda: list[bytes | None](self.storage.bulk_load(oids)))
         except DurusKeyError:
             return [self.read(oid) for oid in oids]
 
@@ -84,5 +70,5 @@ class ServerRecords:
             try:
                 return load()
             except (ReadConflictError, DisconnectedError):
-                self._storage.sync()
+                self.storage.sync()
         return load()

@@ -19,14 +19,14 @@ def text(content: str, x: Number, y: Number, **attributes: object) -> str:
     return tag("text", escape(content) or " ", x=x, y=y, **attributes)
 
 
-def picture(label: str, width: int, height: int, /, *parts: str, **attributes: object) -> str:
+def picture(label: str, width: int, height: int, /, *parts: str, role: str = "img", **attributes: object) -> str:
     """Return a picture; `label` is what it is read as."""
     return tag(
         "svg",
         "".join(parts),
         xmlns="http://www.w3.org/2000/svg",
         viewBox=f"0 0 {width} {height}",
-        role="img",
+        role=role,
         aria_label=label,
         **attributes,
     )

@@ -4,13 +4,11 @@ import argparse
 from contextlib import ExitStack, closing
 
 from durus.browser.source import ServerRecords, Source
-from durus.cli.options import MAX_PORT, inspect, is_address
+from durus.cli.options import MAX_PORT, inspect, open_history
 from durus.cli.output import tell
 from durus.cli.values import file_or_address, whole_number
 from durus.client_storage import ClientStorage
 from durus.error import DurusError
-from durus.file_storage import FileStorage
-from durus.open_file import storage_class_of
 from durus.opening import server_named
 from durus.text import without_password
 
@@ -53,8 +51,8 @@ def open_source(name: str) -> Source:
             facts = [("server", shown)]
             return Source(shown, facts, ServerRecords(client), opened.pop_all().close, renew=client.sync)
         inspection = opened.enter_context(closing(inspect(name)))
-        past = None
-        if not is_address(name) and storage_class_of(name) is FileStorage:
-            past = opened.enter_context(closing(FileStorage(name, readonly=True)))
+        past = open_history(name)
+        if past is not None:
+            opened.enter_context(closing(past))
         facts = list(inspection.heading().lines())
         return Source(shown, facts, inspection.records, opened.pop_all().close, past)

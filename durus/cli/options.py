@@ -10,7 +10,7 @@ from durus.cli.values import file_or_storage, whole_number
 from durus.error import AddressError, DurusError
 from durus.file_storage import FileStorage
 from durus.files.inspection import Inspection
-from durus.open_file import inspect_file, open_file_storage
+from durus.open_file import inspect_file, open_file_storage, storage_class_of
 from durus.sharing.address import SocketAddress
 from durus.sharing.protocol import DEFAULT_HOST, DEFAULT_PORT
 from durus.storage import Storage
@@ -122,6 +122,13 @@ def inspect(name: str) -> Inspection:
 
         return StorageInspection(open_address(name, readonly=True))
     return inspect_file(name)
+
+
+def open_history(name: str) -> FileStorage | None:
+    """Open the storage of a database that keeps its history, for reading only; None if it keeps none."""
+    if is_address(name) or storage_class_of(name) is not FileStorage:
+        return None
+    return FileStorage(name, readonly=True)
 
 
 def choose_server(options: argparse.Namespace) -> SocketAddress | None:

@@ -6,13 +6,11 @@ from contextlib import closing
 from durus.browser import charts
 from durus.browser.index import Index
 from durus.browser.timeline import Timeline
-from durus.cli.options import is_address
+from durus.cli.options import open_history
 from durus.cli.progress import show_progress
-from durus.file_storage import FileStorage
 from durus.files.file import OperatingSystem
 from durus.files.inspection import Records
 from durus.files.publishing import publishing
-from durus.open_file import storage_class_of
 from durus.text import printable, without_password
 
 
@@ -23,8 +21,9 @@ def write_plot(name: str, records: Records, path: str) -> None:
         index = Index(records)
         show_progress(index.steps())
         plots = [charts.of_classes((each.name, each.size) for each in index.by_number)]
-        if not is_address(name) and storage_class_of(name) is FileStorage:
-            with closing(FileStorage(name, readonly=True)) as storage:
+        storage = open_history(name)
+        if storage is not None:
+            with closing(storage):
                 timeline = Timeline(storage)
                 show_progress(timeline.steps())
             if len(timeline.points) > 1:
