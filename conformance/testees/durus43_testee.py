@@ -4,7 +4,6 @@ What of the specification applies to 4.3 is what it shares with this implementat
 clients of version 1 of the protocol. durus43_known_failures.txt has the cases in which 4.3 differs.
 """
 
-import json
 import socket
 import subprocess
 import sys
@@ -21,8 +20,8 @@ from durus.file_storage2 import FileStorage2
 from durus.persistent import Persistent
 from durus.serialize import pack_record, split_oids, unpack_record
 from durus.storage_server import wait_for_server
+from json_lines import Json, answer_requests
 
-Json = Any
 Object = Any
 """A persistent object of 4.3, which has no types."""
 
@@ -183,15 +182,7 @@ OPERATIONS: dict[str, Callable[[Json], Json]] = {each.__name__: each for each in
 
 
 def main() -> None:
-    greeting = {"testee": "durus 4.3", "operations": list(OPERATIONS), "protocols": [1]}
-    print(json.dumps(greeting), flush=True)
-    for line in sys.stdin:
-        request = json.loads(line)
-        try:
-            answer = {"result": OPERATIONS[request["op"]](request)}
-        except Exception as error:  # whatever it is, the kit reports it
-            answer = {"error": f"{type(error).__name__}: {error}"}
-        print(json.dumps({"id": request["id"], **answer}), flush=True)
+    answer_requests({"testee": "durus 4.3", "protocols": [1]}, OPERATIONS)
 
 
 if __name__ == "__main__":

@@ -46,8 +46,8 @@ from durus.persistent import GHOST, SAVED, UNSAVED, ConnectionBase, Persistent, 
 from durus.records.record import pack_record, split_oids, unpack_record
 from durus.serialize import ObjectReader, ObjectWriter
 from durus.sharing.protocol import INVALID, OKAY
+from json_lines import Json, answer_requests
 
-Json = Any
 STATUSES = {GHOST: "a ghost", SAVED: "saved", UNSAVED: "unsaved"}
 
 
@@ -478,16 +478,7 @@ OPERATIONS: dict[str, Callable[[Json], Json]] = {
 
 def main() -> None:
     warnings.simplefilter("ignore")
-    print(
-        json.dumps({"testee": f"durus {__version__} in {implementation}", "operations": list(OPERATIONS)}), flush=True
-    )
-    for line in sys.stdin:
-        request = json.loads(line)
-        try:
-            answer = {"result": OPERATIONS[request["op"]](request)}
-        except Exception as error:  # whatever it is, the kit reports it
-            answer = {"error": f"{type(error).__name__}: {error}"}
-        print(json.dumps({"id": request["id"], **answer}), flush=True)
+    answer_requests({"testee": f"durus {__version__} in {implementation}"}, OPERATIONS)
 
 
 if __name__ == "__main__":
