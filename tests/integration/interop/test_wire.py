@@ -1,6 +1,8 @@
 """Clients of this Durus and of 4.3 together, on servers of both."""
 
 import os
+import select
+import socket
 import subprocess
 import sys
 import time
@@ -8,12 +10,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from random import Random
+from struct import pack, unpack
 from typing import Any
 
 import pytest
 
 from durus.client_storage import ClientStorage
 from durus.connection import Connection
+from durus.oid import ROOT_OID
 from durus.persistent_list import PersistentList
 from tests.integration.interop.serving import Served, served_by
 from tests.integration.interop.side import Side, Sides, running
@@ -320,7 +324,40 @@ def test_clients_go_on_when_others_are_killed(served: Served, counting: Counting
     counting.wait_for_each(served.address, COUNTS // 4)
     assert [losses for _, losses in counting.end(served.address)] == [0] * (COUNTING - 2)
     shared, own = counting.look(served.address)
-    assert sum(shared) == sum(own)
+    # A server of 4.3 may have told nobody of the last commit of each that was killed, as the test after the next shows.
+    lost = range(1) if served.is_of_this else range(3)
+    assert sum(own) - sum(shared) in lost
+
+
+@pytest.mark.spec("TXN-27")
+def test_others_are_told_of_a_commit_whose_client_takes_no_answer(tmp_path: Path) -> None:
+    assert told_of_a_commit_whose_client_takes_no_answer(Path(sys.executable), tmp_path / "f") == [ROOT_OID]
+
+
+def test_a_server_of_4_3_does_not_tell_of_such_a_commit(python_4_3: Path, tmp_path: Path) -> None:
+    assert told_of_a_commit_whose_client_takes_no_answer(python_4_3, tmp_path / "f") == []
+
+
+def told_of_a_commit_whose_client_takes_no_answer(python: Path, file: Path) -> list[bytes] | None:
+    """Return what another client's sync gives after a commit of the root."""
+    with served_by(python, file) as served, Connection(ClientStorage(address=served.address)) as connection:
+        storage = connection.get_storage()
+        record = storage.load(ROOT_OID)
+        entry = pack(">I", 8 + len(record)) + ROOT_OID + record
+        storage.sync()
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(SECONDS)
+            client.connect(served.address)
+            client.sendall(b"V" + pack(">I", 1) + b"C")
+            with client.makefile("rb") as answers:
+                _, invalid = unpack(">II", answers.read(8))
+                answers.read(8 * invalid)
+            client.shutdown(socket.SHUT_RD)  # so that the server finds nobody to send the answer to
+            client.sendall(pack(">I", len(entry)) + entry)
+            closed = select.poll()
+            closed.register(client, select.POLLHUP)
+            assert closed.poll(SECONDS * 1000), "the server has not closed the connection"
+        return storage.sync()
 
 
 def test_clients_go_on_when_a_server_of_4_3_is_replaced_and_when_it_comes_back(
