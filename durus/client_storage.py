@@ -366,6 +366,15 @@ class ClientStorage(CollectingStorage):
             self._dialog.read_refusal()
         self.close()
 
+    @guarded
+    def server_status(self) -> dict[str, object]:
+        """Return what the server does, with the keys of `durus status --json`. [WIRE2-34]
+
+        Raises:
+            ProtocolError: the server is older, and can't tell.
+        """
+        return self._dialog.status()
+
     def close(self) -> None:
         self._is_closed = True
         if self._guard.is_foreign:

@@ -20,11 +20,14 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from durus.error import ArgumentError, DurusError, TlsError, WrongProcessError
+from durus.files.single_file_storage import SingleFileStorage
 from durus.progress import Progress
 from durus.serving.client import ServedClient
+from durus.serving.counts import Counts
 from durus.serving.disk import Disk
 from durus.serving.handshake import Handshake
 from durus.serving.peer import peer_of
+from durus.serving.status import Served, status
 from durus.sharing.address import (
     BACKLOG,
     AnyAddress,
@@ -152,6 +155,8 @@ class StorageServer:
             snapshot_seconds=MAX_SNAPSHOT_SECONDS,
             snapshot_bytes=MAX_SNAPSHOT_BYTES,
         )
+        self.counts = Counts(time.monotonic())
+        self._file = os.path.abspath(storage.get_filename()) if isinstance(storage, SingleFileStorage) else None
         self._turn_timer: asyncio.TimerHandle | None = None
         self.clients: set[ServedClient] = set()
         self._quitters: set[ServedClient] = set()
@@ -172,6 +177,7 @@ class StorageServer:
         self._packing: asyncio.Task[None] | None = None
         self._pack_steps: Iterator[Progress] | None = None
         self._pack_began = 0.0
+        self._size_before_pack: int | None = None
         self._waiting_for_pack: list[Callable[[DurusError | None], None]] = []
         self._waiting_for_next_pack: list[Callable[[DurusError | None], None]] = []
         """What is to be called at the end of the pack that is in progress, and of one that begins later."""
@@ -495,7 +501,9 @@ class StorageServer:
             outcome()
         except DurusError as failure:
             error = failure
+            self.counts.failed_writes += 1
             _logger.error("a commit was not stored: %s", failure)
+        self.counts.write_seconds.note(self._disk.latest)
         write.finish(error)
         self._pack_for_a_moment()  # because a pack makes no progress during a write
 
@@ -503,6 +511,25 @@ class StorageServer:
         """Stop the server, and tell this `client` when that is done. [WIRE-13]"""
         self._quitters.add(client)
         self._stopping.set()
+
+    def status(self, client: ServedClient | None = None) -> dict[str, object]:
+        """Return what the server does, for a `client` that asks; only in the thread of serve(). [WIRE2-35]"""
+        served = Served(
+            address=str(self.address),
+            file=self._file,
+            size=self._file_size(),
+            process=self._process,
+            is_packing=self._packing is not None,
+            bytes_since_pack=self._bytes_since_pack,
+        )
+        return status(served, self.counts, self.core, self.clients, time.monotonic(), client)
+
+    def _file_size(self) -> int | None:
+        """Return the size of the file; None if the storage has none, or it was removed."""
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                return os.stat(self._file).st_size
+        return None
 
     def note_commit(self, size: int) -> None:
         """Note a commit of `size` bytes, and pack if it is time to."""
@@ -535,6 +562,7 @@ class StorageServer:
         _logger.info("packing")
         self._bytes_since_pack = 0
         self._pack_began = time.monotonic()
+        self._size_before_pack = self._file_size()
         self._pack_steps = self.core.gen_pack()
         try:
             while self._pack_steps is not None:
@@ -565,6 +593,7 @@ class StorageServer:
 
     def _end_pack(self, error: DurusError | None) -> None:
         self._pack_steps = None
+        self.counts.note_pack(time.monotonic(), self._pack_began, self._size_before_pack, self._file_size(), error)
         waiting, self._waiting_for_pack = self._waiting_for_pack, []
         for on_end in waiting:
             on_end(error)

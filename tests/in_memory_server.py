@@ -120,6 +120,9 @@ class InMemoryConnection:
         if self._server.packing is None:
             self._server.packing = self._server.core.gen_pack()
 
+    def status(self) -> dict[str, object]:
+        return {"answers": "this test"}
+
     def note_refusal(self, error: NotAllowedError) -> None:
         self.refusals.append(str(error))
 

@@ -28,6 +28,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "serve": Command("serve a file to clients, or stop a server", "serve"),
+    "status": Command("show what a server does", "status"),
     "shell": Command("open a Python shell on a file, or on a server", "console"),
     "pack": Command("remove what the root does not reach, from a file or on a server", "pack"),
     "check": Command("verify all transactions, checksums, records and references", "check"),

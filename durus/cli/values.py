@@ -67,6 +67,16 @@ def file_or_address(text: str) -> str:
     return _checked(text, takes_storages=True, takes_servers=True)
 
 
+def server_address(text: str) -> str:
+    """Check the address of a server, for a command that takes nothing else."""
+    if text.partition(":")[0].lower() not in SERVER_SCHEMES:
+        raise argparse.ArgumentTypeError(
+            f"{without_password(text)!r} is not the address of a server: expected durus://host:port, "
+            "durus+tls://host:port or durus+unix:/path; --address takes the path of a socket alone"
+        )
+    return text
+
+
 def _checked(text: str, takes_storages: bool, takes_servers: bool) -> str:
     if not text:
         raise argparse.ArgumentTypeError("the name is empty; maybe a variable of the shell is not set")

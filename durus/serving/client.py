@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from durus.error import DurusError, NotAllowedError, TlsError, WriteConflictError
+from durus.serving.counts import Counts
 from durus.sharing.address import set_tcp_options
 from durus.sharing.conversation import Conversation
 from durus.sharing.protocol2 import Hello
@@ -35,6 +36,7 @@ class Server(Protocol):
     """What a client needs of its server."""
 
     core: SessionCore
+    counts: Counts
     hello: Hello
     commit_timeout: float
     stall_timeout: float
@@ -51,6 +53,9 @@ class Server(Protocol):
 
     def pack(self, on_end: Callable[[DurusError | None], None] | None = None) -> None:
         """Begin to pack."""
+
+    def status(self, client: "ServedClient") -> dict[str, object]:
+        """Return what the server does, for this client."""
 
     def quit(self, client: "ServedClient") -> None:
         """Stop the server, and let this client know when that is done."""
@@ -91,6 +96,10 @@ class ServedClient:
         self._waiting_since = 0.0
         self._awaited_since = 0.0
         self._commit_began = 0.0
+        self.since = time.monotonic()
+        """When it connected."""
+        self.sent = 0
+        """How many bytes it was sent."""
         connected.setblocking(False)
         if connected.family != socket.AF_UNIX:
             with contextlib.suppress(OSError):  # of a client that has disconnected already
@@ -99,6 +108,7 @@ class ServedClient:
         self._name = peer.name
         self._conversation = Conversation(server.core, self, self._name)
         server.clients.add(self)
+        server.counts.connections += 1
         _logger.info("client %s connected", self)
         self._read_on()
         if channel is not None:
@@ -106,6 +116,26 @@ class ServedClient:
 
     def __str__(self) -> str:
         return self._name
+
+    @property
+    def received(self) -> int:
+        """How many bytes it has sent."""
+        return self._conversation.received
+
+    @property
+    def loads(self) -> int:
+        """How many records it has asked for."""
+        return self._conversation.load_count
+
+    @property
+    def holds_snapshot(self) -> bool:
+        """True while a state is kept for it."""
+        return self._conversation.holds_snapshot
+
+    @property
+    def doing(self) -> str:
+        """What it does, or waits for. [WIRE2-35]"""
+        return "reads its answers" if self._unsent else self._conversation.doing
 
     # The socket
 
@@ -181,6 +211,7 @@ class ServedClient:
             return
         data = out[0] if len(out) == 1 else b"".join(out)
         out.clear()
+        self.sent += self._out_size
         self._out_size = 0
         if self._channel is not None:
             try:
@@ -247,20 +278,28 @@ class ServedClient:
 
     def commit_ended(self, count: int, size: int, error: DurusError | None) -> None:
         """Log the outcome of a commit."""
+        counts = self._server.counts
         if not count:
+            counts.given_up += 1
             _logger.info("client %s gives up a commit", self)
         elif error is None:
+            seconds = time.monotonic() - self._commit_began
+            counts.note_commit(count, size, seconds)
             if _logger.isEnabledFor(logging.INFO):
-                milliseconds = 1000 * (time.monotonic() - self._commit_began)
-                _logger.info("client %s committed %d objects, %d bytes, %.1f ms", self, count, size, milliseconds)
+                _logger.info("client %s committed %d objects, %d bytes, %.1f ms", self, count, size, 1000 * seconds)
             self._server.note_commit(size)
         elif isinstance(error, WriteConflictError):
+            counts.note_conflict(error.oids)
             _logger.info("client %s: its commit is refused: %s", self, error)
 
     def pack(self, on_end: Callable[[DurusError | None], None]) -> None:
         """Begin to pack."""
         _logger.info("client %s asks for a pack", self)
         self._server.pack(on_end)
+
+    def status(self) -> dict[str, object]:
+        """Return what the server does. [WIRE2-35]"""
+        return self._server.status(self)
 
     def note_refusal(self, error: NotAllowedError) -> None:
         """Log what the client has asked for and may not do. [WIRE-51]"""
@@ -317,6 +356,10 @@ class ServedClient:
         self._socket.close()
         self._conversation.close()
         self._server.clients.discard(self)
+        counts = self._server.counts
+        counts.loads += self.loads
+        counts.received += self.received
+        counts.sent += self.sent
         self._server.settle()
         _logger.info("client %s disconnected", self)
 

@@ -25,6 +25,8 @@ class Disk:
     def __init__(self) -> None:
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "durus-disk")
         self._seconds: deque[float] = deque(maxlen=_REMEMBERED)
+        self.latest = 0.0
+        """How many seconds the latest write took."""
 
     def is_fast_for(self, size: int) -> bool:
         """Tell whether this many bytes can be written in the loop; the first writes, without measurements, are not."""
@@ -42,7 +44,8 @@ class Disk:
         try:
             write()
         finally:
-            self._seconds.append(time.perf_counter() - began)
+            self.latest = time.perf_counter() - began
+            self._seconds.append(self.latest)
 
     def submit(self, write: Callable[[], None]) -> "concurrent.futures.Future[None]":
         """Write in the thread."""

@@ -12,6 +12,8 @@ from durus.storage import Accesses, InvalidationHandler
 
 T = TypeVar("T")
 
+_TOO_OLD = "the server can't tell what it does: it runs an earlier version of Durus, or Durus 4.3; upgrade it"
+
 
 class Channel(Protocol):
     """The connection to a server, held by a ClientStorage. Any exception here has ended the connection."""
@@ -98,6 +100,10 @@ class ClientDialog:
     def ping(self) -> None:
         """Return when the server answers."""
         raise NotImplementedError
+
+    def status(self) -> dict[str, object]:
+        """Return what the server does. ProtocolError if it can't tell, because it is older."""
+        raise ProtocolError(_TOO_OLD)
 
     def _checked(self, oids: list[bytes], answers: list[Loaded]) -> list[Loaded]:
         """Return the answers. ProtocolError, and no connection any more, if they are not those for these oids."""

@@ -181,6 +181,15 @@ class ClientDialog2(ClientDialog):
     def ping(self) -> None:
         self._ask(messages.Ping(b"durus"), {b"G": lambda body: None})
 
+    def status(self) -> dict[str, object]:
+        self._channel.send(messages.encode_request(messages.AskStatus()))
+        answer = self._channel.receive(_parsed({b"I": messages.parse_report}))
+        if isinstance(answer, messages.Failure):
+            if answer.code == messages.UNSUPPORTED:
+                return super().status()
+            raise messages.error_of(answer)
+        return answer
+
     def _ask(self, request: messages.Request, parsers: Parsers[T], on_wait: Callable[[], object] | None = None) -> T:
         self._channel.send(messages.encode_request(request))
         return self._receive(parsers, on_wait)

@@ -31,6 +31,29 @@ class Conversation:
         return self._dialog.request_count
 
     @property
+    def load_count(self) -> int:
+        """How many records the client has asked for."""
+        return self._dialog.load_count
+
+    @property
+    def holds_snapshot(self) -> bool:
+        """True while a state is kept for the client."""
+        return self._session.holds_snapshot
+
+    @property
+    def doing(self) -> str:
+        """What the client does, or waits for, in a few words. [WIRE2-35]"""
+        if self._dialog.is_held:
+            return "waits for its commit"
+        if self._session.has_turn:
+            return "has the turn to commit"
+        if self._session.is_in_line:
+            return "waits for its turn to commit"
+        if self._dialog.is_awaited:
+            return "waits for an answer"
+        return "sends a request" if self.is_inside_request else "idle"
+
+    @property
     def progress(self) -> int:
         """A number that changes when the client has sent what it may not take too long for. [WIRE-22] [WIRE2-5]"""
         return self._dialog.request_count if self._dialog.counts_requests else self.received

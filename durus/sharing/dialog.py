@@ -57,6 +57,9 @@ class Host(Protocol):
     def pack(self, on_end: Callable[[DurusError | None], None]) -> None:
         """Begin to pack, if no pack is in progress; call `on_end` when it has ended, with its error if it failed."""
 
+    def status(self) -> dict[str, object]:
+        """Return what the server does, as JSON has it. [WIRE2-35]"""
+
     def note_refusal(self, error: NotAllowedError) -> None:
         """The client has asked for what it may not do, and was told so."""
 
@@ -88,6 +91,8 @@ class Dialog:
         """True if bytes have arrived after those that the dialog was given last."""
         self.request_count = 0
         """How many requests have begun."""
+        self.load_count = 0
+        """How many records the client has asked for."""
         self._work = 0
 
     @property

@@ -50,8 +50,10 @@ class Dialog1(Dialog):
             self._work += 1
             match request:
                 case Load(oid):
+                    self.load_count += 1
                     send((yield from self._load(oid)))
                 case BulkLoad(oids):
+                    self.load_count += len(oids)
                     yield from self._bulk_load(oids)
                 case NewOids(number):
                     self._require(Role.WRITE, "store objects")

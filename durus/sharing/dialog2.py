@@ -103,6 +103,9 @@ class Dialog2(Dialog):
             case messages.Pack(is_awaited):
                 self._require(Role.ADMIN, "have the server pack")
                 yield from self._pack(is_awaited)
+            case messages.AskStatus():
+                self._work = WORK_AT_A_TIME  # it may load as many records
+                self._send(b"I", messages.encode_report(self._host.status()))
             case messages.Ping(data):
                 self._send(b"G", data)
             case messages.Quit():
@@ -118,6 +121,7 @@ class Dialog2(Dialog):
         answers: list[bytes] = []
         records: list[bytes] = []
         size = 0
+        self.load_count += len(load.oids)
         for oid in load.oids:
             if not self._has_snapshot and self._session.must_wait(oid):
                 yield from self._until_durable(oid)

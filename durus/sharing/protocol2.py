@@ -4,6 +4,7 @@ As in protocol.py there are no sockets here: a reader is a generator that yields
 message has a length, a kind and a body, so that a reader can skip unknown ones.
 """
 
+import json
 import struct
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple
@@ -155,6 +156,10 @@ class Ping(NamedTuple):
     data: bytes
 
 
+class AskStatus(NamedTuple):
+    """I: ask what the server does. [WIRE2-34]"""
+
+
 class Quit(NamedTuple):
     """Q: stop the server. [WIRE2-32]"""
 
@@ -180,6 +185,7 @@ Request = (
     | Commit
     | Pack
     | Ping
+    | AskStatus
     | Quit
     | Goodbye
     | Unknown
@@ -189,6 +195,7 @@ _WITHOUT_BODY: dict[bytes, Request] = {
     b"S": Sync(),
     b"B": TakeSnapshot(),
     b"U": Release(),
+    b"I": AskStatus(),
     b"Q": Quit(),
     b".": Goodbye(),
 }
@@ -406,6 +413,11 @@ def encode_status(status: bytes, record: bytes) -> bytes:
     return status if status != OKAY else OKAY + _U32.pack(len(record)) + record
 
 
+def encode_report(report: dict[str, object]) -> bytes:
+    """Return the body of the answer to I. [WIRE2-34]"""
+    return json.dumps(report, allow_nan=False).encode("ascii")
+
+
 class Answer(NamedTuple):
     """A message from the server, not parsed yet."""
 
@@ -459,6 +471,21 @@ def parse_failure(body: bytes) -> Failure:
     if not body:
         raise ProtocolError("a refusal has no code")
     return Failure(body[0], body[1:].decode("utf-8", "replace"))
+
+
+def parse_report(body: bytes) -> dict[str, object]:
+    """Return what a server tells of itself. [WIRE2-34]"""
+    try:
+        report = json.loads(body, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(f"what the server tells of itself is not JSON: {error}") from error
+    if not isinstance(report, dict):
+        raise ProtocolError(f"what the server tells of itself is not an object of JSON, but {type(report).__name__}")
+    return report
+
+
+def _refuse_constant(name: str) -> object:
+    raise ValueError(f"{name} is not a number of JSON")
 
 
 def parse_loaded(body: bytes) -> list[Loaded]:

@@ -522,6 +522,11 @@ class Session:
         """Release the snapshot, so that nothing is kept for it. [TXN-62]"""
         self._core._end_snapshot(self, None)
 
+    @property
+    def holds_snapshot(self) -> bool:
+        """True while a snapshot is held for this client."""
+        return self._snapshot is not None
+
     def _require_snapshot(self) -> Snapshot:
         if self._snapshot is None:
             raise SnapshotEndedError(self._why_snapshot_ended or "it was given up, or none was taken")

@@ -215,6 +215,7 @@ def a_conversation_2(chance: random.Random) -> bytes:
             messages.NewOids(chance.choice([0, 1, 5, 60_000])),
             messages.Pack(chance.random() < 0.5),
             messages.Ping(chance.randbytes(4)),
+            messages.AskStatus(),
             messages.Unknown(b"?"),
             messages.Goodbye(),
         ]

@@ -216,6 +216,9 @@ class Paused:
     def commit_is_ready(self) -> None:
         pass
 
+    def status(self) -> dict[str, object]:
+        return {}
+
     def commit_ended(self, count: int, size: int, error: DurusError | None) -> None:
         pass
 
