@@ -27,7 +27,8 @@ from durus.serving.counts import Counts
 from durus.serving.disk import Disk
 from durus.serving.handshake import Handshake
 from durus.serving.peer import peer_of
-from durus.serving.status import Served, status
+from durus.serving.status import Served, status, traffic
+from durus.serving.summary import Summaries
 from durus.sharing.address import (
     BACKLOG,
     AnyAddress,
@@ -83,6 +84,8 @@ _ACCEPTED_AT_ONCE = 16
 _SECONDS_WITHOUT_DESCRIPTORS = 1.0
 """How long no connection is accepted after there was no descriptor for one."""
 
+_SECONDS_BETWEEN_SUMMARIES = 60.0
+"""How often the log has a summary, if anything has happened."""
 _SECONDS_BETWEEN_COMPLAINTS = 60.0
 """How long the loop's complaints of one kind are not logged again."""
 
@@ -156,6 +159,7 @@ class StorageServer:
             snapshot_bytes=MAX_SNAPSHOT_BYTES,
         )
         self.counts = Counts(time.monotonic())
+        self._summaries = Summaries(self.counts.began)
         self._file = os.path.abspath(storage.get_filename()) if isinstance(storage, SingleFileStorage) else None
         self._turn_timer: asyncio.TimerHandle | None = None
         self.clients: set[ServedClient] = set()
@@ -290,7 +294,8 @@ class StorageServer:
             listening.setblocking(False)
             listening.listen(BACKLOG)
             loop.add_reader(listening, self._accept, listening)
-        watching = [self._start(self._watch_clients()), self._start(self._pack_by_the_clock())]
+        work = self._watch_clients(), self._pack_by_the_clock(), self._summarize_by_the_clock()
+        watching = [self._start(each) for each in work]
         if not self._stop_requested:
             await self._stopping.wait()
         for listening in self._listening:
@@ -411,6 +416,7 @@ class StorageServer:
             self._packing.cancel()
         await self._until(lambda: self.clients <= self._quitters)
         self._close()
+        self._summarize()
         _logger.info("stopped")
         for client in list(self._quitters):
             client.close()
@@ -597,6 +603,17 @@ class StorageServer:
         waiting, self._waiting_for_pack = self._waiting_for_pack, []
         for on_end in waiting:
             on_end(error)
+
+    async def _summarize_by_the_clock(self) -> None:
+        while True:
+            await asyncio.sleep(_SECONDS_BETWEEN_SUMMARIES)
+            self._summarize()
+
+    def _summarize(self) -> None:
+        """Log what has happened since the last summary, if anything has. [CMD-25]"""
+        summary = self._summaries.next(time.monotonic(), self.counts, traffic(self.counts, self.clients))
+        if summary is not None:
+            _logger.info("%s", summary.text(len(self.clients)), extra={"numbers": summary.numbers()})
 
     async def _watch_clients(self) -> None:
         """Disconnect the clients that hold up others, or the server."""

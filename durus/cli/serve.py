@@ -2,11 +2,13 @@
 
 import argparse
 import contextlib
+import json
 import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal
 
 from durus.cli.options import (
     UsageError,
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 _MAX_ID = 2**32 - 2
 """The highest number of a user or a group; one more means none to chown()."""
+LogFormat = Literal["text", "json"]
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 
@@ -121,6 +124,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="the lowest level to log (%(default)s)",
     )
+    parser.add_argument(
+        "--log-format",
+        choices=("text", "json"),
+        default="text",
+        help="lines for people, or one JSON object in each line (%(default)s)",
+    )
     parser.add_argument("--stop", action="store_true", help="stop the server that listens on this address")
 
 
@@ -132,7 +141,7 @@ def run(options: argparse.Namespace) -> int:
     access = Access(dict(options.allow_uid), dict(options.allow_gid), options.may_stop)
     for number in (signal.SIGINT, signal.SIGTERM):  # until the server handles them by itself
         signal.signal(number, _end)
-    with log_to(options.logfile, options.logginglevel) as reopen:
+    with log_to(options.logfile, options.logginglevel, options.log_format) as reopen:
         storage = open_storage(options)
         try:
             server = StorageServer(
@@ -236,14 +245,14 @@ def _mask(text: str) -> int:
 
 
 @contextlib.contextmanager
-def log_to(path: str | None, level: int) -> Iterator[Callable[[], None]]:
+def log_to(path: str | None, level: int, form: LogFormat = "text") -> Iterator[Callable[[], None]]:
     """Log to the file, or to stderr; yield a function that opens the file again after it was renamed."""
     logger = logging.getLogger("durus")
-    handlers = [_log_handler(path)]
+    handlers = [_log_handler(path, form)]
 
     def reopen() -> None:
         try:
-            new = _log_handler(path)
+            new = _log_handler(path, form)
         except FileError as error:
             logger.error("the log goes on in the old file: %s", error)
             return
@@ -272,10 +281,26 @@ class _Formatter(logging.Formatter):
         return printable_lines(super().formatException(ei))
 
 
-def _log_handler(path: str | None) -> logging.Handler:
+class _JsonFormatter(logging.Formatter):
+    """Writes each entry as one line with a JSON object, in ASCII. [CMD-25]"""
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "message": record.getMessage(),
+        }
+        if numbers := getattr(record, "numbers", None):
+            entry["numbers"] = numbers
+        if record.exc_info:
+            entry["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(entry, default=str)
+
+
+def _log_handler(path: str | None, form: LogFormat) -> logging.Handler:
     try:
         handler: logging.Handler = logging.FileHandler(path) if path else logging.StreamHandler()
     except OSError as error:
         raise FileError(error.errno, f"cannot open the log file: {error.strerror}", path) from error
-    handler.setFormatter(_Formatter(_LOG_FORMAT))
+    handler.setFormatter(_JsonFormatter() if form == "json" else _Formatter(_LOG_FORMAT))
     return handler

@@ -281,16 +281,16 @@ class ServedClient:
         counts = self._server.counts
         if not count:
             counts.given_up += 1
-            _logger.info("client %s gives up a commit", self)
+            _logger.debug("client %s gives up a commit", self)
         elif error is None:
             seconds = time.monotonic() - self._commit_began
             counts.note_commit(count, size, seconds)
-            if _logger.isEnabledFor(logging.INFO):
-                _logger.info("client %s committed %d objects, %d bytes, %.1f ms", self, count, size, 1000 * seconds)
+            if _logger.isEnabledFor(logging.DEBUG):
+                _logger.debug("client %s committed %d objects, %d bytes, %.1f ms", self, count, size, 1000 * seconds)
             self._server.note_commit(size)
         elif isinstance(error, WriteConflictError):
             counts.note_conflict(error.oids)
-            _logger.info("client %s: its commit is refused: %s", self, error)
+            _logger.debug("client %s: its commit is refused: %s", self, error)
 
     def pack(self, on_end: Callable[[DurusError | None], None]) -> None:
         """Begin to pack."""

@@ -99,6 +99,14 @@ class Conflicts:
         return sorted(self._numbers.items(), key=lambda item: (-item[1], item[0]))
 
 
+class Traffic(NamedTuple):
+    """What all connections have asked for, sent and got."""
+
+    loads: int
+    received: int
+    sent: int
+
+
 class LastPack(NamedTuple):
     """How the last pack ended."""
 

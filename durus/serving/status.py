@@ -9,7 +9,7 @@ from durus.error import DurusError
 from durus.oid import oid_to_int
 from durus.records.record import data_of, parse_class_pickle
 from durus.serving.client import ServedClient
-from durus.serving.counts import Counts, LastPack
+from durus.serving.counts import Counts, LastPack, Traffic
 from durus.sharing.session import SessionCore
 from durus.text import printable
 
@@ -29,14 +29,6 @@ class Served(NamedTuple):
     process: int
     is_packing: bool
     bytes_since_pack: int
-
-
-class Traffic(NamedTuple):
-    """What all connections have asked for, sent and got."""
-
-    loads: int
-    received: int
-    sent: int
 
 
 def traffic(counts: Counts, clients: Collection[ServedClient]) -> Traffic:

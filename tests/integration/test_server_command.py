@@ -139,7 +139,7 @@ def test_sockets_that_a_service_manager_has_opened(tmp_path: Path) -> None:
 
 
 def test_sighup_opens_the_log_anew(tmp_path: Path) -> None:
-    with serving("--file", "f", "--logfile", "log", folder=tmp_path) as server:
+    with serving("--file", "f", "--logfile", "log", "--logginglevel", "10", folder=tmp_path) as server:
         visit(("127.0.0.1", server.port))
         (tmp_path / "log").rename(tmp_path / "old")
         server.process.send_signal(signal.SIGHUP)
@@ -176,7 +176,7 @@ def test_a_server_packs_by_itself_or_when_it_is_asked(tmp_path: Path, arguments:
 
 
 def test_a_server_does_not_pack_when_nothing_was_committed(tmp_path: Path) -> None:
-    with serving("--file", "f", "--gcinterval", "0.02", folder=tmp_path) as server:
+    with serving("--file", "f", "--gcinterval", "0.02", "--logginglevel", "10", folder=tmp_path) as server:
         visit(("127.0.0.1", server.port))
         server.log.expect(" packed ")
         for _ in range(500):

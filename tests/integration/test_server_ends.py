@@ -26,6 +26,7 @@ from durus.storage import MemoryStorage
 from durus.storage_server import StorageServer
 from tests.integration.serving import SECONDS, Server, is_closed, receive
 
+LOGGING_COMMITS = ("--logginglevel", "10")
 CLIENTS = 4
 
 
@@ -112,7 +113,7 @@ def test_all_that_was_acknowledged_outlives_a_server_that_is_killed(file: Path) 
             for pair in connection.get_root()["pairs"]:
                 pair.update(a=0, b=0)
             connection.commit()
-        server = Server("--port", "0", "--file", str(file), "--gcbytes", "20000", folder=file.parent)
+        server = Server("--port", "0", "--file", str(file), "--gcbytes", "20000", *LOGGING_COMMITS, folder=file.parent)
         writers = start_writers(server)
         server.log.expect("committed", count=chance.randrange(10, 200))
         server.process.kill()
@@ -123,7 +124,7 @@ def test_all_that_was_acknowledged_outlives_a_server_that_is_killed(file: Path) 
 @pytest.mark.spec("WIRE-24")
 @pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "Q"])
 def test_a_server_that_is_told_to_end_finishes_commits_or_refuses_them(file: Path, how: str) -> None:
-    server = Server("--port", "0", "--file", str(file), folder=file.parent)
+    server = Server("--port", "0", "--file", str(file), *LOGGING_COMMITS, folder=file.parent)
     half = server.open_socket()
     half.sendall(encode_request(NewOids(1)))
     oid = receive(half, 8)

@@ -373,7 +373,7 @@ def test_storage_is_made_for_a_file_by_its_format_or_by_name(tmp_path: Path) -> 
 
 def test_server_is_started_and_stopped_by_a_program(tmp_path: Path) -> None:
     address, log = str(tmp_path / "socket"), tmp_path / "log"
-    arguments = (str(log), logging.INFO, address, FileStorage(tmp_path / "f"), 0)
+    arguments = (str(log), logging.DEBUG, address, FileStorage(tmp_path / "f"), 0)
     server = threading.Thread(target=start_durus, args=arguments)
     server.start()
     wait_for_server(address=address, maxtries=300, sleeptime=0.1)
