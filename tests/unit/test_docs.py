@@ -101,9 +101,10 @@ def faults_of(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[
         "<!-- needs: no_such_module -->\n```python\nimport no_such_module\n```\n",
         "```console\n$ echo 12 apples\n... apples\n```\n",
         "```console\n$ echo 12 bytes, 1.2 ms\n7 bytes, 3 ms\n```\n",
+        "```python\nprint('changed 0.004 s ago')\n```\n\n```text\nchanged 0 s ago\n```\n",
         "```text\nnot compared\n```\n",
     ],
-    ids=["output", "session", "commands", "file", "not run", "needs", "ellipsis", "varying", "text"],
+    ids=["output", "session", "commands", "file", "not run", "needs", "ellipsis", "varying", "ago", "text"],
 )
 def test_a_good_page_has_no_fault(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert faults_of(text, tmp_path, monkeypatch) == []
