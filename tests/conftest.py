@@ -9,6 +9,7 @@ from hypothesis import Phase, settings
 
 from tests.postgres import postgres as postgres
 from tests.postgres import postgres_address as postgres_address
+from tests.short_paths import short_path as short_path
 
 settings.register_profile(
     "ci", max_examples=50, stateful_step_count=30, deadline=None, derandomize=True, database=None, print_blob=True

@@ -3,7 +3,7 @@
 All ```python blocks of a page are one program; a ```text block right after one is what it prints. A ```pycon block is
 a session of Python's own shell, a ```console block one of a Unix shell: after `$ ` stands a command, and below it what
 is printed. In what is printed, `...` is anything, and the folder is called /srv/app. Port 8000 stands for one that is
-free. Times, sizes and the like need not be the same (VARIES). A comment right before a block says otherwise:
+free. Times, sizes and the like need not be the same (VARIES, AGO). A comment right before a block says otherwise:
 
     <!-- file: NAME -->           the block is written to this file
     <!-- needs: NAME -->          it is run where this module or command is installed
@@ -42,6 +42,9 @@ VARIES = (
     (r"base classes in \w+", "IMPLEMENTATION"),
 )
 """What a command does not print the same each time, and what stands for it."""
+
+AGO = (r"\b\d+(\.\d+)? s ago\b", "AGO")
+"""How long ago another transaction came, which messages tell; so a block in Python does not print the same either."""
 
 _FENCE = re.compile(r"(`{3,})\s*\{?([\w-]*)\}?.*")
 _COMMENT = re.compile(r"<!-- (file|needs|not run): (.+?) -->")
@@ -193,7 +196,7 @@ class Page:
     def _compare(self, line: int, shown: str, expected: str, command: str = "") -> None:
         shown = shown.replace(os.getcwd(), FOLDER).replace(self._port, PORT)
         expected = expected.replace(self._port, PORT)
-        for pattern, word in VARIES if command else ():
+        for pattern, word in (AGO, *VARIES) if command else (AGO,):
             expected, shown = re.sub(pattern, word, expected), re.sub(pattern, word, shown)
         if not doctest.OutputChecker().check_output(expected, shown, _FLAGS):
             self._note(line, f"{command}\nprints\n{shown}and not\n{expected}")

@@ -5,7 +5,6 @@ import pwd
 import shutil
 import signal
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +17,7 @@ from durus.opening import open_other_storage
 from durus.postgres_storage import PostgresStorage
 from durus.storage import InvalidationHandler
 from tests.portable_sql import forbid_others
+from tests.short_paths import short_folder
 
 try:
     import psycopg
@@ -226,8 +226,8 @@ def open_handed(storage: PostgresStorage) -> PostgresStorage:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
     """A server for all tests of a process."""
-    with tempfile.TemporaryDirectory(prefix="pg-", dir="/var/tmp" if os.geteuid() == 0 else None) as name:
-        server = new_postgres(Path(name))
+    with short_folder(for_other_users=os.geteuid() == 0) as folder:
+        server = new_postgres(folder)
         yield server
         server.stop()
 

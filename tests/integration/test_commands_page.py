@@ -107,8 +107,8 @@ class Shop:
             self._server.stdout.close()
 
 
-def test_the_examples_print_what_the_page_says(tmp_path: Path) -> None:
-    shop = Shop(tmp_path)
+def test_the_examples_print_what_the_page_says(short_path: Path) -> None:
+    shop = Shop(short_path)
     different = []
     try:
         for block in examples():

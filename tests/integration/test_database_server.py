@@ -71,22 +71,22 @@ def test_transfers_of_threads_keep_the_sum_while_the_server_is_killed_and_starte
 
 
 @pytest.mark.spec("DB-40")
-def test_a_connection_that_was_lost_is_made_again(tmp_path: Path) -> None:
-    where = f"durus+unix:{tmp_path}/socket"
-    arguments = "--address", f"{tmp_path}/socket", "--file", "f.durus"
-    server = Server(*arguments, folder=tmp_path)
+def test_a_connection_that_was_lost_is_made_again(short_path: Path) -> None:
+    where = f"durus+unix:{short_path}/socket"
+    arguments = "--address", f"{short_path}/socket", "--file", "f.durus"
+    server = Server(*arguments, folder=short_path)
     with durus.open(where) as db:
         db.run(lambda root: root.update(n=1))
         server.end()
         with pytest.raises(DisconnectedError), db.transaction():
             pass
-        server = Server(*arguments, folder=tmp_path)
+        server = Server(*arguments, folder=short_path)
         with db.transaction() as root:
             assert count(root) == 2
         transaction = db.transaction()
         count(transaction.__enter__())
         server.end()
-        server = Server(*arguments, folder=tmp_path)
+        server = Server(*arguments, folder=short_path)
         with pytest.raises(DisconnectedError):
             transaction.__exit__(None, None, None)
         assert number(db) == 2

@@ -35,8 +35,8 @@ def in_child(work: Callable[[], None]) -> int:
 
 
 @pytest.mark.spec("WIRE-42")
-def test_a_child_removes_no_socket_and_can_not_serve(tmp_path: Path) -> None:
-    server = StorageServer(MemoryStorage(), address=str(tmp_path / "socket"))
+def test_a_child_removes_no_socket_and_can_not_serve(short_path: Path) -> None:
+    server = StorageServer(MemoryStorage(), address=str(short_path / "socket"))
     server.listen()
 
     def misuse() -> None:
@@ -46,12 +46,12 @@ def test_a_child_removes_no_socket_and_can_not_serve(tmp_path: Path) -> None:
             server.address.close(listening)
 
     assert in_child(misuse) == 0
-    assert (tmp_path / "socket").is_socket()
+    assert (short_path / "socket").is_socket()
     with socket.socket(socket.AF_UNIX) as client:
-        client.connect(str(tmp_path / "socket"))
+        client.connect(str(short_path / "socket"))
     server.stop()
     server.serve()
-    assert not (tmp_path / "socket").exists()
+    assert not (short_path / "socket").exists()
 
 
 FORKING = """
@@ -77,10 +77,10 @@ server.serve()
 
 
 @pytest.mark.spec("WIRE-42")
-def test_a_signal_for_a_child_ends_the_child_and_a_child_holds_no_client(tmp_path: Path) -> None:
+def test_a_signal_for_a_child_ends_the_child_and_a_child_holds_no_client(short_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", FORKING],
-        cwd=tmp_path,
+        cwd=short_path,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -89,7 +89,7 @@ def test_a_signal_for_a_child_ends_the_child_and_a_child_holds_no_client(tmp_pat
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stdout.readline() == "listening\n"
-        connection = Connection(ClientStorage(address=str(tmp_path / "socket")))
+        connection = Connection(ClientStorage(address=str(short_path / "socket")))
         children = []
         for _ in range(2):
             process.stdin.write("\n")
@@ -104,7 +104,7 @@ def test_a_signal_for_a_child_ends_the_child_and_a_child_holds_no_client(tmp_pat
         connection.commit()
         with socket.socket(socket.AF_UNIX) as dropped:
             dropped.settimeout(60)
-            dropped.connect(str(tmp_path / "socket"))
+            dropped.connect(str(short_path / "socket"))
             dropped.sendall(b"V" + bytes([0, 0, 0, 1]))
             assert dropped.recv(4) == bytes([0, 0, 0, 1])
             process.stdin.write("\n")
@@ -115,7 +115,7 @@ def test_a_signal_for_a_child_ends_the_child_and_a_child_holds_no_client(tmp_pat
         connection.close()
         process.terminate()
         assert process.wait(60) == 0
-        assert not (tmp_path / "socket").exists()
+        assert not (short_path / "socket").exists()
         for child in children[1:]:
             os.kill(child, signal.SIGKILL)
 

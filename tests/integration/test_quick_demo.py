@@ -124,8 +124,8 @@ def test_a_file_outlives_its_server(windows: Windows) -> None:
         assert connection.get_root()["x"] == "changed without a server"
 
 
-def test_a_client_waits_for_a_server_that_is_about_to_start(windows: Windows, tmp_path: Path) -> None:
-    path = str(tmp_path / "socket")
+def test_a_client_waits_for_a_server_that_is_about_to_start(windows: Windows, short_path: Path) -> None:
+    path = str(short_path / "socket")
     client = windows.open("-c", "--address", path)
     client.expect(f"waiting for a server on {path}")
     server = windows.open("-s", "--address", path)

@@ -23,14 +23,14 @@ def count(connection: Connection) -> None:
 
 
 @pytest.mark.spec("WIRE-30", "WIRE-25")
-def test_a_restart_of_the_server_costs_each_client_one_transaction_at_most(tmp_path: Path) -> None:
-    with serving_in(tmp_path):
-        clients = [Connection(ClientStorage(address=tmp_path / "s")) for _ in range(30)]
+def test_a_restart_of_the_server_costs_each_client_one_transaction_at_most(short_path: Path) -> None:
+    with serving_in(short_path):
+        clients = [Connection(ClientStorage(address=short_path / "s")) for _ in range(30)]
         for client in clients:
             count(client)
         for client in clients[:10]:
             client.get_root()["lost"] = True
-    with serving_in(tmp_path):
+    with serving_in(short_path):
         for client in clients[:10]:
             with pytest.raises(DisconnectedError, match=r"call abort\(\) to connect again"):
                 client.commit()
@@ -44,9 +44,9 @@ def test_a_restart_of_the_server_costs_each_client_one_transaction_at_most(tmp_p
 
 
 @pytest.mark.spec("WIRE-30")
-def test_while_no_server_is_there_each_call_says_so_and_the_changes_are_forgotten(tmp_path: Path) -> None:
-    with serving_in(tmp_path):
-        client = Connection(ClientStorage(address=tmp_path / "s"))
+def test_while_no_server_is_there_each_call_says_so_and_the_changes_are_forgotten(short_path: Path) -> None:
+    with serving_in(short_path):
+        client = Connection(ClientStorage(address=short_path / "s"))
         count(client)
         client.get_root()["lost"] = True
     for _ in range(2):
@@ -56,7 +56,7 @@ def test_while_no_server_is_there_each_call_says_so_and_the_changes_are_forgotte
         with pytest.raises(DisconnectedError, match="connecting again failed"):
             call()
     assert not client.changed
-    with serving_in(tmp_path):
+    with serving_in(short_path):
         count(client)
         assert dict(client.get_root()) == {"n": 2}
         client.close()
@@ -65,10 +65,10 @@ def test_while_no_server_is_there_each_call_says_so_and_the_changes_are_forgotte
 
 
 @pytest.mark.spec("TXN-81")
-def test_a_lost_connection_tells_how_to_go_on_and_does_not_repeat_itself(tmp_path: Path) -> None:
-    with serving_in(tmp_path):
-        client = Connection(ClientStorage(address=tmp_path / "s"))
-        final = Connection(ClientStorage(address=tmp_path / "s", reconnect=False))
+def test_a_lost_connection_tells_how_to_go_on_and_does_not_repeat_itself(short_path: Path) -> None:
+    with serving_in(short_path):
+        client = Connection(ClientStorage(address=short_path / "s"))
+        final = Connection(ClientStorage(address=short_path / "s", reconnect=False))
     texts = []
     for _ in range(3):
         with pytest.raises(DisconnectedError) as caught:
@@ -81,9 +81,9 @@ def test_a_lost_connection_tells_how_to_go_on_and_does_not_repeat_itself(tmp_pat
 
 
 @pytest.mark.spec("WIRE-30")
-def test_an_error_inside_of_a_block_is_not_hidden_by_the_loss_of_the_connection(tmp_path: Path) -> None:
-    with serving_in(tmp_path):
-        client = Connection(ClientStorage(address=tmp_path / "s", reconnect=False))
+def test_an_error_inside_of_a_block_is_not_hidden_by_the_loss_of_the_connection(short_path: Path) -> None:
+    with serving_in(short_path):
+        client = Connection(ClientStorage(address=short_path / "s", reconnect=False))
         with pytest.raises(ValueError, match="mine"), client.transaction() as root:  # noqa: PT012 (a block is meant)
             root["x"] = 1
             client.storage._stream.close()  # type: ignore[attr-defined]  # a ClientStorage
@@ -94,11 +94,11 @@ def test_an_error_inside_of_a_block_is_not_hidden_by_the_loss_of_the_connection(
 
 @pytest.mark.spec("WIRE-31")
 def test_a_socket_that_does_not_wait_in_the_kernel_gets_the_timeout_itself(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_green_sockets(monkeypatch)
-    with serving_in(tmp_path):
-        storage = ClientStorage(address=tmp_path / "s", timeout=17)
+    with serving_in(short_path):
+        storage = ClientStorage(address=short_path / "s", timeout=17)
         assert isinstance(storage._stream, GreenSocket)
         assert storage._stream.gettimeout() == 17
         storage.close()

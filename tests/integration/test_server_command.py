@@ -67,23 +67,23 @@ def visit(address: str | tuple[str, int]) -> None:
 # Addresses
 
 
-def test_a_unix_socket_with_its_owner_group_and_umask(tmp_path: Path) -> None:
-    path = tmp_path / "socket"
+def test_a_unix_socket_with_its_owner_group_and_umask(short_path: Path) -> None:
+    path = short_path / "socket"
     rights = ("--owner", str(os.getuid()), "--group", str(os.getgid()), "--umask", "0077")
-    server = Server("--address", "socket", *rights, folder=tmp_path)
+    server = Server("--address", "socket", *rights, folder=short_path)
     assert f"listening on {path}," in server.said
     assert stat.S_IMODE(path.stat().st_mode) == 0o700
     visit(str(path))
     server.log.expect(f"client process {os.getpid()} of user {os.getuid()} connected")
 
-    second = durus("-s", "--address", "socket", cwd=tmp_path)
+    second = durus("-s", "--address", "socket", cwd=short_path)
     assert is_one_message(second, "another server listens on it")
     visit(str(path))
 
     server.process.kill()
     server.wait()
     assert path.exists()
-    server = Server("--address", "socket", folder=tmp_path)
+    server = Server("--address", "socket", folder=short_path)
     visit(str(path))
     assert server.end() == 0
     assert not path.exists()
@@ -214,13 +214,13 @@ def test_a_port_in_use(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [("-s", "--stop"), ("-p",)])
-def test_a_server_that_is_not_there(tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    result = durus(*arguments, "--address", str(tmp_path / "none"), cwd=tmp_path)
-    assert is_one_message(result, "no server listens on", str(tmp_path / "none"))
+def test_a_server_that_is_not_there(short_path: Path, arguments: tuple[str, ...]) -> None:
+    result = durus(*arguments, "--address", str(short_path / "none"), cwd=short_path)
+    assert is_one_message(result, "no server listens on", str(short_path / "none"))
 
 
-def test_a_console_does_not_wait_for_ever(tmp_path: Path) -> None:
-    result = durus("-c", "--address", "none", cwd=tmp_path)
+def test_a_console_does_not_wait_for_ever(short_path: Path) -> None:
+    result = durus("-c", "--address", "none", cwd=short_path)
     assert result.returncode == 1
     assert result.stderr.startswith("durus: waiting for a server on ")
     assert result.stderr.count("\n") == 2

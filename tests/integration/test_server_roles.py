@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from durus.connection import Connection
 from durus.error import NotAllowedError
 from durus.sharing.protocol import Quit, encode_request
 from tests.integration.serving import SECONDS, Server, is_closed, serving
+from tests.short_paths import short_folder
 
 OTHER, GROUP = 54321, 65432
 _AS_ANOTHER_USER = """
@@ -47,9 +47,9 @@ needs_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0,
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """A folder that other users can enter, as they can't enter those of pytest, and perhaps not TMPDIR."""
-    with tempfile.TemporaryDirectory(dir="/var/tmp") as path:
-        os.chmod(path, 0o755)
-        yield Path(path)
+    with short_folder(for_other_users=True) as path:
+        path.chmod(0o755)
+        yield path
 
 
 def as_user(folder: Path, what: str, group: int | str = "", protocol: int = 2, user: int = OTHER) -> str:
@@ -156,8 +156,8 @@ def test_a_wrong_call_is_told(arguments: list[str], words: str, tmp_path: Path) 
 
 
 @pytest.mark.spec("WIRE-54")
-def test_a_folder_that_all_can_write_to_is_warned_of(tmp_path: Path) -> None:
-    folder = tmp_path / "open"
+def test_a_folder_that_all_can_write_to_is_warned_of(short_path: Path) -> None:
+    folder = short_path / "open"
     folder.mkdir()
     folder.chmod(0o777)
     server = Server("--address", "socket", folder=folder)

@@ -12,7 +12,6 @@ import ssl
 import stat
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -60,13 +59,6 @@ def everything_is_logged(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     return make_certificates(tmp_path_factory.mktemp("certificates"))
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """A folder with a short path: the whole path of a Unix socket has about 100 bytes."""
-    with tempfile.TemporaryDirectory() as path:
-        yield Path(path)
 
 
 class Served:
@@ -275,13 +267,13 @@ def test_users_are_listed_for_unix_sockets_and_names_for_tcp(certificates: Certi
 
 
 @pytest.mark.spec("TLS-1")
-def test_a_unix_socket_is_without_tls(certificates: Certificates, folder: Path) -> None:
+def test_a_unix_socket_is_without_tls(certificates: Certificates, short_path: Path) -> None:
     tls = ServerTls(certificates("server"), client_ca=certificates("ca"))
-    server = StorageServer(MemoryStorage(), address=folder / "s", tls=tls)
+    server = StorageServer(MemoryStorage(), address=short_path / "s", tls=tls)
     server.listen()
     thread = threading.Thread(target=server.serve)
     thread.start()
-    with Connection(ClientStorage(address=folder / "s")) as connection:
+    with Connection(ClientStorage(address=short_path / "s")) as connection:
         connection.get_root()["x"] = 1
         connection.commit()
     server.stop()
@@ -967,12 +959,12 @@ def test_a_signal_has_the_files_read_anew(certificates: Certificates, tmp_path: 
 @pytest.mark.spec("TLS-1")
 @pytest.mark.parametrize("protocol", [1, 2])
 def test_stunnel_at_both_ends_serves_a_program_without_tls(
-    protocol: int, certificates: Certificates, folder: Path
+    protocol: int, certificates: Certificates, short_path: Path
 ) -> None:
-    socket_ = folder / "s"
-    server = Server("--file", "f", "--address", "s", "--may-stop", "user", folder=folder)
+    socket_ = short_path / "s"
+    server = Server("--file", "f", "--address", "s", "--may-stop", "user", folder=short_path)
     with server_end(certificates, socket_) as where:
-        with client_end(certificates, "writer", where, "127.0.0.1:0", folder / "client-end") as entry:
+        with client_end(certificates, "writer", where, "127.0.0.1:0", short_path / "client-end") as entry:
             port = int(entry.rpartition(":")[2])
             with Connection(ClientStorage(port=port, protocol=protocol)) as connection:
                 connection.get_root()["x"] = b"x" * 100_000
@@ -980,7 +972,7 @@ def test_stunnel_at_both_ends_serves_a_program_without_tls(
             with Connection(ClientStorage(address=socket_)) as connection:
                 assert len(connection.get_root()["x"]) == 100_000
         with (
-            client_end(certificates, "stranger", where, "127.0.0.1:0", folder / "client-end") as entry,
+            client_end(certificates, "stranger", where, "127.0.0.1:0", short_path / "client-end") as entry,
             pytest.raises(DisconnectedError),
         ):
             ClientStorage(port=int(entry.rpartition(":")[2]))

@@ -34,6 +34,7 @@ from tests.integration.serving import SECONDS, Server
 from tests.model.history import Transaction, anomalies
 from tests.model.proxy import Proxy
 from tests.model.workload import Client, fill, from_lines, read_all, run_clients
+from tests.short_paths import short_folder
 
 PROCESSES = 4
 CLIENTS = 2
@@ -150,8 +151,7 @@ class Nemesis:
 def run(seconds: float, seed: int) -> Figures:
     """Let clients in processes use a server that suffers faults for `seconds`; return the outcome."""
     figures = Figures()
-    with tempfile.TemporaryDirectory(prefix="durus-nemesis-") as name:
-        folder = Path(name)
+    with short_folder() as folder:
         nemesis = Nemesis(folder, random.Random(seed), figures)
         processes = []
         for n in range(PROCESSES):

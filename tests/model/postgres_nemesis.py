@@ -32,6 +32,7 @@ from tests.model.history import Transaction, anomalies
 from tests.model.nemesis import Figures
 from tests.model.workload import fill, from_lines, read_all
 from tests.postgres import Pair, PostgresServer, new_postgres, storage_at
+from tests.short_paths import short_folder
 
 PROCESSES = 4
 CLIENTS = 2
@@ -278,8 +279,7 @@ def main() -> int:
     if options.address:
         work(options.address, options.work, options.bank)
         return 0
-    with tempfile.TemporaryDirectory(prefix="pg-", dir="/var/tmp") as name:
-        folder = Path(name)
+    with short_folder(for_other_users=True) as folder:
         server = Pair(folder, is_synchronous=True) if options.failover else new_postgres(folder)
         if options.bank or isinstance(server, Pair):
             figures = bank(server, server.address(), options.bank, options.processes, options.seed)

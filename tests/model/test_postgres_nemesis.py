@@ -1,21 +1,20 @@
 """Short runs of what happens to a PostgreSQL server; `python -m tests.model.postgres_nemesis` makes long ones."""
 
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.model.postgres_nemesis import bank, run
 from tests.model.test_nemesis import IS_DEEP
 from tests.postgres import Pair, PostgresServer, new_postgres
+from tests.short_paths import short_folder
 
 
 @pytest.fixture
 def server() -> Iterator[PostgresServer]:
     """A server that other tests do not use."""
-    with tempfile.TemporaryDirectory(prefix="pg-", dir="/var/tmp") as name:
-        server = new_postgres(Path(name))
+    with short_folder(for_other_users=True) as folder:
+        server = new_postgres(folder)
         yield server
         server.stop()
 
@@ -37,8 +36,8 @@ def test_a_bank_keeps_its_sum_and_each_transfer_that_was_acknowledged(server: Po
 
 @pytest.mark.spec("PG-13", "PG-17", "PG-26", "TXN-9", "TXN-13")
 def test_a_bank_loses_nothing_when_a_synchronous_standby_takes_over() -> None:
-    with tempfile.TemporaryDirectory(prefix="pg-", dir="/var/tmp") as name:
-        pair = Pair(Path(name), is_synchronous=True)
+    with short_folder(for_other_users=True) as folder:
+        pair = Pair(folder, is_synchronous=True)
         figures = bank(pair, pair.address(), 2000 if IS_DEEP else 100, processes=8 if IS_DEEP else 2, seed=1)
         pair.stop()
     assert figures.violations == []

@@ -47,8 +47,10 @@ def test_each_kind_of_address_is_known_by_its_form() -> None:
             SocketAddress.new((no_host, 1))  # type: ignore[arg-type]  # that is the point
 
 
-def test_the_name_of_a_socket_may_look_like_a_host_and_a_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_the_name_of_a_socket_may_look_like_a_host_and_a_port(
+    short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(short_path)
     address = SocketAddress.new("./a:1")
     listening = address.get_listening_socket()
     connect(SocketAddress.new("a:1"), timeout=5).close()
@@ -77,8 +79,8 @@ def test_what_can_not_be_listened_on_is_told(address: str | tuple[str, int]) -> 
         SocketAddress.new(("127.0.0.1", 70000))
 
 
-def test_a_server_that_is_not_there(tmp_path: Path) -> None:
-    for address in (str(tmp_path / "socket"), "@no server has this name"):
+def test_a_server_that_is_not_there(short_path: Path) -> None:
+    for address in (str(short_path / "socket"), "@no server has this name"):
         assert SocketAddress.new(address).get_connected_socket() is None
         with pytest.raises(ServerUnreachableError, match="no server listens on"):
             connect(SocketAddress.new(address), timeout=1)
@@ -86,15 +88,15 @@ def test_a_server_that_is_not_there(tmp_path: Path) -> None:
             wait_for_server(maxtries=2, sleeptime=0, address=address)
 
 
-def test_the_socket_of_a_server_that_is_gone_is_replaced_and_no_other(tmp_path: Path) -> None:
-    path = tmp_path / "socket"
+def test_the_socket_of_a_server_that_is_gone_is_replaced_and_no_other(short_path: Path) -> None:
+    path = short_path / "socket"
     UnixDomainSocketAddress(str(path)).get_listening_socket().close()  # without taking the name away
     address = UnixDomainSocketAddress(str(path))
     listening = address.get_listening_socket()
     with pytest.raises(AddressError, match="another server listens on it"):
         UnixDomainSocketAddress(str(path)).get_listening_socket()
     wait_for_server(address=str(path), maxtries=1)
-    path.rename(tmp_path / "moved")
+    path.rename(short_path / "moved")
     path.write_text("something else")
     with pytest.raises(AddressError, match="not a socket"):
         UnixDomainSocketAddress(str(path)).get_listening_socket()
@@ -102,8 +104,8 @@ def test_the_socket_of_a_server_that_is_gone_is_replaced_and_no_other(tmp_path: 
     assert path.read_text() == "something else"
 
 
-def test_a_unix_socket_has_the_rights_that_were_asked_for(tmp_path: Path) -> None:
-    path = tmp_path / "socket"
+def test_a_unix_socket_has_the_rights_that_were_asked_for(short_path: Path) -> None:
+    path = short_path / "socket"
     before = os.umask(0o022)
     address = UnixDomainSocketAddress(str(path), owner=os.getuid(), group=os.getgid(), umask=0o077)
     listening = address.get_listening_socket()

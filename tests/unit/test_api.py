@@ -371,9 +371,9 @@ def test_storage_is_made_for_a_file_by_its_format_or_by_name(tmp_path: Path) -> 
         get_storage(None, storage_class="no.such.Class")
 
 
-def test_server_is_started_and_stopped_by_a_program(tmp_path: Path) -> None:
-    address, log = str(tmp_path / "socket"), tmp_path / "log"
-    arguments = (str(log), logging.DEBUG, address, FileStorage(tmp_path / "f"), 0)
+def test_server_is_started_and_stopped_by_a_program(short_path: Path) -> None:
+    address, log = str(short_path / "socket"), short_path / "log"
+    arguments = (str(log), logging.DEBUG, address, FileStorage(short_path / "f"), 0)
     server = threading.Thread(target=start_durus, args=arguments)
     server.start()
     wait_for_server(address=address, maxtries=300, sleeptime=0.1)
@@ -385,5 +385,5 @@ def test_server_is_started_and_stopped_by_a_program(tmp_path: Path) -> None:
     assert "committed 1 objects" in log.read_text()
     with pytest.raises(ServerUnreachableError):
         stop_durus(address)
-    with Connection(tmp_path / "f") as connection:
+    with Connection(short_path / "f") as connection:
         assert connection.get_root()["a"] == 1

@@ -185,15 +185,15 @@ def test_reading_again_shows_what_was_committed_since(tmp_path: Path) -> None:
 
 
 @pytest.mark.spec("CMD-50")
-def test_a_server_shows_what_the_root_reaches_now(tmp_path: Path) -> None:
+def test_a_server_shows_what_the_root_reaches_now(short_path: Path) -> None:
     with (
-        serving(FileStorage(tmp_path / "f"), tmp_path / "s"),
-        Connection(ClientStorage(address=tmp_path / "s")) as connection,
+        serving(FileStorage(short_path / "f"), short_path / "s"),
+        Connection(ClientStorage(address=short_path / "s")) as connection,
     ):
         connection.get_root()["order"] = Order("new")
         connection.get_root()["list"] = PersistentList(PersistentList([n]) for n in range(250))
         connection.commit()
-        with browsing(f"durus+unix:{tmp_path / 's'}") as pages:
+        with browsing(f"durus+unix:{short_path / 's'}") as pages:
             assert "Order 1" in pages.text("/classes").replace("tests.unit.test_browse.", "")
             assert "PersistentList 251" in pages.text("/classes")
             connection.get_root()["order"].state = "paid"
@@ -209,26 +209,26 @@ def test_a_server_shows_what_the_root_reaches_now(tmp_path: Path) -> None:
 
 
 @pytest.mark.spec("CMD-50")
-def test_a_server_that_is_gone_is_told_and_found_again(tmp_path: Path) -> None:
-    with serving(FileStorage(tmp_path / "f"), tmp_path / "s"):
-        Connection(ClientStorage(address=tmp_path / "s")).storage.close()
-        opened = browsing(f"durus+unix:{tmp_path / 's'}")
+def test_a_server_that_is_gone_is_told_and_found_again(short_path: Path) -> None:
+    with serving(FileStorage(short_path / "f"), short_path / "s"):
+        Connection(ClientStorage(address=short_path / "s")).storage.close()
+        opened = browsing(f"durus+unix:{short_path / 's'}")
         pages = opened.__enter__()
         assert pages.get("/object/0").status == 200
     try:
         assert pages.get("/object/0").status == 503
-        with serving(FileStorage(tmp_path / "f"), tmp_path / "s"):
+        with serving(FileStorage(short_path / "f"), short_path / "s"):
             assert pages.get("/object/0").status == 200
     finally:
         opened.__exit__(None, None, None)
 
 
 @pytest.mark.spec("CMD-50")
-def test_what_changes_on_a_server_while_it_is_read_is_read_anew(tmp_path: Path) -> None:
+def test_what_changes_on_a_server_while_it_is_read_is_read_anew(short_path: Path) -> None:
     with (
-        serving(FileStorage(tmp_path / "f"), tmp_path / "s"),
-        Connection(ClientStorage(address=tmp_path / "s")) as connection,
-        closing(ClientStorage(address=tmp_path / "s", prefetch=0)) as client,
+        serving(FileStorage(short_path / "f"), short_path / "s"),
+        Connection(ClientStorage(address=short_path / "s")) as connection,
+        closing(ClientStorage(address=short_path / "s", prefetch=0)) as client,
     ):
         connection.get_root()["order"] = Order("new")
         connection.commit()
@@ -246,11 +246,11 @@ def test_what_changes_on_a_server_while_it_is_read_is_read_anew(tmp_path: Path) 
 
 
 @pytest.mark.spec("CMD-50")
-def test_a_walk_goes_on_when_the_server_was_started_again(tmp_path: Path) -> None:
-    with serving(FileStorage(tmp_path / "f"), tmp_path / "s"):
-        Connection(ClientStorage(address=tmp_path / "s")).storage.close()
-        client = ClientStorage(address=tmp_path / "s")
-    with closing(client), serving(FileStorage(tmp_path / "f"), tmp_path / "s"):
+def test_a_walk_goes_on_when_the_server_was_started_again(short_path: Path) -> None:
+    with serving(FileStorage(short_path / "f"), short_path / "s"):
+        Connection(ClientStorage(address=short_path / "s")).storage.close()
+        client = ClientStorage(address=short_path / "s")
+    with closing(client), serving(FileStorage(short_path / "f"), short_path / "s"):
         assert [oid for oid, _ in ServerRecords(client).offsets()] == [oid_from_int(0)]
 
 

@@ -570,12 +570,12 @@ def test_a_command_imports_what_it_needs_and_no_other_command() -> None:
 
 @pytest.mark.spec("CMD-4")
 def test_a_server_may_be_named_in_the_place_of_a_file(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], short_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with serving(FileStorage(tmp_path / "f"), tmp_path / "s"):
-        assert main(["pack", f"durus+unix:{tmp_path / 's'}"]) == 0
-        assert f"the server on {tmp_path / 's'} has begun to pack" in capsys.readouterr().out
+    with serving(FileStorage(short_path / "f"), short_path / "s"):
+        assert main(["pack", f"durus+unix:{short_path / 's'}"]) == 0
+        assert f"the server on {short_path / 's'} has begun to pack" in capsys.readouterr().out
         monkeypatch.setattr("sys.stdin", io.StringIO("print(sorted(root), 'of', connection.get_storage())\n"))
-        assert main(["shell", "--plain", f"durus+unix:{tmp_path / 's'}"]) == 0
+        assert main(["shell", "--plain", f"durus+unix:{short_path / 's'}"]) == 0
         assert "[] of ClientStorage" in capsys.readouterr().out
     assert main(["pack", "durus+unix:/nowhere/s"]) == 1

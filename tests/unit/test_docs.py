@@ -6,8 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -42,20 +40,13 @@ def programs(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """An empty folder with a short path: the whole path of a Unix socket has about 100 bytes."""
-    with tempfile.TemporaryDirectory() as path:
-        yield Path(path)
-
-
 @pytest.mark.parametrize("path", PAGES, ids=name_of)
-def test_the_blocks_of_a_page_run(path: Path, folder: Path, programs: Path) -> None:
+def test_the_blocks_of_a_page_run(path: Path, short_path: Path, programs: Path) -> None:
     environment = {key: value for key, value in os.environ.items() if key not in ("DURUS_DEBUG", "DURUSSTARTUP")}
-    environment |= {"PATH": f"{programs}:{os.environ['PATH']}", "HOME": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment |= {"PATH": f"{programs}:{os.environ['PATH']}", "HOME": str(short_path), "PYTHONDONTWRITEBYTECODE": "1"}
     result = subprocess.run(
         [sys.executable, str(RUNNER), str(path)],
-        cwd=folder,
+        cwd=short_path,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -110,9 +101,10 @@ def faults_of(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[
         "<!-- needs: no_such_module -->\n```python\nimport no_such_module\n```\n",
         "```console\n$ echo 12 apples\n... apples\n```\n",
         "```console\n$ echo 12 bytes, 1.2 ms\n7 bytes, 3 ms\n```\n",
+        "```python\nprint('changed 0.004 s ago')\n```\n\n```text\nchanged 0 s ago\n```\n",
         "```text\nnot compared\n```\n",
     ],
-    ids=["output", "session", "commands", "file", "not run", "needs", "ellipsis", "varying", "text"],
+    ids=["output", "session", "commands", "file", "not run", "needs", "ellipsis", "varying", "ago", "text"],
 )
 def test_a_good_page_has_no_fault(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert faults_of(text, tmp_path, monkeypatch) == []

@@ -51,12 +51,12 @@ class World:
 
 
 @pytest.fixture(params=["memory", "server"])
-def new_client(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], Storage]]:
+def new_client(request: pytest.FixtureRequest, short_path: Path) -> Iterator[Callable[[], Storage]]:
     if request.param == "memory":
         yield SharedStorage(MemoryStorage()).new_client
         return
-    with serving(MemoryStorage(), tmp_path / "s"):
-        yield lambda: ClientStorage(address=tmp_path / "s", timeout=20)
+    with serving(MemoryStorage(), short_path / "s"):
+        yield lambda: ClientStorage(address=short_path / "s", timeout=20)
 
 
 def refused_at_most_once(call: Callable[[], None]) -> None:
@@ -249,12 +249,12 @@ class Slow(Persistent):
 
 
 @pytest.mark.spec("WIRE-30", "TXN-30")
-def test_a_client_that_must_not_connect_again_says_that_it_was_interrupted(tmp_path: Path) -> None:
-    server = StorageServer(MemoryStorage(), address=tmp_path / "s")
+def test_a_client_that_must_not_connect_again_says_that_it_was_interrupted(short_path: Path) -> None:
+    server = StorageServer(MemoryStorage(), address=short_path / "s")
     server.listen()
     thread = threading.Thread(target=server.serve)
     thread.start()
-    storage = ClientStorage(address=tmp_path / "s", reconnect=False)
+    storage = ClientStorage(address=short_path / "s", reconnect=False)
     storage._guard.note_interrupt()
     for _ in range(2):
         with pytest.raises(DisconnectedError, match="an exception interrupted a call"):

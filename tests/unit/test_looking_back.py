@@ -183,8 +183,13 @@ def test_records_of_a_commit_are_those_that_it_has_stored(database: Database) ->
         assert set(records) == (set(commit.oids) or {bytes(8), oid_from_int(1)})
         for oid, record in records.items():
             assert (commit, record) in list(database.storage.records_of(oid))
-    with pytest.raises(DamageError):
-        list(database.storage.records_in(Commit(1, None, 30, 100, ())))
+    size = database.path.stat().st_size
+    for other in (
+        Commit(1, None, 30, 100, ()),
+        Commit(1, None, size - 18, 18, ()),
+    ):  # which ends in the head of an entry
+        with pytest.raises(DamageError):
+            list(database.storage.records_in(other))
 
 
 # The file as it was
@@ -286,6 +291,16 @@ def test_what_follows_the_commit_may_be_damaged(database: Database) -> None:
     assert database.at(2)["a"] == 1
     with pytest.raises(DamageError):
         database.at("2030-01-01")
+
+
+@pytest.mark.spec("HIST-2", "HIST-5")
+def test_what_follows_the_packed_part_may_be_damaged(database: Database) -> None:
+    database.commit(a=1)
+    database.storage.pack()
+    (packed,) = database.storage.commits()
+    database.close()
+    database.path.write_bytes(database.path.read_bytes()[: packed.size + 5])
+    assert database.at(0)["a"] == 1
 
 
 # Histories of objects

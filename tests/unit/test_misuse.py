@@ -101,8 +101,8 @@ def test_a_number_that_is_no_oid_leads_to_no_object() -> None:
 
 @pytest.mark.spec("TXN-32")
 @pytest.mark.parametrize("kind", ["memory", "shared", "server"])
-def test_what_was_opened_before_a_fork_is_refused_in_the_child(kind: str, tmp_path: Path) -> None:
-    server = StorageServer(MemoryStorage(), address=tmp_path / "s")
+def test_what_was_opened_before_a_fork_is_refused_in_the_child(kind: str, short_path: Path) -> None:
+    server = StorageServer(MemoryStorage(), address=short_path / "s")
     server.listen()
     thread = threading.Thread(target=server.serve)
     thread.start()
@@ -110,7 +110,7 @@ def test_what_was_opened_before_a_fork_is_refused_in_the_child(kind: str, tmp_pa
     if kind == "shared":
         storage = SharedStorage(storage).new_client()
     elif kind == "server":
-        storage = ClientStorage(address=tmp_path / "s")
+        storage = ClientStorage(address=short_path / "s")
     connection = Connection(storage)
     counting(connection)()
     ghost = Persistent()

@@ -2,12 +2,10 @@
 
 import os
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +14,7 @@ import durus
 from durus.error import DisconnectedError, DurusWarning, OutcomeUnknownError
 from durus.postgres_storage import PostgresStorage
 from tests.postgres import Pair, PostgresServer, storage_at
+from tests.short_paths import short_folder
 from tests.unit.databases import SECONDS
 
 pytest.importorskip("psycopg")
@@ -24,8 +23,8 @@ pytest.importorskip("psycopg")
 @pytest.fixture
 def pair() -> Iterator[Pair]:
     """A primary, and a standby that may lag."""
-    with tempfile.TemporaryDirectory(prefix="pg-", dir="/var/tmp" if os.geteuid() == 0 else None) as name:
-        pair = Pair(Path(name), is_synchronous=False)
+    with short_folder(for_other_users=os.geteuid() == 0) as folder:
+        pair = Pair(folder, is_synchronous=False)
         yield pair
         pair.stop()
 
@@ -113,8 +112,8 @@ def test_a_reader_does_not_go_back_in_time_on_a_standby(pair: Pair) -> None:
 @pytest.fixture
 def waiting() -> Iterator[PostgresServer]:
     """A server with a database, whose commits wait for a standby that is gone."""
-    with tempfile.TemporaryDirectory(prefix="pg-", dir="/var/tmp" if os.geteuid() == 0 else None) as name:
-        pair = Pair(Path(name), is_synchronous=True)
+    with short_folder(for_other_users=os.geteuid() == 0) as folder:
+        pair = Pair(folder, is_synchronous=True)
         with durus.open(pair.primary.address()) as db:
             db.run(add)
         pair.standby.stop(signal.SIGKILL)

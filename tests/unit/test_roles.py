@@ -191,9 +191,9 @@ def mode_of(path: str | Path) -> int:
 @pytest.mark.spec("WIRE-54")
 @pytest.mark.parametrize("umask", [None, 0o077, 0o007, 0])
 def test_nobody_can_connect_before_a_socket_has_its_owner(
-    umask: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    umask: int | None, short_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "socket"
+    path = short_path / "socket"
     seen: list[int] = []
     chown = os.chown
 
@@ -218,9 +218,9 @@ def test_nobody_can_connect_before_a_socket_has_its_owner(
 @pytest.mark.spec("WIRE-54")
 @pytest.mark.parametrize("has_o_path", [True, False])
 def test_what_another_process_lays_in_the_place_of_a_socket_is_left_as_it_is(
-    has_o_path: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    has_o_path: bool, short_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, secret = tmp_path / "socket", tmp_path / "secret"
+    path, secret = short_path / "socket", short_path / "secret"
     secret.write_text("secret")
     secret.chmod(0o600)
     if not has_o_path:
@@ -240,9 +240,9 @@ def test_what_another_process_lays_in_the_place_of_a_socket_is_left_as_it_is(
 
 
 @pytest.mark.spec("WIRE-54")
-def test_a_folder_that_others_can_write_to_is_a_risk(tmp_path: Path) -> None:
+def test_a_folder_that_others_can_write_to_is_a_risk(short_path: Path) -> None:
     for mode, words in ((0o700, None), (0o750, None), (0o777, "at any time"), (0o1777, "while no server runs here")):
-        folder = tmp_path / oct(mode)
+        folder = short_path / oct(mode)
         folder.mkdir()
         folder.chmod(mode)
         address = UnixDomainSocketAddress(str(folder / "socket"))

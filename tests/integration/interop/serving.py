@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from durus.sharing.address import wait_for_server
 from tests.integration.serving import SECONDS
+from tests.short_paths import short_folder
 
 
 class Served(NamedTuple):
@@ -21,21 +22,21 @@ class Served(NamedTuple):
 @contextlib.contextmanager
 def served_by(python: Path, file: Path) -> Iterator[Served]:
     """A server that has the file open, and is asked to end after the block."""
-    address = str(file) + ".socket"
-    with open(f"{file}.log", "a") as log:
+    with short_folder() as folder, open(f"{file}.log", "a") as log:
+        address = str(folder / "socket")
         process = subprocess.Popen(
             [python, "-E", "-m", "durus", "-s", "--file", file, "--address", address],
             cwd=file.parent,
             stdout=log,
             stderr=log,
         )
-    try:
-        wait_for_server(address=address, maxtries=20 * SECONDS, sleeptime=0.05)
-        yield Served(file, address, str(python) == sys.executable)
-        stopping = [str(python), "-E", "-m", "durus", "-s", "--stop", "--address", address]
-        subprocess.run(stopping, cwd=file.parent, capture_output=True, check=True, timeout=SECONDS)
-        assert process.wait(SECONDS) == 0, Path(f"{file}.log").read_text()
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
+        try:
+            wait_for_server(address=address, maxtries=20 * SECONDS, sleeptime=0.05)
+            yield Served(file, address, str(python) == sys.executable)
+            stopping = [str(python), "-E", "-m", "durus", "-s", "--stop", "--address", address]
+            subprocess.run(stopping, cwd=file.parent, capture_output=True, check=True, timeout=SECONDS)
+            assert process.wait(SECONDS) == 0, Path(f"{file}.log").read_text()
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()

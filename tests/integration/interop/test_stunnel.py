@@ -13,12 +13,12 @@ from tests.integration.stunnel import client_end, needs_stunnel, server_end
 
 @needs_stunnel
 @pytest.mark.spec("WIRE-1", "TLS-1")
-def test_a_client_of_4_3_commits_through_stunnel(sides: Sides, tmp_path: Path) -> None:
-    certificates = make_certificates(tmp_path)
+def test_a_client_of_4_3_commits_through_stunnel(sides: Sides, short_path: Path) -> None:
+    certificates = make_certificates(short_path)
     with (
-        served_by(Path(sys.executable), tmp_path / "file") as served,
+        served_by(Path(sys.executable), short_path / "file") as served,
         server_end(certificates, Path(served.address)) as server,
-        client_end(certificates, "writer", server, str(tmp_path / "entry"), tmp_path / "client-end") as entry,
+        client_end(certificates, "writer", server, str(short_path / "entry"), short_path / "client-end") as entry,
     ):
         sides.old.ask("connect", "through stunnel", entry, {})
         assert sides.old.ask("step", "through stunnel", "make_cells", 3) == ["done", None]
