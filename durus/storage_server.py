@@ -27,6 +27,7 @@ from durus.serving.counts import Counts
 from durus.serving.disk import Disk
 from durus.serving.handshake import Handshake
 from durus.serving.peer import peer_of
+from durus.serving.service_manager import ServiceManager
 from durus.serving.status import Served, status, traffic
 from durus.serving.summary import Summaries
 from durus.sharing.address import (
@@ -159,6 +160,7 @@ class StorageServer:
             snapshot_bytes=MAX_SNAPSHOT_BYTES,
         )
         self.counts = Counts(time.monotonic())
+        self._service_manager = ServiceManager({})
         self._summaries = Summaries(self.counts.began)
         self._file = os.path.abspath(storage.get_filename()) if isinstance(storage, SingleFileStorage) else None
         self._turn_timer: asyncio.TimerHandle | None = None
@@ -219,18 +221,21 @@ class StorageServer:
             if risk is not None:
                 _logger.warning("%s: %s", self.address, risk)
 
-    def serve(self, on_hangup: Callable[[], None] | None = None) -> None:
+    def serve(self, on_hangup: Callable[[], None] | None = None, service_manager: ServiceManager | None = None) -> None:
         """Serve until stop(), a client's Q, SIGINT or SIGTERM; then close the storage. [WIRE-24]
 
         Signals work in the main thread only.
 
         Args:
             on_hangup: called for each SIGHUP, before certificates are read anew. [TLS-12]
+            service_manager: is told when clients are served, that the server lives, and when it stops. [CMD-26]
 
         Raises:
             AddressError: the server cannot listen on its address.
             WrongProcessError: the server was made before a fork.
         """
+        if service_manager is not None:
+            self._service_manager = service_manager
         handlers: dict[int, Callable[[], None]] = {}
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -294,10 +299,12 @@ class StorageServer:
             listening.setblocking(False)
             listening.listen(BACKLOG)
             loop.add_reader(listening, self._accept, listening)
-        work = self._watch_clients(), self._pack_by_the_clock(), self._summarize_by_the_clock()
-        watching = [self._start(each) for each in work]
+        by_the_clock = self._watch_clients, self._pack_by_the_clock, self._summarize_by_the_clock, self._give_signs
+        watching = [self._start(work()) for work in by_the_clock]
+        self._service_manager.tell_ready(self._state())
         if not self._stop_requested:
             await self._stopping.wait()
+        self._service_manager.tell_stopping()
         for listening in self._listening:
             loop.remove_reader(listening)
         for task in watching:
@@ -608,6 +615,16 @@ class StorageServer:
         while True:
             await asyncio.sleep(_SECONDS_BETWEEN_SUMMARIES)
             self._summarize()
+            self._service_manager.tell_status(self._state())
+
+    async def _give_signs(self) -> None:
+        """Tell the service manager that the loop turns, twice as often as it must be told. [CMD-26]"""
+        while (seconds := self._service_manager.watchdog_seconds) is not None:
+            self._service_manager.tell_alive()
+            await asyncio.sleep(seconds / 2)
+
+    def _state(self) -> str:
+        return f"serving {self.storage}: {len(self.clients)} clients, {self.counts.commits} commits since the start"
 
     def _summarize(self) -> None:
         """Log what has happened since the last summary, if anything has. [CMD-25]"""

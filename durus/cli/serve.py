@@ -21,6 +21,7 @@ from durus.cli.output import tell
 from durus.cli.values import seconds, whole_number
 from durus.client_storage import ClientStorage
 from durus.error import FileError
+from durus.serving.service_manager import ServiceManager
 from durus.sharing.address import SocketAddress, inherited_address, number_of_group, number_of_user
 from durus.sharing.protocol2 import MAX_SECONDS
 from durus.sharing.roles import ROLES, Access, Role
@@ -138,6 +139,7 @@ def run(options: argparse.Namespace) -> int:
         return _stop(address_of(options))
     address = _address(options)
     tls = _tls(options)
+    service_manager = ServiceManager(os.environ)
     access = Access(dict(options.allow_uid), dict(options.allow_gid), options.may_stop)
     for number in (signal.SIGINT, signal.SIGTERM):  # until the server handles them by itself
         signal.signal(number, _end)
@@ -157,7 +159,7 @@ def run(options: argparse.Namespace) -> int:
             server.listen()
             name = options.file or "a temporary file, which is gone when the server ends"
             tell(f"durus: listening on {server.address}, serving {name}", flush=True)
-            server.serve(on_hangup=reopen)
+            server.serve(on_hangup=reopen, service_manager=service_manager)
         finally:
             storage.close()
     return 0
