@@ -5,6 +5,7 @@ thread that waits for the disk, and the log. Everything but the disk runs in one
 """
 
 import asyncio
+import concurrent.futures
 import contextlib
 import functools
 import logging
@@ -23,7 +24,7 @@ from durus.error import ArgumentError, DurusError, TlsError, WrongProcessError
 from durus.files.single_file_storage import SingleFileStorage
 from durus.progress import Progress
 from durus.serving.client import ServedClient
-from durus.serving.counts import Counts
+from durus.serving.counts import Counts, Measures
 from durus.serving.disk import Disk
 from durus.serving.handshake import Handshake
 from durus.serving.peer import peer_of
@@ -79,6 +80,9 @@ _SECONDS_OF_PACKING = 0.002
 """How long a pack works between two writes, at most."""
 _SECONDS_TO_FLUSH = 2.0
 """How long a server that stops waits for clients to read their last answers."""
+
+_SECONDS_TO_MEASURE = 4.0
+"""How long another thread waits for the numbers of a server."""
 
 _ACCEPTED_AT_ONCE = 16
 """How many connections a turn of the loop takes."""
@@ -536,6 +540,32 @@ class StorageServer:
             bytes_since_pack=self._bytes_since_pack,
         )
         return status(served, self.counts, self.core, self.clients, time.monotonic(), client)
+
+    def measures(self) -> Measures | None:
+        """Return the numbers of the server, in any thread but that of serve(); None if it does not answer. [CMD-27]"""
+        loop = self._loop
+        answer: concurrent.futures.Future[Measures] = concurrent.futures.Future()
+        try:
+            if loop is not None:
+                loop.call_soon_threadsafe(lambda: answer.set_result(self._measures()))
+                return answer.result(_SECONDS_TO_MEASURE)
+        except (RuntimeError, TimeoutError):  # the loop has ended, or is busy
+            pass
+        return None
+
+    def _measures(self) -> Measures:
+        now, pack = time.monotonic(), self.counts.last_pack
+        return Measures(
+            self.counts.copy(),
+            traffic(self.counts, self.clients),
+            uptime=now - self.counts.began,
+            size=self._file_size(),
+            clients=len(self.clients),
+            snapshots=sum(client.holds_snapshot for client in self.clients),
+            is_packing=self._packing is not None,
+            bytes_since_pack=self._bytes_since_pack,
+            seconds_since_pack=None if pack is None else now - pack.ended,
+        )
 
     def _file_size(self) -> int | None:
         """Return the size of the file; None if the storage has none, or it was removed."""
