@@ -5,6 +5,7 @@ thread that waits for the disk, and the log. Everything but the disk runs in one
 """
 
 import asyncio
+import concurrent.futures
 import contextlib
 import functools
 import logging
@@ -23,10 +24,11 @@ from durus.error import ArgumentError, DurusError, TlsError, WrongProcessError
 from durus.files.single_file_storage import SingleFileStorage
 from durus.progress import Progress
 from durus.serving.client import ServedClient
-from durus.serving.counts import Counts
+from durus.serving.counts import Counts, Measures
 from durus.serving.disk import Disk
 from durus.serving.handshake import Handshake
 from durus.serving.peer import peer_of
+from durus.serving.service_manager import ServiceManager
 from durus.serving.status import Served, status, traffic
 from durus.serving.summary import Summaries
 from durus.sharing.address import (
@@ -78,6 +80,9 @@ _SECONDS_OF_PACKING = 0.002
 """How long a pack works between two writes, at most."""
 _SECONDS_TO_FLUSH = 2.0
 """How long a server that stops waits for clients to read their last answers."""
+
+_SECONDS_TO_MEASURE = 4.0
+"""How long another thread waits for the numbers of a server."""
 
 _ACCEPTED_AT_ONCE = 16
 """How many connections a turn of the loop takes."""
@@ -159,6 +164,7 @@ class StorageServer:
             snapshot_bytes=MAX_SNAPSHOT_BYTES,
         )
         self.counts = Counts(time.monotonic())
+        self._service_manager = ServiceManager({})
         self._summaries = Summaries(self.counts.began)
         self._file = os.path.abspath(storage.get_filename()) if isinstance(storage, SingleFileStorage) else None
         self._turn_timer: asyncio.TimerHandle | None = None
@@ -219,18 +225,21 @@ class StorageServer:
             if risk is not None:
                 _logger.warning("%s: %s", self.address, risk)
 
-    def serve(self, on_hangup: Callable[[], None] | None = None) -> None:
+    def serve(self, on_hangup: Callable[[], None] | None = None, service_manager: ServiceManager | None = None) -> None:
         """Serve until stop(), a client's Q, SIGINT or SIGTERM; then close the storage. [WIRE-24]
 
         Signals work in the main thread only.
 
         Args:
             on_hangup: called for each SIGHUP, before certificates are read anew. [TLS-12]
+            service_manager: is told when clients are served, that the server lives, and when it stops. [CMD-26]
 
         Raises:
             AddressError: the server cannot listen on its address.
             WrongProcessError: the server was made before a fork.
         """
+        if service_manager is not None:
+            self._service_manager = service_manager
         handlers: dict[int, Callable[[], None]] = {}
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -294,10 +303,12 @@ class StorageServer:
             listening.setblocking(False)
             listening.listen(BACKLOG)
             loop.add_reader(listening, self._accept, listening)
-        work = self._watch_clients(), self._pack_by_the_clock(), self._summarize_by_the_clock()
-        watching = [self._start(each) for each in work]
+        by_the_clock = self._watch_clients, self._pack_by_the_clock, self._summarize_by_the_clock, self._give_signs
+        watching = [self._start(work()) for work in by_the_clock]
+        self._service_manager.tell_ready(self._state())
         if not self._stop_requested:
             await self._stopping.wait()
+        self._service_manager.tell_stopping()
         for listening in self._listening:
             loop.remove_reader(listening)
         for task in watching:
@@ -530,6 +541,32 @@ class StorageServer:
         )
         return status(served, self.counts, self.core, self.clients, time.monotonic(), client)
 
+    def measures(self) -> Measures | None:
+        """Return the numbers of the server, in any thread but that of serve(); None if it does not answer. [CMD-27]"""
+        loop = self._loop
+        answer: concurrent.futures.Future[Measures] = concurrent.futures.Future()
+        try:
+            if loop is not None:
+                loop.call_soon_threadsafe(lambda: answer.set_result(self._measures()))
+                return answer.result(_SECONDS_TO_MEASURE)
+        except (RuntimeError, TimeoutError):  # the loop has ended, or is busy
+            pass
+        return None
+
+    def _measures(self) -> Measures:
+        now, pack = time.monotonic(), self.counts.last_pack
+        return Measures(
+            self.counts.copy(),
+            traffic(self.counts, self.clients),
+            uptime=now - self.counts.began,
+            size=self._file_size(),
+            clients=len(self.clients),
+            snapshots=sum(client.holds_snapshot for client in self.clients),
+            is_packing=self._packing is not None,
+            bytes_since_pack=self._bytes_since_pack,
+            seconds_since_pack=None if pack is None else now - pack.ended,
+        )
+
     def _file_size(self) -> int | None:
         """Return the size of the file; None if the storage has none, or it was removed."""
         if self._file is not None:
@@ -608,6 +645,16 @@ class StorageServer:
         while True:
             await asyncio.sleep(_SECONDS_BETWEEN_SUMMARIES)
             self._summarize()
+            self._service_manager.tell_status(self._state())
+
+    async def _give_signs(self) -> None:
+        """Tell the service manager that the loop turns, twice as often as it must be told. [CMD-26]"""
+        while (seconds := self._service_manager.watchdog_seconds) is not None:
+            self._service_manager.tell_alive()
+            await asyncio.sleep(seconds / 2)
+
+    def _state(self) -> str:
+        return f"serving {self.storage}: {len(self.clients)} clients, {self.counts.commits} commits since the start"
 
     def _summarize(self) -> None:
         """Log what has happened since the last summary, if anything has. [CMD-25]"""

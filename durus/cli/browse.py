@@ -4,9 +4,9 @@ import argparse
 from contextlib import ExitStack, closing
 
 from durus.browser.source import ServerRecords, Source
-from durus.cli.options import MAX_PORT, inspect, open_history
+from durus.cli.options import inspect, open_history
 from durus.cli.output import tell
-from durus.cli.values import file_or_address, whole_number
+from durus.cli.values import MAX_PORT, file_or_address, whole_number
 from durus.client_storage import ClientStorage
 from durus.error import DurusError
 from durus.opening import server_named

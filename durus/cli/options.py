@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from durus.cli.values import file_or_storage, whole_number
+from durus.cli.values import MAX_PORT, file_or_storage, whole_number
 from durus.error import AddressError, DurusError
 from durus.file_storage import FileStorage
 from durus.files.inspection import Inspection
@@ -14,8 +14,6 @@ from durus.open_file import inspect_file, open_file_storage, storage_class_of
 from durus.sharing.address import SocketAddress
 from durus.sharing.protocol import DEFAULT_HOST, DEFAULT_PORT
 from durus.storage import Storage
-
-MAX_PORT = 65535
 
 
 class UsageError(Exception):

@@ -18,9 +18,10 @@ from durus.cli.options import (
     open_storage,
 )
 from durus.cli.output import tell
-from durus.cli.values import seconds, whole_number
+from durus.cli.values import host_and_port, seconds, whole_number
 from durus.client_storage import ClientStorage
-from durus.error import FileError
+from durus.error import DurusError, FileError
+from durus.serving.service_manager import ServiceManager
 from durus.sharing.address import SocketAddress, inherited_address, number_of_group, number_of_user
 from durus.sharing.protocol2 import MAX_SECONDS
 from durus.sharing.roles import ROLES, Access, Role
@@ -116,6 +117,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="drop a client that stops in the middle of a request or an answer, in seconds (%(default)s)",
     )
+    parser.add_argument(
+        "--metrics",
+        type=host_and_port,
+        metavar="[HOST:]PORT",
+        help="answer HTTP there with numbers for Prometheus; on loopback if there is no host",
+    )
     parser.add_argument("--logfile", metavar="FILE", help="the log file; SIGHUP opens it again (default: stderr)")
     parser.add_argument(
         "--logginglevel",
@@ -138,9 +145,11 @@ def run(options: argparse.Namespace) -> int:
         return _stop(address_of(options))
     address = _address(options)
     tls = _tls(options)
+    service_manager = ServiceManager(os.environ)
     access = Access(dict(options.allow_uid), dict(options.allow_gid), options.may_stop)
     for number in (signal.SIGINT, signal.SIGTERM):  # until the server handles them by itself
         signal.signal(number, _end)
+    serving_metrics = _metrics(options)
     with log_to(options.logfile, options.logginglevel, options.log_format) as reopen:
         storage = open_storage(options)
         try:
@@ -157,7 +166,8 @@ def run(options: argparse.Namespace) -> int:
             server.listen()
             name = options.file or "a temporary file, which is gone when the server ends"
             tell(f"durus: listening on {server.address}, serving {name}", flush=True)
-            server.serve(on_hangup=reopen)
+            with serving_metrics(server):
+                server.serve(on_hangup=reopen, service_manager=service_manager)
         finally:
             storage.close()
     return 0
@@ -187,6 +197,19 @@ def _address(options: argparse.Namespace) -> SocketAddress:
     ):
         raise UsageError("--owner, --group and --umask are for a Unix socket: give its path with --address")
     return address_of(options, owner=options.owner, group=options.group, umask=options.umask)
+
+
+def _metrics(options: argparse.Namespace) -> Callable[[StorageServer], contextlib.AbstractContextManager[object]]:
+    """Return what answers requests for the numbers of a server, as long as it is entered. [CMD-27]"""
+    if options.metrics is None:
+        return contextlib.nullcontext
+    try:
+        from durus.serving.metrics import serving_metrics  # only if needed, because of its imports
+    except ModuleNotFoundError as error:
+        raise DurusError(
+            f"--metrics needs {error.name}, which is not installed: pip install 'durus[metrics]'"
+        ) from error
+    return lambda server: serving_metrics(options.metrics, server.measures)
 
 
 def _tls(options: argparse.Namespace) -> "ServerTls | None":

@@ -10,8 +10,11 @@ from collections.abc import Callable
 
 from durus.oid import oid_from_int
 from durus.opening import SERVER_SCHEMES
+from durus.sharing.address import HostPortAddress
+from durus.sharing.protocol import DEFAULT_HOST
 from durus.text import without_password
 
+MAX_PORT = 65535
 _OF_THIS_PROCESS = ("file", "memory")
 
 
@@ -65,6 +68,16 @@ def file_or_storage(text: str) -> str:
 def file_or_address(text: str) -> str:
     """Check the name of a file, or the address of a server or of a storage of another kind."""
     return _checked(text, takes_storages=True, takes_servers=True)
+
+
+def host_and_port(text: str) -> HostPortAddress:
+    """Return the address in [HOST:]PORT; without a host it is on loopback."""
+    host, _, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise argparse.ArgumentTypeError(f"{text!r}: the address of an IPv6 host is written as [{host}]:{port}")
+    return HostPortAddress(host or DEFAULT_HOST, whole_number(0, MAX_PORT)(port))
 
 
 def server_address(text: str) -> str:

@@ -5,7 +5,7 @@ No clocks here: callers pass times in, in seconds. Everything has a bounded size
 
 from bisect import bisect_left
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from durus.error import DurusError
@@ -150,6 +150,15 @@ class Counts:
     conflicting: Conflicts = field(default_factory=Conflicts)
     last_pack: LastPack | None = None
 
+    def copy(self) -> "Counts":
+        """Return the counts as they are now, without the table of conflicts, for another thread."""
+        return replace(
+            self,
+            commit_seconds=self.commit_seconds.copy(),
+            write_seconds=self.write_seconds.copy(),
+            conflicting=Conflicts(),
+        )
+
     def note_commit(self, objects: int, size: int, seconds: float) -> None:
         """Note a durable commit."""
         self.commits += 1
@@ -168,3 +177,20 @@ class Counts:
         """Note the end of a pack, and the size of the file before and after it."""
         freed = None if before is None or after is None or error is not None else before - after
         self.last_pack = LastPack(now, now - began, freed, None if error is None else str(error))
+
+
+class Measures(NamedTuple):
+    """The numbers of a server at one moment."""
+
+    counts: Counts
+    """A copy, because another thread reads it."""
+    traffic: Traffic
+    uptime: float
+    size: int | None
+    """The size of the file in bytes."""
+    clients: int
+    snapshots: int
+    """How many clients hold one."""
+    is_packing: bool
+    bytes_since_pack: int
+    seconds_since_pack: float | None
