@@ -24,14 +24,15 @@ __all__ = ["BackedUp", "GenerationReport", "Restored", "back_up", "follow", "res
 
 
 def back_up(path: Path, target: Path, *, keep: int | None = None) -> BackedUp:
-    """Add what is new in the file to the backup in the folder `target`.
+    """Add what is new in the file to the backup `target`.
 
     The file may be in use: it is not locked. When the call returns, the backup contains everything that was committed
-    before the call. An interrupted backup leaves the folder as it was. [BACKUP-10] [BACKUP-15]
+    before the call. An interrupted backup leaves the target as it was. [BACKUP-10] [BACKUP-15]
 
     Args:
         path: A SHELF-1 file.
-        target: The folder, which is created if it does not exist.
+        target: A folder, which is created if it does not exist; or a place in an object store, `s3://BUCKET/PREFIX`,
+            `gs://BUCKET/PREFIX` or `az://CONTAINER/PREFIX`, with the extra `durus[cloud]`. [BACKUP-50]
         keep: How many generations to keep; older ones are dropped. None keeps all.
 
     Returns:
@@ -39,10 +40,12 @@ def back_up(path: Path, target: Path, *, keep: int | None = None) -> BackedUp:
 
     Raises:
         NothingToBackUpError: The file has no seal yet.
-        BackupError: The folder is not a backup and has other files, or its manifest is missing.
+        BackupError: The folder is not a backup and has other files, or its manifest is missing; or the extra
+            `durus[cloud]` is not installed.
         FormatError: The file is not a SHELF-1 file, or the manifest is of another format.
         DamageError: The file or the manifest is damaged. The backup stays as it was.
-        LockedError: Another backup is writing to the folder.
+        LockedError: Another backup is writing to the folder, or has been made in the same place of an object store.
+        ObjectStoreError: An object store can't be reached, or refuses something.
         FileError: The operating system refused something.
         ArgumentError: `keep` is below 1.
     """
@@ -59,7 +62,7 @@ def follow(
 ) -> Iterator[BackedUp]:
     """Back up the file repeatedly, and yield what was done each time something was new.
 
-    It waits for the first seal of the file, and while another backup writes to the folder. [BACKUP-21]
+    It waits for the first seal of the file, and while another backup writes to the target. [BACKUP-21]
 
     Args:
         path: As for back_up().
@@ -87,7 +90,7 @@ def verify(target: Path) -> list[GenerationReport]:
     """Read a whole backup, and compare it with its checksums.
 
     Args:
-        target: The folder of the backup.
+        target: The backup, as for back_up().
 
     Returns:
         A report on each generation, the oldest first. A generation without problems can be restored.
@@ -111,7 +114,7 @@ def restore(target: Path, path: Path, *, at: str | datetime | None = None) -> Re
     owner of the new file may read it. [BACKUP-30] to [BACKUP-33]
 
     Args:
-        target: The folder of the backup.
+        target: The backup, as for back_up().
         path: The name of the new file.
         at: A time in ISO 8601, or a datetime; without an offset from UTC it is in UTC. None means the newest state.
 

@@ -227,6 +227,10 @@ class LockedError(FileError):
         return f"{super().__str__()}; {printable(self.advice)}"
 
 
+class ObjectStoreError(FileError):
+    """An object store can't be reached, has no such bucket, or refuses the credentials. [BACKUP-54]"""
+
+
 class AlreadyExistsError(FileError, FileExistsError):
     """A file exists that must not be overwritten; its errno is EEXIST."""
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from durus.backups.copying import copy_sealed, in_steps
 from durus.backups.manifest import Generation, Manifest, Segment, segment_name
+from durus.backups.opening import open_target
 from durus.backups.target import Target
 from durus.error import (
     ArgumentError,
@@ -60,7 +61,7 @@ class BackUp:
     def __init__(
         self,
         path: Path,
-        target: Path,
+        target: Path | Target,
         keep: int | None = None,
         source_file_system: FileSystem | None = None,
         target_file_system: FileSystem | None = None,
@@ -69,7 +70,7 @@ class BackUp:
             raise ArgumentError(f"a backup keeps 1 generation or more, not {keep}")
         self._path = os.path.abspath(path_text(path))
         self._file_system = source_file_system or OperatingSystem()
-        self._target = Target(target, target_file_system or OperatingSystem())
+        self._target = open_target(target, target_file_system)
         self._keep = keep
         self.result: BackedUp | None = None
 
@@ -175,8 +176,7 @@ class BackUp:
             copied = yield from in_steps(steps, start, end)
             sealed = copied.sealed
             first_seal = plan.first_seal or sealed.first_seal
-            name = segment_name(first_seal, start, sealed.last_seal)
-            self._target.publish(part, name)
+            name = part.publish(segment_name(first_seal, start, sealed.last_seal))
         finally:
             part.close()
         kept.append(Segment(name, start, size, copied.sha256, sealed.earliest, sealed.last_seal))
@@ -190,8 +190,7 @@ class BackUp:
         kept = generations if self._keep is None else generations[-self._keep :]
         new = Manifest(kept)
         if new != manifest:
-            self._target.write_manifest(new)
-            self._target.remove_unused(new)
+            self._target.replace_manifest(new)
         self.result = BackedUp(
             generation.number,
             plan.is_new,

@@ -13,7 +13,9 @@ from durus.error import DamageError, FormatError
 from durus.files.shelf.layout import Seal, parse_seal_text
 
 FORMAT = "durus-backup-1"
-SEGMENT_NAME = re.compile(r"\d{8}T\d{6}\.\d{6}Z-[0-9a-f]{8}\.[0-9a-f]{16}-[0-9a-f]{16}-[0-9a-f]{8}\.segment")
+SEGMENT_NAME = re.compile(
+    r"\d{8}T\d{6}\.\d{6}Z-[0-9a-f]{8}\.[0-9a-f]{16}-[0-9a-f]{16}-[0-9a-f]{8}(?:-[0-9a-f]{16})?\.segment"
+)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _ADVICE = "the backup can't be used; keep its folder, and back up to another one"
 
@@ -78,6 +80,11 @@ def segment_name(first_seal: Seal, start: int, last_seal: Seal) -> str:
     """Return the name of a segment of the file with this first seal. [BACKUP-2]"""
     time = first_seal.time.replace("-", "").replace(":", "")
     return f"{time}-{first_seal.checksum:08x}.{start:016x}-{last_seal.end:016x}-{last_seal.checksum:08x}.segment"
+
+
+def unique_segment_name(name: str, chance: bytes) -> str:
+    """Return the name that this segment has in an object store; `chance` is 8 random bytes. [BACKUP-51]"""
+    return f"{name.removesuffix('.segment')}-{chance.hex()}.segment"
 
 
 def pack_manifest(manifest: Manifest) -> bytes:

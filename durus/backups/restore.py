@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from durus.backups.copying import check_segment, in_steps
 from durus.backups.manifest import Generation, Manifest
+from durus.backups.opening import open_target
 from durus.backups.target import MissingSegmentError, Target
 from durus.error import ArgumentError, BackupError, DamageError
 from durus.files.file import File, FileSystem, OperatingSystem, Path, path_text
@@ -38,13 +39,13 @@ class Restore:
 
     def __init__(
         self,
-        target: Path,
+        target: Path | Target,
         path: Path,
         at: str | datetime | None = None,
         target_file_system: FileSystem | None = None,
         file_system: FileSystem | None = None,
     ) -> None:
-        self._target = Target(target, target_file_system or OperatingSystem())
+        self._target = open_target(target, target_file_system)
         self._path = os.path.realpath(path_text(path))
         self._file_system = file_system or OperatingSystem()
         self._at = None if at is None else seal_time(at)

@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 from durus.backups.copying import check_segment, in_steps
 from durus.backups.manifest import Generation
+from durus.backups.opening import open_target
 from durus.backups.target import Target
 from durus.error import DamageError, FileError
-from durus.files.file import FileSystem, OperatingSystem, Path
+from durus.files.file import FileSystem, Path
 from durus.progress import Progress
 
 
@@ -28,8 +29,8 @@ class GenerationReport(NamedTuple):
 class Verification:
     """One verification of a backup: steps() does the work, and `generations` then has the results."""
 
-    def __init__(self, target: Path, file_system: FileSystem | None = None) -> None:
-        self._target = Target(target, file_system or OperatingSystem())
+    def __init__(self, target: Path | Target, file_system: FileSystem | None = None) -> None:
+        self._target = open_target(target, file_system)
         self.generations: list[GenerationReport] = []
         self._problems: dict[str, str | None] = {}
         """The problem of each segment that was read, by name; None if there is none."""

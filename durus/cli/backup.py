@@ -9,13 +9,16 @@ from durus.backups.verify import Verification
 from durus.cli.options import UsageError
 from durus.cli.output import tell
 from durus.cli.progress import show_progress
-from durus.cli.values import file_name, whole_number
+from durus.cli.values import backup_target, file_name, whole_number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", nargs="?", type=file_name, metavar="FILE", help="the file to back up; it may be in use")
     parser.add_argument(
-        "target", type=file_name, metavar="TARGET", help="the folder of the backup, created if it does not exist"
+        "target",
+        type=backup_target,
+        metavar="TARGET",
+        help="the folder of the backup, created if it does not exist, or s3://, gs:// or az://BUCKET/PREFIX",
     )
     parser.add_argument(
         "--keep", type=whole_number(1), metavar="N", help="keep the newest N generations, and drop older ones"

@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Callable
 
+from durus.backups.opening import is_in_object_store
 from durus.oid import oid_from_int
 from durus.opening import SERVER_SCHEMES
 from durus.sharing.address import HostPortAddress
@@ -58,6 +59,11 @@ def seconds(highest: float, or_zero: bool = False) -> Callable[[str], float]:
 def file_name(text: str) -> str:
     """Check the name of a file, for a command that takes files only. [CMD-7]"""
     return _checked(text, takes_storages=False, takes_servers=False)
+
+
+def backup_target(text: str) -> str:
+    """Check the name of a folder, or the address of a place in an object store. [BACKUP-50]"""
+    return text if is_in_object_store(text) else file_name(text)
 
 
 def file_or_storage(text: str) -> str:

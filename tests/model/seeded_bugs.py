@@ -38,9 +38,15 @@ SESSIONS_OVER_FILE = "tests/model/test_session_machine.py::TestOverFile"
 SESSIONS_OVER_MEMORY = "tests/model/test_session_machine.py::TestOverMemory"
 
 BACK_UP = "durus/backups/back_up.py"
-TARGET = "durus/backups/target.py"
+FOLDER_TARGET = "durus/backups/folder.py"
+OBJECT_TARGET = "durus/backups/objects.py"
 CRASH_OF_BACKUP = (
     "tests/model/test_backup_crashes.py::test_crash_at_any_operation_leaves_the_backup_complete_or_as_it_was"
+)
+
+BACKUPS_IN_OBJECTS = "tests/model/test_backup_in_objects.py"
+LIST_UNUSED = (
+    "        unused = [name for name in self._store.names() if SEGMENT_NAME.fullmatch(name) and name not in used]\n"
 )
 
 BUGS: dict[str, Bug] = {
@@ -234,13 +240,19 @@ BUGS: dict[str, Bug] = {
         f"{CRASH_OF_BACKUP}[without fsync]",
     ),
     "a manifest names a segment whose name is not durable": Bug(
-        (Change(TARGET, "        self._file_system.sync_directory(self._path_of(name))\n", ""),),
+        (
+            Change(
+                FOLDER_TARGET,
+                "        self._file_system.sync_directory(path)\n        return name\n",
+                "        return name\n",
+            ),
+        ),
         f"{CRASH_OF_BACKUP}[first]",
     ),
     "a manifest is not synced before it replaces the old one": Bug(
         (
             Change(
-                TARGET,
+                FOLDER_TARGET,
                 "            part.append(pack_manifest(manifest))\n            part.sync()\n",
                 "            part.append(pack_manifest(manifest))\n",
             ),
@@ -250,12 +262,36 @@ BUGS: dict[str, Bug] = {
     "segments are removed before the manifest is written": Bug(
         (
             Change(
-                BACK_UP,
-                "            self._target.write_manifest(new)\n            self._target.remove_unused(new)\n",
-                "            self._target.remove_unused(new)\n            self._target.write_manifest(new)\n",
+                FOLDER_TARGET,
+                "        self._write_manifest(manifest)\n        self._remove_unused(manifest)\n",
+                "        self._remove_unused(manifest)\n        self._write_manifest(manifest)\n",
             ),
         ),
         f"{CRASH_OF_BACKUP}[keep]",
+    ),
+    "two segments in an object store have the same name": Bug(
+        (Change(OBJECT_TARGET, "os.urandom(8)", "bytes(8)"),),
+        f"{BACKUPS_IN_OBJECTS}::test_backups_at_the_same_time_never_lose_what_a_manifest_names",
+    ),
+    "segments in an object store are listed after the manifest was replaced": Bug(
+        (
+            Change(
+                OBJECT_TARGET,
+                f"{LIST_UNUSED}        self._version = self._write_manifest(manifest, self._version)\n",
+                f"        self._version = self._write_manifest(manifest, self._version)\n{LIST_UNUSED}",
+            ),
+        ),
+        f"{BACKUPS_IN_OBJECTS}::test_backups_at_the_same_time_never_lose_what_a_manifest_names",
+    ),
+    "the manifest in an object store is replaced whatever it is": Bug(
+        (
+            Change(
+                "durus/backups/obstore_store.py",
+                'mode="create" if version is None else _mode(version)',
+                'mode="overwrite"',
+            ),
+        ),
+        f"{BACKUPS_IN_OBJECTS}::test_backups_at_the_same_time_never_lose_what_a_manifest_names",
     ),
     "a backup keeps a commit that was cut off while it was read": Bug(
         (Change(BACK_UP, "        if not has_seal(file, plan.segments[-1].seal):", "        if False:"),),

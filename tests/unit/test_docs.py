@@ -21,7 +21,7 @@ ELSEWHERE = {
 """The pages that have tests of their own."""
 PAGES = sorted(path for path in DOCS.rglob("*.md") if str(path.relative_to(DOCS)) not in ELSEWHERE)
 RUNNER = ROOT / "tests" / "pages.py"
-MOST_NOT_RUN = 9
+MOST_NOT_RUN = 10
 """How many blocks of all pages may say that they are not run."""
 
 
