@@ -60,6 +60,15 @@ Moment = int | str | datetime
 """A commit: by its number, or the last one at a time or before. A text is in ISO 8601, and in UTC without an offset."""
 
 
+class Usage(NamedTuple):
+    """How much of a file a pack would remove."""
+
+    size: int
+    """The bytes of the file."""
+    garbage: int
+    """About how many of them are records that newer ones have replaced. [CMD-61]"""
+
+
 EMPTY_COMMIT = StagedCommit(lambda: None, lambda: None)
 
 
@@ -92,6 +101,11 @@ class Storage:
     def is_interrupted(self) -> bool:
         """True if an exception interrupted the last call, so that the next one starts anew."""
         return self._guard is not None and self._guard.is_interrupted
+
+    @property
+    def usage(self) -> Usage | None:
+        """How much of its file a pack would remove; None if that is not known."""
+        return None
 
     def load(self, oid: bytes) -> bytes:
         """Return the current record of an object.

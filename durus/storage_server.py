@@ -39,7 +39,7 @@ from durus.sharing.protocol import DEFAULT_HOST, DEFAULT_PORT, INVALID, NOT_FOUN
 from durus.sharing.protocol2 import MAX_SECONDS, Hello
 from durus.sharing.roles import Access, Peer
 from durus.sharing.session import SessionCore, Write
-from durus.storage import Storage
+from durus.storage import Storage, Usage
 
 if TYPE_CHECKING:
     from durus.sharing.tls import ServerTls  # which imports ssl
@@ -61,6 +61,8 @@ __all__ = [
 ]
 
 DEFAULT_GCBYTES = 0
+GARBAGE_BYTES = 1 << 26
+"""How much garbage a file has at least when a server packs it by itself. [CMD-60]"""
 DEFAULT_COMMIT_TIMEOUT = 10.0
 DEFAULT_STALL_TIMEOUT = 30.0
 MAX_SNAPSHOT_SECONDS = 3600
@@ -99,6 +101,8 @@ class StorageServer:
             socket, `@name` for an abstract one, or a SocketAddress.
         gcbytes: pack after this many committed bytes; 0 is never.
         gcinterval: pack every so many seconds, if anything was committed; 0 is never.
+        gcgarbage: pack when more than half of a SHELF-1 file is garbage, and at least so many bytes; 0 is never.
+            [CMD-60]
         commit_timeout: how many seconds a client may take from its turn to commit to the end of its data. [WIRE-21]
         stall_timeout: how many seconds a client may take for the rest of a request, or to read its answers. [WIRE-22]
         access: who may connect, and who may read, commit, pack and stop. By default those who can connect may commit;
@@ -121,18 +125,21 @@ class StorageServer:
         gcbytes: int = DEFAULT_GCBYTES,
         *,
         gcinterval: float = 0,
+        gcgarbage: int = 0,
         commit_timeout: float = DEFAULT_COMMIT_TIMEOUT,
         stall_timeout: float = DEFAULT_STALL_TIMEOUT,
         access: Access | None = None,
         tls: "ServerTls | None" = None,
     ) -> None:
-        for number in (gcbytes, gcinterval, commit_timeout, stall_timeout):
+        for number in (gcbytes, gcinterval, gcgarbage, commit_timeout, stall_timeout):
             if not isinstance(number, int | float):
-                raise ArgumentError(f"{number!r} is not a number; gcbytes, gcinterval and the timeouts must be numbers")
-        if not (gcbytes >= 0 and 0 <= gcinterval <= MAX_SECONDS):
+                raise ArgumentError(
+                    f"{number!r} is not a number; gcbytes, gcinterval, gcgarbage and the timeouts must be numbers"
+                )
+        if not (gcbytes >= 0 and gcgarbage >= 0 and 0 <= gcinterval <= MAX_SECONDS):
             raise ArgumentError(
-                f"gcbytes ({gcbytes}) and gcinterval ({gcinterval}) must not be less than 0, and the latter not more "
-                f"than {MAX_SECONDS}"
+                f"gcbytes ({gcbytes}), gcgarbage ({gcgarbage}) and gcinterval ({gcinterval}) must not be less than 0, "
+                f"and the last not more than {MAX_SECONDS}"
             )
         if not (0 < commit_timeout <= MAX_SECONDS and 0 < stall_timeout <= MAX_SECONDS):
             raise ArgumentError(
@@ -158,6 +165,7 @@ class StorageServer:
         """The clients that have sent Q and wait until the server has stopped."""
         self._gcbytes = gcbytes
         self._gcinterval = gcinterval
+        self._gcgarbage = gcgarbage
         self._listening: list[socket.socket] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = asyncio.Event()
@@ -172,6 +180,7 @@ class StorageServer:
         self._packing: asyncio.Task[None] | None = None
         self._pack_steps: Iterator[Progress] | None = None
         self._pack_began = 0.0
+        self._has_packed = False
         self._waiting_for_pack: list[Callable[[DurusError | None], None]] = []
         self._waiting_for_next_pack: list[Callable[[DurusError | None], None]] = []
         """What is to be called at the end of the pack that is in progress, and of one that begins later."""
@@ -507,8 +516,15 @@ class StorageServer:
     def note_commit(self, size: int) -> None:
         """Note a commit of `size` bytes, and pack if it is time to."""
         self._bytes_since_pack += size
-        if self._gcbytes and self._bytes_since_pack > self._gcbytes:
+        if (self._gcbytes and self._bytes_since_pack > self._gcbytes) or self._is_mostly_garbage():
             self.pack()
+
+    def _is_mostly_garbage(self) -> bool:
+        """Tell whether it is time to pack by the garbage in the file. [CMD-60]"""
+        if not self._gcgarbage or (self._has_packed and self._bytes_since_pack < self._gcgarbage):
+            return False  # a pack that fails does not begin again with each commit
+        usage = self.storage.usage
+        return usage is not None and usage.garbage >= self._gcgarbage and 2 * usage.garbage > usage.size
 
     def pack(self, on_end: Callable[[DurusError | None], None] | None = None) -> None:
         """Start a pack, if none is running. [WIRE-12]
@@ -534,6 +550,7 @@ class StorageServer:
         """Pack, and serve clients between two steps. [TXN-25]"""
         _logger.info("packing")
         self._bytes_since_pack = 0
+        self._has_packed = True
         self._pack_began = time.monotonic()
         self._pack_steps = self.core.gen_pack()
         try:
@@ -554,14 +571,24 @@ class StorageServer:
 
     def _pack_a_step(self) -> None:
         if self._pack_steps is not None:
+            usage = self.storage.usage
             try:
                 next(self._pack_steps)
             except StopIteration:
-                _logger.info("packed in %.1f s", time.monotonic() - self._pack_began)
+                self._note_packed(usage)
                 self._end_pack(None)
             except DurusError as error:
                 _logger.error("the pack failed: %s", error)
                 self._end_pack(error)
+
+    def _note_packed(self, before: Usage | None) -> None:
+        """Log how much a pack has freed. [CMD-62]"""
+        seconds, after = time.monotonic() - self._pack_began, self.storage.usage
+        if before is None or after is None:
+            _logger.info("packed in %.1f s", seconds)
+        else:
+            freed = before.size - after.size
+            _logger.info("packed in %.1f s: %d bytes freed, %d left", seconds, freed, after.size)
 
     def _end_pack(self, error: DurusError | None) -> None:
         self._pack_steps = None

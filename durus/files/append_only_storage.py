@@ -35,7 +35,7 @@ from durus.files.opening import cut_tail, open_locked
 from durus.files.record_file import F, PreparedTransaction, is_unfinished_creation
 from durus.files.single_file_storage import SingleFileStorage
 from durus.progress import Progress
-from durus.storage import EMPTY_COMMIT, StagedCommit, Storage, check_references
+from durus.storage import EMPTY_COMMIT, StagedCommit, Storage, Usage, check_references
 
 Durability = Literal["fsync", "os"]
 
@@ -60,6 +60,9 @@ class AppendOnlyStorage(SingleFileStorage[_Opened[F]], Generic[F]):
     """Base of storages in one file, which is only appended to, and replaced as a whole by a pack."""
 
     file_format: FileFormat[F]
+
+    keep_prepack = True
+    """False if a pack is to remove the file from before it, and those from before earlier packs. [CMD-62]"""
 
     _opened: _Opened[F] | None = None
     _commit: "_Commit[F] | None" = None
@@ -157,6 +160,11 @@ class AppendOnlyStorage(SingleFileStorage[_Opened[F]], Generic[F]):
         if self._opened is None:
             raise self._closed_error()
         return self._opened
+
+    @property
+    def usage(self) -> Usage | None:
+        opened = self._opened
+        return None if opened is None else Usage(opened.record_file.end, opened.record_file.garbage)
 
     # Storage
 
@@ -359,7 +367,7 @@ class AppendOnlyStorage(SingleFileStorage[_Opened[F]], Generic[F]):
             old, self._opened, self._removed = self._opened, new, self._removed + removed
             old.file.close()
         try:
-            self._replacer.finish()
+            self._replacer.finish(self.keep_prepack)
         except FileError as error:
             self._failure = str(error)
             raise

@@ -31,6 +31,8 @@ class RecordFile:
     """Where the last sound transaction ends."""
     tail: UnsoundTailError | None
     """The error for the bytes after the end, None if there are none."""
+    garbage = 0
+    """About how many bytes are records that newer ones have replaced; 0 if the format does not count them. [CMD-61]"""
     _watcher: "weakref.ref[Replaced] | None" = None
 
     def offset_of(self, oid: bytes) -> int | None:

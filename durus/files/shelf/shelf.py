@@ -22,7 +22,7 @@ from durus.files.shelf.layout import (
 )
 from durus.files.shelf.offset_map import OffsetMap, build_offset_map
 from durus.files.shelf.scan import Transaction, scan_transactions
-from durus.oid import format_oid
+from durus.oid import format_oid, oid_from_int
 
 EMPTY_FILE = MAGIC + U64.pack(0) + b"".join(build_offset_map([], 0))
 """The bytes of a file without any object. [SHELF-3]"""
@@ -47,7 +47,18 @@ class Shelf(RecordFile):
         """The offset of the newest entry of each oid that has one after the offset map."""
         self.end, self.checksum, self.is_sealed = self._settled = self.map.end, self.base_checksum, False
         self.tail: UnsoundTailError | None = None
+        self._entry_count = 0
+        """How many entries were read after the packed part."""
+        self._packed_below = oid_from_int(self.map.count)
+        """Oids below this one count as having a record in the packed part."""
         self.read_on()
+        self.garbage = self._garbage_read()
+
+    def _garbage_read(self) -> int:
+        """Return about how many bytes after the packed part make garbage: as many as replaced entries have. [CMD-61]"""
+        count = self._entry_count
+        new = len(self.index) - sum(map(self._packed_below.__gt__, self.index))
+        return (self.end - self.map.end) * (count - new) // count if count else 0
 
     @property
     def settled_end(self) -> int:
@@ -58,10 +69,12 @@ class Shelf(RecordFile):
         index: dict[bytes, int] = {}
         tail: UnsoundTailError | None = None
         last: Transaction | None = None
+        count = 0
         now = before = settled = self._settled
         try:
             for last in scan_transactions(self.file, now[0], self.file.size(), now[1]):
                 index.update(last.entries)
+                count += len(last.entries)
                 before, now = now, (last.end, last.checksum, last.seal is not None)
                 if last.entries or last.seal:
                     settled = now  # otherwise Durus 4.3 may be about to write its true length [SHELF-24]
@@ -75,6 +88,7 @@ class Shelf(RecordFile):
         self.index.update(index)
         self.end, self.checksum, self.is_sealed = now
         self._settled, self.tail = settled, tail
+        self._entry_count += count
         return list(index)
 
     def offset_of(self, oid: bytes) -> int | None:
@@ -132,9 +146,13 @@ class Shelf(RecordFile):
         start = self.end + len(covering_seal)
         entries, offsets = pack_entries(records, start + U64.size)
         data, checksum = pack_transaction(entries, start, time, checksum)
+        index, packed_below = self.index, self._packed_below
+        replacing = (len(record) for oid, record in records if oid in index or oid < packed_below)
+        garbage = self.garbage + sum(replacing)  # as if the records before had the same size [CMD-61]
 
         def accept() -> None:
             self._note_replaced(offsets)
+            self.garbage = garbage
             self.end, self.checksum, self.is_sealed = start + len(data), checksum, True
             self.index.update(offsets)  # last, because entries must be before the end
 
