@@ -41,6 +41,17 @@ class StagedCommit(NamedTuple):
     """Makes the records the current ones; called after write() has returned."""
 
 
+class StagedSync(NamedTuple):
+    """What others have written, before a storage shows it."""
+
+    oids: list[bytes] | None
+    """What they have changed; None for anything, because the file was replaced."""
+    accept: Callable[[], None]
+    """Shows it from now on."""
+    before: "Storage | None" = None
+    """If the file was replaced: what the storage shows before accept(). The caller closes it."""
+
+
 class Commit(NamedTuple):
     """A commit that a file still has. [HIST-1]"""
 
@@ -183,6 +194,17 @@ class Storage:
 
         Raises:
             DisconnectedError: the server can't be reached.
+        """
+        raise NotImplementedError
+
+    def stage_sync(self) -> StagedSync:
+        """Do what sync() does in two steps, for a storage that `follows`. [CMD-63]
+
+        A file that was cut, repaired or written anew is opened again, with a DurusWarning.
+
+        Raises:
+            FileError: the file is missing, or can't be read.
+            DamageError: the file is damaged.
         """
         raise NotImplementedError
 

@@ -82,6 +82,9 @@ _ACCEPTED_AT_ONCE = 16
 _SECONDS_WITHOUT_DESCRIPTORS = 1.0
 """How long no connection is accepted after there was no descriptor for one."""
 
+_SECONDS_BETWEEN_LOOKS = 0.2
+"""How often a server looks for what another process has written to the file that it follows. [CMD-63]"""
+
 _SECONDS_BETWEEN_COMPLAINTS = 60.0
 """How long the loop's complaints of one kind are not logged again."""
 
@@ -294,6 +297,8 @@ class StorageServer:
             listening.listen(BACKLOG)
             loop.add_reader(listening, self._accept, listening)
         watching = [self._start(self._watch_clients()), self._start(self._pack_by_the_clock())]
+        if self.storage.follows:
+            watching.append(self._start(self._follow_the_file()))
         if not self._stop_requested:
             await self._stopping.wait()
         for listening in self._listening:
@@ -382,7 +387,7 @@ class StorageServer:
         now = time.monotonic()
         if now - self._complaints.get(message, -_SECONDS_BETWEEN_COMPLAINTS) >= _SECONDS_BETWEEN_COMPLAINTS:
             self._complaints[message] = now
-            is_expected = error is None or isinstance(error, OSError)
+            is_expected = error is None or isinstance(error, OSError | DurusError)
             _logger.error("%s: %s", message, error, exc_info=None if is_expected else error)
 
     def _start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
@@ -545,6 +550,16 @@ class StorageServer:
             await asyncio.sleep(self._gcinterval)
             if self._bytes_since_pack:
                 self.pack()
+
+    async def _follow_the_file(self) -> None:
+        """Show what another process writes to the file. [CMD-63]"""
+        while True:
+            await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)
+            try:
+                self.core.follow()
+            except DurusError as error:
+                self._complain("what is new in the file can't be shown", error)
+            self.settle()
 
     async def _pack(self) -> None:
         """Pack, and serve clients between two steps. [TXN-25]"""

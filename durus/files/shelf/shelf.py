@@ -7,7 +7,7 @@ from durus.error import DamageError, FormatError, UnsoundTailError
 from durus.files.file import ReadableFile
 from durus.files.forward_reader import CHUNK_SIZE, Unsound
 from durus.files.read_ahead import ReadAhead
-from durus.files.record_file import PreparedTransaction, RecordFile
+from durus.files.record_file import Appended, PreparedTransaction, RecordFile
 from durus.files.shelf import recover
 from durus.files.shelf.block_checked import DAMAGED, block_checked
 from durus.files.shelf.block_table import read_block_table
@@ -64,8 +64,8 @@ class Shelf(RecordFile):
     def settled_end(self) -> int:
         return self._settled[0]
 
-    def read_on(self) -> list[bytes]:
-        """Read all further sound transactions; return the oids that they change. [SHELF-54]"""
+    def look_ahead(self) -> Appended:
+        """Read all further sound transactions, and change nothing yet. [SHELF-54]"""
         index: dict[bytes, int] = {}
         tail: UnsoundTailError | None = None
         last: Transaction | None = None
@@ -85,11 +85,14 @@ class Shelf(RecordFile):
             tail = error
             if tail.offset < now[0]:  # the transaction of length 0 before it belongs to the tail
                 now = before
-        self.index.update(index)
-        self.end, self.checksum, self.is_sealed = now
-        self._settled, self.tail = settled, tail
-        self._entry_count += count
-        return list(index)
+
+        def accept() -> None:
+            self.index.update(index)
+            self.end, self.checksum, self.is_sealed = now
+            self._settled, self.tail = settled, tail
+            self._entry_count += count
+
+        return Appended(list(index), accept)
 
     def offset_of(self, oid: bytes) -> int | None:
         """Return the file offset of the current entry of `oid`, None if there is none. [SHELF-11]"""
