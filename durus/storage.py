@@ -41,6 +41,17 @@ class StagedCommit(NamedTuple):
     """Makes the records the current ones; called after write() has returned."""
 
 
+class StagedSync(NamedTuple):
+    """What others have written, before a storage shows it."""
+
+    oids: list[bytes] | None
+    """What they have changed; None for anything, because the file was replaced."""
+    accept: Callable[[], None]
+    """Shows it from now on."""
+    before: "Storage | None" = None
+    """If the file was replaced: what the storage shows before accept(). The caller closes it."""
+
+
 class Commit(NamedTuple):
     """A commit that a file still has. [HIST-1]"""
 
@@ -58,6 +69,15 @@ class Commit(NamedTuple):
 
 Moment = int | str | datetime
 """A commit: by its number, or the last one at a time or before. A text is in ISO 8601, and in UTC without an offset."""
+
+
+class Usage(NamedTuple):
+    """How much of a file a pack would remove."""
+
+    size: int
+    """The bytes of the file."""
+    garbage: int
+    """About how many of them are records that newer ones have replaced. [CMD-61]"""
 
 
 EMPTY_COMMIT = StagedCommit(lambda: None, lambda: None)
@@ -92,6 +112,11 @@ class Storage:
     def is_interrupted(self) -> bool:
         """True if an exception interrupted the last call, so that the next one starts anew."""
         return self._guard is not None and self._guard.is_interrupted
+
+    @property
+    def usage(self) -> Usage | None:
+        """How much of its file a pack would remove; None if that is not known."""
+        return None
 
     def load(self, oid: bytes) -> bytes:
         """Return the current record of an object.
@@ -169,6 +194,17 @@ class Storage:
 
         Raises:
             DisconnectedError: the server can't be reached.
+        """
+        raise NotImplementedError
+
+    def stage_sync(self) -> StagedSync:
+        """Do what sync() does in two steps, for a storage that `follows`. [CMD-63]
+
+        A file that was cut, repaired or written anew is opened again, with a DurusWarning.
+
+        Raises:
+            FileError: the file is missing, or can't be read.
+            DamageError: the file is damaged.
         """
         raise NotImplementedError
 

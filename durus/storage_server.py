@@ -67,6 +67,8 @@ __all__ = [
 ]
 
 DEFAULT_GCBYTES = 0
+GARBAGE_BYTES = 1 << 26
+"""How much garbage a file has at least when a server packs it by itself. [CMD-60]"""
 DEFAULT_COMMIT_TIMEOUT = 10.0
 DEFAULT_STALL_TIMEOUT = 30.0
 MAX_SNAPSHOT_SECONDS = 3600
@@ -91,6 +93,10 @@ _SECONDS_WITHOUT_DESCRIPTORS = 1.0
 
 _SECONDS_BETWEEN_SUMMARIES = 60.0
 """How often the log has a summary, if anything has happened."""
+
+_SECONDS_BETWEEN_LOOKS = 0.2
+"""How often a server looks for what another process has written to the file that it follows. [CMD-63]"""
+
 _SECONDS_BETWEEN_COMPLAINTS = 60.0
 """How long the loop's complaints of one kind are not logged again."""
 
@@ -110,6 +116,8 @@ class StorageServer:
             socket, `@name` for an abstract one, or a SocketAddress.
         gcbytes: pack after this many committed bytes; 0 is never.
         gcinterval: pack every so many seconds, if anything was committed; 0 is never.
+        gcgarbage: pack when more than half of a SHELF-1 file is garbage, and at least so many bytes; 0 is never.
+            [CMD-60]
         commit_timeout: how many seconds a client may take from its turn to commit to the end of its data. [WIRE-21]
         stall_timeout: how many seconds a client may take for the rest of a request, or to read its answers. [WIRE-22]
         access: who may connect, and who may read, commit, pack and stop. By default those who can connect may commit;
@@ -132,18 +140,21 @@ class StorageServer:
         gcbytes: int = DEFAULT_GCBYTES,
         *,
         gcinterval: float = 0,
+        gcgarbage: int = 0,
         commit_timeout: float = DEFAULT_COMMIT_TIMEOUT,
         stall_timeout: float = DEFAULT_STALL_TIMEOUT,
         access: Access | None = None,
         tls: "ServerTls | None" = None,
     ) -> None:
-        for number in (gcbytes, gcinterval, commit_timeout, stall_timeout):
+        for number in (gcbytes, gcinterval, gcgarbage, commit_timeout, stall_timeout):
             if not isinstance(number, int | float):
-                raise ArgumentError(f"{number!r} is not a number; gcbytes, gcinterval and the timeouts must be numbers")
-        if not (gcbytes >= 0 and 0 <= gcinterval <= MAX_SECONDS):
+                raise ArgumentError(
+                    f"{number!r} is not a number; gcbytes, gcinterval, gcgarbage and the timeouts must be numbers"
+                )
+        if not (gcbytes >= 0 and gcgarbage >= 0 and 0 <= gcinterval <= MAX_SECONDS):
             raise ArgumentError(
-                f"gcbytes ({gcbytes}) and gcinterval ({gcinterval}) must not be less than 0, and the latter not more "
-                f"than {MAX_SECONDS}"
+                f"gcbytes ({gcbytes}), gcgarbage ({gcgarbage}) and gcinterval ({gcinterval}) must not be less than 0, "
+                f"and the last not more than {MAX_SECONDS}"
             )
         if not (0 < commit_timeout <= MAX_SECONDS and 0 < stall_timeout <= MAX_SECONDS):
             raise ArgumentError(
@@ -173,6 +184,7 @@ class StorageServer:
         """The clients that have sent Q and wait until the server has stopped."""
         self._gcbytes = gcbytes
         self._gcinterval = gcinterval
+        self._gcgarbage = gcgarbage
         self._listening: list[socket.socket] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = asyncio.Event()
@@ -187,7 +199,7 @@ class StorageServer:
         self._packing: asyncio.Task[None] | None = None
         self._pack_steps: Iterator[Progress] | None = None
         self._pack_began = 0.0
-        self._size_before_pack: int | None = None
+        self._has_packed = False
         self._waiting_for_pack: list[Callable[[DurusError | None], None]] = []
         self._waiting_for_next_pack: list[Callable[[DurusError | None], None]] = []
         """What is to be called at the end of the pack that is in progress, and of one that begins later."""
@@ -303,7 +315,9 @@ class StorageServer:
             listening.setblocking(False)
             listening.listen(BACKLOG)
             loop.add_reader(listening, self._accept, listening)
-        by_the_clock = self._watch_clients, self._pack_by_the_clock, self._summarize_by_the_clock, self._give_signs
+        by_the_clock = [self._watch_clients, self._pack_by_the_clock, self._summarize_by_the_clock, self._give_signs]
+        if self.storage.follows:
+            by_the_clock.append(self._follow_the_file)
         watching = [self._start(work()) for work in by_the_clock]
         self._service_manager.tell_ready(self._state())
         if not self._stop_requested:
@@ -395,7 +409,7 @@ class StorageServer:
         now = time.monotonic()
         if now - self._complaints.get(message, -_SECONDS_BETWEEN_COMPLAINTS) >= _SECONDS_BETWEEN_COMPLAINTS:
             self._complaints[message] = now
-            is_expected = error is None or isinstance(error, OSError)
+            is_expected = error is None or isinstance(error, OSError | DurusError)
             _logger.error("%s: %s", message, error, exc_info=None if is_expected else error)
 
     def _start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
@@ -577,8 +591,15 @@ class StorageServer:
     def note_commit(self, size: int) -> None:
         """Note a commit of `size` bytes, and pack if it is time to."""
         self._bytes_since_pack += size
-        if self._gcbytes and self._bytes_since_pack > self._gcbytes:
+        if (self._gcbytes and self._bytes_since_pack > self._gcbytes) or self._is_mostly_garbage():
             self.pack()
+
+    def _is_mostly_garbage(self) -> bool:
+        """Tell whether it is time to pack by the garbage in the file. [CMD-60]"""
+        if not self._gcgarbage or (self._has_packed and self._bytes_since_pack < self._gcgarbage):
+            return False  # a pack that fails does not begin again with each commit
+        usage = self.storage.usage
+        return usage is not None and usage.garbage >= self._gcgarbage and 2 * usage.garbage > usage.size
 
     def pack(self, on_end: Callable[[DurusError | None], None] | None = None) -> None:
         """Start a pack, if none is running. [WIRE-12]
@@ -600,12 +621,22 @@ class StorageServer:
             if self._bytes_since_pack:
                 self.pack()
 
+    async def _follow_the_file(self) -> None:
+        """Show what another process writes to the file. [CMD-63]"""
+        while True:
+            await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)
+            try:
+                self.core.follow()
+            except DurusError as error:
+                self._complain("what is new in the file can't be shown", error)
+            self.settle()
+
     async def _pack(self) -> None:
         """Pack, and serve clients between two steps. [TXN-25]"""
         _logger.info("packing")
         self._bytes_since_pack = 0
+        self._has_packed = True
         self._pack_began = time.monotonic()
-        self._size_before_pack = self._file_size()
         self._pack_steps = self.core.gen_pack()
         try:
             while self._pack_steps is not None:
@@ -625,18 +656,25 @@ class StorageServer:
 
     def _pack_a_step(self) -> None:
         if self._pack_steps is not None:
+            before = self._file_size()
             try:
                 next(self._pack_steps)
             except StopIteration:
-                _logger.info("packed in %.1f s", time.monotonic() - self._pack_began)
-                self._end_pack(None)
+                self._end_pack(before, None)
             except DurusError as error:
-                _logger.error("the pack failed: %s", error)
-                self._end_pack(error)
+                self._end_pack(before, error)
 
-    def _end_pack(self, error: DurusError | None) -> None:
+    def _end_pack(self, before: int | None, error: DurusError | None) -> None:
+        """Note, log and tell how the pack has ended; `before` is the size of the file before its last step. [CMD-62]"""
         self._pack_steps = None
-        self.counts.note_pack(time.monotonic(), self._pack_began, self._size_before_pack, self._file_size(), error)
+        after = self._file_size()
+        pack = self.counts.note_pack(time.monotonic(), self._pack_began, before, after, error)
+        if error is not None:
+            _logger.error("the pack failed: %s", error)
+        elif pack.freed is None:
+            _logger.info("packed in %.1f s", pack.seconds)
+        else:
+            _logger.info("packed in %.1f s: %d bytes freed, %d left", pack.seconds, pack.freed, after)
         waiting, self._waiting_for_pack = self._waiting_for_pack, []
         for on_end in waiting:
             on_end(error)

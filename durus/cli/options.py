@@ -9,6 +9,7 @@ from typing import Any
 from durus.cli.values import MAX_PORT, file_or_storage, whole_number
 from durus.error import AddressError, DurusError
 from durus.file_storage import FileStorage
+from durus.files.append_only_storage import AppendOnlyStorage
 from durus.files.inspection import Inspection
 from durus.open_file import inspect_file, open_file_storage, storage_class_of
 from durus.sharing.address import SocketAddress
@@ -70,6 +71,22 @@ def add_at_argument(parser: argparse.ArgumentParser) -> None:
         help="the state of the last commit at this time or before, in ISO 8601 and in UTC unless it has an offset "
         "(the newest)",
     )
+
+
+def add_keep_prepack_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--keep-prepack",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="keep the file from before a pack, with .prepack after its name, or remove it when the new one is "
+        "durable (kept)",
+    )
+
+
+def keep_prepack(storage: Storage, options: argparse.Namespace) -> None:
+    """Tell a storage whether its packs keep the old file. [CMD-62]"""
+    if isinstance(storage, AppendOnlyStorage):
+        storage.keep_prepack = options.keep_prepack
 
 
 def open_storage(options: argparse.Namespace) -> Storage:

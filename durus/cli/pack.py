@@ -10,8 +10,10 @@ from durus.cli.options import (
     UsageError,
     add_address_arguments,
     add_file_arguments,
+    add_keep_prepack_argument,
     choose_server,
     is_address,
+    keep_prepack,
     open_address,
     require_file,
 )
@@ -46,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help=f"with --wait: stop waiting after so many seconds, with an error ({_TIMEOUT:.0f})",
     )
+    add_keep_prepack_argument(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -58,6 +61,7 @@ def run(options: argparse.Namespace) -> int:
         return _pack_other(options.file)
     require_file(options.file)  # opening it would create it
     storage = open_file_storage(options.file)
+    keep_prepack(storage, options)
     try:
         old = os.stat(options.file)
         show_progress(storage.get_packer())

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from durus.cli.options import (
     UsageError,
     add_address_arguments,
+    add_keep_prepack_argument,
     add_storage_arguments,
     address_of,
+    keep_prepack,
     open_storage,
 )
 from durus.cli.output import tell
@@ -27,8 +29,8 @@ from durus.sharing.protocol2 import MAX_SECONDS
 from durus.sharing.roles import ROLES, Access, Role
 from durus.storage_server import (
     DEFAULT_COMMIT_TIMEOUT,
-    DEFAULT_GCBYTES,
     DEFAULT_STALL_TIMEOUT,
+    GARBAGE_BYTES,
     StorageServer,
 )
 from durus.text import printable, printable_lines
@@ -92,17 +94,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gcbytes",
         type=whole_number(0),
-        default=DEFAULT_GCBYTES,
         metavar="N",
-        help="pack after commits of so many bytes since the last pack (default: never)",
+        help="pack after commits of so many bytes since the last pack; 0 is never (without this option and the next: "
+        f"when more than half of a SHELF-1 file is garbage, and at least {GARBAGE_BYTES >> 20} MiB)",
     )
     parser.add_argument(
         "--gcinterval",
         type=seconds(MAX_SECONDS, or_zero=True),
-        default=0,
         metavar="S",
-        help="pack after so many seconds, if anything was committed (default: never)",
+        help="pack after so many seconds, if anything was committed; 0 is never",
     )
+    add_keep_prepack_argument(parser)
     parser.add_argument(
         "--commit-timeout",
         type=seconds(MAX_SECONDS),
@@ -152,12 +154,14 @@ def run(options: argparse.Namespace) -> int:
     serving_metrics = _metrics(options)
     with log_to(options.logfile, options.logginglevel, options.log_format) as reopen:
         storage = open_storage(options)
+        keep_prepack(storage, options)
         try:
             server = StorageServer(
                 storage,
                 address=address,
-                gcbytes=options.gcbytes,
-                gcinterval=options.gcinterval,
+                gcbytes=options.gcbytes or 0,
+                gcinterval=options.gcinterval or 0,
+                gcgarbage=GARBAGE_BYTES if options.gcbytes is None and options.gcinterval is None else 0,
                 commit_timeout=options.commit_timeout,
                 stall_timeout=options.stall_timeout,
                 access=access,

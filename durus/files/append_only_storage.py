@@ -5,6 +5,7 @@ of spec/shelf.md that are named here hold for the other formats too.
 """
 
 import contextlib
+import errno
 import os
 import shutil
 import sys
@@ -32,10 +33,10 @@ from durus.files.file_replacer import FileReplacer
 from durus.files.follower import Follower
 from durus.files.oid_allocator import OidAllocator
 from durus.files.opening import cut_tail, open_locked
-from durus.files.record_file import F, PreparedTransaction, is_unfinished_creation
+from durus.files.record_file import F, PreparedTransaction, RecordFile, is_unfinished_creation
 from durus.files.single_file_storage import SingleFileStorage
 from durus.progress import Progress
-from durus.storage import EMPTY_COMMIT, StagedCommit, Storage, check_references
+from durus.storage import EMPTY_COMMIT, StagedCommit, StagedSync, Storage, Usage, check_references
 
 Durability = Literal["fsync", "os"]
 
@@ -60,6 +61,9 @@ class AppendOnlyStorage(SingleFileStorage[_Opened[F]], Generic[F]):
     """Base of storages in one file, which is only appended to, and replaced as a whole by a pack."""
 
     file_format: FileFormat[F]
+
+    keep_prepack = True
+    """False if a pack is to remove the file from before it, and those from before earlier packs. [CMD-62]"""
 
     _opened: _Opened[F] | None = None
     _commit: "_Commit[F] | None" = None
@@ -157,6 +161,11 @@ class AppendOnlyStorage(SingleFileStorage[_Opened[F]], Generic[F]):
         if self._opened is None:
             raise self._closed_error()
         return self._opened
+
+    @property
+    def usage(self) -> Usage | None:
+        opened = self._opened
+        return None if opened is None else Usage(opened.record_file.end, opened.record_file.garbage)
 
     # Storage
 
@@ -310,6 +319,28 @@ class AppendOnlyStorage(SingleFileStorage[_Opened[F]], Generic[F]):
             opened.file.close()
         self._is_following = True
 
+    @guarded
+    def stage_sync(self) -> StagedSync:
+        opened = self._require_open()
+        if opened.follower is None:
+            raise ArgumentError(f"{self._path}: only a storage that was opened with readonly=True follows its file")
+        if opened.file.has_its_name(self._name):
+            try:
+                appended = opened.follower.look_ahead()
+            except FileError as error:
+                if error.errno != errno.ESTALE:
+                    raise
+                warnings.warn(f"{error}: it is read anew", DurusWarning, stacklevel=1)
+            else:
+                return StagedSync(appended.oids, appended.accept)
+        self._path = os.path.realpath(self._name)
+        new = self._open_readonly()
+
+        def accept() -> None:
+            self._opened = new
+
+        return StagedSync(None, accept, EarlierFile(opened.file, opened.record_file))
+
     @property
     def follows(self) -> bool:
         return self._opened is not None and self._opened.follower is not None and self._is_following
@@ -359,7 +390,7 @@ class AppendOnlyStorage(SingleFileStorage[_Opened[F]], Generic[F]):
             old, self._opened, self._removed = self._opened, new, self._removed + removed
             old.file.close()
         try:
-            self._replacer.finish()
+            self._replacer.finish(self.keep_prepack)
         except FileError as error:
             self._failure = str(error)
             raise
@@ -418,6 +449,26 @@ class _Commit(Generic[F]):
         """The call that writes the commit."""
         self.written: PreparedTransaction | None = None
         """The transaction, once it is in the file and durable."""
+
+
+class EarlierFile(Storage):
+    """A file that has lost its name to another one, as long as it is shown."""
+
+    def __init__(self, file: File, record_file: RecordFile) -> None:
+        self._file = file
+        self._record_file = record_file
+
+    def load(self, oid: bytes) -> bytes:
+        record = self._record_file.read(oid)
+        if record is None:
+            raise DurusKeyError(oid)
+        return record
+
+    def has_record(self, oid: bytes) -> bool:
+        return self._record_file.offset_of(oid) is not None
+
+    def close(self) -> None:
+        self._file.close()
 
 
 class _Replacement(NamedTuple, Generic[F]):

@@ -49,12 +49,14 @@ class FileReplacer:
         """Tell whether the new file has the name of the database."""
         return new.has_its_name(self._path)
 
-    def finish(self) -> None:
-        """Make the replacement durable, and keep the old file as .prepack."""
+    def finish(self, keep_old: bool) -> None:
+        """Make the replacement durable, and keep the old file as .prepack; only after that remove it. [CMD-62]"""
         if self._file_system.exists(self._link):
             self._file_system.replace(self._link, self._path + ".prepack")
             self._remove_if_there(self._link)  # the name stays if both are names of one file [SHELF-39]
         self._file_system.sync_directory(self._path)
+        if not keep_old:
+            self._remove_if_there(self._path + ".prepack")
 
     def forget_old_file(self) -> None:
         """Remove the second name of the old file, which keeps its own."""

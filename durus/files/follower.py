@@ -1,16 +1,21 @@
 """Follow a file to which another process appends. Statements SHELF-54 to SHELF-57."""
 
 import errno
+import functools
 from collections.abc import Callable
 from typing import Generic
 
 from durus.error import DamageError, FileError
 from durus.files.file import File
-from durus.files.record_file import F
+from durus.files.record_file import Appended, F
 from durus.files.snapshot import FileSnapshot
 
 _MARK_SIZE = 64
 """The number of bytes before the end that are compared to detect a rewritten file; a seal ends with its checksum."""
+
+
+def _do_nothing() -> None:
+    pass
 
 
 class Follower(Generic[F]):
@@ -24,9 +29,15 @@ class Follower(Generic[F]):
         self._mark = self._read_mark()
 
     def read_on(self) -> list[bytes]:
-        """Read the complete, sound transactions that were appended; return the oids that they change.
+        """Make what was appended current, as look_ahead() finds it; return the oids that it changes."""
+        appended = self.look_ahead()
+        appended.accept()
+        return appended.oids
 
-        FileError if the file was truncated or rewritten, DamageError if it is damaged; this object is then unchanged.
+    def look_ahead(self) -> Appended:
+        """Read the complete, sound transactions that were appended, and change nothing before they are accepted.
+
+        FileError with ESTALE if the file was truncated or rewritten, DamageError if it is damaged.
         """
         record_file = self.record_file
         while True:
@@ -37,15 +48,18 @@ class Follower(Generic[F]):
             if self._read_mark() != self._mark:
                 raise self._error(f"the bytes before byte {end} have changed")
             if size == self._size and record_file.tail is None:
-                return []
+                return Appended([], _do_nothing)
             try:
-                changed = record_file.read_on()
+                appended = record_file.look_ahead()
             except DamageError:
                 if self._file.size() < size:
                     continue  # an append that failed was cut off meanwhile
                 raise
-            self._size, self._mark = size, self._read_mark()
-            return changed
+            return Appended(appended.oids, functools.partial(self._accept, appended, size))
+
+    def _accept(self, appended: Appended, size: int) -> None:
+        appended.accept()
+        self._size, self._mark = size, self._read_mark()
 
     def _read_mark(self) -> bytes:
         start = max(0, self.record_file.settled_end - _MARK_SIZE)

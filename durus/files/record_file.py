@@ -17,6 +17,15 @@ class PreparedTransaction(NamedTuple):
     """Makes its records current, after it is in the file. It may be called again. [SHELF-46]"""
 
 
+class Appended(NamedTuple):
+    """Transactions that another process has appended, before they are current."""
+
+    oids: list[bytes]
+    """What they change."""
+    accept: Callable[[], None]
+    """Makes their records current."""
+
+
 class Replaced(dict[bytes, int | None]):
     """The former offsets of entries that were replaced, by oid; None for an oid that had none."""
 
@@ -31,6 +40,8 @@ class RecordFile:
     """Where the last sound transaction ends."""
     tail: UnsoundTailError | None
     """The error for the bytes after the end, None if there are none."""
+    garbage = 0
+    """About how many bytes are records that newer ones have replaced; 0 if the format does not count them. [CMD-61]"""
     _watcher: "weakref.ref[Replaced] | None" = None
 
     def offset_of(self, oid: bytes) -> int | None:
@@ -72,12 +83,18 @@ class RecordFile:
         """Where reading on begins: no writer changes anything before this offset."""
         raise NotImplementedError
 
-    def read_on(self) -> list[bytes]:
-        """Read the transactions that another process has appended; return the oids that they change. [SHELF-54]
+    def look_ahead(self) -> Appended:
+        """Read the transactions that another process has appended, and change nothing yet. [SHELF-54]
 
-        DamageError if there is damage after them; then nothing has changed.
+        DamageError if there is damage after them.
         """
         raise NotImplementedError
+
+    def read_on(self) -> list[bytes]:
+        """Make the transactions current that another process has appended; return the oids that they change."""
+        appended = self.look_ahead()
+        appended.accept()
+        return appended.oids
 
     def watch(self) -> Replaced:
         """Return a dict to which accepted transactions add the entries that they replace, as long as it is held."""

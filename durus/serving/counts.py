@@ -173,10 +173,11 @@ class Counts:
 
     def note_pack(
         self, now: float, began: float, before: int | None, after: int | None, error: DurusError | None
-    ) -> None:
-        """Note the end of a pack, and the size of the file before and after it."""
+    ) -> LastPack:
+        """Note and return how a pack has ended. `before` and `after` are the size of the file, None without one."""
         freed = None if before is None or after is None or error is not None else before - after
         self.last_pack = LastPack(now, now - began, freed, None if error is None else str(error))
+        return self.last_pack
 
 
 class Measures(NamedTuple):

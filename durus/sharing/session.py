@@ -233,12 +233,27 @@ class SessionCore:
 
     def _take_removed(self) -> None:
         removed = self._versions.sync()
-        if removed is None:
-            self.start_anew(is_write_lost=False)
-        elif removed:
-            self._log.add(removed)
-            self._trim_log()
+        self._make_invalid(removed)
+        if removed:
             self._withdraw_conflicting(set(removed))
+
+    def _make_invalid(self, oids: list[bytes] | None) -> None:
+        """Tell all clients at their next sync that these oids are invalid, None for any."""
+        if oids is None:
+            self.start_anew(is_write_lost=False)
+        elif oids:
+            self._log.add(oids)
+            self._trim_log()
+
+    # Following
+
+    def follow(self) -> None:
+        """Show what another process has written to the file of the storage, which `follows` it. [CMD-63]
+
+        FileError or DamageError if that can't be read: then the clients see what they saw.
+        """
+        self._make_invalid(self._versions.follow())
+        self._end_costly_snapshots()
 
     def _withdraw_conflicting(self, lost: set[bytes]) -> None:
         """Withdraw the queued commits that store, or refer to, an oid that has no record any more."""

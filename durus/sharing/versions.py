@@ -241,6 +241,26 @@ class Versions:
             self._serial, self._under_way = self._serial + 1, {}
         return self._storage.sync()
 
+    def follow(self) -> list[bytes] | None:
+        """Show what another process has written, and return the oids that it changes, None for any. [CMD-63]
+
+        Open snapshots continue with what they show. FileError or DamageError if the storage can't read on.
+        """
+        self._forget_ended()
+        staged = self._storage.stage_sync()
+        era = self._eras[-1]
+        if staged.oids:
+            era.keep(staged.oids, self._serial + 1, self._load)
+        if staged.before is not None and era.is_in_use:
+            era.storage = staged.before
+            self._eras = [*self._eras, _Era(self._storage)]
+        staged.accept()
+        if staged.oids != []:
+            self._serial += 1
+        if staged.before is not None and era.storage is not staged.before:
+            staged.before.close()
+        return staged.oids
+
     def get_packer(self) -> Iterator[Progress]:
         """Return a packer of the storage; open snapshots continue with the storage before the pack. [TXN-63]"""
         steps = self._storage.get_packer()

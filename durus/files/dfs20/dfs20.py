@@ -17,7 +17,7 @@ from durus.files.dfs20.scan import explain, scan_transactions
 from durus.files.file import ReadableFile
 from durus.files.forward_reader import Unsound
 from durus.files.read_ahead import ReadAhead
-from durus.files.record_file import PreparedTransaction, RecordFile
+from durus.files.record_file import Appended, PreparedTransaction, RecordFile
 from durus.oid import FIRST_RESERVED_OID, format_oid, oid_to_int
 
 MAX_RECORD = (1 << 32) - 1
@@ -43,8 +43,8 @@ class Dfs20(RecordFile):
     def settled_end(self) -> int:
         return self.end
 
-    def read_on(self) -> list[bytes]:
-        """Read all further sound transactions; return the oids that they change. [SHELF-54]"""
+    def look_ahead(self) -> Appended:
+        """Read all further sound transactions, and change nothing yet. [SHELF-54]"""
         index: dict[bytes, int] = {}
         tail: UnsoundTailError | None = None
         end = self.end
@@ -57,9 +57,12 @@ class Dfs20(RecordFile):
             if not isinstance(error, UnsoundTailError):
                 raise error from None
             tail = error
-        self.index.update(index)
-        self.end, self.tail = end, tail
-        return list(index)
+
+        def accept() -> None:
+            self.index.update(index)
+            self.end, self.tail = end, tail
+
+        return Appended(list(index), accept)
 
     def offset_of(self, oid: bytes) -> int | None:
         """Return the file offset of the current entry of `oid`, None if there is none. [DFS-5]"""

@@ -7,7 +7,7 @@ from durus.error import DamageError, FormatError, UnsoundTailError
 from durus.files.file import ReadableFile
 from durus.files.forward_reader import CHUNK_SIZE, Unsound
 from durus.files.read_ahead import ReadAhead
-from durus.files.record_file import PreparedTransaction, RecordFile
+from durus.files.record_file import Appended, PreparedTransaction, RecordFile
 from durus.files.shelf import recover
 from durus.files.shelf.block_checked import DAMAGED, block_checked
 from durus.files.shelf.block_table import read_block_table
@@ -22,7 +22,7 @@ from durus.files.shelf.layout import (
 )
 from durus.files.shelf.offset_map import OffsetMap, build_offset_map
 from durus.files.shelf.scan import Transaction, scan_transactions
-from durus.oid import format_oid
+from durus.oid import format_oid, oid_from_int
 
 EMPTY_FILE = MAGIC + U64.pack(0) + b"".join(build_offset_map([], 0))
 """The bytes of a file without any object. [SHELF-3]"""
@@ -47,21 +47,34 @@ class Shelf(RecordFile):
         """The offset of the newest entry of each oid that has one after the offset map."""
         self.end, self.checksum, self.is_sealed = self._settled = self.map.end, self.base_checksum, False
         self.tail: UnsoundTailError | None = None
+        self._entry_count = 0
+        """How many entries were read after the packed part."""
+        self._packed_below = oid_from_int(self.map.count)
+        """Oids below this one count as having a record in the packed part."""
         self.read_on()
+        self.garbage = self._garbage_read()
+
+    def _garbage_read(self) -> int:
+        """Return about how many bytes after the packed part make garbage: as many as replaced entries have. [CMD-61]"""
+        count = self._entry_count
+        new = len(self.index) - sum(map(self._packed_below.__gt__, self.index))
+        return (self.end - self.map.end) * (count - new) // count if count else 0
 
     @property
     def settled_end(self) -> int:
         return self._settled[0]
 
-    def read_on(self) -> list[bytes]:
-        """Read all further sound transactions; return the oids that they change. [SHELF-54]"""
+    def look_ahead(self) -> Appended:
+        """Read all further sound transactions, and change nothing yet. [SHELF-54]"""
         index: dict[bytes, int] = {}
         tail: UnsoundTailError | None = None
         last: Transaction | None = None
+        count = 0
         now = before = settled = self._settled
         try:
             for last in scan_transactions(self.file, now[0], self.file.size(), now[1]):
                 index.update(last.entries)
+                count += len(last.entries)
                 before, now = now, (last.end, last.checksum, last.seal is not None)
                 if last.entries or last.seal:
                     settled = now  # otherwise Durus 4.3 may be about to write its true length [SHELF-24]
@@ -72,10 +85,14 @@ class Shelf(RecordFile):
             tail = error
             if tail.offset < now[0]:  # the transaction of length 0 before it belongs to the tail
                 now = before
-        self.index.update(index)
-        self.end, self.checksum, self.is_sealed = now
-        self._settled, self.tail = settled, tail
-        return list(index)
+
+        def accept() -> None:
+            self.index.update(index)
+            self.end, self.checksum, self.is_sealed = now
+            self._settled, self.tail = settled, tail
+            self._entry_count += count
+
+        return Appended(list(index), accept)
 
     def offset_of(self, oid: bytes) -> int | None:
         """Return the file offset of the current entry of `oid`, None if there is none. [SHELF-11]"""
@@ -132,9 +149,13 @@ class Shelf(RecordFile):
         start = self.end + len(covering_seal)
         entries, offsets = pack_entries(records, start + U64.size)
         data, checksum = pack_transaction(entries, start, time, checksum)
+        index, packed_below = self.index, self._packed_below
+        replacing = (len(record) for oid, record in records if oid in index or oid < packed_below)
+        garbage = self.garbage + sum(replacing)  # as if the records before had the same size [CMD-61]
 
         def accept() -> None:
             self._note_replaced(offsets)
+            self.garbage = garbage
             self.end, self.checksum, self.is_sealed = start + len(data), checksum, True
             self.index.update(offsets)  # last, because entries must be before the end
 
