@@ -51,7 +51,8 @@ class SqliteStorage(SingleFileStorage[sqlite3.Connection]):
 
     Args:
         filename: the path of the file, which is created if it does not exist.
-        readonly: let others write, and see the file as it was when it was opened. [SQL-6]
+        readonly: let others write, and see the file as it was when it was opened. [SQL-6] To read, SQLite makes two
+            small files beside it, `-wal` and `-shm`, which the next writer removes, so the folder must be writable.
         repair: changes nothing, because SQLite itself undoes incomplete commits.
 
     Raises:
@@ -170,8 +171,10 @@ class SqliteStorage(SingleFileStorage[sqlite3.Connection]):
             return FormatError(f"{self._path}: this is not a sound SQLite file: {error}; restore it from a backup")
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return LockedError(errno.EAGAIN, "the file is in use by another writer", self._path)
-        number = _ERRNO.get(code, errno.EIO)
-        named = FileError(number, f"cannot {operation}: {error}", self._path)
+        message = f"cannot {operation}: {error}"
+        if self._readonly and code == sqlite3.SQLITE_READONLY:
+            message += "; to read, SQLite makes two files beside it: open a copy in a folder that you can write to"
+        named = FileError(_ERRNO.get(code, errno.EIO), message, self._path)
         named.operation = operation
         return named
 

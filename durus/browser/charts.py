@@ -38,7 +38,7 @@ def size_text(size: float) -> str:
     return f"{size:.3g} {units[-1]}"
 
 
-def over_time(points: Sequence[Point]) -> str:
+def over_time(points: Sequence[Point]) -> svg.Picture:
     """Return the plot of a file's size, and of what newer records have replaced in it."""
     times = [point.time for point in points if point.time is not None]
     has_times = bool(times) and len(times) == len(points) and times[0] < times[-1]
@@ -66,10 +66,10 @@ def over_time(points: Sequence[Point]) -> str:
         f"From {start} to {end} the file has grown to {size_text(points[-1].size)}, "
         f"of which {size_text(points[-1].replaced)} were replaced by newer states."
     )
-    return svg.picture(label, _WIDTH, _HEIGHT, *parts, class_="plot")
+    return svg.Picture(label, _WIDTH, _HEIGHT, parts, "plot")
 
 
-def of_classes(sizes: Iterable[tuple[str, int]]) -> str:
+def of_classes(sizes: Iterable[tuple[str, int]]) -> svg.Picture:
     """Return the plot of the largest of some classes; `sizes` has the bytes of each."""
     largest = sorted(sizes, key=lambda pair: (-pair[1], pair[0]))
     rest = sum(size for _, size in largest[_MOST_CLASSES:])
@@ -85,18 +85,17 @@ def of_classes(sizes: Iterable[tuple[str, int]]) -> str:
         parts.append(svg.tag("rect", class_="track", x=0, y=y + 6, width=_WIDTH, height=8, rx=4))
         parts.append(svg.tag("rect", class_="bar", x=0, y=y + 6, width=max(2, _WIDTH * size / most), height=8, rx=4))
     listed = ", ".join(f"{name} {size_text(size)}" for name, size in rows)
-    return svg.picture(f"Bytes by class: {listed}", _WIDTH, max(1, len(rows)) * _ROW, *parts, class_="plot")
+    return svg.Picture(f"Bytes by class: {listed}", _WIDTH, max(1, len(rows)) * _ROW, parts, "plot")
 
 
-def standalone(title: str, plots: Sequence[str]) -> str:
+def standalone(title: str, plots: Sequence[svg.Picture]) -> str:
     """Return a file with a title and plots, one below the other."""
     parts = [svg.tag("style", STYLE), svg.tag("rect", class_="paper", width="100%", height="100%")]
     parts.append(svg.text(title, 20, 32))
     bottom = 50
     for plot in plots:
-        height = int(plot.partition(f'viewBox="0 0 {_WIDTH} ')[2].partition('"')[0])
-        parts.append(plot.replace("<svg ", f'<svg x="20" y="{bottom}" width="{_WIDTH}" height="{height}" ', 1))
-        bottom += height + 24
+        parts.append(plot.svg(x=20, y=bottom, width=plot.width, height=plot.height))
+        bottom += plot.height + 24
     width = _WIDTH + 40
     return svg.picture(title, width, bottom, *parts, class_="plot", width=width, height=bottom) + "\n"
 

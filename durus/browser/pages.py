@@ -1,6 +1,7 @@
 """What the pages show, as data for the templates. Statements CMD-53 to CMD-55."""
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from itertools import islice
 from typing import NamedTuple
 
@@ -25,7 +26,7 @@ from durus.error import ArgumentError, DurusError, RecordError
 from durus.oid import ROOT_OID, oid_to_int
 from durus.records.contents import class_name_of
 from durus.records.plain_forms import Form, Plain, references, target_of
-from durus.records.record import split_oids, unpack_record
+from durus.records.record import data_of, split_oids, unpack_record
 from durus.storage import Commit
 from durus.text import printable, printable_lines
 from durus.tools.export_cells import attributes_of
@@ -91,8 +92,8 @@ def overview(view: View) -> Overview:
     return Overview(
         facts,
         ordered(view, "bytes")[:_FEW],
-        charts.of_classes((each.name, each.size) for each in index.by_number),
-        charts.over_time(points) if len(points) > 1 and view.progress is None else None,
+        charts.of_classes((each.name, each.size) for each in index.by_number).svg(),
+        charts.over_time(points).svg() if len(points) > 1 and view.progress is None else None,
         index.problems[:_FEW],
     )
 
@@ -475,20 +476,34 @@ def history_page(view: View, number: int, until: int | None) -> HistoryPage:
             break
         kept = [*kept[-_FEW:], (commit, record)]
     states = []
-    for at, (commit, record) in enumerate(kept):
-        name = class_name_of(unpack_record(record)[1])
-        states.append(State(commit, name, len(record), _changes(kept[at - 1][1] if at else None, record)))
+    before: _Attributes | None = None
+    for commit, record in kept:
+        attributes = _Attributes(record)
+        states.append(State(commit, class_name_of(data_of(record)), len(record), _changes(before, attributes)))
+        before = attributes
     older = kept[0][0].number if len(kept) > _FEW else None
     return HistoryPage(number, view.class_name(number), states[-_FEW:][::-1], older)
 
 
-def _changes(old: bytes | None, new: bytes) -> str:
+class _Attributes:
+    """The attributes in a record, which is read at most once, although two states are compared with it."""
+
+    def __init__(self, record: bytes) -> None:
+        self._record = record
+        self.are_large = len(record) > _LARGE
+
+    @cached_property
+    def by_name(self) -> dict[str, Plain]:
+        return _attributes(exported_of(*unpack_record(self._record)))
+
+
+def _changes(old: _Attributes | None, new: _Attributes) -> str:
     """Return the names of attributes that differ between two records."""
     if old is None:
         return "the first state that is still here"
-    if max(len(old), len(new)) > _LARGE:
+    if old.are_large or new.are_large:
         return "(large)"
-    before, after = (_attributes(exported_of(*unpack_record(each))) for each in (old, new))
+    before, after = old.by_name, new.by_name
     names = [name for name in {**before, **after} if name not in before or name not in after]
     names += [name for name in after if name in before and before[name] != after[name]]
     more = f" and {len(names) - _FEW} more" if len(names) > _FEW else ""

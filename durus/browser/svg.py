@@ -1,6 +1,7 @@
 """Pieces of SVG. All text is escaped here."""
 
 from html import escape
+from typing import NamedTuple
 
 Number = int | float
 
@@ -30,6 +31,22 @@ def picture(label: str, width: int, height: int, /, *parts: str, role: str = "im
         aria_label=label,
         **attributes,
     )
+
+
+class Picture(NamedTuple):
+    """A picture that can also be a part of another one."""
+
+    label: str
+    """What it is read as."""
+    width: int
+    height: int
+    parts: list[str]
+    look: str
+    """The name of its style."""
+
+    def svg(self, **attributes: Number) -> str:
+        """Return it as SVG; `attributes` say where it stands inside of another one."""
+        return picture(self.label, self.width, self.height, *self.parts, role="img", class_=self.look, **attributes)
 
 
 def _text(value: object) -> str:

@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
 def open_source(name: str) -> Source:
     """Open a file, or the database of an address, for reading only."""
     shown = without_password(name)
-    server = server_named(name) if name.startswith("durus") else None
+    server = server_named(name)
     with ExitStack() as opened:
         if server is not None:
             client = opened.enter_context(closing(ClientStorage(address=server)))

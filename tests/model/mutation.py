@@ -60,7 +60,7 @@ TESTS = {
     "durus/files/snapshot.py": ["shelf_parts", "follow"],
     "durus/files/follower.py": ["follow"],
     "durus/files/shelf/inspection.py": ["check_findings", "check", "block_table"],
-    "durus/files/shelf/sealed.py": ["backup", "looking_back"],
+    "durus/files/shelf/sealed.py": ["sealed", "backup", "looking_back"],
     "durus/files/shelf/history.py": ["looking_back"],
     "durus/files/shelf/salvage.py": ["salvage"],
     "durus/files/shelf/damaged.py": ["salvage"],

@@ -36,6 +36,7 @@ from durus.persistent_list import PersistentList
 from durus.persistent_set import PersistentSet
 from durus.sqlite_storage import SqliteStorage
 from durus.storage import Storage
+from durus.tools.exported import Exported, exported_of
 from tests.browsing import HOST, TOKEN, Pages, browsing, store
 from tests.hostile import HOSTILE, Ref, record, state_with_refs, write, write_hostile
 from tests.threaded_server import serving
@@ -206,6 +207,14 @@ def test_a_server_shows_what_the_root_reaches_now(short_path: Path) -> None:
             assert (answer.status, "keeps no history" in answer.text) == (400, True)
             for path, each in pages.all():
                 assert each.status == 200, path
+
+
+@pytest.mark.spec("CMD-50")
+def test_the_scheme_of_a_server_may_have_capital_letters(short_path: Path) -> None:
+    with serving(FileStorage(short_path / "f"), short_path / "s"):
+        Connection(ClientStorage(address=short_path / "s")).storage.close()
+        with browsing(f"Durus+UNIX:{short_path / 's'}") as pages:
+            assert "PersistentDict" in pages.text("/classes")
 
 
 @pytest.mark.spec("CMD-50")
@@ -584,6 +593,27 @@ def test_the_states_of_an_object_are_shown_with_what_changed(tmp_path: Path) -> 
         assert "Growth" in pages.text("/")
 
 
+@pytest.mark.spec("CMD-56")
+def test_each_state_of_a_history_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from durus.browser import pages as module
+
+    read: list[bytes] = []
+
+    def spy(oid: bytes, data: bytes, refs: bytes) -> Exported:
+        read.append(data)
+        return exported_of(oid, data, refs)
+
+    with Connection(tmp_path / "f") as connection:
+        order = connection.get_root()["order"] = Order("new")
+        for number in range(9):
+            order.state = f"state {number}"
+            connection.commit()
+    monkeypatch.setattr(module, "exported_of", spy)
+    with browsing(tmp_path / "f") as pages:
+        assert pages.text("/object/1/history").count("state") >= 9
+    assert len(read) == len(set(read)) == 9
+
+
 # Without what it needs, and wrong calls
 
 
@@ -695,8 +725,8 @@ def test_very_many_commits_are_thinned_out(monkeypatch: pytest.MonkeyPatch, tmp_
     storage.close()
     assert len(work.points) <= 11
     assert (work.points[0].number, work.points[-1].number) == (commits[0].number, commits[-1].number)
-    ElementTree.fromstring(charts.over_time(work.points))
-    ElementTree.fromstring(charts.over_time([point._replace(time=None) for point in work.points]))
+    ElementTree.fromstring(charts.over_time(work.points).svg())
+    ElementTree.fromstring(charts.over_time([point._replace(time=None) for point in work.points]).svg())
 
 
 @pytest.mark.parametrize(

@@ -272,6 +272,35 @@ def test_reader_does_not_keep_a_writer_out(path: Path, storage: SqliteStorage) -
     writer.close()
 
 
+@pytest.mark.spec("SQL-6")
+def test_reader_changes_nothing_and_leaves_two_files_to_the_next_writer(path: Path, storage: SqliteStorage) -> None:
+    put(storage, {ROOT: b""})
+    storage.close()
+    before = path.read_bytes()
+    assert [each.name for each in path.parent.iterdir()] == ["f"]
+    SqliteStorage(path, readonly=True).close()
+    assert path.read_bytes() == before
+    assert {each.name for each in path.parent.iterdir()} <= {"f", "f-shm", "f-wal"}
+    log = Path(f"{path}-wal")
+    assert not log.exists() or log.stat().st_size == 0
+    SqliteStorage(path).close()
+    assert [each.name for each in path.parent.iterdir()] == ["f"]
+
+
+@pytest.mark.spec("SQL-6")
+def test_reader_that_can_not_make_these_files_says_why(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **options: object) -> None:
+        error = sqlite3.OperationalError("attempt to write a readonly database")
+        error.sqlite_errorcode = sqlite3.SQLITE_READONLY_CANTINIT
+        raise error
+
+    monkeypatch.setattr(SqliteStorage, "_connect", refuse)
+    with pytest.raises(FileError, match=r"a readonly database; to read, SQLite makes two files .* a folder that you"):
+        SqliteStorage(path, readonly=True)
+    with pytest.raises(FileError, match=r"a readonly database$"):
+        SqliteStorage(path)
+
+
 @pytest.mark.spec("SQL-7")
 def test_new_oids_follow_the_highest_one(path: Path, storage: SqliteStorage) -> None:
     assert storage.new_oid() == ROOT
