@@ -18,6 +18,7 @@ from durus.error import (
     ArgumentError,
     DisconnectedError,
     DurusError,
+    LimitError,
     NetworkError,
     OutcomeUnknownError,
     ProtocolError,
@@ -39,7 +40,7 @@ from durus.sharing.protocol import (
     encode_request,
     read_u32,
 )
-from durus.sharing.protocol2 import MAX_SECONDS, VERSION_2, parse_hello, read_answer
+from durus.sharing.protocol2 import MAX_SECONDS, VERSION_2, Failure, error_of, parse_hello, read_answer
 from durus.sharing.tls_stream import TlsStream
 from durus.storage import Accesses, CollectingStorage, InvalidationHandler
 
@@ -95,6 +96,7 @@ class ClientStorage(CollectingStorage):
         AddressError: the address is wrong.
         TlsError: the server and the client do not accept each other's certificates. [TLS-3]
         ArgumentError: a time is not above 0, or too long, or another argument is out of its range.
+        LimitError: the server has no place for one more client. [WIRE2-42]
         ProtocolError: what listens there is not a Durus server, or does not support this version of the protocol.
     """
 
@@ -160,6 +162,10 @@ class ClientStorage(CollectingStorage):
             self._dialog: ClientDialog = ClientDialog1(self, prefetch)
         else:
             hello = parse_hello(self.receive(read_answer()))
+            if isinstance(hello, Failure):
+                error = error_of(hello)
+                self._give_up(f"the server at {self._address} has refused this client: {error}")
+                raise error
             compress = self._compresses_by_default if self._compress is None else self._compress
             method = compression.best_of(hello.compressions) if compress else compression.NONE
             self._dialog = ClientDialog2(self, prefetch, hello, method)
@@ -319,7 +325,7 @@ class ClientStorage(CollectingStorage):
         try:
             _version_1_addresses.discard(str(self._address))  # maybe another program listens there now
             self._begin_session()
-        except NetworkError as error:
+        except (NetworkError, LimitError) as error:
             self._failure = DisconnectedError(
                 f"{self._loss}, and connecting again failed: {error}; call abort() again when the server runs, then "
                 "run the transaction again"

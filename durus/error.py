@@ -110,6 +110,10 @@ class NotAllowedError(ServerError):
     """The server does not let this client do what it asks for. [WIRE-51]"""
 
 
+class LimitError(ServerError):
+    """The server has a limit for its clients, and this one is at it. [WIRE2-42]"""
+
+
 class TransactionError(DurusError):
     """A call does not fit the state of the transaction."""
 

@@ -20,13 +20,14 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-from durus.error import ArgumentError, DurusError, TlsError, WrongProcessError
+from durus.error import ArgumentError, DurusError, LimitError, TlsError, WrongProcessError
 from durus.files.single_file_storage import SingleFileStorage
 from durus.progress import Progress
 from durus.serving.client import ServedClient
 from durus.serving.counts import Counts, Measures
 from durus.serving.disk import Disk
 from durus.serving.handshake import Handshake
+from durus.serving.limits import Limits, Places
 from durus.serving.peer import peer_of
 from durus.serving.service_manager import ServiceManager
 from durus.serving.status import Served, status, traffic
@@ -43,12 +44,12 @@ from durus.sharing.address import (
 )
 from durus.sharing.protocol import DEFAULT_HOST, DEFAULT_PORT, INVALID, NOT_FOUND, OKAY
 from durus.sharing.protocol2 import MAX_SECONDS, Hello
-from durus.sharing.roles import Access, Peer
+from durus.sharing.roles import Access, Peer, Role
 from durus.sharing.session import SessionCore, Write
 from durus.storage import Storage
 
 if TYPE_CHECKING:
-    from durus.sharing.tls import ServerTls  # which imports ssl
+    from durus.sharing.tls import Channel, ServerTls  # which imports ssl
 
 __all__ = [
     "DEFAULT_GCBYTES",
@@ -83,6 +84,8 @@ _SECONDS_OF_PACKING = 0.002
 _SECONDS_TO_FLUSH = 2.0
 """How long a server that stops waits for clients to read their last answers."""
 
+_REFUSED_AT_ONCE = 16
+"""How many connections for which there is no place are told so at the same time; others are closed."""
 _SECONDS_TO_MEASURE = 4.0
 """How long another thread waits for the numbers of a server."""
 
@@ -125,6 +128,7 @@ class StorageServer:
             [WIRE-52]
         tls: the certificates of the server, with which it speaks TLS on TCP; Unix sockets do not need it. SIGHUP reads
             them anew. [TLS-1]
+        limits: how much clients may have. [CMD-28]
 
     Raises:
         AddressError: the address is wrong.
@@ -145,6 +149,7 @@ class StorageServer:
         stall_timeout: float = DEFAULT_STALL_TIMEOUT,
         access: Access | None = None,
         tls: "ServerTls | None" = None,
+        limits: Limits | None = None,
     ) -> None:
         for number in (gcbytes, gcinterval, gcgarbage, commit_timeout, stall_timeout):
             if not isinstance(number, int | float):
@@ -168,8 +173,17 @@ class StorageServer:
         self._handshakes: set[Handshake] = set()
         self.commit_timeout = commit_timeout
         self.stall_timeout = stall_timeout
-        self.core = SessionCore(storage, time.monotonic, MAX_SNAPSHOT_SECONDS, MAX_SNAPSHOT_BYTES)
+        self.limits = (Limits() if limits is None else limits).checked()
+        self._places = Places(self.limits)
+        self.core = SessionCore(
+            storage,
+            time.monotonic,
+            MAX_SNAPSHOT_SECONDS,
+            MAX_SNAPSHOT_BYTES,
+            max_unused_oids=self.limits.unused_oids,
+        )
         self.hello = Hello(
+            max_commit=self.limits.commit,
             turn_milliseconds=int(1000 * commit_timeout),
             snapshot_seconds=MAX_SNAPSHOT_SECONDS,
             snapshot_bytes=MAX_SNAPSHOT_BYTES,
@@ -356,10 +370,14 @@ class StorageServer:
         role = self.access.role_of(peer)
         tls = None if peer.is_unix else self._tls
         if tls is not None and (role is not None or tls.roles is not None):
+            if len(self._handshakes) >= (self.limits.clients or 0):
+                connected.close()
+                self._complain("a connection is refused", LimitError("too many TLS handshakes are in progress"))
+                return
             on_end = functools.partial(self._let_in_after, peer)
             self._handshakes.add(Handshake(connected, tls.new_channel(), self.stall_timeout, on_end))
         elif role is not None:
-            ServedClient(self, connected, peer, role)
+            self._admit(connected, peer, role)
         else:
             connected.close()
             _logger.warning("client %s is refused: the options --allow-uid and --allow-gid do not name it", peer.name)
@@ -374,7 +392,7 @@ class StorageServer:
                 peer = peer._replace(name=f"{peer.name} ({shown[0]})")
             role = self.access.role_of(peer._replace(names=names), by_name)
             if role is not None:
-                ServedClient(self, handshake.socket, peer, role, handshake.channel)
+                self._admit(handshake.socket, peer, role, handshake.channel)
                 return
             handshake.refuse()
             found = ", ".join(sorted(names)) or "it has no DNS, URI or email in its subjectAltName"
@@ -383,6 +401,24 @@ class StorageServer:
             _logger.warning("client %s is refused: %s", peer.name, reason)
         else:
             _logger.info("client %s disconnected before the end of its TLS handshake", peer.name)
+
+    def _admit(self, connected: socket.socket, peer: Peer, role: Role, channel: "Channel | None" = None) -> None:
+        """Serve a client if there is a place for it, or tell it that there is none. [WIRE2-42]"""
+        try:
+            place = self._places.take(peer, role)
+        except LimitError as error:
+            self.counts.refused += 1
+            self._complain("a connection is refused", LimitError(f"client {peer.name}: {error}"))
+            if sum(client.refusal is not None for client in self.clients) < _REFUSED_AT_ONCE:
+                ServedClient(self, connected, peer, role, error, channel)
+            else:
+                connected.close()
+            return
+        try:
+            ServedClient(self, connected, peer, role, place, channel)
+        except BaseException:
+            place.give_back()
+            raise
 
     def _hang_up(self, on_hangup: Callable[[], None] | None) -> None:
         """Do what SIGHUP asks for. [TLS-12]"""
@@ -553,7 +589,7 @@ class StorageServer:
             is_packing=self._packing is not None,
             bytes_since_pack=self._bytes_since_pack,
         )
-        return status(served, self.counts, self.core, self.clients, time.monotonic(), client)
+        return status(served, self.counts, self.core, self.limits, self.clients, time.monotonic(), client)
 
     def measures(self) -> Measures | None:
         """Return the numbers of the server, in any thread but that of serve(); None if it does not answer. [CMD-27]"""
@@ -574,7 +610,7 @@ class StorageServer:
             traffic(self.counts, self.clients),
             uptime=now - self.counts.began,
             size=self._file_size(),
-            clients=len(self.clients),
+            clients=sum(client.refusal is None for client in self.clients),
             snapshots=sum(client.holds_snapshot for client in self.clients),
             is_packing=self._packing is not None,
             bytes_since_pack=self._bytes_since_pack,

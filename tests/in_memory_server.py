@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from durus.client_storage import ClientStorage
-from durus.error import DurusError, NotAllowedError
+from durus.error import DurusError, LimitError, NotAllowedError
 from durus.progress import Progress
 from durus.sharing.compression import ZLIB
 from durus.sharing.conversation import Conversation
@@ -30,8 +30,8 @@ class InMemoryServer:
         self.waiting_for_pack: list[Callable[[DurusError | None], None]] = []
         self._packs_at_once = packs_at_once
 
-    def connect(self) -> "InMemoryConnection":
-        connection = InMemoryConnection(self)
+    def connect(self, refusal: LimitError | None = None, reserve: LimitError | None = None) -> "InMemoryConnection":
+        connection = InMemoryConnection(self, refusal, reserve)
         self.connections.append(connection)
         return connection
 
@@ -86,11 +86,15 @@ class InMemoryServer:
 class InMemoryConnection:
     """Both ends of one connection: a Host to the conversation, and a Stream to a ClientStorage."""
 
-    def __init__(self, server: InMemoryServer) -> None:
+    def __init__(
+        self, server: InMemoryServer, refusal: LimitError | None = None, reserve: LimitError | None = None
+    ) -> None:
         self._server = server
         self.is_paused = False
         self.hello = Hello(compressions=1 << ZLIB)  # whatever this Python has
         self.role = Role.ADMIN
+        self.refusal = refusal
+        self.reserve = reserve
         self.refusals: list[str] = []
         self.received = bytearray()
         """What the server has sent and the client has not taken."""
@@ -123,7 +127,7 @@ class InMemoryConnection:
     def status(self) -> dict[str, object]:
         return {"answers": "this test"}
 
-    def note_refusal(self, error: NotAllowedError) -> None:
+    def note_refusal(self, error: NotAllowedError | LimitError) -> None:
         self.refusals.append(str(error))
 
     def quit(self) -> None:

@@ -23,8 +23,10 @@ from durus.cli.output import tell
 from durus.cli.values import host_and_port, seconds, whole_number
 from durus.client_storage import ClientStorage
 from durus.error import DurusError, FileError
+from durus.serving.limits import Limits
 from durus.serving.service_manager import ServiceManager
 from durus.sharing.address import SocketAddress, inherited_address, number_of_group, number_of_user
+from durus.sharing.protocol import MAX_COMMIT
 from durus.sharing.protocol2 import MAX_SECONDS
 from durus.sharing.roles import ROLES, Access, Role
 from durus.storage_server import (
@@ -119,6 +121,49 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="drop a client that stops in the middle of a request or an answer, in seconds (%(default)s)",
     )
+    defaults = Limits()
+    parser.add_argument(
+        "--max-clients",
+        type=whole_number(1),
+        metavar="N",
+        help="how many connections there may be, and one more for a client that may stop the server (as many as the "
+        "process may have files open, less a few)",
+    )
+    parser.add_argument(
+        "--max-clients-by-peer",
+        type=whole_number(0),
+        default=defaults.clients_by_peer,
+        metavar="N",
+        help="how many of them one host, or one user on a Unix socket, may have (no limit)",
+    )
+    parser.add_argument(
+        "--max-rate",
+        type=whole_number(0),
+        default=defaults.rate,
+        metavar="BYTES",
+        help="how many bytes a connection may send and get in a second; it is slowed down to that (no limit)",
+    )
+    parser.add_argument(
+        "--max-unused-oids",
+        type=whole_number(1),
+        default=defaults.unused_oids,
+        metavar="N",
+        help="how many oids a client may have asked for and not used (%(default)s)",
+    )
+    parser.add_argument(
+        "--max-commit",
+        type=whole_number(1, MAX_COMMIT),
+        default=defaults.commit,
+        metavar="BYTES",
+        help="how many bytes the records of a commit may have (%(default)s)",
+    )
+    parser.add_argument(
+        "--max-memory",
+        type=whole_number(1),
+        default=defaults.memory,
+        metavar="BYTES",
+        help="how many bytes are held for a connection, of an incomplete commit and of unread answers (%(default)s)",
+    )
     parser.add_argument(
         "--metrics",
         type=host_and_port,
@@ -152,6 +197,14 @@ def run(options: argparse.Namespace) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):  # until the server handles them by itself
         signal.signal(number, _end)
     serving_metrics = _metrics(options)
+    limits = Limits(
+        options.max_clients,
+        options.max_clients_by_peer,
+        options.max_rate,
+        options.max_unused_oids,
+        options.max_commit,
+        options.max_memory,
+    )
     with log_to(options.logfile, options.logginglevel, options.log_format) as reopen:
         storage = open_storage(options)
         keep_prepack(storage, options)
@@ -166,6 +219,7 @@ def run(options: argparse.Namespace) -> int:
                 stall_timeout=options.stall_timeout,
                 access=access,
                 tls=tls,
+                limits=limits,
             )
             server.listen()
             name = options.file or "a temporary file, which is gone when the server ends"

@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from durus.error import DurusError, NotAllowedError, TlsError, WriteConflictError
+from durus.error import DurusError, LimitError, NotAllowedError, TlsError, WriteConflictError
 from durus.serving.counts import Counts
+from durus.serving.limits import Limits, Place, Throttle
 from durus.sharing.address import set_tcp_options
 from durus.sharing.conversation import Conversation
 from durus.sharing.protocol2 import Hello
@@ -29,6 +30,9 @@ _UNREAD_LIMIT = 1 << 18
 _SECONDS_BETWEEN_SIGNS = 5.0
 """How often a waiting client is told that its answer is still to come."""
 
+_SECONDS_TO_BE_REFUSED = 2.0
+"""How long a connection for which there is no place is kept, so that it can be told."""
+
 _logger = logging.getLogger("durus")
 
 
@@ -37,6 +41,7 @@ class Server(Protocol):
 
     core: SessionCore
     counts: Counts
+    limits: Limits
     hello: Hello
     commit_timeout: float
     stall_timeout: float
@@ -70,15 +75,35 @@ class _Wait(NamedTuple):
 
 
 class ServedClient:
-    """One connection: the host of its conversation."""
+    """One connection: the host of its conversation.
+
+    Args:
+        server: the server.
+        connected: the socket.
+        peer: who is at the other end.
+        role: what it may do.
+        place: the place of the connection, or why there is none.
+        channel: the server's end of TLS, if there is TLS.
+    """
 
     def __init__(
-        self, server: Server, connected: socket.socket, peer: Peer, role: Role, channel: "Channel | None" = None
+        self,
+        server: Server,
+        connected: socket.socket,
+        peer: Peer,
+        role: Role,
+        place: Place | LimitError,
+        channel: "Channel | None" = None,
     ) -> None:
         self._server = server
         self._socket = connected
         self._channel = channel
-        """The server's end of TLS, if there is TLS."""
+        self._place = place if isinstance(place, Place) else None
+        self.refusal = None if isinstance(place, Place) else place
+        self.reserve = place.problem if isinstance(place, Place) else None
+        self._throttle = Throttle(server.limits.rate) if server.limits.rate else None
+        self._is_throttled = False
+        """True while it pauses, so that it keeps to the rate."""
         self._loop = asyncio.get_running_loop()
         self.hello = server.hello
         self.role = role
@@ -108,8 +133,9 @@ class ServedClient:
         self._name = peer.name
         self._conversation = Conversation(server.core, self, self._name)
         server.clients.add(self)
-        server.counts.connections += 1
-        _logger.info("client %s connected", self)
+        if self.refusal is None:
+            server.counts.connections += 1
+            _logger.info("client %s connected", self)
         self._read_on()
         if channel is not None:
             self._loop.call_soon(self._take, b"")  # what came with the end of the handshake
@@ -149,10 +175,46 @@ class ServedClient:
             return
         if not data:
             self.close()
-        elif self._channel is not None:
+            return
+        if self._throttle is not None:
+            self._note_traffic(self._throttle, len(data))
+        if self._channel is not None:
             self._take(data)
         else:
             self._converse(data)
+        if len(data) == _RECEIVED_AT_A_TIME:  # what comes in smaller pieces does not add up to much
+            self._check_memory()
+
+    def _note_traffic(self, throttle: Throttle, size: int) -> None:
+        """Count bytes, and pause if they were too many. [CMD-28]"""
+        seconds = throttle.note(size, time.monotonic())
+        if seconds and not self._is_throttled:
+            self._is_throttled = self.is_paused = True
+            self._read_no_further()
+            self._loop.call_later(seconds, self._end_pause, throttle)
+
+    def _end_pause(self, throttle: Throttle) -> None:
+        seconds = throttle.note(0, time.monotonic())
+        if self._is_gone:
+            return
+        if seconds:  # more was sent meanwhile
+            self._loop.call_later(seconds, self._end_pause, throttle)
+            return
+        self._is_throttled = False
+        self.is_paused = len(self._unsent) > _UNREAD_LIMIT
+        if not self.is_paused:
+            self.proceed()
+
+    def _check_memory(self) -> None:
+        """Disconnect the client if too much is held for it. [CMD-28]"""
+        held = self._conversation.held_bytes + self._out_size + len(self._unsent)
+        limit = self._server.limits.memory
+        if held > limit and not self._is_gone:
+            self._conversation.refuse(
+                LimitError(f"{held} bytes are held for this client, and the server allows {limit} (--max-memory)")
+            )
+            if self._unsent:  # and close() waits until it is read
+                self.abort()
 
     def _take(self, data: bytes) -> None:
         """Take bytes that are protected by TLS."""
@@ -191,7 +253,7 @@ class ServedClient:
         self._flush()
         self._server.settle()
         if not self._is_gone:
-            if self._conversation.has_unread_input or self._is_ending:
+            if self._conversation.has_unread_input or self._is_ending or self._is_throttled:
                 self._read_no_further()
             elif not self._is_reading:
                 self._read_on()
@@ -220,7 +282,11 @@ class ServedClient:
                 self._end_for(error)
                 return
         self._send_or_keep(data)
-        self.is_paused = len(self._unsent) > _UNREAD_LIMIT
+        self.is_paused = self._is_throttled or len(self._unsent) > _UNREAD_LIMIT
+        if len(self._unsent) > self._server.limits.memory:
+            self._loop.call_soon(self._check_memory)  # not within the work of the conversation
+        if self._throttle is not None:
+            self._note_traffic(self._throttle, len(data))
 
     def _send_or_keep(self, data: bytes) -> None:
         if self._unsent:
@@ -251,7 +317,7 @@ class ServedClient:
             if self._is_ending:
                 self.abort()
                 return
-        if self.is_paused and len(self._unsent) <= _UNREAD_LIMIT // 4:
+        if self.is_paused and not self._is_throttled and len(self._unsent) <= _UNREAD_LIMIT // 4:
             self.is_paused = False
             self.proceed()
 
@@ -301,8 +367,10 @@ class ServedClient:
         """Return what the server does. [WIRE2-35]"""
         return self._server.status(self)
 
-    def note_refusal(self, error: NotAllowedError) -> None:
-        """Log what the client has asked for and may not do. [WIRE-51]"""
+    def note_refusal(self, error: NotAllowedError | LimitError) -> None:
+        """Log what the client has asked for and may not do or have. [WIRE-51] [WIRE2-42]"""
+        if isinstance(error, LimitError):
+            self._server.counts.refused += 1
         _logger.warning("client %s is refused: %s", self, error)
 
     def quit(self) -> None:
@@ -312,7 +380,9 @@ class ServedClient:
 
     def end(self, error: DurusError | None) -> None:
         """Close the connection when everything is sent."""
-        if error is not None:
+        if error is not None and error is not self.refusal:
+            if isinstance(error, LimitError):
+                self._server.counts.refused += 1
             _logger.warning("client %s is disconnected: %s", self, error)
         self.close()
 
@@ -356,12 +426,15 @@ class ServedClient:
         self._socket.close()
         self._conversation.close()
         self._server.clients.discard(self)
+        if self._place is not None:
+            self._place.give_back()
         counts = self._server.counts
         counts.loads += self.loads
         counts.received += self.received
         counts.sent += self.sent
         self._server.settle()
-        _logger.info("client %s disconnected", self)
+        if self.refusal is None:
+            _logger.info("client %s disconnected", self)
 
     def keep_waiting(self, now: float) -> None:
         """Tell a client that waits for an answer that the server is alive. [WIRE2-33]"""
@@ -374,6 +447,9 @@ class ServedClient:
 
     def drop_if_stalled(self, now: float) -> None:
         """Disconnect the client if it has kept the server waiting for too long. [WIRE-21] [WIRE-22]"""
+        if self.refusal is not None and now - self.since >= _SECONDS_TO_BE_REFUSED:
+            self.abort()
+            return
         wait = self._what_is_waited_for()
         if wait != self._wait:
             self._wait, self._waiting_since = wait, now
@@ -383,6 +459,8 @@ class ServedClient:
 
     def _what_is_waited_for(self) -> _Wait | None:
         conversation, server = self._conversation, self._server
+        if self._is_throttled:
+            return None  # the client waits for the server
         if conversation.has_turn:
             return _Wait("the data of its commit", server.commit_timeout, conversation.request_count)
         if self._unsent:

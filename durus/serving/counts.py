@@ -135,6 +135,8 @@ class Counts:
     given_up: int = 0
     """Commits that clients have given up in their turn, because they found a conflict."""
     failed_writes: int = 0
+    refused: int = 0
+    """Connections and requests that were refused because of a limit."""
     connections: int = 0
     """How many connections there were, with those that there are."""
     loads: int = 0

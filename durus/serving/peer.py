@@ -27,12 +27,16 @@ def peer_of(connected: socket.socket, address: object) -> Peer:
     if connected.family != socket.AF_UNIX:
         if not isinstance(address, tuple):
             return Peer("(already disconnected)", is_unix=False)
-        return Peer(str(HostPortAddress(*address[:2])), is_unix=False, is_loopback=_is_loopback(address[0]))
+        host = _ip_of(address[0])
+        return Peer(
+            str(HostPortAddress(*address[:2])), is_unix=False, is_loopback=host.is_loopback, origin=_origin_of(host)
+        )
     if hasattr(socket, "SO_PEERCRED"):
         credentials = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
         process, user, group = _UCRED.unpack(credentials)
         groups = frozenset((group, *_other_groups(connected)))
-        return Peer(f"process {process} of user {user}", is_unix=True, user=user, groups=groups)
+        name = f"process {process} of user {user}"
+        return Peer(name, is_unix=True, user=user, groups=groups, origin=f"user {user}")
     if hasattr(socket, "LOCAL_PEERCRED"):
         return peer_of_xucred(connected.getsockopt(0, socket.LOCAL_PEERCRED, _XUCRED.size))
     return Peer("on this machine", is_unix=True)
@@ -41,7 +45,8 @@ def peer_of(connected: socket.socket, address: object) -> Peer:
 def peer_of_xucred(credentials: bytes) -> Peer:
     """Return who has connected, from the answer of BSD or macOS."""
     _, user, count, *groups = _XUCRED.unpack(credentials)
-    return Peer(f"a process of user {user}", is_unix=True, user=user, groups=frozenset(groups[:count]))
+    name, groups_of_user = f"a process of user {user}", frozenset(groups[:count])
+    return Peer(name, is_unix=True, user=user, groups=groups_of_user, origin=f"user {user}")
 
 
 def _other_groups(connected: socket.socket) -> tuple[int, ...]:
@@ -55,7 +60,14 @@ def _other_groups(connected: socket.socket) -> tuple[int, ...]:
     return struct.unpack(f"{len(packed) // 4}I", packed)
 
 
-def _is_loopback(host: str) -> bool:
+def _ip_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     found = ipaddress.ip_address(host.partition("%")[0])
     mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
-    return (mapped or found).is_loopback
+    return mapped or found
+
+
+def _origin_of(host: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
+    """Return whose connections those of a host are; one with IPv6 usually has 2^64 addresses."""
+    if host.version == 4:
+        return f"host {host}"
+    return f"network {ipaddress.ip_network((int(host), 64), strict=False)}"

@@ -10,6 +10,7 @@ from durus.oid import oid_to_int
 from durus.records.record import data_of, parse_class_pickle
 from durus.serving.client import ServedClient
 from durus.serving.counts import Counts, LastPack, Traffic
+from durus.serving.limits import Limits
 from durus.sharing.session import SessionCore
 from durus.text import printable
 
@@ -44,6 +45,7 @@ def status(
     served: Served,
     counts: Counts,
     core: SessionCore,
+    limits: Limits,
     clients: Collection[ServedClient],
     now: float,
     asking: ServedClient | None = None,
@@ -54,10 +56,12 @@ def status(
         served: what it serves.
         counts: what it has counted.
         core: its session core.
+        limits: what clients may have.
         clients: the connections that there are.
         now: the time.
         asking: the connection that asks.
     """
+    served_clients = [client for client in clients if client.refusal is None]
     return {
         "durus": __version__,
         "process": served.process,
@@ -80,7 +84,9 @@ def status(
             "last": None if counts.last_pack is None else _pack(counts.last_pack, now),
         },
         "connections": counts.connections,
-        "clients": {"count": len(clients), "shown": _clients(clients, now, asking)},
+        "refused": counts.refused,
+        "limits": limits._asdict(),
+        "clients": {"count": len(served_clients), "shown": _clients(served_clients, now, asking)},
     }
 
 

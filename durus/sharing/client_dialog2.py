@@ -143,7 +143,9 @@ class ClientDialog2(ClientDialog):
         handle_invalidations: InvalidationHandler | None,
     ) -> bool:
         """Return False if a commit in a turn came too late, and may be tried again."""
-        data = messages.encode_commit(self._serial, accessed, records.values(), self._compression)
+        data = messages.encode_commit(
+            self._serial, accessed, records.values(), self._compression, self._hello.max_commit
+        )
         self._channel.check_connected()  # while it is known that nothing is stored
         with self._channel.outcome_unknown_on_error():
             self._channel.send(data)

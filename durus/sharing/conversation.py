@@ -4,7 +4,7 @@ No sockets and no clocks here. A Conversation receives bytes as they arrive, and
 do work. dialog1.py and dialog2.py have the requests and answers, one module for each version of the protocol.
 """
 
-from durus.error import DurusError
+from durus.error import DurusError, LimitError
 from durus.sharing.dialog import EVENT, Dialog, Host
 from durus.sharing.dialog1 import Dialog1
 from durus.sharing.session import SessionCore
@@ -103,6 +103,17 @@ class Conversation:
         """Tell the client, where it can be told, that its answer is still to come. [WIRE2-33]"""
         if self._dialog.is_awaited and not self._is_closed:
             self._dialog.keep_waiting()
+
+    @property
+    def held_bytes(self) -> int:
+        """How many bytes are held of requests that are not complete."""
+        return len(self._buffer) + self._session.held_bytes
+
+    def refuse(self, error: LimitError) -> None:
+        """End the conversation, because the client is at a limit; tell it where it can be told. [WIRE2-42]"""
+        if not self._is_closed:
+            self._dialog.refuse(error)
+            self._end(error)
 
     def finish(self) -> None:
         """End the conversation; if a complete commit is in progress, after its answer."""

@@ -7,7 +7,7 @@ It has no sockets, no threads and no clocks; conversation.py drives it.
 from collections.abc import Callable, Collection, Generator
 from typing import Protocol
 
-from durus.error import DurusError, NotAllowedError, TransactionError
+from durus.error import DurusError, LimitError, NotAllowedError, TransactionError
 from durus.sharing.protocol2 import Hello
 from durus.sharing.roles import Role
 from durus.sharing.session import Session, SessionCore
@@ -35,6 +35,10 @@ class Host(Protocol):
     """The limits that clients are told. [WIRE2-2]"""
     role: Role
     """What the client may do. [WIRE-50]"""
+    refusal: LimitError | None
+    """Why there is no place for the client; None if it has one. [WIRE2-42]"""
+    reserve: LimitError | None
+    """Why the client has the place that is kept for an ADMIN, and can't use the database; None if it has another."""
 
     def send(self, data: bytes) -> None:
         """Send bytes to the client."""
@@ -60,8 +64,8 @@ class Host(Protocol):
     def status(self) -> dict[str, object]:
         """Return what the server does, as JSON has it. [WIRE2-35]"""
 
-    def note_refusal(self, error: NotAllowedError) -> None:
-        """The client has asked for what it may not do, and was told so."""
+    def note_refusal(self, error: NotAllowedError | LimitError) -> None:
+        """The client has asked for what it may not do or have, and was told so."""
 
     def quit(self) -> None:
         """End the server, and this connection last of all: that tells the client."""
@@ -103,6 +107,9 @@ class Dialog:
     def converse(self) -> Steps:
         """Answer one request after the other."""
         raise NotImplementedError
+
+    def refuse(self, error: LimitError) -> None:
+        """Tell the client why its connection is about to be closed, if the protocol has words for that."""
 
     def keep_waiting(self) -> None:
         """Tell the client that its answer is still to come, if the protocol has words for that."""

@@ -18,6 +18,7 @@ from durus.sharing.protocol import (
     NewOids,
     Pack,
     Quit,
+    Request,
     Sync,
     Version,
     encode_loaded,
@@ -26,7 +27,7 @@ from durus.sharing.protocol import (
     read_commit,
     read_request,
 )
-from durus.sharing.protocol2 import VERSION_2
+from durus.sharing.protocol2 import VERSION_2, encode, encode_failure, failure_of
 from durus.sharing.roles import Role
 
 
@@ -41,6 +42,7 @@ class Dialog1(Dialog):
 
     def converse(self) -> Steps:
         send, session = self._host.send, self._session
+        has_no_place = self._host.refusal is not None or self._host.reserve is not None
         while not self.is_finishing:
             if self._host.is_paused or self._work >= WORK_AT_A_TIME:
                 yield from self._let_others_go_first()
@@ -48,6 +50,8 @@ class Dialog1(Dialog):
             request = yield from read_request()
             self.request_count += 1
             self._work += 1
+            if has_no_place:
+                self._check_place(request)
             match request:
                 case Load(oid):
                     self.load_count += 1
@@ -86,6 +90,16 @@ class Dialog1(Dialog):
                 case Goodbye():
                     return None
         return None
+
+    def _check_place(self, request: Request) -> None:
+        """Raise LimitError if there is no place for the client, or the one on which it can't do that. [WIRE2-42]"""
+        refusal, reserve = self._host.refusal, self._host.reserve
+        if refusal is not None:
+            if isinstance(request, Version) and request.version >= VERSION_2:
+                self._host.send(encode_u32(VERSION_2) + encode(b"E", encode_failure(failure_of(refusal))))
+            raise refusal
+        if reserve is not None and not isinstance(request, Version | Pack | Quit | Goodbye):
+            raise reserve
 
     def _invalid(self, oids: list[bytes] | None) -> bytes:
         if oids is None:
@@ -140,7 +154,7 @@ class Dialog1(Dialog):
             self._host.wake()
 
         self._host.send(self._invalid((yield from self._until_turn())))
-        count = yield from read_commit(take)
+        count = yield from read_commit(take, self._host.hello.max_commit)
         self._session.commit({}, done)
         if not count:
             return

@@ -5,6 +5,7 @@ from collections.abc import Generator
 from durus.error import (
     DurusError,
     DurusKeyError,
+    LimitError,
     NotAllowedError,
     ProtocolError,
     RecordError,
@@ -40,15 +41,20 @@ class Dialog2(Dialog):
         self._has_snapshot = False
 
     def converse(self) -> Steps:
-        self._host.send(messages.encode_hello(self._host.hello._replace(serial=self._session.serial)))
+        hello, reserve = self._host.hello, self._host.reserve
+        self._host.send(messages.encode_hello(hello._replace(serial=self._session.serial)))
         while not self.is_finishing:
             if self._host.is_paused or self._work >= WORK_AT_A_TIME:
                 yield from self._let_others_go_first()
             self.is_between_requests = True
             try:
-                request = yield from messages.read_request(self._take)
+                request = yield from messages.read_request(self._take, hello.max_commit)
                 self.request_count += 1
                 self._work += 1
+                if reserve is not None and not isinstance(request, messages.WITHOUT_DATABASE):
+                    self.refuse(reserve)
+                    self._host.note_refusal(reserve)
+                    break
                 if type(request) is messages.Load:
                     yield from self._load(request)
                 elif type(request) is messages.Commit:
@@ -62,12 +68,15 @@ class Dialog2(Dialog):
                 raise
             except DurusError as error:
                 self._send(b"E", messages.encode_failure(messages.failure_of(error)))
-                if isinstance(error, NotAllowedError):
+                if isinstance(error, NotAllowedError | LimitError):
                     self._host.note_refusal(error)
             finally:
                 if self._records:
                     self._drop_records()
         return None
+
+    def refuse(self, error: LimitError) -> None:
+        self._send(b"E", messages.encode_failure(messages.failure_of(error)))
 
     def keep_waiting(self) -> None:
         self._send(messages.WAIT)

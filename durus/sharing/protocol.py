@@ -156,11 +156,12 @@ def encode_commit(records: Iterable[tuple[bytes, bytes]]) -> bytes:
     return _U32.pack(len(data)) + data
 
 
-def read_commit(take: Callable[[bytes, bytes], None]) -> Reader[int]:
+def read_commit(take: Callable[[bytes, bytes], None], max_commit: int | None = None) -> Reader[int]:
     """Read the data of a commit. [WIRE-10]
 
     Args:
         take: called with each oid and its record.
+        max_commit: how many bytes are accepted; None for MAX_COMMIT.
 
     Returns:
         How many records there were; 0 if the commit was given up.
@@ -169,8 +170,9 @@ def read_commit(take: Callable[[bytes, bytes], None]) -> Reader[int]:
         ProtocolError: the data is malformed or too long.
     """
     size = yield from read_u32()
-    if size > MAX_COMMIT:
-        raise ProtocolError(f"a commit of {size} bytes exceeds the limit of {MAX_COMMIT}")
+    limit = MAX_COMMIT if max_commit is None else max_commit
+    if size > limit:
+        raise ProtocolError(f"a commit of {size} bytes exceeds the limit of {limit}")
     count = offset = 0
     while offset < size:
         if offset + _ENTRY_HEAD.size > size:

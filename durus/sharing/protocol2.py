@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from durus.error import (
     DurusError,
+    LimitError,
     NotAllowedError,
     ProtocolError,
     ReadonlyError,
@@ -30,7 +31,9 @@ MAX_SECONDS = 4_000_000
 """The longest time of a server's options, in seconds: about 46 days, so that milliseconds fit in 32 bits."""
 MAX_REQUEST = 8 * MAX_REQUEST_OIDS + 64
 """How many bytes a request other than a commit may have. [WIRE2-5]"""
-MAX_COMMIT_MESSAGE = MAX_COMMIT + 8 * MAX_ACCESSED + 64
+_BESIDE_RECORDS = 8 * MAX_ACCESSED + 64
+MAX_COMMIT_MESSAGE = MAX_COMMIT + _BESIDE_RECORDS
+_SKIPPED_AT_A_TIME = 1 << 16
 _STREAMED_FROM = 1 << 16
 """A longer commit is read record by record, so that its bytes are not held twice."""
 
@@ -67,13 +70,15 @@ def encode(kind: bytes, body: bytes = b"", method: int = NONE) -> bytes:
     return _HEAD.pack(1 + len(body), kind) + body
 
 
-def _decompressed(body: bytes, limit: int) -> tuple[bytes, bytes]:
-    """Return the kind and the body of the message in a compressed one."""
+def _decompressed(body: bytes, limit: int, max_commit: int = MAX_COMMIT) -> tuple[bytes, bytes]:
+    """Return the kind and the body of the message in a compressed one, which may be a commit of `max_commit` bytes."""
     if len(body) < _COMPRESSED.size:
         raise ProtocolError("a compressed message has no head")
     method, size = _COMPRESSED.unpack_from(body)
     if not 1 <= size <= limit:
         raise ProtocolError(f"a compressed message of {size} bytes is longer than the limit of {limit}")
+    if size > max_commit + _BESIDE_RECORDS:
+        raise _too_long(size, max_commit)
     data = decompress(method, body[_COMPRESSED.size :], size)
     return data[:1], data[1:]
 
@@ -174,6 +179,9 @@ class Unknown(NamedTuple):
     kind: bytes
 
 
+WITHOUT_DATABASE = (Options, Release, Pack, Ping, AskStatus, Quit, Goodbye, Unknown)
+"""Requests that do not use the database, and may come from a client that has the last place. [WIRE2-42]"""
+
 Request = (
     Options
     | Load
@@ -230,44 +238,67 @@ def encode_load(oids: list[bytes], ahead: int) -> bytes:
 
 
 def encode_commit(
-    serial: int, accessed: Collection[bytes] | None, records: Collection[bytes], method: int = NONE
+    serial: int,
+    accessed: Collection[bytes] | None,
+    records: Collection[bytes],
+    method: int = NONE,
+    max_commit: int = MAX_COMMIT,
 ) -> bytes:
     """Return the bytes of a commit; `accessed` is None in a turn. [WIRE2-20]
 
-    TransactionError if the records are too long for one commit.
+    TransactionError if the records are longer than the `max_commit` that the server has announced.
     """
     width, oids = OidArray.of(accessed or ()).to_bytes()
     head = _COMMIT.pack(AT_TURN if accessed is None else 0, serial, width, len(oids) // width)
     body = b"".join([head, oids, *_gen_sized(records)])
     size = len(body) - _COMMIT.size - len(oids)
-    if size > MAX_COMMIT:
+    if size > max_commit:
         raise TransactionError(
-            f"a commit of {size} bytes is longer than the {MAX_COMMIT} that a server takes; commit in parts"
+            f"a commit of {size} bytes is longer than the {max_commit} that a server takes; commit in parts"
         )
     return encode(b"C", body, method)
 
 
-def read_request(take: Callable[[bytes], None]) -> Reader[Request]:
-    """Read one request, giving `take` the records of a commit one by one. ProtocolError if it is malformed."""
+def read_request(take: Callable[[bytes], None], max_commit: int = MAX_COMMIT) -> Reader[Request]:
+    """Read one request, giving `take` the records of a commit one by one.
+
+    ProtocolError if it is malformed; LimitError, after its end, for a commit with more than `max_commit` bytes.
+    """
     size, kind = _HEAD.unpack((yield _HEAD.size))
     limit = MAX_COMMIT_MESSAGE if kind in (b"C", COMPRESSED) else MAX_REQUEST
     if not 1 <= size <= limit:
         raise ProtocolError(f"a message {kind!r} of {size} bytes: at least 1 and at most {limit} are possible")
+    if size > max_commit + _BESIDE_RECORDS and kind in (b"C", COMPRESSED):
+        yield from _skip(size - 1)
+        raise _too_long(size, max_commit)
     if kind == b"C" and size > _STREAMED_FROM:
-        return (yield from _read_commit(size - 1, take))
+        return (yield from _read_commit(size - 1, take, max_commit))
     body = yield size - 1
     if kind == COMPRESSED:
-        kind, body = _decompressed(body, MAX_COMMIT_MESSAGE)
-    return _parse_request(kind, body, take)
+        kind, body = _decompressed(body, MAX_COMMIT_MESSAGE, max_commit)
+    return _parse_request(kind, body, take, max_commit)
 
 
-def _parse_request(kind: bytes, body: bytes, take: Callable[[bytes], None]) -> Request:
+def _skip(size: int) -> Reader[None]:
+    """Read bytes that nobody wants, a few at a time."""
+    while size:
+        size -= len((yield min(size, _SKIPPED_AT_A_TIME)))
+
+
+def _too_long(size: int, max_commit: int) -> LimitError:
+    return LimitError(
+        f"a commit of {size} bytes is longer than the {max_commit} that this server takes (--max-commit, "
+        "--max-memory); commit in parts"
+    )
+
+
+def _parse_request(kind: bytes, body: bytes, take: Callable[[bytes], None], max_commit: int) -> Request:
     if kind == b"L":
         if len(body) < 10 or len(body) % 8 != 2 or len(body) > 8 * MAX_REQUEST_OIDS + 2:
             raise ProtocolError(f"a load of {len(body)} bytes: it has 2 and 8 for each of 1 to {MAX_REQUEST_OIDS}")
         return Load([body[start : start + 8] for start in range(2, len(body), 8)], _U16.unpack_from(body)[0])
     if kind == b"C":
-        return receive(_read_commit(len(body), take), _Body(body).take)
+        return receive(_read_commit(len(body), take, max_commit), _Body(body).take)
     if kind in _WITHOUT_BODY:
         _check_size(kind, body, 0)
         return _WITHOUT_BODY[kind]
@@ -294,7 +325,7 @@ def _check_size(kind: bytes, body: bytes, size: int) -> None:
         raise ProtocolError(f"a message {kind!r} has a body of {size} bytes, not {len(body)}")
 
 
-def _read_commit(size: int, take: Callable[[bytes], None]) -> Reader[Commit]:
+def _read_commit(size: int, take: Callable[[bytes], None], max_commit: int) -> Reader[Commit]:
     if size < _COMMIT.size:
         raise ProtocolError(f"a commit of {size} bytes has no head")
     flags, serial, width, count = _COMMIT.unpack((yield _COMMIT.size))
@@ -302,6 +333,9 @@ def _read_commit(size: int, take: Callable[[bytes], None]) -> Reader[Commit]:
         raise ProtocolError(f"{count} accessed oids do not fit the message, or the limit of {MAX_ACCESSED}")
     oids = OidArray.from_bytes(width, (yield width * count))
     left = size - _COMMIT.size - width * count
+    if left > max_commit:
+        yield from _skip(left)
+        raise _too_long(left, max_commit)
     while left:
         if left < _U32.size:
             raise ProtocolError("a commit ends inside of the length of a record")
@@ -357,7 +391,7 @@ class Failure(NamedTuple):
     text: str
 
 
-UNSUPPORTED, MALFORMED, READONLY, FAILED, TOO_LARGE, SNAPSHOT_ENDED, NOT_ALLOWED = range(1, 8)
+UNSUPPORTED, MALFORMED, READONLY, FAILED, TOO_LARGE, SNAPSHOT_ENDED, NOT_ALLOWED, LIMIT = range(1, 9)
 _ERRORS: dict[int, type[DurusError]] = {
     UNSUPPORTED: ProtocolError,
     MALFORMED: ProtocolError,
@@ -366,6 +400,7 @@ _ERRORS: dict[int, type[DurusError]] = {
     TOO_LARGE: TransactionError,
     SNAPSHOT_ENDED: SnapshotEndedError,
     NOT_ALLOWED: NotAllowedError,
+    LIMIT: LimitError,
 }
 
 
@@ -373,7 +408,7 @@ def failure_of(error: DurusError) -> Failure:
     """Return the answer that reports an error to a client."""
     if isinstance(error, SnapshotEndedError):
         return Failure(SNAPSHOT_ENDED, error.reason)
-    for code in (READONLY, MALFORMED, NOT_ALLOWED):
+    for code in (READONLY, MALFORMED, NOT_ALLOWED, LIMIT):
         if isinstance(error, _ERRORS[code]):
             return Failure(code, str(error))
     return Failure(FAILED, str(error))
@@ -440,8 +475,13 @@ def read_answer(on_wait: Callable[[], object] | None = None) -> Reader[Answer]:
             on_wait()
 
 
-def parse_hello(answer: Answer) -> Hello:
-    """Return the limits of the server; further ones, of a later version, are ignored."""
+def parse_hello(answer: Answer) -> Hello | Failure:
+    """Return the limits of the server, or why it has no place for this client. [WIRE2-42]
+
+    Further limits, of a later version, are ignored.
+    """
+    if answer.kind == b"E":
+        return parse_failure(answer.body)
     if answer.kind != b"H" or len(answer.body) < _HELLO.size:
         raise ProtocolError(f"the server began with {answer.kind!r} and {len(answer.body)} bytes, not with its limits")
     return Hello(*_HELLO.unpack_from(answer.body))

@@ -45,6 +45,8 @@ class Peer(NamedTuple):
     """The numbers of its groups."""
     names: frozenset[str] = frozenset()
     """The names in its certificate. [TLS-6]"""
+    origin: str = "unknown"
+    """Whose connections are counted together: those of one host, or of one user on a Unix socket. [CMD-28]"""
 
 
 class Access:

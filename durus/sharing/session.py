@@ -16,6 +16,7 @@ from durus.error import (
     ArgumentError,
     DurusError,
     InterruptedTransactionError,
+    LimitError,
     ProtocolError,
     SnapshotEndedError,
     TransactionError,
@@ -79,10 +80,12 @@ class SessionCore:
         max_snapshot_seconds: float | None = None,
         max_snapshot_bytes: int | None = None,
         commit_clock: Callable[[], float] | None = None,
+        max_unused_oids: int | None = None,
     ) -> None:
         """Share `storage`. `max_snapshot_seconds` limits how long a snapshot may be held, and `max_snapshot_bytes` how
         many bytes are kept for all of them; None is no limit. [TXN-64] `commit_clock` tells how long ago a commit was;
-        None is `clock`. [TXN-82]
+        None is `clock`. [TXN-82] `max_unused_oids` is how many oids one client may ask for and leave unused; None is
+        MAX_UNUSED_OIDS.
         """
         if require_storage(storage).is_shared:
             raise ArgumentError(
@@ -92,6 +95,7 @@ class SessionCore:
         self.storage = storage
         self._clock = clock
         self._commit_clock = clock if commit_clock is None else commit_clock
+        self._max_unused_oids = max_unused_oids
         self._max_snapshot_seconds = max_snapshot_seconds
         self._max_snapshot_bytes = max_snapshot_bytes
         self._versions = Versions(storage)
@@ -556,10 +560,14 @@ class Session:
             number: how many.
 
         Raises:
-            ProtocolError: the client has too many unused oids.
+            LimitError: the client has too many unused oids.
         """
-        if self._grants.count + number > MAX_UNUSED_OIDS:
-            raise ProtocolError(f"this client asked for more than {MAX_UNUSED_OIDS} oids without using them")
+        limit = self._core._max_unused_oids or MAX_UNUSED_OIDS
+        if self._grants.count + number > limit:
+            raise LimitError(
+                f"this client asked for more than {limit} oids without using them; commit the new objects, or connect "
+                "again"
+            )
         oids: list[bytes] = []
         if number and not self._core.has_record(ROOT_OID) and ROOT_OID not in self._grants:
             oids.append(ROOT_OID)
@@ -751,6 +759,11 @@ class Session:
         self._held_bytes += size
         self._core._waiting_bytes += size
         return True
+
+    @property
+    def held_bytes(self) -> int:
+        """How many bytes of records are held for a commit of this client that is not queued yet."""
+        return self._held_bytes + self._staged_bytes
 
     def let_go(self) -> None:
         """Stop counting the bytes of this commit."""

@@ -320,3 +320,13 @@ def test_a_server_in_a_thread(tmp_path: Path) -> None:
     server.stop()
     with Connection(tmp_path / "f") as connection:
         assert connection.get_root()["x"] == 1
+
+
+@pytest.mark.spec("CMD-28")
+def test_each_limit_has_an_option(tmp_path: Path) -> None:
+    given = {"clients": 11, "clients_by_peer": 9, "rate": 10**6, "unused_oids": 1000, "commit": 5000, "memory": 6000}
+    options = [f"--max-{name.replace('_', '-')}={number}" for name, number in given.items()]
+    with serving("--file", "f", *options, folder=tmp_path) as server:
+        client = ClientStorage(port=server.port)
+        assert client.server_status()["limits"] == given
+        client.close()

@@ -25,6 +25,7 @@ from durus.error import (
     DurusError,
     DurusKeyError,
     FileError,
+    LimitError,
     ProtocolError,
     RecordError,
     TransactionError,
@@ -575,7 +576,7 @@ class SessionMachine(RuleBasedStateMachine):
     def ask_for_oids(self, pick: int, number: int) -> None:
         client = choose(self.collectors(), pick)
         if len(client.given) + number > MAX_UNUSED_OIDS:
-            with pytest.raises(ProtocolError):
+            with pytest.raises(LimitError):
                 client.session.new_oids(number)
         else:
             self.take_oids(client, number)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from durus.error import ClosedError, DurusError, NotAllowedError, ProtocolError, ReadonlyError
+from durus.error import ClosedError, DurusError, LimitError, NotAllowedError, ProtocolError, ReadonlyError
 from durus.file_storage import FileStorage
 from durus.records.record import pack_record
 from durus.sharing.conversation import Conversation
@@ -198,6 +198,8 @@ class Paused:
     is_paused = False
     hello = Hello()
     role = Role.ADMIN
+    refusal: LimitError | None = None
+    reserve: LimitError | None = None
 
     def __init__(self, core: SessionCore) -> None:
         self.sent = bytearray()
@@ -225,7 +227,7 @@ class Paused:
     def pack(self, on_end: Callable[[DurusError | None], None]) -> None:
         pass
 
-    def note_refusal(self, error: NotAllowedError) -> None:
+    def note_refusal(self, error: NotAllowedError | LimitError) -> None:
         pass
 
     def quit(self) -> None:

@@ -13,6 +13,7 @@ from durus.client_storage import ClientStorage
 from durus.connection import Connection
 from durus.error import (
     DisconnectedError,
+    LimitError,
     NotAllowedError,
     OutcomeUnknownError,
     ProtocolError,
@@ -587,7 +588,8 @@ def test_a_readonly_storage_says_so(tmp_path: Path) -> None:
         (5, TransactionError),
         (6, SnapshotEndedError),
         (7, NotAllowedError),
-        (8, ServerError),
+        (8, LimitError),
+        (9, ServerError),
         (255, ServerError),
     ],
 )

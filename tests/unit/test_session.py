@@ -8,6 +8,7 @@ from durus.error import (
     DurusError,
     DurusKeyError,
     InterruptedTransactionError,
+    LimitError,
     ProtocolError,
     ReadonlyError,
     TransactionError,
@@ -298,14 +299,14 @@ def test_a_client_may_have_just_so_many_unused_oids(core: SessionCore, monkeypat
     oids = session.new_oids(2) + session.new_oids(3)
     assert len(set(oids)) == 5
     for _ in range(2):
-        with pytest.raises(ProtocolError, match="more than 5 oids"):
+        with pytest.raises(LimitError, match="more than 5 oids"):
             session.new_oids(1)
     store(core, session, record(oids[0]), record(oids[3]))
     oids += session.new_oids(2)
-    with pytest.raises(ProtocolError, match="more than 5 oids"):
+    with pytest.raises(LimitError, match="more than 5 oids"):
         session.new_oids(1)
     store(core, session, record(oids[0], data=b"used twice counts once"))
-    with pytest.raises(ProtocolError, match="more than 5 oids"):
+    with pytest.raises(LimitError, match="more than 5 oids"):
         session.new_oids(1)
     assert session.new_oids(0) == []
     assert len(set(oids)) == 7
