@@ -4,7 +4,7 @@ All of them are a DurusError. Where applications have caught a built-in exceptio
 is a base too. A message says what is wrong, where, and what helps.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from durus.oid import format_oid
 from durus.text import printable
@@ -262,8 +262,10 @@ class FormatError(DurusError, ValueError):
 class DamageError(FormatError):
     """The file is of the right kind, but its bytes at `offset` are wrong."""
 
-    def __init__(self, path: str, offset: int, problem: str, advice: str) -> None:
-        super().__init__(f"{path}: at byte {offset}: {problem}; {advice}")
+    def __init__(self, path: str, offset: int, problem: str, advice: str | Callable[[str], str]) -> None:
+        """Make the error; `advice` says what helps, or is a function of the path that returns this."""
+        helps = advice if isinstance(advice, str) else advice(path)
+        super().__init__(f"{path}: at byte {offset}: {problem}; {helps}")
         self.path = path
         self.offset = offset
         self.problem = problem

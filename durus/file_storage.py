@@ -1,20 +1,19 @@
 """FileStorage: a storage in one SHELF-1 file. spec/shelf.md."""
 
-import shlex
 import warnings
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from itertools import count
 
 from durus.error import ArgumentError, DurusError, DurusWarning
 from durus.files import shelf
 from durus.files.append_only_storage import AppendOnlyStorage, Durability, utc_now
-from durus.files.file import File, FileSystem, Path, first_unused
+from durus.files.file import File, FileSystem, Path, new_name
 from durus.files.moment import seal_time
 from durus.files.shelf.damaged import SoundPart
 from durus.files.shelf.history import gen_commits, gen_records, gen_records_in, view_at
 from durus.files.shelf.shelf import Shelf
 from durus.storage import Commit, Moment
+from durus.text import command
 
 __all__ = ["Durability", "FileStorage", "TempFileStorage", "utc_now"]
 
@@ -86,10 +85,11 @@ class FileStorage(AppendOnlyStorage[Shelf]):
         return None if self._at is None else Shelf(view_at(file, self._at))
 
     def _salvage_advice(self) -> str:
-        names = (f"{self._path}.salvaged{number or ''}" for number in count())
-        new = first_unused(self._file_system, names)
-        command = f"durus salvage {shlex.quote(self._path)} {shlex.quote(new)}"
-        return f"restore the file from a backup, or copy what is sound to a new file: `{command}`"
+        new = new_name(self._path, "salvaged", self._file_system)
+        return (
+            "restore the file from a backup, or copy what is sound to a new file: "
+            f"{command('salvage', self._path, new)}"
+        )
 
     def _history(self) -> Shelf:
         shelf = self._require_open().record_file

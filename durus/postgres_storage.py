@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote
 from uuid import UUID, uuid4
 
 from durus.concurrency.call_guard import CallGuard, guarded
@@ -49,7 +50,7 @@ from durus.sharing.oid_grants import OidGrants
 from durus.sharing.prefetch import Prefetch
 from durus.sharing.protocol import INVALID, NOT_FOUND, OKAY, Loaded
 from durus.storage import CollectingStorage, InvalidationHandler
-from durus.text import without_password
+from durus.text import command, without_password
 
 if TYPE_CHECKING:
     from durus.postgres.link import Link, Rows, Step
@@ -231,10 +232,15 @@ class PostgresStorage(CollectingStorage):
         else:
             self.made = tuple(missing)
 
+    def _how_to_init(self) -> str:
+        schema = self._sql.schema
+        return command("init", _shown(self._address) + ("" if schema == "durus" else f"?schema={quote(schema)}"))
+
     def _check_greeting(self, row: tuple[Any, ...] | None) -> None:
         if row is None:
             raise ServerError(
-                f"{self._name} has no tables of Durus: make them with `durus init`, or open it without readonly=True"
+                f"{self._name} has no tables of Durus: make them with {self._how_to_init()}, or open it without "
+                "readonly=True"
             )
         version, synchronous = row
         if version != VERSION:

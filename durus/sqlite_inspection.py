@@ -26,7 +26,8 @@ class SqliteInspection(Inspection):
         oids = set(self._storage.gen_oids())
         if oids and ROOT_OID not in oids:
             yield Finding(None, ROOT_OID, "there is no root object")
-        yield from record_findings(((oid, None) for oid in sorted(oids)), lambda oid, _: self._storage.load(oid), oids)
+        offsets = ((oid, None) for oid in sorted(oids))
+        yield from record_findings(offsets, lambda oid, _: self._storage.load(oid), oids, self._path)
 
     def figures(self) -> Figures:
         return Figures(self._storage.count(), None, None, "no checksums (SQLite)")

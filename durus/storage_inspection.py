@@ -13,7 +13,8 @@ class StorageInspection(Inspection):
 
     frame_size = 0
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, name: str) -> None:
+        self._name = name
         self.format_name = storage.format_name or type(storage).__name__
         self._storage = storage
         self._records = StorageRecords(storage.as_of_now())
@@ -23,7 +24,7 @@ class StorageInspection(Inspection):
         if oids and ROOT_OID not in oids:
             yield Finding(None, ROOT_OID, "there is no root object")
         offsets = ((oid, None) for oid, _ in self._records.offsets())
-        yield from record_findings(offsets, lambda oid, _: self._records.read_entry(oid, 0), oids)
+        yield from record_findings(offsets, lambda oid, _: self._records.read_entry(oid, 0), oids, self._name)
 
     def figures(self) -> Figures:
         count = sum(1 for _ in self._records.offsets())

@@ -1,6 +1,9 @@
-"""Text from data, in a form that is safe to show. Statement OBJ-79."""
+"""Text from data, in a form that is safe to show. Statements OBJ-79 and CMD-70."""
 
+import os
 import re
+import shlex
+from collections.abc import Iterable
 
 
 def printable(text: str) -> str:
@@ -24,3 +27,37 @@ def without_password(address: str) -> str:
     if not separator or "/" in head:
         return address
     return _PASSWORD.sub(r"\1@", address.partition("?")[0])
+
+
+def command(name: str, *files: str) -> str:
+    """Return a command of Durus as messages show it: complete, so that it can be pasted into a shell. [CMD-70]
+
+    Args:
+        name: the name of the command, and options.
+        files: its files or addresses.
+    """
+    return f"`durus {' '.join([name, *map(quoted_file, files)])}`"
+
+
+def command_line(name: str, words: Iterable[str]) -> str:
+    """Return a call of Durus with these words, to paste; passwords in addresses are left out. [CMD-70]"""
+    return f"`durus {' '.join([name, *(_quoted(without_password(word)) for word in words)])}`"
+
+
+def quoted_file(path: str) -> str:
+    """Return the path of a file as one word of a shell that is no option. [CMD-70]"""
+    if path.startswith("-"):
+        path = f"./{path}"
+    return _quoted(path)
+
+
+def _quoted(path: str) -> str:
+    if path.isprintable():
+        return shlex.quote(path)
+    return "$'" + "".join(map(_in_ansi_quotes, path)) + "'"
+
+
+def _in_ansi_quotes(one: str) -> str:
+    if one in "'\\":
+        return f"\\{one}"
+    return one if one.isprintable() else "".join(f"\\x{byte:02x}" for byte in os.fsencode(one))

@@ -23,13 +23,14 @@ from durus.error import (
     NothingToBackUpError,
     UnsoundTailError,
 )
-from durus.files.file import File, FileSystem, OperatingSystem, Path, ReadableFile, path_text
+from durus.files.file import File, FileSystem, OperatingSystem, Path, ReadableFile, new_name, path_text
 from durus.files.record_file import is_unfinished_creation
 from durus.files.shelf.layout import NAME, Seal
 from durus.files.shelf.sealed import end_of_last_seal, has_seal, sound_transactions
 from durus.files.shelf.shelf import EMPTY_FILE, read_header
 from durus.files.snapshot import FileSnapshot
 from durus.progress import Progress
+from durus.text import command
 
 MERGED_SIZE = 1 << 22
 """The maximum size of a segment that is merged from others, in bytes. [BACKUP-18]"""
@@ -231,7 +232,7 @@ def _check_format(file: ReadableFile) -> None:
     except FormatError:
         raise FormatError(
             f"{file.path}: this is not a {NAME} file, and only {NAME} files have the seals that a backup needs; "
-            f"`durus convert {file.path} NEW` converts a database in another format"
+            f"{command('convert', file.path, new_name(file.path))} converts a database in another format"
         ) from None
 
 

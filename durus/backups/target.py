@@ -81,7 +81,7 @@ def check_is_new(path: str, names: Iterable[str]) -> None:
 
 def no_backup(path: str) -> BackupError:
     """Return the error for a folder or a prefix without a manifest."""
-    return BackupError(f"{path}: there is no backup here; `durus backup FILE {path}` creates one")
+    return BackupError(f"{path}: there is no backup here; check the name, or back up a file to it first")
 
 
 def segment_view(file: ReadableFile, segment: Segment) -> ReadableFile:

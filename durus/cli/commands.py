@@ -84,7 +84,7 @@ def make_parser(used: str | None = None) -> argparse.ArgumentParser:
         subparser = subparsers.add_parser(
             name, help=command.summary + also, description=description, allow_abbrev=False
         )
-        subparser.set_defaults(parser=subparser, if_in_use=None)
+        subparser.set_defaults(parser=subparser, if_in_use=None, option_if_in_use=None)
         if used is None or name == used:
             command.add_to(subparser)
     return parser

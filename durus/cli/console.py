@@ -28,7 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_storage_arguments(
         parser, "the file with the objects, made if it is not there (without it: use a server)", file_or_address
     )
-    parser.set_defaults(if_in_use="give --readonly, or the address of its server in place of the file")
+    parser.set_defaults(
+        option_if_in_use="--readonly", if_in_use="give the address of its server in place of the file, or --readonly"
+    )
     add_address_arguments(parser, "find the server on")
     parser.add_argument(
         "--cache_size",

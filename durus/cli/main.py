@@ -12,6 +12,7 @@ from durus.cli.commands import ALIASES, COMMANDS, make_parser, nearest
 from durus.cli.options import UsageError
 from durus.cli.output import tell
 from durus.error import ArgumentError, DurusError, DurusWarning, LockedError
+from durus.text import command_line
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = _parse(given)
     except SystemExit as ended:  # argparse has printed an error, or the help
         return 0 if ended.code in (0, None) else 2
-    return 2 if options is None else _run(options)
+    return 2 if options is None else _run(options, given)
 
 
 def _parse(given: list[str]) -> argparse.Namespace | None:
@@ -36,7 +37,7 @@ def _parse(given: list[str]) -> argparse.Namespace | None:
         return None
     if name not in COMMANDS and name not in ("-h", "--help", "--version"):
         near = nearest(name)
-        hint = f"did you mean `durus {near}`?" if near else "`durus --help` lists all commands"
+        hint = f"did you mean {command_line(near, given[1:])}?" if near else "`durus --help` lists all commands"
         parser.error(f"there is no command {name!r}; {hint}")
     options, unknown = parser.parse_known_args([name, *given[1:]])
     if unknown:
@@ -44,7 +45,7 @@ def _parse(given: list[str]) -> argparse.Namespace | None:
     return options
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace, given: list[str]) -> int:
     try:
         with _warnings_in_one_line():
             status: int = options.run(options)
@@ -59,7 +60,7 @@ def _run(options: argparse.Namespace) -> int:
         return 1
     except (DurusError, OSError) as error:
         if isinstance(error, LockedError):
-            error.advice = options.if_in_use or error.advice
+            error.advice = _advice(options, given) or error.advice
         tell(f"durus: {_text(error)}", file=sys.stderr)
         with contextlib.suppress(OSError):
             sys.stdout.flush()
@@ -68,6 +69,13 @@ def _run(options: argparse.Namespace) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _advice(options: argparse.Namespace, given: list[str]) -> str | None:
+    """Return what helps if the file is in use: a text of the command, and its call with an option. [CMD-9]"""
+    advice: str | None = options.if_in_use
+    option: str | None = options.option_if_in_use
+    return advice if option is None else f"{advice}: {command_line(given[0], [*given[1:], option])}"
 
 
 def _text(error: Exception) -> str:

@@ -15,6 +15,7 @@ from durus.open_file import inspect_file, open_file_storage, storage_class_of
 from durus.sharing.address import SocketAddress
 from durus.sharing.protocol import DEFAULT_HOST, DEFAULT_PORT
 from durus.storage import Storage
+from durus.text import without_password
 
 
 class UsageError(Exception):
@@ -135,7 +136,7 @@ def inspect(name: str) -> Inspection:
     if is_address(name):
         from durus.storage_inspection import StorageInspection
 
-        return StorageInspection(open_address(name, readonly=True))
+        return StorageInspection(open_address(name, readonly=True), without_password(name))
     return inspect_file(name)
 
 

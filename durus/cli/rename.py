@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "file", type=file_name, metavar="FILE", help="the file to change, which no server may have open"
     )
-    parser.set_defaults(if_in_use="close it there, or give --dry-run")
+    parser.set_defaults(option_if_in_use="--dry-run", if_in_use="close it there, or give --dry-run")
     parser.add_argument("--dry-run", action="store_true", help="show what would change, and change nothing")
 
 

@@ -7,7 +7,9 @@ from durus import __version__
 from durus.cli.output import tell
 from durus.cli.progress import show_progress
 from durus.cli.values import file_name
+from durus.files.file import new_name
 from durus.oid import format_oid, oid_to_int
+from durus.text import command
 from durus.tools.salvage import Salvage
 
 _MAX_OIDS = 10
@@ -33,6 +35,9 @@ def run(options: argparse.Namespace) -> int:
         for line in _lines(salvage):
             tell(f"{options.file}: {line}")
         tell(f"{options.file}: {_summary(salvage)} {options.new}")
+        if salvage.older and not options.newest:
+            again = command("salvage --newest", options.file, new_name(options.new, "newest"))
+            tell(f"{options.file}: {again} takes the damaged states that can be read")
     return 0 if salvage.is_complete else 1
 
 
@@ -42,7 +47,7 @@ def _lines(salvage: Salvage) -> list[str]:
     for older in salvage.older:
         lines.append(
             f"oid {format_oid(older.oid)} ({older.class_name}): the state at byte {older.damaged_offset} is damaged; "
-            f"the older one at byte {older.offset} was taken (--newest takes the damaged one if it can be read)"
+            f"the older one at byte {older.offset} was taken"
         )
     for doubtful in salvage.doubtful:
         lines.append(

@@ -49,7 +49,7 @@ _LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_storage_arguments(parser, "the file with the objects, made if it is not there (without it: a temporary file)")
     add_address_arguments(parser, "listen on")
-    parser.set_defaults(if_in_use="close it there, or give --readonly")
+    parser.set_defaults(option_if_in_use="--readonly", if_in_use="close it there, or give --readonly")
     parser.add_argument(
         "--allow-uid",
         action="append",

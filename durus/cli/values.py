@@ -13,7 +13,7 @@ from durus.oid import oid_from_int
 from durus.opening import SERVER_SCHEMES
 from durus.sharing.address import HostPortAddress
 from durus.sharing.protocol import DEFAULT_HOST
-from durus.text import without_password
+from durus.text import command, without_password
 
 MAX_PORT = 65535
 _OF_THIS_PROCESS = ("file", "memory")
@@ -111,7 +111,7 @@ def _checked(text: str, takes_storages: bool, takes_servers: bool) -> str:
         path = rest.removeprefix("//") if scheme == "file" else ""
         advice = f"give its path alone, {path}" if path else "give the path of a file"
     elif scheme in SERVER_SCHEMES and not takes_servers:
-        advice = "this command takes a file; `durus pack` and `durus shell` take servers"
+        advice = f"this command takes a file; {command('pack', text)} and {command('shell', text)} take servers"
     elif rest.startswith("//") and scheme not in SERVER_SCHEMES and not takes_storages:
         advice = "this command takes a file only"
     else:

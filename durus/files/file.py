@@ -8,6 +8,7 @@ operation and the file.
 import contextlib
 import errno
 import fcntl
+import itertools
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -123,6 +124,12 @@ def closing_on_error(file: ReadableFile) -> Iterator[None]:
 def first_unused(file_system: FileSystem, names: Iterable[str]) -> str:
     """Return the first of these names that is unused; there must be one."""
     return next(name for name in names if not file_system.exists(name))
+
+
+def new_name(path: str, suffix: str = "converted", file_system: "FileSystem | None" = None) -> str:
+    """Return a name beside a file that no file has, for a message about a copy of it."""
+    names = (f"{path}.{suffix}{number or ''}" for number in itertools.count())
+    return first_unused(file_system or OperatingSystem(), names)
 
 
 def _named(error: OSError, operation: str, path: str, kind: type[FileError] = FileError) -> FileError:

@@ -7,6 +7,7 @@ from zlib import crc32
 
 from durus.error import DamageError, UnsoundTailError
 from durus.files.file import ReadableFile
+from durus.text import command
 
 CHUNK_SIZE = 1 << 20
 FIRST_CHUNK_SIZE = 1 << 12
@@ -110,6 +111,6 @@ def unsound_tail(path: str, start: int, size: int, problem: str) -> UnsoundTailE
         path,
         start,
         f"the last {size - start} bytes are not a complete, sound transaction: {problem}",
-        "open it with repair=True (durus -c --repair) to cut them off and keep them in a separate file, or with "
-        "readonly=True to see the state before them",
+        f"open it with repair=True ({command('shell --repair', path)}) to cut them off and keep them in a separate "
+        "file, or with readonly=True to see the state before them",
     )

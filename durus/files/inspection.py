@@ -17,7 +17,7 @@ from durus.records.contents import read_contents
 from durus.records.pickle_machine import Name
 from durus.records.record import split_oids, unpack_record
 from durus.records.source_names import may_be_there
-from durus.text import printable
+from durus.text import command, printable
 
 _NAMED_REFS = 5
 _UNFINISHED = "the file was created, but nothing was stored yet; opening it for writing makes it a database"
@@ -194,6 +194,7 @@ class FileInspection(Inspection, Generic[F]):
             sorted(self._offsets.items(), key=lambda pair: pair[1]),
             lambda oid, offset: self._read_entry(source, oid, offset),
             self._offsets.keys() if self._is_complete else None,
+            self._file.path,
         )
 
     def _unsound_finding(self, error: DamageError, may_be_repaired: bool = True) -> Finding:
@@ -203,7 +204,7 @@ class FileInspection(Inspection, Generic[F]):
         if self._live_file.size() > self.size:
             problem = "a commit was in progress when the check began; the bytes after this offset were not checked"
             return Finding(error.offset, None, problem, is_fault=False)
-        remedy = "; `durus -c --repair` cuts it off" if may_be_repaired else ""
+        remedy = f"; {command('shell --repair', error.path)} cuts it off" if may_be_repaired else ""
         return Finding(error.offset, None, error.problem + remedy)
 
     @property
@@ -222,10 +223,11 @@ def record_findings(
     offsets: Iterable[tuple[bytes, P]],
     read: Callable[[bytes, P], bytes],
     oids: Collection[bytes] | None,
+    path: str,
 ) -> Iterator[Finding]:
     """Yield the faults of the records at these (oid, offset) pairs, which read(oid, offset) returns.
 
-    `oids` are all oids with a record, None if that is unknown.
+    `oids` are all oids with a record, None if that is unknown. `path` is that of the file, or an address.
     """
     looked_for: set[Name] = set()
     for oid, offset in offsets:
@@ -246,16 +248,16 @@ def record_findings(
             for name in sorted(contents.names - looked_for):
                 looked_for.add(name)
                 if not may_be_there(*name):
-                    yield Finding(offset, oid, _missing(name), is_fault=False)
+                    yield Finding(offset, oid, _missing(name, path), is_fault=False)
         for ref in stored:
             if oids is not None and ref not in oids:
                 yield Finding(offset, oid, f"it refers to oid {format_oid(ref)}, which has no record")
 
 
-def _missing(name: Name) -> str:
+def _missing(name: Name, path: str) -> str:
     return (
         f"it names {name.module}.{name.qualname}, which this Python does not find, so a stand-in replaces it; "
-        "`durus info --broken` lists all objects that need it"
+        f"{command('info --broken', path)} lists all objects that need it"
     )
 
 

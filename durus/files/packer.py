@@ -15,7 +15,7 @@ from zlib import crc32
 
 from durus import progress
 from durus.error import DamageError, FormatError
-from durus.files.file import File
+from durus.files.file import File, new_name
 from durus.files.forward_reader import Unsound
 from durus.files.record_file import F
 from durus.files.writer import NewFile
@@ -23,6 +23,7 @@ from durus.oid import FIRST_RESERVED_OID, ROOT_OID, format_oid, oid_from_int, oi
 from durus.progress import STEP_REFS, Progress
 from durus.records.reachable import dangling_reference_error
 from durus.records.record import gen_refs, refs_of
+from durus.text import command
 
 MAX_PACKABLE_OIDS = 1 << 40
 """The first oid of a reachable object that a pack refuses. [SHELF-51]"""
@@ -30,7 +31,9 @@ MAX_PACKABLE_OIDS = 1 << 40
 _REGION_SIZE = 1 << 22
 """Records within this many bytes of the file are read in the order of the file while marking."""
 
-_ADVICE = "the file is not packed; inspect it with `durus check`"
+
+def _if_damaged(path: str) -> str:
+    return f"the file is not packed; inspect it with {command('check', path)}"
 
 
 Entry = tuple[bytes, int, bytes]
@@ -209,7 +212,7 @@ class Packer(Generic[F]):
 
     def _changed(self, offset: int) -> DamageError:
         problem = "the pack copies other bytes than it has read before"
-        return DamageError(self._source.file.path, offset, problem, _ADVICE)
+        return DamageError(self._source.file.path, offset, problem, _if_damaged)
 
     def _follow(self) -> Iterator[Progress]:
         """Append the transactions that were committed since, each with the garbage that it brings back. [SHELF-35]"""
@@ -228,7 +231,7 @@ class Packer(Generic[F]):
                 self._followed_to = late.end
                 yield Progress("follow", self._followed_to - self._snapshot_end, None)
         except Unsound as unsound:
-            raise DamageError(source.file.path, unsound.fault_offset, unsound.problem, _ADVICE) from None
+            raise DamageError(source.file.path, unsound.fault_offset, unsound.problem, _if_damaged) from None
 
     def _revive(self, records: dict[bytes, bytes]) -> None:
         """Add to `records` the garbage of the beginning of the pack that they reach."""
@@ -259,9 +262,10 @@ class Packer(Generic[F]):
     def _set_live(self, oid: bytes) -> None:
         number = oid_to_int(oid)
         if number >= MAX_PACKABLE_OIDS:
+            path = self._source.file.path
             raise FormatError(
-                f"{self._source.file.path}: the oid {format_oid(oid)} is too high for a pack, which needs space "
-                "for every oid below it; copy the objects into a new file (`durus convert`)"
+                f"{path}: the oid {format_oid(oid)} is too high for a pack, which needs space "
+                f"for every oid below it; copy the objects into a new file: {command('convert', path, new_name(path))}"
             )
         if number >= len(self._live):
             self._live.extend(bytes(max(number + 1 - len(self._live), len(self._live) // 8)))

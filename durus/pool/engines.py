@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from durus.error import ClosedError, ReadonlyError, WrongProcessError
+from durus.files.single_file_storage import SingleFileStorage
 from durus.open_file import open_file_storage
 from durus.pool.attempts import DEFAULT_SERVER_TRIES, DEFAULT_TRIES
 from durus.progress import Progress
 from durus.storage import Storage
+from durus.text import command
 
 if TYPE_CHECKING:
     from durus.pool.turn import ProcessTurn, TurnTakingClient
@@ -94,6 +96,9 @@ class EngineOfOneStorage(Engine):
         from durus.shared_storage import SharedStorage  # imported only when used
 
         self._name = str(storage)
+        self._how_to_serve = ""
+        if isinstance(storage, SingleFileStorage):
+            self._how_to_serve = f": {command('serve', storage.get_filename())}"
         self._shared: SharedStorage | None = SharedStorage(storage)
         self._process = os.getpid()
 
@@ -101,7 +106,7 @@ class EngineOfOneStorage(Engine):
         if self._process != os.getpid():
             raise WrongProcessError(
                 f"{self._name} was opened in process {self._process}, which has it alone, and is used in process "
-                f"{os.getpid()}: open it after the fork, in one process, or have a server share it (durus -s)"
+                f"{os.getpid()}: open it after the fork, in one process, or have a server share it{self._how_to_serve}"
             )
         if self._shared is None:
             raise ClosedError(f"{self._name} is closed: open it again")

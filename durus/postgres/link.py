@@ -26,7 +26,7 @@ _NOT_ALLOWED = "42501"
 _RIGHTS = (
     "a client needs USAGE on the schema, and SELECT, INSERT, UPDATE and DELETE on its tables, TRUNCATE too if it "
     "packs, and only SELECT if it only reads; to make them, CREATE on the database, or USAGE and CREATE on a schema "
-    "that is there: see GRANT, or have a role with these rights run `durus init`"
+    "that is there: see GRANT, or have a role with these rights make them"
 )
 MISSING_TABLE = {"42P01", "3F000", "3D000"}
 ALREADY_MADE = {"23505", "42P06", "42P07", "XX000"}

@@ -33,7 +33,7 @@ def row_of(record: bytes) -> Row:
         if number > MAX_OID:
             raise RecordError(
                 f"the oid {number} does not fit the integers of SQL, which end at {MAX_OID}; keep the object in a "
-                "SHELF-1 file, or renumber the objects with `durus convert`"
+                "SHELF-1 file, or copy the whole database with the command convert, which renumbers the objects"
             )
     if len(data) > MAX_DATA:
         raise RecordError(

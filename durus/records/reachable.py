@@ -6,6 +6,7 @@ from durus.error import FormatError
 from durus.oid import format_oid
 from durus.progress import STEP_RECORDS, STEP_REFS, Progress
 from durus.records.record import gen_refs
+from durus.text import command
 
 
 def mark_reachable(
@@ -45,5 +46,6 @@ def dangling_reference_error(referrer: bytes, oid: bytes, path: str | None = Non
     if path is None:
         return FormatError(f"{problem}, so nothing is packed; take that reference out first")
     return FormatError(
-        f"{path}: {problem}, so the file is not packed; take that reference out first (`durus check` lists all)"
+        f"{path}: {problem}, so the file is not packed; take that reference out first "
+        f"({command('check', path)} lists all)"
     )

@@ -20,6 +20,7 @@ from typing import Union
 from durus.error import AddressError, ServerUnreachableError, TlsError
 from durus.sharing.protocol import DEFAULT_HOST, DEFAULT_PORT
 from durus.sharing.tls_stream import TlsStream
+from durus.text import command_line
 
 BACKLOG = 1024
 _NOBODY_THERE = (errno.ECONNREFUSED, errno.ENOENT)
@@ -541,8 +542,19 @@ def connect(address: SocketAddress, timeout: float | None) -> socket.socket:
     """
     connected = address.get_connected_socket(timeout)
     if connected is None:
-        raise ServerUnreachableError(f"no server listens on {address}; start one with `durus -s`")
+        raise ServerUnreachableError(f"no server listens on {address}{_how_to_serve(address)}")
     return connected
+
+
+def _how_to_serve(address: SocketAddress) -> str:
+    """Return the end of a message that says how to start a server on an address. [CMD-70]"""
+    if isinstance(address, _UnixAddress):
+        options = ["--address", str(address)]
+    elif isinstance(address, HostPortAddress) and not isinstance(address, TlsAddress):
+        options = ["--host", address.host, "--port", str(address.port)]
+    else:
+        return ""
+    return f"; start one there with {command_line('serve', options)} and the name of its file"
 
 
 def wait_for_server(

@@ -134,8 +134,7 @@ class _Copy:
         except DurusKeyError as error:
             missing = format_oid(error.args[0])
             raise FormatError(
-                f"a reference leads to oid {missing}, which does not exist, so nothing is copied; take it out first "
-                "(`durus check` tells whose it is)"
+                f"a reference leads to oid {missing}, which does not exist, so nothing is copied; take it out first"
             ) from error
 
     def _take(self, oid: bytes, record: bytes) -> None:

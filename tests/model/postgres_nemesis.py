@@ -130,7 +130,8 @@ def check(address: str) -> Iterator[str]:
     """Yield what is wrong with the records of a database."""
     with contextlib.closing(storage_at(address)) as storage:
         oids = {oid for oid, _ in storage.gen_oid_record()}
-        for finding in record_findings(((oid, None) for oid in sorted(oids)), lambda oid, _: storage.load(oid), oids):
+        offsets = ((oid, None) for oid in sorted(oids))
+        for finding in record_findings(offsets, lambda oid, _: storage.load(oid), oids, "the database"):
             if finding.is_fault:
                 yield str(finding)
 

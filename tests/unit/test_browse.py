@@ -419,7 +419,7 @@ def test_damage_hides_only_what_it_hits(tmp_path: Path) -> None:
         assert "unreadable 1 of them" in first
         shown = [pages.get(f"/object/{number}") for number in (0, 1, 2, 3)]
         assert [each.status for each in shown] == [200, 200, 500, 200]
-        assert "`durus check` lists all damage" in shown[2].seen.text
+        assert f"`durus check {path}` lists all damage" in shown[2].seen.text
 
 
 def test_a_file_that_cannot_be_opened_is_an_error(tmp_path: Path) -> None:

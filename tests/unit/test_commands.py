@@ -133,7 +133,7 @@ def test_a_wrong_call_is_the_usage_and_one_line(
         (["shell", "file:f"], "give its path alone, f"),
         (["serve", "FILE:///srv/f"], "give its path alone, /srv/f"),
         (["shell", "memory:"], "'memory:' is an address: give the path of a file"),
-        (["serve", "durus://localhost"], "`durus pack` and `durus shell` take servers"),
+        (["serve", "durus://localhost"], "take servers"),
         (["check", "durus+unix:/s"], "this command takes a file"),
         (["convert", "f", "durus:g"], "'durus:g' is an address"),
         (["log", "postgresql://ann:secret@host/f?password=secret"], "'postgresql://ann@host/f' is an address"),
@@ -171,10 +171,16 @@ def test_a_file_that_exists_may_have_any_name(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("arguments", "advice"),
     [
-        (["serve", "FILE", "--port", "0"], "close it there, or give --readonly"),
-        (["shell", "FILE"], "give --readonly, or the address of its server in place of the file"),
+        (
+            ["serve", "FILE", "--port", "0"],
+            "close it there, or give --readonly: `durus serve FILE --port 0 --readonly`",
+        ),
+        (
+            ["shell", "FILE"],
+            "give the address of its server in place of the file, or --readonly: `durus shell FILE --readonly`",
+        ),
         (["pack", "FILE"], "give the address of the server in place of the file"),
-        (["rename", "a.B", "a.C", "FILE"], "close it there, or give --dry-run"),
+        (["rename", "a.B", "a.C", "FILE"], "close it there, or give --dry-run: `durus rename a.B a.C FILE --dry-run`"),
     ],
 )
 def test_a_file_in_use_gets_advice_for_the_command(
@@ -190,7 +196,7 @@ def test_a_file_in_use_gets_advice_for_the_command(
     told = capsys.readouterr()
     last = told.err.splitlines()[-1]
     assert "the file is in use by " in last
-    assert last.endswith(advice)
+    assert last.endswith(advice.replace("FILE", path))
     assert "readonly=True" not in last
 
 

@@ -188,7 +188,7 @@ def damaged(tmp_path: Path, place: str) -> Path:
         ("packed", "byte 14: in the packed part: "),
         ("index", "what stands here is not an index"),
         ("commit", "an object entry would end at byte"),
-        ("tail", "`durus -c --repair` cuts it off"),
+        ("tail", "`durus shell --repair "),
     ],
 )
 def test_check_tells_where_a_file_storage_2_is_damaged(

@@ -118,7 +118,8 @@ def test_init_makes_the_tables_once_and_tells_their_version(
     schema = postgres_address.rpartition("=")[2]
     shown = postgres_address.partition("?")[0]
     assert main(["init", "--check", postgres_address]) == 1
-    assert "has no tables of Durus: make them with `durus init`" in capsys.readouterr().err
+    schema = postgres_address.rpartition("schema=")[2]
+    assert f"has no tables of Durus: make them with `durus init '{shown}?schema={schema}'`" in capsys.readouterr().err
     assert postgres.execute(f"select count(*) from pg_namespace where nspname = '{schema}'") == [(0,)]
     assert main(["init", postgres_address]) == 0
     made = capsys.readouterr().out

@@ -19,9 +19,14 @@ from durus.files.forward_reader import Unsound
 from durus.files.read_ahead import ReadAhead
 from durus.files.record_file import Appended, PreparedTransaction, RecordFile
 from durus.oid import FIRST_RESERVED_OID, format_oid, oid_to_int
+from durus.text import command
 
 MAX_RECORD = (1 << 32) - 1
-DAMAGED = "restore the file from a backup; `durus check` lists all damage that can be noticed"
+
+
+def if_damaged(path: str) -> str:
+    """Return what helps if the file with this path is damaged."""
+    return f"restore the file from a backup; {command('check', path)} lists all damage that can be noticed"
 
 
 class Dfs20(RecordFile):
@@ -115,24 +120,24 @@ def read_base(file: ReadableFile) -> tuple[dict[bytes, int], int, int]:
     if head[: len(MAGIC)] != MAGIC[: len(head)]:
         raise FormatError(f"{file.path}: this is not a DFS20 file: it starts with {head[:8]!r}, not with {MAGIC!r}")
     if len(head) < BASE_START:
-        raise DamageError(file.path, len(head), "the file ends inside its header", DAMAGED)
+        raise DamageError(file.path, len(head), "the file ends inside its header", if_damaged)
     (start,) = U64.unpack_from(head, len(MAGIC))
     stream_start = start + U64.size
     if not BASE_START <= start <= file.size() - U64.size:
         problem = f"the header leads to an index record at byte {start}, where none can be"
-        raise DamageError(file.path, len(MAGIC), problem, DAMAGED)
+        raise DamageError(file.path, len(MAGIC), problem, if_damaged)
     (length,) = U64.unpack(file.read_at(start, U64.size))
     if length > file.size() - stream_start:
         problem = f"the index record claims to end at byte {stream_start + length}, behind the end of the file"
-        raise DamageError(file.path, start, problem, DAMAGED)
+        raise DamageError(file.path, start, problem, if_damaged)
     try:
         index = parse_index(file.read_at(stream_start, length))
     except ValueError as error:
-        raise DamageError(file.path, stream_start, f"what stands here is not an index: {error}", DAMAGED) from error
+        raise DamageError(file.path, stream_start, f"what stands here is not an index: {error}", if_damaged) from error
     for oid, offset in index.items():
         if not BASE_START <= offset < start:
             problem = f"the index leads to byte {offset} for oid {format_oid(oid)}, which is not in the packed part"
-            raise DamageError(file.path, stream_start, problem, DAMAGED)
+            raise DamageError(file.path, stream_start, problem, if_damaged)
     return {oid: offset for oid, offset in index.items() if oid < FIRST_RESERVED_OID}, start, stream_start + length
 
 
@@ -146,4 +151,4 @@ def read_entry(source: ReadAhead, end: int, oid: bytes, offset: int) -> bytes:
             if index + size > len(buffer):
                 buffer, index = source.window(offset, size, end)
             return buffer[index + U32.size : index + size]
-    raise DamageError(source.file.path, offset, f"no sound entry of oid {format_oid(oid)} stands here", DAMAGED)
+    raise DamageError(source.file.path, offset, f"no sound entry of oid {format_oid(oid)} stands here", if_damaged)

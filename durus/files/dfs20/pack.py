@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from durus.error import DamageError
-from durus.files.dfs20.dfs20 import DAMAGED, Dfs20, pack_entry
+from durus.files.dfs20.dfs20 import Dfs20, if_damaged, pack_entry
 from durus.files.dfs20.layout import BASE_START, END, MAGIC, U32, U64, IndexPickle
 from durus.files.dfs20.scan import scan_entries
 from durus.files.file import File
@@ -57,7 +57,7 @@ class Dfs20Packer(Packer[Dfs20]):
                     while some := list(islice(entries, STEP_RECORDS)):
                         yield some
                 except Unsound as unsound:
-                    raise DamageError(source.file.path, unsound.fault_offset, unsound.problem, DAMAGED) from None
+                    raise DamageError(source.file.path, unsound.fault_offset, unsound.problem, if_damaged) from None
 
     def _gen_late_commits(self) -> Iterator[LateCommit]:
         source = self._source

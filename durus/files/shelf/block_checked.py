@@ -3,8 +3,12 @@
 from durus.error import DamageError
 from durus.files.file import ReadableFile
 from durus.files.shelf.block_table import BLOCK_SIZE, BlockTable
+from durus.text import command
 
-DAMAGED = "restore the file from a backup; `durus check` lists all damage"
+
+def if_damaged(path: str) -> str:
+    """Return what helps if the file with this path is damaged."""
+    return f"restore the file from a backup; {command('check', path)} lists all damage"
 
 
 class _BlockChecked:
@@ -47,7 +51,7 @@ class _BlockChecked:
         offset = number * BLOCK_SIZE
         problem = self._table.fault(number, data[: min(BLOCK_SIZE, self._end - offset)])
         if problem is not None:
-            raise DamageError(self._file.path, offset, problem, DAMAGED)
+            raise DamageError(self._file.path, offset, problem, if_damaged)
         self._is_sound[number] = 1
 
 

@@ -8,7 +8,7 @@ from durus.error import DamageError
 from durus.files.file import File
 from durus.files.forward_reader import ForwardReader, Unsound
 from durus.files.packer import Entry, LateCommit, Packer
-from durus.files.shelf.block_checked import DAMAGED
+from durus.files.shelf.block_checked import if_damaged
 from durus.files.shelf.block_table import BLOCK_SIZE, read_block_table
 from durus.files.shelf.layout import BASE_START, ENTRY_FRAME_SIZE, ENTRY_HEAD, U64
 from durus.files.shelf.new_shelf import NewShelf
@@ -76,7 +76,7 @@ class ShelfPacker(Packer[Shelf]):
         return self._differs(0, f"the checksum of the packed part is {checksum:08x}, not {shelf.base_checksum:08x}")
 
     def _differs(self, offset: int, problem: str) -> DamageError:
-        return DamageError(self._source.file.path, offset, f"{problem}, so the file is not packed", DAMAGED)
+        return DamageError(self._source.file.path, offset, f"{problem}, so the file is not packed", if_damaged)
 
     def _gen_late_commits(self) -> Iterator[LateCommit]:
         shelf = self._source

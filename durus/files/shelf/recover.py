@@ -11,11 +11,15 @@ from durus.files.file import ReadableFile
 from durus.files.forward_reader import CHUNK_SIZE, FIRST_CHUNK_SIZE, Unsound, unsound_tail
 from durus.files.shelf.layout import SEAL_SIZE, U64, find_seals
 from durus.files.shelf.scan import Transaction, scan_transactions
+from durus.text import command
 
-ADVICE = (
-    "this is damage ahead of the last transaction, so nothing is cut off: restore the file from a backup, or look at "
-    "it with `durus check`"
-)
+
+def if_damaged(path: str) -> str:
+    """Return what helps if the file with this path is damaged before its last transaction."""
+    return (
+        "this is damage ahead of the last transaction, so nothing is cut off: restore the file from a backup, or look "
+        f"at it with {command('check', path)}"
+    )
 
 
 def explain(file: ReadableFile, unsound: Unsound, before: Transaction | None) -> DamageError:
@@ -35,7 +39,7 @@ def explain(file: ReadableFile, unsound: Unsound, before: Transaction | None) ->
             file.path,
             unsound.fault_offset,
             unsound.problem,
-            ADVICE,
+            if_damaged,
         )
     return unsound_tail(file.path, start, size, unsound.problem)
 

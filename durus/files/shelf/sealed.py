@@ -74,7 +74,7 @@ def read_sealed(
     if not start:
         first = read_header(file).end
         if first > end:
-            raise DamageError(file.path, 0, f"the packed part ends at byte {first}, after a seal", recover.ADVICE)
+            raise DamageError(file.path, 0, f"the packed part ends at byte {first}, after a seal", recover.if_damaged)
         for offset in range(0, first, CHUNK_SIZE):
             checksum = crc32(reader.read_at(offset, min(CHUNK_SIZE, first - offset)), checksum)
             yield offset
@@ -88,7 +88,7 @@ def read_sealed(
         yield transaction.end
     if first_seal is None or last_seal is None:
         problem = "these bytes look like a seal, but are not a seal of the transactions before them"
-        raise DamageError(file.path, end - SEAL_SIZE, problem, recover.ADVICE)
+        raise DamageError(file.path, end - SEAL_SIZE, problem, recover.if_damaged)
     return SealedBytes(first_seal, last_seal, earliest)
 
 

@@ -9,7 +9,7 @@ from durus.files.forward_reader import CHUNK_SIZE, Unsound
 from durus.files.read_ahead import ReadAhead
 from durus.files.record_file import Appended, PreparedTransaction, RecordFile
 from durus.files.shelf import recover
-from durus.files.shelf.block_checked import DAMAGED, block_checked
+from durus.files.shelf.block_checked import block_checked, if_damaged
 from durus.files.shelf.block_table import read_block_table
 from durus.files.shelf.layout import (
     BASE_START,
@@ -117,7 +117,7 @@ class Shelf(RecordFile):
             buffer, index = self._source.window(offset, ENTRY_HEAD.size, end)
             length, oid = ENTRY_HEAD.unpack_from(buffer.ljust(index + ENTRY_HEAD.size, b"\0"), index)[:2]
             if offset + U64.size + length > end:
-                raise DamageError(self.file.path, offset, "an object entry does not end in the packed part", DAMAGED)
+                raise DamageError(self.file.path, offset, "an object entry does not end in the packed part", if_damaged)
             if oid not in self.index and self.map.offset_of(oid) == offset:
                 yield oid, offset
             offset += U64.size + length
@@ -189,7 +189,7 @@ def read_entry(source: ReadAhead, end: int, oid: bytes, offset: int) -> bytes:
             if index + size > len(buffer):
                 buffer, index = source.window(offset, size, end)
             return buffer[index + 16 : index + size]
-    raise DamageError(source.file.path, offset, f"no sound entry of oid {format_oid(oid)} stands here", DAMAGED)
+    raise DamageError(source.file.path, offset, f"no sound entry of oid {format_oid(oid)} stands here", if_damaged)
 
 
 def read_header(file: ReadableFile) -> OffsetMap:
@@ -198,12 +198,12 @@ def read_header(file: ReadableFile) -> OffsetMap:
     if head[:BASE_START] != MAGIC[: len(head)]:
         raise FormatError(f"{file.path}: this is not a Durus file: it starts with {head[:8]!r}, not with {MAGIC!r}")
     if len(head) < BASE_START + U64.size:
-        raise DamageError(file.path, len(head), "the file ends inside its header", DAMAGED)
+        raise DamageError(file.path, len(head), "the file ends inside its header", if_damaged)
     (length,) = U64.unpack_from(head, BASE_START)
     start = len(head) + length
     if start > file.size():
         problem = f"the first transaction claims to end at byte {start}, behind the end of the file"
-        raise DamageError(file.path, BASE_START, problem, DAMAGED)
+        raise DamageError(file.path, BASE_START, problem, if_damaged)
     return OffsetMap(file, start)
 
 
