@@ -230,19 +230,23 @@ def encode_load(oids: list[bytes], ahead: int) -> bytes:
 
 
 def encode_commit(
-    serial: int, accessed: Collection[bytes] | None, records: Collection[bytes], method: int = NONE
+    serial: int,
+    accessed: Collection[bytes] | None,
+    records: Collection[bytes],
+    method: int = NONE,
+    limit: int = MAX_COMMIT,
 ) -> bytes:
     """Return the bytes of a commit; `accessed` is None in a turn. [WIRE2-20]
 
-    TransactionError if the records are too long for one commit.
+    TransactionError if the records are longer than the limit of the server. [WIRE2-2]
     """
     width, oids = OidArray.of(accessed or ()).to_bytes()
     head = _COMMIT.pack(AT_TURN if accessed is None else 0, serial, width, len(oids) // width)
     body = b"".join([head, oids, *_gen_sized(records)])
     size = len(body) - _COMMIT.size - len(oids)
-    if size > MAX_COMMIT:
+    if size > limit:
         raise TransactionError(
-            f"a commit of {size} bytes is longer than the {MAX_COMMIT} that a server takes; commit in parts"
+            f"a commit of {size} bytes is longer than the {limit} that the server takes; commit in parts"
         )
     return encode(b"C", body, method)
 
