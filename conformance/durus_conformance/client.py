@@ -45,9 +45,13 @@ class Calls:
     calls: list[Call] = field(default_factory=list)
     is_older: bool = False
     """The server speaks version 1 only, and closes the first connection. [WIRE2-1]"""
+    spoken: int | None = None
+    """A version that the server must not answer with; then the client can't connect."""
 
     @property
     def expected(self) -> Json:
+        if self.spoken is not None:
+            return [["connect", REFUSED]]
         return [[call.name, call.result] for call in self.calls]
 
     def play(self, testee: Testee, deadline: float) -> Json:
@@ -58,6 +62,9 @@ class Calls:
             address = {"host": "127.0.0.1", "port": listener.getsockname()[1]}
             testee.send("client", call="connect", address=address, protocol=self.version)
             try:
+                if self.spoken is not None:
+                    came.append(["connect", self._refused(testee, listener, deadline, self.spoken)])
+                    return came
                 if self.is_older:
                     with self._accept(listener, deadline) as connection:
                         _Script(testee, connection, 1).answer(b"V\0\0\0\2", b"\0\0\0\1")
@@ -68,6 +75,19 @@ class Calls:
                 came.append(f"{type(error).__name__}: {error}")
                 testee.stop()
         return came
+
+    def _refused(self, testee: Testee, listener: socket.socket, deadline: float, spoken: int) -> Json:
+        """Return what comes of a connection whose server answers with a wrong version."""
+        with self._accept(listener, deadline) as connection:
+            server = _Script(testee, connection, self.version)
+            server.answer(b"V" + self.version.to_bytes(4), spoken.to_bytes(4))
+            if not testee.is_first(listener):
+                raise Difference(f"the client connected again after the server had answered with version {spoken}")
+            try:
+                return testee.receive()
+            except TesteeRefusal:
+                server.expect_nothing()
+                return REFUSED
 
     @staticmethod
     def _accept(listener: socket.socket, deadline: float) -> socket.socket:

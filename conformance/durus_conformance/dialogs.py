@@ -176,6 +176,7 @@ def _version_2() -> list[Dialog]:
             greeting=b"",
             is_older=True,
         ),
+        dialog("a-version-that-there-is-not", "WIRE2-1 WIRE-25", spoken=7),
         dialog("a-longer-first-message", "WIRE2-2", _new_oids(1), greeting=_greeting(more=b"abc")),
         dialog(
             "the-serial-of-the-first-message",
@@ -269,6 +270,30 @@ def _version_2() -> list[Dialog]:
             ),
             _sync(empty_point, nothing),
             greeting=_greeting(accessed=1),
+        ),
+        dialog(
+            "more-oids-than-a-load-can-have",
+            "WIRE2-2",
+            Call(
+                "load",
+                {"oids": ["1", "2", "3", "4", "5"]},
+                [
+                    (_message("L", bytes(2) + _oids(1, 2)), _message("R", _found(_record(1)) + b"K")),
+                    (_message("L", bytes(2) + _oids(3, 4)), _message("R", _found(_record(3), _record(4)))),
+                    (_message("L", bytes(2) + _oids(5)), _message("R", b"I")),
+                ],
+                {"records": [_record(1).hex(), None, _record(3).hex(), _record(4).hex(), "invalid"]},
+            ),
+            _new_oids(6),
+            greeting=_greeting(load=2),
+        ),
+        dialog(
+            "a-commit-at-the-limit-and-one-beyond-it",
+            "WIRE2-2",
+            _commit_2([], 7, [(_commit_message(0, [], 7), _message("C", _point(1)))], stored()),
+            Call("commit", {"accessed": [], "records": {"7": _record(7, b"xy").hex()}}, [], REFUSED),
+            _new_oids(8),
+            greeting=_greeting(commit=4 + len(_record(7))),
         ),
         dialog(
             "a-connection-that-is-lost-during-a-commit-of-version-2",

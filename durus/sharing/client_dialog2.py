@@ -50,7 +50,7 @@ class ClientDialog2(ClientDialog):
         if record is None:
             prefetch = self.prefetch
             prefetch.adapt()
-            siblings = prefetch.siblings(oid, prefetch.ahead)
+            siblings = prefetch.siblings(oid, min(prefetch.ahead, self._hello.max_oids - 1))
             answers = self._load([oid, *siblings] if siblings else [oid], prefetch.ahead)
             record = record_of(oid, answers[0])
             if len(answers) > 1:
@@ -59,7 +59,10 @@ class ClientDialog2(ClientDialog):
         return record
 
     def load_all(self, oids: list[bytes]) -> list[Loaded]:
-        return self._load(oids, 0) if oids else []
+        """Return the answers for these oids, in as many requests as the server requires. [WIRE2-2]"""
+        most = max(self._hello.max_oids, 1)
+        parts = (oids[start : start + most] for start in range(0, len(oids), most))
+        return [answer for part in parts for answer in self._load(part, 0)[: len(part)]]
 
     def _load(self, oids: list[bytes], ahead: int) -> list[Loaded]:
         """Return the answers for these oids, followed by records that were not asked for."""
@@ -143,9 +146,8 @@ class ClientDialog2(ClientDialog):
         handle_invalidations: InvalidationHandler | None,
     ) -> bool:
         """Return False if a commit in a turn came too late, and may be tried again."""
-        data = messages.encode_commit(
-            self._serial, accessed, records.values(), self._compression, self._hello.max_commit
-        )
+        limit = self._hello.max_commit
+        data = messages.encode_commit(self._serial, accessed, records.values(), self._compression, limit)
         self._channel.check_connected()  # while it is known that nothing is stored
         with self._channel.outcome_unknown_on_error():
             self._channel.send(data)

@@ -242,19 +242,19 @@ def encode_commit(
     accessed: Collection[bytes] | None,
     records: Collection[bytes],
     method: int = NONE,
-    max_commit: int = MAX_COMMIT,
+    limit: int = MAX_COMMIT,
 ) -> bytes:
     """Return the bytes of a commit; `accessed` is None in a turn. [WIRE2-20]
 
-    TransactionError if the records are longer than the `max_commit` that the server has announced.
+    TransactionError if the records are longer than the limit of the server. [WIRE2-2]
     """
     width, oids = OidArray.of(accessed or ()).to_bytes()
     head = _COMMIT.pack(AT_TURN if accessed is None else 0, serial, width, len(oids) // width)
     body = b"".join([head, oids, *_gen_sized(records)])
     size = len(body) - _COMMIT.size - len(oids)
-    if size > max_commit:
+    if size > limit:
         raise TransactionError(
-            f"a commit of {size} bytes is longer than the {max_commit} that a server takes; commit in parts"
+            f"a commit of {size} bytes is longer than the {limit} that the server takes; commit in parts"
         )
     return encode(b"C", body, method)
 

@@ -284,6 +284,24 @@ testee.OPERATIONS["client"] = guess
 client = testee.OPERATIONS["client"]
 testee.OPERATIONS["client"] = lambda request: client({**request, "accessed": []} if "accessed" in request else request)
 """,
+    "wire-2/a-version-that-there-is-not/client-A": """
+client = testee.OPERATIONS["client"]
+def nothing_is_wrong(request):
+    try:
+        return client(request)
+    except Exception:
+        return {}
+testee.OPERATIONS["client"] = nothing_is_wrong
+""",
+    "wire-2/more-oids-than-a-load-can-have/client-A": """
+from durus.sharing.client_dialog2 import ClientDialog2
+ClientDialog2.load_all = lambda self, oids: self._load(oids, 0)
+""",
+    "wire-2/a-commit-at-the-limit-and-one-beyond-it/client-A": """
+from durus.sharing import protocol2
+encode_commit = protocol2.encode_commit
+protocol2.encode_commit = lambda *arguments: encode_commit(*arguments[:4])
+""",
     "wire/a-pack-removes/client-A": """
 client = testee.OPERATIONS["client"]
 testee.OPERATIONS["client"] = lambda request: {} if request["call"] == "pack" else client(request)

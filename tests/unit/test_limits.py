@@ -243,7 +243,7 @@ def test_a_client_keeps_to_the_limit_that_the_server_has_announced() -> None:
     client.begin()
     oid = client.new_oid()
     client.store(oid, pack_record(oid, bytes(1000), b""))
-    with pytest.raises(TransactionError, match=r"longer than the 1000 that a server takes; commit in parts"):
+    with pytest.raises(TransactionError, match=r"longer than the 1000 that the server takes; commit in parts"):
         client.end()
     client.ping()
     assert not stream.refusals

@@ -200,6 +200,54 @@ def test_what_a_later_server_tells_of_its_limits_is_ignored() -> None:
         messages.parse_hello(messages.Answer(b"H", b"short"))
 
 
+def limited(server: InMemoryServer, hello: messages.Hello) -> CountingConnection:
+    """Return a connection whose server announces these limits."""
+    stream = CountingConnection(server)
+    stream.hello = hello
+    return stream
+
+
+@pytest.mark.spec("WIRE2-2")
+def test_a_client_loads_more_oids_than_the_limit_in_several_requests(server: InMemoryServer) -> None:
+    store_items(server, 7)
+    stream = limited(server, messages.Hello(max_oids=3))
+    storage = ClientStorage(stream=stream)
+    stream.kinds()
+    oids = [oid_from_int(number) for number in range(7)]
+    assert [record[:8] for record in storage.bulk_load(oids)] == oids
+    assert stream.kinds() == b"LLL"
+
+
+@pytest.mark.spec("WIRE2-2")
+@pytest.mark.parametrize("most", [1, 2, 5])
+def test_a_client_asks_for_no_more_oids_ahead_than_the_limit(server: InMemoryServer, most: int) -> None:
+    store_items(server, 20)
+    stream = limited(server, messages.Hello(max_oids=most))
+    connection = Connection(ClientStorage(stream=stream))
+    assert [item.n for item in items_of(connection)] == [*range(20)]
+    longest = max((len(each) - 7) // 8 for each in stream.requests if each[4:5] == b"L")
+    assert longest <= most
+
+
+@pytest.mark.spec("WIRE2-2")
+def test_a_commit_beyond_the_limit_of_the_server_is_refused_unsent(server: InMemoryServer) -> None:
+    record = pack_record(ROOT, b"x", b"")
+    stream = limited(server, messages.Hello(max_commit=4 + len(record)))
+    storage = ClientStorage(stream=stream)
+    assert storage.new_oid() == ROOT
+    for size, is_refused in (1, False), (2, True):
+        storage.begin()
+        storage.store(ROOT, pack_record(ROOT, size * b"x", b""))
+        stream.kinds()
+        if is_refused:
+            with pytest.raises(TransactionError, match="longer than the 17 that the server takes"):
+                storage.end()
+            assert stream.kinds() == b""
+        else:
+            storage.end()
+    assert storage.load(ROOT) == record
+
+
 @pytest.mark.spec("WIRE2-4")
 def test_a_request_of_an_unknown_kind_is_skipped(server: InMemoryServer) -> None:
     connection = raw(server)

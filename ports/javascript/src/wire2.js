@@ -76,8 +76,18 @@ export class Protocol2 {
     return (await this.loadMany([oid]))[0];
   }
 
-  /** The records of oids. `ahead` is how many more the server may send, which this client does not keep. */
+  /**
+   * The records of oids, in as many requests as the limit of the server requires, WIRE2-2. `ahead` is how many more it
+   * may send, which this client does not keep.
+   */
   async loadMany(oids, ahead = 0) {
+    const most = Math.max(this.limits.load, 1);
+    const found = [];
+    for (let at = 0; at < oids.length; at += most) found.push(...(await this.loadPart(oids.slice(at, at + most), ahead)));
+    return found;
+  }
+
+  async loadPart(oids, ahead) {
     this.send("L", u16(ahead), joinOids(oids));
     const found = [];
     for (;;) {

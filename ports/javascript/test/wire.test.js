@@ -14,6 +14,7 @@ import { connectToServer } from "../src/client_storage.js";
 import { LostConnectionError, ServerError, UnknownOutcomeError } from "../src/errors.js";
 import { newFolder } from "./durus.js";
 import { makeRecord, splitRecord } from "../src/record.js";
+import { INVALID } from "../src/storage.js";
 import { Protocol1 } from "../src/wire1.js";
 import { Protocol2 } from "../src/wire2.js";
 import { vectors } from "./vectors.js";
@@ -233,6 +234,17 @@ test("what the protocol does not have ends the connection (WIRE-25)", async (t) 
   const storage = await connectToServer(address);
   await assert.rejects(storage.load(0n), /a load answer x/);
   await assert.rejects(storage.load(0n), LostConnectionError);
+});
+
+test("a load has no more oids than the server allows (WIRE2-2)", async () => {
+  const script = new Script();
+  const client = new Protocol2(script);
+  client.limits = { load: 2 };
+  script.feed(Buffer.concat([Buffer.from([0, 0, 0, 3]), Buffer.from("RKK"), Buffer.from([0, 0, 0, 2]), Buffer.from("RI")]));
+  assert.deepEqual(await client.loadMany([1n, 2n, 3n]), [null, null, INVALID]);
+  const oid = (number) => `00000000000000${number.toString(16).padStart(2, "0")}`;
+  assert.equal(script.takeSent(), `000000134c0000${oid(1)}${oid(2)}0000000b4c0000${oid(3)}`);
+  assert.equal(script.left, 0);
 });
 
 test("no server at all is a lost connection", async (t) => {
