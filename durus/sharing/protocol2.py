@@ -536,14 +536,8 @@ def parse_loaded(body: bytes) -> list[Loaded]:
         status = body[index : index + 1]
         index += 1
         if status == OKAY:
-            end = index + _U32.size
-            if end > len(body):
-                raise ProtocolError("a load answer ends inside of the length of a record")
-            (length,) = _U32.unpack_from(body, index)
-            index = end + length
-            if index > len(body):
-                raise ProtocolError(f"a record of {length} bytes ends after its answer")
-            found.append(Loaded(OKAY, body[end:index]))
+            start, index = _sized_span(body, index, "answer")
+            found.append(Loaded(OKAY, body[start:index]))
         elif status in (b"I", NOT_FOUND):
             found.append(Loaded(status))
         else:
@@ -560,14 +554,19 @@ def parse_oids(body: bytes, count: int) -> list[bytes]:
 
 def _gen_records(body: bytes, index: int) -> Iterator[bytes]:
     while index < len(body):
-        start = index + _U32.size
-        if start > len(body):
-            raise ProtocolError("a message ends inside of the length of a record")
-        (length,) = _U32.unpack_from(body, index)
-        index = start + length
-        if index > len(body):
-            raise ProtocolError(f"a record of {length} bytes ends after its message")
+        start, index = _sized_span(body, index, "message")
         yield body[start:index]
+
+
+def _sized_span(body: bytes, index: int, whole: str) -> tuple[int, int]:
+    """Return start and end of a record whose length is at `index`; ProtocolError if the `whole` ends before it does."""
+    start = index + _U32.size
+    if start > len(body):
+        raise ProtocolError(f"the {whole} ends inside of the length of a record")
+    (length,) = _U32.unpack_from(body, index)
+    if start + length > len(body):
+        raise ProtocolError(f"a record of {length} bytes ends after its {whole}")
+    return start, start + length
 
 
 def _gen_sized(records: Iterable[bytes]) -> Iterator[bytes]:

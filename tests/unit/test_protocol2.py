@@ -668,6 +668,18 @@ def test_a_commit_without_an_answer_that_makes_sense_has_an_unknown_outcome(
 
 @pytest.mark.spec("WIRE2-41")
 @pytest.mark.parametrize(
+    ("rest", "problem"),
+    [(b"\0\0\0", "inside of the length of a record"), (b"\0\0\0\5abcd", "a record of 5 bytes ends after its")],
+)
+def test_a_record_that_its_message_does_not_hold_is_told(rest: bytes, problem: str) -> None:
+    with pytest.raises(ProtocolError, match=problem):
+        messages.parse_loaded(b"O" + rest)
+    with pytest.raises(ProtocolError, match=problem):
+        messages.parse_point(bytes(messages._SYNC_POINT.size) + rest)
+
+
+@pytest.mark.spec("WIRE2-41")
+@pytest.mark.parametrize(
     "entry", [b"O", b"O\0\0\0\5abc", b"?", b"O" + struct.pack(">I", 13) + pack_record(oid_from_int(9), b"x", b"")]
 )
 def test_a_load_answer_that_makes_no_sense_is_refused(entry: bytes) -> None:

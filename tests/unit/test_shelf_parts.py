@@ -31,6 +31,7 @@ from durus.oid import FIRST_RESERVED_OID, SEAL_OID, oid_from_int
 from durus.progress import Progress
 from durus.records.record import pack_record
 from tests.in_memory_file import MemoryFile
+from tests.model.histories import Item, unsealed_packed_file
 
 TIME = "2026-01-02T03:04:05.000006Z"
 ROOT, ONE, TWO = (oid_from_int(n) for n in range(3))
@@ -555,8 +556,23 @@ def test_positions_are_in_the_order_of_the_file_and_newest_only() -> None:
     assert [oid for oid, _ in found] == [oid_from_int(5), ONE, TWO, ROOT]
     assert [place for _, place in found] == sorted(place for _, place in found)
     assert all(shelf.offset_of(oid) == place for oid, place in found)
+    assert list(shelf.walk()) == found
     assert list(shelf.holes()) == [6, 4, 3, 2]
     assert shelf.oid_count == 7
+
+
+@pytest.mark.spec("SHELF-4", "SHELF-8")
+@pytest.mark.parametrize("more", [1, 8, 9, -10])
+def test_a_walk_tells_of_an_entry_that_does_not_end_in_the_packed_part(more: int) -> None:
+    data = unsealed_packed_file({"root": 0}, {"root": Item(b"\xff" * 30, ())})
+    shelf = Shelf(file_of(data))
+    ((oid, offset),) = shelf.walk()
+    length = shelf.map.start - offset - 8
+    assert (oid, shelf.offset_of(oid)) == (ROOT, offset)
+    walk = Shelf(file_of(changed(data, offset, (length + more).to_bytes(8, "big")))).walk()
+    with pytest.raises(DamageError, match="does not end in the packed part") as caught:
+        list(walk)
+    assert caught.value.offset == (shelf.map.start + more if more < 0 else offset)
 
 
 def test_view_of_a_file_ends_where_the_file_ended_and_closes_it() -> None:

@@ -257,6 +257,64 @@ def test_after_an_interrupt_what_is_kept_is_found_anew(versions: Versions, monke
     assert versions.kept_bytes == 0
 
 
+@pytest.mark.spec("TXN-31", "TXN-62")
+def test_what_an_interrupt_leaves_is_kept_as_long_as_it_is_shown(versions: Versions) -> None:
+    held: list[Snapshot] = []
+    for number in range(2, 6):
+        commit(versions, {X: record(X, b"x %d" % number)})
+        held.append(versions.take_snapshot())
+    commit(versions, {X: record(X, b"x 6" * 1000)})
+    sizes = versions.kept_bytes
+    del held[2]  # this one has ended, but nothing has been forgotten yet
+    versions.start_anew()
+    assert versions.kept_bytes == sizes * 3 // 4
+    assert [snapshot.load(X) for snapshot in held] == [record(X, b"x %d" % number) for number in (2, 3, 5)]
+    held.clear()
+    assert versions.kept_bytes == 0
+    assert not versions._eras[-1].is_in_use
+
+
+@pytest.mark.spec("TXN-62")
+def test_a_snapshot_that_is_taken_again_before_its_end_is_noticed_is_kept(versions: Versions) -> None:
+    era = versions._eras[-1]
+    for _ in range(2):
+        snapshot = era.snapshot_of(7)
+        del snapshot
+    snapshot = era.snapshot_of(7)
+    era.forget_ended()
+    assert era.is_in_use
+    assert era.snapshot_of(7) is snapshot
+    del snapshot
+    era.forget_ended()
+    assert not era.is_in_use
+    assert not era._snapshots
+
+
+@pytest.mark.spec("TXN-62")
+def test_a_reader_that_takes_snapshots_for_ever_leaves_nothing(versions: Versions) -> None:
+    for _ in range(100):
+        versions.take_snapshot()
+    assert len(versions._eras[-1]._ended) == 1
+
+
+@pytest.mark.spec("TXN-63")
+def test_a_pack_without_a_snapshot_opens_no_second_storage(versions: Versions, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[None] = []
+    monkeypatch.setattr(versions._storage, "as_of_now", lambda: opened.append(None))
+    versions.take_snapshot()
+    for _ in versions.get_packer():
+        pass
+    assert opened == []
+    assert len(versions._eras) == 1
+
+
+@pytest.mark.spec("TXN-30")
+def test_a_sync_tells_what_the_storage_tells(versions: Versions, monkeypatch: pytest.MonkeyPatch) -> None:
+    for told in [X, Y], None:
+        monkeypatch.setattr(versions._storage, "sync", lambda told=told: told)
+        assert versions.sync() == told
+
+
 @pytest.mark.spec("TXN-60", "TXN-31")
 def test_a_commit_whose_outcome_is_unknown_makes_another_state(versions: Versions) -> None:
     before = versions.take_snapshot()
@@ -292,8 +350,10 @@ def test_the_file_before_a_pack_is_closed_with_the_last_snapshot_of_it(tmp_path:
     assert closed == []
     assert second.load(ROOT) == record(ROOT, b"root 2")
     del second
-    commit(versions, {ROOT: record(ROOT, b"root 4")})
-    assert closed == [True]
+    for _ in range(2):
+        commit(versions, {ROOT: record(ROOT, b"root 4")})
+        assert closed == [True]
+        assert len(versions._eras) == 1
     storage.close()
 
 
