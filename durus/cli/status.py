@@ -102,7 +102,8 @@ def _lines(values: dict[str, object]) -> Iterator[str]:
         f"{status.count('sent')} bytes out"
     )
     yield f"pack          {_pack(status.part('pack'))}"
-    yield f"clients       {clients.count('count')}, of {status.count('connections')} since it started"
+    refused = f"; refused because of a limit: {status.count('refused')}" if status.number("refused") else ""
+    yield f"clients       {clients.count('count')}, of {status.count('connections')} since it started{refused}"
     for client in clients.parts("shown"):
         snapshot = ", holds a snapshot" if client.has("snapshot") and client.number("snapshot") else ""
         yield (

@@ -386,6 +386,9 @@ def test_a_full_server_can_be_asked_and_stopped(capsys: pytest.CaptureFixture[st
             Connection(second)
         first.ping()
         wait_until(lambda: len(server.clients) == 1)
+        assert main(["status", "--address", str(address)]) == 0
+        assert "since it started; refused because of a limit: 1\n" in capsys.readouterr().out
+        wait_until(lambda: len(server.clients) == 1)
         assert main(["serve", "--stop", "--address", str(address)]) == 0
 
 
