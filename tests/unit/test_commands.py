@@ -557,10 +557,10 @@ def test_completion_without_shtab(capsys: pytest.CaptureFixture[str], monkeypatc
 
 
 def test_only_files_are_completed_as_files() -> None:
-    from durus.cli.completion import _file_arguments
+    from durus.cli.completion import _arguments
 
-    found = {action.dest for action in _file_arguments(make_parser())}
-    assert found == {"file", "old", "new", "logfile", "startup", "address"}
+    found = {action.dest for action, names_a_file in _arguments(make_parser()) if names_a_file}
+    assert found == {"file", "old", "new", "target", "lines", "logfile", "startup", "address"}
 
 
 # Starting
