@@ -226,8 +226,11 @@ class StorageServer:
 
     # Running
 
-    def listen(self) -> None:
+    def listen(self, listening: list[socket.socket] | None = None) -> None:
         """Open the sockets, so that clients can connect.
+
+        Args:
+            listening: the sockets of the address, if they listen already.
 
         Raises:
             AddressError: the server cannot listen on its address.
@@ -239,7 +242,7 @@ class StorageServer:
                 "make the storage and the server after the fork"
             )
         if not self._listening:
-            self._listening = self.address.get_listening_sockets()
+            self._listening = self.address.get_listening_sockets() if listening is None else listening
             _logger.info("listening on %s, serving %s", self.address, self.storage)
             if not self.address.is_local and not (self._tls is not None and self._tls.knows_clients):
                 _logger.warning(

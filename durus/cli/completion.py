@@ -7,7 +7,8 @@ from durus.cli.commands import make_parser
 from durus.error import DurusError
 
 _SHELLS = ("bash", "zsh", "fish")
-_FILES = ("file", "old", "new", "logfile", "startup", "address")
+_FILES = ("file", "old", "new", "target", "lines", "logfile", "startup", "address")
+_NOTHING = {"zsh": "()"}  # with no action at all, zsh completes no option in the place of such an argument either
 """The options and arguments that name a file; `rename` has two of the same names that do not."""
 
 
@@ -23,17 +24,21 @@ def run(options: argparse.Namespace) -> int:
     except ImportError as error:
         raise DurusError("completion needs shtab, which is not installed: pip install 'durus[cli]'") from error
     parser = make_parser()
-    for action in _file_arguments(parser):
-        action.complete = shtab.FILE  # type: ignore[attr-defined]  # how shtab is told of it
+    for action, names_a_file in _arguments(parser):
+        if names_a_file:
+            action.complete = shtab.FILE  # type: ignore[attr-defined]  # how shtab is told of it
+        elif not action.option_strings and action.choices is None:
+            action.complete = _NOTHING  # type: ignore[attr-defined]  # likewise
     print(shtab.complete(parser, options.shell))
     return 0
 
 
-def _file_arguments(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
-    """Yield the arguments of all commands that name a file."""
+def _arguments(parser: argparse.ArgumentParser) -> Iterator[tuple[argparse.Action, bool]]:
+    """Yield the arguments of all commands, and whether they name a file."""
     for action in parser._actions:  # argparse has no public way to go through them
         if isinstance(action, argparse._SubParsersAction):
             for subparser in action.choices.values():
-                yield from _file_arguments(subparser)
-        elif action.dest in _FILES and not (parser.prog.endswith("rename") and action.dest != "file"):
-            yield action
+                yield from _arguments(subparser)
+        else:
+            is_class = parser.prog.endswith("rename") and action.dest != "file"
+            yield action, action.dest in _FILES and not is_class

@@ -18,6 +18,7 @@ from durus.error import DurusError, ServerUnreachableError
 from durus.objects.unstorable import CONSOLE
 from durus.sharing.address import SocketAddress, wait_for_server
 from durus.text import without_password
+from durus.transactions.unnoted import debug_mode
 from durus.utils import int8_to_str, str_to_int8
 
 _TRIES = 50
@@ -52,7 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     if "" not in sys.path:
         sys.path.insert(0, "")  # as in Python's own console, for the classes of the objects
-    startup = _compiled(options.startup) if options.startup else None  # before a file is made
+    debug_mode(None)  # checks the environment, before a file is made [CMD-71]
+    startup = _compiled(options.startup) if options.startup else None
     server = choose_server(options)
     storage = open_storage(options) if server is None else _open_client(options, server)
     try:

@@ -2,10 +2,12 @@
 
 import argparse
 import contextlib
+import itertools
 import json
 import logging
 import os
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,6 +18,7 @@ from durus.cli.options import (
     add_keep_prepack_argument,
     add_storage_arguments,
     address_of,
+    is_address,
     keep_prepack,
     open_storage,
 )
@@ -196,7 +199,6 @@ def run(options: argparse.Namespace) -> int:
     access = Access(dict(options.allow_uid), dict(options.allow_gid), options.may_stop)
     for number in (signal.SIGINT, signal.SIGTERM):  # until the server handles them by itself
         signal.signal(number, _end)
-    serving_metrics = _metrics(options)
     limits = Limits(
         options.max_clients,
         options.max_clients_by_peer,
@@ -205,7 +207,11 @@ def run(options: argparse.Namespace) -> int:
         options.max_commit,
         options.max_memory,
     )
-    with log_to(options.logfile, options.logginglevel, options.log_format) as reopen:
+    with (
+        log_to(options.logfile, options.logginglevel, options.log_format) as reopen,
+        _metrics(options) as serving_metrics,
+        _listening_early(options, address) as early,
+    ):
         storage = open_storage(options)
         keep_prepack(storage, options)
         try:
@@ -221,7 +227,7 @@ def run(options: argparse.Namespace) -> int:
                 tls=tls,
                 limits=limits,
             )
-            server.listen()
+            server.listen(early.pop() if early else None)
             name = options.file or "a temporary file, which is gone when the server ends"
             tell(f"durus: listening on {server.address}, serving {name}", flush=True)
             with serving_metrics(server):
@@ -257,17 +263,39 @@ def _address(options: argparse.Namespace) -> SocketAddress:
     return address_of(options, owner=options.owner, group=options.group, umask=options.umask)
 
 
-def _metrics(options: argparse.Namespace) -> Callable[[StorageServer], contextlib.AbstractContextManager[object]]:
-    """Return what answers requests for the numbers of a server, as long as it is entered. [CMD-27]"""
+@contextlib.contextmanager
+def _listening_early(options: argparse.Namespace, address: SocketAddress) -> Iterator[list[list[socket.socket]]]:
+    """Listen before a new file is made, so that none is left if that is impossible; yield a list of the sockets.
+
+    They are closed at the end if they are still in it. It is empty for a file that is there: while another process
+    has that, nobody is to take this one for its server. [CMD-71]
+    """
+    early: list[list[socket.socket]] = []
+    if options.file and not is_address(options.file) and not os.path.lexists(options.file):
+        early.append(address.get_listening_sockets())
+    try:
+        yield early
+    finally:
+        for each in itertools.chain(*early):
+            address.close(each)
+
+
+@contextlib.contextmanager
+def _metrics(
+    options: argparse.Namespace,
+) -> Iterator[Callable[[StorageServer], contextlib.AbstractContextManager[object]]]:
+    """Listen for requests, and yield what answers them with the numbers of a server while it is entered. [CMD-27]"""
     if options.metrics is None:
-        return contextlib.nullcontext
+        yield contextlib.nullcontext
+        return
     try:
         from durus.serving.metrics import serving_metrics  # only if needed, because of its imports
     except ModuleNotFoundError as error:
         raise DurusError(
             f"--metrics needs {error.name}, which is not installed: pip install 'durus[metrics]'"
         ) from error
-    return lambda server: serving_metrics(options.metrics, server.measures)
+    with contextlib.closing(options.metrics.get_listening_socket()) as listening:
+        yield lambda server: serving_metrics(options.metrics, server.measures, listening)
 
 
 def _tls(options: argparse.Namespace) -> "ServerTls | None":

@@ -135,19 +135,23 @@ class _Handler(WSGIRequestHandler):
 
 
 @contextmanager
-def serving_metrics(address: HostPortAddress, measure: Measure) -> Iterator[int]:
+def serving_metrics(
+    address: HostPortAddress, measure: Measure, listening: socket.socket | None = None
+) -> Iterator[int]:
     """Answer each request of HTTP with the numbers, in threads; yield the port.
 
     Args:
         address: where to listen; port 0 is any free one.
         measure: returns the numbers; it is called in other threads.
+        listening: the socket of the address, if it listens already; it is closed at the end.
 
     Raises:
         AddressError: it is not possible to listen there.
     """
     registry = CollectorRegistry()
     registry.register(ServerCollector(measure))
-    listening = address.get_listening_socket()
+    if listening is None:
+        listening = address.get_listening_socket()
     listening.setblocking(False)  # a client may have gone before it is accepted
     server = _Server(listening)
     server.set_app(make_wsgi_app(registry))

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 import time
@@ -533,6 +534,56 @@ def test_what_is_not_of_durus_is_all_offered() -> None:
     assert not is_for_applications(BTree(), "root")
 
 
+# Files
+
+
+@pytest.mark.spec("CMD-71")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["serve", "f", "--address", "/nowhere/s"], "cannot listen on /nowhere/s"),
+        (["serve", "f", "--host", "192.0.2.1", "--port", "1"], "cannot listen on 192.0.2.1:1"),
+        (["serve", "f", "--port", "0", "--metrics", "192.0.2.1:1"], "cannot listen on 192.0.2.1:1"),
+        (["serve", "f", "--port", "0", "--logfile", "/nowhere/log"], "/nowhere/log"),
+        (["serve", "f", "--port", "0", "--tls-cert", "nothing"], "nothing"),
+        (["serve", "f", "--port", "0", "--storage-class", "no.such"], "no.such can't be imported"),
+        (["serve", "f", "--port", "70000"], "'70000' is not a number from 0 to 65535"),
+        (["shell", "f", "--startup", "nothing"], "the startup file nothing can't be read"),
+        (["shell", "f", "--no-such-option"], "unrecognized arguments: --no-such-option"),
+    ],
+)
+def test_command_that_fails_at_its_beginning_leaves_no_file(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if "--metrics" in arguments:
+        pytest.importorskip("prometheus_client")
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) in (1, 2)
+    assert message in capsys.readouterr().err
+    assert os.listdir() == []
+
+
+@pytest.mark.spec("CMD-71")
+def test_wrong_debug_mode_of_a_shell_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DURUS_DEBUG", "yes")
+    assert main(["shell", "f"]) == 2
+    assert "DURUS_DEBUG is 'yes'" in capsys.readouterr().err
+    assert os.listdir() == []
+
+
+@pytest.mark.spec("CMD-71")
+def test_server_of_a_new_file_that_can_not_be_made_leaves_no_socket(short_path: Path) -> None:
+    assert main(["serve", str(short_path / "no" / "f"), "--address", str(short_path / "s")]) == 1
+    assert os.listdir(short_path) == []
+
+
 # Completion
 
 
@@ -557,10 +608,10 @@ def test_completion_without_shtab(capsys: pytest.CaptureFixture[str], monkeypatc
 
 
 def test_only_files_are_completed_as_files() -> None:
-    from durus.cli.completion import _file_arguments
+    from durus.cli.completion import _arguments
 
-    found = {action.dest for action in _file_arguments(make_parser())}
-    assert found == {"file", "old", "new", "logfile", "startup", "address"}
+    found = {action.dest for action, names_a_file in _arguments(make_parser()) if names_a_file}
+    assert found == {"file", "old", "new", "target", "lines", "logfile", "startup", "address"}
 
 
 # Starting
