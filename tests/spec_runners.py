@@ -42,6 +42,7 @@ def run_dfs20(example: Example) -> None:
 
 def _run_file(example: Example, read: Callable[[File], object]) -> None:
     data, expected = bytes_and_expected(example)
+    expected.pop("or", None)  # for readers without block tables
     found: object
     with TemporaryDirectory() as directory:
         path = Path(directory, "example.durus")

@@ -114,12 +114,18 @@ def _cases(document: str, vector: dict[str, Json]) -> Iterator[Case]:
         if split:
             yield case("read_record", partial(call, "read_record"), split)
         if "state" in expected and "PICKLE-13" not in vector["statements"]:  # the members of enums have two forms
-            yield case("write_record", partial(_write_record, vector["hex"]), expected, ("REC-7", "REC-10", "REC-11"))
+            yield case(
+                "write_record",
+                partial(_write_record, vector["hex"]),
+                _with_shared(expected, vector["hex"]),
+                ("REC-7", "REC-10", "REC-11", "PICKLE-7", "PICKLE-21"),
+            )
     elif kind in _FILES:
         data = bytes.fromhex(vector["hex"])
         offsets = expected.get("faults", [])
-        expected = _without(expected, "faults")
-        yield case("read_file", partial(_read_file, data, _FILES[kind]), expected)
+        other = expected.get("or")
+        expected = _without(expected, "faults", "or")
+        yield case("read_file", partial(_read_file, data, _FILES[kind], expected, other), expected)
         yield case("repair", partial(_repair, data), _repaired(expected), ("SHELF-26", "SHELF-27", "SHELF-49"))
         if expected.get("error") == "tail":
             run = partial(_repair_again, data, expected["offset"])
@@ -143,7 +149,8 @@ def _cases(document: str, vector: dict[str, Json]) -> Iterator[Case]:
             )
     elif kind == "pack":
         data = bytes.fromhex(vector["hex"])
-        yield case("pack", partial(_pack, data, expected), expected)
+        kept = () if "error" in expected else ("SHELF-37", "SHELF-49")
+        yield case("pack", partial(_pack, data, expected), _packed(expected), kept)
     elif kind == "steps":
         sees = [step.get("sees") for step in vector["steps"]]
         for protocol in 1, 2:
@@ -182,7 +189,13 @@ def _call(operation: str, world: World, **arguments: Json) -> Json:
 def _write_record(record: str, world: World) -> Json:
     came = world.testee.call("write_record", hex=record)
     written = came.get("hex")
-    return records.contents(bytes.fromhex(written)) if isinstance(written, str) else came
+    return _with_shared(records.contents(bytes.fromhex(written)), written) if isinstance(written, str) else came
+
+
+def _with_shared(contents: Json, record: str) -> Json:
+    """Return what a record holds, and where in it the same value is in several places [PICKLE-7]."""
+    shared = records.shared(bytes.fromhex(record))
+    return {**contents, "shared": shared} if shared else contents
 
 
 def _new_oids(data: bytes, world: World) -> Json:
@@ -197,10 +210,13 @@ def _file(world: World, data: bytes) -> Path:
     return path
 
 
-def _read_file(data: bytes, file_format: str, world: World) -> Json:
+def _read_file(data: bytes, file_format: str, expected: Json, other: int | None, world: World) -> Json:
+    """Return what the testee finds; what is expected if it gives the other offset that is right."""
     path = _file(world, data)
     came = world.testee.call("read_file", path=str(path), format=file_format)
-    return came if path.read_bytes() == data else {"error": "the file was changed", "came": came}
+    if path.read_bytes() != data:
+        return {"error": "the file was changed", "came": came}
+    return expected if other is not None and is_same(came, {**expected, "offset": other}) else came
 
 
 def _check(data: bytes, offsets: list[int], any_will_do: bool, world: World) -> Json:
@@ -297,14 +313,32 @@ def _records(commit: dict[str, Json]) -> dict[str, str]:
     return found
 
 
+def _packed(expected: Json) -> Json:
+    return expected if "error" in expected else {**expected, "mode": "600", "earlier": "kept"}
+
+
 def _pack(data: bytes, expected: Json, world: World) -> Json:
     path = _file(world, data)
+    path.chmod(0o600)
     came = world.testee.call("pack", path=str(path))
     found = path.read_bytes()
     if "error" in came:
         return came if found == data else {**came, "file": "changed"}
     result = judge.contents(found, new_from=0)
-    return {key: each for key, each in result.items() if key in expected or key == "fault"}
+    shown = {key: each for key, each in result.items() if key in expected or key == "fault"}
+    earlier = path.with_name(f"{path.name}.prepack")
+    kept = not _has_hard_links(world.folder) or (earlier.is_file() and earlier.read_bytes() == data)
+    return {**shown, "mode": f"{path.stat().st_mode & 0o777:o}", "earlier": "kept" if kept else "lost"}
+
+
+def _has_hard_links(folder: Path) -> bool:
+    one, other = folder / "a name", folder / "another name"
+    one.touch()
+    try:
+        other.hardlink_to(one)
+    except OSError:
+        return False
+    return True
 
 
 def _steps(steps: list[Json], protocol: int, world: World) -> Json:

@@ -108,6 +108,48 @@ def _contents(record: bytes) -> Json:
     return {"oid": str(oid), "class": cls.__qualname__, "state": shown, "refs": [str(each) for each in listed]}
 
 
+def shared(record: bytes) -> list[list[str]]:
+    """Return the places of each list, dict or set that is in several places of the state; nothing if it can't be read.
+
+    The record may be any that a reader has to read. A place is the keys and the indexes that lead to it.
+    """
+    data = record[12 : 12 + int.from_bytes(record[8:12])]
+    try:
+        stream = io.BytesIO(data)
+        _Unpickler(stream).load()
+        state = data[stream.tell() :]
+        if state.startswith(_ZLIB):
+            state = zlib.decompressobj().decompress(state, _LONGEST)
+        unpickler = _Unpickler(io.BytesIO(data[: stream.tell()] + state))
+        unpickler.load()  # the state may use its memo [REC-12]
+        value = unpickler.load()
+    except Exception:  # contents() tells what is wrong
+        return []
+    places: dict[int, list[str]] = {}
+    _note_places(value, "", places)
+    return [each for each in places.values() if len(each) > 1]
+
+
+def _note_places(value: Any, place: str, places: dict[int, list[str]]) -> None:
+    """Note where each value is that can be changed; what is in it is looked at once."""
+    parts: list[tuple[Any, Any]] = []
+    if isinstance(value, list | dict | set):
+        found = places.setdefault(id(value), [])
+        found.append(place)
+        if len(found) > 1:
+            return
+    match value:
+        case list() | tuple():
+            parts = list(enumerate(value))
+        case dict():
+            parts = list(value.items())
+        case _Made():
+            parts = [("args", value.arguments), ("state", value.state), ("items", value.items)]
+            parts += [(f"pairs.{index}", pair) for index, pair in enumerate(value.pairs)]
+    for key, part in parts:
+        _note_places(part, f"{place}.{key}" if place else str(key), places)
+
+
 def _split(data: bytes) -> tuple[bytes, bytes]:
     """Return the pickles of the class [REC-10] and of the state, not compressed any more."""
     module, _, rest = data[3:].partition(b"\n")

@@ -235,7 +235,10 @@ def is_of_file(inspection: Inspection, finding: Finding) -> bool:
 
 
 def pack(request: Json) -> Json:
-    storage = open_file_storage(request["path"])
+    try:
+        storage = open_file_storage(request["path"])
+    except DurusError:
+        return {"error": "refused"}
     try:
         storage.pack()
     except DurusError:

@@ -284,6 +284,43 @@ testee.OPERATIONS["client"] = guess
 client = testee.OPERATIONS["client"]
 testee.OPERATIONS["client"] = lambda request: client({**request, "accessed": []} if "accessed" in request else request)
 """,
+    "pickle/pickle-with-a-list-in-two-places/write_record": """
+from durus.serialize import ObjectReader
+load_state = ObjectReader.load_state
+def apart(self, obj, data):
+    load_state(self, obj, data)
+    obj.__dict__["b"] = ([1], [1])
+ObjectReader.load_state = apart
+""",
+    "pickle/pickle-of-equal-values-that-are-not-the-same/write_record": """
+from durus.serialize import ObjectReader
+load_state = ObjectReader.load_state
+def together(self, obj, data):
+    load_state(self, obj, data)
+    obj.__dict__["b"] = obj.__dict__["a"]
+ObjectReader.load_state = together
+""",
+    "shelf/what-the-root-reaches-stays/pack": """
+import os
+pack = testee.OPERATIONS["pack"]
+def forget(request):
+    result = pack(request)
+    os.remove(request["path"] + ".prepack")
+    return result
+testee.OPERATIONS["pack"] = forget
+""",
+    "file-storage-2/what-the-root-of-a-dfs20-file-does-not-reach-goes/pack": """
+import os
+pack = testee.OPERATIONS["pack"]
+def publish(request):
+    result = pack(request)
+    os.chmod(request["path"], 0o644)
+    return result
+testee.OPERATIONS["pack"] = publish
+""",
+    "shelf/block-that-its-checksum-does-not-match/read_file": """
+testee.fault_of = lambda error: {"error": "damage", "offset": 8}
+""",
     "wire-2/a-version-that-there-is-not/client-A": """
 client = testee.OPERATIONS["client"]
 def nothing_is_wrong(request):
