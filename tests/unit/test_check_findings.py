@@ -1,11 +1,13 @@
 """Exactly what a check of a SHELF-1 file finds, in files that are made by hand."""
 
 import re
+from dataclasses import replace
 from zlib import crc32
 
 import pytest
 
-from durus.files.inspection import Finding
+from durus.files.inspection import Figures, Finding, Heading
+from durus.files.shelf import inspection
 from durus.files.shelf.inspection import ShelfInspection
 from durus.files.shelf.layout import SEAL_SIZE, pack_entry, pack_seal, pack_transaction
 from durus.files.shelf.shelf import EMPTY_FILE
@@ -16,6 +18,7 @@ from durus.serialize import class_pickle
 from tests.in_memory_file import MemoryFile
 
 TIME = "2026-01-02T03:04:05.000006Z"
+LATER = "2026-01-02T03:04:06.000006Z"
 ROOT, ONE, TWO, THREE = (oid_from_int(n) for n in range(4))
 RESERVED = b"\xff" * 7 + b"\x05"
 PERSISTENT = class_pickle(Persistent)
@@ -70,6 +73,10 @@ def checked(data: bytes) -> tuple[ShelfInspection, list[Finding]]:
     return check, list(check.findings())
 
 
+def heading_of(data: bytes) -> Heading:
+    return ShelfInspection(MemoryFile("/f", bytearray(data))).heading()
+
+
 def told(data: bytes) -> list[tuple[int | None, bytes | None, str]]:
     """Return (file offset, oid, problem) of each fault."""
     _, findings = checked(data)
@@ -116,9 +123,39 @@ def test_what_stands_behind_the_last_seal_is_counted_as_unsealed() -> None:
     assert checked(data + b"torn")[0].unsealed_size == 4
 
 
+@pytest.mark.spec("SHELF-16")
+def test_figures_tell_how_far_seals_reach() -> None:
+    data, _ = sealed(SMALL, [entry_of(ONE)])
+    behind = unsealed(entry_of(TWO))
+    remark = f"the last {len(behind)} bytes have no seal yet"
+    assert checked(data)[0].figures() == Figures(2, 2, "all", "sealed to its end")
+    assert checked(data + behind)[0].figures() == Figures(3, 3, "part", remark)
+    assert checked(SMALL + behind)[0].figures() == Figures(2, 1, "none", "no seals (as Durus 4.3 writes it)")
+    assert checked(EMPTY_FILE)[0].figures() == Figures(0, 0, "none", "no seals")
+
+
+@pytest.mark.spec("SHELF-16")
+def test_heading_tells_sizes_seals_and_what_is_torn() -> None:
+    size, start = len(entry_of(ROOT)), len(SMALL)
+    unsealed_only = Heading("SHELF-1", start, start, size, 0, 0, "none")
+    assert heading_of(SMALL) == unsealed_only
+    first, checksum = pack_transaction(entry_of(ONE), start, TIME, crc32(SMALL))
+    data = SMALL + first
+    one_seal = Heading("SHELF-1", len(data), start, size + len(entry_of(ONE)), 1, 0, "all", TIME, TIME)
+    assert heading_of(data) == one_seal
+    data += pack_transaction(b"", len(data), LATER, checksum)[0] + unsealed(entry_of(TWO))
+    sizes = size + len(entry_of(ONE)) + len(entry_of(TWO))
+    both = Heading("SHELF-1", len(data), start, sizes, 3, 1, "part", TIME, LATER)
+    assert heading_of(data) == both
+    torn = heading_of(data + b"torn")
+    assert "sound transaction" in str(torn.tail)
+    assert replace(torn, tail=None) == replace(both, size=len(data) + 4)
+
+
 @pytest.mark.spec("CMD-17")
-@pytest.mark.parametrize("zeros", [8, 16, 8000, 3 << 20])
-def test_zeros_after_the_last_commit_are_noted(zeros: int) -> None:
+@pytest.mark.parametrize("zeros", [8, 16, 1000, 8000])
+def test_zeros_after_the_last_commit_are_noted(zeros: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inspection, "CHUNK_SIZE", 1000)
     data, _ = sealed(SMALL, [entry_of(ROOT)])
     for before in (data, SMALL, data + unsealed(entry_of(ROOT))):
         _, (finding,) = checked(before + bytes(zeros))
@@ -127,6 +164,8 @@ def test_zeros_after_the_last_commit_are_noted(zeros: int) -> None:
     assert checked(data + bytes(zeros) + unsealed(entry_of(ROOT)))[1] == []
     _, (torn, note) = checked(data + bytes(zeros + 3))
     assert (torn.is_fault, note.offset, note.is_fault) == (True, len(data), False)
+    assert [each.is_fault for each in checked(data + bytes(zeros) + b"torn")[1]] == [True]
+    assert [each.is_fault for each in checked(data + bytes(zeros) + b"\0\0\1")[1]] == [True]
 
 
 @pytest.mark.spec("SHELF-15")

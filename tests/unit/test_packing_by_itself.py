@@ -93,11 +93,11 @@ def test_other_storages_know_no_garbage() -> None:
 
 @pytest.mark.spec("CMD-60", "CMD-62")
 def test_a_server_packs_when_most_of_the_file_is_garbage_and_logs_what_it_freed(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    short_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "durus")
-    storage = FileStorage(tmp_path / "f")
-    with serving_with(StorageServer(storage, address=tmp_path / "s", gcgarbage=20 * SIZE)) as client:
+    storage = FileStorage(short_path / "f")
+    with serving_with(StorageServer(storage, address=short_path / "s", gcgarbage=20 * SIZE)) as client:
         put(client, *(client.new_oid() for _ in range(2)))
         for _ in range(18):
             put(client, ONE)
@@ -113,11 +113,11 @@ def test_a_server_packs_when_most_of_the_file_is_garbage_and_logs_what_it_freed(
 @pytest.mark.spec("CMD-60")
 @pytest.mark.parametrize("gcgarbage", [0, 10 * SIZE])
 def test_a_server_does_not_pack_without_the_rule_or_while_half_of_the_file_is_live(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, gcgarbage: int
+    short_path: Path, caplog: pytest.LogCaptureFixture, gcgarbage: int
 ) -> None:
     caplog.set_level(logging.INFO, "durus")
-    storage = FileStorage(tmp_path / "f")
-    with serving_with(StorageServer(storage, address=tmp_path / "s", gcgarbage=gcgarbage)) as client:
+    storage = FileStorage(short_path / "f")
+    with serving_with(StorageServer(storage, address=short_path / "s", gcgarbage=gcgarbage)) as client:
         put(client, *(client.new_oid() for _ in range(2 if gcgarbage == 0 else 30)))
         for _ in range(24):
             put(client, ONE)
@@ -126,7 +126,7 @@ def test_a_server_does_not_pack_without_the_rule_or_while_half_of_the_file_is_li
 
 @pytest.mark.spec("CMD-60")
 def test_a_pack_that_fails_is_not_tried_again_with_each_commit(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    short_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Full(OperatingSystem):
         def open(self, path: str, mode: object) -> object:  # type: ignore[override]  # it only refuses
@@ -135,8 +135,8 @@ def test_a_pack_that_fails_is_not_tried_again_with_each_commit(
             return super().open(path, mode)  # type: ignore[arg-type]  # it is a Mode
 
     caplog.set_level(logging.INFO, "durus")
-    storage = FileStorage(tmp_path / "f", file_system=Full())  # type: ignore[arg-type]  # as above
-    with serving_with(StorageServer(storage, address=tmp_path / "s", gcgarbage=5 * SIZE)) as client:
+    storage = FileStorage(short_path / "f", file_system=Full())  # type: ignore[arg-type]  # as above
+    with serving_with(StorageServer(storage, address=short_path / "s", gcgarbage=5 * SIZE)) as client:
         put(client, *(client.new_oid() for _ in range(2)))
         for _ in range(13):
             put(client, ONE)

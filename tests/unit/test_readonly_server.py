@@ -111,10 +111,13 @@ def test_the_file_from_before_a_pack_is_open_as_long_as_a_snapshot_shows_it(tmp_
 
 
 @pytest.mark.spec("CMD-63")
-def test_a_commit_is_refused(tmp_path: Path) -> None:
-    writer = FileStorage(tmp_path / "f")
+def test_a_commit_is_refused(short_path: Path) -> None:
+    writer = FileStorage(short_path / "f")
     put(writer, b"a")
-    with following(tmp_path / "f", tmp_path / "s") as server, closing(ClientStorage(address=server.address)) as client:
+    with (
+        following(short_path / "f", short_path / "s") as server,
+        closing(ClientStorage(address=server.address)) as client,
+    ):
         with pytest.raises(ReadonlyError, match="open with readonly=True"):
             put(client, b"b", ONE)
         assert data_of(client.load(ONE)) == b"a"
@@ -122,14 +125,14 @@ def test_a_commit_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.spec("CMD-63")
 @pytest.mark.parametrize("protocol", [1, 2])
-def test_clients_of_a_server_see_each_commit_as_one_within_a_second(tmp_path: Path, protocol: int) -> None:
-    writer = Connection(FileStorage(tmp_path / "f", durability="os"))
+def test_clients_of_a_server_see_each_commit_as_one_within_a_second(short_path: Path, protocol: int) -> None:
+    writer = Connection(FileStorage(short_path / "f", durability="os"))
     root = writer.get_root()
     parts = root["parts"] = PersistentDict({n: PersistentDict(value=0) for n in range(5)})
     writer.commit()
     seen: list[int] = []
     with (
-        following(tmp_path / "f", tmp_path / "s") as server,
+        following(short_path / "f", short_path / "s") as server,
         closing(ClientStorage(address=server.address, protocol=protocol)) as client,
     ):
         reader = Connection(client, snapshot=protocol == 2)
@@ -189,8 +192,10 @@ def test_a_file_that_was_written_anew_is_read_anew_with_a_warning(tmp_path: Path
 
 
 @pytest.mark.spec("CMD-63")
-def test_while_the_file_is_missing_clients_see_the_last_state(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    writer = FileStorage(tmp_path / "f")
+def test_while_the_file_is_missing_clients_see_the_last_state(
+    short_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    writer = FileStorage(short_path / "f")
     put(writer, b"a")
     writer.close()
     told = threading.Event()
@@ -201,15 +206,18 @@ def test_while_the_file_is_missing_clients_see_the_last_state(tmp_path: Path, ca
         return True
 
     caplog.handler.addFilter(note)
-    with following(tmp_path / "f", tmp_path / "s") as server, closing(ClientStorage(address=server.address)) as client:
-        os.rename(tmp_path / "f", tmp_path / "moved")
+    with (
+        following(short_path / "f", short_path / "s") as server,
+        closing(ClientStorage(address=server.address)) as client,
+    ):
+        os.rename(short_path / "f", short_path / "moved")
         assert told.wait(SECONDS)
         client.sync()
         assert data_of(client.load(ONE)) == b"a"
-        writer = FileStorage(tmp_path / "moved")
+        writer = FileStorage(short_path / "moved")
         put(writer, b"b")
         writer.close()
-        os.rename(tmp_path / "moved", tmp_path / "f")
+        os.rename(short_path / "moved", short_path / "f")
         since = time.monotonic()
         while client.sync() == []:
             assert time.monotonic() - since < SECONDS
