@@ -41,7 +41,8 @@ def depends_on_data(lines: list[list[str]]) -> bool:
         data = bytes.fromhex(hexadecimal)
         if event != ">":
             continue
-        kind, kinds = (data[4:5], b"NLBTUCPQO") if versions.get(letter) == VERSION_2 else (data[:1], b"NMLBPQ")
+        requests = data[5:] if data[:1] == b"V" else data  # a piece can have one more request after the version
+        kind, kinds = (data[4:5], b"NLBTUCPQO") if versions.get(letter) == VERSION_2 else (requests[:1], b"NMLBPQ")
         if kind and kind in kinds:
             return True
         versions.setdefault(letter, data)

@@ -244,7 +244,7 @@ def test_bytes_after_the_last_seal_are_left_out_and_told(database: Database) -> 
 def test_file_of_another_format_is_refused_with_what_helps(tmp_path: Path, storage_class: type[Storage]) -> None:
     path = str(tmp_path / "f")
     storage_class(path).close()  # type: ignore[call-arg]
-    with pytest.raises(FormatError, match=f"`durus convert {path} NEW`"):
+    with pytest.raises(FormatError, match=f"`durus convert {path} {path}.converted`"):
         back_up(path, tmp_path / "backup")
     assert not (tmp_path / "backup").exists()
 
