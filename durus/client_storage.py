@@ -14,6 +14,7 @@ from itertools import islice
 from typing import Protocol, TypeVar
 
 from durus.concurrency.call_guard import CallGuard, guarded
+from durus.concurrency.connecting_again import ConnectAgain
 from durus.error import (
     ArgumentError,
     DisconnectedError,
@@ -50,6 +51,12 @@ _OIDS_AT_A_TIME = 32
 _RECEIVE_SIZE = 1 << 16
 _LOADS_AT_A_TIME = 1000
 _MAX_PREFETCH = (1 << 32) - 1
+_BY_NEW_STORAGE = ConnectAgain(
+    "open a new storage and a new Connection",
+    "open a new storage and a new Connection, and run the transaction again",
+    "open a new storage and a new Connection, and look whether it is stored before you run it again",
+    "open a new storage and a new Connection when the server runs",
+)
 _TIMEVAL = struct.Struct("@ll")
 """Seconds and microseconds, as the kernel expects them."""
 
@@ -327,8 +334,7 @@ class ClientStorage(CollectingStorage):
             self._begin_session()
         except (NetworkError, LimitError) as error:
             self._failure = DisconnectedError(
-                f"{self._loss}, and connecting again failed: {error}; call abort() again when the server runs, then "
-                "run the transaction again"
+                f"{self._loss}, and connecting again failed: {error}; {self.connect_again.later}"
             )
             raise self._failure from error
 
@@ -462,7 +468,7 @@ class ClientStorage(CollectingStorage):
                 self._give_up(f"the connection to the server at {self._address} was closed")
             self._failure = OutcomeUnknownError(
                 f"{self._loss} before the answer to a commit came, so the commit is stored completely or not at all; "
-                f"{self._way_to_connect()}, and look whether it is stored before you run it again"
+                f"{self._way_to_connect().and_look}"
             )
             if isinstance(error, DurusError):
                 raise self._failure from error
@@ -474,10 +480,8 @@ class ClientStorage(CollectingStorage):
     def _give_up(self, message: str) -> DisconnectedError:
         self._stream.close()
         self._loss = message
-        self._failure = DisconnectedError(f"{message}; {self._way_to_connect()}, and run the transaction again")
+        self._failure = DisconnectedError(f"{message}; {self._way_to_connect().and_run}")
         return self._failure
 
-    def _way_to_connect(self) -> str:
-        if self._may_reconnect and not self._is_closed:
-            return "call abort() to connect again"
-        return "open a new storage and a new Connection"
+    def _way_to_connect(self) -> ConnectAgain:
+        return self.connect_again if self._may_reconnect and not self._is_closed else _BY_NEW_STORAGE

@@ -267,7 +267,7 @@ class PostgresStorage(CollectingStorage):
     def _lose(self, error: DisconnectedError) -> DisconnectedError:
         """Note that the connection is lost; return the error that every call raises until the next sync()."""
         self._turn = None
-        self._failure = DisconnectedError(f"{error}; call abort() to connect again, and run the transaction again")
+        self._failure = DisconnectedError(f"{error}; {self.connect_again.and_run}")
         return self._failure
 
     def _connect_again(self) -> "Link":
@@ -280,10 +280,7 @@ class PostgresStorage(CollectingStorage):
         try:
             self._link = self._open_link()
         except NetworkError as error:
-            self._failure = DisconnectedError(
-                f"connecting again failed: {error}; call abort() again when the server runs, then run the transaction "
-                "again"
-            )
+            self._failure = DisconnectedError(f"connecting again failed: {error}; {self.connect_again.later}")
             raise self._failure from error
         self._failure = None
         return self._link
@@ -317,7 +314,7 @@ class PostgresStorage(CollectingStorage):
         if not self._is_closed:
             self._failure = DisconnectedError(
                 f"the connection to {self._name} was closed because an exception interrupted a call; if that call was "
-                "a commit, it is stored completely or not at all; call abort() to connect again"
+                f"a commit, it is stored completely or not at all; {self.connect_again.only}"
             )
 
     @property
@@ -654,8 +651,7 @@ class PostgresStorage(CollectingStorage):
             if time.monotonic() + pause >= deadline:
                 self._failure = OutcomeUnknownError(
                     f"{error} while a commit was under way, so it is stored completely or not at all, and that could "
-                    f"not be found out: {reason}; call abort() to connect again, and look whether it is stored before "
-                    "you run it again"
+                    f"not be found out: {reason}; {self.connect_again.and_look}"
                 )
                 raise self._failure from error
             _sleep(pause)

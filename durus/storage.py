@@ -11,6 +11,7 @@ from itertools import islice
 from typing import NamedTuple, Protocol
 
 from durus.concurrency.call_guard import CallGuard
+from durus.concurrency.connecting_again import BY_ABORT, ConnectAgain
 from durus.error import ArgumentError, DurusError, DurusKeyError, RecordError, TransactionError, WriteConflictError
 from durus.oid import ROOT_OID, format_oid, oid_from_int
 from durus.progress import STEP_REFS, Progress
@@ -94,6 +95,9 @@ class Storage:
 
     format_name: str | None = None
     """What `durus check` and `durus info` call it, None for the name of its class."""
+
+    connect_again: ConnectAgain = BY_ABORT
+    """What errors about a lost connection say to do; a Database sets what its users do. [DB-25]"""
 
     shows_early = False
     """True if loads of others may see the records of stage_commit() before accept()."""

@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
 
 from durus.concurrency.call_guard import guarded
+from durus.concurrency.connecting_again import BY_NEXT_TRANSACTION
 from durus.connection import Connection
 from durus.error import ConcurrentUseError, DurusError, ReadonlyError, TransactionError, UnnotedChangeError
 from durus.objects.trust import Entry
@@ -47,6 +48,7 @@ class PooledConnection(Connection[R], Generic[R]):
         self._is_closed = False
         self._thread: int | None = None
         """The only thread that may use the connection now; None for any."""
+        storage.connect_again = BY_NEXT_TRANSACTION
         super().__init__(storage, cache_size, root_class, debug=debug, snapshot=self.is_snapshot, classes=classes)
 
     def wake(self, thread: int | None) -> None:

@@ -843,7 +843,7 @@ def _references(records: dict[bytes, bytes]) -> set[bytes]:
 def _outcome_unknown() -> InterruptedTransactionError:
     return InterruptedTransactionError(
         "the thread that wrote this commit was interrupted; the commit is stored completely or not at all: "
-        "call abort(), and look whether it is stored before you run it again"
+        "abort this transaction, and look whether it is stored before you run it again"
     )
 
 

@@ -1,17 +1,23 @@
-"""What the errors of a conflict and of a commit without an answer tell. Statements TXN-80 and TXN-81."""
+"""What the errors of a conflict and of a commit without an answer tell. Statements TXN-80, TXN-81, DB-25."""
 
+import contextlib
 import pickle
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import durus
+from durus.client_storage import ClientStorage
+from durus.concurrency.connecting_again import BY_ABORT, BY_NEXT_TRANSACTION
 from durus.connection import Connection
-from durus.error import OutcomeUnknownError, ReadConflictError, WriteConflictError
+from durus.error import DisconnectedError, OutcomeUnknownError, ReadConflictError, WriteConflictError
 from durus.persistent import Persistent
 from durus.shared_storage import SharedStorage
 from durus.storage import MemoryStorage
 from tests.in_memory_server import InMemoryServer
+from tests.threaded_server import serving
 
 
 class Issue(Persistent):
@@ -125,3 +131,31 @@ def test_an_unknown_outcome_tells_to_look_first() -> None:
     )
     assert text.endswith("and look whether it is stored before you run it again")
     assert text.count("open a new storage") == 1
+
+
+@pytest.mark.spec("DB-25")
+def test_lost_connection_is_told_with_what_helps_in_a_database_and_with_a_connection(short_path: Path) -> None:
+    address = short_path / "s"
+    with serving(MemoryStorage(), address):
+        db = durus.open(f"durus+unix:{address}")
+        connection = Connection(ClientStorage(address=str(address)))
+        blocks = contextlib.ExitStack()
+        root: Any = blocks.enter_context(db.transaction())
+    with pytest.raises(DisconnectedError) as told:
+        root._p_connection.storage.load(bytes(8))
+    assert str(told.value).endswith("; run the transaction again, which connects again")
+    with pytest.raises(DisconnectedError), blocks:
+        root["x"] = 1
+    with pytest.raises(DisconnectedError) as told:
+        connection.storage.load(bytes(8))
+    assert str(told.value).endswith("; call abort() to connect again, and run the transaction again")
+    with pytest.raises(DisconnectedError) as told:
+        connection.abort()
+    assert str(told.value).endswith("; call abort() again when the server runs, then run the transaction again")
+    connection.close()
+    db.close()
+
+
+def test_words_for_a_database_do_not_speak_of_calls_of_a_connection() -> None:
+    assert all("abort()" in words for words in BY_ABORT)
+    assert not any("abort()" in words for words in BY_NEXT_TRANSACTION)
