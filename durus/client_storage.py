@@ -26,7 +26,7 @@ from durus.error import (
     TlsError,
 )
 from durus.sharing import compression
-from durus.sharing.address import AnyAddress, SocketAddress, connect
+from durus.sharing.address import AnyAddress, SocketAddress
 from durus.sharing.client_dialog import ClientDialog, record_of
 from durus.sharing.client_dialog1 import ClientDialog1
 from durus.sharing.client_dialog2 import ClientDialog2
@@ -42,6 +42,7 @@ from durus.sharing.protocol import (
     read_u32,
 )
 from durus.sharing.protocol2 import MAX_SECONDS, VERSION_2, Failure, error_of, parse_hello, read_answer
+from durus.sharing.reaching import connect
 from durus.sharing.tls_stream import TlsStream
 from durus.storage import Accesses, CollectingStorage, InvalidationHandler
 

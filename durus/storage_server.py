@@ -36,14 +36,14 @@ from durus.sharing.address import (
     BACKLOG,
     AnyAddress,
     HostPortAddress,
-    InheritedAddress,
     SocketAddress,
     UnixAbstractAddress,
     UnixDomainSocketAddress,
-    wait_for_server,
 )
+from durus.sharing.inherited import InheritedAddress
 from durus.sharing.protocol import DEFAULT_HOST, DEFAULT_PORT, INVALID, NOT_FOUND, OKAY
 from durus.sharing.protocol2 import MAX_SECONDS, Hello
+from durus.sharing.reaching import wait_for_server
 from durus.sharing.roles import Access, Peer, Role
 from durus.sharing.session import SessionCore, Write
 from durus.storage import Storage

@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from durus import client_storage
-from durus.sharing import address
+from durus.sharing import reaching
 
 
 class GreenSocket(socket.socket):
@@ -14,7 +14,7 @@ class GreenSocket(socket.socket):
 
 def use_green_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let clients connect with them."""
-    connect = address.connect
+    connect = reaching.connect
 
     def connect_green(*arguments: object) -> socket.socket:
         return GreenSocket(fileno=connect(*arguments).detach())  # type: ignore[arg-type]  # passed on

@@ -16,7 +16,8 @@ from durus.client_storage import ClientStorage
 from durus.connection import Connection
 from durus.error import DurusError, ServerUnreachableError
 from durus.objects.unstorable import CONSOLE
-from durus.sharing.address import SocketAddress, wait_for_server
+from durus.sharing.address import SocketAddress
+from durus.sharing.reaching import wait_for_server
 from durus.text import without_password
 from durus.transactions.unnoted import debug_mode
 from durus.utils import int8_to_str, str_to_int8

@@ -28,10 +28,12 @@ from durus.client_storage import ClientStorage
 from durus.error import DurusError, FileError
 from durus.serving.limits import Limits
 from durus.serving.service_manager import ServiceManager
-from durus.sharing.address import SocketAddress, inherited_address, number_of_group, number_of_user
+from durus.sharing.address import SocketAddress
+from durus.sharing.inherited import inherited_address
 from durus.sharing.protocol import MAX_COMMIT
 from durus.sharing.protocol2 import MAX_SECONDS
 from durus.sharing.roles import ROLES, Access, Role
+from durus.sharing.unix_sockets import number_of_group, number_of_user
 from durus.storage_server import (
     DEFAULT_COMMIT_TIMEOUT,
     DEFAULT_STALL_TIMEOUT,

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from durus.error import DurusError, LimitError, NotAllowedError, TlsError, WriteConflictError
 from durus.serving.counts import Counts
 from durus.serving.limits import Limits, Place, Throttle
-from durus.sharing.address import set_tcp_options
 from durus.sharing.conversation import Conversation
 from durus.sharing.protocol2 import Hello
 from durus.sharing.roles import Peer, Role
 from durus.sharing.session import SessionCore
+from durus.sharing.sockets import set_tcp_options
 
 if TYPE_CHECKING:
     from durus.sharing.tls import Channel  # which imports ssl

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from durus.error import TlsError
-from durus.sharing.address import set_tcp_options
+from durus.sharing.sockets import set_tcp_options
 
 if TYPE_CHECKING:
     from durus.sharing.tls import Channel  # which imports ssl

@@ -1,4 +1,4 @@
-"""Where a storage server listens and clients connect: TCP ports, Unix sockets, sockets that systemd passes.
+"""Where a storage server listens and clients connect: TCP ports, with TLS or without, and Unix sockets.
 
 An address makes sockets, connected or listening ones, and knows nothing of what is sent through them. It turns
 what the operating system refuses into an AddressError that names the address.
@@ -6,25 +6,30 @@ what the operating system refuses into an AddressError that names the address.
 
 import contextlib
 import errno
-import ipaddress
 import os
 import re
 import socket
 import stat
 import sys
-import time
 import urllib.parse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Union
 
-from durus.error import AddressError, ServerUnreachableError, TlsError
+from durus.error import AddressError, TlsError
 from durus.sharing.protocol import DEFAULT_HOST, DEFAULT_PORT
+from durus.sharing.sockets import closing_on_error, is_local_socket, set_tcp_options
 from durus.sharing.tls_stream import TlsStream
-from durus.text import command_line
+from durus.sharing.unix_sockets import (
+    number_of_group,
+    number_of_user,
+    number_or_name,
+    risk_of_folder,
+    same_file,
+    umask_of_process,
+)
 
 BACKLOG = 1024
 _NOBODY_THERE = (errno.ECONNREFUSED, errno.ENOENT)
-_FIRST_SYSTEMD_DESCRIPTOR = 3
 _HOST_AND_PORT = re.compile(r"[^/:]+:\d+")
 
 AnyAddress = Union["SocketAddress", str, bytes, os.PathLike[str], os.PathLike[bytes], tuple[str, int]]
@@ -32,7 +37,7 @@ AnyAddress = Union["SocketAddress", str, bytes, os.PathLike[str], os.PathLike[by
 
 
 class SocketAddress:
-    """An address of one of the kinds below."""
+    """An address of one of the kinds below, or the sockets that a service manager passes."""
 
     is_local = True
     """True if only processes of this machine can connect."""
@@ -166,14 +171,14 @@ class HostPortAddress(SocketAddress):
                 self.host or None, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )[0]
             listening = socket.socket(family, kind, protocol)
-            with _closing_on_error(listening):
+            with closing_on_error(listening):
                 listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 if family == socket.AF_INET6:
                     listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, self.host != "::")
                 listening.bind(name)
                 listening.listen(BACKLOG)
         self.port = listening.getsockname()[1]
-        self.is_local = _is_local(listening)
+        self.is_local = is_local_socket(listening)
         return listening
 
     def compresses(self, connected: socket.socket) -> bool:
@@ -242,7 +247,7 @@ class TlsAddress(HostPortAddress):
         raise AddressError(f"{self} is an address for clients; a server listens on a host and port, with --tls-cert")
 
     def stream_of(self, connected: socket.socket, deadline: float | None) -> "socket.socket | TlsStream":
-        with _closing_on_error(connected):
+        with closing_on_error(connected):
             try:
                 stream = TlsStream(connected, self._tls.new_channel(self._server_name))
                 stream.shake_hands(deadline)
@@ -269,7 +274,7 @@ def split_host_and_port(where: str) -> tuple[str, int | None] | None:
     return parts.hostname, port
 
 
-class _UnixAddress(SocketAddress):
+class UnixAddress(SocketAddress):
     """The common part of both kinds of Unix sockets."""
 
     filename: str
@@ -277,7 +282,7 @@ class _UnixAddress(SocketAddress):
     def get_connected_socket(self, timeout: float | None = None) -> socket.socket | None:
         with self._os_errors_as("connect to"):
             connected = socket.socket(socket.AF_UNIX)
-            with _closing_on_error(connected):
+            with closing_on_error(connected):
                 connected.settimeout(timeout)
                 try:
                     connected.connect(self.filename)
@@ -289,7 +294,7 @@ class _UnixAddress(SocketAddress):
         return connected
 
 
-class UnixAbstractAddress(_UnixAddress):
+class UnixAbstractAddress(UnixAddress):
     """A name in the abstract namespace of Linux for Unix sockets.
 
     Args:
@@ -307,13 +312,13 @@ class UnixAbstractAddress(_UnixAddress):
     def get_listening_socket(self) -> socket.socket:
         with self._os_errors_as("listen on"):
             listening = socket.socket(socket.AF_UNIX)
-            with _closing_on_error(listening):
+            with closing_on_error(listening):
                 listening.bind(self.filename)
                 listening.listen(BACKLOG)
         return listening
 
 
-class UnixDomainSocketAddress(_UnixAddress):
+class UnixDomainSocketAddress(UnixAddress):
     """A Unix socket in the file system.
 
     Args:
@@ -335,8 +340,8 @@ class UnixDomainSocketAddress(_UnixAddress):
         if not filename:
             raise AddressError("'' is not an address; the path of the socket is missing")
         self.filename = os.path.abspath(filename)
-        self._owner = _number_or_name(owner)
-        self._group = _number_or_name(group)
+        self._owner = number_or_name(owner)
+        self._group = number_or_name(group)
         self._umask = umask
         self._made: os.stat_result | None = None
         self._process = os.getpid()
@@ -355,13 +360,13 @@ class UnixDomainSocketAddress(_UnixAddress):
             except BaseException:
                 self.close(listening)
                 raise
-        self.risk = _risk_of_folder(os.path.dirname(self.filename))
+        self.risk = risk_of_folder(os.path.dirname(self.filename))
         return listening
 
     def _open_up(self, made: os.stat_result, mode: int) -> None:
         """Give the socket, to which nobody could connect so far, its owner and group, and then its permissions."""
         user, group = number_of_user(self._owner), number_of_group(self._group)
-        with _same_file(self.filename, made) as path:
+        with same_file(self.filename, made) as path:
             if user != -1 or group != -1:
                 os.chown(path, user, group)
             os.chmod(path, mode)
@@ -385,7 +390,7 @@ class UnixDomainSocketAddress(_UnixAddress):
             return self._bind(listening)
 
     def _bind(self, listening: socket.socket) -> int:
-        umask = _umask_of_process() if self._umask is None else self._umask
+        umask = umask_of_process() if self._umask is None else self._umask
         if sys.platform == "linux":
             os.fchmod(listening.fileno(), 0)  # nobody may connect until it has its owner and its group [WIRE-54]
             listening.bind(self.filename)
@@ -408,215 +413,3 @@ class UnixDomainSocketAddress(_UnixAddress):
         if connected is not None or not os.path.samestat(os.lstat(self.filename), found):
             raise AddressError(f"cannot listen on {self}: another server listens on it")
         os.unlink(self.filename)
-
-
-def _umask_of_process() -> int:
-    """Return the umask, without changing it for other threads where the system tells it."""
-    with contextlib.suppress(OSError), open("/proc/self/status", encoding="ascii", errors="replace") as status:
-        for line in status:
-            if line.startswith("Umask:"):
-                return int(line.split()[1], 8)
-    umask = os.umask(0o077)
-    os.umask(umask)
-    return umask
-
-
-def number_of_user(owner: str | int | None) -> int:
-    """Return the number of a user, -1 if none is given; LookupError if there is no such user."""
-    if isinstance(owner, str):
-        import pwd  # only where it is needed: not every system has it
-
-        try:
-            return pwd.getpwnam(owner).pw_uid
-        except KeyError:
-            raise LookupError(f"no such user: {owner!r}") from None
-    return -1 if owner is None else owner
-
-
-def number_of_group(group: str | int | None) -> int:
-    """Return the number of a group, -1 if none is given; LookupError if there is no such group."""
-    if isinstance(group, str):
-        import grp  # likewise
-
-        try:
-            return grp.getgrnam(group).gr_gid
-        except KeyError:
-            raise LookupError(f"no such group: {group!r}") from None
-    return -1 if group is None else group
-
-
-@contextlib.contextmanager
-def _same_file(path: str, made: os.stat_result) -> Iterator[str]:
-    """Give a name for the file that was made there, through which nobody can lay another one meanwhile.
-
-    AddressError if there is another one already.
-    """
-    wrong = AddressError(f"cannot listen on {path}: another process has put something else in the place of the socket")
-    if not hasattr(os, "O_PATH") or not os.path.isdir("/proc/self/fd"):
-        if not os.path.samestat(os.lstat(path), made):
-            raise wrong
-        yield path
-        return
-    descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW)
-    try:
-        if not os.path.samestat(os.fstat(descriptor), made):
-            raise wrong
-        yield f"/proc/self/fd/{descriptor}"
-    finally:
-        os.close(descriptor)
-
-
-def _risk_of_folder(folder: str) -> str | None:
-    """Tell what others can do in the folder of a socket. [WIRE-54]"""
-    mode = os.stat(folder).st_mode
-    if not mode & stat.S_IWOTH:
-        return None
-    what = "while no server runs here" if mode & stat.S_ISVTX else "at any time"
-    return (
-        f"every user can write to the folder {folder}, and so can put a socket in the place of this one {what}; "
-        "use a folder that belongs to the user of the server"
-    )
-
-
-def _number_or_name(owner: str | int | None) -> str | int | None:
-    return int(owner) if isinstance(owner, str) and owner.isdecimal() else owner
-
-
-class InheritedAddress(SocketAddress):
-    """The listening sockets that a service manager, such as systemd, has opened for this process.
-
-    Args:
-        count: how many sockets it passes.
-    """
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-
-    def __str__(self) -> str:
-        return "the sockets of the service manager"
-
-    def get_listening_socket(self) -> socket.socket:
-        return self.get_listening_sockets()[0]
-
-    def get_listening_sockets(self) -> list[socket.socket]:
-        first = _FIRST_SYSTEMD_DESCRIPTOR
-        with self._os_errors_as("listen on"), contextlib.ExitStack() as opened:
-            found = [opened.enter_context(socket.socket(fileno=first + n)) for n in range(self._count)]
-            for listening in found:
-                listening.set_inheritable(False)
-            self.is_local = all(_is_local(listening) for listening in found)
-            opened.pop_all()
-        return found
-
-
-def inherited_address(environment: Mapping[str, str]) -> InheritedAddress | None:
-    """Return the sockets that a service manager passes to this process.
-
-    Args:
-        environment: the environment variables; LISTEN_PID and LISTEN_FDS describe the sockets.
-
-    Returns:
-        Their address, or None if there are none for this process.
-
-    Raises:
-        AddressError: LISTEN_FDS is not a number.
-    """
-    if environment.get("LISTEN_PID") != str(os.getpid()):
-        return None
-    count = environment.get("LISTEN_FDS", "")
-    if not count.isdecimal() or int(count) < 1:
-        raise AddressError(f"LISTEN_FDS is {count!r}; expected the number of sockets, 1 or more")
-    return InheritedAddress(int(count))
-
-
-def connect(address: SocketAddress, timeout: float | None) -> socket.socket:
-    """Return a connected socket.
-
-    Args:
-        address: the address of the server.
-        timeout: how many seconds connecting may take, None for no limit. The socket keeps this timeout.
-
-    Raises:
-        ServerUnreachableError: no server listens there.
-        AddressError: connecting fails for another reason.
-    """
-    connected = address.get_connected_socket(timeout)
-    if connected is None:
-        raise ServerUnreachableError(f"no server listens on {address}{_how_to_serve(address)}")
-    return connected
-
-
-def _how_to_serve(address: SocketAddress) -> str:
-    """Return the end of a message that says how to start a server on an address. [CMD-70]"""
-    if isinstance(address, _UnixAddress):
-        options = ["--address", str(address)]
-    elif isinstance(address, HostPortAddress) and not isinstance(address, TlsAddress):
-        options = ["--host", address.host, "--port", str(address.port)]
-    else:
-        return ""
-    return f"; start one there with {command_line('serve', options)} and the name of its file"
-
-
-def wait_for_server(
-    host: str = DEFAULT_HOST,
-    port: int = DEFAULT_PORT,
-    maxtries: int = 300,
-    sleeptime: float = 2,
-    address: AnyAddress | None = None,
-) -> None:
-    """Return as soon as a server accepts connections.
-
-    Args:
-        host: the host of the server.
-        port: its port.
-        maxtries: how often to try.
-        sleeptime: how many seconds to wait between two tries.
-        address: the address of the server, instead of `host` and `port`.
-
-    Raises:
-        ServerUnreachableError: no try succeeded.
-        AddressError: the address is wrong.
-    """
-    target = SocketAddress.new((host, port) if address is None else address)
-    for tries in range(maxtries):
-        if tries:
-            time.sleep(sleeptime)
-        try:
-            connected = target.get_connected_socket(timeout=max(sleeptime, 1))
-        except AddressError as error:
-            if not isinstance(error.__cause__, TimeoutError):
-                raise
-            continue
-        if connected is not None:
-            connected.close()
-            return
-    raise ServerUnreachableError(f"no server listens on {target}, after {maxtries} tries, {sleeptime} seconds apart")
-
-
-def _is_local(listening: socket.socket) -> bool:
-    """Tell whether only processes of this machine can connect to a socket."""
-    if listening.family not in (socket.AF_INET, socket.AF_INET6):
-        return True
-    return ipaddress.ip_address(listening.getsockname()[0].partition("%")[0]).is_loopback
-
-
-_KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 20, "TCP_KEEPCNT": 4}
-"""When to probe a silent peer: after how many seconds, at which interval, and how many times; minutes in total."""
-
-
-def set_tcp_options(connected: socket.socket) -> None:
-    """Send each message immediately, and detect a peer that disappears without closing."""
-    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in _KEEPALIVE.items():
-        if hasattr(socket, name):
-            connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-
-
-@contextlib.contextmanager
-def _closing_on_error(opened: socket.socket) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        opened.close()
-        raise

@@ -12,15 +12,13 @@ import pytest
 from durus.error import AddressError, DurusError, ServerUnreachableError
 from durus.sharing.address import (
     HostPortAddress,
-    InheritedAddress,
     SocketAddress,
     TlsAddress,
     UnixAbstractAddress,
     UnixDomainSocketAddress,
-    connect,
-    inherited_address,
-    wait_for_server,
 )
+from durus.sharing.inherited import InheritedAddress, inherited_address
+from durus.sharing.reaching import connect, wait_for_server
 from durus.storage import MemoryStorage
 from durus.storage_server import StorageServer
 
@@ -136,7 +134,7 @@ def test_the_sockets_of_a_service_manager_are_for_the_process_that_it_names() ->
 @pytest.mark.parametrize(("host", "is_local"), [("127.0.0.1", True), ("0.0.0.0", False)])
 def test_inherited_sockets_are_looked_at(host: str, is_local: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server((host, 0)) as opened:
-        monkeypatch.setattr("durus.sharing.address._FIRST_SYSTEMD_DESCRIPTOR", os.dup(opened.fileno()))
+        monkeypatch.setattr("durus.sharing.inherited._FIRST_SYSTEMD_DESCRIPTOR", os.dup(opened.fileno()))
         address = InheritedAddress(1)
         address.close(address.get_listening_socket())
         assert address.is_local is is_local

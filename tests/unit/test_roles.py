@@ -18,6 +18,7 @@ from durus.serving.peer import peer_of, peer_of_xucred
 from durus.sharing import address as addresses
 from durus.sharing.address import UnixDomainSocketAddress
 from durus.sharing.roles import Access, MayStop, Peer, Role
+from durus.sharing.unix_sockets import number_of_user
 from durus.storage import MemoryStorage
 from tests.in_memory_server import InMemoryServer
 
@@ -225,7 +226,6 @@ def test_what_another_process_lays_in_the_place_of_a_socket_is_left_as_it_is(
     secret.chmod(0o600)
     if not has_o_path:
         monkeypatch.delattr(os, "O_PATH", raising=False)
-    number_of_user = addresses.number_of_user
 
     def lay_link(owner: str | int | None) -> int:
         path.unlink()

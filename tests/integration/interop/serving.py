@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from durus.sharing.address import wait_for_server
+from durus.sharing.reaching import wait_for_server
 from tests.integration.serving import SECONDS
 from tests.short_paths import short_folder
 
