@@ -77,10 +77,11 @@ def target_of(reference: Form) -> tuple[int, str]:
 
 
 def _steps(path: str, part: list[Plain] | dict[str, Plain], has_attributes: bool) -> Iterator[tuple[str, Plain, bool]]:
-    """Yield the parts of a value, with their paths, and whether their keys are names of attributes."""
+    """Yield the parts of a value that have parts, with their paths, and whether their keys are names of attributes."""
     if isinstance(part, list):
         for number, value in enumerate(part):
-            yield f"{path}[{number}]", value, False
+            if isinstance(value, list | dict):
+                yield f"{path}[{number}]", value, False
         return
     is_form = isinstance(part, Form)
     for key, value in part.items():
@@ -90,6 +91,8 @@ def _steps(path: str, part: list[Plain] | dict[str, Plain], has_attributes: bool
                     case [name, item]:
                         yield f"{path}[{_short(name)}]", item, False
                         yield f"{path} key", name, False
+        elif not isinstance(value, list | dict):
+            continue
         elif is_form:
             yield path, value, key == "state" or (key == "$value" and has_attributes)
         else:

@@ -36,12 +36,12 @@ class Cells:
         """Return the cell of a value: itself, its text, or its form as JSON."""
         if isinstance(value, Form):
             value = self._without_number(value)
+        if isinstance(value, str):
+            return value if _is_storable(value) else to_json(value)
         if value is None or isinstance(value, float | bytes):
             return value
         if isinstance(value, int):
             return int(value)
-        if isinstance(value, str):
-            return value if _is_storable(value) else to_json(value)
         if isinstance(value, Form) and len(value) == 1:
             ((key, text),) = value.items()
             if key in _TEXTS and isinstance(text, str):
@@ -61,6 +61,8 @@ class Cells:
 
 
 def _is_storable(text: str) -> bool:
+    if text.isascii():
+        return True
     try:
         text.encode()
     except UnicodeEncodeError:  # it has a lone surrogate

@@ -20,6 +20,8 @@ from durus.tools.exported import Exported, stored_form
 _MAX_COLUMNS = 500
 """Further attributes of a class share one column."""
 _BATCH = 1000
+_MAX_INSERTS = 100
+"""How many statements of a class are kept: each object could have other attributes."""
 _LARGE = 1 << 14
 """The data of an object after which no more rows are gathered."""
 _TABLES = """
@@ -76,6 +78,8 @@ class _Class:
         self.has_others: set[str] = set()
         """The attributes with values that are no references."""
         self.has_more = False
+        self.inserts: dict[tuple[str, ...], str] = {}
+        """Statements that insert a row, by its columns."""
         self.objects = 0
 
 
@@ -204,8 +208,14 @@ class SqliteTarget:
                 each.has_more = True
             columns.append("(more)")
             row.append(to_json(more))
-        names = ", ".join(map(_quoted, columns))
-        self._insert(f"insert into {each.staged} ({names}) values ({', '.join('?' * len(row))})", row)
+        key = tuple(columns)
+        sql = each.inserts.get(key)
+        if sql is None:
+            names = ", ".join(map(_quoted, columns))
+            sql = f"insert into {each.staged} ({names}) values ({', '.join('?' * len(row))})"
+            if len(each.inserts) < _MAX_INSERTS:
+                each.inserts[key] = sql
+        self._insert(sql, row)
 
     def _make_column(self, each: _Class, attribute: str) -> bool:
         if len(each.columns) >= _MAX_COLUMNS:
