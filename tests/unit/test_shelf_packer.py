@@ -8,7 +8,7 @@ from durus import progress
 from durus.error import DamageError, FormatError
 from durus.files.shelf import pack
 from durus.files.shelf.block_table import BLOCK_SIZE
-from durus.files.shelf.layout import pack_entry, pack_transaction
+from durus.files.shelf.layout import MAGIC, pack_entry, pack_seal, pack_transaction
 from durus.files.shelf.new_shelf import NewShelf
 from durus.files.shelf.pack import ShelfPacker
 from durus.files.shelf.scan import scan_transactions
@@ -83,6 +83,18 @@ def test_a_pack_copies_what_the_root_reaches(file: MemoryFile) -> None:
     assert new.is_sealed
 
 
+@pytest.mark.spec("SHELF-31")
+def test_what_looks_like_a_seal_in_the_packed_part_is_passed_over() -> None:
+    root = entry_of(ROOT, b"root")
+    entries = root + pack_seal(16 + len(root), TIME, 0)[0]
+    start = 16 + len(entries)
+    numbers = len(entries), 16 + 2 * 2, 2, 2
+    length, *head = (number.to_bytes(8, "big") for number in numbers)
+    words = (16).to_bytes(2, "big") + (start + 1).to_bytes(2, "big")
+    new = packed(Shelf(MemoryFile("/f", bytearray(MAGIC + length + entries + b"".join(head) + words))))
+    assert new.read(ROOT) == pack_record(ROOT, b"root", b"")
+
+
 @pytest.mark.spec("SHELF-50")
 def test_each_byte_that_changed_since_it_was_verified_is_noticed(file: MemoryFile) -> None:
     whole = bytes(file.data)
@@ -95,21 +107,23 @@ def test_each_byte_that_changed_since_it_was_verified_is_noticed(file: MemoryFil
 
 @pytest.mark.spec("SHELF-50")
 def test_garbage_of_the_packed_part_is_told_by_its_block(file: MemoryFile) -> None:
+    end = Shelf(file).map.end
     error = refusal(file, file.data.index(b"packed garbage"), b"P")
     assert error.offset == 0
-    assert "block" in error.problem
+    assert f"the checksum of these {end} bytes is" in error.problem
 
 
 @pytest.mark.spec("SHELF-50")
-def test_garbage_of_a_later_block_is_told_by_that_one() -> None:
+@pytest.mark.parametrize("block", [2, 3])
+def test_garbage_of_a_later_block_is_told_by_that_one(block: int) -> None:
     file = packed_file(
         pack_record(ROOT, b"root", b""),
         *(pack_record(oid_from_int(n), b"x" * BLOCK_SIZE, b"") for n in range(1, 4)),
     )
-    offset = 2 * BLOCK_SIZE + 5000
-    error = refusal(file, offset, b"y")
-    assert error.offset == 2 * BLOCK_SIZE
-    assert f"these {BLOCK_SIZE} bytes" in error.problem
+    end = Shelf(file).map.end
+    error = refusal(file, block * BLOCK_SIZE + 20, b"y")
+    assert error.offset == block * BLOCK_SIZE
+    assert f"these {min(BLOCK_SIZE, end - error.offset)} bytes" in error.problem
 
 
 @pytest.mark.spec("SHELF-50")
