@@ -292,6 +292,16 @@ def test_commit_that_is_under_way_is_noted_where_it_starts() -> None:
     assert "in progress" in note.problem
 
 
+@pytest.mark.spec("CMD-17")
+def test_zeros_are_noted_up_to_where_the_file_ended() -> None:
+    data, _ = sealed(SMALL, [entry_of(ROOT)])
+    file = MemoryFile("/f", bytearray(data + bytes(16)))
+    check = ShelfInspection(file)
+    file.append(b"a commit")
+    (note,) = check.findings()
+    assert (note.offset, note.is_fault) == (len(data), False)
+
+
 # Records
 
 
