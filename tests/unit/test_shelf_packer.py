@@ -73,7 +73,7 @@ def refusal(file: MemoryFile, offset: int, new: bytes) -> DamageError:
     return caught.value
 
 
-@pytest.mark.spec("SHELF-31")
+@pytest.mark.spec("SHELF-30")
 def test_a_pack_copies_what_the_root_reaches(file: MemoryFile) -> None:
     new = packed(Shelf(file))
     assert dict(new.offsets()).keys() == {ROOT, ONE, TWO}
@@ -83,7 +83,7 @@ def test_a_pack_copies_what_the_root_reaches(file: MemoryFile) -> None:
     assert new.is_sealed
 
 
-@pytest.mark.spec("SHELF-31")
+@pytest.mark.spec("SHELF-30")
 def test_what_looks_like_a_seal_in_the_packed_part_is_passed_over() -> None:
     root = entry_of(ROOT, b"root")
     entries = root + pack_seal(16 + len(root), TIME, 0)[0]
@@ -171,7 +171,7 @@ def test_a_file_that_became_shorter_is_told(file: MemoryFile) -> None:
     assert caught.value.offset == offset
 
 
-@pytest.mark.spec("SHELF-31", "SHELF-50")
+@pytest.mark.spec("SHELF-30", "SHELF-50")
 @pytest.mark.parametrize("size", [0, 1, 4095, 9000, 70_000])
 def test_records_of_any_size_are_copied_some_at_a_time(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "STEP_RECORDS", 3)
@@ -189,7 +189,7 @@ def test_records_of_any_size_are_copied_some_at_a_time(size: int, monkeypatch: p
     assert [new.read(record[:8]) for record in records] == records
 
 
-@pytest.mark.spec("SHELF-33", "SHELF-36")
+@pytest.mark.spec("SHELF-35", "SHELF-36")
 def test_later_commits_follow_with_their_times() -> None:
     file = packed_file(pack_record(ROOT, b"root", b""))
     shelf = Shelf(file)
