@@ -588,6 +588,7 @@ class StorageServer:
             address=str(self.address),
             file=self._file,
             size=self._file_size(),
+            garbage=self._garbage(),
             process=self._process,
             is_packing=self._packing is not None,
             bytes_since_pack=self._bytes_since_pack,
@@ -613,6 +614,7 @@ class StorageServer:
             traffic(self.counts, self.clients),
             uptime=now - self.counts.began,
             size=self._file_size(),
+            garbage=self._garbage(),
             clients=sum(client.refusal is None for client in self.clients),
             snapshots=sum(client.holds_snapshot for client in self.clients),
             is_packing=self._packing is not None,
@@ -626,6 +628,10 @@ class StorageServer:
             with contextlib.suppress(OSError):
                 return os.stat(self._file).st_size
         return None
+
+    def _garbage(self) -> int | None:
+        usage = self.storage.usage
+        return None if usage is None else usage.garbage
 
     def note_commit(self, size: int) -> None:
         """Note a commit of `size` bytes, and pack if it is time to."""

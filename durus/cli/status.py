@@ -89,7 +89,8 @@ def _lines(values: dict[str, object]) -> Iterator[str]:
     yield f"server        durus {version}, process {process}, runs for {status.duration('uptime')}"
     yield f"listens on    {status.text('address')}"
     size = f", {status.count('size')} bytes" if status.has("size") else ""
-    yield f"file          {status.text('file') if status.has('file') else 'none'}{size}"
+    garbage = f", about {status.count('garbage')} of them garbage" if status.has("garbage") else ""
+    yield f"file          {status.text('file') if status.has('file') else 'none'}{size}{garbage}"
     yield (
         f"commits       {commits.count('count')} of {commits.count('objects')} objects, {commits.count('bytes')} bytes"
         f"{_times(commits.part('seconds'))}"

@@ -191,6 +191,8 @@ class Measures(NamedTuple):
     uptime: float
     size: int | None
     """The size of the file in bytes."""
+    garbage: int | None
+    """About how many of them a pack would remove; None if that is not known."""
     clients: int
     snapshots: int
     """How many clients hold one."""

@@ -78,6 +78,8 @@ def _gauges(measures: Measures) -> Iterator[Metric]:
     yield GaugeMetricFamily("durus_bytes_since_pack", "Committed since the last pack", measures.bytes_since_pack)
     if measures.size is not None:
         yield GaugeMetricFamily("durus_file_bytes", "Size of the file", measures.size)
+    if measures.garbage is not None:
+        yield GaugeMetricFamily("durus_garbage_bytes", "About how much a pack would remove", measures.garbage)
     pack = measures.counts.last_pack
     if pack is not None and measures.seconds_since_pack is not None:
         yield GaugeMetricFamily("durus_last_pack_age_seconds", "Since its end", measures.seconds_since_pack)

@@ -27,6 +27,8 @@ class Served(NamedTuple):
     """The file of the storage; None if it has none."""
     size: int | None
     """The size of the file in bytes."""
+    garbage: int | None
+    """About how many of them a pack would remove; None if that is not known."""
     process: int
     is_packing: bool
     bytes_since_pack: int
@@ -68,6 +70,7 @@ def status(
         "address": _safe(served.address),
         "file": None if served.file is None else _safe(served.file),
         "size": served.size,
+        "garbage": served.garbage,
         "uptime": now - counts.began,
         "commits": {
             "count": counts.commits,

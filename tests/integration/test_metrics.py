@@ -39,7 +39,7 @@ def some_measures() -> Measures:
     counts.note_commit(2, 300, 0.003)
     counts.write_seconds.note(1000)
     counts.note_pack(50, 47, 1000, 400, None)
-    return Measures(counts, Traffic(1, 2, 3), 100, 400, 5, 1, False, 7, 50)
+    return Measures(counts, Traffic(1, 2, 3), 100, 400, 0, 5, 1, False, 7, 50)
 
 
 @pytest.mark.spec("CMD-27")
@@ -58,6 +58,7 @@ def test_a_server_has_its_numbers_for_prometheus(tmp_path: Path) -> None:
     assert found["durus_commit_seconds_count"] == 2
     assert found["durus_commit_seconds_bucket +Inf"] == 2
     assert found["durus_file_bytes"] > 50
+    assert found["durus_file_bytes"] > found["durus_garbage_bytes"] > 0
     assert found["durus_sent_bytes_total"] > 50
     with pytest.raises(urllib.error.URLError):
         read(port)

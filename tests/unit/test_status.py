@@ -234,6 +234,8 @@ def test_a_server_tells_what_it_serves_and_what_was_done(
         "classes": [{"name": name, "count": 1}],
     }
     assert status["size"] == os.path.getsize(folder / "f.durus")
+    assert isinstance(status["garbage"], int)
+    assert 2 * 50 < status["garbage"] < status["size"]  # newer states of the root have replaced two
     assert isinstance(status["loads"], int)
     assert status["loads"] > 0
     assert isinstance(status["received"], int)
@@ -328,6 +330,7 @@ def test_a_storage_without_a_file_has_no_size_and_strange_classes_no_effect() ->
     status = server.status()
     assert status["file"] is None
     assert status["size"] is None
+    assert status["garbage"] is None
     assert json.dumps(status).isprintable()
     assert "\\u001b" not in json.dumps(status)
     assert part(status, "conflicts")["count"] == 1
