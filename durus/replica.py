@@ -1,6 +1,6 @@
 """Keep a copy of a file up to date while the file is in use. spec/replica.md.
 
-    follow      copies a file or a backup, and goes on with what is new in it
+    follow      copies a file, a backup or the file of a server, and goes on with what is new in it
 
 The command `durus follow` calls this function.
 """
@@ -32,7 +32,8 @@ def follow(
     while the source can't be reached. [REPL-10] to [REPL-18]
 
     Args:
-        source: A SHELF-1 file, which may be in use, or the folder of a backup.
+        source: A SHELF-1 file, which may be in use, a backup, as for durus.backup.restore(), or the address of a
+            server, as `durus://host:port`.
         path: The name of the copy: a file that does not exist, or that was made by an earlier call.
         interval: The seconds between the end of one round and the beginning of the next one.
         stop: An event that ends the loop. With None it runs for ever.
@@ -48,6 +49,8 @@ def follow(
         BackupError: The folder is not a backup.
         FormatError: The source is not a SHELF-1 file.
         FileError: The operating system refused something.
+        NetworkError: The server can't be reached.
+        ServerError: The server has no SHELF-1 file.
         ArgumentError: The source and the copy are the same file.
     """
     stop = threading.Event() if stop is None else stop

@@ -23,6 +23,7 @@ from durus.error import (
     NetworkError,
     NothingToBackUpError,
     ReplicaError,
+    ServerError,
     UnsoundTailError,
 )
 from durus.files.file import File, FileSystem, OperatingSystem, Path, closing_on_error, path_text
@@ -70,7 +71,11 @@ class Replica:
         """What the last round has done."""
 
     def close(self) -> None:
-        """Release the file; another round opens it again."""
+        """Release the file and the source; another round opens them again."""
+        self._source.close()
+        self._release()
+
+    def _release(self) -> None:
         file, self._file = self._file, None
         if file is not None:
             file.close()
@@ -142,7 +147,7 @@ class Replica:
                     yield done
             except NothingToBackUpError as error:
                 on_trouble(error)
-            except (FileError, NetworkError, BackupError) as error:
+            except (FileError, NetworkError, ServerError, BackupError) as error:
                 if not has_run:
                     raise
                 on_trouble(error)
@@ -205,7 +210,7 @@ class Replica:
         """Open the file if it exists, and find its last seal. [REPL-3] [REPL-15]"""
         if self._file is not None and self._file.has_its_name(self.path):
             return
-        self.close()
+        self._release()
         self._seal, self._is_known = None, False
         if self._source.is_file(self.path):
             raise ArgumentError(f"{self.path}: a replica is another file than its source")

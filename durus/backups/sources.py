@@ -1,4 +1,4 @@
-"""What a replica can follow: a file that may be in use, or a backup. Statements REPL-11 to REPL-13.
+"""What a replica can follow: a file that may be in use, a backup, or a server. Statements REPL-11 to REPL-13.
 
 A source is opened anew for each round, and shows one state: the bytes up to one seal.
 """
@@ -22,8 +22,10 @@ from durus.files.snapshot import FileSnapshot
 class SourceState(Protocol):
     """The bytes of a SHELF-1 file up to a seal."""
 
-    last: Seal
-    """The seal."""
+    @property
+    def last(self) -> Seal:
+        """The seal."""
+
     unsealed: int
     """How many bytes the source has after it."""
 
@@ -41,7 +43,7 @@ class SourceState(Protocol):
 
 
 class Source(Protocol):
-    """What is followed."""
+    """What is followed. A failed round may leave its state open."""
 
     name: str
     """What people call it."""
@@ -49,13 +51,23 @@ class Source(Protocol):
     def is_file(self, path: str) -> bool:
         """Tell if this is the file with a path."""
 
+    def close(self) -> None:
+        """Release what it holds between two rounds."""
+
     def open(self, limit: int | None = None) -> SourceState:
         """Return its present state, without what is after the byte `limit`. NothingToBackUpError without a seal."""
 
 
 def source_of(where: Path, file_system: FileSystem | None = None) -> Source:
-    """Return the source with a name: a folder is a backup."""
+    """Return the source with a name: the address of a server, a file, or the folder of a backup."""
     path = path_text(where)
+    if path.startswith("durus"):
+        from durus.backups.server_source import server_source  # only for a server, because of their imports
+        from durus.opening import server_named
+
+        address = server_named(path)
+        if address is not None:
+            return server_source(path, address)
     system = OperatingSystem() if file_system is None else file_system
     is_backup = system.exists(os.path.join(os.path.abspath(path), MANIFEST)) or os.path.isdir(path)
     if is_backup or is_in_object_store(path):
@@ -79,6 +91,9 @@ class FileSource:
         finally:
             file.close()
 
+    def close(self) -> None:
+        """Nothing is open."""
+
     def open(self, limit: int | None = None) -> "_FileState":
         file = self._file_system.open(self._path, "read")
         try:
@@ -89,6 +104,8 @@ class FileSource:
 
 
 class _FileState:
+    last: Seal
+
     def __init__(self, file: File, limit: int | None) -> None:
         size = file.size()
         self._file = file
@@ -119,6 +136,9 @@ class BackupSource:
     def is_file(self, path: str) -> bool:
         return False
 
+    def close(self) -> None:
+        """Nothing is open."""
+
     def open(self, limit: int | None = None) -> "_BackupState":
         generations = self._target.read_manifest().generations
         if not generations:
@@ -128,6 +148,7 @@ class BackupSource:
 
 class _BackupState:
     unsealed = 0
+    last: Seal
 
     def __init__(self, target: Target, generation: Generation) -> None:
         self._target = target

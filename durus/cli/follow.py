@@ -1,4 +1,4 @@
-"""`durus follow`: keep a copy of a file or a backup up to date. spec/replica.md."""
+"""`durus follow`: keep a copy of a file, a backup or a server up to date. spec/replica.md."""
 
 import argparse
 import contextlib
@@ -14,8 +14,8 @@ from durus.backups.replica import Followed, Replica
 from durus.backups.sources import source_of
 from durus.cli.output import tell
 from durus.cli.progress import show_progress
-from durus.cli.values import backup_target, file_name, seconds
-from durus.error import BackupError, DurusError, FileError, NetworkError, NothingToBackUpError
+from durus.cli.values import file_name, followed_name, seconds
+from durus.error import BackupError, DurusError, FileError, NetworkError, NothingToBackUpError, ServerError
 from durus.progress import Progress
 from durus.sharing.protocol2 import MAX_SECONDS
 from durus.text import printable
@@ -25,7 +25,12 @@ _SECONDS_BESIDE = 0.4
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", type=backup_target, metavar="SOURCE", help="a file, which may be in use, or a backup")
+    parser.add_argument(
+        "source",
+        type=followed_name,
+        metavar="SOURCE",
+        help="a file, which may be in use, a backup, or durus://host:port",
+    )
     parser.add_argument(
         "file", type=file_name, metavar="FILE", help="the copy: a file that does not exist, or that was made by this"
     )
@@ -102,7 +107,7 @@ def _first_round(replica: Replica, path: str, troubles: "Troubles") -> bool:
     except NothingToBackUpError as error:
         troubles.note(error)
         return replica.is_open
-    except (FileError, NetworkError, BackupError) as error:
+    except (FileError, NetworkError, ServerError, BackupError) as error:
         if not replica.is_open:
             raise
         troubles.note(error)

@@ -24,7 +24,7 @@ from durus.cli.options import (
     open_storage,
 )
 from durus.cli.output import tell
-from durus.cli.values import backup_target, host_and_port, seconds, whole_number
+from durus.cli.values import followed_name, host_and_port, seconds, whole_number
 from durus.client_storage import ClientStorage
 from durus.error import DurusError, FileError
 from durus.serving.limits import Limits
@@ -178,9 +178,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--follow",
-        type=backup_target,
+        type=followed_name,
         metavar="SOURCE",
-        help="with --readonly: make and keep the file a copy of a file or a backup, as `durus follow` does",
+        help="with --readonly: make and keep the file a copy of a file, a backup or a server, as `durus follow` does",
     )
     parser.add_argument("--logfile", metavar="FILE", help="the log file; SIGHUP opens it again (default: stderr)")
     parser.add_argument(

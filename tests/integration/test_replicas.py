@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -17,6 +18,7 @@ from durus.client_storage import ClientStorage
 from durus.connection import Connection
 from durus.error import ReadonlyError
 from durus.file_storage import FileStorage
+from tests.certificates import make_certificates
 from tests.integration.serving import SECONDS, Server
 from tests.integration.test_backup_beside_a_writer import WRITER, number_in
 
@@ -96,11 +98,11 @@ def test_a_replica_whose_process_is_killed_again_and_again_is_a_state_of_the_sou
         assert follower.stdout is not None
         assert "following" in follower.stdout.readline()
         since = time.monotonic()
-        while number_in(copy) != number:
+        while copy.read_bytes() != path.read_bytes():
             assert time.monotonic() - since < SECONDS
         follower.send_signal(signal.SIGTERM)
         assert follower.wait(SECONDS) == 0
-    assert copy.read_bytes() == path.read_bytes()
+    assert number_in(copy) == number
 
 
 @pytest.mark.spec("CMD-64", "CMD-65")
@@ -128,11 +130,13 @@ def test_the_command_tells_what_it_has_copied_until_it_is_told_to_end(tmp_path: 
         assert follower.stderr.read() == ""
 
 
-def number_from(client: ClientStorage) -> int:
+def numbers_from(client: ClientStorage) -> Iterator[int]:
+    """Yield the number that a server shows, each time in another transaction."""
     connection = Connection(client)
-    root: Any = connection.get_root()
-    found: int = root["number"]
-    return found
+    while True:
+        root: Any = connection.get_root()
+        yield root["number"]
+        connection.abort()
 
 
 @pytest.mark.spec("CMD-66", "CMD-63", "REPL-20")
@@ -143,9 +147,9 @@ def test_a_server_follows_and_serves_and_takes_the_place_of_the_source(tmp_path:
         server = Server("--port", "0", "--readonly", "--follow", str(path), str(copy), folder=tmp_path)
         with closing(ClientStorage(port=server.port)) as client:
             since = time.monotonic()
+            numbers = numbers_from(client)
             while not seen or seen[-1] != COMMITS:
-                client.sync()
-                seen.append(number_from(client))
+                seen.append(next(numbers))
                 assert time.monotonic() - since < SECONDS
             client.begin()
             client.store(bytes(8), client.load(bytes(8)))
@@ -157,7 +161,7 @@ def test_a_server_follows_and_serves_and_takes_the_place_of_the_source(tmp_path:
     path.unlink()
     server = Server("--port", "0", "--readonly", "--follow", str(path), str(copy), folder=tmp_path)
     with closing(ClientStorage(port=server.port)) as client:
-        assert number_from(client) == COMMITS
+        assert next(numbers_from(client)) == COMMITS
     server.log.expect("waiting: .*No such file")
     assert server.end() == 0
     server = Server("--port", "0", str(copy), folder=tmp_path)
@@ -178,10 +182,53 @@ def test_a_server_that_is_killed_while_it_follows_goes_on(tmp_path: Path) -> Non
         while writer.poll() is None:
             server = Server("--port", "0", "--readonly", "--follow", str(path), str(copy), folder=tmp_path)
             with closing(ClientStorage(port=server.port)) as client:
-                found = number_from(client)
+                found = next(numbers_from(client))
                 assert found >= number
                 number = found
             server.end(signal.SIGKILL)
     server = Server("--port", "0", "--readonly", "--follow", str(path), str(copy), folder=tmp_path)
     assert server.end() == 0
     assert number_in(copy) == COMMITS
+
+
+@pytest.mark.spec("REPL-19", "CMD-66")
+@pytest.mark.parametrize("kind", ["tcp", "unix", "tls"])
+def test_a_server_follows_another_one_beside_commits_and_packs(tmp_path: Path, kind: str) -> None:
+    path, copy = tmp_path / "f.durus", tmp_path / "copy.durus"
+    put(path, 0)
+    with tempfile.TemporaryDirectory() as folder:  # with a short path
+        listening = ["--address", f"{folder}/s"] if kind == "unix" else ["--port", "0"]
+        query = ""
+        if kind == "tls":
+            made = make_certificates(tmp_path)
+            listening += ["--tls-cert", made("server")]
+            query = f"?tls_ca={made('ca')}"
+        source = Server(*listening, str(path), folder=tmp_path)
+        if kind == "unix":
+            address = f"durus+unix:{folder}/s"
+        else:
+            address = f"durus{'+tls' if kind == 'tls' else ''}://localhost:{source.port}{query}"
+        replica = Server("--address", f"{folder}/r", "--readonly", "--follow", address, str(copy), folder=tmp_path)
+        to_source = address if kind == "tls" else f"{folder}/s" if kind == "unix" else ("localhost", source.port)
+        with (
+            closing(ClientStorage(address=to_source)) as writer,
+            closing(ClientStorage(address=f"{folder}/r")) as reader,
+        ):
+            connection = Connection(writer)
+            root: Any = connection.get_root()
+            numbers = numbers_from(reader)
+            number = 0
+            for batch in range(3):
+                for _ in range(20):
+                    number += 1
+                    root["number"] = number
+                    root["text"] = "x" * 50_000
+                    connection.commit()
+                if batch == 1:
+                    writer.pack(wait=True)
+                since = time.monotonic()
+                while next(numbers) != number:
+                    assert time.monotonic() - since < SECONDS
+        assert replica.end() == 0
+        assert source.end() == 0
+    assert copy.read_bytes() == path.read_bytes()

@@ -12,9 +12,12 @@ from typing import Literal
 import pytest
 
 from durus.backups.replica import Followed, Replica
+from durus.backups.server_source import ServerSource
 from durus.backups.sources import source_of
 from durus.error import DamageError, FileError, FormatError, ReplicaError
+from durus.file_storage import FileStorage
 from durus.files.shelf.inspection import ShelfInspection
+from tests.in_memory_server import InMemoryServer
 from tests.model.backup_worlds import PATH, TARGET, World, back_up, number_of
 from tests.model.crashes import READS
 from tests.model.histories import small_steps
@@ -22,8 +25,8 @@ from tests.model.simulated_files import Disk, Fault, Operation, failure, no_faul
 from tests.model.test_backup_crashes import commit, commit_that_is_cut_off, commit_that_stays_incomplete, pack
 
 REPLICA = "/replica/f.durus"
-Kind = Literal["file", "backup"]
-kinds = pytest.mark.parametrize("kind", ["file", "backup"])
+Kind = Literal["file", "backup", "server"]
+kinds = pytest.mark.parametrize("kind", ["file", "backup", "server"])
 
 
 class ReplicaWorld(World):
@@ -44,9 +47,20 @@ class ReplicaWorld(World):
 
     def follow_into(self, target: Disk, source: Disk | None = None) -> Followed:
         """Make one round in processes of their own."""
-        is_file = self.kind == "file"
-        where = source_of(PATH if is_file else TARGET, ((source or self.source) if is_file else self.backup).process())
-        return follow(Replica(where, REPLICA, target.process()))
+        if self.kind == "backup":
+            return follow(Replica(source_of(TARGET, self.backup.process()), REPLICA, target.process()))
+        if self.kind == "file":
+            where = source_of(PATH, (source or self.source).process())
+            return follow(Replica(where, REPLICA, target.process()))
+        is_open = source is None or source is self.source
+        storage = self.open() if is_open else FileStorage(PATH, file_system=(source or self.source).process())
+        server = InMemoryServer(storage)
+        try:
+            served = ServerSource("durus://source", lambda: server.new_client(0))
+            return follow(Replica(served, REPLICA, target.process()))
+        finally:
+            if not is_open:
+                storage.close()
 
     def followed(self) -> int:
         """Return the number of the commit whose state the replica has."""
@@ -161,7 +175,7 @@ def test_after_a_crash_at_any_operation_the_replica_is_sound_and_the_next_round_
         for step in SCRIPTS[script]:
             if step is ReplicaWorld.follow:
                 world.target.observer = watch
-                if kind == "file":
+                if kind != "backup":
                     world.source.observer = watch
             done = step(world)
             world.source.observer = world.target.observer = no_fault
