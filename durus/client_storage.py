@@ -41,7 +41,7 @@ from durus.sharing.protocol import (
     encode_request,
     read_u32,
 )
-from durus.sharing.protocol2 import MAX_SECONDS, VERSION_2, Failure, error_of, parse_hello, read_answer
+from durus.sharing.protocol2 import MAX_SECONDS, VERSION_2, Failure, FileHead, error_of, parse_hello, read_answer
 from durus.sharing.reaching import connect
 from durus.sharing.tls_stream import TlsStream
 from durus.storage import Accesses, CollectingStorage, InvalidationHandler
@@ -328,6 +328,27 @@ class ClientStorage(CollectingStorage):
     def ping(self) -> None:
         """Return when the server answers; DisconnectedError if it does not. [WIRE2-31]"""
         self._dialog.ping()
+
+    @guarded
+    def ask_for_file(self, after: bytes) -> FileHead:
+        """Ask for what the file of the server has after a seal. [WIRE2-50]
+
+        Args:
+            after: the seal as text, or nothing.
+
+        Returns:
+            What read_file() returns then, piece by piece. No other call may come before its end.
+
+        Raises:
+            ServerError: the server has no file that can be followed.
+            DisconnectedError: the connection was lost.
+        """
+        return self._dialog.ask_for_file(after)
+
+    @guarded
+    def read_file(self) -> bytes:
+        """Return the next piece of the file that was asked for."""
+        return self._dialog.read_file()
 
     def _connect_again(self) -> None:
         try:

@@ -255,6 +255,10 @@ class NothingToBackUpError(BackupError):
     """The file has no seal yet."""
 
 
+class ReplicaError(DurusError):
+    """A file is not a replica of the source that it is to follow, or was written to by others."""
+
+
 class FormatError(DurusError, ValueError):
     """The file is of a kind that this storage does not read."""
 

@@ -7,12 +7,14 @@ from datetime import datetime
 from durus.error import ArgumentError, DurusError, DurusWarning
 from durus.files import shelf
 from durus.files.append_only_storage import AppendOnlyStorage, Durability, utc_now
-from durus.files.file import File, FileSystem, Path, new_name
+from durus.files.file import File, FileSystem, Path, closing_on_error, new_name
 from durus.files.moment import seal_time
 from durus.files.shelf.damaged import SoundPart
 from durus.files.shelf.history import gen_commits, gen_records, gen_records_in, view_at
+from durus.files.shelf.part import FilePart
 from durus.files.shelf.shelf import Shelf
-from durus.storage import Commit, Moment
+from durus.files.snapshot import FileSnapshot
+from durus.storage import Commit, Moment, SealedPart
 from durus.text import command
 
 __all__ = ["Durability", "FileStorage", "TempFileStorage", "utc_now"]
@@ -107,6 +109,17 @@ class FileStorage(AppendOnlyStorage[Shelf]):
 
     def records_in(self, commit: Commit) -> Iterator[tuple[bytes, bytes]]:
         return gen_records_in(self._history(), commit)
+
+    def sealed_part(self, after: str) -> SealedPart:
+        shelf = self._history()
+        file = self._file_system.open(self._path, "read")
+        with closing_on_error(file):
+            if not self._require_open().file.has_its_name(self._path):
+                raise self._moved_error()
+            if self._readonly or self._durability != "fsync":
+                file.sync()  # otherwise a crash could take away what others have got [WIRE2-52]
+            # Without a seal at the end, one that is far before it would have to be looked for.
+            return FilePart(FileSnapshot(file, shelf.end if shelf.is_sealed else 0), after)
 
     def as_of(self, at: Moment) -> "FileStorage":
         self._history()

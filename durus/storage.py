@@ -53,6 +53,22 @@ class StagedSync(NamedTuple):
     """If the file was replaced: what the storage shows before accept(). The caller closes it."""
 
 
+class SealedPart(Protocol):
+    """What a SHELF-1 file has up to a seal, from its beginning or from an earlier seal on. [WIRE2-50]"""
+
+    start: int
+    """The offset of its first byte: the end of the earlier seal, or 0."""
+    end: int
+    """The end of the seal."""
+    seal: str
+    """The seal, as 53 characters [BACKUP-4]; empty if the file has none."""
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Return `size` bytes from `offset`, which must be before the end."""
+
+    def close(self) -> None: ...
+
+
 class Commit(NamedTuple):
     """A commit that a file still has. [HIST-1]"""
 
@@ -294,6 +310,18 @@ class Storage:
             DurusError: as for commits().
         """
         raise self._no_history()
+
+    def sealed_part(self, after: str) -> SealedPart:
+        """Open what its file has now, up to its last seal, for one that follows; the caller closes it. [WIRE2-50]
+
+        Args:
+            after: the seal after which it is to begin, if the file has it; it may be empty.
+
+        Raises:
+            DurusError: the storage has no SHELF-1 file, or the file is read as it was earlier, or is damaged.
+            ArgumentError: `after` is not a seal.
+        """
+        raise DurusError(f"a {type(self).__name__} has no SHELF-1 file, and only such a file can be followed")
 
     def _no_history(self) -> DurusError:
         return DurusError(

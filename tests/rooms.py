@@ -30,7 +30,7 @@ TOP = {
     },
     "connection": {"connection", "serialize"},
     "database": {"database", "opening", "web"},
-    "backups": {"backup"},
+    "backups": {"backup", "replica"},
     "commands": {"__main__"},
 }
 """The modules at the top, by the room they make up; `durus` itself is the version number."""

@@ -28,6 +28,7 @@ PREFIXES = {
     "object-model.md": "OBJ",
     "pickle.md": "PICKLE",
     "record.md": "REC",
+    "replica.md": "REPL",
     "salvage.md": "SALV",
     "shelf.md": "SHELF",
     "sql-engine.md": "PG",

@@ -13,24 +13,20 @@ from typing import NamedTuple
 from durus.backups.copying import copy_sealed, in_steps
 from durus.backups.manifest import Generation, Manifest, Segment, segment_name
 from durus.backups.opening import open_target
+from durus.backups.sealed_file import check_format, nothing_yet
 from durus.backups.target import Target
 from durus.error import (
     ArgumentError,
     BackupError,
     DamageError,
     FileError,
-    FormatError,
-    NothingToBackUpError,
     UnsoundTailError,
 )
-from durus.files.file import File, FileSystem, OperatingSystem, Path, ReadableFile, new_name, path_text
-from durus.files.record_file import is_unfinished_creation
-from durus.files.shelf.layout import NAME, Seal
+from durus.files.file import File, FileSystem, OperatingSystem, Path, ReadableFile, path_text
+from durus.files.shelf.layout import Seal
 from durus.files.shelf.sealed import end_of_last_seal, has_seal, sound_transactions
-from durus.files.shelf.shelf import EMPTY_FILE, read_header
 from durus.files.snapshot import FileSnapshot
 from durus.progress import Progress
-from durus.text import command
 
 MERGED_SIZE = 1 << 22
 """The maximum size of a segment that is merged from others, in bytes. [BACKUP-18]"""
@@ -100,7 +96,7 @@ class BackUp:
         """Check that the file exists and has the right format, before a folder is created for its backup."""
         file = self._file_system.open(self._path, "read")
         try:
-            _check_format(FileSnapshot(file))
+            check_format(FileSnapshot(file))
         finally:
             file.close()
 
@@ -110,7 +106,7 @@ class BackUp:
         file.sync()  # otherwise the file could lose in a crash what the backup keeps [BACKUP-10]
         while True:
             view = FileSnapshot(file, size)
-            _check_format(view)
+            check_format(view)
             plan = self._plan(view, manifest)
             end = end_of_last_seal(view, plan.end)
             if end is None:
@@ -121,7 +117,7 @@ class BackUp:
             except UnsoundTailError as tail:
                 size = tail.offset
         if not plan.segments:
-            raise _nothing_yet(self._path)
+            raise nothing_yet(self._path)
         if not has_seal(file, plan.segments[-1].seal):
             return False
         self._finish(manifest, plan, file.size())
@@ -221,22 +217,3 @@ class _Plan:
 
     def generation(self) -> Generation:
         return Generation(self.number, self.first_seal or self.segments[0].seal, self.branched_at, self.segments)
-
-
-def _check_format(file: ReadableFile) -> None:
-    """Raise FormatError or DamageError if it is not a SHELF-1 file, NothingToBackUpError if it is not one yet."""
-    if is_unfinished_creation(file, EMPTY_FILE):
-        raise _nothing_yet(file.path)
-    try:
-        read_header(file)
-    except FormatError:
-        raise FormatError(
-            f"{file.path}: this is not a {NAME} file, and only {NAME} files have the seals that a backup needs; "
-            f"{command('convert', file.path, new_name(file.path))} converts a database in another format"
-        ) from None
-
-
-def _nothing_yet(path: str) -> NothingToBackUpError:
-    return NothingToBackUpError(
-        f"{path}: the file has no seal yet, so there is nothing to back up; a commit by this version of Durus seals it"
-    )

@@ -13,6 +13,7 @@ from durus.backups.manifest import SEGMENT_NAME, Manifest, Segment, pack_manifes
 from durus.backups.target import MANIFEST, check_is_new, missing, no_backup, segment_view
 from durus.error import FileError, LockedError
 from durus.files.file import File, FileSystem, Path, ReadableFile, closing_on_error, path_text
+from durus.files.publishing import replace_file
 
 _LOCK = "lock"
 _PART = ".part"
@@ -93,15 +94,7 @@ class FolderTarget:
 
     def _write_manifest(self, manifest: Manifest) -> None:
         """Replace the manifest; return when this is durable."""
-        path = self._path_of(MANIFEST)
-        part = self._create(path + _PART)
-        try:
-            part.append(pack_manifest(manifest))
-            part.sync()
-        finally:
-            part.close()
-        self._file_system.replace(part.path, path)
-        self._file_system.sync_directory(path)
+        replace_file(self._path_of(MANIFEST), pack_manifest(manifest), self._file_system)
 
     def _remove_unused(self, manifest: Manifest) -> None:
         """Remove segments that the manifest does not name, and files that were not completed. [BACKUP-16]"""

@@ -3,12 +3,11 @@
 Bytes go in, values come out; nothing here reads or writes a file.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 
+from durus.backups.checked_json import pack_checked, parse_checked
 from durus.error import DamageError, FormatError
 from durus.files.shelf.layout import Seal, parse_seal_text
 
@@ -108,21 +107,19 @@ def pack_manifest(manifest: Manifest) -> bytes:
         }
         for each in manifest.generations
     ]
-    line = json.dumps({"format": FORMAT, "generations": generations}).encode("ascii") + b"\n"
-    return line + sha256(line).hexdigest().encode("ascii") + b"\n"
+    return pack_checked({"format": FORMAT, "generations": generations})
 
 
 def parse_manifest(data: bytes, path: str) -> Manifest:
     """Return the manifest in `data`. DamageError if it is damaged, FormatError if it has another format. [BACKUP-5]"""
-    line, _, digest = data.partition(b"\n")
-    if sha256(line + b"\n").hexdigest().encode("ascii") + b"\n" != digest:
-        raise DamageError(path, 0, "its first line does not have the SHA-256 that its second line says", _ADVICE)
     try:
-        values = json.loads(line)
-        if _text(values, "format") != FORMAT:
-            raise FormatError(f"{path}: the format is {values['format']!r}; this version of Durus reads {FORMAT!r}")
+        values = parse_checked(data)
+        if (found := _text(values, "format")) != FORMAT:
+            raise FormatError(f"{path}: the format is {found!r}; this version of Durus reads {FORMAT!r}")
         generations = tuple(_generation(each) for each in _list(values, "generations"))
-    except (_Malformed, json.JSONDecodeError, RecursionError) as error:
+    except FormatError:
+        raise
+    except ValueError as error:
         raise DamageError(path, 0, f"it is not a manifest: {error}", _ADVICE) from error
     numbers = [each.number for each in generations]
     if numbers != sorted(set(numbers)):

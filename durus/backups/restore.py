@@ -1,16 +1,16 @@
 """Make a file from a backup, as of its last commit or of an earlier one. Statements BACKUP-30 to BACKUP-34."""
 
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 from typing import NamedTuple
 
-from durus.backups.copying import check_segment, in_steps
+from durus.backups.copying import check_copy, copy_generation, in_steps
 from durus.backups.manifest import Generation, Manifest
 from durus.backups.opening import open_target
 from durus.backups.target import MissingSegmentError, Target
-from durus.error import ArgumentError, BackupError, DamageError
-from durus.files.file import File, FileSystem, OperatingSystem, Path, path_text
+from durus.error import ArgumentError, BackupError
+from durus.files.file import FileSystem, OperatingSystem, Path, path_text
 from durus.files.moment import seal_time
 from durus.files.publishing import publishing
 from durus.files.shelf.layout import Seal
@@ -69,9 +69,11 @@ class Restore:
             moment = self._find(manifest)
             part = self._file_system.open(part_path, "private")
             try:
-                yield from self._write(moment, part)
-                yield Progress("check", 0, moment.seal.end)
-                _check(part, moment)
+                end = moment.seal.end
+                steps = copy_generation(self._target, moment.generation, 0, end, part.append)
+                yield from in_steps(steps, 0, moment.generation.size)
+                yield Progress("check", 0, end)
+                check_copy(part, moment.seal)
                 part.sync()
             finally:
                 part.close()
@@ -113,52 +115,3 @@ class Restore:
         finally:
             view.close()
         return found[-1] if found else None
-
-    def _write(self, moment: _Moment, part: File) -> Generator[Progress, None, None]:
-        """Write the bytes up to the seal, and read the segments that contain them to their ends. [BACKUP-32]"""
-        generation, end = moment.generation, moment.seal.end
-        position = 0
-        while position < end:
-            index = next(n for n, segment in enumerate(generation.segments) if segment.end > position)
-            writer = _Writer(part, generation.segments[index].start, position, end)
-            try:
-                yield from in_steps(check_segment(self._target, generation, index, writer.write), 0, generation.size)
-            except MissingSegmentError:
-                # It may be part of a larger one now. What was written is kept, or a long restore might never end.
-                before, generation = generation, self._same_generation(generation)
-                if before == generation:
-                    raise
-            else:
-                position = generation.segments[index].end
-
-    def _same_generation(self, generation: Generation) -> Generation:
-        """Return a generation as the manifest has it now; if it is gone, return it unchanged."""
-        found = [each for each in self._target.read_manifest().generations if each.number == generation.number]
-        return found[0] if found and found[0].first_seal == generation.first_seal else generation
-
-
-class _Writer:
-    """Takes consecutive bytes of a file, and appends those from `first` to `end` to another file."""
-
-    def __init__(self, file: File, position: int, first: int, end: int) -> None:
-        self._file = file
-        self._position = position
-        self._first = first
-        self._end = end
-
-    def write(self, data: bytes) -> None:
-        """Take the next bytes."""
-        piece = data[max(self._first - self._position, 0) : max(self._end - self._position, 0)]
-        self._position += len(data)
-        if piece:
-            self._file.append(piece)
-
-
-def _check(file: File, moment: _Moment) -> None:
-    """Read the whole file that was written; DamageError if it is not sound or does not end in the seal. [BACKUP-32]"""
-    last: Seal | None = None
-    for each in sound_transactions(file, 0, 0):
-        last = each.seal
-    if last != moment.seal or file.size() != moment.seal.end:
-        problem = f"the restored file ends in the seal {last}, not in {moment.seal}"
-        raise DamageError(file.path, file.size(), problem, "it is removed; restore another moment")

@@ -39,6 +39,7 @@ COMMANDS = {
     "log": Command("show the commits of a file, or the states that an object had", "log"),
     "backup": Command("add to a backup what a file in use has, or verify a backup", "backup"),
     "restore": Command("make a file of a backup, as it is now or was at a time", "restore"),
+    "follow": Command("keep a copy of a file, a backup or a server up to date", "follow"),
     "salvage": Command("copy what is sound of a damaged file to a new file", "salvage"),
     "rename": Command("give a class or a module another path in a file", "rename"),
     "init": Command("make the tables of a database in an engine, or tell their version", "init"),

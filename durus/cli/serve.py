@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
+from durus.cli.follow import following_beside
 from durus.cli.options import (
     UsageError,
     add_address_arguments,
@@ -23,7 +24,7 @@ from durus.cli.options import (
     open_storage,
 )
 from durus.cli.output import tell
-from durus.cli.values import host_and_port, seconds, whole_number
+from durus.cli.values import followed_name, host_and_port, seconds, whole_number
 from durus.client_storage import ClientStorage
 from durus.error import DurusError, FileError
 from durus.serving.limits import Limits
@@ -175,6 +176,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="[HOST:]PORT",
         help="answer HTTP there with numbers for Prometheus; on loopback if there is no host",
     )
+    parser.add_argument(
+        "--follow",
+        type=followed_name,
+        metavar="SOURCE",
+        help="with --readonly: make and keep the file a copy of a file, a backup or a server, as `durus follow` does",
+    )
     parser.add_argument("--logfile", metavar="FILE", help="the log file; SIGHUP opens it again (default: stderr)")
     parser.add_argument(
         "--logginglevel",
@@ -195,6 +202,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     if options.stop:
         return _stop(address_of(options))
+    if options.follow and not (options.readonly and options.file):
+        raise UsageError("--follow goes with --readonly and a file, which is made a copy of SOURCE")
     address = _address(options)
     tls = _tls(options)
     service_manager = ServiceManager(os.environ)
@@ -213,6 +222,7 @@ def run(options: argparse.Namespace) -> int:
         log_to(options.logfile, options.logginglevel, options.log_format) as reopen,
         _metrics(options) as serving_metrics,
         _listening_early(options, address) as early,
+        following_beside(options.follow, options.file) if options.follow else contextlib.nullcontext(),
     ):
         storage = open_storage(options)
         keep_prepack(storage, options)

@@ -66,6 +66,11 @@ def backup_target(text: str) -> str:
     return text if is_in_object_store(text) else file_name(text)
 
 
+def followed_name(text: str) -> str:
+    """Check the name of a file or of a folder, or the address of a server or of a place in an object store."""
+    return text if is_in_object_store(text) else _checked(text, takes_storages=False, takes_servers=True)
+
+
 def file_or_storage(text: str) -> str:
     """Check the name of a file, or the address of a storage of another kind."""
     return _checked(text, takes_storages=True, takes_servers=False)

@@ -14,12 +14,12 @@ _PART = re.compile(r"\.(\d+)-\d+\.part(?:-journal|-wal|-shm|-staging)?")
 
 
 @contextlib.contextmanager
-def publishing(path: str, file_system: FileSystem) -> Iterator[str]:
+def publishing(path: str, file_system: FileSystem, replaces: bool = False) -> Iterator[str]:
     """Yield the name of a file to write, which is renamed to `path` when it is complete, and otherwise removed.
 
-    AlreadyExistsError if a file has that name: it is never replaced.
+    AlreadyExistsError if a file has that name: it is never replaced, unless `replaces` is true.
     """
-    if file_system.exists(path):
+    if file_system.exists(path) and not replaces:
         raise AlreadyExistsError(
             errno.EEXIST, "the file already exists; give the copy another name, or move that file away", path
         )
@@ -29,7 +29,7 @@ def publishing(path: str, file_system: FileSystem) -> Iterator[str]:
     part = first_unused(file_system, (f"{path}.{os.getpid()}-{number}.part" for number in itertools.count()))
     try:
         yield part
-        if file_system.link(part, path):  # which never replaces a file that was made meanwhile
+        if not replaces and file_system.link(part, path):  # which never replaces a file that was made meanwhile
             file_system.remove(part)
         else:
             file_system.replace(part, path)
@@ -39,6 +39,21 @@ def publishing(path: str, file_system: FileSystem) -> Iterator[str]:
             if file_system.exists(part):
                 file_system.remove(part)
         raise
+
+
+def replace_file(path: str, data: bytes, file_system: FileSystem) -> None:
+    """Replace a small file as a whole; return when this is durable. Only its owner can read it."""
+    part = f"{path}.part"
+    if file_system.exists(part):
+        file_system.remove(part)
+    file = file_system.open(part, "private")
+    try:
+        file.append(data)
+        file.sync()
+    finally:
+        file.close()
+    file_system.replace(part, path)
+    file_system.sync_directory(path)
 
 
 def _remove_left_overs(path: str, file_system: FileSystem) -> None:

@@ -4,10 +4,11 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar
 
-from durus.error import DurusKeyError, ProtocolError, ReadConflictError
+from durus.error import DurusKeyError, ProtocolError, ReadConflictError, ServerError
 from durus.oid import format_oid
 from durus.sharing.prefetch import Prefetch
 from durus.sharing.protocol import INVALID, NOT_FOUND, OKAY, Loaded, Reader
+from durus.sharing.protocol2 import FileHead
 from durus.storage import Accesses, InvalidationHandler
 
 T = TypeVar("T")
@@ -97,6 +98,14 @@ class ClientDialog:
         """Tell the server that the client disconnects."""
         raise NotImplementedError
 
+    def ask_for_file(self, after: bytes) -> FileHead:
+        """Ask for the file of the server, after a seal; read_file() then returns it piece by piece. [WIRE2-50]"""
+        raise _cannot_follow()
+
+    def read_file(self) -> bytes:
+        """Return the next piece of the file, after ask_for_file()."""
+        raise _cannot_follow()
+
     def ping(self) -> None:
         """Return when the server answers."""
         raise NotImplementedError
@@ -127,3 +136,7 @@ def record_of(oid: bytes, answer: Loaded) -> bytes:
     if answer.status == NOT_FOUND:
         raise DurusKeyError(oid)
     return answer.record
+
+
+def _cannot_follow() -> ServerError:
+    return ServerError("the server speaks version 1 of the protocol only, in which its file can't be followed")

@@ -173,6 +173,12 @@ class ClientDialog2(ClientDialog):
     def pack(self, is_awaited: bool, on_wait: Callable[[], object] | None) -> None:
         self._ask(messages.Pack(is_awaited), {b"O": lambda body: None}, on_wait)
 
+    def ask_for_file(self, after: bytes) -> messages.FileHead:
+        return self._ask(messages.Follow(after), {b"F": messages.parse_file_head})
+
+    def read_file(self) -> bytes:
+        return self._receive(_PIECE)
+
     def quit(self) -> None:
         self._channel.send(messages.encode_request(messages.Quit()))
 
@@ -210,6 +216,7 @@ _LOAD_ANSWERS: Parsers[tuple[bool, list[Loaded]]] = {
     b"R": lambda body: (True, messages.parse_loaded(body)),
     b"r": lambda body: (False, messages.parse_loaded(body)),
 }
+_PIECE: Parsers[bytes] = {b"D": lambda body: body}
 _COMMIT_ANSWERS: Parsers[messages.SyncPoint | messages.Conflict] = {
     b"C": messages.parse_point,
     b"X": messages.parse_conflict,

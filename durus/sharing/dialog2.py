@@ -115,6 +115,8 @@ class Dialog2(Dialog):
             case messages.AskStatus():
                 self._work = WORK_AT_A_TIME  # it may load as many records
                 self._send(b"I", messages.encode_report(self._host.status()))
+            case messages.Follow(after):
+                yield from self._send_file(after)
             case messages.Ping(data):
                 self._send(b"G", data)
             case messages.Quit():
@@ -229,6 +231,22 @@ class Dialog2(Dialog):
         return messages.SyncPoint(self._session.serial, invalid, changed)
 
     # Others
+
+    def _send_file(self, after: bytes) -> Generator[int, bytes, None]:
+        """Send what is sealed in the file, a piece at a time, as the client takes it. [WIRE2-50] to [WIRE2-53]"""
+        part = self._core.storage.sealed_part(after.decode("ascii", "replace"))
+        try:
+            self._send(b"F", bytes([part.start > 0]) + part.seal.encode("ascii"))
+            for offset in range(part.start, part.end, SENT_AT_A_TIME):
+                yield from self._let_others_in()
+                yield from self._until_read()
+                size = min(SENT_AT_A_TIME, part.end - offset)
+                data = part.read_at(offset, size)
+                if len(data) < size:
+                    raise DurusError(f"the file became shorter than {part.end} bytes while it was sent")
+                self._send(b"D", data)
+        finally:
+            part.close()
 
     def _pack(self, is_awaited: bool) -> Generator[int, bytes, None]:
         ends: list[DurusError | None] = []

@@ -29,6 +29,8 @@ MAX_ACCESSED = 1 << 16
 """How many accessed oids a commit may list; a client with more takes its turn. [WIRE2-21]"""
 MAX_SECONDS = 4_000_000
 """The longest time of a server's options, in seconds: about 46 days, so that milliseconds fit in 32 bits."""
+SEAL_TEXT = 53
+"""How many bytes the text of a seal has. [BACKUP-4]"""
 MAX_REQUEST = 8 * MAX_REQUEST_OIDS + 64
 """How many bytes a request other than a commit may have. [WIRE2-5]"""
 _BESIDE_RECORDS = 8 * MAX_ACCESSED + 64
@@ -149,6 +151,13 @@ class Commit(NamedTuple):
     """None if the client has checked for conflicts itself, in its turn."""
 
 
+class Follow(NamedTuple):
+    """F: send what the file of the server has after a seal. [WIRE2-50]"""
+
+    after: bytes
+    """The seal, as text; empty for all of the file."""
+
+
 class Pack(NamedTuple):
     """P: pack, and answer when it begins or when it has ended. [WIRE2-30]"""
 
@@ -191,6 +200,7 @@ Request = (
     | Release
     | NewOids
     | Commit
+    | Follow
     | Pack
     | Ping
     | AskStatus
@@ -221,6 +231,8 @@ def encode_request(request: Request) -> bytes:
             return encode(b"N", _U16.pack(number))
         case TakeTurn(is_exclusive):
             return encode(b"T", bytes([is_exclusive]))
+        case Follow(after):
+            return encode(b"F", after)
         case Pack(is_awaited):
             return encode(b"P", bytes([is_awaited]))
         case Ping(data):
@@ -312,6 +324,9 @@ def _parse_request(kind: bytes, body: bytes, take: Callable[[bytes], None], max_
         case b"T":
             _check_size(kind, body, 1)
             return TakeTurn(bool(body[0]))
+        case b"F":
+            _check_size(kind, body, SEAL_TEXT if body else 0)
+            return Follow(body)
         case b"P":
             _check_size(kind, body, 1)
             return Pack(bool(body[0]))
@@ -382,6 +397,15 @@ class Conflict(NamedTuple):
     text: str
     """Who changed them and when, as far as that is known."""
     point: SyncPoint
+
+
+class FileHead(NamedTuple):
+    """F: what comes of the file in the messages D after this one. [WIRE2-51]"""
+
+    is_continued: bool
+    """True if it begins after the seal that the client has named, False if at the beginning of the file."""
+    seal: bytes
+    """The last seal of it, as text; empty if the file has none."""
 
 
 class Failure(NamedTuple):
@@ -473,6 +497,13 @@ def read_answer(on_wait: Callable[[], object] | None = None) -> Reader[Answer]:
             return Answer(kind, body)
         if on_wait is not None:
             on_wait()
+
+
+def parse_file_head(body: bytes) -> FileHead:
+    """Return what is said of a file in a body."""
+    if len(body) not in (1, 1 + SEAL_TEXT):
+        raise ProtocolError(f"the server describes its file with {len(body)} bytes")
+    return FileHead(body[0] != 0, body[1:])
 
 
 def parse_hello(answer: Answer) -> Hello | Failure:

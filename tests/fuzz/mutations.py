@@ -216,6 +216,7 @@ def a_conversation_2(chance: random.Random) -> bytes:
             messages.Pack(chance.random() < 0.5),
             messages.Ping(chance.randbytes(4)),
             messages.AskStatus(),
+            messages.Follow(chance.choice([b"", b"0" * 53])),
             messages.Unknown(b"?"),
             messages.Goodbye(),
         ]
@@ -246,7 +247,7 @@ def a_body(chance: random.Random) -> bytes:
 
 def answers_of_version_2(chance: random.Random) -> bytes:
     """Return answers, in whatever order."""
-    kinds = [b"R", b"r", b"Y", b"C", b"X", b"E", b"N", b"O", b"G", b"W", b"\x80"]
+    kinds = [b"R", b"r", b"Y", b"C", b"X", b"E", b"N", b"O", b"G", b"F", b"D", b"W", b"\x80"]
     return b"".join(messages.encode(chance.choice(kinds), a_body(chance)) for _ in range(chance.randrange(12)))
 
 

@@ -30,7 +30,15 @@ from durus.sharing.protocol import (
     read_request,
     receive,
 )
-from durus.sharing.protocol2 import Hello, encode_hello, parse_conflict, parse_failure, parse_loaded, parse_point
+from durus.sharing.protocol2 import (
+    Hello,
+    encode_hello,
+    parse_conflict,
+    parse_failure,
+    parse_file_head,
+    parse_loaded,
+    parse_point,
+)
 from durus.sharing.protocol2 import read_request as read_request_2
 from durus.storage import MemoryStorage
 from tests.in_memory_file import MemoryFile, MemoryFileSystem
@@ -130,7 +138,7 @@ def requests_2(data: bytes) -> None:
 
 def answers_2(data: bytes) -> None:
     """The bodies of answers of version 2."""
-    for parse in parse_point, parse_conflict, parse_failure, parse_loaded:
+    for parse in parse_point, parse_conflict, parse_failure, parse_loaded, parse_file_head:
         with contextlib.suppress(DurusError):
             parse(data)
 
@@ -204,6 +212,8 @@ def _use_client(server: "_Server", protocol: int) -> None:
             lambda: _commit(storage),
             lambda: list(storage.gen_oid_record()),
             storage.pack,
+            lambda: storage.ask_for_file(b""),
+            storage.read_file,
         ]
         for call in calls:
             with contextlib.suppress(DurusError):

@@ -44,6 +44,11 @@ CRASH_OF_BACKUP = (
     "tests/model/test_backup_crashes.py::test_crash_at_any_operation_leaves_the_backup_complete_or_as_it_was"
 )
 
+REPLICA = "durus/backups/replica.py"
+CRASH_OF_REPLICA = (
+    "tests/model/test_replica_crashes.py::"
+    "test_after_a_crash_at_any_operation_the_replica_is_sound_and_the_next_round_goes_on"
+)
 BACKUPS_IN_OBJECTS = "tests/model/test_backup_in_objects.py"
 LIST_UNUSED = (
     "        unused = [name for name in self._store.names() if SEGMENT_NAME.fullmatch(name) and name not in used]\n"
@@ -296,6 +301,26 @@ BUGS: dict[str, Bug] = {
     "a backup keeps a commit that was cut off while it was read": Bug(
         (Change(BACK_UP, "        if not has_seal(file, plan.segments[-1].seal):", "        if False:"),),
         "tests/model/test_backup_crashes.py::test_what_was_cut_off_while_it_was_copied_is_not_backed_up",
+    ),
+    "a replica has what a crash can take from its source": Bug(
+        (Change("durus/backups/sources.py", "        self._file.sync()  #", "        #"),),
+        f"{CRASH_OF_REPLICA}[without fsync-file]",
+    ),
+    "a replica is appended to before its note tells of it": Bug(
+        (Change(REPLICA, "        self._write_note(seal, state.last)\n", ""),),
+        f"{CRASH_OF_REPLICA}[adding-file]",
+    ),
+    "a replica that is written anew gets its name before it is durable": Bug(
+        (Change(REPLICA, "                new.sync()\n", ""),),
+        f"{CRASH_OF_REPLICA}[packs-file]",
+    ),
+    "a replica with commits of its own is written over": Bug(
+        (Change(REPLICA, "            if not note.explains(seal):", "            if False:"),),
+        "tests/unit/test_replica.py::test_a_replica_that_was_opened_for_writing_is_left_alone[True]",
+    ),
+    "a snapshot of a server that follows its file shows what came later": Bug(
+        (Change(VERSIONS, "            era.keep(staged.oids, self._serial + 1, self._load)\n", "            pass\n"),),
+        "tests/unit/test_readonly_server.py::test_a_snapshot_shows_its_state_while_the_file_grows_and_is_packed[shelf]",
     ),
     "a moment that was given up is not found any more": Bug(
         (Change(BACK_UP, "True, each.first_seal, branched_at, common)", "True, each.first_seal, 0, common)"),),
