@@ -300,7 +300,7 @@ def together(self, obj, data):
     obj.__dict__["b"] = obj.__dict__["a"]
 ObjectReader.load_state = together
 """,
-    "shelf/what-the-root-reaches-stays/pack": """
+    "shelf/what-the-root-reaches-stays/pack-beside": """
 import os
 pack = testee.OPERATIONS["pack"]
 def forget(request):
@@ -309,7 +309,7 @@ def forget(request):
     return result
 testee.OPERATIONS["pack"] = forget
 """,
-    "file-storage-2/what-the-root-of-a-dfs20-file-does-not-reach-goes/pack": """
+    "file-storage-2/what-the-root-of-a-dfs20-file-does-not-reach-goes/pack-beside": """
 import os
 pack = testee.OPERATIONS["pack"]
 def publish(request):
