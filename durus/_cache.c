@@ -32,6 +32,7 @@ typedef struct {
 typedef struct {
     long long serial;
     uint64_t oid;
+    unsigned int record_size;
 } Aged;
 
 /* What objects of a class lose with their state. */
@@ -346,6 +347,7 @@ turn_into_ghost(Cache *self, uint64_t oid, PyObject *obj)
     PyObject *old;
     if (enter(self, oid, (Persistent *)obj, 1, &old) < 0)
         return -1;
+    ((Persistent *)obj)->record_size = 0;
     Py_XDECREF(old);
     return drop_state(self, obj);
 }
@@ -509,20 +511,21 @@ list_oldest(Cache *self)
     self->oldest = oldest;
     for (size_t i = 0; i < self->room; i++) {
         const Entry *entry = &self->entries[i];
-        if (entry->tagged != 0 && !is_ghost(entry))
-            oldest[self->oldest_count++] = (Aged){((Persistent *)object_of(entry))->serial, entry->oid};
+        if (entry->tagged == 0 || is_ghost(entry))
+            continue;
+        const Persistent *obj = (const Persistent *)object_of(entry);
+        oldest[self->oldest_count++] = (Aged){obj->serial, entry->oid, obj->record_size};
     }
     qsort(oldest, self->oldest_count, sizeof(Aged), compare_ages);
     return 0;
 }
 
-/* Makes a ghost of an object if it was not used since the list was made, nor in this transaction. */
+/* Makes a ghost of an object if it was not used since the list was made. */
 static int
-evict(Cache *self, Aged aged, long long transaction_serial)
+evict(Cache *self, Aged aged)
 {
     Entry *entry = find(self, aged.oid);
-    if (entry == NULL || is_ghost(entry) || aged.serial == transaction_serial
-        || ((Persistent *)object_of(entry))->serial != aged.serial)
+    if (entry == NULL || is_ghost(entry) || ((Persistent *)object_of(entry))->serial != aged.serial)
         return 0;
     PyObject *obj = Py_NewRef(object_of(entry));
     int result = turn_into_ghost(self, aged.oid, obj);
@@ -547,12 +550,55 @@ cache_shrink(Cache *self, PyObject *serial)
             }
         }
         Aged aged = self->oldest[--self->oldest_count];
-        if (evict(self, aged, transaction_serial) < 0)
+        if (aged.serial != transaction_serial && evict(self, aged) < 0)
             return NULL;
     }
     if (self->oldest_count == 0)
         free_oldest(self);
     Py_RETURN_NONE;
+}
+
+/* Stands for Cache.note_size. */
+static PyObject *
+cache_note_size(Cache *self, PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 2)
+        return PyErr_Format(PyExc_TypeError, "expected an oid and a size, got %zd arguments", count);
+    size_t size = PyLong_AsSize_t(args[1]);
+    if (size == (size_t)-1 && PyErr_Occurred())
+        return NULL;
+    if (size > UINT_MAX) /* what is larger is as good as the largest */
+        size = UINT_MAX;
+    Persistent *obj = (Persistent *)cached_object(self, args[0]);
+    if (obj == NULL)
+        return PyLong_FromLong(0);
+    long long more = (long long)size - obj->record_size;
+    obj->record_size = (unsigned int)size;
+    Py_DECREF(obj);
+    return PyLong_FromLongLong(more);
+}
+
+/* Stands for Cache.shrink_bytes. */
+static PyObject *
+cache_shrink_bytes(Cache *self, PyObject *most)
+{
+    double limit = PyFloat_AsDouble(most);
+    if (limit == -1.0 && PyErr_Occurred())
+        return NULL;
+    free_oldest(self);
+    if (list_oldest(self) < 0)
+        return NULL;
+    long long total = 0;
+    for (size_t i = 0; i < self->oldest_count; i++)
+        total += self->oldest[i].record_size;
+    while ((double)total > limit && self->oldest_count > 0) {
+        Aged aged = self->oldest[--self->oldest_count];
+        total -= aged.record_size;
+        if (evict(self, aged) < 0)
+            return NULL;
+    }
+    free_oldest(self);
+    return PyLong_FromLongLong(total);
 }
 
 /* Stands for Cache.is_overfull. */
@@ -691,6 +737,8 @@ static PyMethodDef cache_methods[] = {
     {"make_ghost", (PyCFunction)cache_make_ghost, METH_O, NULL},
     {"make_all_ghosts", (PyCFunction)cache_make_all_ghosts, METH_O, NULL},
     {"shrink", (PyCFunction)cache_shrink, METH_O, NULL},
+    {"note_size", (PyCFunction)(void (*)(void))cache_note_size, METH_FASTCALL, NULL},
+    {"shrink_bytes", (PyCFunction)cache_shrink_bytes, METH_O, NULL},
     {"is_overfull", (PyCFunction)cache_is_overfull, METH_NOARGS, NULL},
     {"is_loaded", (PyCFunction)cache_is_loaded, METH_O, NULL},
     {"loaded_objects", (PyCFunction)cache_loaded_objects, METH_NOARGS, NULL},

@@ -31,6 +31,7 @@ typedef struct {
     Cache *cache;           /* the one that has a pointer to this ghost, or NULL; it is not referred to */
     long long serial;
     signed char status;
+    unsigned int record_size; /* in bytes, as a cache was told; 0 if it was not */
 } Persistent;
 
 static inline int

@@ -26,6 +26,8 @@ class Cache:
         self._loaded_count = 0
         self._oldest: list[tuple[int, bytes]] = []
         """Serials and oids of objects at the time this list was made, the least recently used last."""
+        self._sizes: dict[bytes, int] = {}
+        """The lengths of the records of objects, as far as they were told; some have left memory since then."""
         self.set_size(size)
 
     def get_size(self) -> int:
@@ -83,6 +85,7 @@ class Cache:
             if self.is_loaded(oid):
                 self._entries[oid] = ref(obj)
                 self._loaded_count -= 1
+            self._sizes.pop(oid, None)
             obj._p_set_status_ghost()
 
     def make_all_ghosts(self, connection: ConnectionBase) -> None:
@@ -113,6 +116,31 @@ class Cache:
             obj = self._entries.get(oid)
             if isinstance(obj, PersistentObject) and obj._p_serial == serial != transaction_serial:
                 self.make_ghost(oid)
+
+    def note_size(self, oid: bytes, size: int) -> int:
+        """Note how many bytes the record of an object in memory has; return how many more than was known."""
+        if self.get(oid) is None:
+            return 0
+        more = size - self._sizes.get(oid, 0)
+        self._sizes[oid] = size
+        return more
+
+    def shrink_bytes(self, limit: int) -> int:
+        """Make ghosts of the least recently used objects until the records of the others have at most `limit` bytes.
+
+        Return how many they have. To be called between two transactions, when there are no changes. [DB-44]
+        """
+        oldest = sorted((obj._p_serial, oid, self._sizes.get(oid, 0), obj) for oid, obj in self._loaded())
+        self._sizes = {oid: size for _, oid, size, _ in oldest}
+        total = sum(self._sizes.values())
+        for serial, oid, size, obj in oldest:
+            if total <= limit:
+                break
+            total -= size
+            if self._entries.get(oid) is obj and obj._p_serial == serial:
+                self.make_ghost(oid)
+        self._oldest = []
+        return total
 
     def is_overfull(self) -> bool:
         """Tell whether more objects are loaded than the size allows."""

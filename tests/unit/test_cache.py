@@ -191,6 +191,14 @@ class Machine(RuleBasedStateMachine):
         for world in self.worlds:
             world.cache.set_size(size)
 
+    @rule(size=st.integers(0, 20), limit=st.integers(0, 300))
+    def shrink_bytes(self, size: int, limit: int) -> None:
+        for world in self.worlds:
+            for number, oid in enumerate(world.cache.objects()):
+                world.cache.note_size(oid, size + number)
+        first, second = (world.cache.shrink_bytes(limit) for world in self.worlds)
+        assert first == second
+
     @rule(number=numbers, cls=st.sampled_from(CLASSES))
     def put_another_one_in_its_place(self, number: int, cls: type[PersistentObject]) -> None:
         for world in self.worlds:
@@ -479,6 +487,27 @@ def test_nothing_of_a_state_is_left_in_a_ghost(form: Callable[[int], Cache], cls
     assert obj.a == OID
 
 
+@pytest.mark.spec("DB-44")
+@each_form
+def test_the_least_recently_used_go_until_the_others_have_few_bytes(form: Callable[[int], Cache]) -> None:
+    world = World(form, 100)
+    objects = [world.loaded(oid_from_int(number)) for number in range(10)]
+    for number, obj in enumerate(objects):
+        world.transaction_serial += 1
+        assert obj.a == obj._p_oid
+        assert world.cache.note_size(oid_from_int(number), 100 + number) == 100 + number
+    assert world.cache.note_size(oid_from_int(9), 9) == 9 - 109
+    assert world.cache.note_size(oid_from_int(99), 1 << 40) == 0  # of no object in memory
+    assert world.cache.shrink_bytes(1000) == sum(range(100, 109)) + 9
+    assert world.cache.get_loaded_count() == 10
+    assert world.cache.shrink_bytes(400) == 106 + 107 + 108 + 9
+    assert world.cache.loaded_objects() == objects[6:]
+    assert world.cache.note_size(oid_from_int(5), 105) == 105  # a ghost counts anew when it is loaded
+    world.cache.note_size(oid_from_int(9), 1 << 40)
+    assert world.cache.shrink_bytes(400) == 0
+    assert world.cache.loaded_objects() == []
+
+
 @each_form
 def test_a_size_is_a_number_from_1_on(form: Any) -> None:
     cache = form(1)
@@ -520,6 +549,10 @@ def test_wrong_arguments_are_refused() -> None:
         ("make_all_ghosts", (None,)),
         ("shrink", ("1",)),
         ("shrink", (1 << 64,)),
+        ("note_size", (OID,)),
+        ("note_size", (OID, "1")),
+        ("note_size", (OID, -1)),
+        ("shrink_bytes", ("1",)),
     ]
     for name, arguments in wrong:
         with pytest.raises((TypeError, OverflowError)):
@@ -559,6 +592,7 @@ STEPS: dict[str, Callable[[World, list[Any]], object]] = {
     "make_ghost": lambda world, new: all_of(map(world.cache.make_ghost, OIDS)),
     "make_all_ghosts": lambda world, new: world.cache.make_all_ghosts(world),
     "shrink": lambda world, new: world.cache.shrink(9),
+    "shrink_bytes": lambda world, new: world.cache.shrink_bytes(-1),
     "objects": lambda world, new: world.cache.objects(),
     "loaded_objects": lambda world, new: world.cache.loaded_objects(),
     "let go": lambda world, new: world.held.clear(),
