@@ -25,6 +25,7 @@ extension = Extension(
     [
         "durus/_persistent.c",
         "durus/_btree.c",
+        "durus/_cache.c",
         "durus/_collections.c",
         "durus/_encode.c",
         "durus/_files.c",

@@ -6,12 +6,12 @@
 
        ConnectionBase   the number of the transaction under way, the set of what was accessed in it, and the dict
                         of what was changed in it
-       PersistentBase   the four slots of an object
+       PersistentBase   the four slots of an object, and the cache that has a pointer to it
 
    and four functions: new_ghost() makes an object for an oid, take_state() fills it, without_volatile() gives the
    attributes that are stored, persistent_id_by() makes the check of each value that a pickler comes to. What is done
-   for btree.py is in _btree.c, for the other collections in _collections.c, for serialize.py in _states.c and
-   _encode.c, and for the reading of files in _files.c, which are part of the same module.
+   for btree.py is in _btree.c, for the other collections in _collections.c, for the identity map in _cache.c, for
+   serialize.py in _states.c and _encode.c, and for the reading of files in _files.c, which are part of the same module.
 
    PersistentBase has no tp_setattro of its own. Its __setattr__ and __delattr__ are plain methods, which a
    subclass made in Python gets into its slots by Python's own dispatch: that costs some nanoseconds
@@ -25,6 +25,7 @@
 typedef struct {
     PyTypeObject *connection_type;
     PyTypeObject *persistent_type;
+    PyTypeObject *cache_type;
     PyObject *own_note_change; /* the methods below, to see if a subclass has others */
     PyObject *own_p_note_change;
     PyObject *note_change;   /* names */
@@ -55,6 +56,12 @@ PyTypeObject *
 persistent_type_of(PyObject *module)
 {
     return ((ModuleState *)PyModule_GetState(module))->persistent_type;
+}
+
+PyTypeObject *
+cache_type_of(PyObject *module)
+{
+    return ((ModuleState *)PyModule_GetState(module))->cache_type;
 }
 
 BTreeState *
@@ -280,18 +287,29 @@ persistent_traverse(Persistent *self, visitproc visit, void *arg)
     return 0;
 }
 
+/* Breaks no cycle through the connection, for that does it: until the object is freed a finalizer may get it from the
+   cache, and then it must have what it needs to be loaded again. What it has lost was its state. */
 static int
 persistent_clear(Persistent *self)
 {
-    Py_CLEAR(self->connection);
-    Py_CLEAR(self->oid);
+    if (self->connection != NULL)
+        self->status = GHOST;
+    if (self->oid != NULL && !PyBytes_CheckExact(self->oid))
+        Py_CLEAR(self->oid);
     return 0;
 }
 
 static void
 persistent_dealloc(Persistent *self)
 {
-    free_object((PyObject *)self, (inquiry)persistent_clear);
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    if (self->cache != NULL)
+        leave_cache(self);
+    Py_CLEAR(self->connection);
+    Py_CLEAR(self->oid);
+    type->tp_free(self);
+    Py_DECREF(type);
 }
 
 static PyObject *
@@ -578,6 +596,7 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     ModuleState *state = PyModule_GetState(module);
     Py_VISIT(state->connection_type);
     Py_VISIT(state->persistent_type);
+    Py_VISIT(state->cache_type);
     Py_VISIT(state->own_note_change);
     Py_VISIT(state->own_p_note_change);
     for (int kind = 0; kind < COLLECTIONS; kind++) {
@@ -593,6 +612,7 @@ module_clear(PyObject *module)
     ModuleState *state = PyModule_GetState(module);
     Py_CLEAR(state->connection_type);
     Py_CLEAR(state->persistent_type);
+    Py_CLEAR(state->cache_type);
     Py_CLEAR(state->own_note_change);
     Py_CLEAR(state->own_p_note_change);
     Py_CLEAR(state->note_change);
@@ -622,7 +642,8 @@ module_exec(PyObject *module)
     ModuleState *state = PyModule_GetState(module);
     state->connection_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &connection_spec, NULL);
     state->persistent_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &persistent_spec, NULL);
-    if (state->connection_type == NULL || state->persistent_type == NULL)
+    state->cache_type = make_cache_type(module);
+    if (state->connection_type == NULL || state->persistent_type == NULL || state->cache_type == NULL)
         return -1;
     const struct {
         PyObject **where;

@@ -22,12 +22,16 @@ typedef struct {
     PyObject *changed;  /* a dict, likewise */
 } Connection;
 
+typedef struct Cache Cache;
+
 typedef struct {
     PyObject_HEAD
     Connection *connection; /* NULL is None */
     PyObject *oid;          /* likewise */
+    Cache *cache;           /* the one that has a pointer to this ghost, or NULL; it is not referred to */
     long long serial;
     signed char status;
+    unsigned int record_size; /* in bytes, as a cache was told; 0 if it was not */
 } Persistent;
 
 static inline int
@@ -81,6 +85,14 @@ SHARED int call_note_change(PyObject *obj);
 SHARED PyObject *make_ghost(PyTypeObject *type, PyObject *oid, Connection *connection);
 /* Makes a dict the one of an object's attributes, with the names that all objects share. */
 SHARED int adopt_state(PyObject *obj, PyObject *state);
+/* Takes a ghost out of its cache. */
+SHARED void leave_cache(Persistent *ghost);
+/* Returns the object of an oid, or NULL without an exception. */
+SHARED PyObject *cached_object(Cache *cache, PyObject *oid);
+/* Makes an object that of an oid, as a ghost or as a loaded one. */
+SHARED int cache_object(Cache *cache, PyObject *oid, PyObject *obj, int as_ghost);
+SHARED PyTypeObject *make_cache_type(PyObject *module);
+SHARED PyTypeObject *cache_type_of(PyObject *module);
 SHARED PyTypeObject *connection_type_of(PyObject *module);
 SHARED PyTypeObject *persistent_type_of(PyObject *module);
 SHARED int states_exec(PyObject *module);
@@ -90,6 +102,7 @@ SHARED char kind_of(PyObject *name);
 SHARED PyObject *without_volatile(PyObject *module, PyObject *attributes);
 /* Tells if an object of the type keeps what a slot has in a place of its own. */
 SHARED int is_slot_of(PyTypeObject *type, PyObject *slot);
+SHARED PyObject **slot_place(PyObject *obj, PyObject *slot);
 /* Returns what a name stands for in a module that is loaded, a borrowed reference, or NULL. `sys_names` are the names of
    the module sys, `modules` is the name of the modules in it. */
 SHARED PyObject *find_loaded(PyObject *sys_names, PyObject *modules, PyObject *module_name, PyObject *name);

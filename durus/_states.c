@@ -29,7 +29,7 @@ typedef struct {
 typedef struct {
     PyObject_HEAD
     PyObject *connection;
-    PyObject *objects;        /* the dict of the cache, by oid */
+    Cache *cache;
     PyTypeObject *base;       /* PersistentObject */
     PyObject *layout_of;      /* a function of Python: the layout of a class */
     PyObject *decompress;     /* a function of Python: the state pickle of a stored form */
@@ -437,48 +437,23 @@ read_stack_global(StateReader *reader, Decoder *decoder)
     return make_class(reader, decoder, start, decoder->stack.items[start], decoder->stack.items[start + 1]);
 }
 
-/* Sets the object of an oid that is in memory, or NULL; -1 with an exception. */
-static int
-find_in_memory(StateReader *reader, PyObject *oid, PyObject **obj)
-{
-    PyObject *found = PyDict_GetItemWithError(reader->objects, oid);
-    *obj = NULL;
-    if (found == NULL)
-        return PyErr_Occurred() ? -1 : 0;
-    if (!PyWeakref_CheckRefExact(found)) {
-        *obj = Py_NewRef(found);
-        return 0;
-    }
-#if PY_VERSION_HEX >= 0x030D0000
-    return PyWeakref_GetRef(found, obj) < 0 ? -1 : 0;
-#else
-    PyObject *referent = PyWeakref_GET_OBJECT(found);
-    *obj = referent == Py_None ? NULL : Py_NewRef(referent);
-    return 0;
-#endif
-}
-
 /* Stands for a part of ObjectReader.get_referenced: returns the object of an oid, which becomes a new ghost of the class
    if it is not in memory. */
 static PyObject *
 referenced(StateReader *reader, PyObject *oid, PyObject *type)
 {
-    PyObject *found;
-    if (find_in_memory(reader, oid, &found) < 0 || found != NULL)
+    PyObject *found = cached_object(reader->cache, oid);
+    if (found != NULL)
         return found;
     if (!PyType_Check(type) || !PyType_IsSubtype((PyTypeObject *)type, reader->base))
         return NULL;
     PyObject *ghost = make_ghost((PyTypeObject *)type, oid, (Connection *)reader->connection);
-    PyObject *weak = ghost == NULL ? NULL : PyWeakref_NewRef(ghost, NULL);
     /* Once more: a finalizer may have run meanwhile, and made the object. */
-    if (weak == NULL || find_in_memory(reader, oid, &found) < 0) {
-        Py_CLEAR(ghost);
-    } else if (found != NULL) {
+    found = ghost == NULL ? NULL : cached_object(reader->cache, oid);
+    if (found != NULL)
         Py_SETREF(ghost, found);
-    } else if (PyDict_SetItem(reader->objects, oid, weak) < 0) {
+    else if (ghost != NULL && cache_object(reader->cache, oid, ghost, 1) < 0)
         Py_CLEAR(ghost);
-    }
-    Py_XDECREF(weak);
     return ghost;
 }
 
@@ -727,8 +702,8 @@ layout_of(StateReader *reader, Py_ssize_t index, PyTypeObject *type)
 
 /* States */
 
-static PyObject **
-place_of(PyObject *obj, PyObject *slot)
+PyObject **
+slot_place(PyObject *obj, PyObject *slot)
 {
     return (PyObject **)((char *)obj + ((PyMemberDescrObject *)slot)->d_member->offset);
 }
@@ -752,14 +727,14 @@ fill_slots(PyObject *obj, PyObject *slots, PyObject *state)
     Py_ssize_t place = 0;
     PyObject *name, *value;
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(slots); i++)
-        if (*place_of(obj, PyTuple_GET_ITEM(slots, i)) != NULL)
+        if (*slot_place(obj, PyTuple_GET_ITEM(slots, i)) != NULL)
             return 0;
     while (PyDict_Next(state, &place, &name, &value))
         if (!PyUnicode_CheckExact(name) || slot_named(slots, name) == NULL)
             return 0;
     place = 0;
     while (PyDict_Next(state, &place, &name, &value))
-        *place_of(obj, slot_named(slots, name)) = Py_NewRef(value);
+        *slot_place(obj, slot_named(slots, name)) = Py_NewRef(value);
     return 1;
 }
 
@@ -859,7 +834,7 @@ load_record(StateReader *reader, PyObject *object, PyObject *record)
 static PyObject *
 reader_load(StateReader *self, PyObject *const *args, Py_ssize_t count)
 {
-    if (count != 2 || !PyObject_TypeCheck(args[0], self->base) || !PyBytes_CheckExact(args[1]) || self->objects == NULL) {
+    if (count != 2 || !PyObject_TypeCheck(args[0], self->base) || !PyBytes_CheckExact(args[1]) || self->cache == NULL) {
         PyErr_SetString(PyExc_TypeError, "load() takes a persistent object and a record");
         return NULL;
     }
@@ -879,7 +854,7 @@ reader_traverse(StateReader *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(self->connection);
-    Py_VISIT(self->objects);
+    Py_VISIT(self->cache);
     Py_VISIT(self->base);
     Py_VISIT(self->layout_of);
     Py_VISIT(self->decompress);
@@ -897,7 +872,7 @@ static int
 reader_clear(StateReader *self)
 {
     Py_CLEAR(self->connection);
-    Py_CLEAR(self->objects);
+    Py_CLEAR(self->cache);
     Py_CLEAR(self->base);
     Py_CLEAR(self->layout_of);
     Py_CLEAR(self->decompress);
@@ -930,23 +905,21 @@ reader_dealloc(StateReader *self)
 static PyObject *
 reader_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    PyObject *connection, *objects, *base, *layout_of, *decompress, *renamed, *encode;
+    PyObject *connection, *cache, *base, *layout_of, *decompress, *renamed, *encode;
     PyObject *value_types, *durus_error;
-    if (!PyArg_ParseTuple(args, "OO!O!OOO!OO!O:StateReader", &connection, &PyDict_Type, &objects, &PyType_Type, &base,
-                          &layout_of, &decompress, &PyFrozenSet_Type, &renamed, &encode, &PyFrozenSet_Type, &value_types,
-                          &durus_error))
-        return NULL;
     PyObject *module = PyType_GetModule(type);
-    if (module == NULL)
+    if (module == NULL
+        || !PyArg_ParseTuple(args, "O!O!O!OOO!OO!O:StateReader", connection_type_of(module), &connection,
+                             cache_type_of(module), &cache, &PyType_Type, &base, &layout_of, &decompress,
+                             &PyFrozenSet_Type, &renamed, &encode, &PyFrozenSet_Type, &value_types, &durus_error))
         return NULL;
-    if (!PyObject_TypeCheck(connection, connection_type_of(module))
-        || !PyType_IsSubtype((PyTypeObject *)base, persistent_type_of(module)))
-        return PyErr_Format(PyExc_TypeError, "StateReader() takes a connection, and a class of persistent objects");
+    if (!PyType_IsSubtype((PyTypeObject *)base, persistent_type_of(module)))
+        return PyErr_Format(PyExc_TypeError, "StateReader() takes a class of persistent objects");
     StateReader *self = (StateReader *)type->tp_alloc(type, 0);
     if (self == NULL)
         return NULL;
     self->connection = Py_NewRef(connection);
-    self->objects = Py_NewRef(objects);
+    self->cache = (Cache *)Py_NewRef(cache);
     self->base = (PyTypeObject *)Py_NewRef(base);
     self->layout_of = Py_NewRef(layout_of);
     self->decompress = Py_NewRef(decompress);

@@ -319,9 +319,13 @@ class Connection(ConnectionBase, Generic[Root_co]):
             if obj._p_is_ghost():
                 self._reader.load_record(obj, record)
                 self.cache.note_loaded(oid, obj)
+                self._note_size(oid, record)
             objects.append(obj)
             found += split_oids(refs)
         return objects, found
+
+    def _note_size(self, oid: bytes, record: bytes) -> None:
+        """Do nothing: only the connections of a Database limit the bytes that they keep."""
 
     # Called by objects
 

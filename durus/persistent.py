@@ -18,7 +18,6 @@ import threading
 from collections.abc import Callable, Collection, Iterator
 from types import FrameType, GetSetDescriptorType, MemberDescriptorType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, SupportsIndex, TypeVar, cast
-from weakref import ref
 
 from durus.error import UnstorableError
 from durus.implementation import implementation as implementation
@@ -292,7 +291,7 @@ class StateReader:
     def __init__(
         self,
         connection: ConnectionBase,
-        objects: "dict[bytes, PersistentObject | ref[PersistentObject]]",
+        cache: object,
         base: "type[PersistentObject]",
         layout_of: "Callable[[type[PersistentObject]], tuple[MemberDescriptorType, ...] | None]",
         decompress: Callable[[bytes], bytes],
@@ -612,6 +611,16 @@ def layout_of(cls: type[PersistentObject]) -> tuple[MemberDescriptorType, ...] |
     return None if slots is None else tuple(slot.descriptor for slot in slots)
 
 
+def slots_to_empty(cls: type[PersistentObject]) -> tuple[MemberDescriptorType, ...] | None:
+    """Return the slots that become empty with the __dict__ when an object becomes a ghost; None for anything else."""
+    is_own = cls._p_set_status_ghost is _set_status_ghost and cls._p_clear_state is _clear_state
+    slots = tuple(
+        [slot.descriptor for slot in _data_slots(cls)]
+    )  # not a generator, without memory for which 3.13.0 dies
+    is_plain = all(map(_has_plain_dict, cls.__mro__)) and {MemberDescriptorType}.issuperset(map(type, slots))
+    return slots if is_own and is_plain else None
+
+
 def slots_to_store(cls: type[PersistentObject]) -> tuple[tuple[str, MemberDescriptorType], ...] | None:
     """Return where __getstate__() finds the state: () for only the __dict__, all slots, or None for anything else."""
     if cls.__getstate__ is not _getstate or not all(map(_has_plain_dict, cls.__mro__)):
@@ -625,6 +634,8 @@ def slots_to_store(cls: type[PersistentObject]) -> tuple[tuple[str, MemberDescri
 
 
 _getstate = PersistentObject.__getstate__
+_set_status_ghost = PersistentObject._p_set_status_ghost
+_clear_state = PersistentObject._p_clear_state
 
 
 def _plain_slots(cls: type[PersistentObject]) -> tuple[_Slot, ...] | None:

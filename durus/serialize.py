@@ -130,7 +130,7 @@ class ObjectReader:
         if trust is None and implementation == "C":
             self._states = StateReader(
                 connection,
-                cache.objects,
+                cache,
                 PersistentObject,
                 layout_of,
                 decompress_state,

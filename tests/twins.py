@@ -22,6 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PAIRS = {
     "durus/_btree.c": ["durus/btree.py"],
+    "durus/_cache.c": ["durus/objects/cache.py", "durus/persistent.py"],
     "durus/_collections.c": ["durus/persistent_dict.py", "durus/persistent_list.py", "durus/persistent_set.py"],
     "durus/_encode.c": ["durus/serialize.py"],
     "durus/_files.c": ["durus/records/record.py", "durus/files/shelf/layout.py", "durus/files/shelf/scan.py"],

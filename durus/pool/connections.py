@@ -41,10 +41,8 @@ class PooledConnection(Connection[R], Generic[R]):
         classes: Iterable[Entry] | None = None,
     ) -> None:
         self._cache_bytes = cache_bytes
-        self._sizes: dict[bytes, int] = {}
-        """If `cache_bytes` is set: the lengths of the records of all loaded objects, and of some others."""
         self._bytes = 0
-        """Their sum."""
+        """If `cache_bytes` is set: how many bytes the records of the loaded objects have at most."""
         self._is_closed = False
         self._thread: int | None = None
         """The only thread that may use the connection now; None for any."""
@@ -61,7 +59,7 @@ class PooledConnection(Connection[R], Generic[R]):
         """Go to sleep. There must be no changes."""
         self.accessed.clear()
         if self._cache_bytes is not None and self._bytes > self._cache_bytes:
-            self._shrink_to(self._cache_bytes)
+            self._bytes = self.cache.shrink_bytes(self._cache_bytes)
         if self.transaction_serial > 0:
             self.transaction_serial = -self.transaction_serial
 
@@ -108,12 +106,6 @@ class PooledConnection(Connection[R], Generic[R]):
         self._note_size(oid, record)
         return record
 
-    def _load_all(self, oids: list[bytes]) -> list[bytes]:
-        records = super()._load_all(oids)
-        for oid, record in zip(oids, records, strict=True):
-            self._note_size(oid, record)
-        return records
-
     def _store(self, writer: ObjectWriter, records: "list[_Pickled]", changed: dict[bytes, PersistentObject]) -> None:
         super()._store(writer, records, changed)
         for _, oid, record in records:
@@ -121,20 +113,7 @@ class PooledConnection(Connection[R], Generic[R]):
 
     def _note_size(self, oid: bytes, record: bytes) -> None:
         if self._cache_bytes is not None:
-            self._bytes += len(record) - self._sizes.get(oid, 0)
-            self._sizes[oid] = len(record)
-
-    def _shrink_to(self, limit: int) -> None:
-        """Make ghosts of the least recently used objects until the loaded ones have at most `cache_bytes`. [DB-44]"""
-        oids = [obj._p_oid for obj in sorted(self.cache.loaded_objects(), key=lambda obj: obj._p_serial)]
-        sizes = {oid: self._sizes.get(oid, 0) for oid in oids if oid is not None}
-        self._bytes = sum(sizes.values())
-        for oid in list(sizes):
-            if self._bytes <= limit:
-                break
-            self.cache.make_ghost(oid)
-            self._bytes -= sizes.pop(oid)
-        self._sizes = sizes
+            self._bytes += self.cache.note_size(oid, len(record))
 
     def _check_is_own(self, obj: PersistentBase | None) -> None:
         if self.transaction_serial < 0:

@@ -131,7 +131,7 @@ class World:
             outcome = self.reader.load_count
         state = [(name, getattr(type(self.obj), name).__get__(self.obj)) for name in self.obj._p_gen_data_slots()]
         attributes = object.__getattribute__(self.obj, "__dict__") if type(self.obj).__dictoffset__ else None
-        ghosts = {oid for oid in self.cache.objects if self.cache.get(oid) is not None}
+        ghosts = set(self.cache.objects())
         return outcome, self.obj._p_status, name_of(type(self.obj)), shown([state, attributes]), ghosts
 
 
@@ -351,7 +351,7 @@ def test_names_of_python_2_are_left_to_pickle(monkeypatch: pytest.MonkeyPatch) -
 def state_reader(world: World, decompress: Callable[[bytes], bytes]) -> StateReader:
     return StateReader(
         world.connection,
-        world.cache.objects,
+        world.cache,
         PersistentObject,
         layout_of,
         decompress,
