@@ -1,6 +1,5 @@
 """The BTree of the C extension where memory runs out: each allocation of a call fails once."""
 
-import gc
 from collections.abc import Callable
 
 import pytest
@@ -9,6 +8,7 @@ from durus.btree import BNode, BTree
 from durus.connection import Connection
 from durus.persistent import implementation
 from durus.storage import MemoryStorage
+from tests.no_memory import NO_MEMORY, call_without_memory
 
 pytestmark = pytest.mark.skipif(implementation != "C", reason="it is about the C extension")
 
@@ -44,7 +44,6 @@ def tree_of_three_levels(is_stored: bool) -> tuple[BTree[int, int], Connection |
 @pytest.mark.parametrize("is_stored", [False, True], ids=["new", "stored"])
 @pytest.mark.parametrize("name", CALLS)
 def test_a_call_without_memory_changes_all_or_nothing(name: str, is_stored: bool) -> None:
-    testing = pytest.importorskip("_testcapi", reason="this Python can't let an allocation fail")
     call = CALLS[name]
     changed, _ = tree_of_three_levels(False)
     before = changed.items()
@@ -52,16 +51,7 @@ def test_a_call_without_memory_changes_all_or_nothing(name: str, is_stored: bool
     number, has_failed = 0, True
     while has_failed or number < FIRST:
         tree, connection = tree_of_three_levels(is_stored)
-        gc.disable()
-        has_failed = False
-        testing.set_nomemory(number, number + 1)
-        try:
-            call(tree)
-        except MemoryError:
-            has_failed = True
-        finally:
-            testing.remove_mem_hooks()
-            gc.enable()
+        has_failed = call_without_memory(number, call, tree) is NO_MEMORY
         if connection is None or not connection._guard.is_interrupted:
             tree.check()
             assert tree.items() in ([before, changed.items()] if has_failed else [changed.items()])

@@ -31,6 +31,7 @@ from durus.persistent import (
     set_slot,
     take_state,
 )
+from tests.no_memory import NO_MEMORY, call_without_memory
 
 FORMS: list[Any] = [Cache] if Cache is Reference else [Cache, Reference]
 in_c = pytest.mark.skipif(implementation != "C", reason="only the one in C is made of pointers and tables")
@@ -602,7 +603,6 @@ STEPS: dict[str, Callable[[World, list[Any]], object]] = {
 @in_c
 @pytest.mark.parametrize("name", STEPS)
 def test_without_memory_each_oid_keeps_its_object(name: str) -> None:
-    testing = pytest.importorskip("_testcapi", reason="this Python can't let an allocation fail")
     number, has_failed = 0, True
     while has_failed or number < 60:
         world = World(Cache)
@@ -611,16 +611,7 @@ def test_without_memory_each_oid_keeps_its_object(name: str) -> None:
             world.held[each] = make(oid_from_int(each), CLASSES[each % len(CLASSES)])
         new = [new_ghost(Node, oid, world) for oid in OIDS[20:]]
         before: dict[int, Any] = dict(world.held)
-        gc.disable()
-        has_failed = False
-        testing.set_nomemory(number, number + 1)
-        try:
-            STEPS[name](world, new)
-        except MemoryError:
-            has_failed = True
-        finally:
-            testing.remove_mem_hooks()
-            gc.enable()
+        has_failed = call_without_memory(number, STEPS[name], world, new) is NO_MEMORY
         for each, obj in before.items():
             found: Any = world.cache.get(oid_from_int(each))
             assert found is obj

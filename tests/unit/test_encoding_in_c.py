@@ -33,6 +33,7 @@ from durus.persistent_dict import PersistentDict
 from durus.persistent_list import PersistentList
 from durus.records.stored_state import compress_state
 from durus.serialize import ObjectWriter
+from tests.no_memory import NO_MEMORY, call_without_memory
 
 pytestmark = pytest.mark.skipif(implementation != "C", reason="there is one form only")
 
@@ -627,7 +628,6 @@ def many_kinds(cls: type[PersistentObject]) -> World:
 
 @pytest.mark.parametrize("cls", [Node, Slotted])
 def test_without_memory_a_record_is_made_or_left_to_python(cls: type[PersistentObject]) -> None:
-    testing = pytest.importorskip("_testcapi", reason="this Python can't let an allocation fail")
     expected = many_kinds(cls).record_in_c()
     assert expected is not None
     found = []
@@ -636,17 +636,9 @@ def test_without_memory_a_record_is_made_or_left_to_python(cls: type[PersistentO
         writer = world.writer(with_c=True)
         states: Any = writer._states
         arguments: Any = world.obj, world.obj._p_oid, world.connection, {}, lambda obj: oid_from_int(101)
-        gc.disable()
-        testing.set_nomemory(number, number + 1)
-        try:
-            record = states.record(*arguments)
-        except MemoryError:
-            record = "no memory"
-        finally:
-            testing.remove_mem_hooks()
-            gc.enable()
+        record = call_without_memory(number, states.record, *arguments)
         found.append(record)
-        assert record in (expected, None, "no memory")
+        assert record in (expected, None, NO_MEMORY)
         assert states.record(*arguments) == expected
     assert found[-1] == expected
     assert None in found

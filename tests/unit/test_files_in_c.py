@@ -18,6 +18,7 @@ from durus.oid import FIRST_RESERVED_OID, SEAL_OID, oid_from_int
 from durus.persistent import implementation
 from durus.records import record
 from durus.records.record import pack_record
+from tests.no_memory import NO_MEMORY, call_without_memory
 
 pytestmark = pytest.mark.skipif(implementation != "C", reason="there is one form only")
 
@@ -180,22 +181,13 @@ def calls() -> Iterator[tuple[Callable[..., object], tuple[Any, ...]]]:
 
 @pytest.mark.parametrize("number", range(4))
 def test_without_memory_nothing_is_found(number: int) -> None:
-    testing = pytest.importorskip("_testcapi", reason="this Python can't let an allocation fail")
     function, arguments = list(calls())[number]
     expected = function(*arguments)
     outcomes = []
     for allocation in range(40):
-        gc.disable()
-        testing.set_nomemory(allocation, allocation + 1)
-        try:
-            found = function(*arguments)
-        except MemoryError:
-            found = None
-        finally:
-            testing.remove_mem_hooks()
-            gc.enable()
+        found = call_without_memory(allocation, function, *arguments)
         outcomes.append(found)
-        assert found in (expected, None)
+        assert found in (expected, None, NO_MEMORY)
     assert outcomes[-1] == expected
 
 

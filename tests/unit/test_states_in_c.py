@@ -34,6 +34,7 @@ from durus.persistent_dict import PersistentDict
 from durus.records.record import pack_record
 from durus.records.stored_state import decompress_state
 from durus.serialize import ObjectReader
+from tests.no_memory import call_without_memory
 
 pytestmark = pytest.mark.skipif(implementation != "C", reason="there is one form only")
 
@@ -402,20 +403,11 @@ def test_wrong_arguments_are_refused(wrong: tuple[Any, ...]) -> None:
 
 def failing_allocations(world: Callable[[], World], record: bytes) -> Iterator[World]:
     """Load with each allocation failing once."""
-    testing = pytest.importorskip("_testcapi", reason="this Python can't let an allocation fail")
     for number in range(60):
         tried = world()
         assert load_in_c(tried, record)  # the first time it asks Python for the layout of the class
         tried.obj._p_set_status_ghost()
-        gc.disable()
-        testing.set_nomemory(number, number + 1)
-        try:
-            load_in_c(tried, record)
-        except MemoryError:
-            pass
-        finally:
-            testing.remove_mem_hooks()
-            gc.enable()
+        call_without_memory(number, load_in_c, tried, record)
         yield tried
 
 
