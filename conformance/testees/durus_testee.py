@@ -33,10 +33,12 @@ from durus.error import (
     WriteConflictError,
 )
 from durus.file_storage2 import FileStorage2
+from durus.files import dfs20, shelf
 from durus.files.dfs20.dfs20 import Dfs20
 from durus.files.dfs20.scan import scan_transactions as scan_dfs20
 from durus.files.file import OperatingSystem
 from durus.files.inspection import Finding, Inspection
+from durus.files.record_file import is_unfinished_creation
 from durus.files.shelf.scan import scan_transactions as scan_shelf
 from durus.files.shelf.shelf import Shelf, checksum_of
 from durus.objects.cache import Cache
@@ -154,8 +156,11 @@ def made_by(value: object) -> Json:
 
 def read_file(request: Json) -> Json:
     file = OperatingSystem().open(request["path"], "read")
+    is_dfs20 = request["format"] == "DFS20"
     try:
-        found: Shelf | Dfs20 = Dfs20(file) if request["format"] == "DFS20" else Shelf(file)
+        if is_unfinished_creation(file, (dfs20 if is_dfs20 else shelf).FORMAT.empty_file):
+            return {"error": "format"}
+        found: Shelf | Dfs20 = Dfs20(file) if is_dfs20 else Shelf(file)
         if found.tail is not None:
             return {"error": "tail", "offset": found.tail.offset}
         objects = {

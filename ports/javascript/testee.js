@@ -108,6 +108,7 @@ function writeRecord({ hex }) {
 
 function readFile({ path, format }) {
   const bytes = readFileSync(path);
+  if (FORMATS[format].isUnfinished(bytes)) return { error: "format" }; // SHELF-3
   try {
     const layout = FORMATS[format].scan(bytes);
     const objects = Object.fromEntries(Array.from(layout.records, ([oid, { offset, length, fault }]) => {

@@ -192,6 +192,11 @@ from durus.files.file import OperatingSystem
 import fcntl
 fcntl.flock = lambda *arguments: None
 """,
+    "shelf/cut-inside-the-last-transaction/repair-locked": """
+import fcntl
+fcntl.flock = lambda *arguments: None
+""",
+    "shelf/beginning-of-a-file-that-is-read/repair": "testee.OPERATIONS['repair'] = lambda request: {}",
     "shelf/cut-inside-the-last-transaction/repair-again": """
 repair = testee.OPERATIONS["repair"]
 def forget(request):
