@@ -48,11 +48,28 @@ class _Named(type):
     def __call__(cls, *arguments: Any) -> Any:
         if cls.__qualname__ == "builtins getattr" and isinstance(arguments[0], _Named):
             return _named(f"{arguments[0].__qualname__}.{arguments[1]}")
-        return _Made("$call", cls.__qualname__, arguments)
+        value = _value_of_call(cls.__qualname__, arguments)
+        return value if value is not None else _Made("$call", cls.__qualname__, arguments)
+
+
+def _value_of_call(name: str, arguments: tuple[Any, ...]) -> Any:
+    """Return the value of the calls of PICKLE-5, None for others."""
+    match name, arguments:
+        case "_codecs encode", (str() as text, "latin1" | "latin-1"):
+            return text.encode("latin1")
+        case "builtins bytes", ():
+            return b""
+        case ("builtins set", ()) | ("builtins set", (list(),)):
+            return set(*arguments)
+        case ("builtins frozenset", ()) | ("builtins frozenset", (list(),)):
+            return frozenset(*arguments)
+    return None
 
 
 def _named(path: str) -> _Named:
-    def new(cls: type, *arguments: Any) -> _Made:
+    def new(cls: type, *arguments: Any, **named: Any) -> _Made:
+        if named:
+            return _Made("$call", "copyreg __newobj_ex__", (cls, arguments, named))
         return _Made("$new", path, arguments)
 
     return _Named(path, (), {"__new__": new})

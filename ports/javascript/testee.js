@@ -53,7 +53,7 @@ function plain(value) {
   if (value instanceof Tuple) return { $tuple: Array.from(value, plain) };
   if (Array.isArray(value)) return value.map(plain);
   if (value instanceof Set) {
-    const items = Array.from(value, plain).sort((a, b) => (JSON.stringify(a) < JSON.stringify(b) ? -1 : 1));
+    const items = Array.from(value, plain).sort((a, b) => (jsonText(a) < jsonText(b) ? -1 : 1));
     return { [value instanceof FrozenSet ? "$frozenset" : "$set"]: items };
   }
   if (value instanceof Map) {
@@ -65,9 +65,20 @@ function plain(value) {
   throw new Error(`the testee has no JSON for ${value}`);
 }
 
+/** JSON in ASCII, by which the members of sets are sorted, PICKLE-10. */
+function jsonText(value) {
+  if (Array.isArray(value)) return `[${value.map(jsonText).join(", ")}]`;
+  if (value !== null && typeof value === "object") {
+    return `{${Object.entries(value).map(([key, item]) => `${jsonText(key)}: ${jsonText(item)}`).join(", ")}}`;
+  }
+  return JSON.stringify(value).replace(/[\x7f-\uffff]/g, (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`);
+}
+
 function pythonObject(value) {
-  const kind = value.how === "REDUCE" ? "$call" : "$new";
-  const found = { [kind]: String(value.callable), args: Array.from(value.args, plain) };
+  const kind = value.how === "NEWOBJ" ? "$new" : "$call";
+  const found = value.how === "NEWOBJ_EX"
+    ? { [kind]: "copyreg __newobj_ex__", args: [value.callable, value.args, value.keywords].map(plain) }
+    : { [kind]: String(value.callable), args: Array.from(value.args, plain) };
   if (value.items.length) found.items = value.items.map(plain);
   if (value.pairs.length) found.pairs = value.pairs.map((pair) => pair.map(plain));
   if (value.state !== undefined) found.state = plain(value.state);
@@ -79,9 +90,11 @@ function pythonFloat(value) {
   if (Number.isNaN(value)) return "nan";
   if (!Number.isFinite(value)) return value < 0 ? "-inf" : "inf";
   if (Object.is(value, -0)) return "-0.0";
-  const text = String(value);
-  if (/^-?\d+$/.test(text)) return `${text}.0`;
-  return text.replace(/e([+-])(\d)$/, "e$10$2");
+  const [digits, exponent] = value.toExponential().split("e").map((part, i) => (i ? Number(part) : part));
+  if (exponent < -4 || exponent >= 16) {
+    return `${digits}e${exponent < 0 ? "-" : "+"}${String(Math.abs(exponent)).padStart(2, "0")}`;
+  }
+  return Number.isInteger(value) ? `${value}.0` : value.toFixed(Math.max(0, digits.replace(/[-.]/g, "").length - 1 - exponent));
 }
 
 function readRecordOf({ hex }) {

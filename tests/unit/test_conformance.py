@@ -441,11 +441,12 @@ def test_the_kit_reads_files_as_the_examples_say() -> None:
 
 
 def test_the_kit_reads_records_as_the_examples_say() -> None:
-    """Those that a writer makes: not those of other protocols."""
+    """Those that a writer makes: not those of other protocols, or with keys that are equal."""
     read = 0
+    not_made = {"pickle-with-other-keys"}
     for path in sorted(VECTORS.glob("*.json")):
         for vector in json.loads(path.read_text()):
-            if vector.get("kind") == "record" and "error" not in vector["expected"]:
+            if vector.get("kind") == "record" and "error" not in vector["expected"] and vector["name"] not in not_made:
                 found = records.contents(bytes.fromhex(vector["hex"]))
                 read += "fault" not in found
                 assert "fault" in found or found == vector["expected"], vector["name"]
