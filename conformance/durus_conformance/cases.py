@@ -54,6 +54,8 @@ class Case:
     input: Json
     expected: Json
     run: Callable[[World], Json]
+    file_format: str | None = None
+    """The format of the file in it, None if there is none."""
 
     @property
     def id(self) -> str:
@@ -101,7 +103,8 @@ def _cases(document: str, vector: dict[str, Json]) -> Iterator[Case]:
         if kind == "write":
             shown = {"file": shown, "commits": vector["expected"]["commits"]}
         statements = tuple(dict.fromkeys([*vector["statements"], *more]))
-        return Case(document, vector["name"], operation, vector["level"], statements, shown, expected, run)
+        file_format = _FILES.get(kind) or (_format_of(vector) if kind in ("write", "pack") else None)
+        return Case(document, vector["name"], operation, vector["level"], statements, shown, expected, run, file_format)
 
     if kind == "record":
         call = partial(_call, hex=vector["hex"])
@@ -174,6 +177,12 @@ def _cases(document: str, vector: dict[str, Json]) -> Iterator[Case]:
             )
     else:
         raise ValueError(f"{vector['name']} has the kind {kind}")
+
+
+def _format_of(vector: dict[str, Json]) -> str:
+    """Return the format of the file that a testee writes or packs."""
+    is_dfs20 = bytes.fromhex(vector["hex"]).startswith(judge.DFS20)
+    return "DFS20" if is_dfs20 or vector["expected"].get("format") == "DFS20" else "SHELF-1"
 
 
 def is_same(came: Json, expected: Json) -> bool:
