@@ -190,8 +190,10 @@ def _split(data: bytes) -> tuple[bytes, bytes]:
 def _plain(value: Any, refs: list[int]) -> Json:
     """Return a value as the JSON of an example has it, and note the oids to which it refers."""
     match value:
-        case None | bool() | str():
+        case None | bool():
             return value
+        case str():
+            return value if _is_unicode(value) else {"$text": value.encode("utf-8", "surrogatepass").hex()}
         case int():
             return value if -_SAFE < value < _SAFE else {"$int": str(value)}
         case float():
@@ -203,7 +205,7 @@ def _plain(value: Any, refs: list[int]) -> Json:
             return {"oid": str(value.oid), "class": value.cls.__qualname__}
         case list():
             return [_plain(each, refs) for each in value]
-        case dict() if all(isinstance(key, str) and key[:1] != "$" for key in value):
+        case dict() if all(isinstance(key, str) and key[:1] != "$" and _is_unicode(key) for key in value):
             return {key: _plain(each, refs) for key, each in value.items()}
         case dict():
             return {"$dict": [[_plain(key, refs), _plain(each, refs)] for key, each in value.items()]}
@@ -216,6 +218,11 @@ def _plain(value: Any, refs: list[int]) -> Json:
         case _Made():
             return _made(value, refs)
     raise Malformed(f"it has a {type(value).__name__}, for which there is no opcode")
+
+
+def _is_unicode(text: str) -> bool:
+    """Tell whether each parser of JSON takes this text: it has no surrogate."""
+    return not any("\ud800" <= each <= "\udfff" for each in text)
 
 
 def _made(value: _Made, refs: list[int]) -> Json:

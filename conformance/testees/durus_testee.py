@@ -112,8 +112,10 @@ def plain(value: object) -> Json:
     match value:
         case enum.Enum():
             return {"$global": f"{class_path(type(value))}.{value.name}"}
-        case None | bool() | str():
+        case None | bool():
             return value
+        case str():
+            return value if is_unicode(value) else {"$text": value.encode("utf-8", "surrogatepass").hex()}
         case int():
             return value if abs(value) < 2**53 else {"$int": str(value)}
         case float():
@@ -124,7 +126,7 @@ def plain(value: object) -> Json:
             return {"oid": format_oid(value._p_oid or b""), "class": class_path(type(value))}
         case list():
             return [plain(each) for each in value]
-        case dict() if type(value) is dict and all(isinstance(key, str) and key[:1] != "$" for key in value):
+        case dict() if type(value) is dict and all(is_name(key) for key in value):
             return {key: plain(each) for key, each in value.items()}
         case dict() if type(value) is dict:
             return {"$dict": [[plain(key), plain(each)] for key, each in value.items()]}
@@ -135,6 +137,15 @@ def plain(value: object) -> Json:
         case type():
             return {"$global": class_path(value)}
     return made_by(value)
+
+
+def is_name(key: object) -> bool:
+    """Tell whether a key of a dict can be one in JSON."""
+    return isinstance(key, str) and key[:1] != "$" and is_unicode(key)
+
+
+def is_unicode(text: str) -> bool:
+    return not any("\ud800" <= each <= "\udfff" for each in text)
 
 
 def made_by(value: object) -> Json:

@@ -17,6 +17,7 @@ import { GHOST, PersistentDict, PersistentObject, SAVED, UNSAVED } from "./src/p
 import { makeRecord, readRecord, splitRecord } from "./src/record.js";
 import * as shelf from "./src/shelf.js";
 import { INVALID } from "./src/storage.js";
+import { encodeUtf8 } from "./src/utf8.js";
 import { Float, FrozenSet, Global, PythonObject, Ref, Tuple } from "./src/values.js";
 
 const FORMATS = { "SHELF-1": shelf, DFS20: dfs20 };
@@ -43,7 +44,8 @@ function readWith(read) {
 
 /** A value as the JSON of the vectors has it. */
 function plain(value) {
-  if (value === null || typeof value === "boolean" || typeof value === "string") return value;
+  if (value === null || typeof value === "boolean") return value;
+  if (typeof value === "string") return value.isWellFormed() ? value : { $text: encodeUtf8(value).toString("hex") };
   if (typeof value === "bigint") return { $int: String(value) };
   if (typeof value === "number") return Number.isInteger(value) ? value : { $float: pythonFloat(value) };
   if (value instanceof Float) return { $float: pythonFloat(value.value) };
@@ -58,7 +60,7 @@ function plain(value) {
   }
   if (value instanceof Map) {
     const pairs = Array.from(value, ([key, item]) => [key, plain(item)]);
-    if (pairs.every(([key]) => typeof key === "string" && !key.startsWith("$"))) return Object.fromEntries(pairs);
+    if (pairs.every(([key]) => typeof key === "string" && !key.startsWith("$") && key.isWellFormed())) return Object.fromEntries(pairs);
     return { $dict: pairs.map(([key, item]) => [plain(key), item]) };
   }
   if (value instanceof PythonObject) return pythonObject(value);

@@ -485,4 +485,4 @@ def test_the_kit_knows_its_version() -> None:
         text=True,
         check=True,
     )
-    assert shown.stdout.startswith("durus-conformance 0.")
+    assert shown.stdout.startswith("durus-conformance 1.")
