@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report = Report(testee.name, statements, results, known)
     if options.json:
         options.json.write_text(json.dumps(report.as_json(), indent=2) + "\n", "utf-8")
-    print("\n".join(report.lines()))
+    print("\n".join(report.lines(options.all)))
     return 0 if report.is_good else 1
 
 
@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--known-failures", type=Path, metavar="FILE", help="ids of cases that are known to be broken")
     parser.add_argument("--only", metavar="TEXT", help="run only the cases whose id contains this")
+    parser.add_argument("--all", action="store_true", help="list the statements of all documents, also untried ones")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report for machines")
     parser.add_argument("--deadline", type=float, metavar="SECONDS", default=10.0, help="for each answer (10)")
     parser.add_argument("--version", action="version", version=f"durus-conformance {__version__}")
@@ -81,7 +82,9 @@ def run(
     for case in cases:
         operation = operation_of(case)
         lacks_peer = operation == "steps" and testee.needs_peer and peer is None
-        is_beyond = case.protocol is not None and case.protocol not in testee.protocols
+        is_beyond = (case.protocol is not None and case.protocol not in testee.protocols) or (
+            case.file_format is not None and case.file_format not in testee.formats
+        )
         is_other = operation not in testee.operations or bool(only and only not in case.id)
         if is_other or lacks_peer or is_beyond or (not testee.is_alone and wire.depends_on_data(case.input)):
             yield Result(case, "not tried", None)

@@ -54,6 +54,8 @@ class Case:
     input: Json
     expected: Json
     run: Callable[[World], Json]
+    file_format: str | None = None
+    """The format of the file in it, None if there is none."""
 
     @property
     def id(self) -> str:
@@ -101,7 +103,8 @@ def _cases(document: str, vector: dict[str, Json]) -> Iterator[Case]:
         if kind == "write":
             shown = {"file": shown, "commits": vector["expected"]["commits"]}
         statements = tuple(dict.fromkeys([*vector["statements"], *more]))
-        return Case(document, vector["name"], operation, vector["level"], statements, shown, expected, run)
+        file_format = _FILES.get(kind) or (_format_of(vector) if kind in ("write", "pack") else None)
+        return Case(document, vector["name"], operation, vector["level"], statements, shown, expected, run, file_format)
 
     if kind == "record":
         call = partial(_call, hex=vector["hex"])
@@ -126,10 +129,12 @@ def _cases(document: str, vector: dict[str, Json]) -> Iterator[Case]:
         other = expected.get("or")
         expected = _without(expected, "faults", "or")
         yield case("read_file", partial(_read_file, data, _FILES[kind], expected, other), expected)
-        yield case("repair", partial(_repair, data), _repaired(expected), ("SHELF-26", "SHELF-27", "SHELF-49"))
+        repaired = {"file": "written anew"} if judge.is_interrupted(data) else _repaired(expected)
+        yield case("repair", partial(_repair, data), repaired, ("SHELF-26", "SHELF-27", "SHELF-49"))
         if expected.get("error") == "tail":
             run = partial(_repair_again, data, expected["offset"])
             yield case("repair-again", run, {"earlier": "kept", "tail": "kept"}, ("SHELF-26",))
+            yield case("repair-locked", partial(_repair_locked, data), {"file": "unchanged"}, ("SHELF-21",))
         if "error" not in expected:
             oids = judge.new_oids(data, _NEW_OIDS)
             yield case(
@@ -172,6 +177,12 @@ def _cases(document: str, vector: dict[str, Json]) -> Iterator[Case]:
             )
     else:
         raise ValueError(f"{vector['name']} has the kind {kind}")
+
+
+def _format_of(vector: dict[str, Json]) -> str:
+    """Return the format of the file that a testee writes or packs."""
+    is_dfs20 = bytes.fromhex(vector["hex"]).startswith(judge.DFS20)
+    return "DFS20" if is_dfs20 or vector["expected"].get("format") == "DFS20" else "SHELF-1"
 
 
 def is_same(came: Json, expected: Json) -> bool:
@@ -245,7 +256,7 @@ def _repair(data: bytes, world: World) -> Json:
     if found == data:
         return {"file": "unchanged"}
     if not data.startswith(found):
-        return {"file": "changed"}
+        return {"file": "written anew" if judge.contents(found).get("objects") == {} else "changed"}
     others = [each for each in world.folder.iterdir() if each != path and each.is_file()]
     tail = "kept" if data[len(found) :] in [each.read_bytes() for each in others] else "lost"
     if any(each.stat().st_mode & 0o077 for each in others):
@@ -292,13 +303,21 @@ def _write_file(data: bytes, expected: Json, world: World) -> Json:
 
 
 def _write_locked(data: bytes, expected: Json, world: World) -> Json:
-    """Have the testee write a file that another program has locked."""
+    commits = [_records(commit) for commit in expected["commits"]]
+    return _call_locked(data, world, "write_file", format=expected.get("format", "SHELF-1"), commits=commits)
+
+
+def _repair_locked(data: bytes, world: World) -> Json:
+    return _call_locked(data, world, "repair")
+
+
+def _call_locked(data: bytes, world: World, operation: str, **arguments: Json) -> Json:
+    """Have the testee change a file that another program has locked."""
     path = _file(world, data)
     with path.open("rb") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        commits = [_records(commit) for commit in expected["commits"]]
         with contextlib.suppress(TesteeRefusal):  # which is right
-            world.testee.call("write_file", path=str(path), format=expected.get("format", "SHELF-1"), commits=commits)
+            world.testee.call(operation, path=str(path), **arguments)
     return {"file": "unchanged" if path.read_bytes() == data else "changed"}
 
 

@@ -11,6 +11,11 @@ import zlib
 from typing import Any
 
 SHELF, DFS20 = b"SHELF-1\n", b"DFS20\0"
+_NEW_FILES = (
+    SHELF + struct.pack(">QQQQ", 0, 16, 1, 0),
+    DFS20 + struct.pack(">QQ", 14, 12) + bytes.fromhex("789c6b60a9d5030003380130"),
+)
+"""Files without any object, as SHELF-3 and DFS-7 have them."""
 _SEAL_OID = 2**64 - 1
 _RESERVED = 2**64 - 256
 _SEAL_HEAD = (
@@ -37,6 +42,11 @@ def contents(data: bytes, new_from: int = 0) -> dict[str, Any]:
         return _dfs20(data) if data.startswith(DFS20) else _shelf(data, new_from)
     except Unsound as fault:
         return {"fault": str(fault)}
+
+
+def is_interrupted(data: bytes) -> bool:
+    """Tell whether a file is one whose creation was interrupted, and that a writer writes anew: SHELF-3 and DFS-7."""
+    return data not in _NEW_FILES and any(data in (new[: len(data)], bytes(len(data))) for new in _NEW_FILES)
 
 
 def new_oids(data: bytes, count: int) -> list[str]:
@@ -148,7 +158,11 @@ def _dfs20(data: bytes) -> dict[str, Any]:
     if after > len(data):
         raise Unsound(f"the index record at {index} extends beyond the end of the file")
     try:
-        offsets = _PlainUnpickler(io.BytesIO(zlib.decompress(data[index + 8 : after])), encoding="latin1").load()
+        stream = zlib.decompressobj()
+        file = io.BytesIO(stream.decompress(data[index + 8 : after]))
+        offsets = _PlainUnpickler(file, encoding="latin1").load()
+        if stream.unused_data or file.read():
+            raise Unsound("bytes follow it")
         known = {_oid(key): int(offset) for key, offset in offsets.items()}
     except Exception as error:
         raise Unsound(f"the index record at {index} can't be read: {error}") from error

@@ -48,11 +48,28 @@ class _Named(type):
     def __call__(cls, *arguments: Any) -> Any:
         if cls.__qualname__ == "builtins getattr" and isinstance(arguments[0], _Named):
             return _named(f"{arguments[0].__qualname__}.{arguments[1]}")
-        return _Made("$call", cls.__qualname__, arguments)
+        value = _value_of_call(cls.__qualname__, arguments)
+        return value if value is not None else _Made("$call", cls.__qualname__, arguments)
+
+
+def _value_of_call(name: str, arguments: tuple[Any, ...]) -> Any:
+    """Return the value of the calls of PICKLE-5, None for others."""
+    match name, arguments:
+        case "_codecs encode", (str() as text, "latin1" | "latin-1"):
+            return text.encode("latin1")
+        case "builtins bytes", ():
+            return b""
+        case ("builtins set", ()) | ("builtins set", (list(),)):
+            return set(*arguments)
+        case ("builtins frozenset", ()) | ("builtins frozenset", (list(),)):
+            return frozenset(*arguments)
+    return None
 
 
 def _named(path: str) -> _Named:
-    def new(cls: type, *arguments: Any) -> _Made:
+    def new(cls: type, *arguments: Any, **named: Any) -> _Made:
+        if named:
+            return _Made("$call", "copyreg __newobj_ex__", (cls, arguments, named))
         return _Made("$new", path, arguments)
 
     return _Named(path, (), {"__new__": new})
@@ -173,8 +190,10 @@ def _split(data: bytes) -> tuple[bytes, bytes]:
 def _plain(value: Any, refs: list[int]) -> Json:
     """Return a value as the JSON of an example has it, and note the oids to which it refers."""
     match value:
-        case None | bool() | str():
+        case None | bool():
             return value
+        case str():
+            return value if _is_unicode(value) else {"$text": value.encode("utf-8", "surrogatepass").hex()}
         case int():
             return value if -_SAFE < value < _SAFE else {"$int": str(value)}
         case float():
@@ -186,7 +205,7 @@ def _plain(value: Any, refs: list[int]) -> Json:
             return {"oid": str(value.oid), "class": value.cls.__qualname__}
         case list():
             return [_plain(each, refs) for each in value]
-        case dict() if all(isinstance(key, str) and key[:1] != "$" for key in value):
+        case dict() if all(isinstance(key, str) and key[:1] != "$" and _is_unicode(key) for key in value):
             return {key: _plain(each, refs) for key, each in value.items()}
         case dict():
             return {"$dict": [[_plain(key, refs), _plain(each, refs)] for key, each in value.items()]}
@@ -199,6 +218,11 @@ def _plain(value: Any, refs: list[int]) -> Json:
         case _Made():
             return _made(value, refs)
     raise Malformed(f"it has a {type(value).__name__}, for which there is no opcode")
+
+
+def _is_unicode(text: str) -> bool:
+    """Tell whether each parser of JSON takes this text: it has no surrogate."""
+    return not any("\ud800" <= each <= "\udfff" for each in text)
 
 
 def _made(value: _Made, refs: list[int]) -> Json:

@@ -75,8 +75,8 @@ class Report:
                     found[id] = result.outcome
         return found
 
-    def lines(self) -> Iterator[str]:
-        """Yield the report for people."""
+    def lines(self, with_untried: bool = False) -> Iterator[str]:
+        """Yield the report for people; of documents of which nothing was tried it lists the statements if asked to."""
         for result in (*self.failures, *self.warnings):
             yield f"BROKEN {result.case.id} ({result.case.level}: {', '.join(result.case.statements)})"
             yield f"  input:    {_shown(result.case.input)}"
@@ -84,7 +84,7 @@ class Report:
             yield f"  came:     {result.problem or _shown(result.came)}"
         for id in self.stale:
             yield f"STALE {id}: it is in the list of known failures, and holds or does not exist"
-        yield from self._table()
+        yield from self._table(with_untried)
         counts = {name: sum(each.outcome == name for each in self.results) for name in ("held", "broken", "not tried")}
         listed = sum(each.case.id in self.known for each in self._broken())
         yield (
@@ -92,7 +92,7 @@ class Report:
             f"{listed} of the broken ones are known, {len(self.stale)} known ones are stale"
         )
 
-    def _table(self) -> Iterator[str]:
+    def _table(self, with_untried: bool) -> Iterator[str]:
         outcomes = self.of_statements()
         width = max(len(each.document) for each in self.statements)
         yield f"{'document':{width}}  {'held':>5} {'broken':>7} {'not tried':>10}"
@@ -105,7 +105,7 @@ class Report:
                 if ids:
                     yield f"  {name}: {', '.join(ids)}"
             untried = [each.id for each in mine if outcomes[each.id] == "not tried"]
-            if untried:
+            if untried and (with_untried or len(untried) < len(mine)):
                 yield f"  not tried: {', '.join(untried)}"
 
     def as_json(self) -> dict[str, Any]:

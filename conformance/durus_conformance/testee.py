@@ -32,6 +32,7 @@ OPERATIONS = (
     "client",
     "serve",
 )
+_FORMATS = ("SHELF-1", "DFS20")
 LONGEST_LINE = 2**24
 _PIECE = 2**16
 
@@ -66,6 +67,7 @@ class Testee:
         self.operations: frozenset[str] = frozenset()
         self.needs_peer = False
         self.protocols: frozenset[int] = frozenset((1, 2))
+        self.formats: frozenset[str] = frozenset(_FORMATS)
 
     def start(self) -> None:
         """Start the process and read its greeting. TesteeError if there is none."""
@@ -94,6 +96,10 @@ class Testee:
         if not isinstance(protocols, list) or not all(each in (1, 2) for each in protocols):
             self._fail(f"it announces protocols that there are not: {_short(protocols)}")
         self.protocols = frozenset(protocols)
+        formats = greeting.get("formats", list(_FORMATS))
+        if not isinstance(formats, list) or not all(each in _FORMATS for each in formats):
+            self._fail(f"it announces formats that there are not: {_short(formats)}")
+        self.formats = frozenset(formats)
 
     def call(self, operation: str, **arguments: Json) -> dict[str, Json]:
         """Return the result of an operation. TesteeError if it does not come in time, or is none."""

@@ -33,10 +33,12 @@ from durus.error import (
     WriteConflictError,
 )
 from durus.file_storage2 import FileStorage2
+from durus.files import dfs20, shelf
 from durus.files.dfs20.dfs20 import Dfs20
 from durus.files.dfs20.scan import scan_transactions as scan_dfs20
 from durus.files.file import OperatingSystem
 from durus.files.inspection import Finding, Inspection
+from durus.files.record_file import is_unfinished_creation
 from durus.files.shelf.scan import scan_transactions as scan_shelf
 from durus.files.shelf.shelf import Shelf, checksum_of
 from durus.objects.cache import Cache
@@ -110,8 +112,10 @@ def plain(value: object) -> Json:
     match value:
         case enum.Enum():
             return {"$global": f"{class_path(type(value))}.{value.name}"}
-        case None | bool() | str():
+        case None | bool():
             return value
+        case str():
+            return value if is_unicode(value) else {"$text": value.encode("utf-8", "surrogatepass").hex()}
         case int():
             return value if abs(value) < 2**53 else {"$int": str(value)}
         case float():
@@ -122,7 +126,7 @@ def plain(value: object) -> Json:
             return {"oid": format_oid(value._p_oid or b""), "class": class_path(type(value))}
         case list():
             return [plain(each) for each in value]
-        case dict() if type(value) is dict and all(isinstance(key, str) and key[:1] != "$" for key in value):
+        case dict() if type(value) is dict and all(is_name(key) for key in value):
             return {key: plain(each) for key, each in value.items()}
         case dict() if type(value) is dict:
             return {"$dict": [[plain(key), plain(each)] for key, each in value.items()]}
@@ -133,6 +137,15 @@ def plain(value: object) -> Json:
         case type():
             return {"$global": class_path(value)}
     return made_by(value)
+
+
+def is_name(key: object) -> bool:
+    """Tell whether a key of a dict can be one in JSON."""
+    return isinstance(key, str) and key[:1] != "$" and is_unicode(key)
+
+
+def is_unicode(text: str) -> bool:
+    return not any("\ud800" <= each <= "\udfff" for each in text)
 
 
 def made_by(value: object) -> Json:
@@ -154,8 +167,11 @@ def made_by(value: object) -> Json:
 
 def read_file(request: Json) -> Json:
     file = OperatingSystem().open(request["path"], "read")
+    is_dfs20 = request["format"] == "DFS20"
     try:
-        found: Shelf | Dfs20 = Dfs20(file) if request["format"] == "DFS20" else Shelf(file)
+        if is_unfinished_creation(file, (dfs20 if is_dfs20 else shelf).FORMAT.empty_file):
+            return {"error": "format"}
+        found: Shelf | Dfs20 = Dfs20(file) if is_dfs20 else Shelf(file)
         if found.tail is not None:
             return {"error": "tail", "offset": found.tail.offset}
         objects = {

@@ -145,18 +145,18 @@ class CarefulUnpickler(pickle._Unpickler):
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(pickle._Unpickler.dispatch)
 
     def _load_reduce(self) -> None:
-        arguments = self.stack.pop()
+        arguments = _tuple(self.stack.pop())
         self._check_finished(arguments)
         self.stack[-1] = self._call(self.stack[-1], arguments)
 
     def _load_newobj(self) -> None:
-        arguments = self.stack.pop()
+        arguments = _tuple(self.stack.pop())
         self._check_finished(arguments)
         self.stack[-1] = self._make(_NEW, (self.stack[-1], *arguments), _NEW)
 
     def _load_newobj_ex(self) -> None:
         keywords = self.stack.pop()
-        arguments = self.stack.pop()
+        arguments = _tuple(self.stack.pop())
         self._check_finished((arguments, keywords))
         self.stack[-1] = self._make(_NEW_EX, (self.stack[-1], arguments, keywords), _NEW_EX)
 
@@ -205,6 +205,9 @@ class CarefulUnpickler(pickle._Unpickler):
         if hasattr(type(value), "__setstate__"):
             self._check_finished(state)
         try:
+            if isinstance(state, dict) and not hasattr(type(value), "__setstate__") and not hasattr(value, "__dict__"):
+                del self.stack[-1]  # as load_build() does, which takes an empty state for anything
+                raise pickle.UnpicklingError(f"its pickle gives a state to a {type(value).__name__}")
             super().load_build()  # type: ignore[misc]
         except REFUSALS as error:
             made, function, arguments = self._makers.get(id(value), (None, None, ()))
@@ -255,6 +258,13 @@ class CarefulUnpickler(pickle._Unpickler):
         """Refuse to pass on a container that is not filled yet, because the receiver may copy it."""
         if self._unfinished and self._owner is not None and _contains(value, self._unfinished):
             raise NeedsItself(self._owner)
+
+
+def _tuple(arguments: Any) -> tuple[Any, ...]:
+    """Return the arguments of a call; UnpicklingError if they are not a tuple, as in C. [PICKLE-9]"""
+    if not isinstance(arguments, tuple):
+        raise pickle.UnpicklingError(f"its pickle has a {type(arguments).__name__} where a tuple of arguments must be")
+    return arguments
 
 
 def _keeps_containers(cls: type[PersistentObject]) -> bool:

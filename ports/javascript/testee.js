@@ -17,6 +17,7 @@ import { GHOST, PersistentDict, PersistentObject, SAVED, UNSAVED } from "./src/p
 import { makeRecord, readRecord, splitRecord } from "./src/record.js";
 import * as shelf from "./src/shelf.js";
 import { INVALID } from "./src/storage.js";
+import { encodeUtf8 } from "./src/utf8.js";
 import { Float, FrozenSet, Global, PythonObject, Ref, Tuple } from "./src/values.js";
 
 const FORMATS = { "SHELF-1": shelf, DFS20: dfs20 };
@@ -43,7 +44,8 @@ function readWith(read) {
 
 /** A value as the JSON of the vectors has it. */
 function plain(value) {
-  if (value === null || typeof value === "boolean" || typeof value === "string") return value;
+  if (value === null || typeof value === "boolean") return value;
+  if (typeof value === "string") return value.isWellFormed() ? value : { $text: encodeUtf8(value).toString("hex") };
   if (typeof value === "bigint") return { $int: String(value) };
   if (typeof value === "number") return Number.isInteger(value) ? value : { $float: pythonFloat(value) };
   if (value instanceof Float) return { $float: pythonFloat(value.value) };
@@ -53,21 +55,32 @@ function plain(value) {
   if (value instanceof Tuple) return { $tuple: Array.from(value, plain) };
   if (Array.isArray(value)) return value.map(plain);
   if (value instanceof Set) {
-    const items = Array.from(value, plain).sort((a, b) => (JSON.stringify(a) < JSON.stringify(b) ? -1 : 1));
+    const items = Array.from(value, plain).sort((a, b) => (jsonText(a) < jsonText(b) ? -1 : 1));
     return { [value instanceof FrozenSet ? "$frozenset" : "$set"]: items };
   }
   if (value instanceof Map) {
     const pairs = Array.from(value, ([key, item]) => [key, plain(item)]);
-    if (pairs.every(([key]) => typeof key === "string" && !key.startsWith("$"))) return Object.fromEntries(pairs);
+    if (pairs.every(([key]) => typeof key === "string" && !key.startsWith("$") && key.isWellFormed())) return Object.fromEntries(pairs);
     return { $dict: pairs.map(([key, item]) => [plain(key), item]) };
   }
   if (value instanceof PythonObject) return pythonObject(value);
   throw new Error(`the testee has no JSON for ${value}`);
 }
 
+/** JSON in ASCII, by which the members of sets are sorted, PICKLE-10. */
+function jsonText(value) {
+  if (Array.isArray(value)) return `[${value.map(jsonText).join(", ")}]`;
+  if (value !== null && typeof value === "object") {
+    return `{${Object.entries(value).map(([key, item]) => `${jsonText(key)}: ${jsonText(item)}`).join(", ")}}`;
+  }
+  return JSON.stringify(value).replace(/[\x7f-\uffff]/g, (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`);
+}
+
 function pythonObject(value) {
-  const kind = value.how === "REDUCE" ? "$call" : "$new";
-  const found = { [kind]: String(value.callable), args: Array.from(value.args, plain) };
+  const kind = value.how === "NEWOBJ" ? "$new" : "$call";
+  const found = value.how === "NEWOBJ_EX"
+    ? { [kind]: "copyreg __newobj_ex__", args: [value.callable, value.args, value.keywords].map(plain) }
+    : { [kind]: String(value.callable), args: Array.from(value.args, plain) };
   if (value.items.length) found.items = value.items.map(plain);
   if (value.pairs.length) found.pairs = value.pairs.map((pair) => pair.map(plain));
   if (value.state !== undefined) found.state = plain(value.state);
@@ -79,9 +92,11 @@ function pythonFloat(value) {
   if (Number.isNaN(value)) return "nan";
   if (!Number.isFinite(value)) return value < 0 ? "-inf" : "inf";
   if (Object.is(value, -0)) return "-0.0";
-  const text = String(value);
-  if (/^-?\d+$/.test(text)) return `${text}.0`;
-  return text.replace(/e([+-])(\d)$/, "e$10$2");
+  const [digits, exponent] = value.toExponential().split("e").map((part, i) => (i ? Number(part) : part));
+  if (exponent < -4 || exponent >= 16) {
+    return `${digits}e${exponent < 0 ? "-" : "+"}${String(Math.abs(exponent)).padStart(2, "0")}`;
+  }
+  return Number.isInteger(value) ? `${value}.0` : value.toFixed(Math.max(0, digits.replace(/[-.]/g, "").length - 1 - exponent));
 }
 
 function readRecordOf({ hex }) {
@@ -108,6 +123,7 @@ function writeRecord({ hex }) {
 
 function readFile({ path, format }) {
   const bytes = readFileSync(path);
+  if (FORMATS[format].isUnfinished(bytes)) return { error: "format" }; // SHELF-3
   try {
     const layout = FORMATS[format].scan(bytes);
     const objects = Object.fromEntries(Array.from(layout.records, ([oid, { offset, length, fault }]) => {

@@ -105,11 +105,32 @@ for request in requests():
         "say({'testee': 'a'})",
         "say({'testee': 'a', 'operations': ['sing']})",
         "say({'testee': 'a', 'operations': ['serve'], 'protocols': [3]})",
+        "say({'testee': 'a', 'operations': ['read_file'], 'formats': ['SHELF-2']})",
     ],
 )
 def test_a_command_that_is_no_testee_is_told(tmp_path: Path, body: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command(tmp_path, body)]) == 2
     assert capsys.readouterr().err.startswith("durus-conformance: ")
+
+
+def test_files_of_a_format_that_the_testee_does_not_have_are_not_tried(tmp_path: Path) -> None:
+    greeting = "say({'testee': 'a', 'operations': ['read_file', 'write_file', 'pack'], 'formats': ['SHELF-1']})\n"
+    body = f"{greeting}for each in requests():\n    say({{'id': each['id'], 'result': {{}}}})\n"
+    tried = run(command(tmp_path, body), tmp_path, "file-storage-2/")
+    assert not tried
+    assert run(command(tmp_path, body), tmp_path, "shelf/sealed/read_file")
+
+
+def test_the_report_lists_what_was_not_tried_of_documents_that_were_or_on_request(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    body = f"{GREETING}for each in requests():\n    say({{'id': each['id'], 'result': {RIGHT}}})\n"
+    main([command(tmp_path, body), "--only", CASE])
+    shown = capsys.readouterr().out
+    assert "REC-32" in shown
+    assert "WIRE-1," not in shown
+    main([command(tmp_path, body), "--only", CASE, "--all"])
+    assert "WIRE-1," in capsys.readouterr().out
 
 
 def test_a_command_that_is_not_there_is_told(capsys: pytest.CaptureFixture[str]) -> None:
@@ -192,6 +213,11 @@ from durus.files.file import OperatingSystem
 import fcntl
 fcntl.flock = lambda *arguments: None
 """,
+    "shelf/cut-inside-the-last-transaction/repair-locked": """
+import fcntl
+fcntl.flock = lambda *arguments: None
+""",
+    "shelf/beginning-of-a-file-that-is-read/repair": "testee.OPERATIONS['repair'] = lambda request: {}",
     "shelf/cut-inside-the-last-transaction/repair-again": """
 repair = testee.OPERATIONS["repair"]
 def forget(request):
@@ -436,11 +462,12 @@ def test_the_kit_reads_files_as_the_examples_say() -> None:
 
 
 def test_the_kit_reads_records_as_the_examples_say() -> None:
-    """Those that a writer makes: not those of other protocols."""
+    """Those that a writer makes: not those of other protocols, or with keys that are equal."""
     read = 0
+    not_made = {"pickle-with-other-keys"}
     for path in sorted(VECTORS.glob("*.json")):
         for vector in json.loads(path.read_text()):
-            if vector.get("kind") == "record" and "error" not in vector["expected"]:
+            if vector.get("kind") == "record" and "error" not in vector["expected"] and vector["name"] not in not_made:
                 found = records.contents(bytes.fromhex(vector["hex"]))
                 read += "fault" not in found
                 assert "fault" in found or found == vector["expected"], vector["name"]
@@ -458,4 +485,4 @@ def test_the_kit_knows_its_version() -> None:
         text=True,
         check=True,
     )
-    assert shown.stdout.startswith("durus-conformance 0.")
+    assert shown.stdout.startswith("durus-conformance 1.")

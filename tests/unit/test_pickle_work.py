@@ -1,4 +1,4 @@
-"""Records of a few bytes by which a reader would take much memory or time. Statements REC-33 to REC-35."""
+"""Records of a few bytes by which a reader would take much memory or time. Statements REC-33 to REC-36."""
 
 import pickle
 import re
@@ -70,8 +70,7 @@ TOO_LONG = {
 }
 
 
-@pytest.mark.spec("REC-33")
-@pytest.mark.spec("REC-17")
+@pytest.mark.spec("REC-17", "REC-33", "REC-36")
 @pytest.mark.parametrize("trust", [None, Trust([Node])], ids=["all trusted", "one class trusted"])
 @pytest.mark.parametrize("name", TOO_LONG)
 def test_a_step_that_asks_for_more_than_there_are_bytes_is_refused(name: str, trust: Trust | None) -> None:

@@ -6,6 +6,7 @@ import pickle
 import pickletools
 import re
 import uuid
+from collections import OrderedDict
 from fractions import Fraction
 from typing import Any
 
@@ -13,11 +14,13 @@ import pytest
 
 from durus.connection import Connection
 from durus.error import RecordError, StateError
+from durus.objects.trust import Trust
 from durus.oid import oid_from_int
 from durus.persistent import Persistent
 from durus.persistent_dict import PersistentDict
 from durus.records.record import pack_record, unpack_record
 from durus.records.stored_state import decompress_state
+from durus.serialize import RecordConnection
 from durus.storage import MemoryStorage
 from tests.spec import SPEC, Example, all_examples, bytes_and_expected
 
@@ -112,13 +115,24 @@ def test_pickles_of_protocol_4_have_the_opcodes_that_a_reader_must_know() -> Non
     assert used <= opcodes_of("PICKLE-3").keys()
 
 
-@pytest.mark.spec("PICKLE-1", "PICKLE-2", "PICKLE-6", "PICKLE-14", "REC-17")
+@pytest.mark.spec("PICKLE-1", "PICKLE-2", "PICKLE-6", "PICKLE-9", "PICKLE-14", "REC-17")
 @pytest.mark.parametrize("example", REFUSED, ids=lambda each: each.name)
 def test_what_is_no_pickle_is_refused_with_the_oid(example: Example) -> None:
     obj = loaded(unpack_record(bytes_and_expected(example)[0])[1])
     with pytest.raises((StateError, RecordError), match=r"^oid 1\b"):
         dict(obj)
     assert obj._p_is_ghost()
+
+
+@pytest.mark.spec("PICKLE-9")
+@pytest.mark.parametrize("name", ["pickle-with-arguments-in-a-list", "pickle-with-arguments-of-an-instance-in-a-list"])
+def test_arguments_in_a_list_are_refused_with_a_list_of_trusted_classes(name: str) -> None:
+    record = bytes_and_expected(EXAMPLES[name])[0]
+    oid = oid_from_int(5)
+    obj = RecordConnection({oid: record}, lambda oid: b"", False, Trust([OrderedDict])).get(oid)
+    assert obj is not None
+    with pytest.raises(StateError, match=r"^oid 5\b.*tuple of arguments"):
+        obj._p_load_state()
 
 
 @pytest.mark.spec("PICKLE-1")

@@ -120,7 +120,7 @@ def read_base(file: ReadableFile) -> tuple[dict[bytes, int], int, int]:
     if head[: len(MAGIC)] != MAGIC[: len(head)]:
         raise FormatError(f"{file.path}: this is not a DFS20 file: it starts with {head[:8]!r}, not with {MAGIC!r}")
     if len(head) < BASE_START:
-        raise DamageError(file.path, len(head), "the file ends inside its header", if_damaged)
+        raise DamageError(file.path, len(MAGIC), "the file ends inside its header", if_damaged)
     (start,) = U64.unpack_from(head, len(MAGIC))
     stream_start = start + U64.size
     if not BASE_START <= start <= file.size() - U64.size:

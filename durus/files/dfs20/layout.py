@@ -70,14 +70,17 @@ def parse_index(stream: bytes) -> dict[bytes, int]:
             raise ValueError("it is not a zlib stream")
         if not fits(pickled, True):
             check_work(pickled, True)
-        unpickled: object = _Unpickler(io.BytesIO(pickled), encoding="latin-1").load()
+        file = io.BytesIO(pickled)
+        unpickled: object = _Unpickler(file, encoding="latin-1").load()
+        if file.tell() != len(pickled):
+            raise ValueError(f"{len(pickled) - file.tell()} bytes follow it")
     except Exception as error:  # unpickling anything other than a pickle can raise anything
         raise ValueError(f"it can't be read: {type(error).__name__}: {error}") from error
     if not isinstance(unpickled, dict):
         raise ValueError(f"it holds a {type(unpickled).__name__}, not a dict")
     index: dict[bytes, int] = {}
     for key, offset in unpickled.items():
-        oid = key.encode("latin-1", "replace") if isinstance(key, str) else key
+        oid = key.encode("latin-1") if isinstance(key, str) else key
         if not (isinstance(oid, bytes) and len(oid) == 8 and isinstance(offset, int)):
             raise ValueError(f"it leads from {key!r} to {offset!r}, where an oid leads to an offset")
         index[oid] = offset

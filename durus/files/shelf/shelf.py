@@ -198,7 +198,7 @@ def read_header(file: ReadableFile) -> OffsetMap:
     if head[:BASE_START] != MAGIC[: len(head)]:
         raise FormatError(f"{file.path}: this is not a Durus file: it starts with {head[:8]!r}, not with {MAGIC!r}")
     if len(head) < BASE_START + U64.size:
-        raise DamageError(file.path, len(head), "the file ends inside its header", if_damaged)
+        raise DamageError(file.path, BASE_START, "the file ends inside its header", if_damaged)
     (length,) = U64.unpack_from(head, BASE_START)
     start = len(head) + length
     if start > file.size():

@@ -47,9 +47,9 @@ function readIndex(bytes, layout) {
   layout.end = start + 8 + lengthAt(bytes, start);
   if (layout.end > bytes.length) throw new DamageError("the index record extends beyond the end of the file", start);
   for (const [key, offset] of indexOf(bytes.subarray(start + 8, layout.end), start + 8)) {
-    const oid = typeof key === "string" ? Buffer.from(key, "latin1") : key;
+    const oid = typeof key === "string" && !/[^\0-\xff]/.test(key) ? Buffer.from(key, "latin1") : key; // DFS-4
     if (!Buffer.isBuffer(oid) || oid.length !== 8) throw new DamageError("the index has an oid that is none", start + 8);
-    if (!(offset >= PACKED && offset < start)) throw new DamageError("the index leads out of the packed part", start + 8);
+    if (!(Number.isInteger(offset) && offset >= PACKED && offset < start)) throw new DamageError("the index leads out of the packed part", start + 8);
     const number = oid.readBigUInt64BE();
     const entry = entryAt(bytes, offset, start);
     layout.records.set(number, entry?.oid === number ? entry.place : wrongPlace(number, offset)); // DFS-6
@@ -58,8 +58,9 @@ function readIndex(bytes, layout) {
 
 function indexOf(stream, start) {
   try {
-    const { value } = new PickleReader(() => null, { oldText: "latin1" }).read(inflateSync(stream));
-    if (value instanceof Map) return value;
+    const { buffer, engine } = inflateSync(stream, { info: true });
+    const { value, end } = new PickleReader(() => null, { oldText: "latin1" }).read(buffer);
+    if (value instanceof Map && end === buffer.length && engine.bytesWritten === stream.length) return value; // DFS-6
   } catch (error) {
     if (!(error instanceof StateError) && !error.code?.startsWith("Z_")) throw error;
   }

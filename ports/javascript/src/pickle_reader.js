@@ -7,6 +7,7 @@
  */
 
 import { StateError } from "./errors.js";
+import { Keys } from "./keys.js";
 import { decodeUtf8 } from "./utf8.js";
 import { Float, FrozenSet, Global, PythonObject, Tuple } from "./values.js";
 
@@ -27,6 +28,7 @@ export class PickleReader {
     this.persistent = persistent;
     this.oldText = oldText;
     this.memo = new Map();
+    this.keys = new Keys();
   }
 
   /** Read one pickle; returns its value, and `end`, the offset after it. */
@@ -80,12 +82,20 @@ export class PickleReader {
   }
 
   pop() {
-    if (!this.stack.length) throw new StateError("the pickle takes more values than it makes");
-    return this.stack.pop();
+    const value = this.top();
+    this.stack.pop();
+    return value;
   }
 
   top() {
-    return this.stack.at(-1);
+    const value = this.stack.at(-1);
+    if (value === undefined || value === MARK) throw new StateError("the pickle takes more values than it makes");
+    return value;
+  }
+
+  /** Drop the top value, or the mark that is there. */
+  drop() {
+    if (this.stack.pop() === undefined) throw new StateError("the pickle drops a value where none is");
   }
 
   popToMark() {
@@ -118,6 +128,20 @@ function integer(value) {
   return value >= Number.MIN_SAFE_INTEGER && value <= Number.MAX_SAFE_INTEGER ? Number(value) : value;
 }
 
+/** The integer that a line has. */
+function wholeNumber(line) {
+  const text = line.toString("latin1").trim();
+  if (!/^[-+]?[0-9]+$/.test(text)) throw new StateError(`the pickle has ${JSON.stringify(text)} for an integer`);
+  return integer(BigInt(text.replace("+", "")));
+}
+
+/** The number of a memo entry that a line has. */
+function entryNumber(line) {
+  const number = wholeNumber(line);
+  if (number < 0) throw new StateError(`the pickle has a memo entry ${number}`);
+  return number;
+}
+
 function long(bytes) {
   let value = 0n;
   for (let at = bytes.length - 1; at >= 0; at--) value = (value << 8n) | BigInt(bytes[at]);
@@ -136,50 +160,75 @@ function oldString(r, bytes) {
   r.push(bytes.toString("latin1"));
 }
 
+const ESCAPES = { "\\": "\\", "'": "'", '"': '"', a: "\x07", b: "\b", f: "\f", n: "\n", r: "\r", t: "\t", v: "\v" };
+
+/** The bytes that the argument of STRING stands for, PICKLE-4. */
 function unquoted(line) {
-  const text = line.toString("latin1").slice(1, -1);
-  const escaped = text.replace(/\\(x[0-9a-f]{2}|.)/g, (_, what) =>
-    what[0] === "x" ? String.fromCharCode(parseInt(what.slice(1), 16)) : { n: "\n", r: "\r", t: "\t" }[what] ?? what);
+  const [, , text] = /^(['"])(.*)\1$/s.exec(line.toString("latin1")) ?? [];
+  if (text === undefined) throw new StateError("the pickle has a str that is not in quotes");
+  const escaped = text.replace(/\\(x[0-9a-fA-F]{2}|[0-7]{1,3}|[^]?)/g, (whole, what) => {
+    if (what.length === 3 && what[0] === "x") return String.fromCharCode(parseInt(what.slice(1), 16));
+    if (/^[0-7]/.test(what)) return String.fromCharCode(parseInt(what, 8) & 0xff);
+    if (what === "x" || what === "") throw new StateError("the pickle has a str with an escape that is cut off");
+    return ESCAPES[what] ?? whole;
+  });
   return Buffer.from(escaped, "latin1");
 }
 
 function rawUnicode(line) {
-  return line.toString("latin1").replace(/\\u([0-9a-fA-F]{4})|\\U([0-9a-fA-F]{8})/g, (_, short, wide) =>
-    String.fromCodePoint(parseInt(short ?? wide, 16)));
+  return line.toString("latin1").replace(/\\(?:u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|[^]?)/g, (whole, short, wide) => {
+    const digits = short ?? wide;
+    if (digits) return String.fromCodePoint(parseInt(digits, 16));
+    if (/[uU]$/.test(whole)) throw new StateError("the pickle has a text with an escape that is cut off");
+    return whole; // a \ and what is after it are themselves
+  });
 }
 
-/** A key that Python takes, PICKLE-14. */
-function key(value) {
-  const isMutable = Array.isArray(value) ? !(value instanceof Tuple)
-    : value instanceof Map || (value instanceof Set && !(value instanceof FrozenSet));
-  if (isMutable) throw new StateError("the pickle has a list, a dict or a set as a key");
-  return value;
+/** Whether a value is one that opcodes push, and so neither can be called nor takes a state, PICKLE-10. */
+function isPlain(value) {
+  return value === null || typeof value !== "object" || Array.isArray(value) || Buffer.isBuffer(value)
+    || value instanceof Map || value instanceof Set || value instanceof Float;
 }
 
-function setPairs(target, values) {
+/** Set keys to values; of equal keys the first stays, with the last value, PICKLE-14. */
+function setPairs(r, target, values) {
+  if (values.length % 2) throw new StateError("the pickle sets a key without a value");
+  if (!(target instanceof Map) && !(target instanceof PythonObject)) throw new StateError("the pickle sets keys of a value that is no dict");
   for (let at = 0; at < values.length; at += 2) {
-    if (target instanceof Map) target.set(key(values[at]), values[at + 1]);
+    if (target instanceof Map) target.set(r.keys.heldBy(target, values[at]), values[at + 1]);
     else target.pairs.push([values[at], values[at + 1]]);
   }
 }
 
 function addItems(target, values) {
-  if (target instanceof Set) for (const value of values) target.add(key(value));
-  else (Array.isArray(target) ? target : target.items).push(...values);
+  const isList = Array.isArray(target) && !(target instanceof Tuple);
+  if (!isList && !(target instanceof PythonObject)) throw new StateError("the pickle adds items to a value that is no list");
+  (isList ? target : target.items).push(...values);
+}
+
+/** Add members to a set; returns it. */
+function addMembers(r, set, values) {
+  for (const value of values) set.add(r.keys.heldBy(set, value));
+  return set;
 }
 
 /** What a call makes, where JavaScript has a kind for it. */
-function call(callable, args) {
+function call(r, callable, args) {
+  if (isPlain(callable)) throw new StateError("the pickle calls a value that is neither a class nor a function");
+  if (!(args instanceof Tuple)) throw new StateError("the pickle calls something with arguments that are not a tuple");
   switch (String(callable)) {
     case "builtins set":
-      return new Set(args[0] ?? []);
+      return addMembers(r, new Set(), args[0] ?? []);
     case "builtins frozenset":
-      return new FrozenSet(args[0] ?? []);
+      return addMembers(r, new FrozenSet(), args[0] ?? []);
     case "builtins bytes":
       if (!args.length) return Buffer.alloc(0);
       break;
-    case "_codecs encode": // how the protocols 0 to 2 write bytes
-      if (args[1] === "latin1") return Buffer.from(args[0], "latin1");
+    case "_codecs encode": // how the protocols 0 to 2 write bytes, PICKLE-5
+      if (args[1] === "latin1" || args[1] === "latin-1") {
+        if (/[^\0-\xff]/.test(args[0])) throw new StateError("the pickle has a text for bytes that are above 255");
+        return Buffer.from(args[0], "latin1");
+      }
       break;
     case "builtins getattr": // how Durus 4.3 writes a nested class, REC-10
       if (args[0] instanceof Global) return new Global(args[0].module, `${args[0].name}.${args[1]}`);
@@ -202,31 +251,43 @@ function build(r) {
   r.top().state = state;
 }
 
+/** INST and OBJ: without arguments they make an instance as NEWOBJ does, PICKLE-10. */
 function makeInstance(r, callable, args) {
-  r.push(new PythonObject(args.length ? "REDUCE" : "NEWOBJ", callable, Tuple.from(args)));
+  if (args.length) r.push(call(r, callable, Tuple.from(args)));
+  else r.push(newObject("NEWOBJ", callable, new Tuple()));
+}
+
+function newObject(how, callable, args, keywords = null) {
+  if (!(callable instanceof Global)) throw new StateError("the pickle makes an instance of a value that is no class");
+  if (!(args instanceof Tuple)) throw new StateError("the pickle makes an instance with arguments that are not a tuple");
+  return new PythonObject(how, callable, args, keywords);
 }
 
 const STEPS = new Map(Object.entries({
   "(": (r) => r.push(MARK),
-  "0": (r) => r.pop(),
+  "0": (r) => r.drop(),
   "1": (r) => r.popToMark(),
   "2": (r) => r.push(r.top()),
   F: (r) => r.push(float(pythonFloat(r.line().toString()))),
   G: (r) => r.push(float(r.take(8).readDoubleBE())),
   I: (r) => {
-    const text = r.line().toString();
-    r.push(text === "00" ? false : text === "01" ? true : integer(BigInt(text)));
+    const line = r.line();
+    const text = line.toString();
+    r.push(text === "00" ? false : text === "01" ? true : wholeNumber(line));
   },
   J: (r) => r.push(r.take(4).readInt32LE()),
   K: (r) => r.push(r.u8()),
-  L: (r) => r.push(integer(BigInt(r.line().toString().replace(/L$/, "")))),
+  L: (r) => {
+    const line = r.line();
+    r.push(wholeNumber(line.at(-1) === 0x4c ? line.subarray(0, -1) : line));
+  },
   M: (r) => r.push(r.take(2).readUInt16LE()),
   N: (r) => r.push(null),
   P: (r) => r.push(r.persistent(r.line().toString())),
   Q: (r) => r.push(r.persistent(r.pop())),
   R: (r) => {
     const args = r.pop();
-    r.push(call(r.pop(), args));
+    r.push(call(r, r.pop(), args));
   },
   S: (r) => oldString(r, unquoted(r.line())),
   T: (r) => oldString(r, r.take(r.u32())),
@@ -247,13 +308,13 @@ const STEPS = new Map(Object.entries({
   d: (r) => {
     const values = r.popToMark();
     r.push(new Map());
-    setPairs(r.top(), values);
+    setPairs(r, r.top(), values);
   },
   e: (r) => {
     const values = r.popToMark();
     addItems(r.top(), values);
   },
-  g: (r) => r.get(Number(r.line())),
+  g: (r) => r.get(entryNumber(r.line())),
   h: (r) => r.get(r.u8()),
   i: (r) => {
     const module = decodeUtf8(r.line());
@@ -266,18 +327,18 @@ const STEPS = new Map(Object.entries({
     const [callable, ...args] = r.popToMark();
     makeInstance(r, callable, args);
   },
-  p: (r) => r.put(Number(r.line())),
+  p: (r) => r.put(entryNumber(r.line())),
   q: (r) => r.put(r.u8()),
   r: (r) => r.put(r.u32()),
   s: (r) => {
     const value = r.pop();
     const name = r.pop();
-    setPairs(r.top(), [name, value]);
+    setPairs(r, r.top(), [name, value]);
   },
   t: (r) => r.push(Tuple.from(r.popToMark())),
   u: (r) => {
     const values = r.popToMark();
-    setPairs(r.top(), values);
+    setPairs(r, r.top(), values);
   },
   "]": (r) => r.push([]),
   "}": (r) => r.push(new Map()),
@@ -288,7 +349,7 @@ const STEPS = new Map(Object.entries({
   },
   "\x81": (r) => {
     const args = r.pop();
-    r.push(new PythonObject("NEWOBJ", r.pop(), args));
+    r.push(newObject("NEWOBJ", r.pop(), args));
   },
   "\x85": tupleStep(1),
   "\x86": tupleStep(2),
@@ -303,17 +364,21 @@ const STEPS = new Map(Object.entries({
   "\x8f": (r) => r.push(new Set()),
   "\x90": (r) => {
     const values = r.popToMark();
-    addItems(r.top(), values);
+    if (!(r.top() instanceof Set) || r.top() instanceof FrozenSet) throw new StateError("the pickle adds members to a value that is no set");
+    addMembers(r, r.top(), values);
   },
-  "\x91": (r) => r.push(new FrozenSet(r.popToMark())),
+  "\x91": (r) => r.push(addMembers(r, new FrozenSet(), r.popToMark())),
   "\x92": (r) => {
     const keywords = r.pop();
     const args = r.pop();
-    r.push(new PythonObject("NEWOBJ_EX", r.pop(), args, keywords));
+    if (!(keywords instanceof Map)) throw new StateError("the pickle has named arguments that are not a dict");
+    r.push(newObject("NEWOBJ_EX", r.pop(), args, keywords));
   },
   "\x93": (r) => {
     const name = r.pop();
-    r.push(r.global(r.pop(), name));
+    const module = r.pop();
+    if (typeof name !== "string" || typeof module !== "string") throw new StateError("the pickle has a name that is not text");
+    r.push(r.global(module, name));
   },
   "\x94": (r) => r.put(r.memo.size),
   "\x95": (r) => {
@@ -325,6 +390,10 @@ const STEPS = new Map(Object.entries({
   },
 }).map(([letter, step]) => [letter.charCodeAt(0), step]));
 
-function pythonFloat(text) {
-  return { inf: Infinity, "-inf": -Infinity, nan: NaN }[text] ?? Number(text);
+function pythonFloat(line) {
+  const text = line.trim().toLowerCase();
+  const special = { inf: Infinity, "-inf": -Infinity, nan: NaN }[text];
+  if (special !== undefined) return special;
+  if (!/^[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?$/.test(text)) throw new StateError(`the pickle has ${JSON.stringify(text)} for a float`);
+  return Number(text);
 }

@@ -5,7 +5,8 @@
  * still shared when Python has read it.
  */
 
-import { UnstorableError } from "./errors.js";
+import { StateError, UnstorableError } from "./errors.js";
+import { Keys } from "./keys.js";
 import { encodeUtf8 } from "./utf8.js";
 import { Float, FrozenSet, Global, PythonObject, Tuple } from "./values.js";
 
@@ -120,6 +121,21 @@ export class PickleWriter {
     this.parts.push(bytes);
   }
 
+  /** Refuse keys that are one key in Python, or none, PICKLE-14. */
+  checkKeys(container, keys) {
+    const known = new Keys();
+    for (const key of keys) {
+      let held;
+      try {
+        held = known.heldBy(container, key);
+      } catch (error) {
+        if (!(error instanceof StateError)) throw error;
+        this.refuse(error.message);
+      }
+      if (!Object.is(held, key)) this.refuse(`two keys that are equal in Python, ${String(held)} and ${String(key)}`);
+    }
+  }
+
   saveObject(value) {
     const id = this.persistentId(value);
     if (id !== undefined) {
@@ -128,6 +144,7 @@ export class PickleWriter {
       return this.code("\x86Q");
     }
     if (this.memo.has(value)) return this.fetch(value);
+    if (value instanceof Set || value instanceof Map) this.checkKeys(value, value.keys());
     if (value instanceof Float) return this.saveFloat(value);
     if (value instanceof Uint8Array) return this.once(value, () => this.sized(value, ["C", "B", "\x8e"]));
     if (value instanceof Tuple) return this.saveTuple(value);

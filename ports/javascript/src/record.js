@@ -80,6 +80,7 @@ function makeRef(id) {
   if (!(id instanceof Tuple) || id.length !== 2 || !Buffer.isBuffer(id[0]) || id[0].length !== 8) {
     throw new StateError("a reference is not a pair of an oid and a class");
   }
+  if (!(id[1] instanceof Global)) throw new StateError("a reference has something else in place of a class");
   return new Ref(id[0].readBigUInt64BE(), id[1]);
 }
 

@@ -76,7 +76,8 @@ class Layout {
 /** The header, the first transaction and the offset map, SHELF-6 to SHELF-9. */
 function readPackedPart(bytes, layout) {
   const start = bytes.length < 16 ? Infinity : 16 + lengthAt(bytes, 8);
-  if (start + 24 > bytes.length) throw new DamageError("the first transaction extends beyond the end of the file", 8);
+  if (start > bytes.length) throw new DamageError("the first transaction extends beyond the end of the file", 8);
+  if (start + 24 > bytes.length) throw new DamageError("the file ends where its offset map must be", start);
   const [size, width, count] = [0, 8, 16].map((at) => lengthAt(bytes, start + at));
   const end = start + 8 + size;
   if (width < 1 || width > 8 || size !== 16 + width * count || end > bytes.length) {

@@ -2,20 +2,24 @@
  * UTF-8 as Python's pickles have it: half a surrogate pair is allowed, as three bytes.
  */
 
+const STRICT = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+
+/** The text of these bytes; an error for what is not UTF-8, PICKLE-11. */
 export function decodeUtf8(bytes) {
   const text = bytes.toString("utf8");
   if (!text.includes("\ufffd")) return text;
   let result = "";
   let start = 0;
   for (let at = 0; at + 2 < bytes.length; at++) {
-    if (bytes[at] === 0xed && bytes[at + 1] >= 0xa0) {
-      result += bytes.toString("utf8", start, at);
+    const isHalf = bytes[at] === 0xed && bytes[at + 1] >= 0xa0 && bytes[at + 1] <= 0xbf && (bytes[at + 2] & 0xc0) === 0x80;
+    if (isHalf) {
+      result += STRICT.decode(bytes.subarray(start, at));
       result += String.fromCharCode(0xd000 | ((bytes[at + 1] & 0x3f) << 6) | (bytes[at + 2] & 0x3f));
       start = at + 3;
       at += 2;
     }
   }
-  return result + bytes.toString("utf8", start);
+  return result + STRICT.decode(bytes.subarray(start));
 }
 
 export function encodeUtf8(text) {

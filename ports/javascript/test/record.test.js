@@ -90,6 +90,24 @@ test("what Python has no counterpart for is refused, with its place", () => {
   assert.throws(() => roundTrip([new Date()]), UnstorableError);
 });
 
+test("keys that are one in Python are not written into one dict (PICKLE-14)", () => {
+  for (const keys of [[1, true], [new Float(1), 1], [Tuple.of(1), Tuple.of(true)], [Buffer.from("a"), Buffer.from("a")]]) {
+    assert.throws(() => roundTrip([new Map(keys.map((key) => [key, 0]))]), (error) =>
+      error instanceof UnstorableError && /equal in Python.*\[0\]/s.test(error.message));
+    assert.throws(() => roundTrip([new Set(keys)]), UnstorableError);
+  }
+  assert.throws(() => roundTrip(new Map([[[1], 0]])), UnstorableError);
+  assert.equal(roundTrip(new Map([[1, "a"], ["1", "b"], [NaN, "c"], [1n << 70n, "d"]])).size, 4);
+});
+
+test("a key of many tuples that occur several times takes no time (REC-36)", () => {
+  let bytes = "\x80\x04})"; // each tuple has the one before it twice
+  for (let level = 0; level < 500; level++) bytes += "2\x86";
+  assert.equal(new PickleReader(() => null).read(Buffer.from(`${bytes}K\x01s.`, "latin1")).value.size, 1);
+  for (let level = 0; level < 600; level++) bytes += "\x85";
+  assert.throws(() => new PickleReader(() => null).read(Buffer.from(`${bytes}K\x01s.`, "latin1")), /tuples inside/);
+});
+
 test("pickles of protocol 0 and 2 are read", () => {
   const read = (text) => new PickleReader(() => null).read(Buffer.from(text, "latin1")).value;
   assert.deepStrictEqual(read("(dp0\nVa\np1\n(lp2\nI1\naL2L\naI01\naF1.5\nasS'x\\n'\np3\nNs."),
