@@ -186,10 +186,12 @@ def test_server_that_acknowledges_what_it_may_lose_is_refused(world: World) -> N
 
 
 @pytest.mark.spec("PG-3")
-def test_storage_with_other_clients_is_not_shared_once_more(world: World) -> None:
+def test_storage_with_other_clients_is_shared_only_in_groups(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     storage = world.open()
-    with pytest.raises(ArgumentError, match="has other clients"):
-        SharedStorage(storage)
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "group_storage", lambda: None)
+        with pytest.raises(ArgumentError, match="has other clients"):
+            SharedStorage(storage)
     connection = Connection(storage)
     with pytest.raises(TransactionError, match="already has a Connection"):
         Connection(storage)
