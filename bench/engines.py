@@ -1,9 +1,10 @@
-"""Databases that many clients share: PostgreSQL, a server on a file, and RelStorage on the same PostgreSQL, in one run.
+"""Databases that many clients share: PostgreSQL, servers on it and on a file, and RelStorage on it, in one run.
 
-    python -m bench.engines [--objects N] [--seconds S] [--rounds N]
+    python -m bench.engines [--objects N] [--seconds S] [--rounds N] [--kinds LETTERS]
 
-starts a PostgreSQL of its own that syncs each commit, and a server whose file is on the same disk. RelStorage gets an
-environment of its own in .venvs. Each client is a process; the kinds take turns, and the best round counts.
+starts a PostgreSQL of its own that syncs each commit, a server that is a client of it, and one whose file is on the
+same disk. RelStorage gets an environment of its own in .venvs. Each client is a process; the kinds take turns, and the
+best round counts.
 """
 
 import argparse
@@ -60,23 +61,31 @@ def install() -> str:
 
 
 @contextlib.contextmanager
-def started(folder: Path) -> Iterator[tuple[PostgresServer, str]]:
-    """Run both servers; yield PostgreSQL, and the address of the other one."""
+def started(folder: Path) -> Iterator[tuple[PostgresServer, str, str]]:
+    """Run the servers; yield PostgreSQL, and the addresses of the one between and of the one on a file."""
     (folder / "pg").mkdir()
     postgres = new_postgres(folder / "pg")
     postgres.stop()
     postgres.start("fsync=on", "full_page_writes=on", "autovacuum=on", "shared_buffers=256MB")
-    socket = str(folder / "socket")
-    command = [sys.executable, "-m", "durus", "serve", str(folder / "f.durus"), "--address", socket]
+    between, on_file = str(folder / "between"), str(folder / "socket")
+    try:
+        with _serving(postgres.address("between"), between), _serving(str(folder / "f.durus"), on_file):
+            yield postgres, between, on_file
+    finally:
+        postgres.stop()
+
+
+@contextlib.contextmanager
+def _serving(storage: str, address: str) -> Iterator[None]:
+    command = [sys.executable, "-m", "durus", "serve", "--storage", storage, "--address", address]
     server = subprocess.Popen([*command, "--logginglevel", "40"], stdout=subprocess.PIPE)
     assert server.stdout is not None
     server.stdout.readline()
     try:
-        yield postgres, socket
+        yield
     finally:
         server.terminate()
         server.communicate()
-        postgres.stop()
 
 
 def main() -> None:
@@ -84,18 +93,20 @@ def main() -> None:
     parser.add_argument("--objects", type=int, default=10_000)
     parser.add_argument("--commits", type=int, default=400, help="by all clients together, in each round")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--kinds", default="pbfr", help="PostgreSQL, a server between, a file server, RelStorage")
     options = parser.parse_args()
-    relstorage = install()
+    relstorage = install() if "r" in options.kinds else ""
     with tempfile.TemporaryDirectory(prefix="pg-", dir="/var/tmp") as name:
         Path(name).chmod(0o755)
-        with started(Path(name)) as (postgres, socket):
+        with started(Path(name)) as (postgres, between, on_file):
             postgres.execute("create database relstorage")
-            kinds = [
-                Kind("PostgreSQL", sys.executable, "durus", postgres.address()),
-                Kind("file server", sys.executable, "durus", socket),
-                Kind("RelStorage", relstorage, "zodb", f"host={postgres.folder} user=durus dbname=relstorage"),
-            ]
-            measure(kinds, options.objects, options.commits, options.rounds)
+            kinds = {
+                "p": Kind("PostgreSQL", sys.executable, "durus", postgres.address()),
+                "b": Kind("server on it", sys.executable, "durus", between),
+                "f": Kind("file server", sys.executable, "durus", on_file),
+                "r": Kind("RelStorage", relstorage, "zodb", f"host={postgres.folder} user=durus dbname=relstorage"),
+            }
+            measure([kinds[letter] for letter in options.kinds], options.objects, options.commits, options.rounds)
 
 
 def measure(kinds: list[Kind], objects: int, commits: int, rounds: int) -> None:

@@ -11,9 +11,9 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 from durus.concurrency.call_guard import CallGuard, guarded
 from durus.error import (
@@ -34,8 +34,10 @@ from durus.error import (
 from durus.oid import ROOT_OID, oid_from_int, oid_to_int
 from durus.postgres.decisions import (
     MAX_CHANGES,
+    DatedNews,
     News,
     Seen,
+    Turn,
     conflicts,
     existing_of,
     invalid_oids,
@@ -45,15 +47,18 @@ from durus.postgres.decisions import (
 )
 from durus.postgres.rows import MAX_OID, Row, chunks, parameters, record_of_row, row_of
 from durus.postgres.statements import VERSION, Statements
+from durus.postgres_group import FIRST_PAUSE, LONGEST_PAUSE, GroupWrite, PostgresGroup
 from durus.progress import Progress
 from durus.sharing.oid_grants import OidGrants
 from durus.sharing.prefetch import Prefetch
 from durus.sharing.protocol import INVALID, NOT_FOUND, OKAY, Loaded
-from durus.storage import CollectingStorage, InvalidationHandler
+from durus.storage import CollectingStorage, GroupNews, InvalidationHandler
 from durus.text import command, without_password
 
 if TYPE_CHECKING:
     from durus.postgres.link import Link, Rows, Step
+
+T = TypeVar("T")
 
 _sleep = time.sleep
 
@@ -66,20 +71,8 @@ _TRIM_AT_MOST = 1024
 """After how many commits the log of changes is trimmed, and by how many."""
 _LOG_AGE = "1 hour"
 """How long changes are kept."""
-_FIRST_PAUSE = 0.05
-_LONGEST_PAUSE = 1.0
-"""In seconds: between two tries to find out what became of a commit."""
 _LEAST_PATIENCE = 30.0
 """For how many seconds a server may be silent, however short the timeout of the storage is. [PG-16]"""
-
-
-class _Turn(NamedTuple):
-    """What the transaction of the engine that has the lock of the head knows."""
-
-    tid: int
-    """The number of the commit that it may make."""
-    commit_id: UUID
-    sweep_tid: int
 
 
 class PostgresStorage(CollectingStorage):
@@ -113,6 +106,7 @@ class PostgresStorage(CollectingStorage):
     """What was missing when this storage was opened, and was made: as "schema durus" and "table head". [PG-6]"""
 
     _link: "Link | None" = None
+    _group: PostgresGroup | None = None
 
     def __init__(
         self,
@@ -148,7 +142,7 @@ class PostgresStorage(CollectingStorage):
         self._failure: DisconnectedError | None = None
         self._is_closed = False
         self._shows_snapshots = False
-        self._turn: _Turn | None = None
+        self._turn: Turn | None = None
         self._prefetch = Prefetch(prefetch)
         self._untold: list[bytes] | None = []
         """What others have changed, as the next sync() must tell; None for any oid."""
@@ -375,7 +369,7 @@ class PostgresStorage(CollectingStorage):
         _, answer = link.run((self._sql.begin_snapshot, ()), self._news_step(self._seen))
         return News(*answer[0])
 
-    def _ask_again_if_lost(self, ask: "Callable[[Link], News]") -> News:
+    def _ask_again_if_lost(self, ask: "Callable[[Link], T]") -> T:
         """Ask on this link, or on a new one if it is lost."""
         if self._failure is None and self._end_transaction(self._require_link()):
             try:
@@ -388,7 +382,7 @@ class PostgresStorage(CollectingStorage):
         except DisconnectedError as error:
             raise self._lose(error) from error
 
-    def _ask_patiently(self, ask: "Callable[[Link], News]", link: "Link") -> News:
+    def _ask_patiently(self, ask: "Callable[[Link], T]", link: "Link") -> T:
         """Ask, again while the engine asks for that."""
         from durus.postgres.link import Postponed
 
@@ -409,6 +403,94 @@ class PostgresStorage(CollectingStorage):
         return ServerError(
             f"{self._name}: no commit could be made in {self._timeout:g} s, as another client holds the turn: {error}"
         )
+
+    # For a group
+
+    def group_storage(self) -> PostgresGroup:
+        """Return what shares this storage among the clients of a server or of a SharedStorage. [PG-60]"""
+        if self._group is None:
+            self._group = PostgresGroup(self)
+        return self._group
+
+    def open_beside(self) -> "PostgresStorage":
+        """Open another storage of this database, which loads nothing ahead."""
+        return PostgresStorage(self._address, **{**self._arguments, "prefetch": 0})
+
+    @property
+    def seen(self) -> Seen:
+        """The last commit that this client knows of; loads show nothing newer."""
+        return self._seen
+
+    @property
+    def timeout(self) -> float:
+        """How many seconds a commit may wait."""
+        return self._timeout
+
+    def _dated_news_step(self) -> "Step":
+        tid = self._seen.tid
+        return self._sql.sync_with_tids, (tid, tid, MAX_CHANGES, tid, MAX_CHANGES)
+
+    @guarded
+    def take_news_of_group(self, is_late: Callable[[int], bool]) -> GroupNews:
+        """Take in what others have changed, unless `is_late` tells of the number of the last commit not to. [PG-61]"""
+
+        def ask(link: "Link") -> DatedNews:
+            return DatedNews(*link.run(self._dated_news_step())[0][0])
+
+        news = self._ask_again_if_lost(ask)
+        if is_late(news.tid):
+            return GroupNews(is_complete=False)
+        return GroupNews(is_complete=True, changed=self._take(news.after(self._seen.tid)))
+
+    @guarded
+    def take_group(self, news: DatedNews, turn: Turn | None, oids: list[bytes]) -> list[bytes] | None:
+        """Take in what others committed before a group; return the oids that they changed, None for any.
+
+        What an answer to take_news_of_group() has told is not told again. [PG-63]
+
+        Args:
+            news: what the group met.
+            turn: that of the group; None if nothing of it is stored.
+            oids: what it has stored.
+        """
+        changed: list[bytes] | None = []
+        if news.tid > self._seen.tid:
+            changed = self._take(news.after(self._seen.tid)._replace(known_id=self._seen.commit_id))
+        if turn is not None:
+            self._accept(oids, turn)
+        return changed
+
+    @guarded
+    def try_group(self, write: GroupWrite, deadline: float) -> None:
+        """Store the group of `write`, by the `deadline` on the monotonic clock, in seconds.
+
+        NetworkError, but no OutcomeUnknownError, if nothing is stored and it may be tried again.
+        """
+        from durus.postgres.link import Postponed
+
+        while True:
+            try:
+                self._try_group(write)
+                return
+            except Postponed as error:
+                self._turn = write.tid = None
+                if time.monotonic() >= deadline:
+                    raise self._no_turn(error) from error
+
+    def _try_group(self, write: GroupWrite) -> None:
+        link = self._require_link() if self._failure is None else self._connect_again()
+        self._seen = write.seen
+        try:
+            turn, news, (existing,) = self._lock_head_for_group(link, (self._sql.existing, (write.needed_oids(),)))
+        except DisconnectedError as error:
+            raise self._lose(error) from error
+        rows = write.compare(turn, news, existing_of(existing))
+        if rows:
+            write.tid = turn.tid
+            self._write(link, rows, turn)
+            write.turn = turn
+        elif not self._end_transaction(link):
+            self._lose(DisconnectedError(f"the connection to {self._name} was lost"))
 
     # Loading
 
@@ -464,6 +546,9 @@ class PostgresStorage(CollectingStorage):
 
     @guarded
     def has_record(self, oid: bytes) -> bool:
+        if oid == ROOT_OID and self._knows_root:
+            self._require_link()
+            return True  # for ever, as a pack keeps it
         return self._has_row(oid)
 
     def _has_row(self, oid: bytes) -> bool:
@@ -559,7 +644,7 @@ class PostgresStorage(CollectingStorage):
         elif changed is None or changed:
             handle_invalidations(changed)
 
-    def _begin_commit(self, link: "Link", rows: list[Row]) -> "tuple[_Turn, list[bytes] | None, Rows]":
+    def _begin_commit(self, link: "Link", rows: list[Row]) -> "tuple[Turn, list[bytes] | None, Rows]":
         """Take the turn; return it, what others have changed, and which rows exist of those that the commit needs."""
         existing = self._sql.existing, (needed_oids(rows),)
         try:
@@ -570,30 +655,44 @@ class PostgresStorage(CollectingStorage):
             raise self._lose(error) from error
         return turn, changed, found
 
-    def _take_head(self, link: "Link", *more: "Step") -> "tuple[_Turn, list[bytes] | None, list[Rows]]":
+    def _take_head(self, link: "Link", *more: "Step") -> "tuple[Turn, list[bytes] | None, list[Rows]]":
         """Take the turn, and take in what others have changed; run more statements after that."""
         turn, news, rest = self._lock_head(link, *more)
         return turn, self._take(news), rest
 
-    def _lock_head(self, link: "Link", *more: "Step") -> "tuple[_Turn, News, list[Rows]]":
+    def _lock_head(self, link: "Link", *more: "Step") -> "tuple[Turn, News, list[Rows]]":
         """Begin a transaction of the engine, and take the lock of the head. [PG-20]
 
         The lock is taken by a statement of its own: one that waits for it shows what was there before it waited.
         """
+        tid, answer, rest = self._run_at_head(link, self._news_step(self._seen), *more)
+        news = News(*answer[0])
+        return self._turn_at(link, tid, news), news, rest
+
+    def _lock_head_for_group(self, link: "Link", *more: "Step") -> "tuple[Turn, DatedNews, list[Rows]]":
+        """As _lock_head(), with news that tell for each change in which commit it was."""
+        tid, answer, rest = self._run_at_head(link, self._dated_news_step(), *more)
+        news = DatedNews(*answer[0])
+        return self._turn_at(link, tid, news), news, rest
+
+    def _run_at_head(self, link: "Link", *steps: "Step") -> "tuple[int, Rows, list[Rows]]":
+        """Take the lock of the head and run these statements; return its number, the first answer, and the others."""
         sql = self._sql
         begin = (sql.begin, ()), (sql.lock_timeout, ()), (sql.idle_timeout, ()), (sql.take_head, ())
-        _, _, _, taken, answer, *rest = link.run(*begin, self._news_step(self._seen), *more)
-        news = News(*answer[0])
+        _, _, _, taken, answer, *rest = link.run(*begin, *steps)
         ((tid,),) = taken
+        return tid, answer, rest
+
+    def _turn_at(self, link: "Link", tid: int, news: News | DatedNews) -> Turn:
         if tid != news.tid + 1:
             link.roll_back()
             raise ServerError(f"{self._name} is damaged: its last commit is {news.tid}, and its head is at {tid - 1}")
-        return _Turn(tid, uuid4(), news.sweep_tid), news, rest
+        return Turn(tid, uuid4(), news.sweep_tid)
 
     def _check_conflicts(
         self,
         rows: list[Row],
-        turn: _Turn,
+        turn: Turn,
         changed: list[bytes] | None,
         existing: "Rows",
         handle_invalidations: InvalidationHandler | None,
@@ -609,7 +708,7 @@ class PostgresStorage(CollectingStorage):
                 self._forget_oids()
             raise WriteConflictError(found)
 
-    def _write(self, link: "Link", rows: list[Row], turn: _Turn) -> None:
+    def _write(self, link: "Link", rows: list[Row], turn: Turn) -> None:
         """Write the records, and commit. [PG-21]"""
         sql = self._sql
         steps: list[Step] = [(sql.put, (turn.tid, *parameters(chunk))) for chunk in chunks(rows)]
@@ -629,17 +728,17 @@ class PostgresStorage(CollectingStorage):
         self._turn = None
         self._accept([oid_from_int(row.oid) for row in rows], turn)
 
-    def _accept(self, oids: list[bytes], turn: _Turn) -> None:
+    def _accept(self, oids: list[bytes], turn: Turn) -> None:
         self._seen = Seen(turn.tid, turn.commit_id, self._seen.epoch)
         self._prefetch.forget(oids)
         self._given.discard(oids)
         self._knows_root = self._knows_root or ROOT_OID in oids
 
-    def _settle(self, turn: _Turn, error: DisconnectedError) -> None:
+    def _settle(self, turn: Turn, error: DisconnectedError) -> None:
         """Find out, on a new connection, what became of a commit; return if it is stored. [PG-26]"""
         self._lose(error)
         deadline = time.monotonic() + self._timeout
-        pause = _FIRST_PAUSE
+        pause = FIRST_PAUSE
         while True:
             try:
                 link, is_stored = self._find_commit(turn)
@@ -655,13 +754,13 @@ class PostgresStorage(CollectingStorage):
                 )
                 raise self._failure from error
             _sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
+            pause = min(2 * pause, LONGEST_PAUSE)
         if not is_stored:
             link.close()
             raise self._lose(DisconnectedError(f"{error} before the commit was made, and nothing of it is stored"))
         self._link, self._failure = link, None
 
-    def _find_commit(self, turn: _Turn) -> "tuple[Link, bool]":
+    def _find_commit(self, turn: Turn) -> "tuple[Link, bool]":
         """Connect, and tell whether a commit is stored; wait until the lock tells that it is not under way any more."""
         from durus.postgres.link import Postponed
 
@@ -694,7 +793,7 @@ class PostgresStorage(CollectingStorage):
         """Sync, and keep others from committing until the next end() or release(). [PG-27]"""
         if self._readonly or self._shows_snapshots:
             self._require_writable()
-        turns: list[_Turn] = []
+        turns: list[Turn] = []
 
         def ask(link: "Link") -> News:
             turn, news, _ = self._lock_head(link)
@@ -725,6 +824,8 @@ class PostgresStorage(CollectingStorage):
             self._link.close()
             if not self._is_closed:
                 self._lose(DisconnectedError(f"the connection to {self._name} was given up, without an end"))
+        if self._group is not None:
+            self._group.abandon()
 
     def as_of_now(self) -> "PostgresStorage":
         storage = PostgresStorage(self._address, readonly=True, **self._arguments)
@@ -837,6 +938,8 @@ class PostgresStorage(CollectingStorage):
             link, self._link = self._link, None
             link.close()
             self._failure = None
+        if self._group is not None:
+            self._group.close()
 
 
 _LIBPQ = [

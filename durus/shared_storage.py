@@ -10,6 +10,7 @@ import gc
 import sys
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from types import FrameType
@@ -21,7 +22,7 @@ from durus.concurrency.monitor import Monitor
 from durus.error import ClosedError, ConflictError, DurusError, ReadConflictError, ReadonlyError
 from durus.progress import Progress
 from durus.sharing.session import Session, SessionCore
-from durus.storage import CollectingStorage, Commit, InvalidationHandler, Moment, Storage
+from durus.storage import Accesses, CollectingStorage, Commit, InvalidationHandler, Moment, Storage
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -101,6 +102,21 @@ class SharedStorage:
         self._drop_abandoned()
         self._client_count += 1
         return self._core.connect()
+
+    def _freshen(self) -> None:
+        """Learn what others have committed, if the storage has other clients. [PG-61]"""
+        if not self._core.has_others:
+            return
+        outcomes: list[DurusError | None] = []
+        self._core.when_fresh(outcomes.append)
+        while not outcomes:
+            if self._core.is_news_due:
+                self._core.take_news()
+                self._monitor.notify_all()
+            else:
+                self._wait()
+        if outcomes[0] is not None:
+            raise outcomes[0]
 
     def _drop_abandoned(self) -> None:
         while self._abandoned:
@@ -197,6 +213,7 @@ class SharedStorageClient(CollectingStorage):
         self._guard: CallGuard = CallGuard("client of a shared storage")
         self._is_closed = False
         self._shows_snapshots = False
+        self._accesses: Callable[[], Accesses | None] = lambda: None
         self._connect()
 
     def __del__(self) -> None:
@@ -209,6 +226,7 @@ class SharedStorageClient(CollectingStorage):
 
     @_exclusive
     def _connect(self) -> None:
+        self._shared._freshen()
         self._session = self._shared._connect()
 
     def _start_anew(self) -> None:
@@ -252,8 +270,13 @@ class SharedStorageClient(CollectingStorage):
     @guarded
     def use_snapshots(self) -> bool:
         self._require_open()
+        if self._shared._core.has_others:
+            return False  # what others replace is not kept here [PG-66]
         self._shows_snapshots = True
         return True
+
+    def set_accesses(self, accesses: Accesses) -> None:
+        self._accesses = weakref.ref(accesses)
 
     def _require_writable(self) -> Session:
         session = self._require_open()
@@ -274,6 +297,10 @@ class SharedStorageClient(CollectingStorage):
         self._shared._drop_abandoned()
         session = self._require_open()
         session.name = f"the thread {threading.current_thread().name}"  # for those who have a conflict with it
+        accesses = self._accesses()
+        if self._shared._core.has_others and records and accesses is not None:
+            self._commit_whole(session, records, accesses)
+            return
         outcomes: list[DurusError | None] = []
         # If the turn was taken before, this is what a pack has removed since.
         invalid = session.sync() if session.has_turn else self._wait_for_turn(session)
@@ -293,6 +320,30 @@ class SharedStorageClient(CollectingStorage):
         if outcomes[0] is not None:
             raise outcomes[0]
 
+    def _commit_whole(self, session: Session, records: dict[bytes, bytes], accesses: Accesses) -> None:
+        """Commit with what the transaction has used, which is compared with what others change up to the end. [PG-62]
+
+        It is copied, since another thread compares it, and this one may be interrupted, and go on.
+        """
+        outcomes: list[tuple[list[bytes] | None, DurusError | None]] = []
+        accessed = frozenset(accesses.accessed)
+        session.commit_whole(session.serial, accessed, records, lambda *outcome: outcomes.append(outcome))
+        self._shared._monitor.notify_all()
+        since = time.monotonic()
+        while not outcomes:
+            if session.is_in_line:
+                self._shared._wait_for_turns(since)
+            else:
+                self._shared._write_or_wait()
+        invalid, error = outcomes[0]
+        if session.has_lost_track:
+            invalid = session.sync()
+        accesses.note_invalid(invalid)
+        if isinstance(error, ConflictError):
+            error.detail = session.describe_changes(error.oids)
+        if error is not None:
+            raise error
+
     def _wait_for_turn(self, session: Session) -> list[bytes] | None:
         grants: list[list[bytes] | None] = []
         session.begin_commit(grants.append)
@@ -308,6 +359,7 @@ class SharedStorageClient(CollectingStorage):
     def sync(self) -> list[bytes] | None:
         self._shared._settle()  # now, otherwise a load of the transaction that begins would do it, and be a conflict
         session = self._require_open()
+        self._shared._freshen()
         return session.take_snapshot() if self._shows_snapshots else session.sync()
 
     @_exclusive
@@ -317,6 +369,7 @@ class SharedStorageClient(CollectingStorage):
         if session.has_turn:  # that of a transaction that ended without releasing it
             self._give_up_turn(session)
         self._shared._drop_abandoned()
+        self._shared._freshen()
         return self._wait_for_turn(session)
 
     @_exclusive

@@ -5,7 +5,7 @@ A storage keeps records by oid and replaces or adds a set of them in one step.
 
 import weakref
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Container, Iterable, Iterator
 from datetime import datetime
 from itertools import islice
 from typing import NamedTuple, Protocol
@@ -69,6 +69,61 @@ class SealedPart(Protocol):
     def close(self) -> None: ...
 
 
+class Member(NamedTuple):
+    """One commit of a group that is stored as one transaction of an engine. [PG-60]"""
+
+    records: dict[bytes, bytes]
+    """The records by oid; check_record() has accepted all of them."""
+    new: frozenset[bytes]
+    """Which of these oids were given to its client, and not used yet."""
+    accessed: Container[bytes] | None
+    """What its transaction has used; None for any oid."""
+
+
+class GroupOutcome(NamedTuple):
+    """What became of a group."""
+
+    changed: list[bytes] | None
+    """What others have changed before the group, and take_news() has not told; None for any oid."""
+    errors: dict[int, DurusError]
+    """Why members are not stored, by their places in the group; the others are."""
+
+
+class StagedGroup(Protocol):
+    """A group of commits that ends in two steps, like StagedCommit."""
+
+    def write(self) -> None:
+        """Store the members that are not in conflict, in any thread. DurusError if none is stored, or it is unknown."""
+
+    def accept(self) -> GroupOutcome:
+        """Make their records the current ones, after write() has returned."""
+
+
+class GroupNews(NamedTuple):
+    """An answer to the question what others have changed."""
+
+    is_complete: bool
+    """False if that can't be told before the group that is being written has ended; then nothing is told. [PG-63]"""
+    changed: list[bytes] | None = None
+    """The oids; None for any."""
+
+
+class GroupStorage(Protocol):
+    """What a storage that has other clients does for the many clients of a session core. [PG-60]
+
+    The storage itself loads records: none that others have changed since take_news() or accept() told the last time.
+    """
+
+    def take_news(self) -> GroupNews:
+        """Return what others have changed. DisconnectedError if the engine can't be reached now."""
+
+    def stage(self, members: list[Member]) -> StagedGroup:
+        """Prepare a group; the next one may be staged when this one was accepted, or has failed."""
+
+    def start_anew(self) -> None:
+        """Give up a group whose thread was interrupted."""
+
+
 class Commit(NamedTuple):
     """A commit that a file still has. [HIST-1]"""
 
@@ -107,7 +162,7 @@ class Storage:
     """The guard of a storage that an interrupt can leave in the middle of a call, so that it starts anew. [TXN-30]"""
 
     is_shared = False
-    """True if others may commit to what it stores, so that only its own connection may have it. [PG-3]"""
+    """True if others may commit to what it stores, so that a server needs its group_storage(). [PG-3]"""
 
     format_name: str | None = None
     """What `durus check` and `durus info` call it, None for the name of its class."""
@@ -250,6 +305,10 @@ class Storage:
         Return False if the storage can't: then it goes on as ever, and a load may raise ReadConflictError. [TXN-65]
         """
         return False
+
+    def group_storage(self) -> GroupStorage | None:
+        """Return what shares this storage among many clients beside others; None if it can't. [PG-3]"""
+        return None
 
     def take_records(self, records: Iterable[tuple[bytes, bytes]]) -> None:
         """Store the records of another database in this one, which is empty, in one step. [OBJ-44]

@@ -207,6 +207,7 @@ class StorageServer:
         self._writing: asyncio.Task[None] | None = None
         """What waits for the thread that writes."""
         self._is_write_due = False
+        self._are_news_due = False
         self._is_settling = False
         self._woken: deque[ServedClient] = deque()
         """Clients that can go on."""
@@ -518,6 +519,9 @@ class StorageServer:
     def _tend_turn(self) -> None:
         """Pass the turn on if its client has held up others for too long, now or at the right moment. [TXN-42]"""
         seconds = self.core.pass_turn_on()
+        if self.core.is_news_due and not self._are_news_due and self._loop is not None:
+            self._are_news_due = True
+            self._loop.call_soon(self._take_news)  # for all clients that ask in this turn of the loop
         if self.core.has_ready_commits:
             if len(self.clients) == 1:
                 self._write_now()
@@ -528,6 +532,13 @@ class StorageServer:
 
     def _tend_turn_again(self) -> None:
         self._turn_timer = None
+        self.settle()
+
+    def _take_news(self) -> None:
+        """Ask the storage what its other clients have changed. [PG-61]"""
+        self._are_news_due = False
+        if self.core.is_news_due:
+            self.core.take_news()
         self.settle()
 
     def _write_soon(self) -> None:
@@ -549,7 +560,7 @@ class StorageServer:
     def _write_ready(self) -> None:
         while self._writing is None and self.core.has_ready_commits:
             write = self.core.begin_write()
-            if self._disk.is_fast_for(write.size):
+            if not self.core.has_others and self._disk.is_fast_for(write.size):  # others may have the turn for long
                 self._finish_write(write, functools.partial(self._disk.write, write.write))
                 if self.core.has_ready_commits:
                     self._write_soon()  # after what clients have sent meanwhile

@@ -40,9 +40,11 @@ class InMemoryServer:
 
     def settle(self) -> None:
         """Do all that can be done now."""
-        while self.work or self.core.has_ready_commits:
+        while self.work or self.core.has_ready_commits or self.core.is_news_due:
             while self.work:
                 self.work.popleft()()
+            if self.core.is_news_due:
+                self.core.take_news()
             if self.core.has_ready_commits:
                 self.write()
         if self._packs_at_once and self.packing is not None:

@@ -21,6 +21,7 @@ TOP = {
         "file_storage",
         "file_storage2",
         "open_file",
+        "postgres_group",
         "postgres_storage",
         "shared_storage",
         "sqlite_inspection",

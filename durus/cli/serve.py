@@ -41,7 +41,7 @@ from durus.storage_server import (
     GARBAGE_BYTES,
     StorageServer,
 )
-from durus.text import printable, printable_lines
+from durus.text import printable, printable_lines, without_password
 
 if TYPE_CHECKING:
     from durus.sharing.tls import ServerTls
@@ -240,7 +240,7 @@ def run(options: argparse.Namespace) -> int:
                 limits=limits,
             )
             server.listen(early.pop() if early else None)
-            name = options.file or "a temporary file, which is gone when the server ends"
+            name = without_password(options.file or "") or "a temporary file, which is gone when the server ends"
             tell(f"durus: listening on {server.address}, serving {name}", flush=True)
             with serving_metrics(server):
                 server.serve(on_hangup=reopen, service_manager=service_manager)

@@ -1,9 +1,9 @@
-"""What the engine's answers mean: what is invalid, and what is in conflict. Statements PG-10 to PG-24.
+"""What the engine's answers mean: what is invalid, and what is in conflict. Statements PG-10 to PG-24, and PG-62.
 
 Pure: no statement is run here.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
@@ -22,6 +22,15 @@ class Seen(NamedTuple):
     epoch: UUID
 
 
+class Turn(NamedTuple):
+    """What the transaction of the engine that has the lock of the head knows."""
+
+    tid: int
+    """The number of the commit that it may make."""
+    commit_id: UUID
+    sweep_tid: int
+
+
 class News(NamedTuple):
     """The answer to a sync: the row of `head`, the last commit, and what changed since the commit that was seen."""
 
@@ -38,6 +47,43 @@ class News(NamedTuple):
     def seen(self) -> Seen:
         """What a client has seen that takes these news in."""
         return Seen(self.tid, self.commit_id, self.epoch)
+
+
+class DatedNews(NamedTuple):
+    """The answer to the sync of a group, which tells for each change in which commit it was."""
+
+    epoch: UUID
+    log_from: int
+    sweep_tid: int
+    tid: int
+    commit_id: UUID
+    known_id: UUID | None
+    tids: list[int]
+    oids: list[int]
+
+    def after(self, tid: int) -> News:
+        """Return the news for a client that has seen this commit, or later ones than were asked for."""
+        is_cut = len(self.oids) >= MAX_CHANGES
+        changed = {oid for at, oid in zip(self.tids, self.oids, strict=True) if at > tid}
+        return News(
+            self.epoch,
+            self.log_from,
+            self.sweep_tid,
+            self.tid,
+            self.commit_id,
+            self.known_id,
+            self.oids if is_cut else sorted(changed),
+        )
+
+
+class Candidate(NamedTuple):
+    """A member of a group, as far as it decides whether it is in conflict."""
+
+    rows: list[Row]
+    new: Container[bytes]
+    """The oids that were given to its client, and not used yet."""
+    accessed: Container[bytes] | None
+    """What its transaction has used; None for any oid."""
 
 
 class Existing(NamedTuple):
@@ -103,6 +149,33 @@ def conflicts(
             found.add(oid)
         found.update(oid_from_int(ref) for ref in row.refs if ref not in there and ref not in stored)
     return sorted(found)
+
+
+def refusals(
+    candidates: Mapping[int, Candidate],
+    existing: Collection[Existing],
+    sweep_tid: int,
+    changed: Sequence[bytes],
+) -> dict[int, list[bytes]]:
+    """Return which members of a group are refused, by their numbers, and because of which oids. [PG-62]
+
+    Args:
+        candidates: the members by number, in the order in which they were accepted.
+        existing: the rows that there are for the needed_oids() of all of them.
+        sweep_tid: as for conflicts().
+        changed: what others have changed since the members were accepted.
+    """
+    there = {each.oid: each for each in existing}
+    refused: dict[int, list[bytes]] = {}
+    for number, (rows, new, accessed) in candidates.items():
+        found = {oid for oid in changed if accessed is None or oid in accessed}
+        known = [there[oid] for oid in needed_oids(rows) if oid in there]
+        found.update(conflicts(rows, known, sweep_tid, changed, new.__contains__))
+        if found:
+            refused[number] = sorted(found)
+        else:
+            there.update({row.oid: Existing(row.oid, sweep_tid + 1, True) for row in rows})
+    return refused
 
 
 def existing_of(rows: Collection[tuple[int, int, bool]]) -> list[Existing]:

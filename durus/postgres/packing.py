@@ -104,7 +104,8 @@ class _Pack:
 
     def _mark_all(self) -> Iterator[Progress]:
         number = 0
-        while self.attempt(self._mark) or self.attempt(self._follow):
+        # A few changes are left to the flip: with a commit between any two steps, there would always be some.
+        while self.attempt(self._mark) or self.attempt(self._follow) >= _BATCH:
             number += 1
             if number % _FOLLOW_EVERY == 0:
                 self.attempt(self._follow)
@@ -188,8 +189,8 @@ class _Pack:
         found = self._run((self._sql.referrer, (missing,)))[0]
         raise dangling_reference_error(oid_from_int(found[0][0] if found else 0), oid_from_int(missing))
 
-    def _follow(self, ends: bool = True, state: _State | None = None) -> bool:
-        """Mark some of what was committed since the pack began, and what that refers to; tell whether there was any."""
+    def _follow(self, ends: bool = True, state: _State | None = None) -> int:
+        """Mark some of what was committed since the pack began, and what that refers to; return how many changes."""
         sql = self._sql
         if state is None:
             state, _ = self._begin_step()
@@ -201,7 +202,7 @@ class _Pack:
         if not changes:
             if ends:
                 self._roll_back()
-            return False
+            return 0
         oids = sorted({oid for _, oid in changes})
         self._run(
             (sql.mark_oids, (state.step + 1, oids)),
@@ -209,7 +210,7 @@ class _Pack:
             (sql.note_followed, changes[-1]),
             *([(sql.commit, ())] if ends else []),
         )
-        return True
+        return len(changes)
 
     def _flip_at_last(self) -> bool:
         return self._flip(is_last=True)

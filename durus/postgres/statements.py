@@ -78,6 +78,14 @@ class Statements:
             "(SELECT oid FROM {s}.change WHERE tid > %s ORDER BY tid LIMIT %s) n) "
             "FROM {s}.head h, (SELECT tid, commit_id FROM {s}.txn ORDER BY tid DESC LIMIT 1) t WHERE h.id = 0"
         )
+        changes = "SELECT tid, oid FROM {s}.change WHERE tid > %s ORDER BY tid, oid LIMIT %s"
+        self.sync_with_tids = sql(
+            "SELECT h.epoch, h.log_from, h.sweep_tid, t.tid, t.commit_id, "
+            "(SELECT commit_id FROM {s}.txn WHERE tid = %s), "
+            f"ARRAY(SELECT n.tid FROM ({changes}) n ORDER BY n.tid, n.oid), "
+            f"ARRAY(SELECT n.oid FROM ({changes}) n ORDER BY n.tid, n.oid) "
+            "FROM {s}.head h, (SELECT tid, commit_id FROM {s}.txn ORDER BY tid DESC LIMIT 1) t WHERE h.id = 0"
+        )
         self.load = sql("SELECT oid, tid, data, refs FROM {s}.object WHERE oid = ANY(%s::bigint[])")
         self.scan = sql("SELECT oid, tid, data, refs FROM {s}.object WHERE oid > %s ORDER BY oid LIMIT %s")
         self.has_row = sql("SELECT 1 FROM {s}.object WHERE oid = %s")

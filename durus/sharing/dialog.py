@@ -146,6 +146,26 @@ class Dialog:
             yield EVENT
         self.is_awaited = False
 
+    def _until_fresh(self) -> Generator[int, bytes, None]:
+        """Wait until the core knows what others have committed, if the storage has other clients. [PG-61]"""
+        if self._core.has_others:
+            outcomes: list[DurusError | None] = []
+
+            def proceed(error: DurusError | None) -> None:
+                outcomes.append(error)
+                self._host.wake()
+
+            self._core.when_fresh(proceed)
+            yield from self._until(lambda: outcomes)
+            if outcomes[0] is not None:
+                raise outcomes[0]
+
+    def _begin(self) -> Generator[int, bytes, None]:
+        """Have the client begin with the present state of a storage that has other clients. [PG-61]"""
+        if self._core.has_others:
+            yield from self._until_fresh()
+            self._session.sync()
+
     def _until(self, has_happened: Callable[[], object]) -> Generator[int, bytes, None]:
         """Wait for an event that ends in a call of proceed()."""
         self.is_awaited = True
@@ -161,6 +181,7 @@ class Dialog:
 
     def _until_turn(self, lease: float | None = None) -> Generator[int, bytes, "list[bytes] | None"]:
         """Wait for this client's turn to commit; return the invalid oids, None for any. [TXN-21]"""
+        yield from self._until_fresh()
         session, soon = self._session, self._host.wake
         grants: list[list[bytes] | None] = []
 

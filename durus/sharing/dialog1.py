@@ -35,6 +35,7 @@ class Dialog1(Dialog):
     """Begins every conversation, and passes it to Dialog2 if the client first asks for version 2. [WIRE2-1]"""
 
     _has_said_version = False
+    _has_begun = False
 
     @property
     def has_exclusive_data(self) -> bool:
@@ -52,6 +53,9 @@ class Dialog1(Dialog):
             self._work += 1
             if has_no_place:
                 self._check_place(request)
+            if not self._has_begun and not isinstance(request, Version):
+                self._has_begun = True
+                yield from self._begin()
             match request:
                 case Load(oid):
                     self.load_count += 1
@@ -64,6 +68,7 @@ class Dialog1(Dialog):
                     self._work += number
                     send(b"".join(session.new_oids(number)))
                 case Sync():
+                    yield from self._until_fresh()
                     send(self._invalid(session.sync()))
                 case Commit():
                     self._require(Role.WRITE, "store objects")

@@ -7,9 +7,9 @@ from durus.error import (
     DurusKeyError,
     LimitError,
     NotAllowedError,
+    OutcomeUnknownError,
     ProtocolError,
     RecordError,
-    SnapshotEndedError,
     WriteConflictError,
 )
 from durus.sharing import protocol2 as messages
@@ -41,6 +41,7 @@ class Dialog2(Dialog):
         self._has_snapshot = False
 
     def converse(self) -> Steps:
+        yield from self._begin()
         hello, reserve = self._host.hello, self._host.reserve
         self._host.send(messages.encode_hello(hello._replace(serial=self._session.serial)))
         while not self.is_finishing:
@@ -66,6 +67,8 @@ class Dialog2(Dialog):
             except (ProtocolError, RecordError) as error:
                 self._send(b"E", messages.encode_failure(messages.Failure(messages.MALFORMED, str(error))))
                 raise
+            except OutcomeUnknownError:
+                raise  # the end of the connection tells the client the same [WIRE-25]
             except DurusError as error:
                 self._send(b"E", messages.encode_failure(messages.failure_of(error)))
                 if isinstance(error, NotAllowedError | LimitError):
@@ -88,6 +91,7 @@ class Dialog2(Dialog):
         session = self._session
         match request:
             case messages.Sync():
+                yield from self._until_fresh()
                 self._send_point(session.sync())
             case messages.TakeSnapshot():
                 self._has_snapshot = True
@@ -163,12 +167,15 @@ class Dialog2(Dialog):
         return (INVALID, b"") if record is None else (OKAY, record)
 
     def _load_at_once(self, oid: bytes) -> bytes | None:
-        """Return the record that the client may see without waiting, None if there is none."""
+        """Return the record that the client may see without waiting, None if there is none, or it can't be loaded.
+
+        An error must not take the place of an answer, such as the one to a commit that is stored.
+        """
         if not self._has_snapshot and self._core.is_undurable(oid):
             return None
         try:
             return self._load_one(oid)[1] or None
-        except SnapshotEndedError:
+        except DurusError:
             return None
 
     # Commits

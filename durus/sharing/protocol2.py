@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple
 
 from durus.error import (
+    DisconnectedError,
     DurusError,
     LimitError,
     NotAllowedError,
@@ -415,7 +416,7 @@ class Failure(NamedTuple):
     text: str
 
 
-UNSUPPORTED, MALFORMED, READONLY, FAILED, TOO_LARGE, SNAPSHOT_ENDED, NOT_ALLOWED, LIMIT = range(1, 9)
+UNSUPPORTED, MALFORMED, READONLY, FAILED, TOO_LARGE, SNAPSHOT_ENDED, NOT_ALLOWED, LIMIT, CUT_OFF = range(1, 10)
 _ERRORS: dict[int, type[DurusError]] = {
     UNSUPPORTED: ProtocolError,
     MALFORMED: ProtocolError,
@@ -425,6 +426,7 @@ _ERRORS: dict[int, type[DurusError]] = {
     SNAPSHOT_ENDED: SnapshotEndedError,
     NOT_ALLOWED: NotAllowedError,
     LIMIT: LimitError,
+    CUT_OFF: DisconnectedError,
 }
 
 
@@ -432,7 +434,7 @@ def failure_of(error: DurusError) -> Failure:
     """Return the answer that reports an error to a client."""
     if isinstance(error, SnapshotEndedError):
         return Failure(SNAPSHOT_ENDED, error.reason)
-    for code in (READONLY, MALFORMED, NOT_ALLOWED, LIMIT):
+    for code in (READONLY, MALFORMED, NOT_ALLOWED, LIMIT, CUT_OFF):
         if isinstance(error, _ERRORS[code]):
             return Failure(code, str(error))
     return Failure(FAILED, str(error))

@@ -1,5 +1,7 @@
 """The session core: many clients of one storage. Statements TXN-20 to TXN-28, TXN-40 to TXN-45, TXN-60 to TXN-64.
 
+If the storage has other clients, too, what these commit comes in between [PG-60] to [PG-69].
+
 Only this module decides which client knows which change (change_log.py), whose turn it is to commit (turns.py), which
 oids belong to which client, and what waits for the disk. No sockets, no threads, no clocks: slow work is handed to
 the caller (SessionCore.begin_write), whatever must wait gets a callback, and the caller's clock gives the time.
@@ -9,7 +11,8 @@ queued with a serial, which fixes its place in the order of all commits; then a 
 with one transaction of the storage, and their clients learn the outcome.
 """
 
-from collections.abc import Callable, Container, Generator
+import contextlib
+from collections.abc import Callable, Container, Generator, Iterable
 from dataclasses import dataclass
 
 from durus.error import (
@@ -17,7 +20,9 @@ from durus.error import (
     DurusError,
     InterruptedTransactionError,
     LimitError,
+    NetworkError,
     ProtocolError,
+    ReadConflictError,
     SnapshotEndedError,
     TransactionError,
     WriteConflictError,
@@ -29,7 +34,7 @@ from durus.sharing.change_log import ChangeLog
 from durus.sharing.oid_grants import OidGrants
 from durus.sharing.turns import Standing, Turn, Turns
 from durus.sharing.versions import Snapshot, Versions
-from durus.storage import StagedCommit, Storage, check_record, require_storage
+from durus.storage import GroupOutcome, Member, StagedCommit, StagedGroup, Storage, check_record, require_storage
 
 MAX_UNUSED_OIDS = 1 << 24
 """How many oids one client may ask for and leave unused. [TXN-24]"""
@@ -62,14 +67,22 @@ class _QueuedCommit:
     session: "Session"
     records: dict[bytes, bytes]
     done: OnOutcome
+    new: frozenset[bytes] = frozenset()
+    """Which of the oids were given to its client, and not used yet; known if others may commit, too."""
+    accessed: Container[bytes] | None = None
+    """What its transaction has used; None for any oid."""
     serial: int = 0
+
+    def conflicts_with(self, changed: Iterable[bytes]) -> list[bytes]:
+        """Return which of the oids that others have changed it has used."""
+        return [oid for oid in changed if self.accessed is None or oid in self.accessed or oid in self.records]
 
 
 class SessionCore:
     """The clients of a storage, and the commits in progress.
 
     Args:
-        storage: the storage, to which nobody else commits.
+        storage: the storage, to which nobody else commits, or only through its group_storage(). [PG-3]
         clock: returns the time in seconds; it need not begin at any special moment.
     """
 
@@ -87,7 +100,9 @@ class SessionCore:
         None is `clock`. [TXN-82] `max_unused_oids` is how many oids one client may ask for and leave unused; None is
         MAX_UNUSED_OIDS.
         """
-        if require_storage(storage).is_shared:
+        self._group = require_storage(storage).group_storage()
+        """What commits for all clients, if the storage has others, too. [PG-60]"""
+        if storage.is_shared and self._group is None:
             raise ArgumentError(
                 f"{storage} has other clients, whose commits a server or a SharedStorage would miss: give each "
                 "connection a storage of its own, as durus.open() does"
@@ -116,6 +131,9 @@ class SessionCore:
         self._untold: dict[_QueuedCommit, None] = {}
         """The accepted commits whose clients do not know the outcome yet; true wherever an exception comes."""
         self._waiting_for_write: list[Callable[[], None]] = []
+        self._waiting_for_news: list[OnOutcome] = []
+        self._must_news_wait = False
+        """True if the news can't be told before the present write has ended. [PG-63]"""
         self._latest: dict[int, tuple[str, float]] = {}
         """Who made the latest commits, and when, by their serials."""
 
@@ -152,6 +170,81 @@ class SessionCore:
         """Call `proceed` when the present or the next write ends."""
         self._waiting_for_write.append(proceed)
 
+    # Others
+
+    @property
+    def has_others(self) -> bool:
+        """True if the storage has other clients than those of this core."""
+        return self._group is not None
+
+    def when_fresh(self, proceed: OnOutcome) -> None:
+        """Call `proceed` when this core knows all that was committed before this call, or can't know it. [PG-61]
+
+        The caller soon calls take_news(), if is_news_due.
+        """
+        self._waiting_for_news.append(proceed)
+
+    @property
+    def is_news_due(self) -> bool:
+        """True if take_news() has something to do."""
+        return bool(self._waiting_for_news) and not self._must_news_wait
+
+    def take_news(self) -> None:
+        """Ask once, for all that wait, what others have changed. [PG-61]"""
+        waiting, self._waiting_for_news = self._waiting_for_news, []
+        failure: DurusError | None = None
+        try:
+            if self._group is not None:
+                news = self._group.take_news()
+                if not news.is_complete:
+                    self._waiting_for_news = waiting
+                    self._must_news_wait = True
+                    return
+                self._take_in(news.changed)
+        except DurusError as error:
+            failure = error
+        for proceed in waiting:
+            proceed(failure)
+
+    def _take_in(self, changed: list[bytes] | None) -> None:
+        """Put what others have changed before everything that is not stored yet. [PG-62]"""
+        if changed is None:
+            self.start_anew(is_write_lost=False)
+            for session in self._sessions:
+                session._grants = OidGrants()
+        elif changed:
+            refused: list[tuple[_QueuedCommit, list[bytes]]] = []
+            waiting, self._queued = self._queued, []
+            for commit in waiting:
+                conflicts = commit.conflicts_with(changed)
+                if conflicts:
+                    refused.append((commit, conflicts))
+                else:
+                    self._queued.append(commit)
+            for session in self._in_turn.copy():
+                session._lose_turn()  # what it has accessed is not known here
+            self._log.add(changed)
+            for commit in self._writing + self._queued:
+                self._log_again(commit)
+            self._trim_log()
+            for commit, conflicts in refused:
+                self._settle(commit, WriteConflictError(conflicts))
+
+    def _log_again(self, commit: _QueuedCommit) -> None:
+        """Give a commit a later serial, because others were first.
+
+        Nobody has seen what it stores. Whoever was told of it before would otherwise see that without what came first.
+        """
+        self._log.add(commit.records)
+        self._note_serial(commit)
+        commit.session._own_serial = commit.serial
+
+    def _note_serial(self, commit: _QueuedCommit) -> None:
+        commit.serial = self._log.end
+        self._latest[commit.serial] = commit.session.name, self._commit_clock()
+        if len(self._latest) > _REMEMBERED_COMMITS:
+            del self._latest[next(iter(self._latest))]
+
     # Writing
 
     @property
@@ -171,6 +264,10 @@ class SessionCore:
             The write. The caller calls its write(), in any thread, and then its finish().
         """
         self._writing, self._queued = self._queued, []
+        if self._group is not None:
+            members = [Member(commit.records, commit.new, commit.accessed) for commit in self._writing]
+            size = sum(len(record) for commit in self._writing for record in commit.records.values())
+            return _GroupWrite(self, self._writing, self._group.stage(members), size)
         merged: dict[bytes, bytes] = {}
         for commit in self._writing:
             merged.update(commit.records)
@@ -186,6 +283,24 @@ class SessionCore:
         written, self._writing = self._writing, []
         for commit in written:
             self._settle(commit, error)
+        self._tell_of_end()
+
+    def _finish_group(self, group: list[_QueuedCommit], outcome: GroupOutcome) -> None:
+        """Tell the members of a group what became of them. [PG-62]"""
+        if outcome.changed is not None:
+            self._writing = [commit for number, commit in enumerate(group) if number not in outcome.errors]
+            self._take_in(outcome.changed)
+        for number, commit in enumerate(group):
+            if commit in self._untold:
+                self._settle(commit, outcome.errors.get(number))
+        self._writing = []
+        if outcome.changed is None:
+            self._take_in(None)
+        self._tell_of_end()
+
+    def _tell_of_end(self) -> None:
+        """Let go on who waits for the end of a write."""
+        self._must_news_wait = False
         waiting, self._waiting_for_write = self._waiting_for_write, []
         for proceed in waiting:
             proceed()
@@ -204,7 +319,9 @@ class SessionCore:
             commit.session._grants.discard(commit.records)
         commit.done(error)
         self._untold.pop(commit, None)
-        return set() if error is None else {oid for oid in commit.records if not self.has_record(oid)}
+        if error is None or self._group is not None:  # an engine knows by itself what others need
+            return set()
+        return {oid for oid in commit.records if not self.has_record(oid)}
 
     # Packing
 
@@ -236,6 +353,8 @@ class SessionCore:
             self._take_removed()
 
     def _take_removed(self) -> None:
+        if self._group is not None:
+            return  # to an engine the removal is a commit of somebody else
         removed = self._versions.sync()
         self._make_invalid(removed)
         if removed:
@@ -283,8 +402,12 @@ class SessionCore:
         """
         writing = [] if is_write_lost else [commit for commit in self._writing if commit in self._untold]
         lost = self._writing if is_write_lost else []
-        if is_write_lost:
+        if is_write_lost and self._group is not None:
+            self._group.start_anew()
+        elif is_write_lost:
             self._versions.sync()
+        waiting_for_news, self._waiting_for_news = self._waiting_for_news, []
+        self._must_news_wait = False
         untold = [commit for commit in self._untold if commit not in writing]
         waiting = self._waiting_for_write
         self._versions.start_anew()
@@ -304,6 +427,8 @@ class SessionCore:
             commit.done(_outcome_unknown() if commit in lost else WriteConflictError(sorted(commit.records)))
         for proceed in waiting:
             proceed()
+        for proceed_with in waiting_for_news:
+            proceed_with(None)  # any oid may be invalid for whoever waits, so nothing is missed
 
     # Snapshots
 
@@ -360,14 +485,11 @@ class SessionCore:
         else:
             log.add(commit.records)
             self._trim_log()
-        commit.serial = log.end
+        self._note_serial(commit)
         if has_heard_of_all:
             session._serial = log.end
         else:  # a pack removed records during its turn
             session._own_serial = log.end
-        self._latest[log.end] = session.name, self._commit_clock()
-        if len(self._latest) > _REMEMBERED_COMMITS:
-            del self._latest[next(iter(self._latest))]
 
     def _count_undurable(self, commit: _QueuedCommit) -> None:
         for oid in commit.records:
@@ -415,6 +537,21 @@ class Write:
         self._core._finish_write(error)
 
 
+class _GroupWrite(Write):
+    """Commits on their way to an engine that has other clients, too, some of which may be in conflict. [PG-62]"""
+
+    def __init__(self, core: SessionCore, commits: list[_QueuedCommit], staged: StagedGroup, size: int) -> None:
+        super().__init__(core, StagedCommit(staged.write, _do_nothing), size)
+        self._commits = commits
+        self._staged_group = staged
+
+    def finish(self, error: DurusError | None) -> None:
+        outcome = self._staged_group.accept()
+        if error is not None:
+            outcome = GroupOutcome(outcome.changed, dict.fromkeys(range(len(self._commits)), error))
+        self._core._finish_group(self._commits, outcome)
+
+
 class Session:
     """One client: which changes it does not know yet, and what it may do now."""
 
@@ -441,6 +578,8 @@ class Session:
         self._held_bytes = 0
         """How many bytes of records the host holds for an incomplete commit."""
         self._grants = OidGrants()
+        self._accessed: Container[bytes] | None = None
+        """What the transaction of the commit has used; None if it is not known here."""
         self._staged: dict[bytes, bytes] = {}
         """The records of the commit, so far."""
         self._unresolved: set[bytes] = set()
@@ -453,12 +592,17 @@ class Session:
         The caller first waits until must_wait(oid) is False.
 
         Returns:
-            The record, or None if the oid is invalid for this client.
+            The record, or None if the oid is invalid for this client, or will be with the next news. [PG-61]
 
         Raises:
             DurusKeyError: there is no record.
         """
-        return None if self._is_invalid(oid) else self._core.storage.load(oid)
+        if self._is_invalid(oid):
+            return None
+        try:
+            return self._core.storage.load(oid)
+        except ReadConflictError:
+            return None
 
     def must_wait(self, oid: bytes) -> bool:
         """Tell whether the record that this client should see is not durable yet. [TXN-23]"""
@@ -494,6 +638,7 @@ class Session:
         done, abandoned, was_in_line = self._whole, self._abandoned, self._turn is not None
         self.lose_track()
         self._turn = self._whole = None
+        self._accessed = None
         self._own_serial = 0
         self._has_lost_turn = False
         self._staged, self._unresolved, self._conflicts, self._staged_bytes = {}, set(), set(), 0
@@ -521,6 +666,11 @@ class Session:
 
         Return the oids by which it may differ from what this client has seen, None for any. [TXN-61]
         """
+        if self._core.has_others:
+            raise TransactionError(
+                "the storage has other clients than those of this server, so the server keeps no snapshots: read in a "
+                "transaction, or open the address of the storage itself"
+            )
         invalid = self.sync()
         self._serial = self._core._durable_serial  # the changes of a commit that is not durable yet are reported again
         self._core._hold_snapshot(self)
@@ -580,8 +730,10 @@ class Session:
 
     def _forget_root(self) -> None:
         """If another client has made the root, this client knows it now. [TXN-24]"""
-        if self._core.has_record(ROOT_OID):
-            self._grants.discard([ROOT_OID])
+        if ROOT_OID in self._grants:
+            with contextlib.suppress(NetworkError):  # the next call forgets it
+                if self._core.has_record(ROOT_OID):
+                    self._grants.discard([ROOT_OID])
 
     @property
     def is_in_line(self) -> bool:
@@ -655,6 +807,8 @@ class Session:
         self._check_oid(oid)
 
     def _check_oid(self, oid: bytes) -> None:
+        if self._core.has_others:
+            return  # the engine tells, at the same time as what others have changed [PG-62]
         is_granted = oid in self._grants
         if is_granted and oid != ROOT_OID:
             return
@@ -705,10 +859,11 @@ class Session:
             raise ProtocolError(f"a commit from serial {serial}, which is yet to come")
         self.go_back_to(serial)
         if accessed is None and self.has_turn:
-            self._commit_checked(self._take_invalid(), (), records, done)
+            self._commit_checked(self._take_invalid(), None, records, done)
         elif accessed is None:
             raise ProtocolError("a commit came out of turn")
         elif self._turn is not None and self._turn is self._core._turns.holder:
+            self._has_lost_turn = False  # others may have changed something, but this commit tells what it has used
             self._commit_checked(self._take_invalid(), accessed, records, done)
         else:
             self.give_up_commit()
@@ -725,23 +880,32 @@ class Session:
     def _commit_checked(
         self,
         invalid: list[bytes] | None,
-        accessed: Container[bytes],
+        accessed: Container[bytes] | None,
         records: dict[bytes, bytes],
         done: OnWholeOutcome,
     ) -> None:
-        """Commit in this client's turn, unless what it has accessed is invalid."""
+        """Commit in this client's turn, unless what it has accessed is invalid; None if it has looked itself."""
         self.let_go()
-        conflicts = [] if invalid is None else [oid for oid in invalid if oid in accessed]
+        self._accessed = accessed
+        conflicts = [] if invalid is None or accessed is None else [oid for oid in invalid if oid in accessed]
         if invalid is None or conflicts:
             self.give_up_commit()
             done(invalid, WriteConflictError(conflicts))
             return
         try:
             self._stage_all(records)
-            self._end_sending(lambda error: done(invalid, error))
+            if self._core.has_others:
+                self._end_sending(lambda error: done(self._with_news(invalid), error))
+            else:
+                self._end_sending(lambda error: done(invalid, error))
         except DurusError as error:
             self.give_up_commit()
             done(invalid, error)
+
+    def _with_news(self, invalid: list[bytes]) -> list[bytes] | None:
+        """Add what others have changed before this commit: what comes next reads the state after it. [PG-65]"""
+        more = self._take_invalid()
+        return None if more is None else [*invalid, *more]
 
     def _stage_all(self, records: dict[bytes, bytes]) -> None:
         """Take the records of a commit that arrived as a whole; check_record() has accepted each of them."""
@@ -789,7 +953,10 @@ class Session:
         self._forget_root()
         is_taken = bool(staged) and not conflicts
         if is_taken:
-            self._core._enqueue(_QueuedCommit(self, staged, done))
+            commit = _QueuedCommit(self, staged, done)
+            if self._core.has_others:
+                commit.accessed, commit.new = self._accessed, frozenset(oid for oid in staged if oid in self._grants)
+            self._core._enqueue(commit)
         self._end_turn(is_taken)
         if conflicts:
             done(WriteConflictError(sorted(conflicts)))
@@ -798,6 +965,8 @@ class Session:
 
     def _missing(self) -> set[bytes]:
         """Return the oids that the commit needs and that have no record. [TXN-10] [TXN-25]"""
+        if self._core.has_others:
+            return set()  # as in _check_oid()
         if self._serial != self._core._log.end:  # a pack has ended since the records were checked
             self._unresolved = _references(self._staged)
             self._conflicts.update(
@@ -821,7 +990,7 @@ class Session:
     def _end_turn(self, has_committed: bool) -> None:
         self._lose_turn()
         self._has_lost_turn = self._has_given = False
-        self._whole = None
+        self._whole = self._accessed = None
         turn, self._turn = self._turn, None
         if turn is not None:
             self._core._turns.end(turn, has_committed)

@@ -3,11 +3,13 @@
     python -m tests.model.postgres_nemesis --seconds N --seed S
     python -m tests.model.postgres_nemesis --bank TRANSFERS
     python -m tests.model.postgres_nemesis --bank TRANSFERS --failover
+    python -m tests.model.postgres_nemesis --bank TRANSFERS --servers N
 
 The first one has the clients of the other nemesis. Their history must be serializable, nothing that was acknowledged
 lost, no state torn, and no reference may lead to nothing. The second one is a bank: whatever is killed, also clients,
 the sum of all accounts stays the same, and each transfer that was acknowledged is there. The third one is that with a
-synchronous standby, which takes over from a primary that is killed with all of its processes, again and again.
+synchronous standby, which takes over from a primary that is killed with all of its processes, again and again. In the
+fourth one the clients use servers of Durus, side by side on the engine, and these are killed, too.
 """
 
 import argparse
@@ -126,6 +128,51 @@ class FailoverNemesis(Nemesis):
         self._pair.standby.follow(self._pair.primary)
 
 
+class Between:
+    """A server of Durus between clients and an engine, at a Unix socket in a folder."""
+
+    def __init__(self, storage: str, folder: Path, number: int) -> None:
+        self._storage = storage
+        self._path = folder / f"s{number}"
+        self._log = folder / f"log{number}"
+        self.address = f"durus+unix:{self._path}"
+        self.start()
+
+    def start(self) -> None:
+        """Start, and return when clients can connect."""
+        command = [sys.executable, "-m", "durus", "serve", "--storage", self._storage, "--address", str(self._path)]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline(), self._log.read_text()
+
+    def kill(self, number: int = signal.SIGKILL) -> int:
+        """End the server; return its status."""
+        self._process.send_signal(number)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        return self._process.wait()
+
+
+class ServerNemesis(Nemesis):
+    """What befalls servers of Durus, and their sessions with the engine."""
+
+    def __init__(
+        self, server: PostgresServer, address: str, chance: random.Random, figures: Figures, between: list[Between]
+    ) -> None:
+        super().__init__(server, address, chance, figures)
+        self._between = between
+
+    def faults(self) -> tuple[list[Callable[[], None]], list[Callable[[], None]]]:
+        often = [self.kill_sessions, self.kill_commits, self.pack, self.kill_a_server]
+        return often, [self.restart, self.crash]
+
+    def kill_a_server(self) -> None:
+        victim = self._chance.choice(self._between)
+        victim.kill()
+        victim.start()
+
+
 def check(address: str) -> Iterator[str]:
     """Yield what is wrong with the records of a database."""
     with contextlib.closing(storage_at(address)) as storage:
@@ -213,8 +260,13 @@ def work(address: str, number: int, count: int) -> None:
                 break
 
 
-def bank(server: PostgresServer | Pair, address: str, count: int, processes: int, seed: int) -> Figures:
-    """Have processes make so many transfers together, while the server, and now and then one of them, is killed."""
+def bank(
+    server: PostgresServer | Pair, address: str, count: int, processes: int, seed: int, servers: int = 0
+) -> Figures:
+    """Have processes make so many transfers together, while the server, and now and then one of them, is killed.
+
+    They use so many `servers` of Durus, which are killed, too; 0 for the engine itself.
+    """
     figures = Figures()
     with durus.open(address) as db, db.transaction() as root:
         root["accounts"] = PersistentDict({str(number): Account(_START) for number in range(ACCOUNTS)})
@@ -222,10 +274,12 @@ def bank(server: PostgresServer | Pair, address: str, count: int, processes: int
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="durus-bank-") as name:
         workers: list[subprocess.Popen[bytes]] = []
+        between = [Between(address, Path(name), number) for number in range(servers)]
 
         def start(number: int) -> None:
             command = [sys.executable, "-m", "tests.model.postgres_nemesis", "--work", str(number)]
-            command += ["--address", address, "--bank", str(count // processes)]
+            where = between[number % servers].address if between else address
+            command += ["--address", where, "--bank", str(count // processes)]
             with Path(name, str(number)).open("wb") as out:
                 workers.append(subprocess.Popen(command, stdout=out))
 
@@ -234,6 +288,8 @@ def bank(server: PostgresServer | Pair, address: str, count: int, processes: int
         chance = random.Random(seed)
         if isinstance(server, Pair):
             nemesis: Nemesis = FailoverNemesis(server, address, chance, figures)
+        elif between:
+            nemesis = ServerNemesis(server, address, chance, figures, between)
         else:
             nemesis = Nemesis(server, address, chance, figures)
         for number in range(processes, processes + 2):  # more workers, which are killed
@@ -243,6 +299,9 @@ def bank(server: PostgresServer | Pair, address: str, count: int, processes: int
             workers[number].wait()
         nemesis.run(3600, lambda: all(each.poll() is not None for each in workers))
         figures.counts["seconds"] = round(time.monotonic() - began)
+        figures.violations += [
+            f"a server ended with {status}" for each in between if (status := each.kill(signal.SIGTERM))
+        ]
         for number, worker in enumerate(workers):
             status = worker.wait()
             if status not in (0, -signal.SIGKILL) or (status and number < processes):
@@ -272,18 +331,19 @@ def main() -> int:
     parser.add_argument("--bank", type=int, help="make so many transfers")
     parser.add_argument("--processes", type=int, default=8)
     parser.add_argument("--failover", action="store_true", help="with a standby that takes over")
+    parser.add_argument("--servers", type=int, default=0, help="with so many servers of Durus between")
     parser.add_argument("--address", help=argparse.SUPPRESS)
     parser.add_argument("--work", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.failover and not options.bank:
-        parser.error("--failover goes with --bank")
+    if (options.failover or options.servers) and not options.bank:
+        parser.error("--failover and --servers go with --bank")
     if options.address:
         work(options.address, options.work, options.bank)
         return 0
     with short_folder(for_other_users=True) as folder:
         server = Pair(folder, is_synchronous=True) if options.failover else new_postgres(folder)
         if options.bank or isinstance(server, Pair):
-            figures = bank(server, server.address(), options.bank, options.processes, options.seed)
+            figures = bank(server, server.address(), options.bank, options.processes, options.seed, options.servers)
         else:
             figures = run(server, server.address(), options.seconds, options.seed)
         server.stop()

@@ -34,6 +34,14 @@ def test_a_bank_keeps_its_sum_and_each_transfer_that_was_acknowledged(server: Po
     assert figures.counts["transfers"] >= 400
 
 
+@pytest.mark.spec("PG-60", "PG-62", "PG-63", "PG-64", "TXN-5", "TXN-9", "TXN-13")
+def test_a_bank_keeps_its_sum_when_servers_between_are_killed(server: PostgresServer) -> None:
+    figures = bank(server, server.address(), 10_000 if IS_DEEP else 400, processes=8, seed=1, servers=2)
+    assert figures.violations == []
+    assert figures.counts["transfers"] >= 400
+    assert figures.counts["kill a server"] > 0
+
+
 @pytest.mark.spec("PG-13", "PG-17", "PG-26", "TXN-9", "TXN-13")
 def test_a_bank_loses_nothing_when_a_synchronous_standby_takes_over() -> None:
     with short_folder(for_other_users=True) as folder:

@@ -186,10 +186,12 @@ def test_server_that_acknowledges_what_it_may_lose_is_refused(world: World) -> N
 
 
 @pytest.mark.spec("PG-3")
-def test_storage_with_other_clients_is_not_shared_once_more(world: World) -> None:
+def test_storage_with_other_clients_is_shared_only_in_groups(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     storage = world.open()
-    with pytest.raises(ArgumentError, match="has other clients"):
-        SharedStorage(storage)
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "group_storage", lambda: None)
+        with pytest.raises(ArgumentError, match="has other clients"):
+            SharedStorage(storage)
     connection = Connection(storage)
     with pytest.raises(TransactionError, match="already has a Connection"):
         Connection(storage)
@@ -954,6 +956,16 @@ def test_a_pack_that_the_log_has_outrun_begins_anew(world: World) -> None:
     assert [oid for oid, _ in world.open().gen_oid_record()] == [ROOT, TWO]
 
 
+@pytest.mark.spec("PG-42", "TXN-28")
+def test_a_pack_ends_with_a_commit_between_any_two_of_its_steps(world: World) -> None:
+    fill(world, record(ROOT), record(ONE))
+    writer = world.open()
+    for number, _ in enumerate(world.open().get_packer()):
+        put(writer, record(ROOT, b"", str(number).encode()))
+        assert number < 50
+    assert world.sql("select oid from d.object") == [(0,)]
+
+
 @pytest.mark.spec("PG-42")
 @pytest.mark.usefixtures("small_batches")
 def test_the_flip_gives_way_to_commits_and_comes_to_its_end(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -963,9 +975,9 @@ def test_the_flip_gives_way_to_commits_and_comes_to_its_end(world: World, monkey
     taken = 0
     follow = packing._Pack._follow
 
-    def commit_before_the_flip(self: packing._Pack, ends: bool = True, state: Any = None) -> bool:
+    def commit_before_the_flip(self: packing._Pack, ends: bool = True, state: Any = None) -> int:
         found = follow(self, ends, state)
-        if ends and not found:
+        if ends and found < packing._BATCH:
             new = [writer.new_oid() for _ in range(8)]
             put(writer, record(ROOT, b"".join(new)), *map(record, new))
             nonlocal taken

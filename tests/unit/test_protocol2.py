@@ -637,7 +637,8 @@ def test_a_readonly_storage_says_so(tmp_path: Path) -> None:
         (6, SnapshotEndedError),
         (7, NotAllowedError),
         (8, LimitError),
-        (9, ServerError),
+        (9, DisconnectedError),
+        (10, ServerError),
         (255, ServerError),
     ],
 )

@@ -1,0 +1,194 @@
+"""The many clients of a session core as one client of an engine. Statements PG-60 to PG-69.
+
+Two connections: one reads, in the thread of the core; the other one commits, in whatever thread waits for it. A group
+of commits is one transaction of the engine, in which the members are compared with what others have changed meanwhile.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Protocol, Self
+
+from durus.error import DurusError, NetworkError, OutcomeUnknownError, RecordError, WriteConflictError
+from durus.oid import oid_from_int
+from durus.postgres.decisions import Candidate, DatedNews, Existing, Seen, Turn, invalid_oids, needed_oids, refusals
+from durus.postgres.rows import Row, row_of
+from durus.storage import GroupNews, GroupOutcome, Member
+
+_sleep = time.sleep
+
+FIRST_PAUSE = 0.05
+LONGEST_PAUSE = 1.0
+"""In seconds: between two tries to commit, or to find out what became of a commit."""
+
+
+class GroupWrite:
+    """A group on its way to the engine."""
+
+    def __init__(self, group: "PostgresGroup", members: list[Member], seen: Seen) -> None:
+        self._group = group
+        self.seen = seen
+        """What the core knew of when the group was staged."""
+        self.errors: dict[int, DurusError] = {}
+        """Why members are refused, by their numbers."""
+        self.candidates: dict[int, Candidate] = {}
+        """The other members."""
+        for number, member in enumerate(members):
+            try:
+                rows = [row_of(record) for record in member.records.values()]
+            except RecordError as error:  # it does not fit the engine
+                self.errors[number] = error
+            else:
+                self.candidates[number] = Candidate(rows, member.new, member.accessed)
+        self.tid: int | None = None
+        """The number of the transaction that may be committed now; set before it can be, by the thread that writes."""
+        self.news: DatedNews | None = None
+        self.turn: Turn | None = None
+        """The turn in which something was stored."""
+        self.refused: dict[int, list[bytes]] = {}
+        """The members that are in conflict, and the oids because of which they are."""
+
+    def compare(self, turn: Turn, news: DatedNews, existing: list[Existing]) -> list[Row]:
+        """Find out which members are in conflict; return the rows of the others. [PG-62]"""
+        self.news = news
+        changed = invalid_oids(self.seen, news.after(self.seen.tid))
+        if changed is None:  # any oid may have changed
+            self.refused = {number: _oids(candidate.rows) for number, candidate in self.candidates.items()}
+        else:
+            self.refused = refusals(self.candidates, existing, turn.sweep_tid, changed)
+        return self.kept_rows()
+
+    def needed_oids(self) -> list[int]:
+        """Return the oids whose rows decide whether members are accepted."""
+        return needed_oids([row for candidate in self.candidates.values() for row in candidate.rows])
+
+    def kept_rows(self) -> list[Row]:
+        """Return what is stored: of each object, the row of the last member that has one."""
+        kept = [candidate.rows for number, candidate in self.candidates.items() if number not in self.refused]
+        return list({row.oid: row for rows in kept for row in rows}.values())
+
+    def write(self) -> None:
+        self._group.write(self)
+
+    def accept(self) -> GroupOutcome:
+        return self._group.accept(self)
+
+
+class Engine(Protocol):
+    """What a PostgresStorage does for a group."""
+
+    @property
+    def seen(self) -> Seen:
+        """The last commit that it knows of; loads show nothing newer."""
+
+    @property
+    def timeout(self) -> float:
+        """How many seconds a commit may wait."""
+
+    def open_beside(self) -> Self:
+        """Open another storage of this database."""
+
+    def take_news_of_group(self, is_late: Callable[[int], bool]) -> GroupNews:
+        """Take in what others have changed, unless `is_late` tells of the number of the last commit not to."""
+
+    def try_group(self, write: "GroupWrite", deadline: float) -> None:
+        """Store the group of `write`, by the `deadline` on the monotonic clock, in seconds.
+
+        NetworkError, but no OutcomeUnknownError, if nothing is stored and it may be tried again.
+        """
+
+    def take_group(self, news: DatedNews, turn: Turn | None, oids: list[bytes]) -> list[bytes] | None:
+        """Take in what others committed before a group, as `news` have it, and what the group has stored in its `turn`,
+        the records of these `oids`; return the oids that others changed, None for any.
+        """
+
+    def abandon(self) -> None:
+        """Give up what others wait for."""
+
+    def close(self) -> None:
+        """End the connection."""
+
+
+class PostgresGroup:
+    """Shares a storage, which it reads from, among the clients of a session core.
+
+    Everything but write() is called by one thread at a time, inside of what protects the core.
+    """
+
+    def __init__(self, reader: Engine) -> None:
+        self._reader = reader
+        self._writer: Engine | None = None
+        self._under_way: GroupWrite | None = None
+
+    def take_news(self) -> GroupNews:
+        """Return what others have changed, in one statement. [PG-61]
+
+        The answer may show a group of this core whose end the core does not know of yet, or what came after it: then
+        it waits for that end. [PG-63]
+        """
+        write = self._under_way
+
+        def is_late(tid: int) -> bool:
+            return write is not None and write.tid is not None and tid >= write.tid
+
+        return self._reader.take_news_of_group(is_late)
+
+    def stage(self, members: list[Member]) -> GroupWrite:
+        self._under_way = GroupWrite(self, members, self._reader.seen)
+        return self._under_way
+
+    def write(self, write: GroupWrite) -> None:
+        """Store a group; try again, for a limited time, after what leaves nothing of it. [PG-64]"""
+        if not write.candidates:
+            return
+        deadline = time.monotonic() + self._reader.timeout
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                self._open_writer().try_group(write, deadline)
+                return
+            except OutcomeUnknownError:
+                raise
+            except NetworkError:
+                write.tid = None
+                if time.monotonic() + pause >= deadline:
+                    raise
+                _sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _open_writer(self) -> Engine:
+        if self._writer is None:
+            self._writer = self._reader.open_beside()
+        return self._writer
+
+    def accept(self, write: GroupWrite) -> GroupOutcome:
+        """Take in what a group has met and stored, which from now on is what the storage shows."""
+        self._under_way = None
+        errors = {**write.errors, **{number: WriteConflictError(oids) for number, oids in write.refused.items()}}
+        changed: list[bytes] | None = []
+        if write.news is not None:
+            news = write.news.after(write.seen.tid)
+            if invalid_oids(write.seen, news) is None:
+                changed = None  # the next take_news() tells the same, and takes it in
+            else:
+                changed = self._reader.take_group(write.news, write.turn, _oids(write.kept_rows()))
+        return GroupOutcome(changed, errors)
+
+    def start_anew(self) -> None:
+        """Give up a group whose thread was interrupted, and the turn that it may still hold."""
+        self._under_way = None
+        if self._writer is not None:
+            self._writer.abandon()
+
+    def close(self) -> None:
+        """End the connection that commits."""
+        if self._writer is not None:
+            self._writer.close()
+
+    def abandon(self) -> None:
+        with contextlib.suppress(DurusError):
+            self.start_anew()
+
+
+def _oids(rows: list[Row]) -> list[bytes]:
+    return [oid_from_int(row.oid) for row in rows]

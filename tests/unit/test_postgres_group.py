@@ -1,0 +1,640 @@
+"""Servers between programs and a PostgreSQL server: PG-60 to PG-69."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from durus.connection import Connection
+from durus.error import (
+    ConflictError,
+    DisconnectedError,
+    DurusError,
+    DurusWarning,
+    OutcomeUnknownError,
+    RecordError,
+    ServerError,
+    ServerUnreachableError,
+    WriteConflictError,
+)
+from durus.oid import oid_from_int
+from durus.persistent_dict import PersistentDict
+from durus.postgres_storage import PostgresStorage
+from durus.records.record import pack_record
+from durus.shared_storage import SharedStorage
+from durus.sharing.session import Session, SessionCore
+from tests.in_memory_server import InMemoryServer
+from tests.model.engine import Engine, EngineStorage
+from tests.postgres import PostgresServer
+from tests.unit.databases import in_threads
+from tests.unit.test_postgres_storage import World, fill, statements_run
+
+pytest.importorskip("psycopg")
+from durus.postgres import link
+
+ROOT, ONE, TWO, THREE = (oid_from_int(n) for n in range(4))
+
+Outcomes = list[tuple[list[bytes] | None, DurusError | None]]
+
+
+@pytest.fixture
+def world(postgres: PostgresServer, postgres_address: str) -> Iterator[World]:
+    world = World(postgres, postgres_address)
+    yield world
+    world.close()
+
+
+def record(oid: bytes, data: bytes = b"data", *refs: bytes) -> bytes:
+    return pack_record(oid, data, b"".join(refs))
+
+
+class Front:
+    """A server between, of which a test takes the steps."""
+
+    def __init__(self, world: World) -> None:
+        self.storage = world.open()
+        self.core = SessionCore(self.storage)
+
+    def connect(self) -> Session:
+        """Connect, as a client that begins with what is there now."""
+        session = self.core.connect()
+        self.sync(session)
+        return session
+
+    def sync(self, session: Session) -> list[bytes] | None:
+        told: list[DurusError | None] = []
+        self.core.when_fresh(told.append)
+        self.core.take_news()
+        assert told == [None]
+        return session.sync()
+
+    def commit(self, session: Session, *records: bytes, accessed: tuple[bytes, ...] = ()) -> Outcomes:
+        """Have a client ask for a commit; return where its outcome will be."""
+        outcomes: Outcomes = []
+        stored = {each[:8]: each for each in records}
+        used = frozenset(accessed) | stored.keys()
+        session.commit_whole(session.serial, used, stored, lambda *outcome: outcomes.append(outcome))
+        return outcomes
+
+    def write(self) -> None:
+        """Have the group stored that waits."""
+        write = self.core.begin_write()
+        try:
+            write.write()
+        except DurusError as error:
+            write.finish(error)
+        else:
+            write.finish(None)
+
+
+def conflict_of(outcomes: Outcomes) -> list[bytes]:
+    ((_, error),) = outcomes
+    assert isinstance(error, WriteConflictError)
+    return error.oids
+
+
+def fill_four(world: World) -> None:
+    fill(world, record(ROOT, b"data", ONE, TWO, THREE), *(record(oid) for oid in (ONE, TWO, THREE)))
+
+
+# Groups
+
+
+@pytest.mark.spec("PG-3", "PG-60", "PG-61", "TXN-12")
+def test_clients_of_two_shared_storages_see_what_all_commit(world: World) -> None:
+    one, other = SharedStorage(world.open()), SharedStorage(world.open())
+    a, b, direct = Connection(one.new_client()), Connection(other.new_client()), world.connect()
+    a.get_root()["n"] = 1
+    a.commit()
+    for number, (writer, reader) in enumerate([(b, a), (direct, b), (a, direct), (b, direct), (direct, a)]):
+        writer.abort()
+        writer.get_root()["n"] = number
+        writer.commit()
+        reader.abort()
+        assert reader.get_root()["n"] == number
+    assert Connection(other.new_client()).get_root()["n"] == 4
+    one.close()
+    other.close()
+
+
+@pytest.mark.spec("PG-60", "TXN-22")
+def test_commits_that_wait_are_one_transaction_of_the_engine(world: World) -> None:
+    fill_four(world)
+    front = Front(world)
+    before = world.sql("select tid from d.head")[0][0]
+    a, b, c = (front.connect() for _ in range(3))
+    outcomes = [front.commit(a, record(ONE, b"a")), front.commit(b, record(TWO, b"b"))]
+    first = front.core.begin_write()
+    outcomes.append(front.commit(c, record(THREE, b"c")))
+    first.write()
+    first.finish(None)
+    assert [len(each) for each in outcomes] == [1, 1, 0]
+    front.write()
+    assert [error for each in outcomes for _, error in each] == [None, None, None]
+    assert world.sql(f"select tid, oid from d.change where tid > {before} order by 1, 2") == [
+        (before + 1, 1),
+        (before + 1, 2),
+        (before + 2, 3),
+    ]
+    assert front.core.storage.load(THREE) == record(THREE, b"c")
+
+
+@pytest.mark.spec("PG-61")
+def test_engine_is_asked_once_for_all_that_wait_and_a_newer_row_is_invalid(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill_four(world)
+    front, other = Front(world), Front(world)
+    a, b = front.connect(), front.connect()
+    other.commit(other.connect(), record(ONE, b"new"))
+    other.write()
+    assert a.load(ONE) is None
+    seen = statements_run(front.storage, monkeypatch)
+    told: list[DurusError | None] = []
+    front.core.when_fresh(told.append)
+    front.core.when_fresh(told.append)
+    assert front.core.is_news_due
+    front.core.take_news()
+    assert told == [None, None]
+    assert len(seen) == 1
+    assert not front.core.is_news_due
+    assert a.sync() == b.sync() == [ONE]
+    assert a.load(ONE) == record(ONE, b"new")
+
+
+@pytest.mark.spec("PG-61", "TXN-36")
+@pytest.mark.parametrize("protocol", [1, 2])
+def test_session_and_sync_show_what_was_committed_before(world: World, protocol: int) -> None:
+    servers = [InMemoryServer(world.open(), protocol=protocol) for _ in range(2)]
+    a = Connection(servers[0].new_client())
+    idle = servers[1].connect()
+    a.get_root()["n"] = 1
+    a.commit()
+    b = Connection(servers[1].new_client())
+    assert b.get_root()["n"] == 1
+    a.get_root()["n"] = 2
+    a.commit()
+    b.abort()
+    assert b.get_root()["n"] == 2
+    idle.sendall(b"L" + ROOT)  # of version 1, without a sync
+    assert idle.recv(1) == b"O"
+
+
+# Conflicts
+
+
+@pytest.mark.spec("PG-62", "TXN-13")
+def test_only_the_members_fail_that_have_used_what_others_changed(world: World) -> None:
+    fill_four(world)
+    front, other = Front(world), Front(world)
+    a, b, c = (front.connect() for _ in range(3))
+    with_two, without, stores_two = (
+        front.commit(a, record(ONE, b"a"), accessed=(TWO,)),
+        front.commit(b, record(THREE, b"b")),
+        front.commit(c, record(TWO, b"c")),
+    )
+    other.commit(other.connect(), record(TWO, b"new"))
+    other.write()
+    front.write()
+    assert conflict_of(with_two) == conflict_of(stores_two) == [TWO]
+    assert without == [([ONE, TWO], None)]  # that one was accepted, too, before it failed [TXN-22]
+    assert [front.core.storage.load(oid) for oid in (ONE, TWO, THREE)] == [
+        record(ONE),
+        record(TWO, b"new"),
+        record(THREE, b"b"),
+    ]
+
+
+@pytest.mark.spec("PG-62")
+def test_commit_that_waits_is_compared_with_each_answer(world: World) -> None:
+    fill_four(world)
+    front, other = Front(world), Front(world)
+    a, b, c = (front.connect() for _ in range(3))
+    waits = front.commit(a, record(ONE, b"a"), accessed=(TWO,))
+    goes_on = front.commit(b, record(THREE, b"b"))
+    other.commit(other.connect(), record(TWO, b"new"))
+    other.write()
+    assert front.sync(c) == [ONE, TWO, THREE]
+    assert conflict_of(waits) == [TWO]
+    assert not goes_on
+    front.write()
+    assert goes_on == [([ONE, TWO], None)]
+
+
+@pytest.mark.spec("PG-62")
+def test_member_whose_reads_are_not_known_fails_by_any_change(world: World) -> None:
+    fill_four(world)
+    front, other = Front(world), Front(world)
+    sessions = [front.connect() for _ in range(2)]
+    theirs = other.connect()
+    for change_at in ("the turn", "the group", None):
+        session, outcomes = sessions[0], []  # type: Session, list[DurusError | None]
+        front.sync(session)
+        session.begin_commit(lambda invalid: None)
+        if change_at == "the turn":
+            other.commit(theirs, record(TWO, b"new"))
+            other.write()
+            front.sync(sessions[1])
+        session.commit({ONE: record(ONE, b"a")}, outcomes.append)
+        if change_at == "the group":
+            other.sync(theirs)
+            other.commit(theirs, record(TWO, b"newer"))
+            other.write()
+        if front.core.has_ready_commits:
+            front.write()
+        assert [isinstance(error, WriteConflictError) for error in outcomes] == [change_at is not None]
+
+
+@pytest.mark.spec("PG-62", "TXN-10", "TXN-24")
+def test_oids_and_references_of_members_are_looked_up_in_the_engine(world: World) -> None:
+    fill_four(world)
+    front, other = Front(world), Front(world)
+    a, b, c, d = (front.connect() for _ in range(4))
+    (new,) = a.new_oids(1)
+    (not_stored,) = other.connect().new_oids(1)
+    stored = front.commit(a, record(new), record(ONE, b"data", new))
+    refers = front.commit(b, record(TWO, b"data", new))  # to what the member before it stores
+    dangles = front.commit(c, record(THREE, b"data", not_stored))
+    stolen = front.commit(d, record(not_stored))
+    front.write()
+    assert [stored[0][1], refers[0][1]] == [None, None]
+    assert conflict_of(dangles) == conflict_of(stolen) == [not_stored]
+    again = front.commit(a, record(new, b"again"))
+    front.write()
+    assert again == [([TWO, THREE, not_stored], None)] or again[0][1] is None
+
+
+@pytest.mark.spec("PG-4", "PG-62")
+def test_record_that_does_not_fit_the_engine_fails_alone(world: World) -> None:
+    fill_four(world)
+    front = Front(world)
+    a, b = front.connect(), front.connect()
+    too_high = front.commit(a, record(ONE, b"data", oid_from_int(1 << 63)))
+    fits = front.commit(b, record(TWO, b"b"))
+    front.write()
+    assert isinstance(too_high[0][1], RecordError)
+    assert fits[0][1] is None
+
+
+@pytest.mark.spec("PG-62", "PG-65", "TXN-80")
+def test_threads_that_move_money_keep_the_sum(world: World) -> None:
+    shared = [SharedStorage(world.open()) for _ in range(2)]
+    with Connection(shared[0].new_client()) as connection:
+        connection.get_root()["accounts"] = PersistentDict({n: PersistentDict({"n": 10}) for n in range(6)})
+        connection.commit()
+    done = [0] * 4
+
+    def work(number: int) -> None:
+        connection = Connection(shared[number % 2].new_client())
+        while done[number] < 25:
+            connection.abort()
+            try:
+                accounts = connection.get_root()["accounts"]
+                assert sum(each["n"] for each in accounts.values()) == 60
+                accounts[number]["n"] -= 1
+                accounts[done[number] % 6]["n"] += 1
+                connection.commit()
+                done[number] += 1
+                assert sum(each["n"] for each in accounts.values()) == 60  # the state after the commit
+            except ConflictError:
+                pass
+
+    in_threads(4, work)
+    for each in shared:
+        each.close()
+    assert done == [25] * 4
+
+
+# The order
+
+
+@pytest.mark.spec("PG-63", "PG-65")
+def test_nobody_sees_a_commit_without_what_came_before_it(world: World) -> None:
+    fill_four(world)
+    front, other = Front(world), Front(world)
+    writer, reader = front.connect(), front.connect()
+    outcomes = front.commit(writer, record(ONE, b"a"))
+    assert front.sync(reader) == [ONE]
+    assert reader.must_wait(ONE)
+    other.commit(other.connect(), record(TWO, b"before"))
+    other.write()
+    front.write()
+    assert reader.load(ONE) is None
+    assert reader.sync() == [ONE, TWO]
+    assert reader.load(ONE) == record(ONE, b"a")
+    assert outcomes == [([TWO], None)]
+    assert writer.sync() == []
+
+
+@pytest.mark.spec("PG-63")
+def test_answer_that_shows_a_group_in_flight_is_not_used(world: World) -> None:
+    fill_four(world)
+    front, other = Front(world), Front(world)
+    writer, reader = front.connect(), front.connect()
+    outcomes = front.commit(writer, record(ONE, b"a"))
+    write = front.core.begin_write()
+    write.write()
+    other.commit(other.connect(), record(TWO, b"after"))
+    other.write()
+    told: list[DurusError | None] = []
+    front.core.when_fresh(told.append)
+    front.core.take_news()
+    assert not told
+    assert not front.core.is_news_due
+    write.finish(None)
+    assert outcomes == [([], None)]
+    assert front.core.is_news_due
+    front.core.take_news()
+    assert told == [None]
+    assert writer.sync() == [TWO]
+    assert reader.sync() == [ONE, TWO]
+
+
+@pytest.mark.spec("PG-63")
+def test_no_change_is_told_twice() -> None:
+    engine = Engine()
+    engine.commit({oid: record(oid) for oid in (ONE, TWO, THREE)})
+    storage = EngineStorage(engine)
+    core = SessionCore(storage)
+    writer, reader = core.connect(), core.connect()
+    writer.commit_whole(writer.serial, {ONE}, {ONE: record(ONE, b"a")}, lambda *outcome: None)
+    write = core.begin_write()
+    engine.commit({TWO: record(TWO, b"others")})
+    core.when_fresh(lambda error: None)
+    core.take_news()
+    assert reader.sync() == [ONE, TWO]
+    write.write()
+    write.finish(None)
+    assert reader.sync() == []
+    assert reader.load(ONE) == record(ONE, b"a")
+
+
+# Failures
+
+
+def lose_at(storage: Any, statement: str, monkeypatch: pytest.MonkeyPatch, times: int, is_done: bool) -> list[str]:
+    """Have connections lost at a statement, so often, before or after it has run; return when that was."""
+    lost: list[str] = []
+    run = link.Link.run
+
+    def losing(self: link.Link, *steps: link.Step, prepare: bool | None = None) -> list[link.Rows]:
+        if not any(statement in text.decode() for text, _ in steps) or len(lost) >= times:
+            return run(self, *steps, prepare=prepare)
+        lost.append(statement)
+        if is_done:
+            run(self, *steps, prepare=prepare)
+        self.close()
+        raise DisconnectedError("a test has cut the connection")
+
+    monkeypatch.setattr(link.Link, "run", losing)
+    return lost
+
+
+def unreachable(storage: PostgresStorage) -> link.Link:
+    raise ServerUnreachableError("a test keeps the server out of reach")
+
+
+@pytest.mark.spec("PG-64", "PG-25", "PG-26")
+@pytest.mark.parametrize(
+    ("statement", "is_done"),
+    [("UPDATE", False), ("INSERT", False), ("INSERT", True)],
+    ids=["before the turn", "before the records", "before the answer"],
+)
+def test_group_whose_connection_is_lost_is_stored_once(
+    world: World, monkeypatch: pytest.MonkeyPatch, statement: str, is_done: bool
+) -> None:
+    fill_four(world)
+    front = Front(world)
+    a, b = front.connect(), front.connect()
+    outcomes = [front.commit(a, record(ONE, b"a")), front.commit(b, record(TWO, b"b"))]
+    before = world.sql("select count(*) from d.txn")[0][0]
+    lost = lose_at(front.storage, statement, monkeypatch, 1, is_done)
+    front.write()
+    assert lost
+    assert outcomes == [[([], None)], [([ONE], None)]] or [each[0][1] for each in outcomes] == [None, None]
+    assert world.sql("select count(*) from d.txn") == [(before + 1,)]
+    assert front.core.storage.load(TWO) == record(TWO, b"b")
+    assert front.sync(a) in ([TWO], [])
+
+
+@pytest.mark.spec("PG-64", "WIRE-25", "WIRE2-40")
+def test_clients_learn_that_a_commit_is_unknown_or_that_the_engine_is_gone(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = InMemoryServer(world.open(timeout=0.3))
+    connection = Connection(server.new_client())
+    connection.get_root()["n"] = 1
+    connection.commit()
+    connection.get_root()["n"] = 2
+    with monkeypatch.context() as patch:
+        lose_at(server.storage, "INSERT", patch, 1, is_done=True)
+        patch.setattr(PostgresStorage, "_new_link", unreachable)
+        with pytest.raises(OutcomeUnknownError):
+            connection.commit()
+    assert server.connections[0].is_closed
+    reader = Connection(server.new_client())
+    assert reader.get_root()["n"] == 2
+    reader.get_root()["n"] = 3
+    with monkeypatch.context() as patch:
+        lose_at(server.storage, "head", patch, 1_000_000, is_done=False)
+        with pytest.raises(DisconnectedError, match="cut the connection") as raised:
+            reader.commit()
+        assert not isinstance(raised.value, OutcomeUnknownError)
+        with pytest.raises(DisconnectedError):
+            reader.abort()
+    reader.abort()
+    assert reader.get_root()["n"] == 2
+    reader.get_root()["n"] = 4
+    reader.commit()
+
+
+@pytest.mark.spec("PG-64", "WIRE2-22")
+def test_answer_to_a_stored_commit_is_no_error_of_what_it_brings_along(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = InMemoryServer(world.open())
+    a, b = Connection(server.new_client()), Connection(server.new_client())
+    a.get_root()["other"] = PersistentDict(n=1)
+    a.get_root()["own"] = PersistentDict(n=1)
+    a.commit()
+    b.abort()
+    assert b.get_root()["other"]["n"] == b.get_root()["own"]["n"] == 1
+    b.abort()
+    a.get_root()["other"]["n"] = 2
+    a.commit()
+    b.get_root()["own"]["n"] = 2
+    with monkeypatch.context() as patch:
+        lost = lose_at(server.storage, "SELECT oid, tid, data", patch, 1, is_done=False)
+        b.commit()
+        assert lost
+    assert world.connect().get_root()["own"]["n"] == 2
+
+
+@pytest.mark.spec("PG-64")
+def test_other_error_of_the_engine_leaves_nothing_of_any_member(world: World) -> None:
+    fill_four(world)
+    front = Front(world)
+    a, b = front.connect(), front.connect()
+    world.sql("alter table d.object add constraint no_b check (data <> 'b')")
+    outcomes = [front.commit(a, record(ONE, b"a")), front.commit(b, record(TWO, b"b"))]
+    front.write()
+    assert all(isinstance(each[0][1], ServerError) for each in outcomes)
+    assert front.core.storage.load(ONE) == record(ONE)
+    again = front.commit(a, record(ONE, b"again"))
+    front.write()
+    assert again[0][1] is None
+
+
+@pytest.mark.spec("PG-61", "PG-64")
+def test_server_connects_again_after_its_sessions_were_ended(world: World) -> None:
+    server = InMemoryServer(world.open(application_name=world.schema))
+    connection = Connection(server.new_client())
+    connection.get_root()["n"] = 1
+    connection.commit()
+    world.end_sessions(world.schema)
+    connection.abort()
+    assert connection.get_root()["n"] == 1
+    connection.get_root()["n"] = 2
+    connection.commit()
+    assert world.connect().get_root()["n"] == 2
+
+
+@pytest.mark.spec("PG-69", "PG-13")
+def test_clients_lose_track_when_the_engine_has_lost_commits(world: World) -> None:
+    fill_four(world)
+    front = Front(world)
+    a, b, c = (front.connect() for _ in range(3))
+    (new,) = c.new_oids(1)
+    front.commit(a, record(ONE, b"a"))
+    front.write()
+    tid = world.sql("select tid from d.head")[0][0]
+    world.sql(f"update d.head set tid = {tid - 1}; delete from d.txn where tid = {tid}")
+    in_flight, waits = front.commit(b, record(TWO, b"b")), front.commit(c, record(new))
+    write = front.core.begin_write()
+    write.write()
+    write.finish(None)
+    assert conflict_of(in_flight) == [TWO]
+    assert conflict_of(waits) == [new]
+    with pytest.warns(DurusWarning, match="has lost commits"):
+        assert front.sync(a) is None
+    assert front.sync(b) is None
+    front.sync(c)
+    stolen = front.commit(c, record(new))
+    front.write()
+    assert conflict_of(stolen) == [new]
+
+
+@pytest.mark.spec("PG-64", "TXN-31")
+def test_interrupt_of_the_thread_that_writes_gives_the_turn_back(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = SharedStorage(world.open())
+    connection, other = Connection(shared.new_client()), Connection(shared.new_client())
+    connection.get_root()["n"] = 1
+    connection.commit()
+    other.abort()
+    run = link.Link.run
+
+    def interrupted(self: link.Link, *steps: link.Step, prepare: bool | None = None) -> list[link.Rows]:
+        if any(b"INSERT" in text for text, _ in steps):
+            raise KeyboardInterrupt
+        return run(self, *steps, prepare=prepare)
+
+    connection.get_root()["n"] = 2
+    with monkeypatch.context() as patch:
+        patch.setattr(link.Link, "run", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            connection.commit()
+    other.abort()
+    assert other.get_root()["n"] == 1
+    other.get_root()["n"] = 3
+    other.commit()
+    connection.abort()
+    assert connection.get_root()["n"] == 3
+    direct = world.connect()
+    direct.get_root()["n"] = 4
+    direct.commit()
+    shared.close()
+
+
+# What a server does not have, and oids
+
+
+@pytest.mark.spec("PG-66")
+def test_snapshots_are_refused_by_a_server_and_not_used_by_a_shared_storage(world: World) -> None:
+    server = InMemoryServer(world.open())
+    Connection(server.new_client())
+    with pytest.raises(ServerError, match="keeps no snapshots"):
+        Connection(server.new_client(), snapshot=True)
+    shared = SharedStorage(world.open())
+    with Connection(shared.new_client(), snapshot=True) as reader:
+        assert dict(reader.get_root()) == {}
+    assert not shared.new_client().use_snapshots()
+    shared.close()
+
+
+@pytest.mark.spec("PG-67", "TXN-46")
+def test_exclusive_turn_keeps_only_the_clients_of_its_server_waiting(world: World) -> None:
+    fill_four(world)
+    server = InMemoryServer(world.open())
+    holder, direct = server.new_client(), world.open()
+    assert holder.take_turn() == []
+    direct.begin()
+    direct.store(ONE, record(ONE, b"direct"))
+    direct.end()
+    holder.begin()
+    holder.store(TWO, record(TWO, b"turn"))
+    holder.end()
+    assert holder.take_turn() == []  # the outcome has told of the change
+    assert direct.sync() == [TWO]
+    direct.begin()
+    direct.store(TWO, record(TWO, b"direct"))
+    direct.end()
+    holder.begin()
+    holder.store(TWO, record(TWO, b"late"))
+    with pytest.raises(WriteConflictError):
+        holder.end()
+
+
+@pytest.mark.spec("PG-68", "PG-31", "TXN-24")
+def test_one_root_is_made_and_each_oid_given_once(world: World) -> None:
+    fronts = [Front(world) for _ in range(2)]
+    sessions = [front.connect() for front in fronts for _ in range(2)]
+    given = [session.new_oids(50) for session in sessions]
+    assert [oids[0] for oids in given] == [ROOT] * 4
+    others = [oid for oids in given for oid in oids[1:]]
+    assert len(set(others)) == len(others) == 4 * 49
+    outcomes = [fronts[n // 2].commit(sessions[n], record(ROOT, bytes([n]))) for n in range(4)]
+    for front in fronts:
+        front.write()
+    assert [each[0][1] is None for each in outcomes] == [True, False, False, False]
+    assert all(conflict_of(each) == [ROOT] for each in outcomes[1:])
+    for front, session in zip(fronts, sessions[::2], strict=True):
+        front.sync(session)
+        done = front.commit(session, record(ROOT, b"changed"))
+        front.write()
+        assert done[0][1] is None
+
+
+@pytest.mark.spec("PG-68", "PG-40", "TXN-16")
+def test_pack_by_a_server_goes_on_beside_commits(world: World) -> None:
+    servers = [InMemoryServer(world.open(), packs_at_once=False) for _ in range(2)]
+    a, b = (Connection(server.new_client()) for server in servers)
+    a.get_root()["kept"] = PersistentDict(n=1)
+    a.get_root()["lost"] = PersistentDict(n=1)
+    a.commit()
+    b.abort()
+    lost = b.get_root()["lost"]
+    lost._p_set_status_ghost()
+    del a.get_root()["lost"]
+    a.commit()
+    servers[0].packing = servers[0].core.gen_pack()
+    number = 0
+    while servers[0].packing is not None:
+        servers[0].pack_a_step()
+        number += 1
+        a.get_root()["kept"]["n"] = number
+        a.commit()
+    assert world.sql("select count(*) from d.object") == [(2,)]
+    with pytest.raises(ConflictError):
+        lost["n"]
+    b.abort()
+    assert b.get_root()["kept"]["n"] == number
