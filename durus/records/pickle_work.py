@@ -1,4 +1,4 @@
-"""How much work a pickle makes for the one who loads it, told from its steps alone. Statements REC-33 to REC-35.
+"""How much work a pickle makes for the one who loads it, told from its steps alone. Statements REC-33 to REC-36.
 
 Python's unpicklers trust the numbers in a pickle: they take memory for memo entries and bytes before they look whether
 there are any. And a few steps make a tuple that has millions of parts, if all of its occurrences count, and whose hash
