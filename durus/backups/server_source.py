@@ -10,7 +10,7 @@ from durus.files.shelf.layout import Seal, parse_seal_text
 from durus.files.shelf.scan import scan_transactions
 from durus.sharing.address import AnyAddress, SocketAddress
 
-_ADVICE = "the replica has nothing of it; look for the fault with `durus check` on the file of the server"
+_ADVICE = "the replica has nothing of it; check the file of the server, on its machine"
 
 
 class ServerSource:

@@ -180,7 +180,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--follow",
         type=followed_name,
         metavar="SOURCE",
-        help="with --readonly: make and keep the file a copy of a file, a backup or a server, as `durus follow` does",
+        help="with --readonly: keep the file a copy of a file, a backup or a server, as the command follow does",
     )
     parser.add_argument("--logfile", metavar="FILE", help="the log file; SIGHUP opens it again (default: stderr)")
     parser.add_argument(

@@ -61,6 +61,7 @@ TESTS = {
     "durus/files/follower.py": ["follow"],
     "durus/files/shelf/inspection.py": ["check_findings", "block_table", "check"],
     "durus/files/shelf/sealed.py": ["sealed", "backup", "looking_back"],
+    "durus/files/shelf/part.py": ["followed_server"],
     "durus/files/shelf/history.py": ["looking_back"],
     "durus/files/shelf/salvage.py": ["salvage"],
     "durus/files/shelf/damaged.py": ["salvage"],

@@ -257,9 +257,9 @@ BUGS: dict[str, Bug] = {
     "a manifest is not synced before it replaces the old one": Bug(
         (
             Change(
-                FOLDER_TARGET,
-                "            part.append(pack_manifest(manifest))\n            part.sync()\n",
-                "            part.append(pack_manifest(manifest))\n",
+                "durus/files/publishing.py",
+                "        file.append(data)\n        file.sync()\n    finally",
+                "        file.append(data)\n    finally",
             ),
         ),
         f"{CRASH_OF_BACKUP}[packs]",
