@@ -55,6 +55,7 @@ class World:
         """The number of the last commit."""
         self.file_system: SimulatedFileSystem = self.source.process()
         self.storage: FileStorage | None = None
+        self._connection: Connection[Any] | None = None
         self.durability: Durability = "fsync"
 
     def open(self) -> FileStorage:
@@ -67,9 +68,17 @@ class World:
             self.storage.close()
             self.storage = None
 
+    def _connect(self) -> Connection[Any]:
+        """Return a connection: the one before if it has the same storage, as a further one would search for it."""
+        storage = self.open()
+        if self._connection is None or self._connection.get_storage() is not storage:
+            self._connection = Connection(storage)
+        self._connection.abort()
+        return self._connection
+
     def commit(self, size: int = 100) -> int:
         """Make the next commit; return its number."""
-        connection = Connection(self.open())
+        connection = self._connect()
         root: Any = connection.get_root()
         root["number"] = self.number + 1
         root["text"] = self.chance.randbytes(size)
