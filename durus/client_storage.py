@@ -283,16 +283,22 @@ class ClientStorage(CollectingStorage):
         Raises:
             DisconnectedError: the connection was lost, and there is no new one.
         """
+        return self._begin_transaction(is_exclusive=False)
+
+    def _begin_transaction(self, is_exclusive: bool) -> list[bytes] | None:
+        """Sync or take the turn, on a new connection if this one is lost; return the oids that others changed."""
         if self._failure is None:
             try:
-                return self._dialog.sync()
+                return self._dialog.take_turn() if is_exclusive else self._dialog.sync()
             except DisconnectedError:
                 if not self._may_reconnect:
                     raise
         elif not self._may_reconnect or self._is_closed:
             self._check_open()
         self._connect_again()
-        if self._shows_snapshots:
+        if is_exclusive:
+            self._dialog.take_turn()
+        elif self._shows_snapshots:
             self._dialog.sync()
         return None
 
@@ -304,11 +310,7 @@ class ClientStorage(CollectingStorage):
     @guarded
     def take_turn(self) -> list[bytes] | None:
         """Sync, and keep others from committing up to the next end() or release(), over version 2. [TXN-46]"""
-        if self._failure is not None:
-            self.sync()
-            self._dialog.take_turn()
-            return None
-        return self._dialog.take_turn()
+        return self._begin_transaction(is_exclusive=True)
 
     @guarded
     def use_snapshots(self) -> bool:

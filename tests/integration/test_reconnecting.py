@@ -7,7 +7,7 @@ import pytest
 
 from durus.client_storage import ClientStorage
 from durus.connection import Connection
-from durus.error import DisconnectedError
+from durus.error import ConflictError, DisconnectedError
 from durus.file_storage import FileStorage
 from tests.green_sockets import GreenSocket, use_green_sockets
 from tests.threaded_server import serving
@@ -41,6 +41,28 @@ def test_a_restart_of_the_server_costs_each_client_one_transaction_at_most(short
         assert dict(clients[0].get_root()) == {"n": 60}
         for client in clients:
             client.close()
+
+
+@pytest.mark.spec("WIRE-30", "TXN-46")
+@pytest.mark.parametrize("is_noticed_before", [False, True])
+def test_an_exclusive_transaction_connects_again(short_path: Path, is_noticed_before: bool) -> None:
+    with serving_in(short_path):
+        client = Connection(ClientStorage(address=short_path / "s"))
+        count(client)
+    if is_noticed_before:
+        with pytest.raises(DisconnectedError):
+            client.abort()
+    with serving_in(short_path):
+        other = Connection(ClientStorage(address=short_path / "s"))
+        with client.transaction(exclusive=True) as root:
+            root["n"] += 1
+            other.get_root()["n"] = 7
+        with pytest.raises(ConflictError):
+            other.commit()
+        other.abort()
+        assert dict(other.get_root()) == {"n": 2}
+        client.close()
+        other.close()
 
 
 @pytest.mark.spec("WIRE-30")
