@@ -280,9 +280,9 @@ class SessionCore:
         return Write(self, staged, size)
 
     def _finish_write(self, error: DurusError | None) -> None:
-        written, self._writing = self._writing, []
-        for commit in written:
+        for commit in self._writing:
             self._settle(commit, error)
+        self._writing = []  # not earlier: an interrupt must not make those a conflict that were not told yet [TXN-31]
         self._tell_of_end()
 
     def _finish_group(self, group: list[_QueuedCommit], outcome: GroupOutcome) -> None:

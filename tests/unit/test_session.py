@@ -638,3 +638,30 @@ def test_the_outcome_of_a_commit_whose_write_was_lost_with_its_thread_is_unknown
     (first,), second = attempts[0].outcomes, attempts[1].outcomes
     assert isinstance(first, InterruptedTransactionError)
     assert all(isinstance(each, WriteConflictError) for each in second)
+
+
+@pytest.mark.spec("TXN-31")
+def test_the_outcome_of_a_stored_commit_is_no_conflict_if_the_end_of_its_write_was_interrupted(
+    core: SessionCore,
+) -> None:
+    told: list[DurusError | None] = []
+
+    def interrupted_once(outcome: DurusError | None) -> None:
+        told.append(outcome)
+        if len(told) == 1:
+            raise KeyboardInterrupt
+
+    first = core.connect()
+    first.begin_commit(lambda invalid: None)
+    (oid,) = first.new_oids(1)
+    first.commit({oid: record(oid)}, interrupted_once)
+    session = core.connect()
+    second = Attempt(session)
+    second.give(record(*session.new_oids(1)))
+    write = core.begin_write()
+    write.write()
+    with pytest.raises(KeyboardInterrupt):
+        write.finish(None)
+    core.start_anew(core.is_writing)
+    (outcome,) = second.outcomes
+    assert isinstance(outcome, InterruptedTransactionError)
