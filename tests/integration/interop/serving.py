@@ -20,10 +20,10 @@ class Served(NamedTuple):
 
 
 @contextlib.contextmanager
-def served_by(python: Path, file: Path) -> Iterator[Served]:
-    """A server that has the file open, and is asked to end after the block."""
+def served_by(python: Path, file: Path, address: str | None = None) -> Iterator[Served]:
+    """A server that has the file open, and is asked to end after the block. It chooses an address if none is given."""
     with short_folder() as folder, open(f"{file}.log", "a") as log:
-        address = str(folder / "socket")
+        address = address or str(folder / "socket")
         process = subprocess.Popen(
             [python, "-E", "-m", "durus", "-s", "--file", file, "--address", address],
             cwd=file.parent,

@@ -361,18 +361,18 @@ def told_of_a_commit_whose_client_takes_no_answer(python: Path, file: Path) -> l
 
 
 def test_clients_go_on_when_a_server_of_4_3_is_replaced_and_when_it_comes_back(
-    counting: Counting, python_4_3: Path, tmp_path: Path
+    counting: Counting, python_4_3: Path, tmp_path: Path, short_path: Path
 ) -> None:
-    file = tmp_path / "f"
-    with served_by(python_4_3, file) as served:
-        counting.start(served.address)
-        counting.wait_for_each(served.address, COUNTS)
-    with served_by(Path(sys.executable), file):
-        counting.wait_for_each(served.address, COUNTS)
-    with served_by(python_4_3, file):
-        counting.wait_for_each(served.address, COUNTS)
-        outcomes = counting.end(served.address)
-        shared, own = counting.look(served.address)
+    file, address = tmp_path / "f", str(short_path / "socket")
+    with served_by(python_4_3, file, address):
+        counting.start(address)
+        counting.wait_for_each(address, COUNTS)
+    with served_by(Path(sys.executable), file, address):
+        counting.wait_for_each(address, COUNTS)
+    with served_by(python_4_3, file, address):
+        counting.wait_for_each(address, COUNTS)
+        outcomes = counting.end(address)
+        shared, own = counting.look(address)
     assert min(losses for _, losses in outcomes) >= 2
     assert sum(shared) == sum(own)
     assert findings(file) == []
