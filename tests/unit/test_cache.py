@@ -628,7 +628,7 @@ def test_without_memory_each_oid_keeps_its_object(name: str) -> None:
 @each_form
 def test_nothing_is_left_behind(form: Callable[[int], Cache]) -> None:
     counts = []
-    for _ in range(4):
+    for _ in range(10):
         for _ in range(50):
             world = World(form)
             for step in STEPS.values():
@@ -639,6 +639,7 @@ def test_nothing_is_left_behind(form: Callable[[int], Cache]) -> None:
         del world
         gc.collect()
         counts.append((sys.getallocatedblocks(), sys.getrefcount(None), len(gc.get_objects())))
-    # A leak shows in each round; what Python keeps for the next use becomes less from one to the next.
-    growth = [max(now - before for before, now in zip(*pair, strict=True)) for pair in pairwise(counts)]
-    assert min(growth) < 25, counts
+    # A leak of one block in each world shows in every round; what Python keeps for the next use comes and goes, and
+    # becomes less in the first rounds.
+    growth = [max(now - before for before, now in zip(*pair, strict=True)) for pair in pairwise(counts[5:])]
+    assert min(growth) < 45, counts
