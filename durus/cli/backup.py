@@ -1,7 +1,6 @@
 """`durus backup`: add what is new in a file to a backup, or verify a backup. spec/backup.md."""
 
 import argparse
-import signal
 
 from durus.backup import follow
 from durus.backups.back_up import BackedUp, BackUp
@@ -9,6 +8,7 @@ from durus.backups.verify import Verification
 from durus.cli.options import UsageError
 from durus.cli.output import tell
 from durus.cli.progress import show_progress
+from durus.cli.signals import end_on_signals
 from durus.cli.values import backup_target, file_name, whole_number
 
 
@@ -44,16 +44,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _follow(path: str, target: str, keep: int | None) -> int:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _end)
+    end_on_signals()
     tell(f"{path}: backing up to {target} every second", flush=True)
     for done in follow(path, target, keep=keep):
         _tell(path, target, done)
     return 0
-
-
-def _end(*_: object) -> None:
-    raise SystemExit(0)
 
 
 def _tell(path: str, target: str, done: BackedUp) -> None:

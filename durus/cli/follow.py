@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import logging
-import signal
 import sys
 import threading
 import time
@@ -14,6 +13,7 @@ from durus.backups.replica import Followed, Replica
 from durus.backups.sources import source_of
 from durus.cli.output import tell
 from durus.cli.progress import show_progress
+from durus.cli.signals import end_on_signals
 from durus.cli.values import file_name, followed_name, seconds
 from durus.error import BackupError, DurusError, FileError, NetworkError, NothingToBackUpError, ServerError
 from durus.progress import Progress
@@ -44,8 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _end)
+    end_on_signals()
     troubles = Troubles(lambda text: print(f"durus: waiting: {text}", file=sys.stderr, flush=True))
     with contextlib.closing(Replica(source_of(options.source), options.file)) as replica:
         tell(f"{options.file}: following {options.source}", flush=True)
@@ -136,7 +135,3 @@ class Troubles:
 def _wait(interval: float) -> bool:
     time.sleep(interval)
     return False
-
-
-def _end(*_: object) -> None:
-    raise SystemExit(0)

@@ -6,13 +6,11 @@ import itertools
 import json
 import logging
 import os
-import signal
 import socket
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from durus.cli.follow import following_beside
 from durus.cli.options import (
     UsageError,
     add_address_arguments,
@@ -24,6 +22,7 @@ from durus.cli.options import (
     open_storage,
 )
 from durus.cli.output import tell
+from durus.cli.signals import end_on_signals
 from durus.cli.values import followed_name, host_and_port, seconds, whole_number
 from durus.client_storage import ClientStorage
 from durus.error import DurusError, FileError
@@ -208,8 +207,7 @@ def run(options: argparse.Namespace) -> int:
     tls = _tls(options)
     service_manager = ServiceManager(os.environ)
     access = Access(dict(options.allow_uid), dict(options.allow_gid), options.may_stop)
-    for number in (signal.SIGINT, signal.SIGTERM):  # until the server handles them by itself
-        signal.signal(number, _end)
+    end_on_signals()  # until the server handles them by itself
     limits = Limits(
         options.max_clients,
         options.max_clients_by_peer,
@@ -222,7 +220,7 @@ def run(options: argparse.Namespace) -> int:
         log_to(options.logfile, options.logginglevel, options.log_format) as reopen,
         _metrics(options) as serving_metrics,
         _listening_early(options, address) as early,
-        following_beside(options.follow, options.file) if options.follow else contextlib.nullcontext(),
+        _following(options),
     ):
         storage = open_storage(options)
         keep_prepack(storage, options)
@@ -247,10 +245,6 @@ def run(options: argparse.Namespace) -> int:
         finally:
             storage.close()
     return 0
-
-
-def _end(*_: object) -> None:
-    raise SystemExit(0)
 
 
 def _stop(address: SocketAddress) -> int:
@@ -290,6 +284,15 @@ def _listening_early(options: argparse.Namespace, address: SocketAddress) -> Ite
     finally:
         for each in itertools.chain(*early):
             address.close(each)
+
+
+def _following(options: argparse.Namespace) -> contextlib.AbstractContextManager[None]:
+    """Return what keeps the file a copy of the source of --follow while it is entered. [CMD-66]"""
+    if not options.follow:
+        return contextlib.nullcontext()
+    from durus.cli.follow import following_beside  # only if needed, because of its imports
+
+    return following_beside(options.follow, options.file)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ import math
 import os
 from collections.abc import Callable
 
-from durus.backups.opening import is_in_object_store
 from durus.oid import oid_from_int
 from durus.opening import SERVER_SCHEMES
 from durus.sharing.address import HostPortAddress
@@ -63,12 +62,12 @@ def file_name(text: str) -> str:
 
 def backup_target(text: str) -> str:
     """Check the name of a folder, or the address of a place in an object store. [BACKUP-50]"""
-    return text if is_in_object_store(text) else file_name(text)
+    return text if _is_in_object_store(text) else file_name(text)
 
 
 def followed_name(text: str) -> str:
     """Check the name of a file or of a folder, or the address of a server or of a place in an object store."""
-    return text if is_in_object_store(text) else _checked(text, takes_storages=False, takes_servers=True)
+    return text if _is_in_object_store(text) else _checked(text, takes_storages=False, takes_servers=True)
 
 
 def file_or_storage(text: str) -> str:
@@ -99,6 +98,12 @@ def server_address(text: str) -> str:
             "durus+tls://host:port or durus+unix:/path; --address takes the path of a socket alone"
         )
     return text
+
+
+def _is_in_object_store(text: str) -> bool:
+    from durus.backups.opening import is_in_object_store  # only for the commands that take a backup
+
+    return is_in_object_store(text)
 
 
 def _checked(text: str, takes_storages: bool, takes_servers: bool) -> str:

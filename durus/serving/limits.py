@@ -131,7 +131,7 @@ class Throttle:
     """Tells how long a connection must pause, so that it keeps to a rate.
 
     Args:
-        rate: bytes in a second; 0 for no limit.
+        rate: bytes in a second, at least 1.
     """
 
     def __init__(self, rate: int) -> None:
@@ -141,7 +141,5 @@ class Throttle:
 
     def note(self, size: int, now: float) -> float:
         """Note bytes that were sent or received; return how many seconds to pause."""
-        if not self._rate:
-            return 0.0
         self._paid_until = max(self._paid_until, now - _BURST_SECONDS) + size / self._rate
         return max(0.0, self._paid_until - now)
