@@ -130,8 +130,8 @@ class Database(Generic[R]):
 
         Args:
             exclusive: take the turn to commit before the first read, so that there can be no conflict; all other
-                commits wait until the block ends. [DB-12] With a server of another process, this applies among the
-                threads of this process only. [DB-14]
+                commits wait until the block ends. [DB-12] On a server that speaks protocol 1 only, commits of this
+                process wait, and those of others can conflict. [DB-14]
 
         Returns:
             A context manager that gives the root.
@@ -151,8 +151,8 @@ class Database(Generic[R]):
     def snapshot(self) -> AbstractContextManager[R]:
         """Run a block that reads one state of the database, whatever others commit meanwhile. [DB-15]
 
-        A change in the block raises ReadonlyError. With a file or memory a snapshot has no conflicts and delays nobody;
-        with a server it is a transaction without changes, which may raise ReadConflictError. [DB-16]
+        A change in the block raises ReadonlyError. A snapshot has no conflicts and delays nobody, except on a server
+        that speaks protocol 1 only: there a read may raise ReadConflictError. [DB-16]
 
         Returns:
             A context manager that gives the root.
