@@ -1,7 +1,8 @@
 """StorageServer: a storage shared over the network. The server's side of spec/wire.md, on asyncio.
 
-conversation.py knows the messages, and session.py makes the decisions; this module has the sockets, the clock, the
-thread that waits for the disk, and the log. Everything but the disk runs in one event loop, so no call here may block.
+sharing/ knows the messages and makes the decisions, and serving/ has the parts that touch the outside. This module puts
+them together: it begins and ends the event loop, and passes the turn, the writes and the packs on. Everything but the
+disk runs in that loop, so no call here may block.
 """
 
 import asyncio
@@ -16,24 +17,23 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-from durus.error import ArgumentError, DurusError, LimitError, TlsError, WrongProcessError
+from durus.error import ArgumentError, DurusError, TlsError, WrongProcessError
 from durus.files.single_file_storage import SingleFileStorage
-from durus.progress import Progress
 from durus.serving.client import ServedClient
+from durus.serving.complaints import Complaints
 from durus.serving.counts import Counts, Measures
 from durus.serving.disk import Disk
-from durus.serving.handshake import Handshake
-from durus.serving.limits import Limits, Places
-from durus.serving.peer import peer_of
+from durus.serving.door import Door
+from durus.serving.limits import Limits
+from durus.serving.packing import OnEnd, Packing, ServedFile
 from durus.serving.service_manager import ServiceManager
-from durus.serving.status import Served, status, traffic
+from durus.serving.status import Served, measure, status, traffic
 from durus.serving.summary import Summaries
 from durus.sharing.address import (
-    BACKLOG,
     AnyAddress,
     HostPortAddress,
     SocketAddress,
@@ -44,12 +44,12 @@ from durus.sharing.inherited import InheritedAddress
 from durus.sharing.protocol import DEFAULT_HOST, DEFAULT_PORT, INVALID, NOT_FOUND, OKAY
 from durus.sharing.protocol2 import MAX_SECONDS, Hello
 from durus.sharing.reaching import wait_for_server
-from durus.sharing.roles import Access, Peer, Role
+from durus.sharing.roles import Access
 from durus.sharing.session import SessionCore, Write
 from durus.storage import Storage
 
 if TYPE_CHECKING:
-    from durus.sharing.tls import Channel, ServerTls  # which imports ssl
+    from durus.sharing.tls import ServerTls  # which imports ssl
 
 __all__ = [
     "DEFAULT_GCBYTES",
@@ -79,29 +79,15 @@ STATUS_OKAY = OKAY
 STATUS_KEYERROR = NOT_FOUND
 STATUS_INVALID = INVALID
 
-_SECONDS_OF_PACKING = 0.002
-"""How long a pack works between two writes, at most."""
 _SECONDS_TO_FLUSH = 2.0
 """How long a server that stops waits for clients to read their last answers."""
 
-_REFUSED_AT_ONCE = 16
-"""How many connections for which there is no place are told so at the same time; others are closed."""
 _SECONDS_TO_MEASURE = 4.0
 """How long another thread waits for the numbers of a server."""
-
-_ACCEPTED_AT_ONCE = 16
-"""How many connections a turn of the loop takes."""
-_SECONDS_WITHOUT_DESCRIPTORS = 1.0
-"""How long no connection is accepted after there was no descriptor for one."""
-
 _SECONDS_BETWEEN_SUMMARIES = 60.0
 """How often the log has a summary, if anything has happened."""
-
 _SECONDS_BETWEEN_LOOKS = 0.2
 """How often a server looks for what another process has written to the file that it follows. [CMD-63]"""
-
-_SECONDS_BETWEEN_COMPLAINTS = 60.0
-"""How long the loop's complaints of one kind are not logged again."""
 
 _logger = logging.getLogger("durus")
 
@@ -168,13 +154,10 @@ class StorageServer:
             )
         self.storage = storage
         self.address = SocketAddress.new((host, port) if address is None else address)
-        self.access = Access() if access is None else access
         self._tls = tls
-        self._handshakes: set[Handshake] = set()
         self.commit_timeout = commit_timeout
         self.stall_timeout = stall_timeout
         self.limits = (Limits() if limits is None else limits).checked()
-        self._places = Places(self.limits)
         self.core = SessionCore(
             storage,
             time.monotonic,
@@ -191,14 +174,12 @@ class StorageServer:
         self.counts = Counts(time.monotonic())
         self._service_manager = ServiceManager({})
         self._summaries = Summaries(self.counts.began)
-        self._file = os.path.abspath(storage.get_filename()) if isinstance(storage, SingleFileStorage) else None
+        path = os.path.abspath(storage.get_filename()) if isinstance(storage, SingleFileStorage) else None
+        self._file = ServedFile(storage, path)
         self._turn_timer: asyncio.TimerHandle | None = None
         self.clients: set[ServedClient] = set()
         self._quitters: set[ServedClient] = set()
         """The clients that have sent Q and wait until the server has stopped."""
-        self._gcbytes = gcbytes
-        self._gcinterval = gcinterval
-        self._gcgarbage = gcgarbage
         self._listening: list[socket.socket] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = asyncio.Event()
@@ -211,15 +192,18 @@ class StorageServer:
         self._is_settling = False
         self._woken: deque[ServedClient] = deque()
         """Clients that can go on."""
-        self._packing: asyncio.Task[None] | None = None
-        self._pack_steps: Iterator[Progress] | None = None
-        self._pack_began = 0.0
-        self._has_packed = False
-        self._waiting_for_pack: list[Callable[[DurusError | None], None]] = []
-        self._waiting_for_next_pack: list[Callable[[DurusError | None], None]] = []
-        """What is to be called at the end of the pack that is in progress, and of one that begins later."""
-        self._bytes_since_pack = 0
-        self._complaints: dict[str, float] = {}
+        self._complaints = Complaints()
+        self._door = Door(self, Access() if access is None else access, tls, self._complaints)
+        self._packing = Packing(
+            self.core,
+            self._file,
+            self.counts,
+            self._start,
+            self._stopping,
+            gcbytes=gcbytes,
+            gcinterval=gcinterval,
+            gcgarbage=gcgarbage,
+        )
         self._disk = Disk()
         self._handlers_before: dict[int, Callable[..., object] | int | None] = {}
         self._process = os.getpid()
@@ -300,7 +284,7 @@ class StorageServer:
             self._restore_handlers()
         descriptors = [each.fileno() for each in self._listening]
         descriptors += [client.descriptor for client in self.clients]
-        descriptors += [handshake.descriptor for handshake in self._handshakes]
+        descriptors += self._door.descriptors()
         if self._loop is not None and isinstance(self._selector, getattr(selectors, "EpollSelector", ())):
             descriptors.append(self._selector.fileno())
         self._loop = None
@@ -329,11 +313,8 @@ class StorageServer:
         loop.set_exception_handler(self._note_complaint)
         for number, handler in signal_handlers.items():
             loop.add_signal_handler(number, handler)  # in the loop: at any other moment a log line may be half written
-        for listening in self._listening:
-            listening.setblocking(False)
-            listening.listen(BACKLOG)
-            loop.add_reader(listening, self._accept, listening)
-        by_the_clock = [self._watch_clients, self._pack_by_the_clock, self._summarize_by_the_clock, self._give_signs]
+        self._door.open(self._listening)
+        by_the_clock = [self._watch_clients, self._packing.by_the_clock, self._summarize_by_the_clock, self._give_signs]
         if self.storage.follows:
             by_the_clock.append(self._follow_the_file)
         watching = [self._start(work()) for work in by_the_clock]
@@ -341,88 +322,12 @@ class StorageServer:
         if not self._stop_requested:
             await self._stopping.wait()
         self._service_manager.tell_stopping()
-        for listening in self._listening:
-            loop.remove_reader(listening)
+        self._door.close()
         for task in watching:
             task.cancel()
         await self._finish()
         if self._failure is not None:
             raise self._failure
-
-    def _accept(self, listening: socket.socket) -> None:
-        """Take the connections that wait, a few at a time."""
-        for _ in range(_ACCEPTED_AT_ONCE):
-            try:
-                connected, peer = listening.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
-            except OSError as error:  # there are no descriptors left, say: try again when some may have been closed
-                self._complain("no connection can be accepted", error)
-                loop = asyncio.get_running_loop()
-                loop.remove_reader(listening)
-                loop.call_later(_SECONDS_WITHOUT_DESCRIPTORS, self._accept_again, listening)
-                return
-            try:
-                self._let_in(connected, peer)
-            except OSError as error:  # it has gone already
-                connected.close()
-                self._complain("a connection could not be set up", error)
-
-    def _let_in(self, connected: socket.socket, address: object) -> None:
-        """Serve who has connected, if that may connect. [WIRE-53]"""
-        peer = peer_of(connected, address)
-        role = self.access.role_of(peer)
-        tls = None if peer.is_unix else self._tls
-        if tls is not None and (role is not None or tls.roles is not None):
-            if len(self._handshakes) >= (self.limits.clients or 0):
-                connected.close()
-                self._complain("a connection is refused", LimitError("too many TLS handshakes are in progress"))
-                return
-            on_end = functools.partial(self._let_in_after, peer)
-            self._handshakes.add(Handshake(connected, tls.new_channel(), self.stall_timeout, on_end))
-        elif role is not None:
-            self._admit(connected, peer, role)
-        else:
-            connected.close()
-            _logger.warning("client %s is refused: the options --allow-uid and --allow-gid do not name it", peer.name)
-
-    def _let_in_after(self, peer: Peer, handshake: Handshake, reason: str | None) -> None:
-        """Serve who has completed a handshake, if its certificate has a role. [TLS-5]"""
-        self._handshakes.discard(handshake)
-        if reason is None and self._tls is not None:
-            names, by_name = handshake.names, self._tls.roles
-            shown = sorted(names if by_name is None else names & by_name.keys())
-            if shown:
-                peer = peer._replace(name=f"{peer.name} ({shown[0]})")
-            role = self.access.role_of(peer._replace(names=names), by_name)
-            if role is not None:
-                self._admit(handshake.socket, peer, role, handshake.channel)
-                return
-            handshake.refuse()
-            found = ", ".join(sorted(names)) or "it has no DNS, URI or email in its subjectAltName"
-            reason = f"the list of roles has no name of its certificate: {found}"
-        if reason:
-            _logger.warning("client %s is refused: %s", peer.name, reason)
-        else:
-            _logger.info("client %s disconnected before the end of its TLS handshake", peer.name)
-
-    def _admit(self, connected: socket.socket, peer: Peer, role: Role, channel: "Channel | None" = None) -> None:
-        """Serve a client if there is a place for it, or tell it that there is none. [WIRE2-42]"""
-        try:
-            place = self._places.take(peer, role)
-        except LimitError as error:
-            self.counts.refused += 1
-            self._complain("a connection is refused", LimitError(f"client {peer.name}: {error}"))
-            if sum(client.refusal is not None for client in self.clients) < _REFUSED_AT_ONCE:
-                ServedClient(self, connected, peer, role, error, channel)
-            else:
-                connected.close()
-            return
-        try:
-            ServedClient(self, connected, peer, role, place, channel)
-        except BaseException:
-            place.give_back()
-            raise
 
     def _hang_up(self, on_hangup: Callable[[], None] | None) -> None:
         """Do what SIGHUP asks for. [TLS-12]"""
@@ -436,21 +341,9 @@ class StorageServer:
             else:
                 _logger.info("the certificates and roles are read anew")
 
-    def _accept_again(self, listening: socket.socket) -> None:
-        if self._loop is not None and not self._stopping.is_set():
-            self._loop.add_reader(listening, self._accept, listening)
-
     def _note_complaint(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Log a complaint of the loop in one line, and the same one only from time to time. [WIRE-41]"""
-        self._complain(str(context.get("message")), context.get("exception"))
-
-    def _complain(self, message: str, error: BaseException | None) -> None:
-        """Log what went wrong outside of any client: one line, and the same not all the time. [WIRE-41]"""
-        now = time.monotonic()
-        if now - self._complaints.get(message, -_SECONDS_BETWEEN_COMPLAINTS) >= _SECONDS_BETWEEN_COMPLAINTS:
-            self._complaints[message] = now
-            is_expected = error is None or isinstance(error, OSError | DurusError)
-            _logger.error("%s: %s", message, error, exc_info=None if is_expected else error)
+        self._complaints.note(str(context.get("message")), context.get("exception"))
 
     def _start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         """Run as a task; an unexpected failure stops the server."""
@@ -469,16 +362,13 @@ class StorageServer:
 
     async def _finish(self) -> None:
         """Refuse incomplete commits, finish the complete ones, and send the answers."""
-        while self._handshakes:
-            self._handshakes.pop().abort()
         for client in list(self.clients):
             client.finish()
         self.settle()
         self._write_now()
         while self._writing is not None:
             await self._writing
-        if self._packing is not None:
-            self._packing.cancel()
+        self._packing.cancel()
         await self._until(lambda: self.clients <= self._quitters)
         self._close()
         self._summarize()
@@ -586,7 +476,7 @@ class StorageServer:
             _logger.error("a commit was not stored: %s", failure)
         self.counts.write_seconds.note(self._disk.latest)
         write.finish(error)
-        self._pack_for_a_moment()  # because a pack makes no progress during a write
+        self._packing.go_on_for_a_moment()
 
     def quit(self, client: ServedClient) -> None:
         """Stop the server, and tell this `client` when that is done. [WIRE-13]"""
@@ -595,16 +485,8 @@ class StorageServer:
 
     def status(self, client: ServedClient | None = None) -> dict[str, object]:
         """Return what the server does, for a `client` that asks; only in the thread of serve(). [WIRE2-35]"""
-        served = Served(
-            address=str(self.address),
-            file=self._file,
-            size=self._file_size(),
-            garbage=self._garbage(),
-            process=self._process,
-            is_packing=self._packing is not None,
-            bytes_since_pack=self._bytes_since_pack,
-        )
-        return status(served, self.counts, self.core, self.limits, self.clients, time.monotonic(), client)
+        served = Served(str(self.address), self._file.path, self._process, self.limits)
+        return status(served, self._measures(), self.core, self.clients, time.monotonic(), client)
 
     def measures(self) -> Measures | None:
         """Return the numbers of the server, in any thread but that of serve(); None if it does not answer. [CMD-27]"""
@@ -612,70 +494,26 @@ class StorageServer:
         answer: concurrent.futures.Future[Measures] = concurrent.futures.Future()
         try:
             if loop is not None:
-                loop.call_soon_threadsafe(lambda: answer.set_result(self._measures()))
+                loop.call_soon_threadsafe(lambda: answer.set_result(self._measures().copy()))
                 return answer.result(_SECONDS_TO_MEASURE)
         except (RuntimeError, TimeoutError):  # the loop has ended, or is busy
             pass
         return None
 
     def _measures(self) -> Measures:
-        now, pack = time.monotonic(), self.counts.last_pack
-        return Measures(
-            self.counts.copy(),
-            traffic(self.counts, self.clients),
-            uptime=now - self.counts.began,
-            size=self._file_size(),
-            garbage=self._garbage(),
-            clients=sum(client.refusal is None for client in self.clients),
-            snapshots=sum(client.holds_snapshot for client in self.clients),
-            is_packing=self._packing is not None,
-            bytes_since_pack=self._bytes_since_pack,
-            seconds_since_pack=None if pack is None else now - pack.ended,
-        )
-
-    def _file_size(self) -> int | None:
-        """Return the size of the file; None if the storage has none, or it was removed."""
-        if self._file is not None:
-            with contextlib.suppress(OSError):
-                return os.stat(self._file).st_size
-        return None
-
-    def _garbage(self) -> int | None:
-        usage = self.storage.usage
-        return None if usage is None else usage.garbage
+        return measure(self.counts, self.clients, self._file, self._packing, time.monotonic())
 
     def note_commit(self, size: int) -> None:
         """Note a commit of `size` bytes, and pack if it is time to."""
-        self._bytes_since_pack += size
-        if (self._gcbytes and self._bytes_since_pack > self._gcbytes) or self._is_mostly_garbage():
-            self.pack()
+        self._packing.note_commit(size)
 
-    def _is_mostly_garbage(self) -> bool:
-        """Tell whether it is time to pack by the garbage in the file. [CMD-60]"""
-        if not self._gcgarbage or (self._has_packed and self._bytes_since_pack < self._gcgarbage):
-            return False  # a pack that fails does not begin again with each commit
-        usage = self.storage.usage
-        return usage is not None and usage.garbage >= self._gcgarbage and 2 * usage.garbage > usage.size
-
-    def pack(self, on_end: Callable[[DurusError | None], None] | None = None) -> None:
+    def pack(self, on_end: OnEnd | None = None) -> None:
         """Start a pack, if none is running. [WIRE-12]
 
         Args:
             on_end: called when a pack has ended that began now or later. [WIRE2-30]
         """
-        if self._packing is None:
-            self._packing = self._start(self._pack())
-            waiting = self._waiting_for_pack
-        else:
-            waiting = self._waiting_for_next_pack
-        if on_end is not None:
-            waiting.append(on_end)
-
-    async def _pack_by_the_clock(self) -> None:
-        while self._gcinterval:
-            await asyncio.sleep(self._gcinterval)
-            if self._bytes_since_pack:
-                self.pack()
+        self._packing.start(on_end)
 
     async def _follow_the_file(self) -> None:
         """Show what another process writes to the file. [CMD-63]"""
@@ -684,56 +522,8 @@ class StorageServer:
             try:
                 self.core.follow()
             except DurusError as error:
-                self._complain("what is new in the file can't be shown", error)
+                self._complaints.note("what is new in the file can't be shown", error)
             self.settle()
-
-    async def _pack(self) -> None:
-        """Pack, and serve clients between two steps. [TXN-25]"""
-        _logger.info("packing")
-        self._bytes_since_pack = 0
-        self._has_packed = True
-        self._pack_began = time.monotonic()
-        self._pack_steps = self.core.gen_pack()
-        try:
-            while self._pack_steps is not None:
-                await asyncio.sleep(_SECONDS_OF_PACKING if self.core.is_writing else 0)
-                if not self.core.is_writing:
-                    self._pack_a_step()
-        finally:
-            self._pack_steps = self._packing = None
-            if self._waiting_for_next_pack and not self._stopping.is_set():
-                self._waiting_for_pack, self._waiting_for_next_pack = self._waiting_for_next_pack, []
-                self._packing = self._start(self._pack())
-
-    def _pack_for_a_moment(self) -> None:
-        until = time.monotonic() + _SECONDS_OF_PACKING
-        while self._pack_steps is not None and time.monotonic() < until:
-            self._pack_a_step()
-
-    def _pack_a_step(self) -> None:
-        if self._pack_steps is not None:
-            before = self._file_size()
-            try:
-                next(self._pack_steps)
-            except StopIteration:
-                self._end_pack(before, None)
-            except DurusError as error:
-                self._end_pack(before, error)
-
-    def _end_pack(self, before: int | None, error: DurusError | None) -> None:
-        """Note, log and tell how the pack has ended; `before` is the size of the file before its last step. [CMD-62]"""
-        self._pack_steps = None
-        after = self._file_size()
-        pack = self.counts.note_pack(time.monotonic(), self._pack_began, before, after, error)
-        if error is not None:
-            _logger.error("the pack failed: %s", error)
-        elif pack.freed is None:
-            _logger.info("packed in %.1f s", pack.seconds)
-        else:
-            _logger.info("packed in %.1f s: %d bytes freed, %d left", pack.seconds, pack.freed, after)
-        waiting, self._waiting_for_pack = self._waiting_for_pack, []
-        for on_end in waiting:
-            on_end(error)
 
     async def _summarize_by_the_clock(self) -> None:
         while True:

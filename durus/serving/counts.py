@@ -186,7 +186,6 @@ class Measures(NamedTuple):
     """The numbers of a server at one moment."""
 
     counts: Counts
-    """A copy, because another thread reads it."""
     traffic: Traffic
     uptime: float
     size: int | None
@@ -199,3 +198,7 @@ class Measures(NamedTuple):
     is_packing: bool
     bytes_since_pack: int
     seconds_since_pack: float | None
+
+    def copy(self) -> "Measures":
+        """Return the numbers with a copy of the counts, for another thread."""
+        return self._replace(counts=self.counts.copy())

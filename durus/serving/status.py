@@ -1,4 +1,4 @@
-"""What a server tells about itself, as JSON. Statements WIRE2-34 to WIRE2-36."""
+"""What a server tells about itself, as numbers and as JSON. Statements WIRE2-34 to WIRE2-36."""
 
 from collections import Counter
 from collections.abc import Collection
@@ -9,8 +9,9 @@ from durus.error import DurusError
 from durus.oid import oid_to_int
 from durus.records.record import data_of, parse_class_pickle
 from durus.serving.client import ServedClient
-from durus.serving.counts import Counts, LastPack, Traffic
+from durus.serving.counts import Counts, LastPack, Measures, Traffic
 from durus.serving.limits import Limits
+from durus.serving.packing import Packing, ServedFile
 from durus.sharing.session import SessionCore
 from durus.text import printable
 
@@ -25,13 +26,9 @@ class Served(NamedTuple):
     address: str
     file: str | None
     """The file of the storage; None if it has none."""
-    size: int | None
-    """The size of the file in bytes."""
-    garbage: int | None
-    """About how many of them a pack would remove; None if that is not known."""
     process: int
-    is_packing: bool
-    bytes_since_pack: int
+    limits: Limits
+    """What clients may have."""
 
 
 def traffic(counts: Counts, clients: Collection[ServedClient]) -> Traffic:
@@ -43,11 +40,29 @@ def traffic(counts: Counts, clients: Collection[ServedClient]) -> Traffic:
     )
 
 
+def measure(
+    counts: Counts, clients: Collection[ServedClient], file: ServedFile, packing: Packing, now: float
+) -> Measures:
+    """Return the numbers of a server at one moment."""
+    pack = counts.last_pack
+    return Measures(
+        counts,
+        traffic(counts, clients),
+        uptime=now - counts.began,
+        size=file.size(),
+        garbage=file.garbage(),
+        clients=sum(client.refusal is None for client in clients),
+        snapshots=sum(client.holds_snapshot for client in clients),
+        is_packing=packing.is_running,
+        bytes_since_pack=packing.bytes_since_pack,
+        seconds_since_pack=None if pack is None else now - pack.ended,
+    )
+
+
 def status(
     served: Served,
-    counts: Counts,
+    measures: Measures,
     core: SessionCore,
-    limits: Limits,
     clients: Collection[ServedClient],
     now: float,
     asking: ServedClient | None = None,
@@ -56,22 +71,22 @@ def status(
 
     Args:
         served: what it serves.
-        counts: what it has counted.
+        measures: its numbers.
         core: its session core.
-        limits: what clients may have.
         clients: the connections that there are.
         now: the time.
         asking: the connection that asks.
     """
+    counts = measures.counts
     served_clients = [client for client in clients if client.refusal is None]
     return {
         "durus": __version__,
         "process": served.process,
         "address": _safe(served.address),
         "file": None if served.file is None else _safe(served.file),
-        "size": served.size,
-        "garbage": served.garbage,
-        "uptime": now - counts.began,
+        "size": measures.size,
+        "garbage": measures.garbage,
+        "uptime": measures.uptime,
         "commits": {
             "count": counts.commits,
             "objects": counts.committed_objects,
@@ -80,15 +95,15 @@ def status(
         },
         "writes": {"failed": counts.failed_writes, "seconds": counts.write_seconds.as_json()},
         "conflicts": _conflicts(counts, core),
-        **traffic(counts, clients)._asdict(),
+        **measures.traffic._asdict(),
         "pack": {
-            "running": served.is_packing,
-            "bytes_since": served.bytes_since_pack,
+            "running": measures.is_packing,
+            "bytes_since": measures.bytes_since_pack,
             "last": None if counts.last_pack is None else _pack(counts.last_pack, now),
         },
         "connections": counts.connections,
         "refused": counts.refused,
-        "limits": limits._asdict(),
+        "limits": served.limits._asdict(),
         "clients": {"count": len(served_clients), "shown": _clients(served_clients, now, asking)},
     }
 

@@ -119,7 +119,7 @@ def serving_tls(
         server.stop()
         thread.join(SECONDS)
         assert not thread.is_alive()
-    assert not server._handshakes
+    assert not server._door._handshakes
     assert not server.clients
 
 
@@ -719,7 +719,7 @@ def test_a_server_stops_while_a_handshake_is_stalled(certificates: Certificates)
         stalled = served.open_socket()
         stalled.sendall(first_flight(certificates)[:50])
         assert is_served(served)
-        assert len(served.server._handshakes) == 1
+        assert len(served.server._door._handshakes) == 1
     assert is_closed(stalled)
     stalled.close()
 
@@ -731,7 +731,7 @@ def test_a_child_of_a_server_holds_no_handshake_open(certificates: Certificates)
         stalled = served.open_socket()
         stalled.sendall(first_flight(certificates)[:50])
         assert is_served(served)
-        (handshake,) = served.server._handshakes
+        (handshake,) = served.server._door._handshakes
         child = os.fork()
         if child == 0:
             os._exit(0 if stat.S_ISCHR(os.fstat(handshake.descriptor).st_mode) else 1)

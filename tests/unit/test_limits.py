@@ -351,13 +351,13 @@ def test_a_full_server_refuses_clients_until_one_has_gone(caplog: pytest.LogCapt
         assert status["connections"] == 2
         assert status["limits"] == server.limits._asdict()
         second.close()
-        wait_until(lambda: server._places._taken.total() == 1)
+        wait_until(lambda: server._door._places._taken.total() == 1)
         open_now.enter_context(closing(ClientStorage(address=address))).ping()
     told = [each for each in caplog.records if "a connection is refused: client 127.0.0.1:" in each.getMessage()]
     assert len(told) == 1, "the log is not flooded"
     assert told[0].levelno >= logging.WARNING
     assert not server.clients
-    assert server._places._taken.total() == 0
+    assert server._door._places._taken.total() == 0
 
 
 @pytest.mark.spec("WIRE2-42")

@@ -1,0 +1,27 @@
+"""What goes wrong on a server outside of any client. Statement WIRE-41."""
+
+import logging
+import time
+
+from durus.error import DurusError
+
+_SECONDS_BETWEEN_COMPLAINTS = 60.0
+"""How long a complaint of one kind is not logged again."""
+
+_logger = logging.getLogger("durus")
+
+
+class Complaints:
+    """Logs what went wrong in one line, and the same not all the time. [WIRE-41]"""
+
+    def __init__(self) -> None:
+        self._logged: dict[str, float] = {}
+        """When each kind was logged."""
+
+    def note(self, message: str, error: BaseException | None) -> None:
+        """Log a complaint, unless one with this message was logged a short time ago."""
+        now = time.monotonic()
+        if now - self._logged.get(message, -_SECONDS_BETWEEN_COMPLAINTS) >= _SECONDS_BETWEEN_COMPLAINTS:
+            self._logged[message] = now
+            is_expected = error is None or isinstance(error, OSError | DurusError)
+            _logger.error("%s: %s", message, error, exc_info=None if is_expected else error)
