@@ -8,16 +8,16 @@
 The commands `durus backup` and `durus restore` call these functions.
 """
 
-import contextlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 
 from durus.backups.back_up import BackedUp, BackUp
+from durus.backups.following import back_up_rounds
 from durus.backups.restore import Restore, Restored
 from durus.backups.verify import GenerationReport, Verification
-from durus.error import BackupError, LockedError, NothingToBackUpError
+from durus.error import BackupError, DurusError
 from durus.files.file import Path
 
 __all__ = ["BackedUp", "GenerationReport", "Restored", "back_up", "follow", "restore", "verify"]
@@ -58,11 +58,18 @@ def back_up(path: Path, target: Path, *, keep: int | None = None) -> BackedUp:
 
 
 def follow(
-    path: Path, target: Path, *, keep: int | None = None, interval: float = 1.0, stop: threading.Event | None = None
+    path: Path,
+    target: Path,
+    *,
+    keep: int | None = None,
+    interval: float = 1.0,
+    stop: threading.Event | None = None,
+    on_trouble: Callable[[DurusError], object] = lambda error: None,
 ) -> Iterator[BackedUp]:
     """Back up the file repeatedly, and yield what was done each time something was new.
 
-    It waits for the first seal of the file, and while another backup writes to the target. [BACKUP-21]
+    It waits for the first seal of the file, and while another backup writes to the target. After the first complete
+    backup, it also waits while the file or the target can't be reached. [BACKUP-21]
 
     Args:
         path: As for back_up().
@@ -70,6 +77,7 @@ def follow(
         keep: As for back_up().
         interval: The seconds between the end of one backup and the start of the next one.
         stop: An event that ends the loop. With None it runs for ever.
+        on_trouble: Takes the error for which it waits, each time.
 
     Yields:
         What was done.
@@ -78,12 +86,8 @@ def follow(
         DurusError: As back_up().
     """
     stop = threading.Event() if stop is None else stop
-    while not stop.is_set():
-        with contextlib.suppress(NothingToBackUpError, LockedError):
-            done = back_up(path, target, keep=keep)
-            if done.is_new or done.added or done.dropped:
-                yield done
-        stop.wait(interval)
+    if not stop.is_set():
+        yield from back_up_rounds(lambda: BackUp(path, target, keep), interval, stop.wait, on_trouble)
 
 
 def verify(target: Path) -> list[GenerationReport]:

@@ -234,6 +234,9 @@ class LockedError(FileError):
 class ObjectStoreError(FileError):
     """An object store can't be reached, has no such bucket, or refuses the credentials. [BACKUP-54]"""
 
+    is_permanent = False
+    """True if trying again does not help: there is no such bucket, or no right to use it."""
+
 
 class AlreadyExistsError(FileError, FileExistsError):
     """A file exists that must not be overwritten; its errno is EEXIST."""

@@ -101,21 +101,36 @@ class ObstoreStore:
         try:
             yield
         except (BaseError, OSError, ValueError) as error:
-            raise ObjectStoreError(errno.EIO, self._explain(operation, error), self.url) from error
+            advice = self._permanent_trouble(str(error))
+            text = f"cannot {operation}" + (f", {advice}" if advice else _said(error))
+            told = ObjectStoreError(errno.EIO, text, self.url)
+            told.is_permanent = advice is not None
+            raise told from error
 
-    def _explain(self, operation: str, error: Exception) -> str:
-        """Return what went wrong and what helps; the texts of obstore are long, and for people who write programs."""
-        text = str(error)
+    def _permanent_trouble(self, text: str) -> str | None:
+        """Return what went wrong and what helps, None if trying again may help.
+
+        The texts of obstore are long, and for people who write programs.
+        """
         status = _STATUS.search(text)
-        reason = _REASON.search(text)
-        said = f": {reason[1]}, {reason[2]}" if reason else ""
         if status and status[1] in ("401", "403"):
-            return f"cannot {operation}, the store refuses these credentials{said}; set {self._variables}"
+            return f"the store refuses these credentials{_reason(text)}; set {self._variables}"
         if _WITHOUT_CREDENTIALS.search(text):
-            return f"cannot {operation}, there are no credentials for this store; set {self._variables}"
+            return f"there are no credentials for this store; set {self._variables}"
         if status and status[1] == "404":
-            return f"cannot {operation}, there is no such bucket{said}; create it, or correct its name"
-        return f"cannot {operation}{said or ': ' + text.partition(chr(10))[0]}"
+            return f"there is no such bucket{_reason(text)}; create it, or correct its name"
+        return None
+
+
+def _reason(text: str) -> str:
+    """Return the reason that a store of Amazon's kind gives in the text of an error."""
+    found = _REASON.search(text)
+    return f": {found[1]}, {found[2]}" if found else ""
+
+
+def _said(error: Exception) -> str:
+    text = str(error)
+    return _reason(text) or f": {text.partition(chr(10))[0]}"
 
 
 def open_store(scheme: str, bucket: str, prefix: str) -> ObstoreStore:

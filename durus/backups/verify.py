@@ -1,5 +1,6 @@
 """Read a whole backup, and report what has changed since it was written. Statement BACKUP-40."""
 
+import errno
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -7,7 +8,7 @@ from durus.backups.copying import check_segment, in_steps
 from durus.backups.manifest import Generation
 from durus.backups.opening import open_target
 from durus.backups.target import Target
-from durus.error import DamageError, FileError
+from durus.error import DamageError, FileError, ObjectStoreError
 from durus.files.file import FileSystem, Path
 from durus.progress import Progress
 
@@ -55,8 +56,12 @@ class Verification:
             try:
                 steps = check_segment(self._target, generation, index, lambda data: None)
                 yield from in_steps(steps, 0, generation.size)
-            except (DamageError, FileError) as error:
+            except DamageError as error:
                 problem = str(error)
+            except FileError as error:
+                if error.errno != errno.EIO or isinstance(error, ObjectStoreError):
+                    raise  # it says nothing about the segment
+                problem = str(error)  # the disk can't read it
             self._problems[segment.name] = problem
 
     def _report(self, generation: Generation) -> GenerationReport:

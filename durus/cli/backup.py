@@ -2,14 +2,18 @@
 
 import argparse
 
-from durus.backup import follow
 from durus.backups.back_up import BackedUp, BackUp
+from durus.backups.following import back_up_rounds
 from durus.backups.verify import Verification
 from durus.cli.options import UsageError
 from durus.cli.output import tell
 from durus.cli.progress import show_progress
 from durus.cli.signals import end_on_signals
-from durus.cli.values import backup_target, file_name, whole_number
+from durus.cli.troubles import Troubles, pause, say_waiting
+from durus.cli.values import backup_target, file_name, seconds, whole_number
+from durus.sharing.protocol2 import MAX_SECONDS
+
+_EVERY = 1.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,19 +27,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep", type=whole_number(1), metavar="N", help="keep the newest N generations, and drop older ones"
     )
-    parser.add_argument("--follow", action="store_true", help="back up every second, until Ctrl-C or SIGTERM")
+    parser.add_argument(
+        "--follow", action="store_true", help="back up again and again, until Ctrl-C or SIGTERM; see --every"
+    )
+    parser.add_argument(
+        "--every",
+        type=seconds(MAX_SECONDS),
+        metavar="SECONDS",
+        help=f"the time between two backups with --follow ({_EVERY})",
+    )
     parser.add_argument("--verify", action="store_true", help="check the whole backup TARGET, without a FILE")
 
 
 def run(options: argparse.Namespace) -> int:
     if options.verify:
-        if options.file is not None or options.follow or options.keep is not None:
+        if options.file is not None or options.follow or options.keep is not None or options.every is not None:
             raise UsageError("--verify takes a TARGET and nothing else")
         return _verify(options.target)
     if options.file is None:
         raise UsageError("a FILE and a TARGET are needed, or --verify and a TARGET")
     if options.follow:
-        return _follow(options.file, options.target, options.keep)
+        return _follow(options.file, options.target, options.keep, options.every or _EVERY)
+    if options.every is not None:
+        raise UsageError("--every goes with --follow")
     backup = BackUp(options.file, options.target, options.keep)
     show_progress(backup.steps())
     if backup.result is not None:
@@ -43,10 +57,12 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _follow(path: str, target: str, keep: int | None) -> int:
+def _follow(path: str, target: str, keep: int | None, every: float) -> int:
     end_on_signals()
-    tell(f"{path}: backing up to {target} every second", flush=True)
-    for done in follow(path, target, keep=keep):
+    tell(f"{path}: backing up to {target} {'every second' if every == 1 else f'every {every:g} seconds'}", flush=True)
+    troubles = Troubles(say_waiting)
+    for done in back_up_rounds(lambda: BackUp(path, target, keep), every, pause, troubles.note, show_progress):
+        troubles.end()
         _tell(path, target, done)
     return 0
 

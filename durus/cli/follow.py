@@ -3,10 +3,9 @@
 import argparse
 import contextlib
 import logging
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from durus.backups.replica import Followed, Replica
@@ -14,11 +13,11 @@ from durus.backups.sources import source_of
 from durus.cli.output import tell
 from durus.cli.progress import show_progress
 from durus.cli.signals import end_on_signals
+from durus.cli.troubles import Troubles, pause, say_waiting
 from durus.cli.values import file_name, followed_name, seconds
 from durus.error import BackupError, DurusError, FileError, NetworkError, NothingToBackUpError, ServerError
 from durus.progress import Progress
 from durus.sharing.protocol2 import MAX_SECONDS
-from durus.text import printable
 
 _SECONDS_BESIDE = 0.4
 """The time between two looks of a server at what its file follows: with that of the server it is below a second."""
@@ -45,10 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     end_on_signals()
-    troubles = Troubles(lambda text: print(f"durus: waiting: {text}", file=sys.stderr, flush=True))
+    troubles = Troubles(say_waiting)
     with contextlib.closing(Replica(source_of(options.source), options.file)) as replica:
         tell(f"{options.file}: following {options.source}", flush=True)
-        for done in replica.rounds(options.every, _wait, troubles.note, show_progress):
+        for done in replica.rounds(options.every, pause, troubles.note, show_progress):
             troubles.end()
             tell(describe(options.file, done), flush=True)
     return 0
@@ -99,7 +98,7 @@ def following_beside(source: str, path: str) -> Iterator[None]:
             thread.join()
 
 
-def _first_round(replica: Replica, path: str, troubles: "Troubles") -> bool:
+def _first_round(replica: Replica, path: str, troubles: Troubles) -> bool:
     """Make a round; return False if there is no copy yet. A source that can't be reached may be gone for good."""
     try:
         show_progress(replica.steps())
@@ -111,27 +110,3 @@ def _first_round(replica: Replica, path: str, troubles: "Troubles") -> bool:
             raise
         troubles.note(error)
     return True
-
-
-class Troubles:
-    """Tells for what it waits, once for each reason."""
-
-    def __init__(self, say: Callable[[str], object]) -> None:
-        self._say = say
-        self._told: str | None = None
-
-    def note(self, error: DurusError) -> None:
-        """Tell an error, unless it was the last one, too."""
-        text = printable(str(error))
-        if text != self._told:
-            self._told = text
-            self._say(text)
-
-    def end(self) -> None:
-        """Tell the next error, whatever it is."""
-        self._told = None
-
-
-def _wait(interval: float) -> bool:
-    time.sleep(interval)
-    return False

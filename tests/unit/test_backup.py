@@ -1,5 +1,6 @@
 """Backups of real files: what a folder holds, what is refused, what is restored, and the commands. spec/backup.md."""
 
+import errno
 import hashlib
 import json
 import os
@@ -17,7 +18,8 @@ import pytest
 import durus
 from durus.backup import back_up, follow, restore, verify
 from durus.backups.back_up import MERGED_SIZE
-from durus.backups.manifest import SEGMENT_NAME, Manifest, pack_manifest, parse_manifest
+from durus.backups.folder import FolderTarget
+from durus.backups.manifest import SEGMENT_NAME, Manifest, Segment, pack_manifest, parse_manifest
 from durus.cli.main import main
 from durus.connection import Connection
 from durus.error import (
@@ -25,12 +27,14 @@ from durus.error import (
     ArgumentError,
     BackupError,
     DamageError,
+    DurusError,
     FileError,
     FormatError,
     NothingToBackUpError,
 )
 from durus.file_storage import FileStorage
 from durus.file_storage2 import FileStorage2
+from durus.files.file import ReadableFile
 from durus.files.moment import seal_time
 from durus.sqlite_storage import SqliteStorage
 from durus.storage import Storage
@@ -418,6 +422,44 @@ def test_following_waits_for_another_backup_of_the_target(database: Database) ->
     assert done.added > 0
 
 
+@pytest.mark.spec("BACKUP-21")
+def test_following_waits_for_a_file_that_is_away_once_it_has_made_a_backup(database: Database) -> None:
+    database.commit(1)
+    away = database.folder / "away"
+    stop = Waiting(
+        lambda: database.path.rename(away),
+        lambda: None,
+        lambda: away.rename(database.path),
+    )
+    troubles: list[DurusError] = []
+    done = [each.generation for each in follow(database.path, database.target, stop=stop, on_trouble=troubles.append)]
+    assert done == [1]
+    assert [each.errno for each in troubles if isinstance(each, FileError)] == [errno.ENOENT, errno.ENOENT]
+    assert database.restored() == 1
+    database.path.rename(away)
+    with pytest.raises(FileError):
+        next(follow(database.path, database.target))
+    away.rename(database.path)
+
+
+@pytest.mark.spec("BACKUP-40")
+def test_segment_that_may_not_be_read_is_not_damaged_and_one_that_the_disk_loses_is(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database.commit(1)
+    back_up(database.path, database.target)
+    number = errno.EACCES
+
+    def refuse(self: FolderTarget, segment: Segment) -> ReadableFile:
+        raise FileError(number, os.strerror(number), segment.name)
+
+    monkeypatch.setattr(FolderTarget, "open_segment", refuse)
+    with pytest.raises(FileError, match="Permission denied"):
+        verify(database.target)
+    number = errno.EIO
+    assert "Input/output error" in verify(database.target)[0].problems[0]
+
+
 # Restoring
 
 
@@ -611,6 +653,8 @@ def test_restoring_command(
     [
         (["--verify", "f", "b"], "--verify takes a TARGET and nothing else"),
         (["--verify", "b", "--follow"], "--verify takes a TARGET and nothing else"),
+        (["--verify", "b", "--every", "2"], "--verify takes a TARGET and nothing else"),
+        (["f", "b", "--every", "2"], "--every goes with --follow"),
         (["b"], "a FILE and a TARGET are needed"),
         (["f", "b", "--keep", "0"], "argument --keep: '0' is not a number of at least 1"),
     ],

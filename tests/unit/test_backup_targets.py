@@ -1,5 +1,6 @@
 """Which target a name stands for, and what is said if an object store can't be used. spec/backup.md."""
 
+import errno
 import sys
 import tempfile
 from pathlib import Path
@@ -7,16 +8,20 @@ from pathlib import Path
 import pytest
 from obstore.store import LocalStore, MemoryStore
 
+import durus
 from durus.backup import verify
 from durus.backups.back_up import BackUp
 from durus.backups.folder import FolderTarget
+from durus.backups.following import back_up_rounds
 from durus.backups.objects import ObjectTarget
 from durus.backups.obstore_store import ObstoreStore
 from durus.backups.opening import open_target
+from durus.backups.verify import Verification
 from durus.cli.main import main
 from durus.connection import Connection
-from durus.error import ArgumentError, BackupError, FileError, ObjectStoreError
+from durus.error import ArgumentError, BackupError, DurusError, FileError, ObjectStoreError
 from durus.file_storage import FileStorage
+from tests.model.object_stores import target_in
 
 
 @pytest.mark.spec("BACKUP-50")
@@ -105,6 +110,7 @@ def test_errors_of_stores_are_told_in_one_line(text: str, expected: str) -> None
     assert expected.removeprefix("x: ") in message
     assert "Debug" not in message
     assert isinstance(told.value, FileError)
+    assert told.value.is_permanent == ("error sending request" not in text)
 
 
 @pytest.mark.spec("BACKUP-53")
@@ -117,6 +123,66 @@ def test_store_that_knows_no_conditions_is_written_without(tmp_path: Path) -> No
     assert store.get("manifest") is None
     assert store.size("manifest") is None
     assert store.read_at("manifest", 0, 1) is None
+
+
+class Away:
+    """Lets no operation of a store through while it has an error to raise."""
+
+    def __init__(self) -> None:
+        self.error: ObjectStoreError | None = None
+
+    def __call__(self, operation: str) -> None:
+        if self.error is not None:
+            raise self.error
+
+
+def error_of_store(is_permanent: bool) -> ObjectStoreError:
+    error = ObjectStoreError(errno.EIO, "cannot do this", "s3://x")
+    error.is_permanent = is_permanent
+    return error
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    path = tmp_path / "f.durus"
+    with durus.open(path) as db, db.transaction() as root:
+        root["number"] = 1
+    return path
+
+
+@pytest.mark.spec("BACKUP-21")
+def test_following_waits_for_a_store_that_is_away_and_not_for_one_that_refuses(database: Path) -> None:
+    away = Away()
+    objects = MemoryStore()
+    troubles: list[DurusError] = []
+    errors = [error_of_store(False), None, error_of_store(True)]
+
+    def wait(interval: float) -> bool:
+        away.error = errors.pop(0)
+        return False
+
+    rounds = back_up_rounds(lambda: BackUp(database, target_in(objects, away)), 1, wait, troubles.append)
+    assert next(rounds).generation == 1
+    with pytest.raises(ObjectStoreError) as told:
+        next(rounds)
+    assert told.value.is_permanent
+    assert len(troubles) == 1
+    assert errors == []
+
+
+@pytest.mark.spec("BACKUP-40")
+def test_store_that_is_away_ends_a_verification_and_is_no_damage(database: Path) -> None:
+    def lose(operation: str) -> None:
+        if operation == "read_at":
+            raise error_of_store(False)
+
+    objects = MemoryStore()
+    for _ in BackUp(database, target_in(objects)).steps():
+        pass
+    verification = Verification(target_in(objects, lose))
+    with pytest.raises(ObjectStoreError):
+        list(verification.steps())
+    assert verification.generations == []
 
 
 @pytest.mark.spec("BACKUP-52")

@@ -16,8 +16,9 @@ from durus.backups.checked_json import pack_checked
 from durus.backups.replica import Followed, Replica
 from durus.backups.replica_note import FORMAT, Note, pack_note, parse_note
 from durus.backups.sources import source_of
-from durus.cli.follow import Troubles, describe
+from durus.cli.follow import describe
 from durus.cli.main import main
+from durus.cli.troubles import Troubles
 from durus.connection import Connection
 from durus.error import (
     ArgumentError,
