@@ -1,10 +1,14 @@
 """Records of a few bytes by which a reader would take much memory or time. Statements REC-33 to REC-36."""
 
+import os
 import pickle
 import re
 import struct
+import sys
 import zlib
 from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -17,6 +21,7 @@ from durus.objects import unpickling
 from durus.objects.trust import Trust
 from durus.oid import oid_from_int
 from durus.persistent import Persistent
+from durus.persistent_list import PersistentList
 from durus.records.contents import read_contents
 from durus.records.pickle_work import check_work, fits
 from durus.records.record import pack_record
@@ -230,3 +235,88 @@ def test_what_is_called_harmless_is_harmless(pickles: bytes, first_only: bool) -
     assert fits_here(pickles, first_only) == fits(pickles, first_only)
     if fits(pickles, first_only):  # Python's unpicklers refuse other nonsense by themselves
         assert problem is None or re.search("takes more from|does not exist|not a step|parts|inside", problem)
+
+
+# Steps that would change what the pickle did not make
+
+LIST_CLASS = b"cdurus.persistent_list\nPersistentList\n"
+A_LIST = b"C\x08" + oid_from_int(2) + LIST_CLASS + b"\x86Q"
+A_CLASS = b"cfractions\nFraction\n"
+CHANGES = {
+    "SETITEM": A_LIST + b"K\x00K\x07s",
+    "SETITEMS": A_LIST + b"(K\x00K\x07u",
+    "APPEND": A_LIST + b"K\x07a",
+    "APPENDS": A_LIST + b"(K\x07e",
+    "ADDITEMS": A_LIST + b"(K\x07\x90",
+    "BUILD": A_LIST + b"}b",
+    "APPEND to a memo entry": A_LIST + b"\x940h\x00K\x07a",
+    "APPEND to a duplicate": A_LIST + b"20K\x07a",
+    "APPEND after POP of a mark": A_LIST + b"(0K\x07a",
+    "APPEND after POP_MARK": A_LIST + b"(K\x011K\x07a",
+    "APPEND below another reference": A_LIST + A_LIST + b"a",
+    "APPENDS after a tuple": A_LIST + b"(K\x01t0(K\x07e",
+    "BUILD of a class": A_CLASS + b"N}\x86b",
+    "BUILD of a class by STACK_GLOBAL": b"\x8c\x09fractions\x8c\x08Fraction\x93N}\x86b",
+    "APPEND to sys.path": b"csys\npath\n\x8c\x01xa",
+    "SETITEM of os.environ": b"cos\nenviron\n\x8c\x01x\x8c\x01ys",
+}
+
+
+def graph(steps: bytes, trust: Trust | None = None) -> RecordConnection:
+    """Return a connection with an object 1, in whose state a value is made by `steps`, and a list 2."""
+    state = PROTO + b"}\x8c\x02it" + steps + b"s."
+    records = {
+        ONE: pack_record(ONE, class_pickle(Node) + state, b""),
+        oid_from_int(2): pack_record(
+            oid_from_int(2), PROTO + LIST_CLASS + b"." + PROTO + b"}\x8c\x04data]K\x05as.", b""
+        ),
+    }
+    return RecordConnection(records, lambda oid: b"", False, trust)
+
+
+@pytest.mark.spec("PICKLE-9", "REC-17")
+@pytest.mark.parametrize("trust", [None, Trust([Node, Fraction])], ids=["all trusted", "two classes trusted"])
+@pytest.mark.parametrize("is_loaded", [False, True], ids=["a ghost", "loaded"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_state_that_would_change_another_object_or_a_class_is_refused(
+    change: str, is_loaded: bool, trust: Trust | None
+) -> None:
+    connection = graph(CHANGES[change], trust)
+    obj, other = connection.get(ONE), connection.get(oid_from_int(2))
+    assert isinstance(obj, Node)
+    assert isinstance(other, PersistentList)
+    before = sys.path.copy(), dict(os.environ), dict(vars(Fraction))
+    if is_loaded:
+        other._p_load_state()
+    with pytest.raises(RecordError, match=r"^oid 1 .* would change an object or a class that it did not make"):
+        obj._p_load_state()
+    assert (sys.path, dict(os.environ), dict(vars(Fraction))) == before
+    assert other._p_is_saved() == is_loaded
+    assert not other._p_is_unsaved()
+    assert list(other) == [5]
+
+
+@pytest.mark.spec("PICKLE-9")
+def test_a_state_may_change_what_it_made_beside_a_reference() -> None:
+    steps = b"](" + A_LIST + b"}K\x01K\x02s](K\x03K\x04e" + A_CLASS + A_LIST + b"e"
+    obj: Any = graph(steps).get(ONE)
+    assert obj.it[1:4] == [{1: 2}, [3, 4], Fraction]
+    assert obj.it[0] is obj.it[4]
+
+
+parts = st.sampled_from(
+    [
+        *(bytes([code]) for code in b"(]}Nsuaeb02t\x85\x86\x90\x91\x94"),
+        *(A_LIST, A_LIST + b"s", A_LIST + b"u", LIST_CLASS, LIST_CLASS + b"\x94", LIST_CLASS + b")\x81", b"\x82\x01"),
+        *(b"h\x00", b"q\x00", b"\x8c\x01k", b"\x8c\x01k\x94", b"K\x01", b"C\x08oidoidoih\x00\x86Q"),
+    ]
+)
+
+
+@pytest.mark.spec("PICKLE-9")
+@given(st.lists(parts, max_size=20).map(b"".join), st.booleans())
+def test_pickles_that_are_found_usual_change_nothing_that_they_did_not_make(steps: bytes, first_only: bool) -> None:
+    pickles = PROTO + steps + b"."
+    assert fits_here(pickles, first_only) == fits(pickles, first_only)
+    if fits(pickles, first_only):
+        assert "would change" not in (problem_of(pickles, first_only) or "")
