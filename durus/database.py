@@ -33,6 +33,7 @@ from durus.connection import Connection, _Block, current_task
 from durus.error import (
     ArgumentError,
     ClosedError,
+    ConflictError,
     DurusError,
     ReadonlyError,
     TransactionError,
@@ -40,7 +41,7 @@ from durus.error import (
 )
 from durus.objects.trust import Entry, checked_entries
 from durus.persistent import PersistentObject
-from durus.pool.attempts import Tries, goes_round, may_try_again, pause
+from durus.pool.attempts import Contention, Tries, goes_round, may_try_again, pause
 from durus.pool.connections import PooledConnection, SnapshotConnection
 from durus.pool.engines import Engine
 from durus.progress import Progress
@@ -118,6 +119,7 @@ class Database(Generic[R]):
         self._connections: weakref.WeakSet[PooledConnection[R]] = weakref.WeakSet()
         self._open: weakref.WeakValueDictionary[object, Transaction[R]] = weakref.WeakValueDictionary()
         """The open transaction of each thread or task."""
+        self._contention = Contention()
         self._counts = dict.fromkeys(("transactions", "retries", "exclusive"), 0)
 
     def __repr__(self) -> str:
@@ -182,15 +184,23 @@ class Database(Generic[R]):
             OutcomeUnknownError: the commit may be stored; this is not tried again.
             Exception: whatever the function raised.
         """
-        attempts = self.new_tries(tries)
-        while True:
-            try:
-                with self.new_try(attempts) as root:
-                    return _plain(function(root, *args))
-            except DurusError as error:
-                if not self.tries_again(attempts, error):
-                    raise
-                pause(error, attempts.number)
+        return self._run(lambda root: function(root, *args), tries, function)
+
+    def _run(self, call: Callable[[R], T], limit: int | None, function: object) -> T:
+        """Run `call`, which calls this function of the application."""
+        tries = self.new_tries(limit, self._contention.expects(function))
+        try:
+            while True:
+                try:
+                    with self.new_try(tries) as root:
+                        return _plain(call(root))
+                except DurusError as error:
+                    if not self.tries_again(tries, error):
+                        raise
+                    if not (isinstance(error, ConflictError) and tries.waits_in_line):  # there are the others before it
+                        pause(error, tries.number)
+        finally:
+            self._contention.note(function, tries)
 
     async def run_async(self, function: Callable[[R, *Ts], T], /, *args: *Ts, tries: int | None = None) -> T:
         """Do what run() does, in a separate thread, so that other tasks of asyncio go on. [DB-23]
@@ -235,7 +245,7 @@ class Database(Generic[R]):
         def decorate(function: Callable[Concatenate[R, P], T]) -> Callable[P, T]:
             @functools.wraps(function)
             def transactional(*args: P.args, **kwargs: P.kwargs) -> T:
-                return self.run(lambda root: function(root, *args, **kwargs), tries=tries)
+                return self._run(lambda root: function(root, *args, **kwargs), tries, function)
 
             return transactional
 
@@ -264,13 +274,15 @@ class Database(Generic[R]):
             if not attempt.is_over and attempt.tries.number == number:
                 raise TransactionError("an attempt was not used; begin it with `with attempt as root:`")
 
-    def new_tries(self, limit: int | None = None) -> Tries:
+    def new_tries(self, limit: int | None = None, is_contended: bool = False) -> Tries:
         """Return the count of tries for one more transaction, for a caller with its own loop of new_try().
 
         Args:
             limit: how many tries at most; None takes the option `tries` of the database.
+            is_contended: True if the first try is to be exclusive, because there would be conflicts. [DB-26]
         """
-        return Tries(self._tries if limit is None else _at_least_one("tries", limit), self._engine.has_turns)
+        limit = self._tries if limit is None else _at_least_one("tries", limit)
+        return Tries(limit, self._engine.has_turns, is_contended)
 
     def tries_again(self, tries: Tries, error: BaseException | None) -> bool:
         """Count an error of a try, and tell whether to try again.

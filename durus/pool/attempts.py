@@ -1,9 +1,9 @@
-"""How transactions are tried again after a conflict. Statements DB-20 to DB-24."""
+"""How transactions are tried again after a conflict. Statements DB-20 to DB-24, DB-26."""
 
 import dis
 import random
 import time
-from types import FrameType
+from types import CodeType, FrameType
 
 from durus.error import ConflictError, DisconnectedError, OutcomeUnknownError, ServerUnreachableError
 
@@ -24,6 +24,10 @@ DEFAULT_SERVER_TRIES = 100
 _CONFLICTS_BEFORE_TURN = 2
 _QUICK = 0.05
 """In seconds. Tries that take no longer are exclusive after so many conflicts. [DB-24]"""
+_EXCLUSIVE_IN_A_ROW = 32
+"""How many calls of a function that had such conflicts are exclusive from their first try. [DB-26]"""
+_MAX_REMEMBERED = 256
+"""Of how many functions that is remembered."""
 _MAX_LOST = 10
 """How often a connection may be lost, or refused, in the tries of one transaction."""
 
@@ -31,12 +35,15 @@ _MAX_LOST = 10
 class Tries:
     """Counts the tries of a transaction, and decides whether it may be tried again. [DB-21] [DB-24]"""
 
-    def __init__(self, limit: int, has_turns: bool = True) -> None:
-        """`has_turns` tells whether an exclusive transaction keeps all others from committing."""
+    def __init__(self, limit: int, has_turns: bool = True, is_contended: bool = False) -> None:
+        """`has_turns` tells whether an exclusive transaction keeps all others from committing; `is_contended` that
+        there will be conflicts. [DB-26]
+        """
         self.limit = limit
         self.number = 1
         """The number of the next or current try."""
         self._has_turns = has_turns
+        self._is_contended = is_contended
         self._lost = 0
         self._began = 0.0
         self._slowest = 0.0
@@ -44,9 +51,22 @@ class Tries:
     @property
     def is_exclusive(self) -> bool:
         """True if the next try should be an exclusive transaction."""
-        conflicts = self.number - 1 - self._lost
-        is_contended = conflicts >= _CONFLICTS_BEFORE_TURN and self._slowest <= _QUICK
-        return self.limit > 1 and (self.number == self.limit or (self._has_turns and is_contended))
+        return self.limit > 1 and (self.number == self.limit or self.waits_in_line)
+
+    @property
+    def waits_in_line(self) -> bool:
+        """True if the next try takes its turn because of conflicts, and holds others up no longer than they do it."""
+        return self._has_turns and self.is_quick and (self._is_contended or self.has_conflicts)
+
+    @property
+    def has_conflicts(self) -> bool:
+        """True if it had too many conflicts to go on without a turn."""
+        return self.number - 1 - self._lost >= _CONFLICTS_BEFORE_TURN
+
+    @property
+    def is_quick(self) -> bool:
+        """True if no try has taken long."""
+        return self._slowest <= _QUICK
 
     def begin_work(self) -> None:
         """Note that a try has begun its transaction."""
@@ -66,6 +86,43 @@ class Tries:
                 return False
         self.number += 1
         return True
+
+
+class Contention:
+    """The functions whose next calls are exclusive from their first try, because earlier ones had conflicts. [DB-26]"""
+
+    def __init__(self) -> None:
+        self._left: dict[CodeType, int] = {}
+        """How many more calls, by the code of the function."""
+
+    def expects(self, function: object) -> bool:
+        """Tell whether the call of a function that begins now is one of them."""
+        code = _code_of(function)
+        left = 0 if code is None else self._left.get(code, 0)
+        if code is None or left == 0:
+            return False
+        if left > 1:
+            self._left[code] = left - 1
+        else:
+            self._left.pop(code, None)  # the call after this one shows if there still are conflicts
+        return True
+
+    def note(self, function: object, tries: Tries) -> None:
+        """Note what the tries of a call have shown."""
+        code = _code_of(function)
+        if code is None:
+            return
+        if not tries.is_quick:
+            self._left.pop(code, None)
+        elif tries.has_conflicts:
+            if len(self._left) >= _MAX_REMEMBERED:
+                self._left.clear()
+            self._left[code] = _EXCLUSIVE_IN_A_ROW
+
+
+def _code_of(function: object) -> CodeType | None:
+    code = getattr(function, "__code__", None)
+    return code if isinstance(code, CodeType) else None
 
 
 def may_try_again(error: BaseException | None) -> bool:

@@ -1,6 +1,7 @@
 """Trying again: run(), transactional, attempts(). spec/database.md, DB-20 to DB-23."""
 
 import asyncio
+import functools
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -66,11 +67,16 @@ def disturb(db: durus.Database[Root], root: Root) -> None:
 
 
 @pytest.mark.spec("DB-20")
-@pytest.mark.parametrize("error", [ConflictError([bytes(8)]), DisconnectedError("gone"), ServerUnreachableError("no")])
-def test_a_try_that_may_be_made_again_is(error: DurusError, db: durus.Database[Root], pauses: list[float]) -> None:
+@pytest.mark.parametrize(
+    ("error", "pause_count"),
+    [(ConflictError([bytes(8)]), 1), (DisconnectedError("gone"), 2), (ServerUnreachableError("no"), 2)],
+)
+def test_a_try_that_may_be_made_again_is(
+    error: DurusError, pause_count: int, db: durus.Database[Root], pauses: list[float]
+) -> None:
     count = Failing(error, error)
     assert db.run(count, 5) == 5
-    assert (count.calls, len(pauses), db.stats().retries) == (3, 2, 2)
+    assert (count.calls, len(pauses), db.stats().retries) == (3, pause_count, 2)
 
 
 @pytest.mark.spec("DB-20")
@@ -147,6 +153,60 @@ def test_which_tries_are_exclusive(seconds: list[float]) -> None:
     assert kinds(attempts.Tries(9, has_turns=False), 0.01, 0.02, 0.03) == [False] * 4
     assert kinds(attempts.Tries(3, has_turns=False), 1.0, 1.0) == [False, False, True]
     assert kinds(attempts.Tries(1)) == [False]
+
+
+@pytest.mark.spec("DB-26")
+def test_calls_after_one_with_conflicts_are_exclusive_from_their_first_try(
+    db: durus.Database[Root], pauses: list[float], seconds: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempts, "_EXCLUSIVE_IN_A_ROW", 3)
+    conflicts, taken = 2, 0.01
+
+    def count(root: Root) -> None:
+        nonlocal conflicts
+        root["n"] += 1
+        seconds[0] += taken
+        if conflicts:
+            conflicts -= 1
+            raise ConflictError()
+
+    def exclusive(function: Any) -> int:
+        before = db.stats().exclusive
+        function()
+        return db.stats().exclusive - before
+
+    counting = db.transactional(count)
+    assert exclusive(counting) == 1
+    assert len(pauses) == 1, "a try that waits in line does not wait before"
+    assert exclusive(lambda: db.run(lambda root: root["n"])) == 0, "another function"
+    assert [exclusive(counting) for _ in range(5)] == [1, 1, 1, 0, 0]
+    conflicts = 2
+    assert [exclusive(lambda: db.run(count)) for _ in range(2)] == [1, 1]
+    taken = 0.06
+    assert [exclusive(counting) for _ in range(2)] == [1, 0], "it would hold others up"
+    conflicts, taken = 2, 0.01
+    assert exclusive(lambda: db.run(functools.partial(count))) == 1
+    assert exclusive(lambda: db.run(functools.partial(count))) == 0, "what has no code is not known again"
+    assert exclusive(lambda: db.run(count, tries=1)) == 0
+    assert db.run(lambda root: root["n"]) == 13
+
+
+@pytest.mark.spec("DB-26")
+def test_not_more_than_so_many_functions_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attempts, "_MAX_REMEMBERED", 2)
+    contention, tries = attempts.Contention(), attempts.Tries(9)
+    for _ in range(2):
+        assert tries.goes_on(ConflictError())
+    functions = [eval(f"lambda: {number}") for number in range(3)]
+    for function in functions:
+        contention.note(function, tries)
+    assert [contention.expects(function) for function in functions] == [False, False, True]
+
+
+@pytest.mark.spec("DB-21")
+def test_a_lost_connection_is_followed_by_a_pause_in_any_try(db: durus.Database[Root], pauses: list[float]) -> None:
+    db.run(Failing(ConflictError(), ConflictError(), DisconnectedError("gone")))
+    assert len(pauses) == 2
 
 
 @pytest.mark.spec("DB-21")
