@@ -41,14 +41,17 @@ class Ahead:
             self._sent = OidGrants()
         self._sent.add(oids)
 
+    def having(self, oids: Iterable[bytes]) -> list[bytes]:
+        """Return which of these the client seems to have."""
+        return [oid for oid in oids if oid in self._sent] if self._sent.count else []
+
     def take_changed(self, invalid: list[bytes] | None, count: int, size: int, load: Load) -> list[bytes]:
         """Return the current records of some invalid oids that the client had, and forget the others."""
         if invalid is None:
             self._sent = OidGrants()
             return []
-        had = [oid for oid in invalid if oid in self._sent] if self._sent.count else []
         found: list[bytes] = []
-        for oid in had:
+        for oid in self.having(invalid):
             record = load(oid) if len(found) < count and size > 0 else None
             if record is None:
                 self._sent.discard([oid])

@@ -100,7 +100,10 @@ class Dialog2(Dialog):
                 self._require(Role.WRITE, "take the turn to commit")
                 session.give_up_commit()
                 lease = self._host.hello.turn_milliseconds / 1000 if is_exclusive else None
-                self._send_point((yield from self._until_turn(lease)))
+                invalid = yield from self._until_turn(lease)
+                if is_exclusive:
+                    yield from self._until_sendable(invalid)
+                self._send_point(invalid)
             case messages.Release():
                 session.give_up_commit()
                 self._has_snapshot = False
@@ -225,6 +228,12 @@ class Dialog2(Dialog):
         else:
             session.go_back_to(commit.serial)
             raise error
+
+    def _until_sendable(self, invalid: list[bytes] | None) -> Generator[int, bytes, None]:
+        """Wait for the records that are to come with a sync point, so that the client need not ask for them."""
+        count = self._options.changed_count
+        for oid in self._ahead.having(invalid or ())[:count]:
+            yield from self._until_durable(oid)
 
     def _send_conflict(self, oids: list[bytes], text: str, invalid: list[bytes] | None) -> None:
         self._send(b"X", messages.encode_conflict(messages.Conflict(oids, text, self._point(invalid))))

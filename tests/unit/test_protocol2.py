@@ -715,6 +715,29 @@ def test_an_exclusive_turn_keeps_others_from_committing(server: InMemoryServer) 
     assert item.n == 1
 
 
+@pytest.mark.spec("WIRE2-15", "WIRE2-13", "TXN-23")
+@pytest.mark.parametrize("is_exclusive", [True, False])
+def test_the_answer_to_an_exclusive_turn_waits_for_the_records_that_it_brings(
+    server: InMemoryServer, is_exclusive: bool
+) -> None:
+    store_items(server, 2)
+    client, other = raw(server), server.core.connect()
+    client.sendall(messages.encode_request(messages.Options(50, 1 << 20, 0)))
+    client.sendall(messages.encode_load([oid_from_int(3)], 0))
+    assert answers(client)
+    other.begin_commit(lambda invalid: None)
+    records = {oid: server.storage.load(oid) for oid in (oid_from_int(2), oid_from_int(3))}
+    other.commit(records, lambda error: None)  # not written yet
+    client.conversation.receive(messages.encode_request(messages.TakeTurn(is_exclusive)))
+    found = answers(client)
+    assert len(found) == (not is_exclusive)
+    server.settle()
+    (answer,) = found or answers(client)
+    point = messages.parse_point(answer.body)
+    assert point.invalid == list(records)
+    assert point.records == ([records[oid_from_int(3)]] if is_exclusive else [])
+
+
 @pytest.mark.spec("WIRE2-16")
 @pytest.mark.parametrize("error", [None, KeyError])
 def test_a_turn_without_a_commit_is_given_up(server: InMemoryServer, error: type[Exception] | None) -> None:
