@@ -45,7 +45,8 @@ from durus.sharing.protocol import DEFAULT_HOST, DEFAULT_PORT, INVALID, NOT_FOUN
 from durus.sharing.protocol2 import MAX_SECONDS, Hello
 from durus.sharing.reaching import wait_for_server
 from durus.sharing.roles import Access
-from durus.sharing.session import SessionCore, Write
+from durus.sharing.session import SessionCore
+from durus.sharing.write import Write
 from durus.storage import Storage
 
 if TYPE_CHECKING:

@@ -1,14 +1,15 @@
-"""What changed when, kept once for all clients of a storage. Statements TXN-40 and TXN-41.
+"""What changed when, kept once for all clients of a storage. Statements TXN-20, TXN-40, TXN-41 and TXN-82.
 
 Each commit, and each removal by a pack, has a serial: its number in the common order. A client learns of the changes
-after its own serial. The log is a list of runs: sorted oids, and the serial at which each of them changed last. Small
-runs are merged, so a look-up searches at most a few dozen of them, however many commits there were.
+after its own serial, which its LogReader has. The log is a list of runs: sorted oids, and the serial at which each of
+them changed last. Small runs are merged, so a look-up searches at most a few dozen of them, however many commits there
+were.
 """
 
 import sys
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from durus.oid import oid_from_int, oid_to_int
@@ -19,6 +20,10 @@ _TRIM_SLACK = 64
 """The log is not trimmed before it has more changes than this."""
 _MAX_MERGED = 1 << 15
 """How many changes a merged run has at most. It limits how long a merge delays other clients."""
+_REMEMBERED_COMMITS = 256
+"""Of how many commits it is known who made them and when. [TXN-82]"""
+_NEVER = -1
+"""The serial of a client that has lost track."""
 
 
 class _Run(NamedTuple):
@@ -37,6 +42,12 @@ class ChangeLog:
         self._runs: list[_Run] = []
         self._count = 0
         self._trim_at = _TRIM_SLACK
+
+    def start_anew(self) -> None:
+        """Forget everything, so that each client has lost track."""
+        self.end += 1
+        self.start = self.end
+        self._runs, self._count, self._trim_at = [], 0, _TRIM_SLACK
 
     def __len__(self) -> int:
         return self._count
@@ -105,6 +116,81 @@ class ChangeLog:
         run = self._runs.pop(0)
         self._count -= len(run.oids)
         self.start = run.last
+
+
+class LogReader:
+    """What one client knows of the changes in a log."""
+
+    def __init__(self, log: ChangeLog) -> None:
+        self._log = log
+        self.serial = log.end
+        """The serial of the last change that the client knows. [TXN-20]"""
+        self.own_serial = 0
+        """The serial of its own commit, if that came after changes that it does not know yet."""
+
+    @property
+    def has_lost_track(self) -> bool:
+        """True if the log does not tell any more what the client does not know. [TXN-41]"""
+        return self.serial < self._log.start
+
+    @property
+    def knows_all(self) -> bool:
+        """True if there is no change that the client does not know."""
+        return self.serial == self._log.end
+
+    def is_invalid(self, oid: bytes) -> bool:
+        """Tell whether an oid has changed since, or may have."""
+        log = self._log
+        if self.serial == log.end:
+            return False
+        return self.serial < log.start or log.changed_after(oid, self.serial) not in (0, self.own_serial)
+
+    def invalid(self) -> Iterator[bytes]:
+        """Yield the oids that have changed since, sorted, if the client has not lost track."""
+        return self._log.changes_after(self.serial, self.own_serial)
+
+    def take_invalid(self) -> list[bytes] | None:
+        """Return the oids that have changed since, None for any: now the client knows all."""
+        log = self._log
+        serial, own, self.serial, self.own_serial = self.serial, self.own_serial, log.end, 0
+        if serial == log.end:
+            return []
+        return None if serial < log.start else list(log.changes_after(serial, own))
+
+    def go_back_to(self, serial: int) -> None:
+        """Report the changes after this serial to the client again: the report of them was lost."""
+        if serial < self.serial:
+            self.serial, self.own_serial = serial, 0
+
+    def lose_track(self) -> None:
+        """Make every oid invalid. [TXN-31]"""
+        self.serial = _NEVER
+
+
+class LatestCommits:
+    """Who made the latest commits, and when. [TXN-82]
+
+    Args:
+        clock: returns the time in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._latest: dict[int, tuple[str, float]] = {}
+        """The names of clients and the times, by serial."""
+
+    def note(self, serial: int, name: str) -> None:
+        """Note who has made a commit just now."""
+        self._latest[serial] = name, self._clock()
+        if len(self._latest) > _REMEMBERED_COMMITS:
+            del self._latest[next(iter(self._latest))]
+
+    def describe(self, serial: int) -> str:
+        """Return who has made a commit, and when; an empty text if that is not known."""
+        if serial not in self._latest:
+            return ""
+        name, moment = self._latest[serial]
+        return f"changed {round(self._clock() - moment, 3):g} s ago by {name or 'another client'}"
 
 
 def _merged(before: _Run, after: _Run) -> _Run:

@@ -46,6 +46,10 @@ class OidGrants:
                 else:
                     self._blocks[block] = granted ^ bit
 
+    def clear(self) -> None:
+        """Remove all oids."""
+        self._blocks, self.count = {}, 0
+
     def recount(self) -> None:
         """Compute the count again, after an interrupt."""
         self.count = sum(granted.bit_count() for granted in self._blocks.values())

@@ -3,8 +3,9 @@
 If the storage has other clients, too, what these commit comes in between [PG-60] to [PG-69].
 
 Only this module decides which client knows which change (change_log.py), whose turn it is to commit (turns.py), which
-oids belong to which client, and what waits for the disk. No sockets, no threads, no clocks: slow work is handed to
-the caller (SessionCore.begin_write), whatever must wait gets a callback, and the caller's clock gives the time.
+oids belong to which client (oid_grants.py), what waits for the disk (commit_queue.py), and who holds which snapshot
+(held_snapshots.py). No sockets, no threads, no clocks: slow work is handed to the caller (write.py), whatever must wait
+gets a callback, and the caller's clock gives the time.
 
 A commit in a turn goes through three states. It waits for its turn; then its records come in and are checked, and it is
 queued with a serial, which fixes its place in the order of all commits; then a Write makes all queued commits durable
@@ -12,70 +13,44 @@ with one transaction of the storage, and their clients learn the outcome.
 """
 
 import contextlib
-from collections.abc import Callable, Container, Generator, Iterable
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable, Container, Generator
 
 from durus.error import (
     ArgumentError,
     DurusError,
-    InterruptedTransactionError,
     LimitError,
     NetworkError,
     ProtocolError,
     ReadConflictError,
-    SnapshotEndedError,
     TransactionError,
     WriteConflictError,
 )
 from durus.oid import ROOT_OID, format_oid
 from durus.progress import Progress
 from durus.records.record import split_oids, unpack_record
-from durus.sharing.change_log import ChangeLog
+from durus.sharing.change_log import ChangeLog, LatestCommits, LogReader
+from durus.sharing.commit_queue import CommitQueue, OnOutcome, QueuedCommit, references
+from durus.sharing.held_snapshots import HeldSnapshots, SnapshotHolder
 from durus.sharing.oid_grants import OidGrants
 from durus.sharing.turns import Standing, Turn, Turns
-from durus.sharing.versions import Snapshot, Versions
-from durus.storage import GroupOutcome, Member, StagedCommit, StagedGroup, Storage, check_record, require_storage
+from durus.sharing.versions import Versions
+from durus.sharing.write import GroupWrite, Write, failing_write
+from durus.storage import GroupOutcome, Member, Storage, check_record, require_storage
 
 MAX_UNUSED_OIDS = 1 << 24
 """How many oids one client may ask for and leave unused. [TXN-24]"""
 MAX_WAITING = 1 << 30
 """How many bytes of records are kept for commits whose turn was passed on. [TXN-42]"""
-_NEVER = -1
-"""The serial of a client that has lost track."""
-
 OnTurn = Callable[[list[bytes] | None], None]
 """Takes the oids that are invalid for a client when its turn to commit comes, None for any."""
-
-OnOutcome = Callable[[DurusError | None], None]
-"""Takes None when a commit is durable, or the reason why it is not stored: a WriteConflictError for a conflict."""
 
 OnWholeOutcome = Callable[[list[bytes] | None, DurusError | None], None]
 """Takes the oids that were invalid for the client right before its commit, None for any, and the outcome."""
 
-_REMEMBERED_COMMITS = 256
-"""Of how many commits it is known who made them and when. [TXN-82]"""
-
 
 def _do_nothing() -> None:
     pass
-
-
-@dataclass(eq=False, slots=True)
-class _QueuedCommit:
-    """A commit that has its serial and waits for its write."""
-
-    session: "Session"
-    records: dict[bytes, bytes]
-    done: OnOutcome
-    new: frozenset[bytes] = frozenset()
-    """Which of the oids were given to its client, and not used yet; known if others may commit, too."""
-    accessed: Container[bytes] | None = None
-    """What its transaction has used; None for any oid."""
-    serial: int = 0
-
-    def conflicts_with(self, changed: Iterable[bytes]) -> list[bytes]:
-        """Return which of the oids that others have changed it has used."""
-        return [oid for oid in changed if self.accessed is None or oid in self.accessed or oid in self.records]
 
 
 class SessionCore:
@@ -109,33 +84,22 @@ class SessionCore:
             )
         self.storage = storage
         self._clock = clock
-        self._commit_clock = clock if commit_clock is None else commit_clock
         self._max_unused_oids = max_unused_oids
-        self._max_snapshot_seconds = max_snapshot_seconds
-        self._max_snapshot_bytes = max_snapshot_bytes
         self._versions = Versions(storage)
-        self._snapshot_holders: dict[Session, None] = {}
-        """The clients that hold a snapshot, that of the oldest one first."""
-        self._ended_snapshots = 0
+        self._snapshots = HeldSnapshots(self._versions, clock, max_snapshot_seconds, max_snapshot_bytes)
         self._sessions: set[Session] = set()
         self._log = ChangeLog()
+        self._latest = LatestCommits(clock if commit_clock is None else commit_clock)
         self._turns = Turns(clock)
         self._in_turn: set[Session] = set()
         """The clients that have their turn, exclusive or passed on, and whose commit can still be accepted."""
         self._waiting_bytes = 0
         """How many bytes of records these have sent."""
-        self._queued: list[_QueuedCommit] = []
-        self._writing: list[_QueuedCommit] = []
-        self._undurable: dict[bytes, int] = {}
-        """For each oid, how many commits write it that are not durable yet."""
-        self._untold: dict[_QueuedCommit, None] = {}
-        """The accepted commits whose clients do not know the outcome yet; true wherever an exception comes."""
+        self._commits = CommitQueue(storage, knows_needs=self._group is not None)
         self._waiting_for_write: list[Callable[[], None]] = []
         self._waiting_for_news: list[OnOutcome] = []
         self._must_news_wait = False
         """True if the news can't be told before the present write has ended. [PG-63]"""
-        self._latest: dict[int, tuple[str, float]] = {}
-        """Who made the latest commits, and when, by their serials."""
 
     def connect(self, name: str = "") -> "Session":
         """Return the session of a new client, whose name appears in the conflicts that it causes."""
@@ -160,11 +124,11 @@ class SessionCore:
 
     def has_record(self, oid: bytes) -> bool:
         """Tell whether an oid has a record, durable or on its way to the disk."""
-        return oid in self._undurable or self.storage.has_record(oid)
+        return self._commits.has_record(oid)
 
     def is_undurable(self, oid: bytes) -> bool:
         """Tell whether a commit that is not durable yet writes this oid. [TXN-23]"""
-        return oid in self._undurable
+        return self._commits.is_undurable(oid)
 
     def when_written(self, proceed: Callable[[], None]) -> None:
         """Call `proceed` when the present or the next write ends."""
@@ -211,51 +175,42 @@ class SessionCore:
         if changed is None:
             self.start_anew(is_write_lost=False)
             for session in self._sessions:
-                session._grants = OidGrants()
+                session._grants.clear()
         elif changed:
-            refused: list[tuple[_QueuedCommit, list[bytes]]] = []
-            waiting, self._queued = self._queued, []
-            for commit in waiting:
-                conflicts = commit.conflicts_with(changed)
-                if conflicts:
-                    refused.append((commit, conflicts))
-                else:
-                    self._queued.append(commit)
+            refused = self._commits.take_conflicting(changed)
             for session in self._in_turn.copy():
                 session._lose_turn()  # what it has accessed is not known here
             self._log.add(changed)
-            for commit in self._writing + self._queued:
+            for commit in self._commits.unstored:
                 self._log_again(commit)
             self._trim_log()
             for commit, conflicts in refused:
-                self._settle(commit, WriteConflictError(conflicts))
+                self._commits.settle(commit, WriteConflictError(conflicts))
 
-    def _log_again(self, commit: _QueuedCommit) -> None:
+    def _log_again(self, commit: QueuedCommit) -> None:
         """Give a commit a later serial, because others were first.
 
         Nobody has seen what it stores. Whoever was told of it before would otherwise see that without what came first.
         """
         self._log.add(commit.records)
         self._note_serial(commit)
-        commit.session._own_serial = commit.serial
+        commit.reader.own_serial = commit.serial
 
-    def _note_serial(self, commit: _QueuedCommit) -> None:
+    def _note_serial(self, commit: QueuedCommit) -> None:
         commit.serial = self._log.end
-        self._latest[commit.serial] = commit.session.name, self._commit_clock()
-        if len(self._latest) > _REMEMBERED_COMMITS:
-            del self._latest[next(iter(self._latest))]
+        self._latest.note(commit.serial, commit.name)
 
     # Writing
 
     @property
     def has_ready_commits(self) -> bool:
         """True if begin_write() has something to do."""
-        return bool(self._queued) and not self._writing
+        return self._commits.has_ready
 
     @property
     def is_writing(self) -> bool:
         """True between begin_write() and finish()."""
-        return bool(self._writing)
+        return bool(self._commits.writing)
 
     def begin_write(self) -> "Write":
         """Put all queued commits into one transaction of the storage. [TXN-22]
@@ -263,37 +218,33 @@ class SessionCore:
         Returns:
             The write. The caller calls its write(), in any thread, and then its finish().
         """
-        self._writing, self._queued = self._queued, []
+        writing = self._commits.begin_write()
         if self._group is not None:
-            members = [Member(commit.records, commit.new, commit.accessed) for commit in self._writing]
-            size = sum(len(record) for commit in self._writing for record in commit.records.values())
-            return _GroupWrite(self, self._writing, self._group.stage(members), size)
+            members = [Member(commit.records, commit.new, commit.accessed) for commit in writing]
+            size = sum(len(record) for commit in writing for record in commit.records.values())
+            on_outcome = functools.partial(self._finish_group, writing)
+            return GroupWrite(self._group.stage(members), size, len(members), on_outcome)
         merged: dict[bytes, bytes] = {}
-        for commit in self._writing:
+        for commit in writing:
             merged.update(commit.records)
         size = sum(map(len, merged.values()))
         try:
             staged = self._versions.stage_commit(merged)
         except DurusError as error:
-            return Write(self, _failing(error), size)
-        self._end_costly_snapshots()
-        return Write(self, staged, size)
+            return failing_write(error, size, self._finish_write)
+        self._snapshots.end_costly()
+        return Write(staged, size, self._finish_write)
 
     def _finish_write(self, error: DurusError | None) -> None:
-        for commit in self._writing:
-            self._settle(commit, error)
-        self._writing = []  # not earlier: an interrupt must not make those a conflict that were not told yet [TXN-31]
+        self._commits.end_write(error)
         self._tell_of_end()
 
-    def _finish_group(self, group: list[_QueuedCommit], outcome: GroupOutcome) -> None:
+    def _finish_group(self, group: list[QueuedCommit], outcome: GroupOutcome) -> None:
         """Tell the members of a group what became of them. [PG-62]"""
         if outcome.changed is not None:
-            self._writing = [commit for number, commit in enumerate(group) if number not in outcome.errors]
+            self._commits.writing = [commit for number, commit in enumerate(group) if number not in outcome.errors]
             self._take_in(outcome.changed)
-        for number, commit in enumerate(group):
-            if commit in self._untold:
-                self._settle(commit, outcome.errors.get(number))
-        self._writing = []
+        self._commits.end_group(group, outcome.errors)
         if outcome.changed is None:
             self._take_in(None)
         self._tell_of_end()
@@ -304,24 +255,6 @@ class SessionCore:
         waiting, self._waiting_for_write = self._waiting_for_write, []
         for proceed in waiting:
             proceed()
-
-    def _settle(self, commit: _QueuedCommit, error: DurusError | None) -> None:
-        """Tell a client the outcome of its commit, and the others whose commits needed what it was to store."""
-        self._withdraw_conflicting(self._notify(commit, error))
-
-    def _notify(self, commit: _QueuedCommit, error: DurusError | None) -> set[bytes]:
-        """Tell a client the outcome of its commit; return the oids that have no record because it failed."""
-        for oid in commit.records:
-            self._undurable[oid] -= 1
-            if not self._undurable[oid]:
-                del self._undurable[oid]
-        if error is None:
-            commit.session._grants.discard(commit.records)
-        commit.done(error)
-        self._untold.pop(commit, None)
-        if error is None or self._group is not None:  # an engine knows by itself what others need
-            return set()
-        return {oid for oid in commit.records if not self.has_record(oid)}
 
     # Packing
 
@@ -334,12 +267,12 @@ class SessionCore:
             The progress after each step.
         """
         progress = Progress("mark", 0, None)
-        while self._writing:  # otherwise older snapshots would continue with half of a commit
+        while self._commits.writing:  # otherwise older snapshots would continue with half of a commit
             yield progress
         steps = self._versions.get_packer()
         try:
             while True:
-                while self._writing:
+                while self._commits.writing:
                     yield progress
                 try:
                     progress = next(steps)
@@ -358,7 +291,7 @@ class SessionCore:
         removed = self._versions.sync()
         self._make_invalid(removed)
         if removed:
-            self._withdraw_conflicting(set(removed))
+            self._commits.withdraw_conflicting(set(removed))
 
     def _make_invalid(self, oids: list[bytes] | None) -> None:
         """Tell all clients at their next sync that these oids are invalid, None for any."""
@@ -376,21 +309,7 @@ class SessionCore:
         FileError or DamageError if that can't be read: then the clients see what they saw.
         """
         self._make_invalid(self._versions.follow())
-        self._end_costly_snapshots()
-
-    def _withdraw_conflicting(self, lost: set[bytes]) -> None:
-        """Withdraw the queued commits that store, or refer to, an oid that has no record any more."""
-        found = lost
-        while found:
-            found = set()
-            waiting, self._queued = self._queued, []
-            for commit in waiting:
-                conflicts = lost & (commit.records.keys() | _references(commit.records))
-                if conflicts:
-                    found |= self._notify(commit, WriteConflictError(sorted(conflicts)))
-                else:
-                    self._queued.append(commit)
-            lost = lost | found
+        self._snapshots.end_costly()
 
     def start_anew(self, is_write_lost: bool) -> None:
         """Give up everything in progress, after an exception that may have come between any two steps of it. [TXN-31]
@@ -400,31 +319,24 @@ class SessionCore:
         Args:
             is_write_lost: True if the write was lost together with its thread.
         """
-        writing = [] if is_write_lost else [commit for commit in self._writing if commit in self._untold]
-        lost = self._writing if is_write_lost else []
         if is_write_lost and self._group is not None:
             self._group.start_anew()
         elif is_write_lost:
             self._versions.sync()
         waiting_for_news, self._waiting_for_news = self._waiting_for_news, []
         self._must_news_wait = False
-        untold = [commit for commit in self._untold if commit not in writing]
         waiting = self._waiting_for_write
         self._versions.start_anew()
-        holders = [session for session in self._sessions if session._snapshot is not None]
-        self._snapshot_holders = dict.fromkeys(sorted(holders, key=lambda session: session._snapshot_since))
-        self._log = ChangeLog(self._log.end + 1)
+        self._snapshots.start_anew(session._snapshot for session in self._sessions)
+        self._log.start_anew()
         self._turns = Turns(self._clock)
         self._in_turn, self._waiting_bytes = set(), 0
-        self._queued, self._writing, self._waiting_for_write = [], writing, []
-        self._untold = dict.fromkeys(writing)
-        self._undurable = {}
-        for commit in writing:
-            self._count_undurable(commit)
+        self._waiting_for_write = []
+        ended = self._commits.start_anew(is_write_lost)
         for session in self._sessions.copy():
             waiting += session._start_anew()
-        for commit in untold:
-            commit.done(_outcome_unknown() if commit in lost else WriteConflictError(sorted(commit.records)))
+        for tell in ended:
+            tell()
         for proceed in waiting:
             proceed()
         for proceed_with in waiting_for_news:
@@ -437,49 +349,17 @@ class SessionCore:
 
         Return how many were ended since the last call.
         """
-        limit, holders = self._max_snapshot_seconds, self._snapshot_holders
-        while limit is not None and holders:
-            oldest = next(iter(holders))
-            if self._clock() - oldest._snapshot_since <= limit:
-                break
-            self._end_snapshot(oldest, f"it was held for more than {limit:g} seconds")
-        self._end_costly_snapshots()
-        ended, self._ended_snapshots = self._ended_snapshots, 0
-        return ended
-
-    def _end_costly_snapshots(self) -> None:
-        limit, holders = self._max_snapshot_bytes, self._snapshot_holders
-        while limit is not None and holders and self._versions.kept_bytes > limit:
-            self._end_snapshot(next(iter(holders)), f"more than {limit} bytes were kept for snapshots")
-
-    def _hold_snapshot(self, session: "Session") -> None:
-        self._end_snapshot(session, None)
-        session._snapshot_since = self._clock()
-        self._snapshot_holders[session] = None
-        session._snapshot = self._versions.take_snapshot()
-
-    def _end_snapshot(self, session: "Session", reason: str | None) -> None:
-        self._snapshot_holders.pop(session, None)
-        if reason is not None:
-            self._ended_snapshots += 1
-        session._snapshot, session._why_snapshot_ended = None, reason
-
-    @property
-    def _durable_serial(self) -> int:
-        """The serial of the last change before all commits that are not durable yet."""
-        return next((commit.serial - 1 for commit in self._untold), self._log.end)
+        return self._snapshots.end_old()
 
     # Called by sessions
 
-    def _enqueue(self, commit: _QueuedCommit) -> None:
+    def _enqueue(self, session: "Session", commit: QueuedCommit) -> None:
         """Give a commit its serial: from now on it precedes every commit that is queued later."""
-        self._untold[commit] = None
-        self._queued.append(commit)
-        self._count_undurable(commit)
-        for other in self._in_turn - {commit.session}:
+        self._commits.add(commit)
+        for other in self._in_turn - {session}:
             other._lose_turn()
-        session, log = commit.session, self._log
-        has_heard_of_all = session._serial == log.end
+        reader, log = session._reader, self._log
+        has_heard_of_all = reader.knows_all
         if has_heard_of_all and len(self._sessions) == 1:
             log.skip()
         else:
@@ -487,69 +367,19 @@ class SessionCore:
             self._trim_log()
         self._note_serial(commit)
         if has_heard_of_all:
-            session._serial = log.end
+            reader.serial = log.end
         else:  # a pack removed records during its turn
-            session._own_serial = log.end
-
-    def _count_undurable(self, commit: _QueuedCommit) -> None:
-        for oid in commit.records:
-            self._undurable[oid] = self._undurable.get(oid, 0) + 1
+            reader.own_serial = log.end
 
     def _trim_log(self) -> None:
         if self._log.is_long:
-            serials = (session._serial for session in self._sessions)
+            serials = (session._reader.serial for session in self._sessions)
             self._log.trim(min((serial for serial in serials if serial >= self._log.start), default=self._log.end))
-
-    def _withdraw(self, session: "Session") -> bool:
-        for commit in self._queued:
-            if commit.session is session:
-                self._queued = [other for other in self._queued if other is not commit]
-                self._settle(commit, TransactionError("the commit was withdrawn"))
-                return True
-        return False
 
     def _drop(self, session: "Session") -> None:
         session._end_turn(has_committed=False)
-        self._end_snapshot(session, None)
+        self._snapshots.end(session._snapshot)
         self._sessions.discard(session)
-
-
-class Write:
-    """Commits on their way to the disk."""
-
-    def __init__(self, core: SessionCore, staged: StagedCommit, size: int) -> None:
-        self._core = core
-        self._staged_commit = staged
-        self.size = size
-        """About how many bytes there are to write."""
-
-    def write(self) -> None:
-        """Make them durable, in any thread; DurusError if that fails."""
-        self._staged_commit.write()
-
-    def finish(self, error: DurusError | None) -> None:
-        """Make the commits current, or withdraw them if write() raised `error`, and tell their clients."""
-        if error is None:
-            try:
-                self._staged_commit.accept()
-            except DurusError as failure:
-                error = failure
-        self._core._finish_write(error)
-
-
-class _GroupWrite(Write):
-    """Commits on their way to an engine that has other clients, too, some of which may be in conflict. [PG-62]"""
-
-    def __init__(self, core: SessionCore, commits: list[_QueuedCommit], staged: StagedGroup, size: int) -> None:
-        super().__init__(core, StagedCommit(staged.write, _do_nothing), size)
-        self._commits = commits
-        self._staged_group = staged
-
-    def finish(self, error: DurusError | None) -> None:
-        outcome = self._staged_group.accept()
-        if error is not None:
-            outcome = GroupOutcome(outcome.changed, dict.fromkeys(range(len(self._commits)), error))
-        self._core._finish_group(self._commits, outcome)
 
 
 class Session:
@@ -558,13 +388,8 @@ class Session:
     def __init__(self, core: SessionCore, name: str = "") -> None:
         self._core = core
         self.name = name
-        self._serial = core._log.end
-        """The serial of the last change that this client knows. [TXN-20]"""
-        self._own_serial = 0
-        """The serial of its own commit, if that came after changes that it does not know yet."""
-        self._snapshot: Snapshot | None = None
-        self._snapshot_since = 0.0
-        self._why_snapshot_ended: str | None = None
+        self._reader = LogReader(core._log)
+        self._snapshot = SnapshotHolder()
         self._standing = Standing()
         self._turn: Turn | None = None
         self._has_lost_turn = False
@@ -597,7 +422,7 @@ class Session:
         Raises:
             DurusKeyError: there is no record.
         """
-        if self._is_invalid(oid):
+        if self._reader.is_invalid(oid):
             return None
         try:
             return self._core.storage.load(oid)
@@ -606,32 +431,26 @@ class Session:
 
     def must_wait(self, oid: bytes) -> bool:
         """Tell whether the record that this client should see is not durable yet. [TXN-23]"""
-        return self._core.is_undurable(oid) and not self._is_invalid(oid)
+        return self._core.is_undurable(oid) and not self._reader.is_invalid(oid)
 
     @property
     def serial(self) -> int:
         """The serial of the last change that this client has heard of."""
-        return self._serial
+        return self._reader.serial
 
     @property
     def has_lost_track(self) -> bool:
         """True if the next sync must report that any oid may be invalid. [TXN-41]"""
-        return self._serial < self._core._log.start
+        return self._reader.has_lost_track
 
     @property
     def invalid(self) -> set[bytes]:
         """The oids that are invalid for this client, if it has not lost track. [TXN-20]"""
-        return set(self._core._log.changes_after(self._serial, self._own_serial))
-
-    def _is_invalid(self, oid: bytes) -> bool:
-        log = self._core._log
-        if self._serial == log.end:
-            return False
-        return self._serial < log.start or log.changed_after(oid, self._serial) not in (0, self._own_serial)
+        return set(self._reader.invalid())
 
     def lose_track(self) -> None:
         """Make every oid invalid. [TXN-31]"""
-        self._serial = _NEVER
+        self._reader.lose_track()
 
     def _start_anew(self) -> list[Callable[[], None]]:
         """Lose track, and drop a commit in progress; return the callbacks that tell the client."""
@@ -639,7 +458,7 @@ class Session:
         self.lose_track()
         self._turn = self._whole = None
         self._accessed = None
-        self._own_serial = 0
+        self._reader.own_serial = 0
         self._has_lost_turn = False
         self._staged, self._unresolved, self._conflicts, self._staged_bytes = {}, set(), set(), 0
         self._has_given = False
@@ -652,14 +471,7 @@ class Session:
     def sync(self) -> list[bytes] | None:
         """Return the invalid oids, None for any, and make them valid for this client. [TXN-20] [TXN-41]"""
         self._forget_root()
-        return self._take_invalid()
-
-    def _take_invalid(self) -> list[bytes] | None:
-        log = self._core._log
-        serial, own, self._serial, self._own_serial = self._serial, self._own_serial, log.end, 0
-        if serial == log.end:
-            return []
-        return None if serial < log.start else list(log.changes_after(serial, own))
+        return self._reader.take_invalid()
 
     def take_snapshot(self) -> list[bytes] | None:
         """Sync, and hold the state after the last durable commit, instead of an earlier one. [TXN-60]
@@ -672,8 +484,9 @@ class Session:
                 "transaction, or open the address of the storage itself"
             )
         invalid = self.sync()
-        self._serial = self._core._durable_serial  # the changes of a commit that is not durable yet are reported again
-        self._core._hold_snapshot(self)
+        # The changes of a commit that is not durable yet are reported again.
+        self._reader.serial = self._core._commits.durable_serial(self._core._log.end)
+        self._core._snapshots.take(self._snapshot)
         return invalid
 
     def load_from_snapshot(self, oid: bytes) -> bytes:
@@ -681,25 +494,20 @@ class Session:
 
         DurusKeyError if there is none; SnapshotEndedError if no snapshot is held any more.
         """
-        return self._require_snapshot().load(oid)
+        return self._snapshot.require().load(oid)
 
     def has_in_snapshot(self, oid: bytes) -> bool:
         """Tell whether there is a record of an oid in the snapshot that is held; SnapshotEndedError if none is."""
-        return self._require_snapshot().has_record(oid)
+        return self._snapshot.require().has_record(oid)
 
     def drop_snapshot(self) -> None:
         """Release the snapshot, so that nothing is kept for it. [TXN-62]"""
-        self._core._end_snapshot(self, None)
+        self._core._snapshots.end(self._snapshot)
 
     @property
     def holds_snapshot(self) -> bool:
         """True while a snapshot is held for this client."""
-        return self._snapshot is not None
-
-    def _require_snapshot(self) -> Snapshot:
-        if self._snapshot is None:
-            raise SnapshotEndedError(self._why_snapshot_ended or "it was given up, or none was taken")
-        return self._snapshot
+        return self._snapshot.snapshot is not None
 
     def new_oids(self, number: int) -> list[bytes]:
         """Return oids that no object has and that only this client may commit. [TXN-24]
@@ -770,7 +578,7 @@ class Session:
 
         def grant() -> None:
             self._core._in_turn.add(self)
-            granted(self._take_invalid())
+            granted(self._reader.take_invalid())
 
         self._abandoned = abandoned
         self._turn = Turn(self._standing, grant, lease=lease)
@@ -816,7 +624,7 @@ class Session:
         if oid == ROOT_OID and self._core.has_record(oid) and (is_granted or not is_known):
             self._conflicts.add(oid)  # another client has made the root first, or is about to [TXN-24]
         elif not (is_granted or is_known):
-            if not self._is_invalid(oid):
+            if not self._reader.is_invalid(oid):
                 raise ProtocolError(f"a commit stores oid {format_oid(oid)}, which this client was not given")
             self._conflicts.add(oid)  # a pack removed it after this client got its turn [TXN-25]
 
@@ -859,12 +667,12 @@ class Session:
             raise ProtocolError(f"a commit from serial {serial}, which is yet to come")
         self.go_back_to(serial)
         if accessed is None and self.has_turn:
-            self._commit_checked(self._take_invalid(), None, records, done)
+            self._commit_checked(self._reader.take_invalid(), None, records, done)
         elif accessed is None:
             raise ProtocolError("a commit came out of turn")
         elif self._turn is not None and self._turn is self._core._turns.holder:
             self._has_lost_turn = False  # others may have changed something, but this commit tells what it has used
-            self._commit_checked(self._take_invalid(), accessed, records, done)
+            self._commit_checked(self._reader.take_invalid(), accessed, records, done)
         else:
             self.give_up_commit()
             self.begin_commit(
@@ -874,8 +682,7 @@ class Session:
 
     def go_back_to(self, serial: int) -> None:
         """Report the changes after this serial to the client again: the report of them was lost."""
-        if serial < self._serial:
-            self._serial, self._own_serial = serial, 0
+        self._reader.go_back_to(serial)
 
     def _commit_checked(
         self,
@@ -904,7 +711,7 @@ class Session:
 
     def _with_news(self, invalid: list[bytes]) -> list[bytes] | None:
         """Add what others have changed before this commit: what comes next reads the state after it. [PG-65]"""
-        more = self._take_invalid()
+        more = self._reader.take_invalid()
         return None if more is None else [*invalid, *more]
 
     def _stage_all(self, records: dict[bytes, bytes]) -> None:
@@ -914,7 +721,7 @@ class Session:
         self._has_given = True
         if not self._has_lost_turn:
             self._staged = records
-            self._unresolved = _references(records)
+            self._unresolved = references(records)
 
     def hold(self, size: int) -> bool:
         """Count bytes of a commit that is not complete; False if all clients together have too many. [TXN-47]"""
@@ -938,10 +745,7 @@ class Session:
         """Return who has changed one of these last, and when, as far as it is known. [TXN-82]"""
         core = self._core
         serial = max((core._log.changed_after(oid, 0) for oid in oids), default=0)
-        if serial not in core._latest:
-            return ""
-        name, moment = core._latest[serial]
-        return f"changed {round(core._commit_clock() - moment, 3):g} s ago by {name or 'another client'}"
+        return core._latest.describe(serial)
 
     def _finish_commit(self, done: OnOutcome) -> None:
         if self._has_lost_turn and self._has_given:
@@ -953,10 +757,10 @@ class Session:
         self._forget_root()
         is_taken = bool(staged) and not conflicts
         if is_taken:
-            commit = _QueuedCommit(self, staged, done)
+            commit = QueuedCommit(self.name, self._reader, self._grants, staged, done)
             if self._core.has_others:
                 commit.accessed, commit.new = self._accessed, frozenset(oid for oid in staged if oid in self._grants)
-            self._core._enqueue(commit)
+            self._core._enqueue(self, commit)
         self._end_turn(is_taken)
         if conflicts:
             done(WriteConflictError(sorted(conflicts)))
@@ -967,10 +771,10 @@ class Session:
         """Return the oids that the commit needs and that have no record. [TXN-10] [TXN-25]"""
         if self._core.has_others:
             return set()  # as in _check_oid()
-        if self._serial != self._core._log.end:  # a pack has ended since the records were checked
-            self._unresolved = _references(self._staged)
+        if not self._reader.knows_all:  # a pack has ended since the records were checked
+            self._unresolved = references(self._staged)
             self._conflicts.update(
-                oid for oid in self._staged if self._is_invalid(oid) and not self._core.has_record(oid)
+                oid for oid in self._staged if self._reader.is_invalid(oid) and not self._core.has_record(oid)
             )
         return {ref for ref in self._unresolved if ref not in self._staged and not self._core.has_record(ref)}
 
@@ -997,27 +801,9 @@ class Session:
 
     def withdraw_commit(self) -> bool:
         """Withdraw a complete commit that is not being written yet; False if there is none."""
-        return self._core._withdraw(self)
+        return self._core._commits.withdraw(self._reader)
 
     def close(self) -> None:
         """Forget this client; a complete commit continues."""
         self.let_go()
         self._core._drop(self)
-
-
-def _references(records: dict[bytes, bytes]) -> set[bytes]:
-    return {ref for record in records.values() for ref in split_oids(unpack_record(record)[2])}
-
-
-def _outcome_unknown() -> InterruptedTransactionError:
-    return InterruptedTransactionError(
-        "the thread that wrote this commit was interrupted; the commit is stored completely or not at all: "
-        "abort this transaction, and look whether it is stored before you run it again"
-    )
-
-
-def _failing(error: DurusError) -> StagedCommit:
-    def write() -> None:
-        raise error
-
-    return StagedCommit(write, lambda: None)

@@ -43,7 +43,7 @@ OPTIONS = ["-x", "-q", "--tb=short", "-p", "no:cacheprovider", "-p", "no:xdist",
 OPTIONS += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # Hypothesis is imported before pytest begins
 
 _SHELF = ["shelf_parts", "read_ahead", "shelf"]
-_CORE = ["session", "connection"]
+_SESSIONS = ["session", "versions", "spec_examples", "connection", "shared_storage"]
 TESTS = {
     "durus/records/record.py": ["record", "bad_input"],
     "durus/files/read_ahead.py": ["read_ahead"],
@@ -69,7 +69,10 @@ TESTS = {
     "durus/sharing/protocol.py": ["protocol", "spec_examples"],
     "durus/sharing/oid_grants.py": ["oid_grants"],
     "durus/sharing/versions.py": ["versions"],
-    "durus/sharing/session.py": ["session", "versions", "spec_examples", "connection", "shared_storage"],
+    "durus/sharing/session.py": _SESSIONS,
+    "durus/sharing/commit_queue.py": _SESSIONS,
+    "durus/sharing/write.py": _SESSIONS,
+    "durus/sharing/held_snapshots.py": ["versions", "readonly_server", "protocol2", "shared_storage"],
     "durus/connection.py": ["connection", "spec_examples", "computed_attribute", "api", "record", "btree"],
 }
 """Module -> its test files in tests/unit, quick ones first."""

@@ -32,6 +32,7 @@ class Bug(NamedTuple):
 
 STORAGE = "durus/files/append_only_storage.py"
 SESSION = "durus/sharing/session.py"
+CHANGE_LOG = "durus/sharing/change_log.py"
 VERSIONS = "durus/sharing/versions.py"
 CRASH = "tests/model/test_crashes.py::test_crash_at_any_operation_leaves_a_state_between_acknowledged_and_attempted"
 SESSIONS_OVER_FILE = "tests/model/test_session_machine.py::TestOverFile"
@@ -171,7 +172,7 @@ BUGS: dict[str, Bug] = {
                 SESSION,
                 "            log.add(commit.records)\n            self._trim_log()\n",
                 "            log.add(commit.records)\n            self._trim_log()\n"
-                "            for third in list(self._sessions)[2:]:\n                third._serial = log.end\n",
+                "            for third in list(self._sessions)[2:]:\n                third._reader.serial = log.end\n",
             ),
         ),
         SESSIONS_OVER_MEMORY,
@@ -181,15 +182,15 @@ BUGS: dict[str, Bug] = {
             Change(
                 SESSION,
                 "        def grant() -> None:\n            self._core._in_turn.add(self)\n"
-                "            granted(self._take_invalid())\n",
-                "        known = self._take_invalid()\n\n"
+                "            granted(self._reader.take_invalid())\n",
+                "        known = self._reader.take_invalid()\n\n"
                 "        def grant() -> None:\n            self._core._in_turn.add(self)\n            granted(known)\n",
             ),
         ),
         SESSIONS_OVER_MEMORY,
     ),
     "a commit whose turn was passed on is taken though another one was before it": Bug(
-        (Change(SESSION, "for other in self._in_turn - {commit.session}:", "for other in set[Session]():"),),
+        (Change(SESSION, "for other in self._in_turn - {session}:", "for other in set[Session]():"),),
         SESSIONS_OVER_MEMORY,
     ),
     "a commit whose turn was passed on does not wait until another client's turn is over": Bug(
@@ -197,11 +198,11 @@ BUGS: dict[str, Bug] = {
         SESSIONS_OVER_MEMORY,
     ),
     "a client that has lost track is told of what is known": Bug(
-        (Change(SESSION, "return None if serial < log.start else list(", "return list("),),
+        (Change(CHANGE_LOG, "return None if serial < log.start else list(", "return list("),),
         SESSIONS_OVER_MEMORY,
     ),
     "what all clients have heard of is forgotten, and a bit more": Bug(
-        (Change("durus/sharing/change_log.py", "self._runs[0].last <= serial:", "self._runs[0].last <= serial + 3:"),),
+        (Change(CHANGE_LOG, "self._runs[0].last <= serial:", "self._runs[0].last <= serial + 3:"),),
         SESSIONS_OVER_MEMORY,
     ),
     "a core that starts anew goes on with the turn that was": Bug(
@@ -217,7 +218,13 @@ BUGS: dict[str, Bug] = {
         "tests/unit/test_versions.py::test_a_snapshot_that_ends_leaves_to_older_ones_what_they_show_too[memory]",
     ),
     "a snapshot is not told again of what was on its way when it began": Bug(
-        (Change(SESSION, "        self._serial = self._core._durable_serial", "        self._core._durable_serial"),),
+        (
+            Change(
+                SESSION,
+                "self._reader.serial = self._core._commits.durable",
+                "self._core._commits.durable",
+            ),
+        ),
         "tests/unit/test_versions.py::test_a_client_hears_later_of_what_was_not_durable_when_it_took_its_snapshot",
     ),
     "an exclusive transaction does not take its turn": Bug(

@@ -35,7 +35,8 @@ from durus.file_storage import FileStorage
 from durus.files.file import File, Mode, OperatingSystem, OperatingSystemFile
 from durus.progress import Progress
 from durus.records.record import pack_record
-from durus.sharing.session import Session, SessionCore, Write
+from durus.sharing.session import Session, SessionCore
+from durus.sharing.write import Write
 from durus.storage import MemoryStorage, Storage
 
 ROOT = bytes(8)

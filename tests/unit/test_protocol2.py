@@ -806,7 +806,8 @@ def test_a_connection_of_snapshots_reads_one_state(server: InMemoryServer) -> No
 def test_a_snapshot_that_costs_too_much_is_ended_and_tells_so(
     server: InMemoryServer, limits: tuple[float | None, int | None]
 ) -> None:
-    server.core._max_snapshot_seconds, server.core._max_snapshot_bytes = limits
+    snapshots = server.core._snapshots
+    snapshots.max_seconds, snapshots.max_bytes = limits
     store_items(server, 3)
     reader = Connection(server.new_client(prefetch=0), snapshot=True)
     items, writer = items_of(reader), Connection(server.new_client())

@@ -20,7 +20,8 @@ from durus.pool.turn import ProcessTurn
 from durus.progress import Progress
 from durus.records.record import pack_record
 from durus.shared_storage import SharedStorage, SharedStorageClient
-from durus.sharing.session import SessionCore, Write
+from durus.sharing.session import SessionCore
+from durus.sharing.write import Write
 from durus.storage import MemoryStorage, StagedCommit, Storage
 from tests.unit.databases import in_threads
 
@@ -155,7 +156,7 @@ def test_commits_that_wait_for_the_disk_share_the_next_write_and_nobody_sees_the
     for thread in threads[1:]:
         thread.start()
     core = shared._core
-    while len(core._queued) < 4:
+    while len(core._commits._queued) < 4:
         threading.Event().wait(0.001)
     reader = clients[5]
     reader.sync()

@@ -12,8 +12,9 @@ from durus.oid import oid_from_int
 from durus.records.record import pack_record
 from durus.shared_storage import SharedStorage
 from durus.sharing import versions as versions_module
-from durus.sharing.session import SessionCore, Write
+from durus.sharing.session import SessionCore
 from durus.sharing.versions import Snapshot, Versions
+from durus.sharing.write import Write
 from durus.sqlite_storage import SqliteStorage
 from durus.storage import MemoryStorage, StagedCommit, Storage
 
@@ -532,9 +533,9 @@ def test_a_core_that_starts_anew_goes_on_with_its_snapshots() -> None:
     for reader in readers:
         core.now += 1
         reader.take_snapshot()
-    core._snapshot_holders = {}
+    core._snapshots._holders = {}
     core.start_anew(is_write_lost=False)
-    assert list(core._snapshot_holders) == readers
+    assert list(core._snapshots._holders) == [reader._snapshot for reader in readers]
     assert readers[0].load_from_snapshot(ROOT) == record(ROOT, b"root 1")
     assert readers[0].take_snapshot() is None
 
