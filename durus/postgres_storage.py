@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import quote
 from uuid import uuid4
 
 from durus.concurrency.call_guard import CallGuard, guarded
@@ -32,6 +31,7 @@ from durus.error import (
     WriteConflictError,
 )
 from durus.oid import ROOT_OID, oid_from_int, oid_to_int
+from durus.postgres.connecting import LIBPQ, Connector
 from durus.postgres.decisions import (
     MAX_CHANGES,
     DatedNews,
@@ -45,15 +45,14 @@ from durus.postgres.decisions import (
     lost_commits,
     needed_oids,
 )
+from durus.postgres.oids import ClientOids
 from durus.postgres.rows import MAX_OID, Row, chunks, parameters, record_of_row, row_of
-from durus.postgres.statements import VERSION, Statements
+from durus.postgres.statements import Statements
 from durus.postgres_group import FIRST_PAUSE, LONGEST_PAUSE, GroupWrite, PostgresGroup
 from durus.progress import Progress
-from durus.sharing.oid_grants import OidGrants
 from durus.sharing.prefetch import Prefetch
 from durus.sharing.protocol import INVALID, NOT_FOUND, OKAY, Loaded
 from durus.storage import CollectingStorage, GroupNews, InvalidationHandler
-from durus.text import command, without_password
 
 if TYPE_CHECKING:
     from durus.postgres.link import Link, Rows, Step
@@ -63,16 +62,11 @@ T = TypeVar("T")
 _sleep = time.sleep
 
 _LOADS_AT_A_TIME = 1000
-_FIRST_BLOCK = 32
-_MAX_BLOCK = 4096
-"""How many oids are taken at a time: at first, and when many are used."""
 _TRIM_EVERY = 256
 _TRIM_AT_MOST = 1024
 """After how many commits the log of changes is trimmed, and by how many."""
 _LOG_AGE = "1 hour"
 """How long changes are kept."""
-_LEAST_PATIENCE = 30.0
-"""For how many seconds a server may be silent, however short the timeout of the storage is. [PG-16]"""
 
 
 class PostgresStorage(CollectingStorage):
@@ -102,9 +96,6 @@ class PostgresStorage(CollectingStorage):
     is_shared = True
     format_name = "PostgreSQL"
 
-    made: tuple[str, ...] = ()
-    """What was missing when this storage was opened, and was made: as "schema durus" and "table head". [PG-6]"""
-
     _link: "Link | None" = None
     _group: PostgresGroup | None = None
 
@@ -126,9 +117,16 @@ class PostgresStorage(CollectingStorage):
         self._address = address
         self._readonly = readonly
         self._timeout = float("inf") if timeout is None else timeout
-        self._prepare = prepare
-        self._durability = durability
-        self._parameters = _with_defaults(parameters, readonly)
+        self._connector = Connector(
+            address,
+            parameters,
+            self._sql,
+            readonly=readonly,
+            durability=durability,
+            prepare=prepare,
+            timeout=self._timeout,
+        )
+        self._name = self._connector.name
         self._arguments: dict[str, Any] = {
             "schema": schema,
             "timeout": timeout,
@@ -137,7 +135,6 @@ class PostgresStorage(CollectingStorage):
             "durability": durability,
             **parameters,
         }
-        self._name = f"the PostgreSQL database {_shown(address)} (schema {schema})"
         self._guard: CallGuard = CallGuard("PostgreSQL storage")
         self._failure: DisconnectedError | None = None
         self._is_closed = False
@@ -146,8 +143,8 @@ class PostgresStorage(CollectingStorage):
         self._prefetch = Prefetch(prefetch)
         self._untold: list[bytes] | None = []
         """What others have changed, as the next sync() must tell; None for any oid."""
-        self._forget_oids()
-        self._link = self._open_link()
+        self._oids = ClientOids()
+        self._link = self._connector.open_link()
         try:
             self._seen = self._ask_news(self._link, None).seen
             """The last commit that this client knows of; loads show nothing newer."""
@@ -156,97 +153,19 @@ class PostgresStorage(CollectingStorage):
             raise
 
     def __str__(self) -> str:
-        return f"PostgresStorage({_shown(self._address)!r}, schema={self._sql.schema!r})"
+        return f"PostgresStorage({self._connector.shown!r}, schema={self._sql.schema!r})"
 
     __repr__ = __str__
 
     def __del__(self) -> None:
         self.abandon()
 
-    def _forget_oids(self) -> None:
-        self._given = OidGrants()
-        """The oids that new_oid() has returned, and that were not committed. [PG-30]"""
-        self._block = iter(range(0))
-        """The oids to return next."""
-        self._block_size = _FIRST_BLOCK
-        self._knows_root = False
-        """True if there is known to be a root."""
+    @property
+    def made(self) -> tuple[str, ...]:
+        """What was missing when this storage was opened, and was made: as "schema durus" and "table head". [PG-6]"""
+        return self._connector.made
 
     # The connection
-
-    def _new_link(self) -> "Link":
-        try:
-            from durus.postgres.link import Link  # psycopg is in an extra
-        except ImportError as error:
-            raise ArgumentError(f"{self._name}: this needs psycopg, pip install 'durus[postgres]': {error}") from error
-        patience = max(self._timeout, _LEAST_PATIENCE)
-        return Link(self._address, self._parameters, self._name, self._prepare, patience)
-
-    def _open_link(self) -> "Link":
-        """Connect, and make the tables if they are not there. [PG-2]"""
-        link = self._new_link()
-        try:
-            row = self._greeting(link)
-            if row is None and not self._readonly:
-                self._make_tables(link)
-                row = self._greeting(link)
-            self._check_greeting(row)
-        except BaseException:
-            link.close()
-            raise
-        return link
-
-    def _greeting(self, link: "Link") -> tuple[Any, ...] | None:
-        """Return the version and a setting; None if the tables are not there, or not complete."""
-        from durus.postgres.link import MISSING_TABLE, SqlError
-
-        try:
-            rows = link.run((self._sql.hello, ()))[0]
-        except SqlError as error:
-            if error.state not in MISSING_TABLE:
-                raise
-            return None
-        return rows[0] if rows else None
-
-    def _make_tables(self, link: "Link") -> None:
-        """Make what is missing of the schema, at the same time as other clients, perhaps. [PG-6]"""
-        from durus.postgres.link import ALREADY_MADE, SqlError
-
-        sql, first = self._sql, uuid4()
-        there = link.run((sql.there, (sql.schema,)))[0]
-        names = {name for (name,) in there}
-        missing = {} if there else {f"schema {sql.schema}": sql.make_schema}
-        missing |= {what: make for what, make in sql.relations.items() if what.split()[1] not in names}
-        begin = [(sql.begin, ()), *((make, ()) for make in missing.values()), (sql.first_block, ())]
-        try:
-            link.run(*begin, (sql.first_txn, (first,)), (sql.first_head, (first,)), (sql.commit, ()))
-        except SqlError as error:
-            if error.state not in ALREADY_MADE:
-                raise
-        else:
-            self.made = tuple(missing)
-
-    def _how_to_init(self) -> str:
-        schema = self._sql.schema
-        return command("init", _shown(self._address) + ("" if schema == "durus" else f"?schema={quote(schema)}"))
-
-    def _check_greeting(self, row: tuple[Any, ...] | None) -> None:
-        if row is None:
-            raise ServerError(
-                f"{self._name} has no tables of Durus: make them with {self._how_to_init()}, or open it without "
-                "readonly=True"
-            )
-        version, synchronous = row
-        if version != VERSION:
-            raise ServerError(
-                f"{self._name} has tables of version {version}, and this program knows version {VERSION}: use a "
-                "release of Durus that knows both"
-            )
-        if synchronous == "off" and self._durability == "fsync" and not self._readonly:
-            raise ServerError(
-                f"{self._name} has synchronous_commit=off, so it acknowledges commits that a crash loses: set it to "
-                "on for this role, or open the storage with durability='os'"
-            )
 
     def _require_link(self) -> "Link":
         if self._failure is not None:
@@ -272,7 +191,7 @@ class PostgresStorage(CollectingStorage):
             self._link.close()
         self._turn = None
         try:
-            self._link = self._open_link()
+            self._link = self._connector.open_link()
         except NetworkError as error:
             self._failure = DisconnectedError(f"connecting again failed: {error}; {self.connect_again.later}")
             raise self._failure from error
@@ -304,7 +223,7 @@ class PostgresStorage(CollectingStorage):
         self._turn = None
         self._untold = None
         self._prefetch.forget_all()
-        self._forget_oids()
+        self._oids = ClientOids()
         if not self._is_closed:
             self._failure = DisconnectedError(
                 f"the connection to {self._name} was closed because an exception interrupted a call; if that call was "
@@ -340,15 +259,14 @@ class PostgresStorage(CollectingStorage):
             self._prefetch.forget(invalid)
             told = [*self._untold, *invalid]
         if invalid:
-            self._given.discard(invalid)
-            self._knows_root = self._knows_root or ROOT_OID in invalid
+            self._oids.note_stored(invalid)
         self._untold = []
         self._seen = news.seen
         return told
 
     def _tell_of_loss(self, news: News) -> None:
         """Tell that commits are gone that were acknowledged, as after a failover to a standby that lacks them."""
-        self._forget_oids()
+        self._oids = ClientOids()
         what = "is another one" if news.epoch != self._seen.epoch else "has lost commits"
         warnings.warn(
             f"{self._name} {what}: this client has seen commit {self._seen.tid}, {self._seen.commit_id}, which is not "
@@ -546,7 +464,7 @@ class PostgresStorage(CollectingStorage):
 
     @guarded
     def has_record(self, oid: bytes) -> bool:
-        if oid == ROOT_OID and self._knows_root:
+        if oid == ROOT_OID and self._oids.knows_root:
             self._require_link()
             return True  # for ever, as a pack keeps it
         return self._has_row(oid)
@@ -701,11 +619,11 @@ class PostgresStorage(CollectingStorage):
         if changed is None:
             self._untold = None
             raise WriteConflictError([oid_from_int(row.oid) for row in rows])
-        found = conflicts(rows, existing_of(existing), turn.sweep_tid, changed, self._given.__contains__)
+        found = conflicts(rows, existing_of(existing), turn.sweep_tid, changed, self._oids.given.__contains__)
         if found:
-            if any(oid in self._given for oid in found if oid != ROOT_OID):
+            if any(oid in self._oids.given for oid in found if oid != ROOT_OID):
                 self._untold = None  # another client has used what was given here, so its oids are worth nothing
-                self._forget_oids()
+                self._oids = ClientOids()
             raise WriteConflictError(found)
 
     def _write(self, link: "Link", rows: list[Row], turn: Turn) -> None:
@@ -731,8 +649,7 @@ class PostgresStorage(CollectingStorage):
     def _accept(self, oids: list[bytes], turn: Turn) -> None:
         self._seen = Seen(turn.tid, turn.commit_id, self._seen.epoch)
         self._prefetch.forget(oids)
-        self._given.discard(oids)
-        self._knows_root = self._knows_root or ROOT_OID in oids
+        self._oids.note_stored(oids)
 
     def _settle(self, turn: Turn, error: DisconnectedError) -> None:
         """Find out, on a new connection, what became of a commit; return if it is stored. [PG-26]"""
@@ -741,7 +658,7 @@ class PostgresStorage(CollectingStorage):
         pause = FIRST_PAUSE
         while True:
             try:
-                link, is_stored = self._find_commit(turn)
+                link, is_stored = self._connector.find_commit(turn.commit_id, self._seen.epoch)
                 break
             except NetworkError as failure:
                 reason: Exception = failure
@@ -759,32 +676,6 @@ class PostgresStorage(CollectingStorage):
             link.close()
             raise self._lose(DisconnectedError(f"{error} before the commit was made, and nothing of it is stored"))
         self._link, self._failure = link, None
-
-    def _find_commit(self, turn: Turn) -> "tuple[Link, bool]":
-        """Connect, and tell whether a commit is stored; wait until the lock tells that it is not under way any more."""
-        from durus.postgres.link import Postponed
-
-        sql = self._sql
-        link = self._new_link()
-        try:
-            _, _, head, found, _ = link.run(
-                (sql.begin, ()),
-                (sql.lock_timeout, ()),
-                (sql.lock_head, ()),
-                (sql.find_commit, (turn.commit_id,)),
-                (sql.commit, ()),  # which waits for the standbys, and so for what was found
-            )
-            if link.warning:
-                raise DisconnectedError(f"{self._name} has warned: {link.warning}")
-            if not head or head[0][1] != self._seen.epoch:
-                raise ServerError(f"{self._name} is another one now")
-        except Postponed as error:
-            link.close()
-            raise DisconnectedError(f"another client holds the turn: {error}") from error
-        except BaseException:
-            link.close()
-            raise
-        return link, bool(found)
 
     # Turns and snapshots
 
@@ -839,28 +730,21 @@ class PostgresStorage(CollectingStorage):
     def new_oid(self) -> bytes:
         """Return an oid of a block that this client has for itself, or that of the root if there is none. [PG-30]"""
         self._require_writable()
-        if not self._knows_root and ROOT_OID not in self._given:
-            self._knows_root = self._has_row(ROOT_OID)
-            if not self._knows_root:
-                self._given.add([ROOT_OID])
-                return ROOT_OID
-        number = next(self._block, None)
-        if number is None:
-            self._block = iter(self._new_block())
-            number = next(self._block)
-        oid = oid_from_int(number)
-        self._given.add([oid])
-        return oid
+        oids = self._oids
+        if not oids.knows_root and ROOT_OID not in oids.given:
+            oids.knows_root = self._has_row(ROOT_OID)
+            if not oids.knows_root:
+                return oids.give_root()
+        return oids.give(self._take_block)
 
-    def _new_block(self) -> range:
+    def _take_block(self, size: int) -> range:
         """Take a block of oids, which lasts even if the transaction of a turn is rolled back."""
-        size, self._block_size = self._block_size, min(2 * self._block_size, _MAX_BLOCK)
         step = self._sql.new_block, (size,)
         if self._turn is None:
             rows = self._read(step)[0]
         else:
             try:
-                with contextlib.closing(self._new_link()) as other:
+                with contextlib.closing(self._connector.new_link()) as other:
                     rows = other.run(step)[0]
             except DisconnectedError as error:
                 raise self._lose(error) from error
@@ -942,43 +826,11 @@ class PostgresStorage(CollectingStorage):
             self._group.close()
 
 
-_LIBPQ = [
-    "application_name",
-    "channel_binding",
-    "dbname",
-    "gssencmode",
-    "host",
-    "hostaddr",
-    "keepalives",
-    "keepalives_count",
-    "keepalives_idle",
-    "keepalives_interval",
-    "krbsrvname",
-    "load_balance_hosts",
-    "options",
-    "passfile",
-    "password",
-    "port",
-    "require_auth",
-    "service",
-    "sslcert",
-    "sslcrl",
-    "sslkey",
-    "sslmode",
-    "sslnegotiation",
-    "sslrootcert",
-    "target_session_attrs",
-    "tcp_user_timeout",
-    "user",
-]
-"""The parameters of libpq that an address may have in its query."""
-
-
 class _Opener:
     """What the entry points of the group `durus.storages` lead to. [DB-7]"""
 
     options: Mapping[str, type[bool] | type[int] | type[float] | type[str]] = {
-        **dict.fromkeys(_LIBPQ, str),
+        **dict.fromkeys(LIBPQ, str),
         "connect_timeout": float,
         "durability": str,
         "prefetch": int,
@@ -998,17 +850,3 @@ class _Opener:
 
 open_postgres = _Opener()
 """Makes the storages of durus.open("postgresql://...")."""
-
-
-def _shown(address: str) -> str:
-    """Return where a database is, for messages; the form without a scheme may have a password in any place."""
-    return without_password(address) if "://" in address else "of the parameters given"
-
-
-def _with_defaults(parameters: Mapping[str, str], readonly: bool) -> dict[str, str]:
-    """Return parameters of libpq that find out soon that a server is gone, and that it is a standby."""
-    usual = {"fallback_application_name": "durus", "connect_timeout": "10", "tcp_user_timeout": "30000"}
-    usual |= {"keepalives_idle": "30", "keepalives_interval": "10", "keepalives_count": "3"}
-    if not readonly:
-        usual["target_session_attrs"] = "read-write"
-    return {**usual, **parameters}

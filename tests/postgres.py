@@ -212,12 +212,12 @@ def open_handed(storage: PostgresStorage) -> PostgresStorage:
 
     class OpenHanded(PostgresStorage):
         def end(self, handle_invalidations: InvalidationHandler | None = None) -> None:
-            new = [oid for oid in self._pending or () if oid not in self._given and not self.has_record(oid)]
-            self._given.add(new)
+            new = [oid for oid in self._pending or () if oid not in self._oids.given and not self.has_record(oid)]
+            self._oids.given.add(new)
             try:
                 super().end(handle_invalidations)
             finally:
-                self._given.discard(new)
+                self._oids.given.discard(new)
 
     storage.__class__ = OpenHanded
     return storage

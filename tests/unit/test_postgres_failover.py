@@ -152,7 +152,7 @@ def test_a_commit_that_did_not_wait_for_the_standbys_is_not_acknowledged_without
 def test_the_outcome_of_a_commit_is_unknown_if_the_standby_stays_away(
     waiting: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("durus.postgres_storage._LEAST_PATIENCE", 0.3)
+    monkeypatch.setattr("durus.postgres.connecting._LEAST_PATIENCE", 0.3)
     told = pytest.raises(OutcomeUnknownError, match=r"silent for 0\.3 s while a commit was under way")
     with durus.open(waiting.address() + "&timeout=0.3") as db, told:
         db.run(add)
@@ -162,7 +162,7 @@ def test_the_outcome_of_a_commit_is_unknown_if_the_standby_stays_away(
 def test_a_server_that_is_silent_is_given_up(
     postgres: PostgresServer, postgres_address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("durus.postgres_storage._LEAST_PATIENCE", 0.2)
+    monkeypatch.setattr("durus.postgres.connecting._LEAST_PATIENCE", 0.2)
     storage: PostgresStorage = storage_at(postgres_address + "&timeout=0.2&application_name=silent")
     try:
         ((pid,),) = postgres.execute("select pid from pg_stat_activity where application_name = 'silent'")

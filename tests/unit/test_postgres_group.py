@@ -19,6 +19,7 @@ from durus.error import (
 )
 from durus.oid import oid_from_int
 from durus.persistent_dict import PersistentDict
+from durus.postgres.connecting import Connector
 from durus.postgres_storage import PostgresStorage
 from durus.records.record import pack_record
 from durus.shared_storage import SharedStorage
@@ -428,7 +429,7 @@ def test_clients_learn_that_a_commit_is_unknown_or_that_the_engine_is_gone(
     connection.get_root()["n"] = 2
     with monkeypatch.context() as patch:
         lose_at(server.storage, "INSERT", patch, 1, is_done=True)
-        patch.setattr(PostgresStorage, "_new_link", unreachable)
+        patch.setattr(Connector, "new_link", unreachable)
         with pytest.raises(OutcomeUnknownError):
             connection.commit()
     assert server.connections[0].is_closed

@@ -636,7 +636,7 @@ def test_the_outcome_is_unknown_if_nobody_can_be_asked(world: World, monkeypatch
         raise ServerUnreachableError("there is no server")
 
     with monkeypatch.context() as patch:
-        patch.setattr(client, "_new_link", unreachable)
+        patch.setattr(client._connector, "new_link", unreachable)
         with pytest.raises(OutcomeUnknownError, match="stored completely or not at all"):
             put(client, record(ROOT, b"", b"new"))
         with pytest.raises(OutcomeUnknownError):
