@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary, WeakSet, ref
 
 from durus.btree import BTree
 from durus.concurrency.call_guard import CALL, CallGuard, guarded, guarded_load
+from durus.concurrency.uncopied import Uncopied
 from durus.error import (
     ArgumentError,
     ConcurrentUseError,
@@ -71,7 +72,7 @@ _Pickled = tuple[PersistentObject, bytes, bytes]
 """An object, its oid and its record."""
 
 
-class Connection(ConnectionBase, Generic[Root_co]):
+class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
     """The objects of a storage, in transactions that run from one commit() or abort() to the next.
 
     One thread at a time may use a connection and its objects; ConcurrentUseError reports a second one. To type checkers

@@ -29,6 +29,7 @@ from typing import (
     overload,
 )
 
+from durus.concurrency.uncopied import Uncopied
 from durus.connection import Connection, _Block, current_task
 from durus.error import (
     ArgumentError,
@@ -75,7 +76,7 @@ class Stats(NamedTuple):
     """How many of these are unused at the moment."""
 
 
-class Database(Generic[R]):
+class Database(Uncopied, Generic[R]):
     """The objects of one file, server or memory, for all threads and tasks of a process, and for its children.
 
     durus.open() makes it. Each transaction has its own connection while it lasts, so threads need no locks. The objects
@@ -457,7 +458,7 @@ class Database(Generic[R]):
         self._begin_process()
 
 
-class Transaction(AbstractContextManager[R], Generic[R]):
+class Transaction(Uncopied, AbstractContextManager[R], Generic[R]):
     """A block that is one transaction, or reads one snapshot.
 
     It belongs to the thread or task that begins it; with an `owner`, to any thread, one at a time. [WEB-6]

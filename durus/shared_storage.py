@@ -19,6 +19,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 from durus.concurrency.call_guard import CallGuard, guarded, is_running
 from durus.concurrency.lost import LostHolders
 from durus.concurrency.monitor import Monitor
+from durus.concurrency.uncopied import Uncopied
 from durus.error import ClosedError, ConflictError, DurusError, ReadConflictError, ReadonlyError
 from durus.progress import Progress
 from durus.sharing.session import Session, SessionCore
@@ -33,7 +34,7 @@ _COLLECT_FROM = 100
 """From how many clients on the collector looks for unreachable ones."""
 
 
-class SharedStorage:
+class SharedStorage(Uncopied):
     """Shares one storage among several connections of a process: each gets a client of its own.
 
         shared = SharedStorage(FileStorage("my.durus"))

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 
 from durus.concurrency.call_guard import CallGuard
 from durus.concurrency.connecting_again import BY_ABORT, ConnectAgain
+from durus.concurrency.uncopied import Uncopied
 from durus.error import ArgumentError, DurusError, DurusKeyError, RecordError, TransactionError, WriteConflictError
 from durus.oid import ROOT_OID, format_oid, oid_from_int
 from durus.progress import STEP_REFS, Progress
@@ -155,7 +156,7 @@ class Usage(NamedTuple):
 EMPTY_COMMIT = StagedCommit(lambda: None, lambda: None)
 
 
-class Storage:
+class Storage(Uncopied):
     """Base class of storages. A subclass implements all methods that raise NotImplementedError here."""
 
     _guard: CallGuard | None = None

@@ -21,6 +21,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
+from durus.concurrency.uncopied import Uncopied
 from durus.error import ArgumentError, DurusError, TlsError, WrongProcessError
 from durus.files.single_file_storage import SingleFileStorage
 from durus.serving.client import ServedClient
@@ -93,7 +94,7 @@ _SECONDS_BETWEEN_LOOKS = 0.2
 _logger = logging.getLogger("durus")
 
 
-class StorageServer:
+class StorageServer(Uncopied):
     """Serves a storage to clients until it is stopped.
 
     A client that holds up others is disconnected.

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from typing import Literal, Protocol
 
 from durus.concurrency.forked import note_held
+from durus.concurrency.uncopied import Uncopied
 from durus.error import ArgumentError, FileError, LockedError
 
 Mode = Literal["read", "write", "new", "private"]
@@ -138,7 +139,7 @@ def _named(error: OSError, operation: str, path: str, kind: type[FileError] = Fi
     return named
 
 
-class OperatingSystemFile:
+class OperatingSystemFile(Uncopied):
     """A File of the operating system, by its descriptor."""
 
     _fd = -1

@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator
 from enum import Enum
 from types import FunctionType, ModuleType
 
+from durus.concurrency.uncopied import Uncopied
 from durus.persistent import PersistentBase, PersistentObject, told_apart
 from durus.persistent_dict import PersistentDict
 from durus.persistent_list import PersistentList
 from durus.text import printable
 
-_BY_NAME = (PersistentBase, type, FunctionType, ModuleType, Enum)
-"""Values of which pickle needs the name or the class, and nothing inside."""
+_WHOLE = (PersistentBase, type, FunctionType, ModuleType, Enum, Uncopied)
+"""Values that pickle refuses as a whole, because of their name or their class."""
 CONSOLE = "__console__"
 """The module of definitions in the shell, which nobody can import."""
 _MAX_LEVELS = 50
@@ -90,7 +91,7 @@ def _failing_part(obj: PersistentObject, pickle: Callable[[object], bytes]) -> t
         if found is None:
             break
         label, value = label + found[0], found[1]
-        if isinstance(value, _BY_NAME):
+        if isinstance(value, _WHOLE):
             break
         inside = value
     return label, value

@@ -14,6 +14,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from durus.concurrency.forked import note_held
+from durus.concurrency.uncopied import Uncopied
 from durus.error import DisconnectedError, NotAllowedError, ServerError, ServerUnreachableError
 
 _TRY_AGAIN = {"40001", "40P01", "55P03"}
@@ -78,7 +79,7 @@ class _Limited:
         return self._gen.send(ready)
 
 
-class Link:
+class Link(Uncopied):
     """One connection to the engine, in autocommit mode; `name` says to what, for messages.
 
     ServerUnreachableError if there is none. A server that is silent for `patience` seconds is given up.

@@ -1,8 +1,11 @@
 """Forks, threads, tasks and second connections where they are not allowed: each is reported, and nothing is lost."""
 
 import asyncio
+import copy
 import gc
+import importlib
 import os
+import pickle
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +17,7 @@ import pytest
 from durus import open as open_database
 from durus.backup import verify
 from durus.client_storage import ClientStorage
+from durus.concurrency.uncopied import Uncopied
 from durus.connection import Connection
 from durus.error import (
     ArgumentError,
@@ -21,9 +25,11 @@ from durus.error import (
     DurusError,
     InterruptedTransactionError,
     TransactionError,
+    UnstorableError,
     WrongProcessError,
 )
 from durus.file_storage import FileStorage
+from durus.file_storage2 import FileStorage2
 from durus.open_file import inspect_file
 from durus.persistent import Persistent
 from durus.persistent_list import PersistentList
@@ -31,6 +37,7 @@ from durus.shared_storage import SharedStorage
 from durus.sqlite_storage import SqliteStorage
 from durus.storage import MemoryStorage, Storage
 from durus.storage_server import StorageServer
+from tests.rooms import modules
 
 
 def in_child(work: Callable[[], None]) -> str:
@@ -77,6 +84,59 @@ def test_what_is_no_storage_is_refused_with_what_is_expected(take: Callable[[Any
 def test_what_is_no_path_is_refused(take: Callable[[Any], object], path: str | bytes) -> None:
     with pytest.raises(ArgumentError, match="is not the path of a file"):
         take(path)
+
+
+@pytest.mark.spec("TXN-39")
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps], ids=["copy", "deepcopy", "pickle"])
+@pytest.mark.parametrize(
+    "kind", ["database", "connection", "transaction", "file", "sqlite", "memory", "shared", "server"]
+)
+def test_what_exists_once_is_neither_copied_nor_pickled(
+    kind: str, copied: Callable[[Any], object], tmp_path: Path
+) -> None:
+    connection = Connection(FileStorage2(tmp_path / "f") if kind == "file" else MemoryStorage())
+    with open_database(tmp_path / "db") as db:
+        made = {
+            "database": db,
+            "connection": connection,
+            "transaction": db.transaction(),
+            "file": connection.storage,
+            "sqlite": SqliteStorage(tmp_path / "s"),
+            "memory": MemoryStorage(),
+            "shared": SharedStorage(MemoryStorage()),
+            "server": StorageServer(MemoryStorage(), address=str(tmp_path / "socket")),
+        }[kind]
+        with pytest.raises(TypeError, match="can't be copied, pickled or stored"):
+            copied(made)
+        gc.collect()
+        count = counting(connection)
+        count()
+        with db.transaction() as root:
+            root["n"] = 1
+        db.pack()
+    connection.close()
+
+
+@pytest.mark.spec("TXN-39")
+@pytest.mark.spec("OBJ-16")
+def test_an_object_with_a_database_inside_is_not_stored_and_leaves_it_usable(tmp_path: Path) -> None:
+    with open_database(tmp_path / "db") as db:
+        with pytest.raises(UnstorableError, match=r"its part \['app'\]\[0\], <Database .*, can't be pickled"):
+            db.run(lambda root: root.update(app=[db]))
+        gc.collect()
+        assert db.run(lambda root: root.setdefault("n", 1)) == 1
+
+
+@pytest.mark.spec("TXN-39")
+def test_nothing_that_is_closed_when_it_is_dropped_is_copied() -> None:
+    owners = {
+        cls
+        for name in modules()
+        for cls in vars(importlib.import_module(f"durus.{name}")).values()
+        if isinstance(cls, type) and cls.__module__.startswith("durus.") and "__del__" in vars(cls)
+    }
+    assert {"OperatingSystemFile", "SqliteStorage", "Transaction"} <= {cls.__name__ for cls in owners}
+    assert [cls for cls in owners if not issubclass(cls, Uncopied)] == []
 
 
 @pytest.mark.spec("TXN-38")
