@@ -179,6 +179,8 @@ def _engine_of(where: Path, keywords: Options) -> tuple[Engine, Options]:
         raise ArgumentError(f"{where!r} is not an address; expected a path, or a text like 'durus://localhost:2972'")
     matched = _SCHEME.fullmatch(where) if isinstance(where, str) else None
     if matched is None or not isinstance(where, str):
+        if isinstance(where, str):
+            _refuse_mistaken_path(where)
         return _open_file(os.fsdecode(where), keywords, {})
     scheme = matched[1].lower()
     rest, _, query = matched[2].partition("?")
@@ -212,6 +214,32 @@ def _open_file(path: str, keywords: Options, texts: Mapping[str, str]) -> tuple[
     if not issubclass(kind, AppendOnlyStorage):
         raise ArgumentError(f"{path}: a SQLite file has no option 'durability'")
     return EngineOfOneStorage(kind(path, repair=repair, durability=_DURABILITIES[durability])), options
+
+
+def has_options(path: str) -> bool:
+    """Tell whether a path ends as an address with options does. [DB-8]
+
+    Args:
+        path: the path.
+    """
+    query = path.partition("?")[2]
+    return not {*_DATABASE_OPTIONS, *_FILE_OPTIONS}.isdisjoint(part.partition("=")[0] for part in query.split("&"))
+
+
+def _refuse_mistaken_path(where: str) -> None:
+    """Raise ArgumentError for a path that would make a file, and is probably meant as an address. [DB-8]"""
+    if os.path.lexists(where):
+        return
+    if where == ":memory:":
+        meant = "'memory:' is the address of a database in memory"
+    elif has_options(where):
+        path, _, query = where.partition("?")
+        meant = f"a path has no options, so write {f'file:{urllib.parse.quote(path)}?{query}'!r}"
+    else:
+        return
+    raise ArgumentError(
+        f"{where!r} is not the path of a file that exists: {meant}; pathlib.Path makes a file of that name"
+    )
 
 
 def _path_in(where: str, rest: str) -> str:

@@ -113,12 +113,13 @@ def _checked(text: str, takes_storages: bool, takes_servers: bool) -> str:
         return text
     if text == "-":
         raise argparse.ArgumentTypeError("a database can't be read from stdin; a file with the name '-' is './-'")
+    _refuse_mistaken_path(text)
     scheme, colon, rest = text.partition(":")
     scheme = scheme.lower()
     if not colon:
         return text
     if scheme in _OF_THIS_PROCESS:
-        path = rest.removeprefix("//") if scheme == "file" else ""
+        path = rest.removeprefix("//").partition("?")[0] if scheme == "file" else ""
         advice = f"give its path alone, {path}" if path else "give the path of a file"
     elif scheme in SERVER_SCHEMES and not takes_servers:
         advice = f"this command takes a file; {command('pack', text)} and {command('shell', text)} take servers"
@@ -128,3 +129,19 @@ def _checked(text: str, takes_storages: bool, takes_servers: bool) -> str:
         return text
     shown = without_password(text)
     raise argparse.ArgumentTypeError(f"{shown!r} is an address: {advice}; a file with this name is './{shown}'")
+
+
+def _refuse_mistaken_path(text: str) -> None:
+    if text == ":memory:":
+        raise argparse.ArgumentTypeError(
+            "':memory:' would be a file of that name: a command needs a file or a server, and `durus serve` without a "
+            "name serves a temporary file"
+        )
+    if "?" in text and ":" not in text:
+        from durus.opening import has_options  # only if needed, because of its imports
+
+        if has_options(text):
+            raise argparse.ArgumentTypeError(
+                f"{text!r} would be a file of that name: give its path alone, {text.partition('?')[0]}, and the "
+                "options of the command, such as --readonly"
+            )

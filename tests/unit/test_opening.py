@@ -104,6 +104,28 @@ def test_what_is_no_address_is_told_so(where: str, tmp_path: Path, monkeypatch: 
     assert os.listdir() == []
 
 
+@pytest.mark.spec("DB-8")
+@pytest.mark.parametrize(
+    ("where", "advice"),
+    [
+        (":memory:", "'memory:' is the address of a database in memory"),
+        ("f.durus?readonly=true", r"write 'file:f\.durus\?readonly=true'"),
+        ("f.durus?must_exist", r"write 'file:f\.durus\?must_exist'"),
+        ("a b?x=1&cache_size=5", r"write 'file:a%20b\?x=1&cache_size=5'"),
+    ],
+)
+def test_a_path_that_is_meant_as_an_address_makes_no_file(
+    where: str, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ArgumentError, match=advice):
+        durus.open(where)
+    assert os.listdir() == []
+    note(Path(where))
+    note(where)
+    assert os.listdir() == [where]
+
+
 @pytest.mark.spec("DB-1")
 @pytest.mark.parametrize(
     ("where", "shown"),
