@@ -6,8 +6,16 @@ import sys
 import traceback
 from types import CodeType
 
+import durus
 from durus.cli.leaving import Leaving
-from durus.cli.options import UsageError, add_address_arguments, add_storage_arguments, choose_server, open_storage
+from durus.cli.options import (
+    UsageError,
+    add_address_arguments,
+    add_storage_arguments,
+    choose_server,
+    is_address,
+    open_storage,
+)
 from durus.cli.output import tell
 from durus.cli.pretty import pp
 from durus.cli.python_console import run_python
@@ -57,6 +65,7 @@ def run(options: argparse.Namespace) -> int:
     debug_mode(None)  # checks the environment, before a file is made [CMD-71]
     startup = _compiled(options.startup) if options.startup else None
     server = choose_server(options)
+    is_new = server is None and not is_address(options.file) and not os.path.exists(options.file)
     storage = open_storage(options) if server is None else _open_client(options, server)
     try:
         connection = Connection(storage, cache_size=options.cache_size)
@@ -65,6 +74,7 @@ def run(options: argparse.Namespace) -> int:
             "__doc__": None,
             "connection": connection,
             "root": connection.get_root(),
+            "durus": durus,
             "get": connection.get,
             "pp": pp,
             "sys": sys,
@@ -76,7 +86,7 @@ def run(options: argparse.Namespace) -> int:
             _run_startup(options.startup, startup, names)
         where = without_password(options.file) if server is None else server
         note = "changes can't be stored" if options.readonly else "connection.commit() stores changes"
-        banner = f"Durus on {where}: connection and root are there; {note}"
+        banner = f"Durus on {where}{', a new file' if is_new else ''}: connection, root and durus are there; {note}"
         _run_shell(names, banner, Leaving(connection, _is_terminal(), options.readonly), options.plain)
     finally:
         storage.close()

@@ -21,11 +21,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 is success, 1 an error, in one line on stderr, 2 a usage error, 130 an interrupt.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    _open_closed_streams()
     try:
         options = _parse(given)
     except SystemExit as ended:  # argparse has printed an error, or the help
         return 0 if ended.code in (0, None) else 2
     return 2 if options is None else _run(options, given)
+
+
+def _open_closed_streams() -> None:
+    """Open the streams that this process was started without, as by `>&-`. [CMD-2]
+
+    Otherwise a database would get the descriptor of one, and what other libraries print there.
+    """
+    for name, mode in ("stdin", "r"), ("stdout", "w"), ("stderr", "w"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
 
 
 def _parse(given: list[str]) -> argparse.Namespace | None:
@@ -36,7 +47,7 @@ def _parse(given: list[str]) -> argparse.Namespace | None:
         parser.print_help(sys.stderr)
         return None
     if name not in COMMANDS and name not in ("-h", "--help", "--version"):
-        near = nearest(name)
+        near = "--help" if name == "help" else nearest(name)
         hint = f"did you mean {command_line(near, given[1:])}?" if near else "`durus --help` lists all commands"
         parser.error(f"there is no command {name!r}; {hint}")
     options, unknown = parser.parse_known_args([name, *given[1:]])

@@ -77,6 +77,22 @@ def test_full_disk_under_the_output_is_one_line(tmp_path: Path) -> None:
     assert (result.returncode, result.stderr) == (1, b"durus: the output: No space left on device\n")
 
 
+@pytest.mark.spec("CMD-2")
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_command_needs_no_standard_streams(tmp_path: Path, closed: str) -> None:
+    code = (
+        "import os, sys; from durus.cli.main import main; "
+        "status = main(['shell', 'f']); [os.fstat(fd) for fd in range(3)]; sys.exit(status)"
+    )
+    command = ["sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, code]
+    result = subprocess.run(
+        command, cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert result.returncode == 0
+    assert "Traceback" not in result.stderr
+    assert durus("check", "f", cwd=tmp_path).returncode == 0
+
+
 def test_main_returns_the_exit_status(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "--help"]) == 0
     assert main(["check"]) == 2

@@ -125,11 +125,19 @@ def test_what_is_defined_in_the_shell_is_refused_with_advice(folder: Path, defin
 def test_the_names_of_the_shell(folder: Path) -> None:
     typed = (
         "from durus.persistent_list import PersistentList\nroot['x'] = PersistentList([1])\npp(root)\n"
-        "get(0) is root, str_to_int8(int8_to_str(5)), sys, os\n"
+        "durus.BTree, get(0) is root, str_to_int8(int8_to_str(5)), sys, os\n"
     )
     shown = piped(folder, typed).stdout
     assert "{'x': [1]}" in shown
-    assert "(True, 5, " in shown
+    assert "BTree'>, True, 5, " in shown
+
+
+@pytest.mark.spec("CMD-30")
+def test_the_shell_tells_if_it_has_made_the_file(tmp_path: Path) -> None:
+    first = piped(tmp_path, "")
+    assert "Durus on f, a new file: " in first.stdout + first.stderr
+    again = piped(tmp_path, "")
+    assert "Durus on f: " in again.stdout + again.stderr
 
 
 @pytest.mark.spec("CMD-35")
@@ -174,7 +182,7 @@ def test_ipython(folder: Path) -> None:
         shell.type(line + "\n")
         return shell.expect(pattern)
 
-    shell.expect("Durus on f: connection and root are there")
+    shell.expect("Durus on f: connection, root and durus are there")
     ask("get(0) is root", "True")
     ask("'=' + str(get_ipython().complete('connection.')[1])", r"=\[[^\n]*commit")
     ask("'=' + str('note_access' in str(get_ipython().complete('connection.')[1]))", "=False")

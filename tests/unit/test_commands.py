@@ -134,6 +134,9 @@ def test_a_wrong_call_is_the_usage_and_one_line(
         (["shell", "file:f"], "give its path alone, f"),
         (["serve", "FILE:///srv/f"], "give its path alone, /srv/f"),
         (["shell", "memory:"], "'memory:' is an address: give the path of a file"),
+        (["shell", "file:f?readonly=true"], "give its path alone, f"),
+        (["shell", ":memory:"], "`durus serve` without a name serves a temporary file"),
+        (["serve", "f?readonly=true"], "give its path alone, f, and the options of the command, such as --readonly"),
         (["serve", "durus://localhost"], "take servers"),
         (["check", "durus+unix:/s"], "this command takes a file"),
         (["convert", "f", "durus:g"], "'durus:g' is an address"),
@@ -245,7 +248,12 @@ def test_an_error_of_the_operating_system_is_one_line(
 @pytest.mark.spec("CMD-3")
 @pytest.mark.parametrize(
     ("given", "hint"),
-    [("chek", "did you mean `durus check`?"), ("Server", "`durus serve`"), ("xyzzy", "`durus --help` lists all")],
+    [
+        ("chek", "did you mean `durus check`?"),
+        ("help", "did you mean `durus --help`?"),
+        ("Server", "`durus serve`"),
+        ("xyzzy", "`durus --help` lists all"),
+    ],
 )
 def test_a_command_that_does_not_exist(capsys: pytest.CaptureFixture[str], given: str, hint: str) -> None:
     assert main([given]) == 2
