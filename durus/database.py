@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager, suppress
 from contextvars import ContextVar
 from types import TracebackType
 from typing import (
+    TYPE_CHECKING,
     Any,
     Concatenate,
     Generic,
@@ -48,6 +49,16 @@ from durus.pool.engines import Engine
 from durus.progress import Progress
 from durus.transactions.unnoted import Debug
 
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar as TypeVarWithDefault  # type checkers have it built in
+
+    from durus.persistent_dict import PersistentDict
+
+    Root = TypeVarWithDefault("Root", bound=PersistentObject, default=PersistentDict[str, Any])
+    """The type of the root of a Database. [OBJ-91]"""
+else:
+    Root = TypeVar("Root")
+
 R = TypeVar("R", bound=PersistentObject)
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -76,7 +87,7 @@ class Stats(NamedTuple):
     """How many of these are unused at the moment."""
 
 
-class Database(Uncopied, Generic[R]):
+class Database(Uncopied, Generic[Root]):
     """The objects of one file, server or memory, for all threads and tasks of a process, and for its children.
 
     durus.open() makes it. Each transaction has its own connection while it lasts, so threads need no locks. The objects
@@ -87,7 +98,7 @@ class Database(Uncopied, Generic[R]):
         self,
         engine: Engine,
         *,
-        root_class: type[R] | None = None,
+        root_class: type[Root] | None = None,
         cache_size: int = 100_000,
         cache_bytes: int | None = None,
         tries: int | None = None,
@@ -116,9 +127,9 @@ class Database(Uncopied, Generic[R]):
 
     def _begin_process(self) -> None:
         """Begin to work in this process, without anything of another one."""
-        self._idle: dict[_Kind, list[PooledConnection[R]]] = {"transaction": [], "snapshot": []}
-        self._connections: weakref.WeakSet[PooledConnection[R]] = weakref.WeakSet()
-        self._open: weakref.WeakValueDictionary[object, Transaction[R]] = weakref.WeakValueDictionary()
+        self._idle: dict[_Kind, list[PooledConnection[Root]]] = {"transaction": [], "snapshot": []}
+        self._connections: weakref.WeakSet[PooledConnection[Root]] = weakref.WeakSet()
+        self._open: weakref.WeakValueDictionary[object, Transaction[Root]] = weakref.WeakValueDictionary()
         """The open transaction of each thread or task."""
         self._contention = Contention()
         self._counts = dict.fromkeys(("transactions", "retries", "exclusive"), 0)
@@ -128,7 +139,7 @@ class Database(Uncopied, Generic[R]):
 
     # Transactions
 
-    def transaction(self, exclusive: bool = False) -> AbstractContextManager[R]:
+    def transaction(self, exclusive: bool = False) -> AbstractContextManager[Root]:
         """Run a block as one transaction on the root: commit at its end, abort if it raises. [DB-10]
 
         Args:
@@ -151,7 +162,7 @@ class Database(Uncopied, Generic[R]):
             )
         return Transaction(self, "snapshot" if self._readonly else "transaction", exclusive and not self._readonly)
 
-    def snapshot(self) -> AbstractContextManager[R]:
+    def snapshot(self) -> AbstractContextManager[Root]:
         """Run a block that reads one state of the database, whatever others commit meanwhile. [DB-15]
 
         A change in the block raises ReadonlyError. A snapshot has no conflicts and delays nobody, except on a server
@@ -165,7 +176,7 @@ class Database(Uncopied, Generic[R]):
         """
         return Transaction(self, "snapshot", False)
 
-    def run(self, function: Callable[[R, *Ts], T], /, *args: *Ts, tries: int | None = None) -> T:
+    def run(self, function: Callable[[Root, *Ts], T], /, *args: *Ts, tries: int | None = None) -> T:
         """Call function(root, *args) in a transaction, and again after a conflict. [DB-20] [DB-21]
 
         The function may be called several times, so apart from persistent objects it must do only what can be repeated.
@@ -185,9 +196,10 @@ class Database(Uncopied, Generic[R]):
             OutcomeUnknownError: the commit may be stored; this is not tried again.
             Exception: whatever the function raised.
         """
+        _require_function("run", function)
         return self._run(lambda root: function(root, *args), tries, function)
 
-    def _run(self, call: Callable[[R], T], limit: int | None, function: object) -> T:
+    def _run(self, call: Callable[[Root], T], limit: int | None, function: object) -> T:
         """Run `call`, which calls this function of the application."""
         tries = self.new_tries(limit, self._contention.expects(function))
         try:
@@ -203,7 +215,7 @@ class Database(Uncopied, Generic[R]):
         finally:
             self._contention.note(function, tries)
 
-    async def run_async(self, function: Callable[[R, *Ts], T], /, *args: *Ts, tries: int | None = None) -> T:
+    async def run_async(self, function: Callable[[Root, *Ts], T], /, *args: *Ts, tries: int | None = None) -> T:
         """Do what run() does, in a separate thread, so that other tasks of asyncio go on. [DB-23]
 
         If the task is cancelled, the call goes on to its end, and may commit.
@@ -221,12 +233,12 @@ class Database(Uncopied, Generic[R]):
         return await asyncio.to_thread(functools.partial(self.run, function, *args, tries=tries))
 
     @overload
-    def transactional(self, function: Callable[Concatenate[R, P], T], /) -> Callable[P, T]: ...
+    def transactional(self, function: Callable[Concatenate[Root, P], T], /) -> Callable[P, T]: ...
     @overload
-    def transactional(self, /, *, tries: int) -> Callable[[Callable[Concatenate[R, P], T]], Callable[P, T]]: ...
+    def transactional(self, /, *, tries: int) -> Callable[[Callable[Concatenate[Root, P], T]], Callable[P, T]]: ...
     def transactional(
-        self, function: Callable[Concatenate[R, P], T] | None = None, /, *, tries: int | None = None
-    ) -> Callable[P, T] | Callable[[Callable[Concatenate[R, P], T]], Callable[P, T]]:
+        self, function: Callable[Concatenate[Root, P], T] | None = None, /, *, tries: int | None = None
+    ) -> Callable[P, T] | Callable[[Callable[Concatenate[Root, P], T]], Callable[P, T]]:
         """Decorate a function so that run() calls it; callers leave the root out.
 
             @db.transactional
@@ -242,8 +254,10 @@ class Database(Uncopied, Generic[R]):
         """
         if tries is not None:
             _at_least_one("tries", tries)
+        if function is not None:
+            _require_function("transactional", function)
 
-        def decorate(function: Callable[Concatenate[R, P], T]) -> Callable[P, T]:
+        def decorate(function: Callable[Concatenate[Root, P], T]) -> Callable[P, T]:
             @functools.wraps(function)
             def transactional(*args: P.args, **kwargs: P.kwargs) -> T:
                 return self._run(lambda root: function(root, *args, **kwargs), tries, function)
@@ -252,7 +266,7 @@ class Database(Uncopied, Generic[R]):
 
         return decorate if function is None else decorate(function)
 
-    def attempts(self, tries: int | None = None) -> Iterator[AbstractContextManager[R]]:
+    def attempts(self, tries: int | None = None) -> Iterator[AbstractContextManager[Root]]:
         """Do what run() does, for a block. [DB-22]
 
             for attempt in db.attempts():
@@ -297,7 +311,7 @@ class Database(Uncopied, Generic[R]):
             self._count("retries")
         return goes_on
 
-    def new_try(self, tries: Tries, owner: object = None, may_be_exclusive: bool = True) -> "Transaction[R]":
+    def new_try(self, tries: Tries, owner: object = None, may_be_exclusive: bool = True) -> "Transaction[Root]":
         """Return the transaction that is the next of several tries.
 
         Args:
@@ -308,7 +322,7 @@ class Database(Uncopied, Generic[R]):
         is_exclusive = tries.is_exclusive and may_be_exclusive and not self._readonly
         return Transaction(self, "snapshot" if self._readonly else "transaction", is_exclusive, owner, tries)
 
-    def connection(self) -> AbstractContextManager[Connection[R]]:
+    def connection(self) -> AbstractContextManager[Connection[Root]]:
         """Give a block its own connection, for many transactions. [DB-40]
 
         One thread at a time may use the connection and its objects. Uncommitted changes are lost at the end.
@@ -400,7 +414,7 @@ class Database(Uncopied, Generic[R]):
         if self._is_closed:
             raise ClosedError(f"{self._name} is closed; open it again with durus.open()")
 
-    def _take(self, kind: _Kind) -> PooledConnection[R]:
+    def _take(self, kind: _Kind) -> PooledConnection[Root]:
         """Return a connection that nobody else uses, awake for any thread, and not known to be lost."""
         self._require_open()
         idle = self._idle[kind]
@@ -425,7 +439,7 @@ class Database(Uncopied, Generic[R]):
         self._connections.add(connection)
         return connection
 
-    def _give_back(self, connection: PooledConnection[R]) -> None:
+    def _give_back(self, connection: PooledConnection[Root]) -> None:
         idle = self._idle["snapshot" if connection.is_snapshot else "transaction"]
         if self._is_closed or not connection.is_usable or len(idle) >= _MAX_IDLE:
             self._discard(connection)
@@ -442,10 +456,20 @@ class Database(Uncopied, Generic[R]):
                 idle.remove(connection)
                 self._discard(connection)
 
-    def _discard(self, connection: PooledConnection[R]) -> None:
+    def _discard(self, connection: PooledConnection[Root]) -> None:
         self._connections.discard(connection)
         with suppress(DurusError):
             connection.close()
+
+    def _require_no_turn_here(self) -> None:
+        """Raise TransactionError for a commit inside of an exclusive transaction: it would wait for itself. [DB-12]"""
+        here = self._open.get(_owner())
+        for transaction in surrounding.get() if here is None else (here, *surrounding.get()):
+            if transaction.is_open and transaction._database is self and transaction._is_exclusive:
+                raise TransactionError(
+                    "this commit is inside of an exclusive transaction of the database, and would wait for its end: "
+                    "make the change with the root of that transaction, or after it"
+                )
 
     def _count(self, what: str) -> None:
         self._counts[what] += 1  # without a lock, because an interrupt could prevent its release
@@ -609,6 +633,7 @@ class _Use(AbstractContextManager[Connection[R]], Generic[R]):
         except BaseException:
             database._discard(connection)
             raise
+        connection.before_commit = database._require_no_turn_here
         self._connection = connection
         return connection
 
@@ -616,6 +641,7 @@ class _Use(AbstractContextManager[Connection[R]], Generic[R]):
         connection, self._connection = self._connection, None
         if connection is None:
             return
+        connection.before_commit = None
         try:
             connection.abort()
         except UnnotedChangeError:  # where its warning is an error
@@ -630,13 +656,22 @@ class _Use(AbstractContextManager[Connection[R]], Generic[R]):
 def _owner() -> object:
     """Return the owner of a transaction: the task of asyncio, or else the thread."""
     task = current_task()
-    return threading.get_ident() if task is None else task
+    # Not its number: a new thread may have that of one that has left a transaction open at its end.
+    return threading.current_thread() if task is None else task
 
 
 def _at_least_one(name: str, value: int) -> int:
     if type(value) is not int or value < 1:
         raise ArgumentError(f"{name} is {value!r}; it must be a number, and at least 1")
     return value
+
+
+def _require_function(method: str, function: object) -> None:
+    if not callable(function):
+        raise ArgumentError(
+            f"{method}() was given {function!r}, and needs a function that takes the root: give it without calling it, "
+            "and the number of tries as tries=..."
+        )
 
 
 def _plain(result: T) -> T:

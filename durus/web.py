@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 
 from durus.database import Database, Transaction, surrounding
-from durus.error import DurusError, StateError
+from durus.error import ArgumentError, DurusError, StateError
 from durus.persistent import PersistentObject
 from durus.pool.attempts import pause, pause_seconds
 
@@ -92,6 +92,12 @@ class _Middleware(Generic[App]):
         max_body: int = MAX_BODY,
         commits: Callable[[int], bool] = below_400,
     ) -> None:
+        if not callable(app) or not isinstance(db, Database):
+            raise ArgumentError(
+                f"{type(self).__name__}({app!r}, {db!r}): it takes the application, which is callable, and then the "
+                "Database, which durus.open() returns"
+            )
+        db.new_tries(tries)  # checks the number now, not with the first request
         self._app = app
         self._db = db
         self._tries = tries

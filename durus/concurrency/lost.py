@@ -18,8 +18,19 @@ class LostHolders:
         self._looked = time.monotonic()
 
     def look(self, waiting_since: float) -> None:
-        """Look for them if it is time to; `waiting_since` is when the caller began to wait, by monotonic()."""
+        """Look for them if it is time to, and warn if that has not helped.
+
+        `waiting_since` is when the caller began to wait, by monotonic().
+        """
         now = time.monotonic()
         if now - max(waiting_since, self._looked) >= SECONDS:
             self._looked = now
             gc.collect()
+            if now - waiting_since >= 2 * SECONDS:  # the collector had the chance to end it
+                from durus.logger import logger  # only when used, because of its imports
+
+                logger.warning(
+                    "a commit has waited %.0f s for its turn: another transaction of this process keeps it; if that is "
+                    "an exclusive one that waits for this thread, neither goes on",
+                    now - waiting_since,
+                )

@@ -5,7 +5,7 @@ connection, which refuses it.
 """
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
 
@@ -30,6 +30,8 @@ class PooledConnection(Connection[R], Generic[R]):
     """A connection that is asleep, and refuses all use, outside the transactions of its Database."""
 
     is_snapshot = False
+    before_commit: Callable[[], None] | None = None
+    """Raises an error if a commit with changes would wait for itself."""
 
     def __init__(
         self,
@@ -93,6 +95,8 @@ class PooledConnection(Connection[R], Generic[R]):
 
     def commit(self) -> None:
         self._check_is_own(None)
+        if self.before_commit is not None and self.changed:
+            self.before_commit()
         super().commit()
 
     def abort(self) -> None:

@@ -383,6 +383,16 @@ def test_a_transactional_function_is_called_without_the_root(db: durus.Database[
         db.transactional(tries=0)
 
 
+@pytest.mark.parametrize("wrong", [None, 5, "count"])
+def test_what_is_no_function_is_refused(db: durus.Database[Root], wrong: Any) -> None:
+    with pytest.raises(ArgumentError, match=r"run\(\) was given .*, and needs a function that takes the root"):
+        db.run(wrong)
+    if wrong is not None:
+        with pytest.raises(ArgumentError, match=r"transactional\(\) was given .* the number of tries as tries=\.\.\."):
+            db.transactional(wrong)
+    assert db.stats().transactions == 1
+
+
 @pytest.mark.spec("DB-23")
 def test_a_function_that_would_run_later_is_refused(db: durus.Database[Root]) -> None:
     async def coroutine(root: Root) -> None:

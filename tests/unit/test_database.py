@@ -5,6 +5,7 @@ import contextlib
 import functools
 import gc
 import itertools
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from typing import Any, assert_type
 import pytest
 
 import durus
+from durus.concurrency import lost
 from durus.error import (
     ClosedError,
     ConcurrentUseError,
@@ -116,6 +118,21 @@ def test_transactions_of_several_threads_are_apart(db: durus.Database[Root]) -> 
 
 
 @pytest.mark.spec("DB-11")
+def test_what_a_thread_has_left_open_is_in_nobody_s_way(db: durus.Database[Root]) -> None:
+    left = []
+
+    def leave(_: int) -> None:
+        transaction = db.transaction()
+        transaction.__enter__()
+        left.append(transaction)
+
+    in_threads(1, leave)
+    for _ in range(20):  # one of them has the number that the first one had
+        in_threads(1, lambda _: db.run(count))
+    assert number(db) == 20
+
+
+@pytest.mark.spec("DB-11")
 def test_a_thread_has_one_transaction_at_a_time(db: durus.Database[Root]) -> None:
     with db.transaction() as root:
         count(root)
@@ -172,6 +189,38 @@ def test_an_exclusive_transaction_has_no_conflict(db: durus.Database[Root]) -> N
     for thread in threads:
         thread.join(SECONDS)
     assert number(db) == 13
+
+
+@pytest.mark.spec("DB-12")
+def test_a_commit_that_would_wait_for_the_exclusive_transaction_around_it_is_refused(db: durus.Database[Root]) -> None:
+    with db.connection() as connection:
+        connection.get_root()["n"] += 1
+        connection.commit()
+        with db.transaction(exclusive=True) as root:
+            root["n"] += 10
+            connection.commit()
+            connection.get_root()["n"] += 100
+            with pytest.raises(TransactionError, match="would wait for its end"):
+                connection.commit()
+            connection.abort()
+        connection.get_root()["n"] += 1000
+        connection.commit()
+    assert number(db) == 1011
+
+
+@pytest.mark.spec("DB-12")
+def test_a_commit_that_waits_for_long_is_told_in_the_log(
+    db: durus.Database[Root], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lost, "SECONDS", 0.01)
+    waits = threading.Event()
+    monkeypatch.setattr(logging.getLogger("durus"), "warning", lambda *told: waits.set())
+    with db.transaction(exclusive=True):
+        thread = threading.Thread(target=db.run, args=(count,))
+        thread.start()
+        assert waits.wait(SECONDS)
+    thread.join(SECONDS)
+    assert number(db) == 1
 
 
 @pytest.mark.spec("DB-12")
@@ -593,7 +642,7 @@ def test_a_block_is_begun_once(db: durus.Database[Root]) -> None:
 
 
 def test_what_type_checkers_see() -> None:
-    db = durus.open("memory:")
+    db: durus.Database = durus.open("memory:")
     assert_type(db, durus.Database[durus.PersistentDict[str, Any]])
     assert_type(db.run(lambda root: len(root)), int)
     with durus.open("memory:", root_class=_Root) as other:

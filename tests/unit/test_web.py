@@ -13,7 +13,7 @@ import pytest
 import durus
 from durus import web
 from durus.database import Database
-from durus.error import ConflictError, StateError, TransactionError
+from durus.error import ArgumentError, ConflictError, StateError, TransactionError
 
 Db = Database[Any]
 
@@ -237,6 +237,19 @@ def test_the_last_try_has_no_conflict(serve: Callable[..., Served], db: Db) -> N
     others[0].join()
     assert calls == 3
     assert value(db) == -1
+
+
+@pytest.mark.parametrize("kind", [web.WSGIMiddleware, web.ASGIMiddleware])
+@pytest.mark.parametrize("wrong", ["path", "app", "order", "tries"])
+def test_wrong_arguments_are_refused_before_a_request(
+    kind: Callable[..., object], wrong: str, tmp_path: Path, db: Db
+) -> None:
+    def app(*_: object) -> list[bytes]:
+        raise AssertionError("nobody calls it")
+
+    app_and_db = {"path": (app, tmp_path / "f"), "app": ("app", db), "order": (db, app), "tries": (app, db)}[wrong]
+    with pytest.raises(ArgumentError, match="tries is 0" if wrong == "tries" else "takes the application"):
+        kind(*app_and_db, tries=0)
 
 
 @pytest.mark.spec("WEB-5")

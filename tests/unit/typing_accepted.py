@@ -5,6 +5,8 @@ from typing import Any, assert_type
 
 from durus.btree import BNode4, BTree
 from durus.connection import Connection, gen_every_instance
+from durus.database import Database
+from durus.opening import open as open_database
 from durus.persistent import ComputedAttribute, Persistent, PersistentObject
 from durus.persistent_dict import PersistentDict
 from durus.persistent_list import PersistentList
@@ -86,6 +88,8 @@ def use_roots() -> None:
         same["more"] = 5
     named: Connection = connection
     named.commit()
+    database: Database = open_database("memory:")
+    assert_type(database.run(lambda root: root["anything"]), Any)
 
     tracker: Connection[Tracker] = Connection(MemoryStorage(), root_class=Tracker)
     assert_type(tracker.get_root().issues[1], Issue)

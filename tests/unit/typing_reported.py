@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from durus.btree import BNode4, BTree
 from durus.connection import Connection
+from durus.database import Database
+from durus.opening import open as open_database
 from durus.persistent import ComputedAttribute, Persistent, PersistentObject
 from durus.persistent_dict import PersistentDict
 from durus.persistent_list import PersistentList
@@ -87,6 +89,8 @@ def take_the_wrong_root() -> None:
     print(tracker.root.isues)  # wrong
     with tracker.transaction() as root:
         root.isues.clear()  # wrong
+    database: Database = open_database("memory:", root_class=Tracker)  # wrong
+    database.run(lambda root: root["issues"], tries="5")  # wrong
     other: Connection[Tracker] = Connection(MemoryStorage())  # wrong
     other.commit()
     third: Connection[PersistentDict[str, int]] = tracker  # wrong
