@@ -18,7 +18,6 @@
 
 #include "_persistent.h"
 
-#include <stdint.h>
 #include <structmember.h>
 
 enum { FIRST_ROOM = 8, KINDS = 16 };
@@ -52,7 +51,7 @@ struct Cache {
     size_t limit;
     Aged *oldest; /* the least recently used last */
     size_t oldest_count;
-    uint64_t seed;       /* which no file knows, so that it can't have oids of one place */
+    uint64_t seed;
     PyTypeObject *base;  /* PersistentBase */
     PyObject *slots_of;  /* a function of Python: the slots that a class empties */
     PyObject *set_ghost; /* the name of a method */
@@ -84,9 +83,7 @@ is_ghost(const Entry *entry)
 static inline size_t
 place_of(const Cache *self, uint64_t oid)
 {
-    oid = (oid ^ oid >> 32) * self->seed;
-    oid = (oid ^ oid >> 29) * UINT64_C(0x9E3779B97F4A7C15);
-    return (size_t)(oid >> 32) & (self->room - 1);
+    return scattered(oid, self->seed, 2) & (self->room - 1);
 }
 
 static Entry *
@@ -157,34 +154,11 @@ take_out(Cache *self, Entry *entry)
         resize(self, self->room / 4); /* without the memory for it, it stays as large as it is */
 }
 
-/* Reads an oid; 0 if it is none. */
-static int
-read_oid(PyObject *bytes, uint64_t *oid)
-{
-    if (bytes == NULL || !PyBytes_Check(bytes) || PyBytes_GET_SIZE(bytes) != 8)
-        return 0;
-    const unsigned char *at = (const unsigned char *)PyBytes_AS_STRING(bytes);
-    *oid = 0;
-    for (int i = 0; i < 8; i++)
-        *oid = *oid << 8 | at[i];
-    return 1;
-}
-
-static PyObject *
-write_oid(uint64_t oid)
-{
-    char bytes[8];
-    for (int i = 8; i-- > 0; oid >>= 8)
-        bytes[i] = (char)oid;
-    return PyBytes_FromStringAndSize(bytes, 8);
-}
-
 void
 leave_cache(Persistent *ghost)
 {
     Cache *self = ghost->cache;
-    uint64_t oid;
-    Entry *entry = read_oid(ghost->oid, &oid) ? find(self, oid) : NULL;
+    Entry *entry = find(self, ghost->oid);
     uintptr_t tagged = (uintptr_t)ghost | 1;
     if (entry == NULL || entry->tagged != tagged) /* someone has given it another oid meanwhile */
         for (entry = self->entries; entry->tagged != tagged;)
@@ -230,23 +204,17 @@ enter(Cache *self, uint64_t oid, Persistent *obj, int as_ghost, PyObject **old)
 }
 
 PyObject *
-cached_object(Cache *self, PyObject *bytes)
+cached_object(Cache *self, uint64_t oid)
 {
-    uint64_t oid;
-    Entry *entry = read_oid(bytes, &oid) ? find(self, oid) : NULL;
+    Entry *entry = find(self, oid);
     return entry == NULL || Py_REFCNT(object_of(entry)) == 0 ? NULL : Py_NewRef(object_of(entry));
 }
 
 int
-cache_object(Cache *self, PyObject *bytes, PyObject *obj, int as_ghost)
+cache_object(Cache *self, uint64_t oid, Persistent *obj, int as_ghost)
 {
-    uint64_t oid;
     PyObject *old;
-    if (!PyObject_TypeCheck(obj, self->base) || !read_oid(bytes, &oid)) {
-        PyErr_SetString(PyExc_TypeError, "a cache takes oids of 8 bytes, and persistent objects");
-        return -1;
-    }
-    if (enter(self, oid, (Persistent *)obj, as_ghost, &old) < 0)
+    if (enter(self, oid, obj, as_ghost, &old) < 0)
         return -1;
     Py_XDECREF(old);
     return 0;
@@ -407,18 +375,22 @@ cache_get_loaded_count(Cache *self, PyObject *Py_UNUSED(ignored))
 
 /* Stands for Cache.get. */
 static PyObject *
-cache_get(Cache *self, PyObject *oid)
+cache_get(Cache *self, PyObject *bytes)
 {
-    PyObject *obj = cached_object(self, oid);
+    uint64_t oid;
+    PyObject *obj = read_oid(bytes, &oid) ? cached_object(self, oid) : NULL;
     return obj == NULL ? Py_NewRef(Py_None) : obj;
 }
 
 static PyObject *
 take_two(Cache *self, PyObject *const *args, Py_ssize_t count, int as_ghost)
 {
+    uint64_t oid;
     if (count != 2)
         return PyErr_Format(PyExc_TypeError, "expected an oid and an object, got %zd arguments", count);
-    return cache_object(self, args[0], args[1], as_ghost) < 0 ? NULL : Py_NewRef(Py_None);
+    if (!PyObject_TypeCheck(args[1], self->base) || !read_oid(args[0], &oid))
+        return PyErr_Format(PyExc_TypeError, "a cache takes oids of 8 bytes, and persistent objects");
+    return cache_object(self, oid, (Persistent *)args[1], as_ghost) < 0 ? NULL : Py_NewRef(Py_None);
 }
 
 /* Stands for Cache.add. */
@@ -440,21 +412,19 @@ static PyObject *
 cache_make_ghost(Cache *self, PyObject *bytes)
 {
     uint64_t oid;
-    PyObject *obj = cached_object(self, bytes);
-    int result = obj != NULL && read_oid(bytes, &oid) ? turn_into_ghost(self, oid, obj) : 0;
+    PyObject *obj = read_oid(bytes, &oid) ? cached_object(self, oid) : NULL;
+    int result = obj != NULL ? turn_into_ghost(self, oid, obj) : 0;
     Py_XDECREF(obj);
     return result < 0 ? NULL : Py_NewRef(Py_None);
 }
 
 static void
-belong_to(Persistent *obj, PyObject *oid, Connection *connection)
+belong_to(Persistent *obj, uint64_t oid, Connection *connection)
 {
-    PyObject *old_oid = obj->oid, *old_connection = (PyObject *)obj->connection;
-    obj->oid = Py_NewRef(oid);
-    obj->connection = (Connection *)Py_NewRef(connection);
+    obj->oid = oid;
+    obj->has_oid = 1;
     obj->serial = 0;
-    Py_XDECREF(old_oid);
-    Py_XDECREF(old_connection);
+    Py_XSETREF(obj->connection, (Connection *)Py_NewRef(connection));
 }
 
 static void
@@ -478,11 +448,8 @@ cache_make_all_ghosts(Cache *self, PyObject *connection)
     Copy *copies = copy_table(self, &count);
     int result = copies == NULL ? -1 : 0;
     for (size_t i = 0; result == 0 && i < count; i++) {
-        PyObject *oid = write_oid(copies[i].oid);
-        if (oid != NULL)
-            belong_to((Persistent *)copies[i].obj, oid, (Connection *)connection);
-        result = oid == NULL ? -1 : turn_into_ghost(self, copies[i].oid, copies[i].obj);
-        Py_XDECREF(oid);
+        belong_to((Persistent *)copies[i].obj, copies[i].oid, (Connection *)connection);
+        result = turn_into_ghost(self, copies[i].oid, copies[i].obj);
     }
     if (copies != NULL)
         free_copies(copies, count);
@@ -569,7 +536,8 @@ cache_note_size(Cache *self, PyObject *const *args, Py_ssize_t count)
         return NULL;
     if (size > UINT_MAX) /* what is larger is as good as the largest */
         size = UINT_MAX;
-    Persistent *obj = (Persistent *)cached_object(self, args[0]);
+    uint64_t oid;
+    Persistent *obj = read_oid(args[0], &oid) ? (Persistent *)cached_object(self, oid) : NULL;
     if (obj == NULL)
         return PyLong_FromLong(0);
     long long more = (long long)size - obj->record_size;
@@ -640,7 +608,7 @@ cache_objects(Cache *self, PyObject *Py_UNUSED(ignored))
     Copy *copies = copy_table(self, &count);
     PyObject *result = copies == NULL ? NULL : PyDict_New();
     for (size_t i = 0; result != NULL && i < count; i++) {
-        PyObject *oid = write_oid(copies[i].oid);
+        PyObject *oid = make_oid(copies[i].oid);
         if (oid == NULL || PyDict_SetItem(result, oid, copies[i].obj) < 0)
             Py_CLEAR(result);
         Py_XDECREF(oid);

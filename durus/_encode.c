@@ -53,6 +53,7 @@ typedef struct {
 typedef struct {
     PyObject *value; /* held, so that no other value gets its address */
     Py_ssize_t number;
+    int is_oid; /* it is the oid of the object that has this number, as if that was one bytes object */
 } Place;
 
 typedef struct {
@@ -182,16 +183,29 @@ grow_memo(Encoder *encoder)
 }
 
 static int
-memoize(Encoder *encoder, PyObject *value)
+write_get(Encoder *encoder, const Place *known)
+{
+    return known->number < 256 ? write_opcode(encoder, 'h', known->number, 1)
+                               : write_opcode(encoder, 'j', known->number, 4);
+}
+
+static int
+memoize_as(Encoder *encoder, PyObject *value, int is_oid)
 {
     if (2 * encoder->places_used >= encoder->place_count && !grow_memo(encoder))
         return 0;
     Place *place = place_of(encoder->places, encoder->place_count, value);
     if (place->value != NULL) /* it is in there already: a tuple that contains itself */
         return 0;
-    *place = (Place){Py_NewRef(value), encoder->memo_count++};
+    *place = (Place){Py_NewRef(value), encoder->memo_count++, is_oid};
     encoder->places_used++;
     return write_opcode(encoder, 0x94, 0, 0); /* MEMOIZE */
+}
+
+static int
+memoize(Encoder *encoder, PyObject *value)
+{
+    return memoize_as(encoder, value, 0);
 }
 
 /* Values */
@@ -363,9 +377,9 @@ encode_class(Encoder *encoder, PyObject *type)
     return result;
 }
 
-/* Sets the oid of a new object, a new reference. */
+/* Sets the oid of a new object. */
 static int
-oid_of_new(Encoder *encoder, PyObject *object, PyObject **oid)
+oid_of_new(Encoder *encoder, PyObject *object, uint64_t *oid)
 {
     PyObject *id = PyLong_FromVoidPtr(object);
     PyObject *known = id == NULL ? NULL : PyDict_GetItemWithError(encoder->new_objects, id);
@@ -373,17 +387,16 @@ oid_of_new(Encoder *encoder, PyObject *object, PyObject **oid)
     if (known == NULL) {
         if (PyErr_Occurred())
             return 0;
-        *oid = PyObject_CallOneArg(encoder->take_in, object);
-        return *oid == NULL ? -1 : 1;
+        PyObject *taken = PyObject_CallOneArg(encoder->take_in, object);
+        int result = taken == NULL ? -1 : read_oid(taken, oid);
+        Py_XDECREF(taken);
+        return result;
     }
-    if (!PyTuple_CheckExact(known) || PyTuple_GET_SIZE(known) != 2)
-        return 0;
-    *oid = Py_NewRef(PyTuple_GET_ITEM(known, 0));
-    return 1;
+    return PyTuple_CheckExact(known) && PyTuple_GET_SIZE(known) == 2 && read_oid(PyTuple_GET_ITEM(known, 0), oid);
 }
 
 static int
-add_ref(Encoder *encoder, PyObject *oid)
+add_ref(Encoder *encoder, uint64_t oid)
 {
     if (encoder->ref_count == encoder->ref_room) {
         Py_ssize_t room = 2 * encoder->ref_room + 8;
@@ -393,28 +406,37 @@ add_ref(Encoder *encoder, PyObject *oid)
         encoder->refs = refs;
         encoder->ref_room = room;
     }
-    memcpy(encoder->refs + 8 * encoder->ref_count++, PyBytes_AS_STRING(oid), 8);
+    put_oid((char *)encoder->refs + 8 * encoder->ref_count++, oid);
     return 1;
+}
+
+/* Writes the oid of an object. The memo knows it by the object, of which it has nothing else. */
+static int
+encode_oid(Encoder *encoder, PyObject *object, uint64_t oid)
+{
+    Place *known = place_of(encoder->places, encoder->place_count, object);
+    if (known->value != NULL)
+        return write_get(encoder, known);
+    char bytes[8];
+    put_oid(bytes, oid);
+    return add_ref(encoder, oid) && write_data(encoder, 'C', 'B', bytes, 8) && memoize_as(encoder, object, 1);
 }
 
 /* Stands for ObjectWriter.reference: writes what stands for a persistent object. */
 static int
 encode_reference(Encoder *encoder, PyObject *object)
 {
-    PyObject *oid = NULL, *type = (PyObject *)Py_TYPE(object);
+    PyObject *type = (PyObject *)Py_TYPE(object);
     Connection *connection = ((Persistent *)object)->connection;
+    uint64_t oid = ((Persistent *)object)->oid;
     int result = 0;
     if (connection == NULL)
         result = oid_of_new(encoder, object, &oid);
-    else if ((PyObject *)connection == encoder->connection && ((Persistent *)object)->oid != NULL) {
-        oid = Py_NewRef(((Persistent *)object)->oid);
-        result = 1;
-    }
+    else if ((PyObject *)connection == encoder->connection)
+        result = ((Persistent *)object)->has_oid;
     if (result == 1)
-        result = PyBytes_CheckExact(oid) && PyBytes_GET_SIZE(oid) == 8 && add_ref(encoder, oid);
+        result = encode_oid(encoder, object, oid);
     Py_INCREF(type);
-    if (result == 1)
-        result = encode(encoder, oid);
     if (result == 1)
         result = place_of(encoder->places, encoder->place_count, type)->value == NULL ? encode_class(encoder, type)
                                                                                       : encode(encoder, type);
@@ -427,7 +449,6 @@ encode_reference(Encoder *encoder, PyObject *object)
             memcpy(at, "\x86\x94Q", 3); /* TUPLE2, MEMOIZE, BINPERSID */
     }
     Py_DECREF(type);
-    Py_XDECREF(oid);
     return result;
 }
 
@@ -462,9 +483,8 @@ encode(Encoder *encoder, PyObject *value)
     if (PyFloat_CheckExact(value))
         return encode_float(encoder, value);
     Place *known = place_of(encoder->places, encoder->place_count, value);
-    if (known->value != NULL)
-        return known->number < 256 ? write_opcode(encoder, 'h', known->number, 1)
-                                   : write_opcode(encoder, 'j', known->number, 4);
+    if (known->value != NULL && !known->is_oid)
+        return write_get(encoder, known);
     if (PyUnicode_CheckExact(value))
         return encode_text(encoder, value);
     if (PyBytes_CheckExact(value)) {

@@ -6,12 +6,13 @@
 
        ConnectionBase   the number of the transaction under way, the set of what was accessed in it, and the dict
                         of what was changed in it
-       PersistentBase   the four slots of an object, and the cache that has a pointer to it
+       PersistentBase   the four slots of an object, its oid as a number, and the cache that has a pointer to it
 
    and four functions: new_ghost() makes an object for an oid, take_state() fills it, without_volatile() gives the
    attributes that are stored, persistent_id_by() makes the check of each value that a pickler comes to. What is done
    for btree.py is in _btree.c, for the other collections in _collections.c, for the identity map in _cache.c, for
-   serialize.py in _states.c and _encode.c, and for the reading of files in _files.c, which are part of the same module.
+   the read set in _read_set.c, for serialize.py in _states.c and _encode.c, and for the reading of files in _files.c,
+   which are part of the same module.
 
    PersistentBase has no tp_setattro of its own. Its __setattr__ and __delattr__ are plain methods, which a
    subclass made in Python gets into its slots by Python's own dispatch: that costs some nanoseconds
@@ -26,6 +27,7 @@ typedef struct {
     PyTypeObject *connection_type;
     PyTypeObject *persistent_type;
     PyTypeObject *cache_type;
+    PyTypeObject *read_set_type;
     PyObject *own_note_change; /* the methods below, to see if a subclass has others */
     PyObject *own_p_note_change;
     PyObject *note_change;   /* names */
@@ -116,21 +118,14 @@ is_untracked(Persistent *self, PyObject *name)
 static int
 note_access(Connection *connection, Persistent *obj)
 {
-    if (connection->accessed == NULL || !PySet_Check(connection->accessed)) {
-        PyErr_SetString(PyExc_TypeError, "the accessed of a connection must be a set");
+    if (connection->accessed == NULL) {
+        PyErr_SetString(PyExc_TypeError, "a connection notes no access before its __init__()");
         return -1;
     }
-    long long serial = connection->transaction_serial;
-    int result = 0;
-    if (obj->oid != NULL && obj->oid != Py_None) {
-        PyObject *accessed = Py_NewRef(connection->accessed), *oid = Py_NewRef(obj->oid); /* a hash may run any code */
-        result = PySet_Add(accessed, oid);
-        Py_DECREF(accessed);
-        Py_DECREF(oid);
-    }
-    if (result == 0)
-        obj->serial = serial;
-    return result;
+    if (obj->has_oid && note_read(connection->accessed, obj->oid) < 0)
+        return -1;
+    obj->serial = connection->transaction_serial;
+    return 0;
 }
 
 int
@@ -283,7 +278,6 @@ persistent_traverse(Persistent *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(self->connection);
-    Py_VISIT(self->oid);
     return 0;
 }
 
@@ -294,8 +288,6 @@ persistent_clear(Persistent *self)
 {
     if (self->connection != NULL)
         self->status = GHOST;
-    if (self->oid != NULL && !PyBytes_CheckExact(self->oid))
-        Py_CLEAR(self->oid);
     return 0;
 }
 
@@ -307,7 +299,6 @@ persistent_dealloc(Persistent *self)
     if (self->cache != NULL)
         leave_cache(self);
     Py_CLEAR(self->connection);
-    Py_CLEAR(self->oid);
     type->tp_free(self);
     Py_DECREF(type);
 }
@@ -333,13 +324,33 @@ set_connection(Persistent *self, PyObject *value, void *Py_UNUSED(closure))
     return 0;
 }
 
+static PyObject *
+get_oid(Persistent *self, void *Py_UNUSED(closure))
+{
+    return self->has_oid ? make_oid(self->oid) : Py_NewRef(Py_None);
+}
+
+static int
+set_oid(Persistent *self, PyObject *value, void *Py_UNUSED(closure))
+{
+    if (value == NULL || value == Py_None)
+        self->has_oid = 0;
+    else if (read_oid(value, &self->oid))
+        self->has_oid = 1;
+    else {
+        PyErr_Format(PyExc_TypeError, "_p_oid must be 8 bytes or None, not %R", value);
+        return -1;
+    }
+    return 0;
+}
+
 static PyGetSetDef persistent_getset[] = {
     {"_p_connection", (getter)get_connection, (setter)set_connection, NULL, NULL},
+    {"_p_oid", (getter)get_oid, (setter)set_oid, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
 static PyMemberDef persistent_members[] = {
-    {"_p_oid", T_OBJECT, offsetof(Persistent, oid), 0, NULL},
     {"_p_serial", T_LONGLONG, offsetof(Persistent, serial), 0, NULL},
     {"_p_status", T_BYTE, offsetof(Persistent, status), 0, NULL},
     {NULL, 0, 0, 0, NULL},
@@ -406,22 +417,43 @@ connection_note_change(Connection *self, PyObject *obj)
         PyErr_SetString(PyExc_TypeError, "note_change() takes a persistent object, after __init__()");
         return NULL;
     }
-    PyObject *oid = ((Persistent *)obj)->oid;
-    if (oid == NULL || oid == Py_None)
+    if (!((Persistent *)obj)->has_oid)
         Py_RETURN_NONE;
-    PyObject *changed = Py_NewRef(self->changed);
-    Py_INCREF(oid);
-    int result = PyObject_SetItem(changed, oid, obj);
+    PyObject *changed = Py_NewRef(self->changed), *oid = make_oid(((Persistent *)obj)->oid);
+    int result = oid == NULL ? -1 : PyObject_SetItem(changed, oid, obj);
     Py_DECREF(changed);
-    Py_DECREF(oid);
+    Py_XDECREF(oid);
     return result < 0 ? NULL : Py_NewRef(Py_None);
 }
+
+static PyObject *
+get_accessed(Connection *self, void *Py_UNUSED(closure))
+{
+    if (self->accessed == NULL)
+        PyErr_SetString(PyExc_AttributeError, "accessed");
+    return Py_XNewRef((PyObject *)self->accessed);
+}
+
+static int
+set_accessed(Connection *self, PyObject *value, void *Py_UNUSED(closure))
+{
+    if (value == NULL || !Py_IS_TYPE(value, state_of((PyObject *)self)->read_set_type)) {
+        PyErr_SetString(PyExc_TypeError, "the accessed of a connection must be a ReadSet");
+        return -1;
+    }
+    Py_XSETREF(self->accessed, (struct ReadSet *)Py_NewRef(value));
+    return 0;
+}
+
+static PyGetSetDef connection_getset[] = {
+    {"accessed", (getter)get_accessed, (setter)set_accessed,
+     "The oids of the objects that were accessed in this transaction.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
 
 static PyMemberDef connection_members[] = {
     {"transaction_serial", T_LONGLONG, offsetof(Connection, transaction_serial), 0,
      "The number of the transaction under way, which goes up by one with each commit or abort."},
-    {"accessed", T_OBJECT_EX, offsetof(Connection, accessed), 0,
-     "The oids of the objects that were accessed in this transaction."},
     {"changed", T_OBJECT_EX, offsetof(Connection, changed), 0,
      "The stored objects that were changed in this transaction, by oid."},
     {NULL, 0, 0, 0, NULL},
@@ -439,6 +471,7 @@ static PyType_Slot connection_slots[] = {
     {Py_tp_traverse, connection_traverse},
     {Py_tp_clear, connection_clear},
     {Py_tp_members, connection_members},
+    {Py_tp_getset, connection_getset},
     {Py_tp_methods, connection_methods},
     {0, NULL},
 };
@@ -453,13 +486,14 @@ static PyType_Spec connection_spec = {
 /* Functions */
 
 PyObject *
-make_ghost(PyTypeObject *type, PyObject *oid, Connection *connection)
+make_ghost(PyTypeObject *type, uint64_t oid, Connection *connection)
 {
     /* Past object.__new__, which refuses an abstract class [OBJ-67], and takes memory for attributes. */
     Persistent *self = (Persistent *)type->tp_alloc(type, 0);
     if (self != NULL) {
         self->status = GHOST;
-        self->oid = Py_NewRef(oid);
+        self->oid = oid;
+        self->has_oid = 1;
         self->connection = (Connection *)Py_NewRef(connection);
     }
     return (PyObject *)self;
@@ -469,13 +503,14 @@ static PyObject *
 new_ghost(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
     ModuleState *state = PyModule_GetState(module);
-    if (count != 3 || !PyType_Check(args[0]) || !PyBytes_Check(args[1])
+    uint64_t oid;
+    if (count != 3 || !PyType_Check(args[0]) || !read_oid(args[1], &oid)
         || !PyType_IsSubtype((PyTypeObject *)args[0], state->persistent_type)
         || !PyObject_TypeCheck(args[2], state->connection_type)) {
         PyErr_SetString(PyExc_TypeError, "new_ghost() takes a class, an oid and a connection");
         return NULL;
     }
-    return make_ghost((PyTypeObject *)args[0], args[1], (Connection *)args[2]);
+    return make_ghost((PyTypeObject *)args[0], oid, (Connection *)args[2]);
 }
 
 int
@@ -597,6 +632,7 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->connection_type);
     Py_VISIT(state->persistent_type);
     Py_VISIT(state->cache_type);
+    Py_VISIT(state->read_set_type);
     Py_VISIT(state->own_note_change);
     Py_VISIT(state->own_p_note_change);
     for (int kind = 0; kind < COLLECTIONS; kind++) {
@@ -613,6 +649,7 @@ module_clear(PyObject *module)
     Py_CLEAR(state->connection_type);
     Py_CLEAR(state->persistent_type);
     Py_CLEAR(state->cache_type);
+    Py_CLEAR(state->read_set_type);
     Py_CLEAR(state->own_note_change);
     Py_CLEAR(state->own_p_note_change);
     Py_CLEAR(state->note_change);
@@ -643,7 +680,9 @@ module_exec(PyObject *module)
     state->connection_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &connection_spec, NULL);
     state->persistent_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &persistent_spec, NULL);
     state->cache_type = make_cache_type(module);
-    if (state->connection_type == NULL || state->persistent_type == NULL || state->cache_type == NULL)
+    state->read_set_type = make_read_set_type(module);
+    if (state->connection_type == NULL || state->persistent_type == NULL || state->cache_type == NULL
+        || state->read_set_type == NULL)
         return -1;
     const struct {
         PyObject **where;

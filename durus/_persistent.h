@@ -7,6 +7,8 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include <stdint.h>
+
 #if defined(__GNUC__)
 #define SHARED __attribute__((visibility("hidden"))) /* between the sources, with nobody else */
 #else
@@ -18,8 +20,8 @@ enum { GHOST = -1, SAVED = 0, UNSAVED = 1 };
 typedef struct {
     PyObject_HEAD
     long long transaction_serial;
-    PyObject *accessed; /* a set, or NULL before __init__ */
-    PyObject *changed;  /* a dict, likewise */
+    struct ReadSet *accessed; /* NULL before __init__ */
+    PyObject *changed;        /* a dict, likewise */
 } Connection;
 
 typedef struct Cache Cache;
@@ -27,10 +29,11 @@ typedef struct Cache Cache;
 typedef struct {
     PyObject_HEAD
     Connection *connection; /* NULL is None */
-    PyObject *oid;          /* likewise */
+    uint64_t oid;           /* as a number: bytes are made of it when they are asked for */
     Cache *cache;           /* the one that has a pointer to this ghost, or NULL; it is not referred to */
     long long serial;
     signed char status;
+    char has_oid;
     unsigned int record_size; /* in bytes, as a cache was told; 0 if it was not */
 } Persistent;
 
@@ -39,6 +42,45 @@ is_fresh(Persistent *self) /* in this transaction: neither to be loaded nor to b
 {
     return self->connection == NULL
         || (self->serial == self->connection->transaction_serial && self->status != GHOST);
+}
+
+/* Reads an oid; 0 if it is none. */
+static inline int
+read_oid(PyObject *bytes, uint64_t *oid)
+{
+    if (bytes == NULL || !PyBytes_Check(bytes) || PyBytes_GET_SIZE(bytes) != 8)
+        return 0;
+    const unsigned char *at = (const unsigned char *)PyBytes_AS_STRING(bytes);
+    *oid = 0;
+    for (int i = 0; i < 8; i++)
+        *oid = *oid << 8 | at[i];
+    return 1;
+}
+
+static inline void
+put_oid(char *at, uint64_t oid)
+{
+    for (int i = 8; i-- > 0; oid >>= 8)
+        at[i] = (char)oid;
+}
+
+static inline PyObject *
+make_oid(uint64_t oid)
+{
+    char bytes[8];
+    put_oid(bytes, oid);
+    return PyBytes_FromStringAndSize(bytes, 8);
+}
+
+/* Returns a place for an oid in a table. Neighbours stand beside one another, 2 ** `bits` of them, because they are used one
+   after the other; no file knows the seed, so that it can't have oids of one place. */
+static inline size_t
+scattered(uint64_t oid, uint64_t seed, int bits)
+{
+    uint64_t group = oid >> bits;
+    group = (group ^ group >> 32) * seed;
+    group = (group ^ group >> 29) * UINT64_C(0x9E3779B97F4A7C15);
+    return (size_t)(group >> 32) << bits | (size_t)(oid & ((1u << bits) - 1));
 }
 
 /* Ends an object that the collector of garbage knows; `clear` drops what it refers to. */
@@ -82,16 +124,19 @@ SHARED int change(Persistent *self);
 SHARED int call_note_change(PyObject *obj);
 
 /* Makes a ghost of a class of persistent objects. */
-SHARED PyObject *make_ghost(PyTypeObject *type, PyObject *oid, Connection *connection);
+SHARED PyObject *make_ghost(PyTypeObject *type, uint64_t oid, Connection *connection);
 /* Makes a dict the one of an object's attributes, with the names that all objects share. */
 SHARED int adopt_state(PyObject *obj, PyObject *state);
 /* Takes a ghost out of its cache. */
 SHARED void leave_cache(Persistent *ghost);
 /* Returns the object of an oid, or NULL without an exception. */
-SHARED PyObject *cached_object(Cache *cache, PyObject *oid);
+SHARED PyObject *cached_object(Cache *cache, uint64_t oid);
 /* Makes an object that of an oid, as a ghost or as a loaded one. */
-SHARED int cache_object(Cache *cache, PyObject *oid, PyObject *obj, int as_ghost);
+SHARED int cache_object(Cache *cache, uint64_t oid, Persistent *obj, int as_ghost);
 SHARED PyTypeObject *make_cache_type(PyObject *module);
+/* Adds an oid to a read set. */
+SHARED int note_read(struct ReadSet *set, uint64_t oid);
+SHARED PyTypeObject *make_read_set_type(PyObject *module);
 SHARED PyTypeObject *cache_type_of(PyObject *module);
 SHARED PyTypeObject *connection_type_of(PyObject *module);
 SHARED PyTypeObject *persistent_type_of(PyObject *module);

@@ -440,7 +440,7 @@ read_stack_global(StateReader *reader, Decoder *decoder)
 /* Stands for a part of ObjectReader.get_referenced: returns the object of an oid, which becomes a new ghost of the class
    if it is not in memory. */
 static PyObject *
-referenced(StateReader *reader, PyObject *oid, PyObject *type)
+referenced(StateReader *reader, uint64_t oid, PyObject *type)
 {
     PyObject *found = cached_object(reader->cache, oid);
     if (found != NULL)
@@ -452,7 +452,7 @@ referenced(StateReader *reader, PyObject *oid, PyObject *type)
     found = ghost == NULL ? NULL : cached_object(reader->cache, oid);
     if (found != NULL)
         Py_SETREF(ghost, found);
-    else if (ghost != NULL && cache_object(reader->cache, oid, ghost, 1) < 0)
+    else if (ghost != NULL && cache_object(reader->cache, oid, (Persistent *)ghost, 1) < 0)
         Py_CLEAR(ghost);
     return ghost;
 }
@@ -463,8 +463,8 @@ read_reference(StateReader *reader, Decoder *decoder)
     PyObject *pair = has_values(decoder, 1) ? top(decoder) : NULL;
     if (pair == NULL || !PyTuple_CheckExact(pair) || PyTuple_GET_SIZE(pair) != 2)
         return 0;
-    PyObject *oid = PyTuple_GET_ITEM(pair, 0);
-    if (!PyBytes_CheckExact(oid) || PyBytes_GET_SIZE(oid) != 8)
+    uint64_t oid;
+    if (!PyBytes_CheckExact(PyTuple_GET_ITEM(pair, 0)) || !read_oid(PyTuple_GET_ITEM(pair, 0), &oid))
         return 0;
     return replace(decoder, decoder->stack.size - 1, referenced(reader, oid, PyTuple_GET_ITEM(pair, 1)));
 }

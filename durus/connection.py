@@ -792,7 +792,7 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
     def _store(self, writer: ObjectWriter, records: list[_Pickled], changed: dict[bytes, PersistentObject]) -> None:
         """Store the pickled records; after a DurusError nothing is stored, and all is as before the commit."""
         try:
-            if self._is_all_invalid or not self.invalid_oids.isdisjoint(self.accessed):
+            if self._is_all_invalid or not self.accessed.isdisjoint(self.invalid_oids):
                 raise self._conflict()
             self.storage.begin()
             for _, oid, record in records:
@@ -922,10 +922,12 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
             self.invalid_oids.update(oids)
 
     def _has_conflict(self) -> bool:
-        return bool(self.accessed) and (self._is_all_invalid or not self.invalid_oids.isdisjoint(self.accessed))
+        return bool(self.accessed) and (self._is_all_invalid or not self.accessed.isdisjoint(self.invalid_oids))
 
     def _conflict(self) -> WriteConflictError:
-        return WriteConflictError(sorted(self.accessed if self._is_all_invalid else self.invalid_oids & self.accessed))
+        accessed = self.accessed
+        oids = accessed if self._is_all_invalid else [oid for oid in self.invalid_oids if oid in accessed]
+        return WriteConflictError(sorted(oids))
 
     def _drop_invalid(self) -> None:
         """Drop the states that others changed."""

@@ -50,6 +50,10 @@ LayoutToStore = tuple[bytes, tuple[tuple[str, MemberDescriptorType], ...]]
 State = Any  # whatever the __getstate__() of an application's class returns
 
 
+class ReadSet(set[bytes]):
+    """The oids of the objects that a transaction has accessed."""
+
+
 class ConnectionBase:
     """What an object needs from its connection."""
 
@@ -60,7 +64,7 @@ class ConnectionBase:
     """
 
     def __init__(self) -> None:
-        self.accessed: set[bytes] = set()
+        self.accessed = ReadSet()
         """The oids of the objects that this transaction has accessed. [TXN-2]"""
         self.changed: dict[bytes, PersistentObject] = {}
         """The stored objects that this transaction has changed, by oid."""
@@ -344,6 +348,7 @@ if not TYPE_CHECKING and implementation == "C":
 
         __slots__ = ()
 
+    ReadSet = _persistent.ReadSet
     new_ghost = _persistent.new_ghost
     take_state = _persistent.take_state
     persistent_id_by = _persistent.persistent_id_by

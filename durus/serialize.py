@@ -542,7 +542,8 @@ class ObjectWriter:
         self._states = None if has_broken_classes or self._reader is not None else _STATES
         self._file = io.BytesIO()
         self._pending: deque[tuple[PersistentObject, bytes]] = deque()
-        self._refs: set[bytes] = set()
+        self._refs: dict[bytes, bytes] = {}
+        """The oids that the state refers to, each as the one bytes object that the pickler's memo knows."""
         self._reducers = Reducers()
         self._risky: list[tuple[PersistentObject, bytes]] = []
         self.new_objects: dict[int, tuple[bytes, PersistentObject]] = {}
@@ -582,7 +583,7 @@ class ObjectWriter:
 
     def _pickled_record(self, obj: PersistentObject, oid: bytes) -> bytes:
         self._current = obj
-        self._refs = set()
+        self._refs = {}
         try:
             state = obj.__getstate__()
             if obj._p_connection is not None:
@@ -712,8 +713,7 @@ class ObjectWriter:
             )
         else:
             oid = _oid_of(obj)
-        self._refs.add(oid)
-        return oid, type(obj)
+        return self._refs.setdefault(oid, oid), type(obj)
 
     def _take_in(self, obj: PersistentObject) -> bytes:
         oid = self._new_oid()

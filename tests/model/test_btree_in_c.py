@@ -217,7 +217,7 @@ class World:
         return (
             known(self.tree),
             connection.loads,
-            connection.accessed,
+            set(connection.accessed),
             list(connection.changed),
             connection.releases,
             self.noted,

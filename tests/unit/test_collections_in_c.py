@@ -64,7 +64,7 @@ def outcome(cls: type[Any], state: dict[str, Any] | None, read: Callable[[Any, A
         found: object = read(obj, key)
     except Exception as error:
         found = type(error), str(error)
-    return found, connection.loads, connection.accessed, connection.changed, obj._p_status
+    return found, connection.loads, set(connection.accessed), connection.changed, obj._p_status
 
 
 @pytest.mark.spec("OBJ-5", "OBJ-6")

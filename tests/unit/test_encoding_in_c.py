@@ -588,10 +588,22 @@ def test_an_oid_that_is_none_is_left_to_python(oid: Any) -> None:
     assert state_writer().record(world.obj, oid_from_int(1), world.connection, {}, lambda obj: oid) is None
     new: Any = {id(get_slot(world.obj, "__dict__")["a"]): oid}
     assert state_writer().record(world.obj, oid_from_int(1), world.connection, new, lambda obj: bytes(8)) is None
+
+
+def test_a_reference_to_an_object_without_an_oid_is_left_to_python() -> None:
+    world = of(Node, a=Node())
     stored = world.add(3, Node)
-    set_slot(stored, "_p_oid", oid)
+    set_slot(stored, "_p_oid", None)
     world.give({"a": stored})
     assert world.record_in_c() is None
+
+
+def test_each_further_reference_to_an_object_names_its_oid_by_the_memo() -> None:
+    world = of(Node)
+    stored, other = world.add(3, Node), world.add(4, Node)
+    world.give({"a": [stored, other, stored, Node(), stored], "b": oid_from_int(3)})
+    assert world.record_in_c() is not None
+    assert world.store(with_c=True) == world.store(with_c=False)
 
 
 @pytest.mark.parametrize(
