@@ -11,7 +11,7 @@ from typing import Protocol, Self
 
 from durus.error import DurusError, NetworkError, OutcomeUnknownError, RecordError, WriteConflictError
 from durus.oid import oid_from_int
-from durus.postgres.decisions import Candidate, DatedNews, Existing, Seen, Turn, invalid_oids, needed_oids, refusals
+from durus.postgres.decisions import Candidate, Existing, News, Seen, Turn, invalid_oids, needed_oids, refusals
 from durus.postgres.rows import Row, row_of
 from durus.storage import GroupNews, GroupOutcome, Member
 
@@ -42,13 +42,13 @@ class GroupWrite:
                 self.candidates[number] = Candidate(rows, member.new, member.accessed)
         self.tid: int | None = None
         """The number of the transaction that may be committed now; set before it can be, by the thread that writes."""
-        self.news: DatedNews | None = None
+        self.news: News | None = None
         self.turn: Turn | None = None
         """The turn in which something was stored."""
         self.refused: dict[int, list[bytes]] = {}
         """The members that are in conflict, and the oids because of which they are."""
 
-    def compare(self, turn: Turn, news: DatedNews, existing: list[Existing]) -> list[Row]:
+    def compare(self, turn: Turn, news: News, existing: list[Existing]) -> list[Row]:
         """Find out which members are in conflict; return the rows of the others. [PG-62]"""
         self.news = news
         changed = invalid_oids(self.seen, news.after(self.seen.tid))
@@ -97,7 +97,7 @@ class Engine(Protocol):
         NetworkError, but no OutcomeUnknownError, if nothing is stored and it may be tried again.
         """
 
-    def take_group(self, news: DatedNews, turn: Turn | None, oids: list[bytes]) -> list[bytes] | None:
+    def take_group(self, news: News, turn: Turn | None, oids: list[bytes]) -> list[bytes] | None:
         """Take in what others committed before a group, as `news` have it, and what the group has stored in its `turn`,
         the records of these `oids`; return the oids that others changed, None for any.
         """

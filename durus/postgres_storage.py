@@ -34,7 +34,6 @@ from durus.oid import ROOT_OID, oid_from_int, oid_to_int
 from durus.postgres.connecting import LIBPQ, Connector
 from durus.postgres.decisions import (
     MAX_CHANGES,
-    DatedNews,
     News,
     Seen,
     Turn,
@@ -44,6 +43,7 @@ from durus.postgres.decisions import (
     is_behind,
     lost_commits,
     needed_oids,
+    news_of,
 )
 from durus.postgres.oids import ClientOids
 from durus.postgres.rows import MAX_OID, Row, chunks, parameters, record_of_row, row_of
@@ -237,7 +237,7 @@ class PostgresStorage(CollectingStorage):
     # What others have changed
 
     def _ask_news(self, link: "Link", seen: Seen | None) -> News:
-        return News(*link.run(self._news_step(seen))[0][0])
+        return news_of(link.run(self._news_step(seen))[0][0])
 
     def _news_step(self, seen: Seen | None) -> "Step":
         tid = MAX_OID if seen is None else seen.tid
@@ -285,7 +285,7 @@ class PostgresStorage(CollectingStorage):
         if not self._shows_snapshots:
             return self._ask_news(link, self._seen)
         _, answer = link.run((self._sql.begin_snapshot, ()), self._news_step(self._seen))
-        return News(*answer[0])
+        return news_of(answer[0])
 
     def _ask_again_if_lost(self, ask: "Callable[[Link], T]") -> T:
         """Ask on this link, or on a new one if it is lost."""
@@ -344,24 +344,16 @@ class PostgresStorage(CollectingStorage):
         """How many seconds a commit may wait."""
         return self._timeout
 
-    def _dated_news_step(self) -> "Step":
-        tid = self._seen.tid
-        return self._sql.sync_with_tids, (tid, tid, MAX_CHANGES, tid, MAX_CHANGES)
-
     @guarded
     def take_news_of_group(self, is_late: Callable[[int], bool]) -> GroupNews:
         """Take in what others have changed, unless `is_late` tells of the number of the last commit not to. [PG-61]"""
-
-        def ask(link: "Link") -> DatedNews:
-            return DatedNews(*link.run(self._dated_news_step())[0][0])
-
-        news = self._ask_again_if_lost(ask)
+        news = self._ask_again_if_lost(lambda link: self._ask_news(link, self._seen))
         if is_late(news.tid):
             return GroupNews(is_complete=False)
         return GroupNews(is_complete=True, changed=self._take(news.after(self._seen.tid)))
 
     @guarded
-    def take_group(self, news: DatedNews, turn: Turn | None, oids: list[bytes]) -> list[bytes] | None:
+    def take_group(self, news: News, turn: Turn | None, oids: list[bytes]) -> list[bytes] | None:
         """Take in what others committed before a group; return the oids that they changed, None for any.
 
         What an answer to take_news_of_group() has told is not told again. [PG-63]
@@ -399,7 +391,7 @@ class PostgresStorage(CollectingStorage):
         link = self._require_link() if self._failure is None else self._connect_again()
         self._seen = write.seen
         try:
-            turn, news, (existing,) = self._lock_head_for_group(link, (self._sql.existing, (write.needed_oids(),)))
+            turn, news, (existing,) = self._lock_head(link, (self._sql.existing, (write.needed_oids(),)))
         except DisconnectedError as error:
             raise self._lose(error) from error
         rows = write.compare(turn, news, existing_of(existing))
@@ -583,25 +575,14 @@ class PostgresStorage(CollectingStorage):
 
         The lock is taken by a statement of its own: one that waits for it shows what was there before it waited.
         """
-        tid, answer, rest = self._run_at_head(link, self._news_step(self._seen), *more)
-        news = News(*answer[0])
-        return self._turn_at(link, tid, news), news, rest
-
-    def _lock_head_for_group(self, link: "Link", *more: "Step") -> "tuple[Turn, DatedNews, list[Rows]]":
-        """As _lock_head(), with news that tell for each change in which commit it was."""
-        tid, answer, rest = self._run_at_head(link, self._dated_news_step(), *more)
-        news = DatedNews(*answer[0])
-        return self._turn_at(link, tid, news), news, rest
-
-    def _run_at_head(self, link: "Link", *steps: "Step") -> "tuple[int, Rows, list[Rows]]":
-        """Take the lock of the head and run these statements; return its number, the first answer, and the others."""
         sql = self._sql
         begin = (sql.begin, ()), (sql.lock_timeout, ()), (sql.idle_timeout, ()), (sql.take_head, ())
-        _, _, _, taken, answer, *rest = link.run(*begin, *steps)
+        _, _, _, taken, answer, *rest = link.run(*begin, self._news_step(self._seen), *more)
         ((tid,),) = taken
-        return tid, answer, rest
+        news = news_of(answer[0])
+        return self._turn_at(link, tid, news), news, rest
 
-    def _turn_at(self, link: "Link", tid: int, news: News | DatedNews) -> Turn:
+    def _turn_at(self, link: "Link", tid: int, news: News) -> Turn:
         if tid != news.tid + 1:
             link.roll_back()
             raise ServerError(f"{self._name} is damaged: its last commit is {news.tid}, and its head is at {tid - 1}")

@@ -33,7 +33,7 @@ _KEYWORDS = """
     repeatable returning rollback schema select set table truncate unique update values where write
 """
 _TYPES = "bigint bytea interval text time timestamp uuid with zone"
-_FUNCTIONS = "array_length coalesce current_setting max now unnest"
+_FUNCTIONS = "array_agg array_length coalesce current_setting max now unnest"
 _SETTINGS = "idle_in_transaction_session_timeout lock_timeout"
 _CATALOG = "pg_catalog pg_class pg_namespace nspname relname relnamespace"
 _TABLES = "change head mark mark_step object oid_block pack txn"

@@ -4,14 +4,14 @@ Pure: no statement is run here.
 """
 
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from durus.oid import oid_from_int
 from durus.postgres.rows import Row
 
 MAX_CHANGES = 100_000
-"""How many changed oids one sync reads; after more of them any oid is invalid."""
+"""How many changes one sync reads; after more of them any oid is invalid."""
 
 
 class Seen(NamedTuple):
@@ -41,39 +41,32 @@ class News(NamedTuple):
     commit_id: UUID
     known_id: UUID | None
     """The id that the engine has for the commit that was seen."""
-    changed: list[int]
+    tids: Sequence[int]
+    oids: Sequence[int]
+    """The first MAX_CHANGES changes: the oids, and in which commit each of them changed."""
 
     @property
     def seen(self) -> Seen:
         """What a client has seen that takes these news in."""
         return Seen(self.tid, self.commit_id, self.epoch)
 
+    @property
+    def is_cut(self) -> bool:
+        """True if more may have changed than these news tell."""
+        return len(self.oids) >= MAX_CHANGES
 
-class DatedNews(NamedTuple):
-    """The answer to the sync of a group, which tells for each change in which commit it was."""
-
-    epoch: UUID
-    log_from: int
-    sweep_tid: int
-    tid: int
-    commit_id: UUID
-    known_id: UUID | None
-    tids: list[int]
-    oids: list[int]
-
-    def after(self, tid: int) -> News:
+    def after(self, tid: int) -> "News":
         """Return the news for a client that has seen this commit, or later ones than were asked for."""
-        is_cut = len(self.oids) >= MAX_CHANGES
-        changed = {oid for at, oid in zip(self.tids, self.oids, strict=True) if at > tid}
-        return News(
-            self.epoch,
-            self.log_from,
-            self.sweep_tid,
-            self.tid,
-            self.commit_id,
-            self.known_id,
-            self.oids if is_cut else sorted(changed),
-        )
+        if self.is_cut:
+            return self
+        later = [index for index, at in enumerate(self.tids) if at > tid]
+        return self._replace(tids=[self.tids[index] for index in later], oids=[self.oids[index] for index in later])
+
+
+def news_of(row: Sequence[Any]) -> News:
+    """Return the news in the answer to a sync."""
+    epoch, log_from, sweep_tid, tid, commit_id, known_id, tids, oids = row
+    return News(epoch, log_from, sweep_tid, tid, commit_id, known_id, tids or (), oids or ())
 
 
 class Candidate(NamedTuple):
@@ -109,9 +102,9 @@ def is_behind(seen: Seen, news: News) -> bool:
 
 def invalid_oids(seen: Seen, news: News) -> list[bytes] | None:
     """Return the oids that others have changed, None if it can be any. [PG-11]"""
-    if lost_commits(seen, news) or news.log_from > seen.tid or len(news.changed) >= MAX_CHANGES:
+    if lost_commits(seen, news) or news.log_from > seen.tid or news.is_cut:
         return None
-    return [oid_from_int(number) for number in news.changed]
+    return [oid_from_int(number) for number in sorted(set(news.oids))]
 
 
 def needed_oids(rows: Collection[Row]) -> list[int]:

@@ -73,18 +73,10 @@ class Statements:
         # Reading
         self.sync = sql(
             "SELECT h.epoch, h.log_from, h.sweep_tid, t.tid, t.commit_id, "
-            "(SELECT commit_id FROM {s}.txn WHERE tid = %s), "
-            "ARRAY(SELECT DISTINCT n.oid FROM "
-            "(SELECT oid FROM {s}.change WHERE tid > %s ORDER BY tid LIMIT %s) n) "
-            "FROM {s}.head h, (SELECT tid, commit_id FROM {s}.txn ORDER BY tid DESC LIMIT 1) t WHERE h.id = 0"
-        )
-        changes = "SELECT tid, oid FROM {s}.change WHERE tid > %s ORDER BY tid, oid LIMIT %s"
-        self.sync_with_tids = sql(
-            "SELECT h.epoch, h.log_from, h.sweep_tid, t.tid, t.commit_id, "
-            "(SELECT commit_id FROM {s}.txn WHERE tid = %s), "
-            f"ARRAY(SELECT n.tid FROM ({changes}) n ORDER BY n.tid, n.oid), "
-            f"ARRAY(SELECT n.oid FROM ({changes}) n ORDER BY n.tid, n.oid) "
-            "FROM {s}.head h, (SELECT tid, commit_id FROM {s}.txn ORDER BY tid DESC LIMIT 1) t WHERE h.id = 0"
+            "(SELECT commit_id FROM {s}.txn WHERE tid = %s), c.tid, c.oid "
+            "FROM {s}.head h, (SELECT tid, commit_id FROM {s}.txn ORDER BY tid DESC LIMIT 1) t, "
+            "(SELECT array_agg(n.tid) AS tid, array_agg(n.oid) AS oid FROM "
+            "(SELECT tid, oid FROM {s}.change WHERE tid > %s ORDER BY tid LIMIT %s) n) c WHERE h.id = 0"
         )
         self.load = sql("SELECT oid, tid, data, refs FROM {s}.object WHERE oid = ANY(%s::bigint[])")
         self.scan = sql("SELECT oid, tid, data, refs FROM {s}.object WHERE oid > %s ORDER BY oid LIMIT %s")

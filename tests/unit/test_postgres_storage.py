@@ -308,6 +308,18 @@ def test_any_oid_may_have_changed_if_the_log_is_too_short_or_too_long(
 
 
 @pytest.mark.spec("PG-11")
+def test_an_oid_that_changed_often_hides_no_later_change(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer, reader = open_handed(world.open()), world.open()
+    put(writer, record(ROOT, ONE + TWO), record(ONE), record(TWO))
+    assert reader.sync() == [ROOT, ONE, TWO]
+    monkeypatch.setattr(decisions, "MAX_CHANGES", 3)
+    monkeypatch.setattr("durus.postgres_storage.MAX_CHANGES", 3)
+    for changed in (ONE, ONE, ONE, TWO):
+        put(writer, record(changed))
+    assert reader.sync() is None
+
+
+@pytest.mark.spec("PG-11")
 def test_a_sync_reads_no_more_of_the_log_than_it_tells(world: World) -> None:
     world.open()
     world.sql("insert into d.change select n / 100, n from generate_series(100, 50000) n")
