@@ -1,8 +1,9 @@
-"""python -m bench: run the workloads on all drivers in turn. With --write, save the table and a plot in bench/."""
+"""python -m bench: run the workloads on all drivers in turn. With --write, save the table and the plots in bench/."""
 
 import argparse
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,12 +27,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="durus-bench-", dir=options.folder) as folder:
         for number in range(options.rounds):
             for workload in wanted:
+                start = time.perf_counter()
                 for driver in workload.drivers:
                     if driver in drivers:
                         measured = _run(workload, driver, options.scale, Path(folder))
                         for metric, value in measured.items():
                             results.setdefault((label(workload), metric, driver), []).append(value)
-                print(f"round {number + 1} of {options.rounds}: {label(workload)}", file=sys.stderr)
+                seconds = time.perf_counter() - start
+                print(f"round {number + 1} of {options.rounds}: {label(workload)}, {seconds:.1f} s", file=sys.stderr)
             if options.write:
                 _write(results, options.scale)
     print(report.table(results, options.scale))
@@ -43,6 +46,7 @@ def _write(results: Results, scale: float) -> None:
 
     report.write(_HERE / "RESULTS.md", report.table(results, scale), results)
     plot.write(_HERE / "RESULTS.svg", results)
+    plot.write_growth(_HERE / "GROWTH.svg", results)
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -53,7 +57,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--scale", metavar="F", type=float, default=1.0, help="multiply the number of objects by this")
     add("--rounds", metavar="N", type=int, default=5, help="how often to run each workload (5)")
     add("--folder", metavar="F", help="where to create the databases: a folder on the disk to measure")
-    add("--write", action="store_true", help="write bench/RESULTS.md and bench/RESULTS.svg")
+    add("--write", action="store_true", help="write RESULTS.md, RESULTS.svg and GROWTH.svg in bench/")
     return parser.parse_args(arguments)
 
 

@@ -8,12 +8,17 @@ import venv
 from collections.abc import Iterable
 from pathlib import Path
 
-from bench.plan import DURUS_4, ZODB
+from bench.plan import DURUS_4, LMDB, RELSTORAGE, ZODB
 
 RUN = Path(__file__).parent / "worker" / "run.py"
 VENVS = Path(__file__).with_name(".venvs")
 
-_REQUIREMENTS = {DURUS_4: ["Durus==4.3"], ZODB: ["ZODB>=6,<7", "ZEO>=6,<7"]}
+_REQUIREMENTS = {
+    DURUS_4: ["Durus==4.3"],
+    ZODB: ["ZODB>=6,<7", "ZEO>=6,<7"],
+    RELSTORAGE: ["RelStorage==4.3.0", "psycopg2-binary"],
+    LMDB: ["lmdb>=1.4,<3"],
+}
 
 
 def install(drivers: Iterable[str]) -> None:

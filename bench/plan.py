@@ -5,14 +5,18 @@ from typing import NamedTuple
 HERE = "durus5"
 DURUS_4 = "durus4"
 ZODB = "zodb_peer"
+RELSTORAGE = "relstorage_peer"
 SQLITE = "sqlite"
+LMDB = "lmdb_peer"
 LIMITS = "limits"
 
 TITLES = {
     HERE: "Durus",
     DURUS_4: "Durus 4.3",
     ZODB: "ZODB",
+    RELSTORAGE: "RelStorage",
     SQLITE: "sqlite3",
+    LMDB: "LMDB",
     LIMITS: "limit",
 }
 
@@ -53,7 +57,22 @@ class Workload(NamedTuple):
 
 
 _OBJECTS = (HERE, DURUS_4, ZODB)
-_TABLES = (*_OBJECTS, SQLITE, LIMITS)
+_STORES = (*_OBJECTS, RELSTORAGE)
+_TABLES = (*_STORES, SQLITE, LMDB, LIMITS)
+
+GROWTH = (1_000, 10_000, 100_000, 1_000_000)
+"""The numbers of objects from which the plot of the growth is made."""
+
+
+def _growth_rows(name: str, count: int) -> tuple[Row, ...]:
+    is_largest = count == GROWTH[-1]
+    targets = (Target(0.85, HERE, f"{name}@10000.per_second"),) if is_largest else ()
+    rows = [Row("per_second", f"{name} of {count:,}", "objects/CPU s", targets)]
+    if name == "pack":
+        title = f"memory that a pack of {count:,} adds"
+        rows.append(Row("memory_bytes", title, "bytes/object", at_most=16 if is_largest else None))
+    return tuple(rows)
+
 
 WORKLOADS = (
     Workload(
@@ -95,14 +114,20 @@ WORKLOADS = (
         100_000,
         "",
         _TABLES,
-        (Row("per_second", "cold traversal of a file", "objects/CPU s", (Target(6, ZODB), Target(1.5, SQLITE))),),
+        (
+            Row("per_second", "cold traversal of a file", "objects/CPU s", (Target(6, ZODB), Target(1.5, SQLITE))),
+            Row("memory_bytes", "memory that a traversal adds", "bytes/object", (Target(1, ZODB),)),
+        ),
     ),
     Workload(
         "commit_os",
         5_000,
         "none",
         _TABLES,
-        (Row("per_second", "small commits without fsync", "commits/CPU s", (Target(6, ZODB),)),),
+        (
+            Row("per_second", "small commits without fsync", "commits/CPU s", (Target(6, DURUS_4), Target(6, ZODB))),
+            Row("bytes", "bytes that a small commit adds to the file", "bytes", (Target(1, ZODB),)),
+        ),
     ),
     Workload(
         "commit_fsync",
@@ -119,13 +144,20 @@ WORKLOADS = (
         ),
     ),
     Workload(
+        "large_record",
+        1 << 24,
+        "none",
+        (HERE, ZODB, RELSTORAGE),  # Durus 4.3 takes 40 seconds
+        (Row("times", "memory that a commit of 16 MiB adds, over its size", "times", at_most=2.5),),
+    ),
+    Workload(
         "pack",
         100_000,
         "fsync",
-        _OBJECTS,
+        _STORES,
         (
             Row("per_second", "pack, half of it garbage", "objects/CPU s", (Target(3, ZODB),)),
-            Row("memory_bytes", "memory of a pack", "bytes/object"),
+            Row("memory_bytes", "memory that a pack adds", "bytes/object", (Target(1, ZODB),)),
         ),
     ),
     Workload(
@@ -133,7 +165,10 @@ WORKLOADS = (
         1_000_000,
         "",
         (HERE, DURUS_4),
-        (Row("ns", "open an unpacked file", "CPU ns/record", (Target(6, DURUS_4),)),),
+        (
+            Row("ns", "open an unpacked file", "CPU ns/record", (Target(6, DURUS_4),), at_most=150),
+            Row("memory_bytes", "memory that opening an unpacked file adds", "bytes/record", at_most=40),
+        ),
     ),
     Workload(
         "open_packed",
@@ -149,14 +184,21 @@ WORKLOADS = (
         "tree",
         100_000,
         "none",
-        _OBJECTS,
+        (*_STORES, LMDB),
         (
             Row("insert_ns", "BTree: insert", "CPU ns", (Target(5, DURUS_4), Target(1, ZODB))),
-            Row("lookup_ns", "BTree: look up", "CPU ns", (Target(8, DURUS_4), Target(4, ZODB))),
-            Row("iterate_ns", "BTree: iterate", "CPU ns/item", (Target(5, DURUS_4), Target(1.2, ZODB))),
+            Row("lookup_ns", "BTree: look up", "CPU ns", (Target(5, DURUS_4), Target(1.2, ZODB))),
+            Row("iterate_ns", "BTree: iterate", "CPU ns/item", (Target(5, DURUS_4), Target(1, ZODB))),
             Row("range_ns", "BTree: ranges of 100", "CPU ns/item", (Target(5, DURUS_4), Target(1, ZODB))),
             Row("cold_ns", "BTree: look up in a file just opened", "CPU ns", (Target(4, DURUS_4), Target(1.5, ZODB))),
         ),
+    ),
+    Workload(
+        "tree_commits",
+        20_000,
+        "none",
+        (*_STORES, LMDB),
+        (Row("ns", "BTree: insert, in commits of 1,000", "CPU ns", (Target(8, DURUS_4), Target(4, ZODB))),),
     ),
     Workload(
         "server_load",
@@ -255,18 +297,10 @@ WORKLOADS = (
         ),
     ),
     *(
-        Workload(
-            name,
-            count,
-            "fsync",
-            (HERE,),
-            (Row("per_second", f"{name} of {count:,}", "objects/CPU s", targets),),
-        )
+        Workload(name, count, "fsync" if name != "traversal" else "", (HERE,), _growth_rows(name, count))
         for name in ("insert", "traversal", "pack")
-        for count, targets in (
-            (10_000, ()),
-            (1_000_000, (Target(0.85, HERE, f"{name}@10000.per_second"),)),
-        )
+        for count in GROWTH
+        if count != 100_000  # which is above
     ),
 )
 

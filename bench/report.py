@@ -24,7 +24,14 @@ compares the medians of this Durus and the other one: more than 1 means that thi
 or smaller. *fsync* means that on every side a commit is on the disk before it returns (Durus 4.3 is
 made to sync); *none* means that no side waits for the disk. Figures of different runs cannot be
 compared. Where the unit says CPU, the figure is the CPU time of the process that counts, without
-the time that the disk or the rest of the machine takes.
+the time that the disk or the rest of the machine takes. Memory is what the work adds to the
+process at its peak.
+
+[RESULTS.svg](RESULTS.svg) shows the ratios, and [GROWTH.svg](GROWTH.svg) how the cost of an object
+grows with their number. RelStorage is on SQLite here; [ENGINES.md](ENGINES.md) has it on
+PostgreSQL. sqlite3 and LMDB are used by hand, with a pickle for each object. 1,000 clients are
+played by one process that speaks the protocols without objects; a commit's time begins when it was
+due.
 
 {machine}
 
@@ -39,7 +46,7 @@ def table(results: Results, scale: float = 1.0) -> str:
         "|---" * (len(drivers) + 4) + "|",
     ]
     for workload, row in _rows(results):
-        cells = [_cell(results.get((label(workload), row.metric, driver))) for driver in drivers]
+        cells = [cell(results.get((label(workload), row.metric, driver))) for driver in drivers]
         verdicts = [_verdict(results, workload, row, target) for target in row.targets]
         verdicts.append(_bound(results[label(workload), row.metric, HERE], row.at_most))
         told = "<br>".join(verdict for verdict in verdicts if verdict)
@@ -50,11 +57,15 @@ def table(results: Results, scale: float = 1.0) -> str:
 
 def write(path: Path, text: str, results: Results) -> None:
     """Write the heading and the table, and keep the notes that follow the table in the file."""
+    rounds = max(len(values) for values in results.values())
+    write_before_notes(path, _NOTES.lstrip().format(rounds=rounds, machine=machine()) + text)
+
+
+def write_before_notes(path: Path, text: str) -> None:
+    """Replace a file, except for its notes: what begins with its first heading of the second level."""
     before = path.read_text() if path.exists() else ""
     _, found, notes = before.partition("\n## ")
-    rounds = max(len(values) for values in results.values())
-    head = _NOTES.lstrip().format(rounds=rounds, machine=_machine())
-    path.write_text(head + text + (found + notes if found else ""))
+    path.write_text(text + (found + notes if found else ""))
 
 
 def ratio(results: Results, workload: Workload, row: Row, target: Target) -> float | None:
@@ -70,6 +81,19 @@ def ratio(results: Results, workload: Workload, row: Row, target: Target) -> flo
     return ours / theirs if row.more_is_better else theirs / ours
 
 
+def growth(results: Results) -> dict[tuple[str, str], dict[int, float]]:
+    """Return what an object costs in CPU µs or in bytes: by workload and metric, and then by the number of objects."""
+    costs: dict[tuple[str, str], dict[int, float]] = {}
+    for workload in sorted(WORKLOADS, key=lambda each: each.size):
+        for row in workload.rows:
+            values = results.get((label(workload), row.metric, HERE))
+            median = statistics.median(values) if values else 0
+            if row.metric in ("per_second", "memory_bytes") and median > 0:
+                cost = 1e6 / median if row.more_is_better else median
+                costs.setdefault((workload.name, row.metric), {})[workload.size] = cost
+    return {line: by_size for line, by_size in costs.items() if len(by_size) > 1}
+
+
 def _rows(results: Results) -> Iterator[tuple[Workload, Row]]:
     for workload in WORKLOADS:
         for row in workload.rows:
@@ -77,15 +101,17 @@ def _rows(results: Results) -> Iterator[tuple[Workload, Row]]:
                 yield workload, row
 
 
-def _cell(values: list[float] | None) -> str:
+def cell(values: list[float] | None) -> str:
+    """Return the median with its spread; nothing without values."""
     if not values:
         return ""
     median = statistics.median(values)
     spread = 100 * (max(values) - min(values)) / 2 / median if median else 0
-    return f"{_number(median)} ±{spread:.0f} %"
+    return f"{number(median)} ±{spread:.0f} %"
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """Return a number with three digits, or without a fraction."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
@@ -101,9 +127,10 @@ def _verdict(results: Results, workload: Workload, row: Row, target: Target) -> 
 def _bound(values: list[float], at_most: float | None) -> str:
     if at_most is None:
         return ""
-    return f"at most {_number(at_most)}: {'reached' if statistics.median(values) <= at_most else '**not reached**'}"
+    return f"at most {number(at_most)}: {'reached' if statistics.median(values) <= at_most else '**not reached**'}"
 
 
-def _machine() -> str:
+def machine() -> str:
+    """Describe what the figures of this run depend on."""
     python = f"Python {platform.python_version()}, the base classes of Durus in {implementation}"
     return f"{python}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores."

@@ -6,7 +6,8 @@ import sqlite3
 import time
 from pathlib import Path
 
-from workloads import GROUP_SIZE, Measured, cpu, remove
+from database_files import remove
+from workloads import GROUP_SIZE, Measured, cpu, pickled_state
 
 
 def _open(path: str, synchronous: str) -> sqlite3.Connection:
@@ -17,13 +18,9 @@ def _open(path: str, synchronous: str) -> sqlite3.Connection:
     return connection
 
 
-def _state(number: int) -> bytes:
-    return pickle.dumps({"number": number, "name": f"item {number}", "tags": ["small", "object"]})
-
-
 def _fill(connection: sqlite3.Connection, count: int) -> None:
     for first in range(0, count, GROUP_SIZE):
-        pairs = [(number, _state(number)) for number in range(first, first + GROUP_SIZE)]
+        pairs = [(number, pickled_state(number)) for number in range(first, first + GROUP_SIZE)]
         with connection:
             connection.executemany("insert into objects values(?, ?)", pairs)
 
@@ -72,7 +69,7 @@ def _commits(count: int, folder: Path, synchronous: str) -> float:
     start = clock()
     for number in range(count):
         with connection:
-            connection.execute("update objects set data = ? where id = 0", (_state(number),))
+            connection.execute("update objects set data = ? where id = 0", (pickled_state(number),))
     taken = clock() - start
     connection.close()
     remove(path)

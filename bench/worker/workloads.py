@@ -7,9 +7,8 @@ the disk only a little measure with cpu(), so that the other load of the machine
 import contextlib
 import gc
 import os
+import pickle
 import random
-import resource
-import shutil
 import subprocess
 import sys
 import time
@@ -20,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from database import Database, Driver, StoredItem
+from database_files import copy, remove, size_of
+from peak import peak_memory
 
 GROUP_SIZE = 1000
 
@@ -31,6 +32,11 @@ Measured = dict[str, float]
 cpu = time.process_time
 
 RUN = str(Path(__file__).with_name("run.py"))
+
+
+def pickled_state(number: int) -> bytes:
+    """Return what a program without an object database stores for an item."""
+    return pickle.dumps({"number": number, "name": f"item {number}", "tags": ["small", "object"]})
 
 
 def items_of(db: Any) -> Iterator[Any]:
@@ -54,15 +60,35 @@ def fill(driver: Driver, count: int, path: str, durable: bool = True) -> float:
 
 def filled(driver: Any, count: int, folder: Path) -> str:
     """Return the path of a file with `count` items; another process creates it if it does not exist."""
-    path = folder / f"{driver.__name__}-{count}"
+    return _prepared("prepare", driver, count, folder / f"{driver.__name__}-{count}")
+
+
+def _half_garbage(driver: Any, count: int, folder: Path) -> str:
+    """Return the path of a file in which nothing refers to half of the items any more."""
+    return _prepared("prepare_garbage", driver, count, folder / f"{driver.__name__}-{count}-garbage")
+
+
+def _prepared(workload: str, driver: Any, count: int, path: Path) -> str:
     if not path.exists():
-        subprocess.run([sys.executable, RUN, "prepare", driver.__name__, str(count), str(folder)], check=True)
+        subprocess.run([sys.executable, RUN, workload, driver.__name__, str(count), str(path.parent)], check=True)
     return str(path)
 
 
 def prepare(driver: Any, count: int, folder: Path) -> Measured:
     path = folder / f"{driver.__name__}-{count}"
     fill(driver, count, f"{path}.new", durable=False)
+    os.rename(f"{path}.new", path)
+    return {}
+
+
+def prepare_garbage(driver: Any, count: int, folder: Path) -> Measured:
+    path = folder / f"{driver.__name__}-{count}-garbage"
+    copy(filled(driver, count, folder), f"{path}.new")
+    db = driver.open(f"{path}.new", durable=False)
+    for key in sorted(db.root.keys())[::2]:
+        del db.root[key]
+    db.commit()
+    db.close()
     os.rename(f"{path}.new", path)
     return {}
 
@@ -152,7 +178,7 @@ def _traced() -> int:
 def insert(driver: Any, count: int, folder: Path) -> Measured:
     path = str(folder / f"{driver.__name__}-inserted")
     taken = fill(driver, count, path)
-    size = os.path.getsize(path)
+    size = size_of(path)
     remove(path)
     return {"per_second": count / taken, "bytes": size / count}
 
@@ -160,26 +186,28 @@ def insert(driver: Any, count: int, folder: Path) -> Measured:
 def traversal(driver: Driver, count: int, folder: Path) -> Measured:
     """Reach and load all items of a file that was just opened."""
     db = driver.open(filled(driver, count, folder), durable=False)
-    start = cpu()
-    total = sum(item.number for item in items_of(db))
-    taken = cpu() - start
+    with peak_memory() as peak:
+        start = cpu()
+        total = sum(item.number for item in items_of(db))
+        taken = cpu() - start
     db.close()
     if total != count * (count - 1) // 2:
         raise ValueError(f"the numbers of the items add up to {total}")
-    return {"per_second": count / taken}
+    return {"per_second": count / taken, "memory_bytes": peak.added / count}
 
 
 def commit_os(driver: Driver, count: int, folder: Path) -> Measured:
-    return {"per_second": _commits(driver, count, folder, durable=False)}
+    return _commits(driver, count, folder, durable=False)
 
 
 def commit_fsync(driver: Driver, count: int, folder: Path) -> Measured:
-    return {"per_second": _commits(driver, count, folder, durable=True)}
+    return _commits(driver, count, folder, durable=True)
 
 
-def _commits(driver: Any, count: int, folder: Path, durable: bool) -> float:
+def _commits(driver: Any, count: int, folder: Path, durable: bool) -> Measured:
     path = str(folder / f"{driver.__name__}-committed")
-    shutil.copy(filled(driver, GROUP_SIZE, folder), path)
+    copy(filled(driver, GROUP_SIZE, folder), path)
+    before = size_of(path)
     db = driver.open(path, durable)
     item = next(items_of(db))
     item.number = 0
@@ -191,42 +219,55 @@ def _commits(driver: Any, count: int, folder: Path, durable: bool) -> float:
         db.commit()
     taken = clock() - start
     db.close()
+    added = size_of(path) - before
     remove(path)
-    return count / taken
+    return {"per_second": count / taken, "bytes": added / (count + 1)}
+
+
+def large_record(driver: Any, count: int, folder: Path) -> Measured:
+    """Commit one record of so many bytes, which can't be compressed."""
+    path = str(folder / f"{driver.__name__}-large")
+    db = driver.open(path, durable=False)
+    item = db.root["item"] = driver.Item(0)
+    db.commit()
+    item.data = random.Random(1).randbytes(count)
+    with peak_memory() as peak:
+        db.commit()
+    db.close()
+    remove(path)
+    return {"times": peak.added / count}
 
 
 def pack(driver: Any, count: int, folder: Path) -> Measured:
     """Pack a file in which nothing refers to half of the items any more."""
     path = str(folder / f"{driver.__name__}-packed")
-    shutil.copy(filled(driver, count, folder), path)
+    copy(_half_garbage(driver, count, folder), path)
     db = driver.open(path, durable=True)
-    for key in sorted(db.root.keys())[::2]:
-        del db.root[key]
-    db.commit()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    start = cpu()
-    db.pack()
-    taken = cpu() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    with peak_memory() as peak:
+        start = cpu()
+        db.pack()
+        taken = cpu() - start
     db.close()
     remove(path)
-    return {"per_second": count / taken, "memory_bytes": 1024 * peak / count}
+    return {"per_second": count / taken, "memory_bytes": peak.added / count}
 
 
 def make_packed(driver: Driver, count: int, folder: Path) -> Measured:
     """Make the packed files that open_packed opens."""
     for size in (count // 10, count):
         path = folder / f"packed-{size}"
-        shutil.copy(filled(driver, size, folder), path)
+        copy(filled(driver, size, folder), str(path))
         db = driver.open(str(path), durable=False)
         db.pack()
         db.close()
-        shutil.copy(filled(driver, size, folder), folder / f"unpacked-{size}")
+        copy(filled(driver, size, folder), str(folder / f"unpacked-{size}"))
     return {}
 
 
 def open_unpacked(driver: Driver, count: int, folder: Path) -> Measured:
-    return {"ns": _seconds_to_open(driver, folder / f"unpacked-{count}") / count * 1e9}
+    with peak_memory() as peak:
+        seconds = _seconds_to_open(driver, folder / f"unpacked-{count}")
+    return {"ns": seconds / count * 1e9, "memory_bytes": peak.added / count}
 
 
 def open_packed(driver: Driver, count: int, folder: Path) -> Measured:
@@ -285,12 +326,25 @@ def tree(driver: Any, count: int, folder: Path) -> Measured:
     }
 
 
+def tree_commits(driver: Any, count: int, folder: Path) -> Measured:
+    """Insert keys in random order, with a commit after each 1,000."""
+    path = str(folder / f"{driver.__name__}-tree")
+    keys = list(range(count))
+    random.Random(1).shuffle(keys)
+    db = driver.open(path, durable=False)
+    tree = db.root["tree"] = driver.Tree()
+    db.commit()
+    start = cpu()
+    for first in range(0, count, GROUP_SIZE):
+        for key in keys[first : first + GROUP_SIZE]:
+            tree[key] = "value"
+        db.commit()
+    taken = cpu() - start
+    db.close()
+    remove(path)
+    return {"ns": taken / count * 1e9}
+
+
 def _use_up(pairs: Iterable[tuple[int, str]]) -> None:
     for _ in pairs:
         pass
-
-
-def remove(path: str) -> None:
-    """Remove a file, and those that its database has put beside it."""
-    for found in Path(path).parent.glob(f"{Path(path).name}*"):
-        found.unlink()

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import transaction
-import ZEO.ClientStorage
 import ZODB.DB
 import ZODB.FileStorage
 from BTrees.OOBTree import OOBTree
@@ -29,7 +28,7 @@ class Item(Persistent):  # type: ignore[misc]  # ZODB has no types
         self.tags = ["small", "object"]
 
 
-class _Database:
+class ZodbDatabase:
     def __init__(self, storage: Any) -> None:
         self._manager = transaction.TransactionManager()
         self._db = ZODB.DB(storage, cache_size=CACHE_SIZE)
@@ -53,11 +52,11 @@ class _Database:
         return items_of(self)
 
 
-def open(path: str, durable: bool) -> _Database:
+def open(path: str, durable: bool) -> ZodbDatabase:
     module: Any = importlib.import_module("ZODB.FileStorage.FileStorage")
     if not durable:
         module.fsync = None
-    return _Database(module.FileStorage(path))
+    return ZodbDatabase(module.FileStorage(path))
 
 
 def serve(path: str, address: str) -> None:
@@ -66,8 +65,10 @@ def serve(path: str, address: str) -> None:
     main(["-a", address, "-f", path])
 
 
-def connect(address: str, ahead: bool = True) -> _Database:
-    return _Database(ZEO.ClientStorage.ClientStorage(address, cache_size=0))
+def connect(address: str, ahead: bool = True) -> ZodbDatabase:
+    from ZEO.ClientStorage import ClientStorage
+
+    return ZodbDatabase(ClientStorage(address, cache_size=0))
 
 
 def range_of(tree: Any, start: int, end: int) -> Iterable[tuple[int, str]]:
