@@ -1,6 +1,7 @@
 """Durus 4.3. It does not sync its file by itself, so this driver does so at the end of each commit."""
 
 import os
+import struct
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,8 +10,11 @@ from durus.error import ConflictError
 from durus.file_storage import FileStorage
 from durus.storage_server import StorageServer
 from durus_api import DurusDatabase, Group, Item, Tree, range_of
+from player import Conversation
 
-__all__ = ["Group", "Item", "Tree", "connect", "counter", "open", "range_of", "serve"]
+__all__ = ["Group", "Item", "Tree", "commit_on_demand", "connect", "counter", "open", "range_of", "serve"]
+
+_U32 = struct.Struct(">I")
 
 
 class _SyncingStorage(FileStorage):
@@ -52,3 +56,23 @@ def counter(address: str) -> Callable[[], None]:
                 return
 
     return add_one
+
+
+def commit_on_demand(oid: bytes) -> Conversation:
+    """Load an object once, and store it again in each transaction. spec/wire.md."""
+    yield b"V" + _U32.pack(1)
+    yield 4
+    yield b"L" + oid
+    yield 1
+    (size,) = _U32.unpack((yield 4))
+    entry = oid + (yield size)
+    data = _U32.pack(len(entry)) + entry
+    while True:
+        yield None
+        yield b"C"
+        (count,) = _U32.unpack((yield 4))
+        yield 8 * count  # what others have changed
+        yield _U32.pack(len(data)) + data
+        status = yield 1
+        if status != b"O":
+            raise RuntimeError(f"the answer to a commit is {status!r}")

@@ -6,11 +6,25 @@ from collections.abc import Callable, Iterator
 import durus
 from durus.client_storage import ClientStorage
 from durus.file_storage import FileStorage
+from durus.sharing import protocol2
+from durus.sharing.protocol import Version, encode_request, read_u32
 from durus.storage_server import StorageServer
 from durus_api import DurusDatabase, Group, Item, Tree, range_of
+from player import Conversation
 from workloads import items_of
 
-__all__ = ["Group", "Item", "Tree", "connect", "counter", "open", "range_of", "seconds_of_report", "serve"]
+__all__ = [
+    "Group",
+    "Item",
+    "Tree",
+    "commit_on_demand",
+    "connect",
+    "counter",
+    "open",
+    "range_of",
+    "seconds_of_report",
+    "serve",
+]
 
 
 class _Database(DurusDatabase):
@@ -38,6 +52,25 @@ def counter(address: str) -> Callable[[], None]:
 
 def _add_one(root: durus.PersistentDict[str, int]) -> None:
     root["counter"] = root.get("counter", 0) + 1
+
+
+def commit_on_demand(oid: bytes) -> Conversation:
+    """Load an object once, and store it again in each transaction. spec/wire-2.md."""
+    yield encode_request(Version(protocol2.VERSION_2))
+    yield from read_u32()
+    hello = protocol2.parse_hello((yield from protocol2.read_answer()))
+    if not isinstance(hello, protocol2.Hello):
+        raise RuntimeError(hello.text)
+    serial = hello.serial
+    yield protocol2.encode_load([oid], 0)
+    (loaded,) = protocol2.parse_loaded((yield from protocol2.read_answer()).body)
+    while True:
+        yield None
+        yield protocol2.encode_commit(serial, [oid], [loaded.record])
+        answer = yield from protocol2.read_answer()
+        if answer.kind != b"C":
+            raise RuntimeError(f"the answer to a commit is {answer}")
+        serial = protocol2.parse_point(answer.body).serial
 
 
 def seconds_of_report(address: str) -> float:

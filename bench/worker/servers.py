@@ -8,7 +8,6 @@ import itertools
 import multiprocessing
 import os
 import resource
-import shutil
 import socket
 import struct
 import subprocess
@@ -21,7 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from database import Database, Driver, StoredItem
-from workloads import GROUP_SIZE, RUN, Measured, filled, remove
+from database_files import copy, remove
+from player import play
+from workloads import GROUP_SIZE, RUN, Measured, filled
 
 _fork = multiprocessing.get_context("fork")
 
@@ -114,7 +115,7 @@ def _percentiles(times: list[float]) -> Measured:
 @contextlib.contextmanager
 def _serving_copy(driver: Any, count: int, folder: Path) -> Iterator[str]:
     path = str(folder / f"{driver.__name__}-served")
-    shutil.copy(filled(driver, count, folder), path)
+    copy(filled(driver, count, folder), path)
     with serving(driver, path) as address:
         yield address
     remove(path)
@@ -211,35 +212,20 @@ def fairness(driver: Any, count: int, folder: Path) -> Measured:
 
 
 def connections(driver: Any, count: int, folder: Path) -> Measured:
-    """So many connections, of 4 processes, commit once a second each, for 5 seconds."""
-    processes, seconds = 4, 5
-
-    def commit(db: Database, item: StoredItem, wait: Callable[[], object]) -> list[float]:
-        first = item.number
-        dbs = [db, *(driver.connect(address) for _ in range(first + processes, count, processes))]
-        items = [item_of(each, first + processes * number) for number, each in enumerate(dbs)]
-        wait()
-        times = []
-        begin = time.perf_counter()
-        for turn in range(seconds * len(dbs)):
-            due = begin + turn / len(dbs)
-            time.sleep(max(0.0, due - time.perf_counter()))
-            items[turn % len(dbs)].number += 1
-            dbs[turn % len(dbs)].commit()
-            times.append(time.perf_counter() - due)  # with what it had to wait for the one before it
-        for each in dbs[1:]:
-            each.close()
-        return times
-
+    """So many clients, each with an object of its own, commit once a second each, for 5 seconds."""
+    _allow_descriptors()
     with _serving_copy(driver, max(count, GROUP_SIZE), folder) as address:
-        found, _ = _by_clients(driver, address, processes, commit)
-    return _percentiles(sorted(itertools.chain(*found)))
+        db = driver.connect(address)
+        items: list[Any] = [item_of(db, number) for number in range(count)]
+        oids = [item._p_oid for item in items]
+        db.close()
+        times = play(address, [driver.commit_on_demand(oid) for oid in oids], seconds=5)
+    return _percentiles(sorted(times))
 
 
 def idle(driver: Driver, count: int, folder: Path) -> Measured:
     """Measure the memory of the server for each of so many connections that do nothing."""
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    _allow_descriptors()
     with serving(driver, filled(driver, GROUP_SIZE, folder)) as address:
         server = _process_of(address)
         opened = [driver.connect(address) for _ in range(20)]
@@ -249,6 +235,12 @@ def idle(driver: Driver, count: int, folder: Path) -> Measured:
         for db in opened:
             db.close()
     return {"bytes": (after - before) / count}
+
+
+def _allow_descriptors() -> None:
+    """Let this process, and those that it starts, open as many descriptors as the system allows."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _process_of(address: str) -> int:
