@@ -1,78 +1,124 @@
 """Databases that many clients share: PostgreSQL, servers on it and on a file, and RelStorage on it, in one run.
 
-    python -m bench.engines [--objects N] [--seconds S] [--rounds N] [--kinds LETTERS]
+    python -m bench.engines [--objects N ...] [--commits N] [--rounds N] [--kinds LETTERS] [--write]
 
 starts a PostgreSQL of its own that syncs each commit, a server that is a client of it, and one whose file is on the
-same disk. RelStorage gets an environment of its own in .venvs. Each client is a process; the kinds take turns, and the
-best round counts.
+same disk. RelStorage gets an environment of its own in .venvs. Each client is a process; in each round the kinds take
+turns, and the medians of all rounds are told. With several numbers of objects, each is measured in databases of its
+own. With --write, the tables are saved in bench/ENGINES.md.
 """
 
 import argparse
 import contextlib
+import json
+import statistics
 import subprocess
 import sys
 import tempfile
-import venv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from bench.peers import VENVS
+from bench import peers
+from bench.plan import RELSTORAGE
+from bench.report import cell, machine, write_before_notes
 from tests.postgres import PostgresServer, new_postgres
 
 CLIENT = Path(__file__).parent / "worker" / "engine_client.py"
-CLIENTS = (1, 4, 16)
-_REQUIREMENTS = ("RelStorage==4.3.0", "psycopg2-binary")
+
+POSTGRES, BETWEEN, ON_FILE, REL = "pbfr"
+TITLES = {POSTGRES: "PostgreSQL", BETWEEN: "server on it", ON_FILE: "server on a file", REL: "RelStorage"}
+
+Results = dict[tuple[str, str], list[float]]
+"""The values of all rounds, by the title of the row and the letter of the kind."""
+
+
+class Row(NamedTuple):
+    """One line of the table."""
+
+    title: str
+    unit: str
+    target: float | None = None
+    """How many times better PostgreSQL must be than RelStorage."""
+    more_is_better: bool = True
+
+
+_FILL = Row("fill", "objects/s")
+_COMMITS = {
+    clients: Row(f"commits by {clients} {'client' if clients == 1 else 'clients'}", "commits/s", 5)
+    for clients in (1, 4, 16)
+}
+_COLD = Row("read one by one", "objects/s", 3)
+_BULK = Row("read many at once", "objects/s", 3)
+_PACK = Row("pack, half of it garbage", "objects/s", 5)
+_STEP = Row("longest step of the pack", "ms", more_is_better=False)
+_MEMORY = Row("memory that a pack adds to its client", "MiB", more_is_better=False)
+ROWS = (_FILL, *_COMMITS.values(), _COLD, _BULK, _PACK, _STEP, _MEMORY)
+
+_HEAD = """
+# Benchmarks of engines
+
+Written by `python -m bench.engines --write`. Each figure is the median of all rounds, {rounds} here,
+with its spread: half the difference between the largest and the smallest value, as a percentage of
+the median. PostgreSQL, a server of Durus that is its client, a server of Durus with a file, and
+RelStorage 4.3 on the same PostgreSQL take turns. All use Unix sockets and one disk, which each
+commit is synced to. A ratio compares the medians of PostgreSQL, and of the server on it, with
+RelStorage: more than 1 means faster. The memory is that of the process that asks for the pack. The
+steps of a pack are known only where this process makes them. Figures of different runs cannot be
+compared.
+
+{machine}
+"""
 
 
 class Kind:
     """What is measured: how its clients are started, and where they find the database."""
 
-    def __init__(self, title: str, python: str, name: str, address: str) -> None:
-        self.title = title
+    def __init__(self, letter: str, python: str, name: str, address: str) -> None:
+        self.letter = letter
         self._command = [python, str(CLIENT), name, address]
 
-    def run(self, work: str, clients: int, count: int) -> float:
-        """Have so many clients do the work at the same time; return the seconds that the last one took."""
+    def run(self, work: str, clients: int, count: int) -> dict[str, float]:
+        """Have so many clients do the work at the same time; return the largest of each of their figures."""
         processes = []
-        for number in range(clients):
-            command = [*self._command, work, str(number), str(count)]
+        for client in range(clients):
+            command = [*self._command, work, str(client), str(count)]
             processes.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
         for process in processes:
             assert process.stdout is not None
             if process.stdout.readline() != "ready\n":
-                raise SystemExit(f"{self.title}: a client can't do {work}")
+                raise SystemExit(f"{TITLES[self.letter]}: a client can't do {work}")
         for process in processes:
             assert process.stdin is not None
             process.stdin.write("\n")
             process.stdin.flush()
-        took = [float(process.communicate()[0]) for process in processes]
-        return max(took)
-
-
-def install() -> str:
-    """Return the Python with RelStorage, which is installed the first time."""
-    folder = VENVS / "relstorage"
-    python = str(folder / "bin" / "python")
-    if not (folder / "installed").exists():
-        venv.create(folder, with_pip=True, clear=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *_REQUIREMENTS], check=True)
-        (folder / "installed").touch()
-    return python
+        found: list[dict[str, float]] = [json.loads(process.communicate()[0]) for process in processes]
+        return {name: max(figures[name] for figures in found) for name in found[0]}
 
 
 @contextlib.contextmanager
-def started(folder: Path) -> Iterator[tuple[PostgresServer, str, str]]:
-    """Run the servers; yield PostgreSQL, and the addresses of the one between and of the one on a file."""
+def started(folder: Path, letters: str) -> Iterator[list[Kind]]:
+    """Run PostgreSQL and the servers of these kinds with new databases."""
     (folder / "pg").mkdir()
     postgres = new_postgres(folder / "pg")
     postgres.stop()
     postgres.start("fsync=on", "full_page_writes=on", "autovacuum=on", "shared_buffers=256MB")
-    between, on_file = str(folder / "between"), str(folder / "socket")
-    try:
-        with _serving(postgres.address("between"), between), _serving(str(folder / "f.durus"), on_file):
-            yield postgres, between, on_file
-    finally:
-        postgres.stop()
+    with contextlib.ExitStack() as stack:
+        stack.callback(postgres.stop)
+        yield [_started_kind(letter, postgres, folder, stack) for letter in letters]
+
+
+def _started_kind(letter: str, postgres: PostgresServer, folder: Path, stack: contextlib.ExitStack) -> Kind:
+    if letter == POSTGRES:
+        return Kind(letter, sys.executable, "durus", postgres.address())
+    if letter == REL:
+        postgres.execute("create database relstorage")
+        address = f"host={postgres.folder} user=durus dbname=relstorage"
+        return Kind(letter, peers.python(RELSTORAGE), "zodb", address)
+    storage = postgres.address("between") if letter == BETWEEN else str(folder / "f.durus")
+    address = str(folder / f"socket-{letter}")
+    stack.enter_context(_serving(storage, address))
+    return Kind(letter, sys.executable, "durus", address)
 
 
 @contextlib.contextmanager
@@ -88,45 +134,99 @@ def _serving(storage: str, address: str) -> Iterator[None]:
         server.communicate()
 
 
-def main() -> None:
+def measure(kinds: Sequence[Kind], objects: int, commits: int, rounds: int) -> Results:
+    """Run all works in turn, so often."""
+    results: Results = {}
+    for number_of_round in range(rounds):
+        for row, work, clients, count, figures in _works(objects, commits):
+            for kind in kinds:
+                found = kind.run(work, clients, count)
+                results.setdefault((row.title, kind.letter), []).append(clients * count / found["seconds"])
+                for other, figure, unit in figures:
+                    if figure in found:
+                        results.setdefault((other.title, kind.letter), []).append(found[figure] / unit)
+            print(f"{objects:,} objects, round {number_of_round + 1} of {rounds}: {row.title}", file=sys.stderr)
+    return results
+
+
+def _works(objects: int, commits: int) -> Iterator[tuple[Row, str, int, int, list[tuple[Row, str, float]]]]:
+    """Yield rows with their work, its clients, the count of each, and what else it measures in which unit."""
+    yield _FILL, "fill", 1, objects, []
+    for clients, row in _COMMITS.items():
+        yield row, "commits", clients, max(commits // clients, 10), []
+    yield _COLD, "cold", 1, objects, []
+    yield _BULK, "bulk", 1, objects, []
+    yield _PACK, "pack", 1, objects, [(_STEP, "longest", 0.001), (_MEMORY, "memory", 1 << 20)]
+
+
+def table(results: Results, letters: str) -> str:
+    """Return the results as a table in Markdown."""
+    lines = [
+        f"| work | unit | {' | '.join(TITLES[letter] for letter in letters)} | over RelStorage: target |",
+        "|---" * (len(letters) + 3) + "|",
+    ]
+    for row in ROWS:
+        cells = [cell(results.get((row.title, letter))) for letter in letters]
+        verdicts = [_verdict(results, row, letter) for letter in (POSTGRES, BETWEEN)]
+        told = "<br>".join(verdict for verdict in verdicts if verdict)
+        lines.append(f"| {row.title} | {row.unit} | {' | '.join(cells)} | {told} |")
+    return "\n".join(lines) + "\n"
+
+
+def _verdict(results: Results, row: Row, letter: str) -> str:
+    ours, theirs = results.get((row.title, letter)), results.get((row.title, REL))
+    if row.target is None or not ours or not theirs:
+        return ""
+    ratio = statistics.median(ours) / statistics.median(theirs)
+    mark = "reached" if ratio >= row.target else "**not reached**"
+    return f"{TITLES[letter]} {ratio:.2f}: {row.target:g}, {mark}"
+
+
+def growth_table(results: dict[int, Results], letter: str) -> str:
+    """Return the results of one kind for several numbers of objects as a table in Markdown."""
+    sizes = sorted(results)
+    lines = [
+        f"| {TITLES[letter]} | unit | {' | '.join(f'{size:,} objects' for size in sizes)} |",
+        "|---" * (len(sizes) + 2) + "|",
+    ]
+    for row in ROWS:
+        cells = [cell(results[size].get((row.title, letter))) for size in sizes]
+        lines.append(f"| {row.title} | {row.unit} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _options(arguments)
+    if REL in options.kinds:
+        peers.install([RELSTORAGE])
+    results: dict[int, Results] = {}
+    for objects in options.objects:
+        with tempfile.TemporaryDirectory(prefix="pg-", dir=options.folder) as name:
+            Path(name).chmod(0o755)
+            with started(Path(name), options.kinds) as kinds:
+                results[objects] = measure(kinds, objects, options.commits, options.rounds)
+    parts = [f"{objects:,} objects:\n\n{table(found, options.kinds)}" for objects, found in results.items()]
+    if len(results) > 1:
+        parts = [growth_table(results, letter) for letter in options.kinds]
+    text = "\n".join(parts)
+    if options.write:
+        head = _HEAD.lstrip().format(rounds=options.rounds, machine=machine())
+        write_before_notes(Path(__file__).with_name("ENGINES.md"), f"{head}\n{text}")
+    print(text)
+    return 0
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--objects", type=int, default=10_000)
-    parser.add_argument("--commits", type=int, default=400, help="by all clients together, in each round")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--kinds", default="pbfr", help="PostgreSQL, a server between, a file server, RelStorage")
-    options = parser.parse_args()
-    relstorage = install() if "r" in options.kinds else ""
-    with tempfile.TemporaryDirectory(prefix="pg-", dir="/var/tmp") as name:
-        Path(name).chmod(0o755)
-        with started(Path(name)) as (postgres, between, on_file):
-            postgres.execute("create database relstorage")
-            kinds = {
-                "p": Kind("PostgreSQL", sys.executable, "durus", postgres.address()),
-                "b": Kind("server on it", sys.executable, "durus", between),
-                "f": Kind("file server", sys.executable, "durus", on_file),
-                "r": Kind("RelStorage", relstorage, "zodb", f"host={postgres.folder} user=durus dbname=relstorage"),
-            }
-            measure([kinds[letter] for letter in options.kinds], options.objects, options.commits, options.rounds)
-
-
-def measure(kinds: list[Kind], objects: int, commits: int, rounds: int) -> None:
-    """Print a line for each work, with a column for each kind."""
-    print(f"{'':<28}" + "".join(f"{kind.title:>14}" for kind in kinds))
-    fills = [kind.run("fill", 1, objects) for kind in kinds]
-    print(f"{'fill, s':<28}" + "".join(f"{seconds:>14.2f}" for seconds in fills))
-    for clients in CLIENTS:
-        best = [0.0] * len(kinds)
-        for _ in range(rounds):
-            for index, kind in enumerate(kinds):
-                each = max(commits // clients, 10)
-                best[index] = max(best[index], clients * each / kind.run("commits", clients, each))
-        print(f"{f'commits/s, {clients} clients':<28}" + "".join(f"{rate:>14.0f}" for rate in best), flush=True)
-    for work, title in ("cold", "read one by one, objects/s"), ("bulk", "read many at once, objects/s"):
-        rates = [max(objects / kind.run(work, 1, objects) for _ in range(rounds)) for kind in kinds]
-        print(f"{title:<28}" + "".join(f"{rate:>14.0f}" for rate in rates), flush=True)
-    packs = [kind.run("pack", 1, objects) for kind in kinds]
-    print(f"{f'pack {objects} of {2 * objects}, s':<28}" + "".join(f"{seconds:>14.2f}" for seconds in packs))
+    add = parser.add_argument
+    add("--objects", type=int, nargs="+", metavar="N", default=[10_000], help="how many are reached (10,000)")
+    add("--commits", type=int, metavar="N", default=400, help="by all clients together, in each round (400)")
+    add("--rounds", type=int, metavar="N", default=3, help="how often to do each work (3)")
+    add("--kinds", metavar="LETTERS", default="pbfr", help="PostgreSQL, server on it, server on a file, RelStorage")
+    add("--folder", metavar="F", default="/var/tmp", help="where to create the databases (/var/tmp)")
+    add("--write", action="store_true", help="write bench/ENGINES.md")
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
