@@ -39,7 +39,7 @@ PREFIXES = {
     "wire.md": "WIRE",
     "wire-2.md": "WIRE2",
 }
-KINDS = ("record", "shelf", "dfs20", "write", "pack", "steps", "exchange")
+KINDS = ("record", "shelf", "dfs20", "write", "pack", "large", "steps", "exchange")
 _OF_BYTES = ("record", "shelf", "dfs20", "write", "pack")
 
 
@@ -269,6 +269,15 @@ def bytes_and_expected(example: Example) -> tuple[bytes, Any]:
         raise SpecError(f"{example.document}:{line}: not JSON: {error.msg}") from error
 
 
+def recipe(example: Example) -> dict[str, int]:
+    """Return the JSON of a `large` example."""
+    try:
+        found: dict[str, int] = json.loads(example.body)
+    except json.JSONDecodeError as error:
+        raise SpecError(f"{example.document}:{example.line + error.lineno}: not JSON: {error.msg}") from error
+    return found
+
+
 def _repeated(value: dict[str, Any]) -> Any:
     """Return the text for `{"repeat": text, "times": number}`, other objects as they are."""
     return value["repeat"] * value["times"] if value.keys() == {"repeat", "times"} else value
@@ -389,6 +398,8 @@ def vectors(document: Document) -> str | None:
         if example.kind in _OF_BYTES:
             data, expected = bytes_and_expected(example)
             entry |= {"hex": data.hex(), "expected": expected}
+        elif example.kind == "large":
+            entry["recipe"] = recipe(example)
         elif example.kind == "exchange":
             entry["lines"] = [[line.client, line.event, line.data.hex()] for line in exchange(example)]
         else:

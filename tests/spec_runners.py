@@ -1,8 +1,10 @@
 """How each kind of example in spec/ is run."""
 
+import json
 import warnings
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,8 +25,9 @@ from durus.oid import format_oid, oid_from_int
 from durus.open_file import inspect_file, open_file_storage
 from durus.records.record import pack_record, unpack_record
 from durus.storage import MemoryStorage
+from durus_conformance import large
 from tests.in_memory_server import InMemoryConnection, InMemoryServer
-from tests.spec import Example, bytes_and_expected, exchange, steps
+from tests.spec import Example, bytes_and_expected, exchange, recipe, steps
 from tests.spec_steps import StepRunner
 
 
@@ -168,6 +171,12 @@ def _read(path: Path) -> dict[str, object]:
         )
 
 
+def run_large(example: Example) -> None:
+    for made in large.examples(example.name, recipe(example)):
+        body = f"{made['hex']}\n---\n{json.dumps(made['expected'])}"
+        RUNNERS[made["kind"]](replace(example, kind=made["kind"], name=made["name"], body=body))
+
+
 def run_steps(example: Example) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -206,6 +215,7 @@ RUNNERS: dict[str, Callable[[Example], None]] = {
     "dfs20": run_dfs20,
     "write": run_write,
     "pack": run_pack,
+    "large": run_large,
     "steps": run_steps,
     "exchange": run_exchange,
 }

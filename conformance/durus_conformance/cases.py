@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from durus_conformance import judge, records, wire
+from durus_conformance import judge, large, records, wire
 from durus_conformance.client import Calls, calls_of
 from durus_conformance.dialogs import dialogs
 from durus_conformance.testee import Testee, TesteeError, TesteeRefusal
@@ -97,9 +97,13 @@ def read_vectors(folder: Path) -> tuple[list[Statement], list[Case]]:
 
 def _cases(document: str, vector: dict[str, Json]) -> Iterator[Case]:
     kind, expected = vector["kind"], vector.get("expected", {})
+    if kind == "large":
+        for each in large.examples(vector["name"], vector["recipe"]):
+            yield from _cases(document, {**vector, **each})
+        return
 
     def case(operation: str, run: Callable[[World], Json], expected: Json, more: tuple[str, ...] = ()) -> Case:
-        shown = vector.get("hex", vector.get("lines", vector.get("steps")))
+        shown = vector.get("recipe", vector.get("hex", vector.get("lines", vector.get("steps"))))
         if kind == "write":
             shown = {"file": shown, "commits": vector["expected"]["commits"]}
         statements = tuple(dict.fromkeys([*vector["statements"], *more]))

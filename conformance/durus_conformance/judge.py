@@ -18,7 +18,7 @@ _NEW_FILES = (
 """Files without any object, as SHELF-3 and DFS-7 have them."""
 _SEAL_OID = 2**64 - 1
 _RESERVED = 2**64 - 256
-_SEAL_HEAD = (
+SEAL_HEAD = (
     struct.pack(">Q", 124)
     + b"\xff" * 16
     + struct.pack(">L", 104)
@@ -93,7 +93,7 @@ def _shelf(data: bytes, new_from: int) -> dict[str, Any]:
                 covered, has_seal = after, True
                 if after != finish:
                     raise Unsound(f"the seal at {at} is not the last entry")
-            elif data[at : at + 8] == _SEAL_HEAD[:8] and data[at + 24 : at + 77] == _SEAL_HEAD[24:]:
+            elif data[at : at + 8] == SEAL_HEAD[:8] and data[at + 24 : at + 77] == SEAL_HEAD[24:]:
                 raise Unsound(f"the entry at {at} is a seal that lost its oid")
             elif oid < _RESERVED:
                 records[oid] = record
@@ -132,7 +132,7 @@ def _holes(words: list[int], start: int) -> list[int]:
 
 def _checked_seal(data: bytes, at: int, covered: int, running: int) -> int:
     text = _SEAL_TEXT.fullmatch(data, at + 77, at + 132)
-    if data[at : at + 77] != _SEAL_HEAD or not text or int(text[1], 16) != at:
+    if data[at : at + 77] != SEAL_HEAD or not text or int(text[1], 16) != at:
         raise Unsound(f"the seal at {at} does not have the layout of a seal at that offset")
     checksum = zlib.crc32(data[covered : at + 122], running)
     if int(text[2], 16) != checksum:

@@ -3,6 +3,7 @@
 Where the library has no call for an operation it takes the module that does the work.
 """
 
+import contextlib
 import copyreg
 import dataclasses
 import enum
@@ -37,7 +38,7 @@ from durus.files import dfs20, shelf
 from durus.files.dfs20.dfs20 import Dfs20
 from durus.files.dfs20.scan import scan_transactions as scan_dfs20
 from durus.files.file import OperatingSystem
-from durus.files.inspection import Finding, Inspection
+from durus.files.inspection import Finding, Records
 from durus.files.record_file import is_unfinished_creation
 from durus.files.shelf.scan import scan_transactions as scan_shelf
 from durus.files.shelf.shelf import Shelf, checksum_of
@@ -230,8 +231,11 @@ def repair(request: Json) -> Json:
 def check(request: Json) -> Json:
     inspection = inspect_file(request["path"])
     try:
+        records = None
+        with contextlib.suppress(DurusError):
+            records = inspection.records
         return {
-            "faults": [each.offset for each in inspection.findings() if each.is_fault and is_of_file(inspection, each)]
+            "faults": [each.offset for each in inspection.findings() if each.is_fault and is_of_file(records, each)]
         }
     except FormatError as error:
         return fault_of(error)
@@ -239,12 +243,12 @@ def check(request: Json) -> Json:
         inspection.close()
 
 
-def is_of_file(inspection: Inspection, finding: Finding) -> bool:
+def is_of_file(records: Records | None, finding: Finding) -> bool:
     """Tell if a fault is not only that there is no root, or that a record that can be read holds no pickles."""
-    if finding.oid is None or finding.oid >= FIRST_RESERVED_OID:
+    if records is None or finding.oid is None or finding.oid >= FIRST_RESERVED_OID:
         return True
     try:
-        inspection.records.read(finding.oid)
+        records.read(finding.oid)
     except DurusError:
         return True
     return False

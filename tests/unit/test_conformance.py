@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+import zlib
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,14 @@ import pytest
 from durus.client_storage import ClientStorage
 from durus.connection import Connection
 from durus.storage import MemoryStorage
-from durus_conformance import records
+from durus_conformance import large, records
 from durus_conformance.__main__ import main
 from durus_conformance.cases import VectorsError, read_vectors
 from durus_conformance.dialogs import dialogs
 from durus_conformance.judge import contents
 from durus_conformance.report import Report, Result
 from tests.spec import ROOT, VECTORS, all_examples, all_statements
+from tests.spec import recipe as recipe_of
 from tests.threaded_server import serving
 
 TESTEE = ROOT / "conformance" / "testees" / "durus_testee.py"
@@ -424,7 +426,9 @@ def test_the_report_has_each_statement_and_each_example() -> None:
     statements, cases = read_vectors(VECTORS)
     assert [each.id for each in statements] == [each.id for each in all_statements()]
     names = {case.name for case in cases}
-    assert names == {example.name for example in all_examples()} | {each.name for each in dialogs()}
+    of_large_ones = {name for name in names if name.startswith("large-file-")}
+    assert names - of_large_ones == {example.name for example in all_examples()} | {each.name for each in dialogs()}
+    assert len(of_large_ones) == 4
     assert len({case.id for case in cases}) == len(cases)
 
 
@@ -472,6 +476,25 @@ def test_the_kit_reads_records_as_the_examples_say() -> None:
                 read += "fault" not in found
                 assert "fault" in found or found == vector["expected"], vector["name"]
     assert read >= 20
+
+
+# Large examples
+
+
+@pytest.mark.spec("SHELF-10", "SHELF-15", "SHELF-17")
+def test_a_large_file_is_the_one_of_its_recipe() -> None:
+    (recipe,) = [recipe_of(each) for each in all_examples() if each.name == "large-file"]
+    file = large.LargeFile(recipe["seed"], recipe["objects"], recipe["commits"], recipe["each"])
+    assert zlib.crc32(file.data) == recipe["crc32"]
+    assert contents(bytes(file.data)) == file.contents
+
+
+@pytest.mark.spec("REC-30")
+def test_a_large_record_expands_to_more_than_64_mib_but_not_by_a_factor_of_100() -> None:
+    (recipe,) = [recipe_of(each) for each in all_examples() if each.kind == "large" and "64-mib" in each.name]
+    (made,) = large.examples("it", recipe)
+    stream = bytes.fromhex(made["hex"])[12:].partition(b"Persistent\n.")[2]
+    assert 2**26 < len(zlib.decompress(stream)) < 100 * len(stream)
 
 
 # The package

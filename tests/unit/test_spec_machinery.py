@@ -16,6 +16,7 @@ from tests.spec import (
     numbering_faults,
     parse_hex,
     parse_step,
+    recipe,
     statements,
     steps,
     unknown_faults,
@@ -166,6 +167,11 @@ class TestExamples:
 
     def test_of_bytes_hold_hex_and_json(self) -> None:
         assert bytes_and_expected(example_of("record", '0102\n---\n{"n":\n 1}')) == (b"\x01\x02", {"n": 1})
+
+    def test_with_a_recipe_that_cannot_be_read_tell_the_line(self) -> None:
+        assert recipe(example_of("large", '{"seed": 1}')) == {"seed": 1}
+        with pytest.raises(SpecError, match=r"^record\.md:3: not JSON"):
+            recipe(example_of("large", '{"seed": 1,\n]'))
 
     def test_of_bytes_without_a_divider_are_refused(self) -> None:
         with pytest.raises(SpecError, match=r"^record\.md:1: example sample has no line ---"):
