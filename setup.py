@@ -30,6 +30,7 @@ extension = Extension(
         "durus/_encode.c",
         "durus/_files.c",
         "durus/_pickle_work.c",
+        "durus/_plain.c",
         "durus/_read_set.c",
         "durus/_states.c",
     ],

@@ -155,6 +155,7 @@ SHARED PyObject *is_record_of(PyObject *module, PyObject *args);
 SHARED PyObject *refs_outside(PyObject *module, PyObject *records);
 SHARED PyObject *find_entries(PyObject *module, PyObject *args);
 SHARED PyObject *pack_entries(PyObject *module, PyObject *args);
+SHARED PyObject *usual_state(PyObject *module, PyObject *args);
 SHARED PyObject *pickles_fit(PyObject *module, PyObject *const *args, Py_ssize_t count);
 
 /* Tells if a class has a _p_note_change() of its own. */

@@ -28,6 +28,11 @@ PAIRS = {
     "durus/_files.c": ["durus/records/record.py", "durus/files/shelf/layout.py", "durus/files/shelf/scan.py"],
     "durus/_states.c": ["durus/serialize.py", "durus/persistent.py"],
     "durus/_pickle_work.c": ["durus/records/pickle_work.py"],
+    "durus/_plain.c": [
+        "durus/records/plain.py",
+        "durus/records/plain_sharing.py",
+        "durus/records/plain_steps.py",
+    ],
 }
 """Where the Python is that a source of C stands for."""
 KNOWN = Path(__file__).with_name("twins.json")

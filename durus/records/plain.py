@@ -2,17 +2,18 @@
 
 A pickle is a program for a stack machine. This machine imports, makes and calls nothing that a record names: what the
 steps make is kept as the form of it that spec/export.md gives. It is faster than PickleMachine, which keeps the places
-of steps and no values.
+of steps and no values; and C runs the usual pickles of states.
 """
 
 import struct
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from durus.error import RecordError
+from durus.implementation import implementation
 from durus.records.pickle_machine import PickleMachine
 from durus.records.plain_forms import MAX_KEY, Form, Plain, class_text, to_json
 from durus.records.plain_sharing import check_depth
-from durus.records.plain_steps import STEPS, Context, append, float_form, reference, set_items
+from durus.records.plain_steps import STEPS, Context, append, float_form, reference, result, set_items
 from durus.records.present_names import present_name
 from durus.records.record import parse_class_pickle
 from durus.records.stored_state import decompress_state
@@ -42,7 +43,11 @@ def read_plain(data: bytes) -> PlainState:
         if known is not None and not known.has_memo:
             names = (known.module, known.name) if data[1] > 2 else present_name(known.module, known.name)
             cls = class_text(*names)
-            machine = _Machine(decompress_state(data[known.end :]))
+            pickled = decompress_state(data[known.end :])
+            usual = usual_state(pickled, _KIT)
+            if usual is not None:
+                return PlainState(cls, usual)
+            machine = _Machine(pickled)
         else:
             end = known.end if known is not None else _end_of_class(data)
             machine = _Machine(data[:end] + decompress_state(data[end:]))
@@ -58,6 +63,21 @@ def read_plain(data: bytes) -> PlainState:
         raise
     except (ArithmeticError, LookupError, TypeError, ValueError, struct.error) as error:
         raise RecordError(f"its data can't be read: {type(error).__name__}: {error}") from error
+
+
+_KIT = (Form, class_text, result, "$tuple", "$class", "$ref", "class", "$dict", "$set", "$frozenset")
+"""What usual_state() takes."""
+
+
+def usual_state(pickled: bytes, kit: tuple[object, ...]) -> Plain:
+    """Return what the machine makes of a usual pickle; None if it must run itself. Without C, this is always so."""
+    return None
+
+
+if not TYPE_CHECKING and implementation == "C":
+    from durus import _persistent
+
+    usual_state = _persistent.usual_state
 
 
 def _end_of_class(data: bytes) -> int:

@@ -21,6 +21,8 @@ MAX_KEY = 100
 class Form(dict[str, Plain]):
     """A value that JSON lacks, in the form of spec/export.md; a dict of the state is a plain dict."""
 
+    __slots__ = ()
+
 
 @lru_cache(maxsize=1000)
 def class_text(module: str, qualname: str) -> str | tuple[str, str]:

@@ -242,7 +242,7 @@ def _instance(cls: Plain, arguments: list[Plain]) -> Plain:
     return _made("$call" if arguments else "$new", cls, Form({"$tuple": arguments}))
 
 
-def _result(function: Plain, arguments: Plain) -> Plain:
+def result(function: Plain, arguments: Plain) -> Plain:
     """Return what a call gives: a form of its own for values of usual types [EXP-5], otherwise the call. [EXP-6]"""
     made = _made("$call", function, arguments)
     found = value_of_call(made["$call"], made.get("args", []))  # type: ignore[arg-type]  # a list
@@ -251,7 +251,7 @@ def _result(function: Plain, arguments: Plain) -> Plain:
 
 def _reduce(context: Context, stack: list[Plain], marks: list[int], position: int) -> int:
     arguments = stack.pop()
-    stack[-1] = _result(stack[-1], arguments)
+    stack[-1] = result(stack[-1], arguments)
     return position
 
 
