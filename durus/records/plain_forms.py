@@ -42,6 +42,12 @@ def to_json(value: Plain) -> str:
     return _ENCODER.encode(value)
 
 
+@lru_cache(maxsize=1000)
+def json_of_name(name: Plain) -> str:
+    """Return a name, as class_text() has it, as JSON."""
+    return to_json(name)
+
+
 def _bytes_form(value: object) -> Form:
     if isinstance(value, bytes | bytearray):
         return Form({"$bytearray" if isinstance(value, bytearray) else "$bytes": base64.b64encode(value).decode()})
@@ -64,9 +70,13 @@ def references(state: Plain) -> Iterator[tuple[str, Form]]:
     pending: list[tuple[str, Plain, bool]] = [("", state, True)]
     while pending:
         path, part, has_attributes = pending.pop()
-        if isinstance(part, Form) and "$ref" in part:
+        if isinstance(part, list):
+            for number in range(len(part) - 1, -1, -1):
+                if isinstance(part[number], list | dict):
+                    pending.append((f"{path}[{number}]", part[number], False))
+        elif isinstance(part, Form) and "$ref" in part:
             yield path, part
-        elif isinstance(part, list | dict):
+        elif isinstance(part, dict):
             pending += reversed(list(_steps(path, part, has_attributes)))
 
 
@@ -78,13 +88,8 @@ def target_of(reference: Form) -> tuple[int, str]:
     raise RecordError("a reference has an oid and a class, and one does not")
 
 
-def _steps(path: str, part: list[Plain] | dict[str, Plain], has_attributes: bool) -> Iterator[tuple[str, Plain, bool]]:
-    """Yield the parts of a value that have parts, with their paths, and whether their keys are names of attributes."""
-    if isinstance(part, list):
-        for number, value in enumerate(part):
-            if isinstance(value, list | dict):
-                yield f"{path}[{number}]", value, False
-        return
+def _steps(path: str, part: dict[str, Plain], has_attributes: bool) -> Iterator[tuple[str, Plain, bool]]:
+    """Yield the parts of a dict that have parts, with their paths, and whether their keys are names of attributes."""
     is_form = isinstance(part, Form)
     for key, value in part.items():
         if key == "$dict" or (is_form and key == "pairs"):

@@ -3,7 +3,7 @@
 from typing import TypeAlias
 
 from durus.records.plain import PlainState
-from durus.records.plain_forms import Form, Plain, to_json
+from durus.records.plain_forms import Form, Plain, json_of_name, to_json
 
 Cell: TypeAlias = str | int | float | bytes | None
 
@@ -35,9 +35,12 @@ class Cells:
     def cell(self, value: Plain) -> Cell:
         """Return the cell of a value: itself, its text, or its form as JSON."""
         if isinstance(value, Form):
-            value = self._without_number(value)
+            if "$ref" in value:
+                return f'{{"$ref": {value["$ref"]}, "class": {json_of_name(value["class"])}}}'
+            if "$id" in value or "$same" in value:
+                value = self._without_number(value)
         if isinstance(value, str):
-            return value if _is_storable(value) else to_json(value)
+            return value if value.isascii() or _is_storable(value) else to_json(value)
         if value is None or isinstance(value, float | bytes):
             return value
         if isinstance(value, int):
@@ -61,8 +64,6 @@ class Cells:
 
 
 def _is_storable(text: str) -> bool:
-    if text.isascii():
-        return True
     try:
         text.encode()
     except UnicodeEncodeError:  # it has a lone surrogate

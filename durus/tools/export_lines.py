@@ -2,27 +2,22 @@
 
 import json
 from collections.abc import Iterator
-from functools import lru_cache
 
 from durus.files.file import File
 from durus.oid import oid_to_int
 from durus.progress import Progress
+from durus.records.plain_forms import json_of_name
 from durus.tools.exported import Appender, Exported, stored_form
 
 HEADER = '{"durus": "export", "form": 1}'
 """The first line. [EXP-20]"""
 
 
-@lru_cache(maxsize=1000)
-def _class_json(name: str | tuple[str, str]) -> str:
-    return json.dumps(name)
-
-
 def line_of(exported: Exported) -> str:
     """Return the line of one object. [EXP-21]"""
     number = oid_to_int(exported.oid)
     if exported.state is not None:
-        return f'{{"oid": {number}, "class": {_class_json(exported.state.cls)}, "state": {exported.state.json()}}}'
+        return f'{{"oid": {number}, "class": {json_of_name(exported.state.cls)}, "state": {exported.state.json()}}}'
     return f'{{"oid": {number}, "class": {json.dumps(exported.class_name)}, {stored_form(exported)[1:]}'
 
 

@@ -9,18 +9,18 @@ import errno
 import sqlite3
 from collections.abc import Iterator, Sequence
 
-from durus.error import DurusError, FileError
+from durus.error import DurusError, FileError, RecordError
 from durus.files.file import FileSystem
 from durus.oid import format_oid, oid_to_int
 from durus.progress import Progress
-from durus.records.plain_forms import Form, Plain, dotted, references, target_of, to_json
+from durus.records.plain_forms import Form, Plain, dotted, references, to_json
 from durus.tools.export_cells import Cell, Cells, attributes_of, unwrapped
 from durus.tools.exported import Exported, stored_form
 
 _MAX_COLUMNS = 500
 """Further attributes of a class share one column."""
 _BATCH = 1000
-_MAX_INSERTS = 100
+_MAX_PLANS = 100
 """How many statements of a class are kept: each object could have other attributes."""
 _LARGE = 1 << 14
 """The data of an object after which no more rows are gathered."""
@@ -78,8 +78,8 @@ class _Class:
         self.has_others: set[str] = set()
         """The attributes with values that are no references."""
         self.has_more = False
-        self.inserts: dict[tuple[str, ...], str] = {}
-        """Statements that insert a row, by its columns."""
+        self.plans: dict[tuple[str, ...], str] = {}
+        """Statements that insert a row, by its attributes."""
         self.objects = 0
 
 
@@ -108,10 +108,12 @@ class SqliteTarget:
             raise
 
     def add(self, exported: Exported) -> None:
-        with self._errors():
+        try:
             self._add(exported)
             if self._pending >= _BATCH or len(exported.data) > _LARGE:
                 self._flush()
+        except sqlite3.Error as error:
+            raise self._error_of(error) from error
 
     def finish(self) -> Iterator[Progress]:
         """Make the tables of the classes, and that of items, from what is kept."""
@@ -146,8 +148,11 @@ class SqliteTarget:
         try:
             yield
         except sqlite3.Error as error:
-            is_full = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL
-            raise FileError(errno.ENOSPC if is_full else errno.EIO, f"SQLite: {error}", self._path) from error
+            raise self._error_of(error) from error
+
+    def _error_of(self, error: sqlite3.Error) -> FileError:
+        is_full = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL
+        return FileError(errno.ENOSPC if is_full else errno.EIO, f"SQLite: {error}", self._path)
 
     # Rows
 
@@ -189,33 +194,39 @@ class SqliteTarget:
         return found
 
     def _insert_attributes(self, each: _Class, number: int, attributes: dict[str, Plain], cells: Cells) -> None:
+        sql = each.plans.get(tuple(attributes))
+        if sql is not None:
+            row: list[Cell] = [number]
+            for attribute, value in attributes.items():
+                self._note_kind(each, attribute, value)
+                row.append(cells.cell(value))
+            self._insert(sql, row)
+            return
         columns, more = ["oid"], {}
-        row: list[Cell] = [number]
+        row = [number]
         for attribute, value in attributes.items():
             if attribute not in each.columns and not self._make_column(each, attribute):
                 more[attribute] = value
                 continue
-            cell = cells.cell(value)
-            if isinstance(value, Form) and "$ref" in value:
-                each.has_refs.add(attribute)
-            elif value is not None:
-                each.has_others.add(attribute)
+            self._note_kind(each, attribute, value)
             columns.append(each.columns[attribute])
-            row.append(cell)
+            row.append(cells.cell(value))
         if more:
             if not each.has_more:
                 self._db.execute(f'alter table {each.staged} add column "(more)"')
                 each.has_more = True
             columns.append("(more)")
             row.append(to_json(more))
-        key = tuple(columns)
-        sql = each.inserts.get(key)
-        if sql is None:
-            names = ", ".join(map(_quoted, columns))
-            sql = f"insert into {each.staged} ({names}) values ({', '.join('?' * len(row))})"
-            if len(each.inserts) < _MAX_INSERTS:
-                each.inserts[key] = sql
+        sql = f"insert into {each.staged} ({', '.join(map(_quoted, columns))}) values ({', '.join('?' * len(row))})"
+        if not more and len(each.plans) < _MAX_PLANS:
+            each.plans[tuple(attributes)] = sql
         self._insert(sql, row)
+
+    def _note_kind(self, each: _Class, attribute: str, value: Plain) -> None:
+        if isinstance(value, Form) and "$ref" in value:
+            each.has_refs.add(attribute)
+        elif value is not None:
+            each.has_others.add(attribute)
 
     def _make_column(self, each: _Class, attribute: str) -> bool:
         if len(each.columns) >= _MAX_COLUMNS:
@@ -306,7 +317,9 @@ def _value(cells: Cells, value: Plain) -> tuple[Cell, int | None]:
 
 
 def _number(reference: Form) -> int:
-    number, _ = target_of(reference)
+    number = reference["$ref"]
+    if not isinstance(number, int):
+        raise RecordError("a reference has an oid, and one does not")
     if number >= 1 << 63:
         raise DurusError(f"oid {number} is too high for SQLite; export to .jsonl")
     return number
@@ -314,6 +327,8 @@ def _number(reference: Form) -> int:
 
 def _storable(text: str) -> str:
     """Return a text that can be a name in SQLite."""
+    if text.isascii() and text and "\0" not in text:
+        return text
     return text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode() or "(empty)"
 
 
