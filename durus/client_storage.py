@@ -41,7 +41,17 @@ from durus.sharing.protocol import (
     encode_request,
     read_u32,
 )
-from durus.sharing.protocol2 import MAX_SECONDS, VERSION_2, Failure, FileHead, error_of, parse_hello, read_answer
+from durus.sharing.protocol2 import (
+    MAX_SECONDS,
+    VERSION_2,
+    Answer,
+    Failure,
+    FileHead,
+    error_of,
+    parse_hello,
+    read_answer,
+    whole_answer,
+)
 from durus.sharing.reaching import connect
 from durus.sharing.tls_stream import TlsStream
 from durus.storage import Accesses, CollectingStorage, InvalidationHandler
@@ -61,6 +71,7 @@ _BY_NEW_STORAGE = ConnectAgain(
 _TIMEVAL = struct.Struct("@ll")
 """Seconds and microseconds, as the kernel expects them."""
 
+_CLOSED = "the server has closed it"
 _TLS_ALERT = 0x1503
 """How what a server with TLS answers to a client without it begins. [TLS-10]"""
 
@@ -442,7 +453,7 @@ class ClientStorage(CollectingStorage):
             if isinstance(self._stream, TlsStream):
                 self._stream.check_open()
             elif self._stream.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b"":
-                raise EOFError("the server has closed it")
+                raise EOFError(_CLOSED)
         except BlockingIOError:
             pass  # which is how it should be: there is nothing to read
         except BaseException as error:
@@ -465,11 +476,26 @@ class ClientStorage(CollectingStorage):
             self._lose(error)
             raise
 
+    def receive_answer(self, on_wait: Callable[[], object] | None = None) -> Answer:
+        if not self._buffer:
+            try:
+                data = self._stream.recv(_RECEIVE_SIZE)
+                if not data:
+                    raise EOFError(_CLOSED)
+            except BaseException as error:
+                self._lose(error)
+                raise
+            answer = whole_answer(data)  # as nearly all are
+            if answer is not None:
+                return answer
+            self._buffer += data
+        return self.receive(read_answer(on_wait))
+
     def _fill(self, size: int) -> None:
         while len(self._buffer) < size:
             data = self._stream.recv(max(_RECEIVE_SIZE, min(size - len(self._buffer), 1 << 20)))
             if not data:
-                raise EOFError("the server has closed it")
+                raise EOFError(_CLOSED)
             self._buffer += data
 
     def _lose(self, error: BaseException) -> None:
@@ -498,7 +524,7 @@ class ClientStorage(CollectingStorage):
                 raise self._failure from error
             raise
 
-    def break_off(self, error: ProtocolError) -> None:
+    def break_off(self, error: BaseException) -> None:
         self._lose(error)
 
     def _give_up(self, message: str) -> DisconnectedError:

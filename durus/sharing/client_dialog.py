@@ -8,7 +8,7 @@ from durus.error import DurusKeyError, ProtocolError, ReadConflictError, ServerE
 from durus.oid import format_oid
 from durus.sharing.prefetch import Prefetch
 from durus.sharing.protocol import INVALID, NOT_FOUND, OKAY, Loaded, Reader
-from durus.sharing.protocol2 import FileHead
+from durus.sharing.protocol2 import Answer, FileHead
 from durus.storage import Accesses, InvalidationHandler
 
 T = TypeVar("T")
@@ -28,10 +28,13 @@ class Channel(Protocol):
     def receive(self, reader: Reader[T]) -> T:
         """Return the result of a reader that is given the received bytes."""
 
+    def receive_answer(self, on_wait: Callable[[], object] | None = None) -> Answer:
+        """Return the next message of version 2; call `on_wait` for each one that announces it before. [WIRE2-33]"""
+
     def outcome_unknown_on_error(self) -> AbstractContextManager[None]:
         """Make an error in the block say that it is unknown whether the commit is stored. [WIRE-25]"""
 
-    def break_off(self, error: ProtocolError) -> None:
+    def break_off(self, error: BaseException) -> None:
         """End the connection, because an answer that was received is not what the protocol has. [WIRE-25]"""
 
 

@@ -7,7 +7,7 @@ from durus.sharing import protocol2 as messages
 from durus.sharing.client_dialog import Channel, ClientDialog, T, record_of
 from durus.sharing.compression import NONE
 from durus.sharing.prefetch import Prefetch
-from durus.sharing.protocol import OKAY, Loaded, Reader
+from durus.sharing.protocol import OKAY, Loaded
 from durus.storage import Accesses, InvalidationHandler
 
 _CHANGED_RECORDS = 32
@@ -151,7 +151,7 @@ class ClientDialog2(ClientDialog):
         self._channel.check_connected()  # while it is known that nothing is stored
         with self._channel.outcome_unknown_on_error():
             self._channel.send(data)
-            answer = self._channel.receive(_parsed(_COMMIT_ANSWERS))
+            answer = self._receive_parsed(_COMMIT_ANSWERS)
         self._is_held = self._is_snapshot
         if isinstance(answer, messages.Failure):
             raise messages.error_of(answer)
@@ -193,7 +193,7 @@ class ClientDialog2(ClientDialog):
 
     def status(self) -> dict[str, object]:
         self._channel.send(messages.encode_request(messages.AskStatus()))
-        answer = self._channel.receive(_parsed({b"I": messages.parse_report}))
+        answer = self._receive_parsed({b"I": messages.parse_report})
         if isinstance(answer, messages.Failure):
             if answer.code == messages.UNSUPPORTED:
                 return super().status()
@@ -206,10 +206,25 @@ class ClientDialog2(ClientDialog):
 
     def _receive(self, parsers: Parsers[T], on_wait: Callable[[], object] | None = None) -> T:
         """Return the next answer, parsed by the parser for its kind; raise the error that it reports."""
-        answer = self._channel.receive(_parsed(parsers, on_wait))
+        answer = self._receive_parsed(parsers, on_wait)
         if isinstance(answer, messages.Failure):
             raise messages.error_of(answer)
         return answer
+
+    def _receive_parsed(self, parsers: Parsers[T], on_wait: Callable[[], object] | None = None) -> T | messages.Failure:
+        """Return the next answer, parsed: a malformed one ends the connection, as an incomplete one does."""
+        kind, body = self._channel.receive_answer(on_wait)
+        try:
+            if kind in parsers:
+                return parsers[kind](body)
+            if kind == b"E":
+                return messages.parse_failure(body)
+            raise ProtocolError(
+                f"the server answered with a message {kind!r}, which is not an answer to what was asked"
+            )
+        except BaseException as error:
+            self._channel.break_off(error)
+            raise
 
 
 _LOAD_ANSWERS: Parsers[tuple[bool, list[Loaded]]] = {
@@ -221,16 +236,6 @@ _COMMIT_ANSWERS: Parsers[messages.SyncPoint | messages.Conflict] = {
     b"C": messages.parse_point,
     b"X": messages.parse_conflict,
 }
-
-
-def _parsed(parsers: Parsers[T], on_wait: Callable[[], object] | None = None) -> Reader[T | messages.Failure]:
-    """Read an answer, and parse it: a malformed one ends the connection, as an incomplete one does."""
-    kind, body = yield from messages.read_answer(on_wait)
-    if kind == b"E":
-        return messages.parse_failure(body)
-    if kind not in parsers:
-        raise ProtocolError(f"the server answered with a message {kind!r}, which is not an answer to what was asked")
-    return parsers[kind](body)
 
 
 def _handle(handle_invalidations: InvalidationHandler, invalid: list[bytes] | None, text: str) -> None:

@@ -56,6 +56,7 @@ _HELLO = struct.Struct(">QIIIIIQB")
 
 COMPRESSED = b"Z"
 WAIT = b"W"
+_NOT_AT_ONCE = (COMPRESSED, WAIT)
 _FIRST_IGNORED = b"\x80"
 """A client ignores unknown answers of this kind and above. [WIRE2-4]"""
 
@@ -499,6 +500,16 @@ def read_answer(on_wait: Callable[[], object] | None = None) -> Reader[Answer]:
             return Answer(kind, body)
         if on_wait is not None:
             on_wait()
+
+
+def whole_answer(data: bytes) -> Answer | None:
+    """Return the answer that these bytes are, from the first to the last; None if read_answer() must look at them."""
+    if len(data) < _HEAD.size:
+        return None
+    size, kind = _HEAD.unpack_from(data)
+    if size != len(data) - _U32.size or kind in _NOT_AT_ONCE or kind >= _FIRST_IGNORED:
+        return None
+    return Answer(kind, data[_HEAD.size :])
 
 
 def parse_file_head(body: bytes) -> FileHead:

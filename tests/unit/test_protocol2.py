@@ -646,6 +646,29 @@ def test_each_code_is_an_error_of_its_kind(code: int, expected: type[Exception])
     assert type(messages.error_of(messages.Failure(code, "why"))) is expected
 
 
+@pytest.mark.spec("WIRE2-3", "WIRE2-4", "WIRE2-33")
+@pytest.mark.parametrize("size", [1, 3, 5, 1 << 16])
+@pytest.mark.parametrize("before", [b"", messages.encode(b"W"), messages.encode(b"\x80", b"later")])
+def test_answers_may_arrive_in_any_pieces(server: InMemoryServer, size: int, before: bytes) -> None:
+    class InPieces(InMemoryConnection):
+        def send(self, data: bytes) -> None:
+            super().send((before if self.is_greeted else b"") + data)
+            self.is_greeted = True
+
+        def recv(self, _: int) -> bytes:
+            return super().recv(size)
+
+        is_greeted = False
+
+    store_items(server, 3)
+    connection = Connection(ClientStorage(stream=InPieces(server)))
+    for item in items_of(connection):
+        item.n += 5
+    connection.commit()
+    connection.abort()
+    assert [item.n for item in items_of(Connection(server.new_client()))] == [5, 6, 7]
+
+
 @pytest.mark.spec("WIRE2-41", "WIRE-25")
 @pytest.mark.parametrize("answer", [b"", messages.encode(b"?"), messages.encode(b"C", b"junk"), messages.encode(b"X")])
 def test_a_commit_without_an_answer_that_makes_sense_has_an_unknown_outcome(
