@@ -1,7 +1,7 @@
 """Every interleaving of two clients with a few operations each, compared with the rules of spec/transactions.md.
 
 The root leads to y, and y leads to x or does not: a write of y removes the reference or restores it. So packs, whose
-steps are operations too, can remove x.
+steps are operations too, can remove x. A second search has operations of a connection that reads snapshots.
 
     python -m tests.model.small_scope --operations N
 
@@ -16,6 +16,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import product
 from typing import NamedTuple
 
 from durus.connection import Connection
@@ -29,8 +30,12 @@ from tests.in_memory_file import MemoryFileSystem
 from tests.model.nemesis import Figures
 
 CLIENTS = (0, 1)
-OPERATIONS = ("read x", "read y", "write x", "write y", "commit", "abort", "pack")
+_READER = 2
+CLIENT_OPERATIONS = ("read x", "read y", "write x", "write y", "commit", "abort", "pack")
 """`pack` begins a pack, or finishes the one in progress."""
+SNAPSHOT_OPERATIONS = ("write x", "write y", "commit", "pack", "snapshot", "look x", "look y")
+"""`snapshot` takes a new snapshot, and `look` reads from it; there is one reader, whichever client's step it is."""
+_ALL = tuple(dict.fromkeys(CLIENT_OPERATIONS + SNAPSHOT_OPERATIONS))
 OBJECTS = ("x", "y")
 
 Step = tuple[int, str]
@@ -45,6 +50,8 @@ class State(NamedTuple):
 
 Result = State | tuple[str, tuple[str, ...]] | None
 """What a read returns, or the kind of the conflict and its objects."""
+GONE = ("read", ("x",))
+"""What a read of x returns if there is no x in the snapshot. [TXN-16]"""
 
 
 # The rules
@@ -84,10 +91,15 @@ class Client:
 
 
 class Rules:
-    """The required result of each step: TXN-2, TXN-4, TXN-7, TXN-10, TXN-12 to TXN-16 and TXN-25."""
+    """The required result of each step: TXN-2, TXN-4, TXN-7, TXN-10, TXN-12 to TXN-16, TXN-25, and TXN-60 to TXN-65."""
 
     def __init__(self) -> None:
         self.stored: dict[str, State | None] = {"x": State(0, False), "y": State(0, True)}
+        self.snapshot = self.stored.copy()
+        self.looked: set[str] = set()
+        """What was read from it, and so stays in memory."""
+        self.is_older_than_pack = False
+        """The snapshot was taken before the pack in progress began."""
         self.clients = [Client(), Client()]
         self.is_packing = self.is_garbage = False
         """A pack removes what was garbage when it began and was not used since."""
@@ -110,6 +122,16 @@ class Rules:
                     client.begin_next()
                 case ["pack"]:
                     self.pack()
+                case ["snapshot"]:
+                    for name in OBJECTS:
+                        if self.snapshot[name] != self.stored[name]:
+                            self.looked.discard(name)
+                    self.snapshot, self.is_older_than_pack = self.stored.copy(), False
+                case ["look", name]:
+                    if self.snapshot[name] is None:
+                        return GONE
+                    self.looked.add(name)
+                    return self.snapshot[name]
         except Conflict as conflict:
             return conflict.result
         return None
@@ -156,7 +178,14 @@ class Rules:
             self.stored["x"] = None
             for client in self.clients:
                 client.invalid.add("x")
-        self.is_packing = not self.is_packing
+            if not (self.is_older_than_pack or "x" in self.looked or self.is_x_reached_in_snapshot):
+                self.snapshot["x"] = None
+        self.is_packing = self.is_older_than_pack = not self.is_packing
+
+    @property
+    def is_x_reached_in_snapshot(self) -> bool:
+        y = self.snapshot["y"]
+        return y is not None and y.is_linked
 
 
 # The program
@@ -194,8 +223,12 @@ def file_storage() -> Storage:
     return FileStorage("/f", file_system=MemoryFileSystem(f=_FILE))
 
 
+def state_of(node: Node) -> State:
+    return State(node.number, node.link is not None)
+
+
 class Program:
-    """Two connections of one storage, in one thread."""
+    """Two connections of one storage, and one that reads snapshots of it, in one thread."""
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
@@ -203,8 +236,9 @@ class Program:
         self._packer = shared.new_client()
         self._packing: Iterator[Progress] | None = None
         self.connections = [Connection(shared.new_client()) for _ in CLIENTS]
+        self.reader = Connection(shared.new_client(), snapshot=True)
         self.objects: list[dict[str, Node]] = []
-        for connection in self.connections:
+        for connection in (*self.connections, self.reader):
             y = connection.get_root()["y"]
             assert isinstance(y, Node)
             assert y.link is not None
@@ -220,7 +254,11 @@ class Program:
         try:
             match step[1].split():
                 case ["read", name]:
-                    return State(objects[name].number, objects[name].link is not None)
+                    return state_of(objects[name])
+                case ["look", name]:
+                    return state_of(self.objects[_READER][name])
+                case ["snapshot"]:
+                    self.reader.abort()
                 case ["write", name]:
                     objects[name].number = number
                     if name == "y":
@@ -257,6 +295,15 @@ class Program:
                 found[name] = State(attributes.get("number", 0), attributes.get("link") is not None)
         return found
 
+    def key_of_reader(self, rules: Rules) -> object:
+        """Return all of the reader's state on which its next looks, and what is kept for it, can depend."""
+        session = self.reader.storage._session  # type: ignore[attr-defined]  # as below
+        shown = [(state, state == rules.stored[name]) for name, state in rules.snapshot.items()]
+        known = self.seen(_READER).keys()
+        sets = (self.named(self.reader.invalid_oids), self.named(session.invalid))
+        links = [(state and state.is_linked, is_current) for state, is_current in shown]
+        return repr((links, sorted(known), [sorted(each) for each in sets], rules.is_older_than_pack))
+
     def key_of(self, client: int, stored: dict[str, State | None]) -> object:
         """Return all of a client's state on which its next operations can depend."""
         connection, seen = self.connections[client], self.seen(client)
@@ -290,14 +337,18 @@ def run_history(steps: list[Step], storage: Callable[[], Storage]) -> tuple[str 
         if program.named(program.connections[client].changed) != expected_client.changed:
             problem = problem or f"{steps}: client {client} would store other changes"
     done = Counter(client for client, _ in steps)
+    for name, state in program.seen(_READER).items():
+        if state != rules.snapshot[name]:
+            problem = problem or f"{steps}: the reader has {state} and not {rules.snapshot[name]} of {name}"
     stored = tuple((name, state and state.is_linked) for name, state in rules.stored.items())
     clients = sorted((done[client], repr(program.key_of(client, rules.stored))) for client in CLIENTS)
+    reader = program.key_of_reader(rules)
     program.storage.close()
-    return problem, (stored, rules.is_packing, rules.is_garbage, tuple(clients))
+    return problem, (stored, rules.is_packing, rules.is_garbage, tuple(clients), reader)
 
 
-def explore(operations: int, storage: Callable[[], Storage]) -> Figures:
-    """Go through all interleavings of two clients with this number of operations each."""
+def explore(operations: int, storage: Callable[[], Storage], alphabet: tuple[str, ...] = CLIENT_OPERATIONS) -> Figures:
+    """Go through all interleavings of two clients with this number of operations of the alphabet each."""
     figures = Figures()
     frontier: dict[Key, tuple[list[Step], int]] = {"start": ([], 1)}
     for _ in range(2 * operations):
@@ -305,7 +356,7 @@ def explore(operations: int, storage: Callable[[], Storage]) -> Figures:
         for steps, count in frontier.values():
             done = Counter(client for client, _ in steps)
             for client in CLIENTS:
-                for operation in OPERATIONS if done[client] < operations else ():
+                for operation in alphabet if done[client] < operations else ():
                     history = [*steps, (client, operation)]
                     problem, key = run_history(history, storage)
                     figures.counts["histories run"] += 1
@@ -324,7 +375,7 @@ def run(seed: int) -> Figures:
     chance = random.Random(seed)
     figures = Figures()
     for _ in range(_RANDOM_HISTORIES):
-        steps = [(chance.choice(CLIENTS), chance.choice(OPERATIONS)) for _ in range(chance.randrange(9, 25))]
+        steps = [(chance.choice(CLIENTS), chance.choice(_ALL)) for _ in range(chance.randrange(9, 25))]
         problem, _ = run_history(steps, chance.choice([memory_storage, file_storage]))
         figures.counts["histories run"] += 1
         figures.counts["steps compared"] += len(steps)
@@ -338,9 +389,9 @@ def main() -> int:
     parser.add_argument("--operations", type=int, default=4, help="of each client")
     options = parser.parse_args()
     is_bad = False
-    for storage in (memory_storage, file_storage):
-        figures = explore(options.operations, storage)
-        print(storage.__name__, figures, sep="\n")
+    for storage, alphabet in product((memory_storage, file_storage), (CLIENT_OPERATIONS, SNAPSHOT_OPERATIONS)):
+        figures = explore(options.operations, storage, alphabet)
+        print(storage.__name__, ", ".join(alphabet), figures, sep="\n")
         is_bad = is_bad or bool(figures.violations)
     return int(is_bad)
 
