@@ -41,9 +41,10 @@ class Ahead:
             self._sent = OidGrants()
         self._sent.add(oids)
 
-    def having(self, oids: Iterable[bytes]) -> list[bytes]:
+    def having(self, oids: Collection[bytes]) -> list[bytes]:
         """Return which of these the client seems to have."""
-        return [oid for oid in oids if oid in self._sent] if self._sent.count else []
+        has = set(self._sent) if self._sent.count < len(oids) else self._sent
+        return [oid for oid in oids if oid in has]
 
     def take_changed(self, invalid: list[bytes] | None, count: int, size: int, load: Load) -> list[bytes]:
         """Return the current records of some invalid oids that the client had, and forget the others."""

@@ -6,13 +6,12 @@ them changed last. Small runs are merged, so a look-up searches at most a few do
 were.
 """
 
-import sys
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from durus.oid import oid_from_int, oid_to_int
+from durus.oid import array_of_oids, oid_to_int, oids_from_ints
 
 MAX_CHANGES = 1 << 20
 """How many changes the log keeps at most, of 16 bytes each. [TXN-41]"""
@@ -54,9 +53,7 @@ class ChangeLog:
 
     def add(self, oids: Iterable[bytes]) -> None:
         """Append the next change of the storage, which changes these oids."""
-        numbers = array("Q", b"".join(sorted(oids)))
-        if sys.byteorder == "little":
-            numbers.byteswap()
+        numbers = array_of_oids(sorted(oids))
         self.end += 1
         self._push(_Run(numbers, array("Q", [self.end]) * len(numbers), self.end))
         while self._count > MAX_CHANGES:
@@ -90,15 +87,13 @@ class ChangeLog:
                 return run.serials[index] if run.serials[index] > serial else 0
         return 0
 
-    def changes_after(self, serial: int, own_serial: int) -> Iterator[bytes]:
-        """Yield, sorted, the oids whose last change is after `serial`, and not at `own_serial`."""
+    def changes_after(self, serial: int, own_serial: int) -> list[bytes]:
+        """Return, sorted, the oids whose last change is after `serial`, and not at `own_serial`."""
         last: dict[int, int] = {}
         for run in self._runs:
             if run.last > serial:
                 last.update(zip(run.oids, run.serials, strict=True))
-        for number in sorted(last):
-            if last[number] > serial and last[number] != own_serial:
-                yield oid_from_int(number)
+        return oids_from_ints(sorted([oid for oid, at in last.items() if at > serial and at != own_serial]))
 
     def _push(self, run: _Run) -> None:
         self._count += len(run.oids)
@@ -145,8 +140,8 @@ class LogReader:
             return False
         return self.serial < log.start or log.changed_after(oid, self.serial) not in (0, self.own_serial)
 
-    def invalid(self) -> Iterator[bytes]:
-        """Yield the oids that have changed since, sorted, if the client has not lost track."""
+    def invalid(self) -> list[bytes]:
+        """Return the oids that have changed since, sorted, if the client has not lost track."""
         return self._log.changes_after(self.serial, self.own_serial)
 
     def take_invalid(self) -> list[bytes] | None:
@@ -155,7 +150,7 @@ class LogReader:
         serial, own, self.serial, self.own_serial = self.serial, self.own_serial, log.end, 0
         if serial == log.end:
             return []
-        return None if serial < log.start else list(log.changes_after(serial, own))
+        return None if serial < log.start else log.changes_after(serial, own)
 
     def go_back_to(self, serial: int) -> None:
         """Report the changes after this serial to the client again: the report of them was lost."""

@@ -3,14 +3,25 @@
 import sys
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from typing import Protocol
 
 from durus.error import ProtocolError
-from durus.oid import oid_to_int
+from durus.oid import array_of_oids, oid_to_int, oids_from_ints
 
 _TYPECODES = {4: "I" if array("I").itemsize == 4 else "L", 8: "Q"}
 _WIDTH_LIMIT = 1 << 32
 """Lower oids fit into 4 bytes."""
+
+
+class OidSet(Protocol):
+    """What a transaction has accessed: a set of oids, or an OidArray."""
+
+    def __contains__(self, oid: object, /) -> bool: ...
+
+    def isdisjoint(self, oids: Collection[bytes], /) -> bool:
+        """Tell whether none of these oids is in the set."""
+        ...
 
 
 class OidArray:
@@ -22,9 +33,7 @@ class OidArray:
     @classmethod
     def of(cls, oids: Iterable[bytes]) -> "OidArray":
         """Return the array of some oids, which may be in any order."""
-        numbers = array("Q", b"".join(sorted(oids)))
-        if sys.byteorder == "little":
-            numbers.byteswap()
+        numbers = array_of_oids(sorted(oids))
         return cls(array(_TYPECODES[4], numbers) if numbers and numbers[-1] < _WIDTH_LIMIT else numbers)
 
     @classmethod
@@ -44,6 +53,12 @@ class OidArray:
             numbers = numbers[:]
             numbers.byteswap()
         return numbers.itemsize, numbers.tobytes()
+
+    def isdisjoint(self, oids: Collection[bytes], /) -> bool:
+        """Tell whether none of these oids is in the array. The shorter of both sides is gone through."""
+        if len(self) < len(oids):
+            return set(oids_from_ints(self._numbers)).isdisjoint(oids)
+        return not any(oid in self for oid in oids)
 
     def __len__(self) -> int:
         return len(self._numbers)

@@ -3,9 +3,9 @@
 Oids are given out in sequence, so a set of them is stored as bitmaps: one int for each block of neighbouring oids.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
-from durus.oid import oid_to_int
+from durus.oid import oid_from_int, oid_to_int
 
 _BLOCK_SIZE = 1024
 """How many oids share one int."""
@@ -45,6 +45,13 @@ class OidGrants:
                     del self._blocks[block]
                 else:
                     self._blocks[block] = granted ^ bit
+
+    def __iter__(self) -> Iterator[bytes]:
+        for block, granted in self._blocks.items():
+            while granted:
+                highest = granted.bit_length() - 1
+                yield oid_from_int(block * _BLOCK_SIZE + highest)
+                granted ^= 1 << highest
 
     def clear(self) -> None:
         """Remove all oids."""

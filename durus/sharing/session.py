@@ -14,7 +14,7 @@ with one transaction of the storage, and their clients learn the outcome.
 
 import contextlib
 import functools
-from collections.abc import Callable, Container, Generator
+from collections.abc import Callable, Generator
 
 from durus.error import (
     ArgumentError,
@@ -32,6 +32,7 @@ from durus.records.record import split_oids, unpack_record
 from durus.sharing.change_log import ChangeLog, LatestCommits, LogReader
 from durus.sharing.commit_queue import CommitQueue, OnOutcome, QueuedCommit, references
 from durus.sharing.held_snapshots import HeldSnapshots, SnapshotHolder
+from durus.sharing.oid_array import OidSet
 from durus.sharing.oid_grants import OidGrants
 from durus.sharing.turns import Standing, Turn, Turns
 from durus.sharing.versions import Versions
@@ -403,7 +404,7 @@ class Session:
         self._held_bytes = 0
         """How many bytes of records the host holds for an incomplete commit."""
         self._grants = OidGrants()
-        self._accessed: Container[bytes] | None = None
+        self._accessed: OidSet | None = None
         """What the transaction of the commit has used; None if it is not known here."""
         self._staged: dict[bytes, bytes] = {}
         """The records of the commit, so far."""
@@ -656,7 +657,7 @@ class Session:
             turns.ask_again_first(turn, lambda: self._finish_commit(done))
 
     def commit_whole(
-        self, serial: int, accessed: Container[bytes] | None, records: dict[bytes, bytes], done: OnWholeOutcome
+        self, serial: int, accessed: OidSet | None, records: dict[bytes, bytes], done: OnWholeOutcome
     ) -> None:
         """Commit records that arrived as a whole, from a client that had synced to `serial`. [TXN-47]
 
@@ -687,14 +688,16 @@ class Session:
     def _commit_checked(
         self,
         invalid: list[bytes] | None,
-        accessed: Container[bytes] | None,
+        accessed: OidSet | None,
         records: dict[bytes, bytes],
         done: OnWholeOutcome,
     ) -> None:
         """Commit in this client's turn, unless what it has accessed is invalid; None if it has looked itself."""
         self.let_go()
         self._accessed = accessed
-        conflicts = [] if invalid is None or accessed is None else [oid for oid in invalid if oid in accessed]
+        conflicts: list[bytes] = []
+        if not (invalid is None or accessed is None or accessed.isdisjoint(invalid)):
+            conflicts = [oid for oid in invalid if oid in accessed]
         if invalid is None or conflicts:
             self.give_up_commit()
             done(invalid, WriteConflictError(conflicts))

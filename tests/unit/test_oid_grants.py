@@ -25,6 +25,7 @@ def test_grants_are_a_set_of_oids(seed: int) -> None:
             model.difference_update(oids)
         assert grants.count == len(model)
         assert {oid for oid in map(oid_from_int, numbers) if oid in grants} == model
+        assert sorted(grants) == sorted(model)
 
 
 def test_count_is_right_again_after_a_recount() -> None:

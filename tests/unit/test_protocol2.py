@@ -71,8 +71,12 @@ def answers(connection: InMemoryConnection) -> list[messages.Answer]:
 
 
 @pytest.mark.spec("WIRE2-21")
-@given(st.sets(st.one_of(st.integers(0, 50), st.integers(0, 2**64 - 1))), st.integers(0, 60))
-def test_an_array_of_oids_has_what_it_was_made_of(numbers: set[int], other: int) -> None:
+@given(
+    st.sets(st.one_of(st.integers(0, 50), st.integers(0, 2**64 - 1))),
+    st.integers(0, 60),
+    st.sets(st.integers(0, 60)),
+)
+def test_an_array_of_oids_has_what_it_was_made_of(numbers: set[int], other: int, others: set[int]) -> None:
     oids = {oid_from_int(number) for number in numbers}
     width, data = OidArray.of(oids).to_bytes()
     assert width == (4 if numbers and max(numbers) < 2**32 else 8)
@@ -80,6 +84,7 @@ def test_an_array_of_oids_has_what_it_was_made_of(numbers: set[int], other: int)
     assert len(found) == len(oids)
     assert all(oid in found for oid in oids)
     assert (oid_from_int(other) in found) == (other in numbers)
+    assert found.isdisjoint([oid_from_int(each) for each in others]) == numbers.isdisjoint(others)
 
 
 @pytest.mark.parametrize("width", [0, 1, 5, 16])
