@@ -10,6 +10,7 @@ from pathlib import Path
 
 from durus_conformance import __version__, wire
 from durus_conformance.cases import Case, VectorsError, World, is_same, operation_of, read_vectors
+from durus_conformance.questions import NotOffered
 from durus_conformance.report import ListError, Report, Result, read_known_failures
 from durus_conformance.server import Server
 from durus_conformance.testee import Testee, TesteeError
@@ -92,6 +93,9 @@ def run(
         with tempfile.TemporaryDirectory(prefix="durus-") as folder:
             try:
                 came = case.run(World(testee, peer, Path(folder), deadline))
+            except NotOffered:
+                yield Result(case, "not tried", None)
+                continue
             except TesteeError as error:
                 yield Result(case, "broken", None, str(error))
                 continue

@@ -16,6 +16,7 @@ from typing import Any
 from durus_conformance import judge, large, records, wire
 from durus_conformance.client import Calls, calls_of
 from durus_conformance.dialogs import dialogs
+from durus_conformance.questions import QUESTIONS, Question, Server
 from durus_conformance.testee import Testee, TesteeError, TesteeRefusal
 
 Json = Any
@@ -89,6 +90,10 @@ def read_vectors(folder: Path) -> tuple[list[Statement], list[Case]]:
             Case(each.document, each.name, "client-A", each.level, each.statements, each.name, each.calls.expected, run)
             for each in dialogs()
             for run in (partial(_client, each.calls),)
+        ]
+        cases += [
+            Case("wire-2", each.name, "serve", "MUST", each.statements, each.shown, each.expected, partial(_ask, each))
+            for each in QUESTIONS
         ]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise VectorsError(f"{folder}: these are not the vectors of the specification: {error!r}") from error
@@ -416,6 +421,14 @@ def _serve(lines: list[list[str]], world: World) -> Json:
             raise TesteeError(f"its server has no address: {address!r}")
         any_serial = not world.testee.is_alone
         return wire.play(lines, lambda: wire.connect(address, world.deadline), any_serial)
+
+
+def _ask(question: Question, world: World) -> Json:
+    with _Server(world.testee, world.folder) as address, wire.connect(address, world.deadline) as connection:
+        try:
+            return question.ask(Server(connection))
+        except (OSError, ValueError, KeyError, TypeError, wire.Difference) as error:
+            return {"error": f"{type(error).__name__}: {error}"}
 
 
 def _client(calls: Calls, world: World) -> Json:

@@ -7,19 +7,26 @@ import subprocess
 import sys
 import threading
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from durus.client_storage import ClientStorage
 from durus.connection import Connection
-from durus.storage import MemoryStorage
+from durus.file_storage import FileStorage
+from durus.sharing.address import HostPortAddress, SocketAddress
+from durus.storage import MemoryStorage, Storage
 from durus_conformance import large, records
+from durus_conformance import testee as testees
 from durus_conformance.__main__ import main
-from durus_conformance.cases import VectorsError, read_vectors
+from durus_conformance.__main__ import run as run_cases
+from durus_conformance.cases import VectorsError, World, read_vectors
 from durus_conformance.dialogs import dialogs
 from durus_conformance.judge import contents
+from durus_conformance.questions import QUESTIONS, NotOffered, Question, Server
 from durus_conformance.report import Report, Result
+from durus_conformance.wire import Difference, connect
 from tests.spec import ROOT, VECTORS, all_examples, all_statements
 from tests.spec import recipe as recipe_of
 from tests.threaded_server import serving
@@ -425,7 +432,7 @@ def test_vectors_that_cannot_be_read_are_told(tmp_path: Path) -> None:
 def test_the_report_has_each_statement_and_each_example() -> None:
     statements, cases = read_vectors(VECTORS)
     assert [each.id for each in statements] == [each.id for each in all_statements()]
-    names = {case.name for case in cases}
+    names = {case.name for case in cases} - {each.name for each in QUESTIONS}
     of_large_ones = {name for name in names if name.startswith("large-file-")}
     assert names - of_large_ones == {example.name for example in all_examples()} | {each.name for each in dialogs()}
     assert len(of_large_ones) == 4
@@ -476,6 +483,66 @@ def test_the_kit_reads_records_as_the_examples_say() -> None:
                 read += "fault" not in found
                 assert "fault" in found or found == vector["expected"], vector["name"]
     assert read >= 20
+
+
+# Questions to a server
+
+
+def address_in_json(address: SocketAddress) -> dict[str, object]:
+    assert isinstance(address, HostPortAddress)
+    return {"host": address.host, "port": address.port}
+
+
+def ask(storage: Storage, name: str) -> object:
+    """Return what comes of a question to a server of this implementation."""
+    (question,) = [each for each in QUESTIONS if each.name == name]
+    with serving(storage, ("127.0.0.1", 0)) as address, connect(address_in_json(address), 10) as connection:
+        return question.ask(Server(connection))
+
+
+@pytest.mark.spec("WIRE2-34", "WIRE2-35", "WIRE2-50", "WIRE2-51", "WIRE2-52")
+@pytest.mark.parametrize("question", QUESTIONS, ids=lambda each: each.name)
+def test_a_server_answers_the_questions_of_the_kit(tmp_path: Path, question: Question) -> None:
+    assert ask(FileStorage(tmp_path / "it.durus"), question.name) == question.expected
+
+
+@pytest.mark.spec("WIRE2-50")
+def test_a_server_without_a_file_need_not_send_its_bytes() -> None:
+    with pytest.raises(NotOffered):
+        ask(MemoryStorage(), "the-file-is-followed")
+
+
+def test_what_is_not_offered_is_not_tried(capsys: pytest.CaptureFixture[str]) -> None:
+    _, cases = read_vectors(VECTORS)
+    (case,) = [each for each in cases if each.id == "wire-2/the-file-is-followed/serve"]
+
+    def refuse(world: World) -> object:
+        raise NotOffered
+
+    testee = testees.Testee([], 1.0)
+    testee.operations = frozenset(("serve",))
+    (result,) = run_cases([replace(case, run=refuse)], testee, None, 1.0)
+    testee.close()
+    assert result.outcome == "not tried"
+
+
+def test_a_file_that_does_not_end_in_the_announced_seal_is_told() -> None:
+    (question,) = [each for each in QUESTIONS if each.name == "the-file-is-followed"]
+    seal = b"000000000000000a 2026-01-02T03:04:05.000006Z 00000000"
+    messages = [
+        b"H" + bytes(37),
+        b"N" + bytes(8),
+        b"C\0" + bytes(12),
+        b"W",
+        b"\x80later",
+        b"F\0" + seal,
+        b"D" + bytes(142),
+    ]
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(bytes(3) + b"\2" + b"".join(len(each).to_bytes(4) + each for each in messages))
+        with pytest.raises(Difference, match="does not end in the seal 000000000000000a"):
+            question.ask(Server(ours))
 
 
 # Large examples
