@@ -117,6 +117,7 @@ class _FolderPart:
         self._file_system = file_system
         self._file = file
         self._folder = folder
+        self._is_published = False
 
     def append(self, data: bytes) -> None:
         self._file.append(data)
@@ -125,8 +126,12 @@ class _FolderPart:
         path = os.path.join(self._folder, name)
         self._file.sync()
         self._file_system.replace(self._file.path, path)
+        self._is_published = True
         self._file_system.sync_directory(path)
         return name
 
     def close(self) -> None:
         self._file.close()
+        if not self._is_published:  # it may have filled the disk
+            with contextlib.suppress(FileError):  # the next backup does it
+                self._file_system.remove(self._file.path)

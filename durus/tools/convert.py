@@ -5,14 +5,13 @@ SHELF-1 file begins with the length of its content.
 """
 
 import os
-import tempfile
 from collections.abc import Callable, Iterator
-from typing import BinaryIO, cast
 
-from durus.error import DurusKeyError, FileError, FormatError, RecordError
+from durus.error import DurusKeyError, FormatError, RecordError
 from durus.file_storage import FileStorage, utc_now
 from durus.files.file import File, FileSystem, OperatingSystem, Path, path_text
 from durus.files.publishing import publishing
+from durus.files.spool import Spool
 from durus.oid import ROOT_OID, format_oid, oid_from_int
 from durus.progress import STEP_RECORDS, Progress
 from durus.records.record import join_refs, pack_record, split_oids, unpack_record
@@ -40,7 +39,7 @@ def copy_to_file(
     file_system = OperatingSystem() if file_system is None else file_system
     like = None if permissions_of is None else file_system.open(path_text(permissions_of), "read")
     try:
-        with publishing(path, file_system) as part, _spool(path) as spool:
+        with publishing(path, file_system) as part, Spool(path) as spool:
             copy = _Copy(source, spool)
             yield from copy.read()
             if make_storage is None:
@@ -59,19 +58,11 @@ def copy_to_storage(source: Storage, target: Storage) -> Iterator[Progress]:
 
     Errors are as for copy_to_file(), and those of the storage.
     """
-    with tempfile.TemporaryFile() as spool:
-        copy = _Copy(source, cast(BinaryIO, spool))
+    with Spool() as spool:
+        copy = _Copy(source, spool)
         yield from copy.read()
         yield Progress("write", 0, copy.count)
         target.take_records(copy.records())
-
-
-def _spool(path: str) -> BinaryIO:
-    """Return a file without a name beside the one of this path."""
-    try:
-        return cast(BinaryIO, tempfile.TemporaryFile(dir=os.path.dirname(path)))
-    except OSError as error:
-        raise FileError(error.errno, f"cannot make a file beside it: {error.strerror}", path) from error
 
 
 def _make_private(file_system: FileSystem, path: str, like: File) -> None:
@@ -105,7 +96,7 @@ def _write_storage(copy: "_Copy", storage: Storage) -> None:
 class _Copy:
     """The records under their new oids, kept in `spool`, an empty file."""
 
-    def __init__(self, source: Storage, spool: BinaryIO) -> None:
+    def __init__(self, source: Storage, spool: Spool) -> None:
         self._source = source
         self._spool = spool
         self._new_oids: dict[bytes, bytes] = {}
@@ -163,6 +154,6 @@ class _Copy:
 
     def records(self) -> Iterator[tuple[bytes, bytes]]:
         """Yield (oid, record) for all records, in the order of their oids."""
-        self._spool.seek(0)
+        self._spool.rewind()
         for number, size in enumerate(self._sizes):
             yield oid_from_int(number), self._spool.read(size)

@@ -8,16 +8,16 @@ import base64
 import binascii
 import json
 import os
-import tempfile
 from array import array
 from collections.abc import Iterator
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
-from durus.error import FileError, FormatError, RecordError
+from durus.error import FormatError, RecordError
 from durus.file_storage import FileStorage, utc_now
 from durus.files.file import File, FileSystem, OperatingSystem, Path, os_errors_as
 from durus.files.packer import MAX_PACKABLE_OIDS
 from durus.files.publishing import publishing
+from durus.files.spool import Spool
 from durus.oid import format_oid, oid_from_int
 from durus.progress import STEP_RECORDS, Progress
 from durus.records.plain_writer import Json, write_plain
@@ -54,7 +54,7 @@ class Import:
         with (
             publishing(self._new_path, self._file_system) as part_path,
             self._open_lines() as lines,
-            self._spool() as spool,
+            Spool(self._new_path) as spool,
         ):
             yield from self._read(lines, spool)
             self._check_whole(spool)
@@ -79,13 +79,7 @@ class Import:
         with os_errors_as("open the file", self._path):
             return open(self._path, "rb")
 
-    def _spool(self) -> BinaryIO:
-        """Return a file without a name beside the new one."""
-        directory = os.path.dirname(self._new_path)
-        with os_errors_as("make a file beside it", self._new_path):
-            return cast(BinaryIO, tempfile.TemporaryFile(dir=directory))
-
-    def _read(self, lines: BinaryIO, spool: BinaryIO) -> Iterator[Progress]:
+    def _read(self, lines: BinaryIO, spool: Spool) -> Iterator[Progress]:
         for self._line, text in enumerate(lines, 1):
             if self._finished:
                 raise self._error("a line after the last one, which has the number of objects")
@@ -97,11 +91,10 @@ class Import:
                 self._end(found)
             else:
                 try:
-                    spool.write(self._record(found))
+                    record = self._record(found)
                 except RecordError as error:
                     raise self._error(str(error)) from error
-                except OSError as error:
-                    raise FileError(error.errno, f"cannot write beside it: {error.strerror}", self._new_path) from error
+                spool.write(record)
             if self._line % STEP_RECORDS == 0:
                 yield Progress("read", self._line, None)
         if not self._finished:
@@ -158,7 +151,7 @@ class Import:
         known[number] = before | bit
         return before
 
-    def _check_whole(self, spool: BinaryIO) -> None:
+    def _check_whole(self, spool: Spool) -> None:
         """Check that there is a root, and that no reference leads to nothing. [EXP-31]"""
         if not self._known[:1] or not self._known[0] & 1:
             raise FormatError(f"{self._path}: no line has oid 0, the root, so nothing is imported")
@@ -173,9 +166,9 @@ class Import:
                     "nothing is imported; export all objects, without --class"
                 )
 
-    def _records(self, spool: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
+    def _records(self, spool: Spool) -> Iterator[tuple[bytes, bytes]]:
         """Yield (oid, record) for all, in the order of the lines."""
-        spool.seek(0)
+        spool.rewind()
         for number, size in zip(self._oids, self._sizes, strict=True):
             yield oid_from_int(number), spool.read(size)
 

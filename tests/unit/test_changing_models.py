@@ -338,7 +338,7 @@ def test_a_copy_has_the_permissions_of_the_file(file: Path, tmp_path: Path, make
 
 
 def test_a_copy_into_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileError, match="cannot make a file beside it"):
+    with pytest.raises(FileError, match="cannot make a temporary file beside it"):
         copy(MemoryStorage(), tmp_path / "no" / "new")
 
 
