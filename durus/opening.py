@@ -6,7 +6,6 @@ Each kind of address leads to an engine, which makes a storage for each connecti
 import errno
 import os
 import re
-import urllib.parse
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, TypedDict, TypeVar, Unpack, cast, overload
 
@@ -233,8 +232,10 @@ def _refuse_mistaken_path(where: str) -> None:
     if where == ":memory:":
         meant = "'memory:' is the address of a database in memory"
     elif has_options(where):
+        from urllib.parse import quote  # only if needed, because of its imports
+
         path, _, query = where.partition("?")
-        meant = f"a path has no options, so write {f'file:{urllib.parse.quote(path)}?{query}'!r}"
+        meant = f"a path has no options, so write {f'file:{quote(path)}?{query}'!r}"
     else:
         return
     raise ArgumentError(
@@ -249,8 +250,10 @@ def _path_in(where: str, rest: str) -> str:
         if host not in ("", "localhost") or not slash:
             raise ArgumentError(f"{where!r} is not the address of a local file; write file:path, or file:///path")
         rest = "/" + path
+    from urllib.parse import unquote  # only if needed, because of its imports
+
     try:
-        return urllib.parse.unquote(rest, errors="strict" if rest.isascii() else "surrogateescape")
+        return unquote(rest, errors="strict" if rest.isascii() else "surrogateescape")
     except UnicodeDecodeError as error:
         raise ArgumentError(
             f"{where!r} is not the address of a local file: {error}; open a path that is no text as bytes"
@@ -267,7 +270,9 @@ def _server_in(where: str, scheme: str, rest: str) -> tuple[str, int] | str:
             rest = rest[2:]
             if not rest.startswith("/"):
                 raise ArgumentError(f"{where!r} is not the address of a Unix socket; write durus+unix:/path")
-        name = urllib.parse.unquote(rest)
+        from urllib.parse import unquote  # as above
+
+        name = unquote(rest)
         if not name or name == "@":
             raise ArgumentError(
                 f"{where!r} is not the address of a Unix socket; write durus+unix:/path or durus+unix:@name"

@@ -1,6 +1,5 @@
 """Options of durus.open(), as keywords or in the query of an address. Statement DB-2."""
 
-import urllib.parse
 from collections.abc import Mapping
 
 from durus.error import ArgumentError
@@ -16,8 +15,10 @@ _CALLED = {bool: "true or false", int: "a whole number", float: "a number of sec
 
 def read_query(query: str) -> dict[str, str]:
     """Return the options in the query of an address; ArgumentError if it is not `name=value&name=value`."""
+    from urllib.parse import parse_qsl  # only if needed, because of its imports
+
     try:
-        pairs = urllib.parse.parse_qsl(query, keep_blank_values=True, strict_parsing=True, errors="strict")
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True, errors="strict")
     except ValueError as error:
         raise ArgumentError(f"the options {query!r} are not as name=value&name=value: {error}") from None
     options = dict(pairs)
