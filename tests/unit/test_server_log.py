@@ -1,7 +1,9 @@
 """What a server logs: at which level, in which form, and its summaries."""
 
+import ast
 import json
 import logging
+import re
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import durus
 from durus import storage_server
 from durus.cli.main import main
 from durus.cli.serve import log_to
@@ -22,6 +25,7 @@ from durus.serving.counts import Counts, Traffic
 from durus.serving.summary import Summaries
 from tests.threaded_server import serving
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 EVIL = "\x1b[2J\n{}\x07"
 
 
@@ -156,3 +160,29 @@ def test_each_entry_is_a_line_of_json(capsys: pytest.CaptureFixture[str]) -> Non
 def test_another_format_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", "f", "--log-format", "xml"]) == 2
     assert "invalid choice: 'xml'" in capsys.readouterr().err
+
+
+def messages_of_the_log() -> set[str]:
+    """Return the texts of all entries that the package writes, with their places for values."""
+    found = set()
+    for path in Path(durus.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            match node:
+                case ast.Call(
+                    func=ast.Attribute(
+                        value=ast.Name(id="logger" | "_logger") | ast.Attribute(attr="_complaints"),
+                        attr="debug" | "info" | "warning" | "error" | "note",
+                    ),
+                    args=[ast.Constant(value=str(text)), *_],
+                ):
+                    found.add(text)
+    return found
+
+
+def test_each_entry_is_explained_on_the_page_about_running_a_server() -> None:
+    messages = messages_of_the_log()
+    assert {"client %s is refused: %s", "no connection can be accepted"} <= messages
+    page = (ROOT / "docs" / "howto" / "server.md").read_text(encoding="utf-8")
+    clauses = {text: re.split(r"[,;:] ", text)[0] for text in messages}  # what follows says more of the case
+    parts = {text: max(re.split(r"%[\d.]*\w", clause), key=len).strip() for text, clause in clauses.items()}
+    assert [text for text, part in parts.items() if part not in page] == []
