@@ -54,7 +54,7 @@ from durus.sharing.protocol2 import (
 )
 from durus.sharing.reaching import connect
 from durus.sharing.tls_stream import TlsStream
-from durus.storage import Accesses, CollectingStorage, InvalidationHandler
+from durus.storage import Accesses, GuardedStorage, InvalidationHandler
 
 T = TypeVar("T")
 
@@ -89,7 +89,7 @@ class Stream(Protocol):
     def close(self) -> None: ...
 
 
-class ClientStorage(CollectingStorage):
+class ClientStorage(GuardedStorage):
     """The storage of a server, shared with its other clients.
 
     After the connection is lost, every call raises DisconnectedError until the sync() with which the next transaction
@@ -143,7 +143,7 @@ class ClientStorage(CollectingStorage):
         if not 0 <= prefetch <= _MAX_PREFETCH:
             raise ArgumentError(f"prefetch={prefetch!r}: it must be a number from 0 to {_MAX_PREFETCH}")
         self._address = SocketAddress.new((host, port) if address is None else address)
-        self._guard: CallGuard = CallGuard("client storage")
+        self._guard = CallGuard("client storage")
         self._failure: DisconnectedError | None = None
         self._loss = ""
         """How the connection was lost."""
@@ -260,11 +260,6 @@ class ClientStorage(CollectingStorage):
     @guarded
     def _load_batch(self, oids: list[bytes]) -> list[Loaded]:
         return self._dialog.load_all(oids)
-
-    @guarded
-    def begin(self) -> None:
-        self._check_open()
-        super().begin()
 
     @guarded
     def end(self, handle_invalidations: InvalidationHandler | None = None) -> None:
@@ -432,6 +427,9 @@ class ClientStorage(CollectingStorage):
             self._give_up(f"the connection to the server at {self._address} was closed here")
 
     # The channel
+
+    def _require_writable(self) -> None:
+        self._check_open()
 
     def _check_open(self) -> None:
         if self._failure is not None:

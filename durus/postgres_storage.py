@@ -52,7 +52,7 @@ from durus.postgres_group import FIRST_PAUSE, LONGEST_PAUSE, GroupWrite, Postgre
 from durus.progress import Progress
 from durus.sharing.prefetch import Prefetch
 from durus.sharing.protocol import INVALID, NOT_FOUND, OKAY, Loaded
-from durus.storage import CollectingStorage, GroupNews, InvalidationHandler
+from durus.storage import GroupNews, GuardedStorage, InvalidationHandler
 
 if TYPE_CHECKING:
     from durus.postgres.link import Link, Rows, Step
@@ -69,7 +69,7 @@ _LOG_AGE = "1 hour"
 """How long changes are kept."""
 
 
-class PostgresStorage(CollectingStorage):
+class PostgresStorage(GuardedStorage):
     """A storage in a PostgreSQL database, shared with its other clients. It needs `pip install 'durus[postgres]'`.
 
     A storage is for one Connection. Each further one, in any process on any machine, has a storage of its own.
@@ -135,7 +135,7 @@ class PostgresStorage(CollectingStorage):
             "durability": durability,
             **parameters,
         }
-        self._guard: CallGuard = CallGuard("PostgreSQL storage")
+        self._guard = CallGuard("PostgreSQL storage")
         self._failure: DisconnectedError | None = None
         self._is_closed = False
         self._shows_snapshots = False
@@ -495,11 +495,6 @@ class PostgresStorage(CollectingStorage):
         if self._shows_snapshots:
             raise ReadonlyError("a snapshot can't be changed: make changes with a connection without snapshot=True")
         return link
-
-    @guarded
-    def begin(self) -> None:
-        self._require_writable()
-        super().begin()
 
     @guarded
     def end(self, handle_invalidations: InvalidationHandler | None = None) -> None:

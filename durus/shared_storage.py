@@ -23,7 +23,7 @@ from durus.concurrency.uncopied import Uncopied
 from durus.error import ClosedError, ConflictError, DurusError, ReadConflictError, ReadonlyError
 from durus.progress import Progress
 from durus.sharing.session import Session, SessionCore
-from durus.storage import Accesses, CollectingStorage, Commit, InvalidationHandler, Moment, Storage
+from durus.storage import Accesses, Commit, GuardedStorage, InvalidationHandler, Moment, Storage
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -203,7 +203,7 @@ def _exclusive(
     return guarded(exclusive)
 
 
-class SharedStorageClient(CollectingStorage):
+class SharedStorageClient(GuardedStorage):
     """A client of a shared storage. Its calls wait for what they need."""
 
     _session: Session | None = None
@@ -211,7 +211,7 @@ class SharedStorageClient(CollectingStorage):
 
     def __init__(self, shared: SharedStorage) -> None:
         self._shared = shared
-        self._guard: CallGuard = CallGuard("client of a shared storage")
+        self._guard = CallGuard("client of a shared storage")
         self._is_closed = False
         self._shows_snapshots = False
         self._accesses: Callable[[], Accesses | None] = lambda: None
@@ -286,11 +286,6 @@ class SharedStorageClient(CollectingStorage):
                 "a snapshot can't be changed: make changes in a transaction, or with a connection without snapshot=True"
             )
         return session
-
-    @guarded
-    def begin(self) -> None:
-        self._require_writable()
-        super().begin()
 
     @_exclusive
     def end(self, handle_invalidations: InvalidationHandler | None = None) -> None:

@@ -10,7 +10,7 @@ from datetime import datetime
 from itertools import islice
 from typing import NamedTuple, Protocol
 
-from durus.concurrency.call_guard import CallGuard
+from durus.concurrency.call_guard import CallGuard, guarded
 from durus.concurrency.connecting_again import BY_ABORT, ConnectAgain
 from durus.concurrency.uncopied import Uncopied
 from durus.error import ArgumentError, DurusError, DurusKeyError, RecordError, TransactionError, WriteConflictError
@@ -476,6 +476,25 @@ class CollectingStorage(Storage):
             raise TransactionError("end() was called without begin()")
         pending, self._pending = self._pending, None
         return pending
+
+
+class GuardedStorage(CollectingStorage):
+    """A storage that collects the records of a commit, and whose calls must not overlap."""
+
+    _guard: CallGuard
+
+    @guarded
+    def begin(self) -> None:
+        self._require_writable()
+        super().begin()
+
+    def _require_writable(self) -> object:
+        """Return what a commit needs; raise the error with which none is accepted."""
+        raise NotImplementedError
+
+    def _start_anew(self) -> None:
+        """Make the storage fit for use after a call that was interrupted. [TXN-30]"""
+        raise NotImplementedError
 
 
 class _Sweep:

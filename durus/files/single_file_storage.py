@@ -15,15 +15,13 @@ from durus.concurrency.forked import note_held
 from durus.error import ArgumentError, ClosedError, FileError, ReadonlyError, TransactionError
 from durus.files.file import Path, path_text
 from durus.progress import Progress
-from durus.storage import CollectingStorage, InvalidationHandler, StagedCommit
+from durus.storage import GuardedStorage, InvalidationHandler, StagedCommit
 
 R = TypeVar("R")
 
 
-class SingleFileStorage(CollectingStorage, Generic[R]):
+class SingleFileStorage(GuardedStorage, Generic[R]):
     """Base of storages in one file, which an `R` reads while it is open."""
-
-    _guard: CallGuard
 
     def __init__(self, readonly: bool, repair: bool) -> None:
         """A subclass calls _set_filename() next. ArgumentError if both `readonly` and `repair` are true."""
@@ -104,11 +102,6 @@ class SingleFileStorage(CollectingStorage, Generic[R]):
         return opened
 
     # Commits
-
-    @guarded
-    def begin(self) -> None:
-        self._require_writable()
-        super().begin()
 
     @guarded
     def end(self, handle_invalidations: InvalidationHandler | None = None) -> None:
