@@ -300,7 +300,7 @@ def _open_server(
         address = SocketAddress.new(server)
     own = {name: options[name] for name in _CLIENT_OPTIONS if name in options}
     arguments = cast("dict[str, Any]", own)
-    return EngineOfServer(lambda turn: TurnTakingClient(turn, address, **arguments)), options
+    return EngineOfServer(lambda: TurnTakingClient(address=address, **arguments)), options
 
 
 def _open_other(where: str, scheme: str, keywords: Options, texts: Mapping[str, str]) -> tuple[Engine, Options]:

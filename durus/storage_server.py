@@ -30,7 +30,7 @@ from durus.serving.counts import Counts, Measures
 from durus.serving.disk import Disk
 from durus.serving.door import Door
 from durus.serving.limits import Limits
-from durus.serving.packing import OnEnd, Packing, ServedFile
+from durus.serving.packing import OnEnd, Packing, ServedFile, WhenToPack
 from durus.serving.service_manager import ServiceManager
 from durus.serving.status import Served, measure, status, traffic
 from durus.serving.summary import Summaries
@@ -196,16 +196,8 @@ class StorageServer(Uncopied):
         """Clients that can go on."""
         self._complaints = Complaints()
         self._door = Door(self, Access() if access is None else access, tls, self._complaints)
-        self._packing = Packing(
-            self.core,
-            self._file,
-            self.counts,
-            self._start,
-            self._stopping,
-            gcbytes=gcbytes,
-            gcinterval=gcinterval,
-            gcgarbage=gcgarbage,
-        )
+        when = WhenToPack(gcbytes, gcinterval, gcgarbage)
+        self._packing = Packing(self.core, self._file, self.counts, self._start, self._stopping, when)
         self._disk = Disk()
         self._handlers_before: dict[int, Callable[..., object] | int | None] = {}
         self._process = os.getpid()

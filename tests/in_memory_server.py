@@ -8,7 +8,8 @@ from durus.error import DurusError, LimitError, NotAllowedError
 from durus.progress import Progress
 from durus.sharing.compression import ZLIB
 from durus.sharing.conversation import Conversation
-from durus.sharing.protocol2 import Hello
+from durus.sharing.protocol import Version, encode_request, receive
+from durus.sharing.protocol2 import Answer, Hello, read_answer
 from durus.sharing.roles import Role
 from durus.sharing.session import SessionCore
 from durus.storage import Storage
@@ -161,3 +162,19 @@ class InMemoryConnection:
     def close(self) -> None:
         self.conversation.close()
         self._server.settle()
+
+
+def greeted(server: InMemoryServer) -> InMemoryConnection:
+    """Return a connection on which version 2 is agreed on, without what the server has sent so far."""
+    connection = server.connect()
+    connection.sendall(encode_request(Version(2)))
+    connection.received.clear()
+    return connection
+
+
+def answers(connection: InMemoryConnection) -> list[Answer]:
+    """Return what the server has sent."""
+    found = []
+    while connection.received:
+        found.append(receive(read_answer(), connection.recv))
+    return found

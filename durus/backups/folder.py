@@ -13,7 +13,7 @@ from durus.backups.manifest import SEGMENT_NAME, Manifest, Segment, pack_manifes
 from durus.backups.target import MANIFEST, check_is_new, missing, no_backup, segment_view
 from durus.error import FileError, LockedError
 from durus.files.file import File, FileSystem, Path, ReadableFile, closing_on_error, path_text
-from durus.files.publishing import replace_file
+from durus.files.publishing import read_file, replace_file
 
 _LOCK = "lock"
 _PART = ".part"
@@ -33,13 +33,10 @@ class FolderTarget:
 
     def read_manifest(self) -> Manifest:
         path = self._path_of(MANIFEST)
-        if not self._file_system.exists(path):
+        data = read_file(path, self._file_system)
+        if data is None:
             raise no_backup(self.path)
-        file = self._file_system.open(path, "read")
-        try:
-            return parse_manifest(file.read_at(0, file.size()), path)
-        finally:
-            file.close()
+        return parse_manifest(data, path)
 
     def open_segment(self, segment: Segment) -> ReadableFile:
         path = self._path_of(segment.name)

@@ -28,7 +28,7 @@ from durus.error import (
 )
 from durus.files.file import File, FileSystem, OperatingSystem, Path, closing_on_error, path_text
 from durus.files.opening import open_locked
-from durus.files.publishing import publishing, replace_file
+from durus.files.publishing import publishing, read_file, replace_file
 from durus.files.shelf.layout import Seal
 from durus.files.shelf.sealed import has_seal, sound_transactions
 from durus.files.snapshot import FileSnapshot
@@ -261,16 +261,13 @@ class Replica:
 
     def _read_note(self) -> Note:
         path = self.path + NOTE
-        if not self._file_system.exists(path):
+        data = read_file(path, self._file_system)
+        if data is None:
             raise ReplicaError(
                 f"{self.path}: this file is not a replica, because there is no {os.path.basename(path)} beside it; "
                 "follow into a file that does not exist yet"
             )
-        file = self._file_system.open(path, "read")
-        try:
-            return parse_note(file.read_at(0, file.size()), path)
-        finally:
-            file.close()
+        return parse_note(data, path)
 
     def _write_note(self, seal: Seal | None, following: Seal) -> None:
         note = Note(self._source.name, seal, following)

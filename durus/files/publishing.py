@@ -41,6 +41,17 @@ def publishing(path: str, file_system: FileSystem, replaces: bool = False) -> It
         raise
 
 
+def read_file(path: str, file_system: FileSystem) -> bytes | None:
+    """Return the content of a small file; None if there is no such file."""
+    if not file_system.exists(path):
+        return None
+    file = file_system.open(path, "read")
+    try:
+        return file.read_at(0, file.size())
+    finally:
+        file.close()
+
+
 def replace_file(path: str, data: bytes, file_system: FileSystem) -> None:
     """Replace a small file as a whole; return when this is durable. Only its owner can read it."""
     part = f"{path}.part"

@@ -15,7 +15,7 @@ from durus.storage import Storage
 from durus.text import command
 
 if TYPE_CHECKING:
-    from durus.pool.turn import ProcessTurn, TurnTakingClient
+    from durus.pool.turn import TurnTakingClient
     from durus.shared_storage import SharedStorage
 
 
@@ -67,7 +67,7 @@ class EngineOfClients(Engine):
 class EngineOfServer(Engine):
     """Each connection has its own client of a server; all clients of this process share a turn to commit. [DB-14]"""
 
-    def __init__(self, new_client: "Callable[[ProcessTurn], TurnTakingClient]") -> None:
+    def __init__(self, new_client: "Callable[[], TurnTakingClient]") -> None:
         from durus.pool.turn import ProcessTurn  # as above
 
         self._new_turn = ProcessTurn
@@ -76,7 +76,8 @@ class EngineOfServer(Engine):
         self.has_turns = False  # before a first client has spoken protocol 2
 
     def new_storage(self) -> "TurnTakingClient":
-        client = self._new_client(self._turn)
+        client = self._new_client()
+        client.turn = self._turn
         self.has_turns = client.protocol >= 2
         return client
 

@@ -13,7 +13,6 @@ from durus.concurrency.call_guard import is_running
 from durus.concurrency.lost import LostHolders
 from durus.concurrency.monitor import Monitor
 from durus.error import DurusError
-from durus.sharing.address import AnyAddress
 from durus.storage import InvalidationHandler
 
 _getframe = sys._getframe
@@ -75,25 +74,8 @@ class ProcessTurn:
 class TurnTakingClient(ClientStorage):
     """A ClientStorage that shares `turn` with the other clients of its process."""
 
-    def __init__(
-        self,
-        turn: ProcessTurn,
-        address: AnyAddress,
-        connect_timeout: float | None = 10,
-        timeout: float | None = 60,
-        prefetch: int = 100,
-        protocol: int | None = None,
-        compress: bool | None = None,
-    ) -> None:
-        self.turn = turn
-        super().__init__(
-            address=address,
-            connect_timeout=connect_timeout,
-            timeout=timeout,
-            prefetch=prefetch,
-            protocol=protocol,
-            compress=compress,
-        )
+    turn: ProcessTurn
+    """Set before the client is used."""
 
     def end(self, handle_invalidations: InvalidationHandler | None = None) -> None:
         frame = _getframe()

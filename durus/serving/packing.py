@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from typing import NamedTuple
 
 from durus.error import DurusError
 from durus.progress import Progress
@@ -52,6 +53,17 @@ class ServedFile:
         return usage is not None and usage.garbage >= least and 2 * usage.garbage > usage.size
 
 
+class WhenToPack(NamedTuple):
+    """When a server packs by itself; each number can be 0, for never."""
+
+    committed: int
+    """After so many committed bytes."""
+    seconds: float
+    """So often, if anything was committed."""
+    garbage: int
+    """When more than half of the file is garbage, and at least so many bytes."""
+
+
 class Packing:
     """The packs of a server, one at a time.
 
@@ -61,9 +73,7 @@ class Packing:
         counts: where the end of a pack is noted.
         run: runs a coroutine as a task, the unexpected failure of which stops the server.
         stopping: set when no further pack may begin.
-        gcbytes: pack after so many committed bytes; 0 is never.
-        gcinterval: pack every so many seconds, if anything was committed; 0 is never.
-        gcgarbage: pack when more than half of the file is garbage, and at least so many bytes; 0 is never.
+        when: when to pack without being asked to.
     """
 
     def __init__(
@@ -73,19 +83,14 @@ class Packing:
         counts: Counts,
         run: Callable[[Coroutine[None, None, None]], asyncio.Task[None]],
         stopping: asyncio.Event,
-        *,
-        gcbytes: int,
-        gcinterval: float,
-        gcgarbage: int,
+        when: WhenToPack,
     ) -> None:
         self._core = core
         self._file = file
         self._counts = counts
         self._run = run
         self._stopping = stopping
-        self._gcbytes = gcbytes
-        self._gcinterval = gcinterval
-        self._gcgarbage = gcgarbage
+        self._when = when
         self.bytes_since_pack = 0
         """How many bytes were committed since the last pack began."""
         self._task: asyncio.Task[None] | None = None
@@ -104,13 +109,14 @@ class Packing:
     def note_commit(self, size: int) -> None:
         """Note a commit of `size` bytes, and pack if it is time to. [CMD-60]"""
         self.bytes_since_pack += size
-        if (self._gcbytes and self.bytes_since_pack > self._gcbytes) or self._is_garbage_due():
+        if (self._when.committed and self.bytes_since_pack > self._when.committed) or self._is_garbage_due():
             self.start()
 
     def _is_garbage_due(self) -> bool:
-        if not self._gcgarbage or (self._has_packed and self.bytes_since_pack < self._gcgarbage):
+        least = self._when.garbage
+        if not least or (self._has_packed and self.bytes_since_pack < least):
             return False  # a pack that fails does not begin again with each commit
-        return self._file.is_mostly_garbage(self._gcgarbage)
+        return self._file.is_mostly_garbage(least)
 
     def start(self, on_end: OnEnd | None = None) -> None:
         """Start a pack, if none is running. [WIRE-12]
@@ -132,9 +138,9 @@ class Packing:
             self._task.cancel()
 
     async def by_the_clock(self) -> None:
-        """Pack every `gcinterval` seconds, if anything was committed."""
-        while self._gcinterval:
-            await asyncio.sleep(self._gcinterval)
+        """Pack again and again, if anything was committed."""
+        while self._when.seconds:
+            await asyncio.sleep(self._when.seconds)
             if self.bytes_since_pack:
                 self.start()
 

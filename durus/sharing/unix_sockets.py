@@ -3,7 +3,7 @@
 import contextlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from durus.error import AddressError
 
@@ -21,26 +21,33 @@ def umask_of_process() -> int:
 
 def number_of_user(owner: str | int | None) -> int:
     """Return the number of a user, -1 if none is given; LookupError if there is no such user."""
-    if isinstance(owner, str):
+
+    def find(name: str) -> int:
         import pwd  # only where it is needed: not every system has it
 
-        try:
-            return pwd.getpwnam(owner).pw_uid
-        except KeyError:
-            raise LookupError(f"no such user: {owner!r}") from None
-    return -1 if owner is None else owner
+        return pwd.getpwnam(name).pw_uid
+
+    return _number_of("user", owner, find)
 
 
 def number_of_group(group: str | int | None) -> int:
     """Return the number of a group, -1 if none is given; LookupError if there is no such group."""
-    if isinstance(group, str):
+
+    def find(name: str) -> int:
         import grp  # likewise
 
+        return grp.getgrnam(name).gr_gid
+
+    return _number_of("group", group, find)
+
+
+def _number_of(kind: str, given: str | int | None, find: Callable[[str], int]) -> int:
+    if isinstance(given, str):
         try:
-            return grp.getgrnam(group).gr_gid
+            return find(given)
         except KeyError:
-            raise LookupError(f"no such group: {group!r}") from None
-    return -1 if group is None else group
+            raise LookupError(f"no such {kind}: {given!r}") from None
+    return -1 if given is None else given
 
 
 @contextlib.contextmanager

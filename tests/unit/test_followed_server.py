@@ -25,10 +25,9 @@ from durus.oid import ROOT_OID
 from durus.records.record import pack_record
 from durus.sharing import protocol2 as messages
 from durus.sharing.dialog import SENT_AT_A_TIME
-from durus.sharing.protocol import Version, encode_request, receive
 from durus.sharing.roles import Role
 from durus.storage import MemoryStorage, Storage
-from tests.in_memory_server import InMemoryConnection, InMemoryServer
+from tests.in_memory_server import InMemoryConnection, InMemoryServer, answers, greeted
 from tests.threaded_server import serving
 from tests.unit.test_replica import Database, one_round, value_in
 
@@ -44,21 +43,6 @@ def put(storage: Storage, data: bytes) -> None:
     storage.begin()
     storage.store(ROOT_OID, pack_record(ROOT_OID, data, b""))
     storage.end()
-
-
-def greeted(server: InMemoryServer) -> InMemoryConnection:
-    connection = server.connect()
-    connection.sendall(encode_request(Version(2)))
-    connection.received.clear()
-    return connection
-
-
-def answers(connection: InMemoryConnection) -> list[messages.Answer]:
-    """Return what has arrived."""
-    found = []
-    while connection.received:
-        found.append(receive(messages.read_answer(), connection.recv))
-    return found
 
 
 def asked(connection: InMemoryConnection, after: bytes = b"") -> tuple[messages.FileHead, bytes]:

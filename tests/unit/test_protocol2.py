@@ -33,7 +33,7 @@ from durus.sharing import protocol2 as messages
 from durus.sharing.oid_array import OidArray
 from durus.sharing.protocol import receive
 from durus.storage import MemoryStorage
-from tests.in_memory_server import InMemoryConnection, InMemoryServer
+from tests.in_memory_server import InMemoryConnection, InMemoryServer, answers, greeted
 from tests.unit.served_items import CountingConnection, Item, items_of, store_items
 
 ROOT = bytes(8)
@@ -50,21 +50,6 @@ def connect(server: InMemoryServer, prefetch: int = 100) -> tuple[Connection, Co
     connection = Connection(ClientStorage(stream=stream, prefetch=prefetch))
     stream.kinds()
     return connection, stream
-
-
-def raw(server: InMemoryServer) -> InMemoryConnection:
-    connection = server.connect()
-    connection.sendall(VERSION_2)
-    connection.received.clear()
-    return connection
-
-
-def answers(connection: InMemoryConnection) -> list[messages.Answer]:
-    """Return what the server has sent."""
-    found = []
-    while connection.received:
-        found.append(receive(messages.read_answer(), connection.recv))
-    return found
 
 
 # Messages
@@ -166,7 +151,7 @@ def test_a_long_commit_is_read_record_by_record() -> None:
     [b"\0\0\0\0S", b"\x00\x21\x00\x00S", b"\x00\x21\x00\x00L", b"\x41\0\0\0C", b"\x41\0\0\0Z", b"\xff\xff\xff\xff?"],
 )
 def test_a_message_beyond_its_limit_is_refused_by_its_head(server: InMemoryServer, head: bytes) -> None:
-    connection = raw(server)
+    connection = greeted(server)
     connection.sendall(head)
     assert connection.is_closed
     (answer,) = answers(connection)
@@ -255,7 +240,7 @@ def test_a_commit_beyond_the_limit_of_the_server_is_refused_unsent(server: InMem
 
 @pytest.mark.spec("WIRE2-4")
 def test_a_request_of_an_unknown_kind_is_skipped(server: InMemoryServer) -> None:
-    connection = raw(server)
+    connection = greeted(server)
     connection.sendall(messages.encode(b"?", b"what a later version has") + messages.encode(b"G", b"x"))
     first, second = answers(connection)
     assert (first.kind, first.body[0]) == (b"E", messages.UNSUPPORTED)
@@ -303,7 +288,7 @@ def test_a_client_that_compresses_stores_and_loads(server: InMemoryServer) -> No
 @pytest.mark.parametrize("claimed", [0, 1, 99_999, 100_002, 2**31])
 def test_a_compressed_message_of_another_size_is_refused(server: InMemoryServer, claimed: int) -> None:
     body = compression.compress(compression.ZLIB, b"G" + bytes(100_000))
-    connection = raw(server)
+    connection = greeted(server)
     connection.sendall(messages.encode(b"Z", struct.pack(">BI", compression.ZLIB, claimed) + body))
     assert connection.is_closed
 
@@ -313,14 +298,14 @@ def test_a_compressed_message_of_another_size_is_refused(server: InMemoryServer,
     "body", [b"", b"\1\0\0\0\5junk", b"\x09\0\0\0\5junk", b"\1\0\0\0\1" + compression.compress(1, b"S")[:-2]]
 )
 def test_what_can_t_be_decompressed_is_refused(server: InMemoryServer, body: bytes) -> None:
-    connection = raw(server)
+    connection = greeted(server)
     connection.sendall(messages.encode(b"Z", body))
     assert connection.is_closed
 
 
 @pytest.mark.spec("WIRE2-7", "WIRE2-10")
 def test_a_method_that_the_server_does_not_know_is_refused(server: InMemoryServer) -> None:
-    connection = raw(server)
+    connection = greeted(server)
     connection.sendall(messages.encode_request(messages.Options(0, 0, 7)))
     assert connection.is_closed
 
@@ -342,7 +327,7 @@ def test_what_an_object_refers_to_comes_along(server: InMemoryServer) -> None:
 @pytest.mark.spec("WIRE2-11")
 def test_what_comes_along_is_bounded_by_count_and_bytes(server: InMemoryServer) -> None:
     store_items(server, 100)
-    connection = raw(server)
+    connection = greeted(server)
     connection.sendall(messages.encode_request(messages.Options(0, 1 << 20, 0)))
     list_oid = oid_from_int(1)
     connection.sendall(messages.encode_load([list_oid], 7))
@@ -351,7 +336,7 @@ def test_what_comes_along_is_bounded_by_count_and_bytes(server: InMemoryServer) 
     connection.sendall(messages.encode_load([list_oid], 7))
     (answer,) = answers(connection)
     assert len(messages.parse_loaded(answer.body)) == 1 + 7, "it asks again, so it has dropped states"
-    connection = raw(server)
+    connection = greeted(server)
     connection.sendall(messages.encode_request(messages.Options(0, 1300, 0)))
     connection.sendall(messages.encode_load([ROOT], 50))
     (answer,) = answers(connection)
@@ -361,7 +346,7 @@ def test_what_comes_along_is_bounded_by_count_and_bytes(server: InMemoryServer) 
 @pytest.mark.spec("WIRE2-10")
 def test_without_options_nothing_comes_along(server: InMemoryServer) -> None:
     store_items(server, 10)
-    connection = raw(server)
+    connection = greeted(server)
     connection.sendall(messages.encode_load([ROOT], 50))
     (answer,) = answers(connection)
     assert len(messages.parse_loaded(answer.body)) == 1
@@ -387,7 +372,7 @@ def test_what_comes_along_in_vain_becomes_less(server: InMemoryServer) -> None:
 @pytest.mark.spec("WIRE2-11", "WIRE2-13", "TXN-23")
 def test_what_is_invalid_or_not_durable_does_not_come_along(server: InMemoryServer) -> None:
     store_items(server, 3)
-    reader = raw(server)
+    reader = greeted(server)
     reader.sendall(messages.encode_request(messages.Options(50, 1 << 20, 0)))
     writer = Connection(server.new_client())
     items_of(writer)[0].n = 10
@@ -409,7 +394,7 @@ def test_what_is_invalid_or_not_durable_does_not_come_along(server: InMemoryServ
 @pytest.mark.spec("WIRE2-11")
 def test_a_long_answer_comes_in_parts_and_lets_others_in_between(server: InMemoryServer) -> None:
     store_items(server, 1)
-    greedy, other = raw(server), raw(server)
+    greedy, other = greeted(server), greeted(server)
     greedy.conversation.receive(messages.encode_load([ROOT] * 2000, 0))
     sent_at_once = len(greedy.received)
     other.conversation.receive(messages.encode_request(messages.Ping(b"")))
@@ -423,7 +408,7 @@ def test_a_long_answer_comes_in_parts_and_lets_others_in_between(server: InMemor
 
 @pytest.mark.spec("WIRE2-12")
 def test_new_oids_are_of_one_client(server: InMemoryServer) -> None:
-    one, other = raw(server), raw(server)
+    one, other = greeted(server), greeted(server)
     found: list[bytes] = []
     for connection in one, other:
         connection.sendall(messages.encode_request(messages.NewOids(500)))
@@ -532,7 +517,7 @@ def test_a_turn_that_was_lost_is_taken_again(server: InMemoryServer, monkeypatch
 @pytest.mark.spec("WIRE2-20", "TXN-47")
 def test_a_slow_sender_holds_up_nobody_and_what_is_not_whole_is_not_stored(server: InMemoryServer) -> None:
     store_items(server, 2)
-    slow = raw(server)
+    slow = greeted(server)
     serial = server.core.connect().serial
     data = messages.encode_commit(serial, [oid_from_int(2)], [server.storage.load(oid_from_int(2))])
     slow.sendall(data[:-1])
@@ -554,7 +539,7 @@ def test_a_server_without_room_for_more_answers_with_a_conflict(
     store_items(server, 2)
     monkeypatch.setattr("durus.sharing.session.MAX_WAITING", 100_000)
     monkeypatch.setattr("durus.sharing.protocol2._STREAMED_FROM", 1000)
-    greedy, late = raw(server), raw(server)
+    greedy, late = greeted(server), greeted(server)
     serial = server.core.connect().serial
     record = pack_record(oid_from_int(2), bytes(90_000), b"")
     commit = messages.encode_commit(serial, [], [record, server.storage.load(oid_from_int(3))])
@@ -573,7 +558,7 @@ def test_a_server_without_room_for_more_answers_with_a_conflict(
 @pytest.mark.spec("TXN-47", "WIRE2-20")
 def test_a_commit_from_a_serial_that_is_yet_to_come_is_refused(server: InMemoryServer) -> None:
     store_items(server, 1)
-    connection = raw(server)
+    connection = greeted(server)
     connection.sendall(messages.encode_commit(99, [], [server.storage.load(ROOT)]))
     assert connection.is_closed
 
@@ -731,7 +716,7 @@ def test_a_load_answer_that_makes_no_sense_is_refused(entry: bytes) -> None:
 def test_an_exclusive_turn_keeps_others_from_committing(server: InMemoryServer) -> None:
     store_items(server, 1)
     connection, stream = connect(server)
-    waiting = raw(server)
+    waiting = greeted(server)
     with connection.transaction(exclusive=True):
         item = items_of(connection)[0]
         item.n += 1
@@ -749,7 +734,7 @@ def test_the_answer_to_an_exclusive_turn_waits_for_the_records_that_it_brings(
     server: InMemoryServer, is_exclusive: bool
 ) -> None:
     store_items(server, 2)
-    client, other = raw(server), server.core.connect()
+    client, other = greeted(server), server.core.connect()
     client.sendall(messages.encode_request(messages.Options(50, 1 << 20, 0)))
     client.sendall(messages.encode_load([oid_from_int(3)], 0))
     assert answers(client)
@@ -919,7 +904,7 @@ def test_the_client_goes_and_stops_the_server(server: InMemoryServer) -> None:
 
 @pytest.mark.spec("WIRE2-33")
 def test_a_client_that_waits_for_its_turn_gets_signs_of_life(server: InMemoryServer) -> None:
-    holder, waiting = raw(server), raw(server)
+    holder, waiting = greeted(server), greeted(server)
     holder.sendall(messages.encode_request(messages.TakeTurn(is_exclusive=True)))
     waiting.sendall(messages.encode_request(messages.TakeTurn(is_exclusive=False)))
     holder.conversation.keep_waiting()
@@ -935,7 +920,7 @@ def test_a_client_that_waits_for_its_turn_gets_signs_of_life(server: InMemorySer
 @pytest.mark.spec("WIRE2-3")
 def test_requests_sent_ahead_are_answered_in_their_order(server: InMemoryServer) -> None:
     store_items(server, 1)
-    connection = raw(server)
+    connection = greeted(server)
     requests: list[messages.Request] = [
         messages.Sync(),
         messages.Load([ROOT], 0),
