@@ -70,7 +70,8 @@ def visit(address: str | tuple[str, int]) -> None:
 def test_a_unix_socket_with_its_owner_group_and_umask(short_path: Path) -> None:
     path = short_path / "socket"
     rights = ("--owner", str(os.getuid()), "--group", str(os.getgid()), "--umask", "0077")
-    server = Server("--address", "socket", *rights, folder=short_path)
+    # With a file of its own: nobody would remove the temporary one of a server that is killed.
+    server = Server("--address", "socket", "--file", "f", *rights, folder=short_path)
     assert f"listening on {path}," in server.said
     assert stat.S_IMODE(path.stat().st_mode) == 0o700
     visit(str(path))
