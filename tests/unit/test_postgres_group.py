@@ -25,7 +25,6 @@ from durus.records.record import pack_record
 from durus.shared_storage import SharedStorage
 from durus.sharing.session import Session, SessionCore
 from tests.in_memory_server import InMemoryServer
-from tests.model.engine import Engine, EngineStorage
 from tests.postgres import PostgresServer
 from tests.unit.databases import in_threads
 from tests.unit.test_postgres_storage import World, fill, statements_run
@@ -349,25 +348,6 @@ def test_answer_that_shows_a_group_in_flight_is_not_used(world: World) -> None:
     assert told == [None]
     assert writer.sync() == [TWO]
     assert reader.sync() == [ONE, TWO]
-
-
-@pytest.mark.spec("PG-63")
-def test_no_change_is_told_twice() -> None:
-    engine = Engine()
-    engine.commit({oid: record(oid) for oid in (ONE, TWO, THREE)})
-    storage = EngineStorage(engine)
-    core = SessionCore(storage)
-    writer, reader = core.connect(), core.connect()
-    writer.commit_whole(writer.serial, {ONE}, {ONE: record(ONE, b"a")}, lambda *outcome: None)
-    write = core.begin_write()
-    engine.commit({TWO: record(TWO, b"others")})
-    core.when_fresh(lambda error: None)
-    core.take_news()
-    assert reader.sync() == [ONE, TWO]
-    write.write()
-    write.finish(None)
-    assert reader.sync() == []
-    assert reader.load(ONE) == record(ONE, b"a")
 
 
 # Failures

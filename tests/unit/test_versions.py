@@ -525,6 +525,44 @@ def test_the_oldest_snapshots_are_ended_while_too_many_bytes_are_kept() -> None:
         assert reader.load_from_snapshot(ROOT) == record(ROOT, b"root 1" * 1000)
 
 
+@pytest.mark.spec("TXN-64")
+def test_a_client_that_takes_another_snapshot_has_the_newest_one() -> None:
+    core = Core(Gate(), max_seconds=10)
+    first, second = core.connect(), core.connect()
+    for now, reader in ((0, first), (5, second), (8, first)):
+        core.now = now
+        reader.take_snapshot()
+    core.now = 15.5
+    assert core.end_old_snapshots() == 1
+    assert first.holds_snapshot
+    assert not second.holds_snapshot
+
+
+@pytest.mark.spec("TXN-64")
+def test_it_is_told_how_many_snapshots_were_ended_and_not_released() -> None:
+    core = Core(Gate(), max_seconds=10)
+    readers = [core.connect() for _ in range(3)]
+    for reader in readers:
+        reader.take_snapshot()
+    readers[0].drop_snapshot()
+    assert core.end_old_snapshots() == 0
+    core.now = 10.5
+    assert core.end_old_snapshots() == 2
+    assert core.end_old_snapshots() == 0
+
+
+@pytest.mark.spec("TXN-64")
+def test_a_snapshot_is_ended_when_more_is_kept_for_it_than_allowed(core: SessionCore) -> None:
+    reader = core.connect()
+    reader.take_snapshot()
+    store(core, record(X, b"x 2"))
+    core._snapshots.max_bytes = core._versions.kept_bytes
+    assert core.end_old_snapshots() == 0
+    core._snapshots.max_bytes -= 1
+    assert core.end_old_snapshots() == 1
+    assert not reader.holds_snapshot
+
+
 @pytest.mark.spec("TXN-31", "TXN-64")
 def test_a_core_that_starts_anew_goes_on_with_its_snapshots() -> None:
     core = Core(Gate(), max_seconds=10)
