@@ -183,6 +183,20 @@ def test_the_engine_decides_which_oids_and_references_there_are(core: SessionCor
     assert never_given.conflict == [oid_from_int(98)]
 
 
+@pytest.mark.spec("PG-62")
+def test_the_engine_decides_what_needs_a_member_that_was_refused(engine: Engine, core: SessionCore) -> None:
+    session = core.connect()
+    (new,) = session.new_oids(1)
+    refused = Whole(session, {THREE}, record(ONE, b"a", new), record(new))
+    needing = Whole(core.connect(), set(), record(TWO, b"b", new))
+    engine.commit({THREE: record(THREE, b"others")})
+    take_news(core)
+    assert refused.conflict == [THREE]
+    assert needing.outcomes == []
+    write_all(core)
+    assert needing.conflict == [new]
+
+
 @pytest.mark.spec("PG-61")
 def test_all_that_wait_for_news_are_answered_by_one_question(storage: EngineStorage, core: SessionCore) -> None:
     told: list[DurusError | None] = []

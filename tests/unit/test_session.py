@@ -635,6 +635,7 @@ def test_the_outcome_of_a_commit_whose_write_was_lost_with_its_thread_is_unknown
         if len(attempts) == 1:
             core.begin_write()
     core.start_anew(is_write_lost=True)
+    core.start_anew(is_write_lost=False)
     (first,), second = attempts[0].outcomes, attempts[1].outcomes
     assert isinstance(first, InterruptedTransactionError)
     assert all(isinstance(each, WriteConflictError) for each in second)
