@@ -283,6 +283,34 @@ class Disk:
         return after
 
 
+class Disturbance:
+    """Does something once, right before an operation of a disk; nothing is observed from then on.
+
+    Args:
+        disk: the disk, whose observer this is.
+        wanted: the number of the operation, counted from now on.
+        disturb: what is done.
+    """
+
+    def __init__(self, disk: Disk, wanted: int, disturb: Callable[[], object]) -> None:
+        self._disk = disk
+        self._remaining = wanted
+        self._disturb = disturb
+        disk.observer = self
+
+    @property
+    def has_come(self) -> bool:
+        """False if there were too few operations so far."""
+        return self._remaining == 0
+
+    def __call__(self, operation: Operation) -> Fault | None:
+        self._remaining -= 1
+        if self.has_come:
+            self._disk.observer = no_fault
+            self._disturb()
+        return None
+
+
 class SimulatedFile:
     """A File of a process."""
 

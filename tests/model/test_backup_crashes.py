@@ -1,6 +1,7 @@
 """Crashes at every operation of a backup and of a restore, and changes of the file between two operations."""
 
 import errno
+import functools
 import random
 from collections.abc import Callable, Sequence
 
@@ -23,7 +24,7 @@ from tests.model.backup_worlds import (
 )
 from tests.model.crashes import READS
 from tests.model.histories import small_steps
-from tests.model.simulated_files import Disk, Fault, Operation, failure, no_fault, outcomes
+from tests.model.simulated_files import Disk, Disturbance, Fault, Operation, failure, no_fault, outcomes
 
 Step = Callable[[World], object]
 
@@ -180,24 +181,12 @@ def test_backup_beside_a_writer_has_a_state_of_the_file(disturb: Callable[[World
         if has_backup:
             world.back_up()
         before = world.commit(3000)
-        count = 0
-
-        def observe(operation: Operation, world: World = world, wanted: int = wanted) -> Fault | None:
-            nonlocal count
-            count += 1
-            if count == wanted:
-                world.source.observer = no_fault
-                disturb(world)
-                world.source.observer = observe
-                count += 1000
-            return None
-
-        world.source.observer = observe
+        disturbance = Disturbance(world.source, wanted, functools.partial(disturb, world))
         world.back_up()
         world.source.observer = no_fault
         assert [problem for each in verify(world.target) for problem in each.problems] == []
         assert before <= world.restore() <= world.number
-        if count < 1000:
+        if not disturbance.has_come:
             break
         if disturb is not commit_that_stays_incomplete:
             world.back_up()
@@ -217,25 +206,19 @@ def test_commit_that_is_replaced_by_smaller_ones_while_it_is_read_is_no_damage()
         kept = len(world.source.contents()[PATH])
         world.commit(20_000)
         world.close()
-        count = 0
 
-        def observe(operation: Operation, world: World = world, wanted: int = wanted, kept: int = kept) -> Fault | None:
-            nonlocal count
-            count += 1
-            if count == wanted:
-                world.source.observer = no_fault
-                world.source.process().open(PATH, "write").truncate(kept)
-                world.number = 50
-                world.commit(5000)
-                world.commit(300)
-            return None
+        def replace(world: World = world, kept: int = kept) -> None:
+            world.source.process().open(PATH, "write").truncate(kept)
+            world.number = 50
+            world.commit(5000)
+            world.commit(300)
 
-        world.source.observer = observe
+        replacement = Disturbance(world.source, wanted, replace)
         world.back_up()
         world.source.observer = no_fault
         assert [problem for each in verify(world.target) for problem in each.problems] == []
         assert world.restore() in (2, 51, 52)
-        if count < wanted:
+        if not replacement.has_come:
             break
         world.back_up()
         assert world.restore() == 52
@@ -350,21 +333,15 @@ def test_backup_beside_a_restoring_does_not_disturb_it(keep: int | None) -> None
         world.commit()
         world.back_up()
         world.pack()
-        count = 0
 
-        def observe(operation: Operation, world: World = world, wanted: int = wanted) -> Fault | None:
-            nonlocal count
-            count += 1
-            if count == wanted:
-                world.target.observer = no_fault
-                world.commit()
-                world.back_up(keep)
-            return None
+        def back_up_again(world: World = world) -> None:
+            world.commit()
+            world.back_up(keep)
 
-        world.target.observer = observe
+        disturbance = Disturbance(world.target, wanted, back_up_again)
         number = number_in(world.target)
         assert number in (2, world.number)
-        if count < wanted:
+        if not disturbance.has_come:
             break
         world.close()
     assert wanted > 5

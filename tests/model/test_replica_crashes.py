@@ -5,6 +5,7 @@ The root of the database holds the number of the commit, so that a replica tells
 
 import contextlib
 import errno
+import functools
 import random
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -21,7 +22,7 @@ from tests.in_memory_server import InMemoryServer
 from tests.model.backup_worlds import PATH, TARGET, World, back_up, number_of
 from tests.model.crashes import READS
 from tests.model.histories import small_steps
-from tests.model.simulated_files import Disk, Fault, Operation, failure, no_fault, outcomes
+from tests.model.simulated_files import Disk, Disturbance, Fault, Operation, failure, no_fault, outcomes
 from tests.model.test_backup_crashes import (
     commit,
     commit_that_is_cut_off,
@@ -251,23 +252,11 @@ def test_a_round_beside_a_writer_ends_in_a_state_of_the_source(
         if has_replica:
             world.follow()
         before = world.commit(3000)
-        count = 0
-
-        def observe(operation: Operation, world: ReplicaWorld = world, wanted: int = wanted) -> Fault | None:
-            nonlocal count
-            count += 1
-            if count == wanted:
-                world.source.observer = no_fault
-                disturb(world)
-                world.source.observer = observe
-                count += 1000
-            return None
-
-        world.source.observer = observe
+        disturbance = Disturbance(world.source, wanted, functools.partial(disturb, world))
         world.follow()
         world.source.observer = no_fault
         assert before <= world.followed() <= world.number
-        if count < 1000:
+        if not disturbance.has_come:
             break
         if disturb is not commit_that_stays_incomplete:
             world.follow()
