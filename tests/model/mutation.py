@@ -43,7 +43,7 @@ OPTIONS = ["-x", "-q", "--tb=short", "-p", "no:cacheprovider", "-p", "no:xdist",
 OPTIONS += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # Hypothesis is imported before pytest begins
 
 _SHELF = ["shelf_parts", "read_ahead", "shelf"]
-_SESSIONS = ["session", "group_sessions", "versions", "spec_examples", "connection", "shared_storage"]
+_SESSIONS = ["session", "group_sessions", "turns", "versions", "spec_examples", "connection", "shared_storage"]
 TESTS = {
     "durus/records/record.py": ["record", "bad_input"],
     "durus/files/read_ahead.py": ["read_ahead"],

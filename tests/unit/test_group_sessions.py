@@ -3,6 +3,7 @@
 import pytest
 
 from durus.error import (
+    ArgumentError,
     DisconnectedError,
     DurusError,
     InterruptedTransactionError,
@@ -282,3 +283,12 @@ def test_a_write_that_is_lost_with_its_thread_gives_the_lock_back(engine: Engine
 def test_there_are_no_snapshots(core: SessionCore) -> None:
     with pytest.raises(TransactionError, match="keeps no snapshots"):
         core.connect().take_snapshot()
+
+
+@pytest.mark.spec("PG-3")
+def test_a_storage_with_other_clients_is_shared_only_in_groups(
+    storage: EngineStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "group_storage", lambda: None)
+    with pytest.raises(ArgumentError, match="has other clients"):
+        SessionCore(storage)

@@ -666,3 +666,32 @@ def test_the_outcome_of_a_stored_commit_is_no_conflict_if_the_end_of_its_write_w
     core.start_anew(core.is_writing)
     (outcome,) = second.outcomes
     assert isinstance(outcome, InterruptedTransactionError)
+
+
+@pytest.mark.spec("TXN-47")
+def test_one_client_may_hold_all_that_may_be_held(core: SessionCore, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert session_module.MAX_WAITING == 1 << 30
+    monkeypatch.setattr(session_module, "MAX_WAITING", 100)
+    first, second = core.connect(), core.connect()
+    assert first.hold(101)
+    assert not second.hold(1)
+    assert first.held_bytes == 101
+    first.let_go()
+    assert first.held_bytes == 0
+    assert second.hold(60)
+    assert first.hold(40)
+    assert not first.hold(1)
+    first.close()
+    assert second.hold(40)
+
+
+@pytest.mark.spec("TXN-82")
+def test_a_conflict_names_who_has_changed_an_oid_last(core: SessionCore) -> None:
+    named, nameless = core.connect("tester"), core.connect()
+    (oid,) = named.new_oids(1)
+    assert nameless.describe_changes([oid]) == ""
+    store(core, named, record(oid))
+    assert nameless.describe_changes([oid]) == "changed 0 s ago by tester"
+    store(core, nameless, record(oid))
+    assert named.describe_changes([oid]) == "changed 0 s ago by another client"
+    assert named.describe_changes([]) == ""
