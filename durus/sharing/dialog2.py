@@ -23,6 +23,8 @@ from durus.storage import check_record
 
 _MAX_AHEAD = 1 << 12
 """How many records that were not asked for a load may bring, whatever the client wants."""
+_NEW_OIDS_AT_A_TIME = 1 << 10
+"""How many new oids are made before other clients have their turn: they take about a millisecond."""
 _TOO_MUCH_WAITS = "the server has no room for more commits that are not complete; run the transaction again"
 
 
@@ -110,8 +112,7 @@ class Dialog2(Dialog):
                 session.drop_snapshot()
             case messages.NewOids(number):
                 self._require(Role.WRITE, "store objects")
-                self._work += number
-                self._send(b"N", b"".join(session.new_oids(number)))
+                yield from self._new_oids(number)
             case messages.Options():
                 if 1 << request.compression & (1 | self._host.hello.compressions) == 0:
                     raise ProtocolError(f"the client asks for the method {request.compression} of compression")
@@ -247,6 +248,17 @@ class Dialog2(Dialog):
         return messages.SyncPoint(self._session.serial, invalid, changed)
 
     # Others
+
+    def _new_oids(self, number: int) -> Generator[int, bytes, None]:
+        """Send new oids; many of them take a while, so that other clients are served meanwhile. [WIRE-22]"""
+        self._session.require_unused(number)
+        oids: list[bytes] = []
+        while len(oids) < number:
+            if oids:
+                yield from self._let_others_in()
+            oids += self._session.new_oids(min(number - len(oids), _NEW_OIDS_AT_A_TIME))
+        self._work += number
+        self._send(b"N", b"".join(oids))
 
     def _send_file(self, after: bytes) -> Generator[int, bytes, None]:
         """Send what is sealed in the file, a piece at a time, as the client takes it. [WIRE2-50] to [WIRE2-53]"""

@@ -510,6 +510,15 @@ class Session:
         """True while a snapshot is held for this client."""
         return self._snapshot.snapshot is not None
 
+    def require_unused(self, number: int) -> None:
+        """Raise LimitError if a client with so many more unused oids has too many. [TXN-24]"""
+        limit = self._core._max_unused_oids or MAX_UNUSED_OIDS
+        if self._grants.count + number > limit:
+            raise LimitError(
+                f"this client asked for more than {limit} oids without using them; commit the new objects, or connect "
+                "again"
+            )
+
     def new_oids(self, number: int) -> list[bytes]:
         """Return oids that no object has and that only this client may commit. [TXN-24]
 
@@ -521,12 +530,7 @@ class Session:
         Raises:
             LimitError: the client has too many unused oids.
         """
-        limit = self._core._max_unused_oids or MAX_UNUSED_OIDS
-        if self._grants.count + number > limit:
-            raise LimitError(
-                f"this client asked for more than {limit} oids without using them; commit the new objects, or connect "
-                "again"
-            )
+        self.require_unused(number)
         oids: list[bytes] = []
         if number and not self._core.has_record(ROOT_OID) and ROOT_OID not in self._grants:
             oids.append(ROOT_OID)

@@ -8,6 +8,7 @@ import pytest
 from durus.error import ClosedError, DurusError, LimitError, NotAllowedError, ProtocolError, ReadonlyError
 from durus.file_storage import FileStorage
 from durus.records.record import pack_record
+from durus.sharing import protocol2
 from durus.sharing.conversation import Conversation
 from durus.sharing.protocol import (
     BulkLoad,
@@ -17,6 +18,7 @@ from durus.sharing.protocol import (
     Quit,
     Request,
     Sync,
+    Version,
     encode_commit,
     encode_request,
 )
@@ -89,6 +91,21 @@ def test_a_long_answer_lets_others_in_between(server: InMemoryServer) -> None:
     assert other.received
     server.settle()
     assert 0 < sent_at_once < len(greedy.received) / 3
+
+
+@pytest.mark.spec("WIRE-22", "WIRE2-12")
+def test_many_new_oids_let_others_in_between(server: InMemoryServer) -> None:
+    greedy, other = server.connect(), server.connect()
+    commit_root(other)
+    greedy.sendall(encode_request(Version(2)))
+    hello = len(greedy.received)
+    greedy.conversation.receive(protocol2.encode_request(protocol2.NewOids(60_000)))
+    assert len(greedy.received) == hello
+    other.conversation.receive(encode_request(Sync()))
+    assert other.received
+    server.settle()
+    oids = greedy.received[hello + 5 :]
+    assert len({bytes(oids[at : at + 8]) for at in range(0, len(oids), 8)}) == 60_000
 
 
 @pytest.mark.spec("WIRE-22")
