@@ -212,7 +212,7 @@ def a_conversation_2(chance: random.Random) -> bytes:
             messages.TakeSnapshot(),
             messages.TakeTurn(chance.random() < 0.5),
             messages.Release(),
-            messages.NewOids(chance.choice([0, 1, 5, 60_000])),
+            messages.NewOids(chance.choice([0, 1, 5, 300]) if chance.random() < 0.98 else 60_000),
             messages.Pack(chance.random() < 0.5),
             messages.Ping(chance.randbytes(4)),
             messages.AskStatus(),

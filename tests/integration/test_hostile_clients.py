@@ -15,6 +15,7 @@ from durus.records.record import pack_record
 from durus.sharing import protocol2 as messages
 from durus.sharing.protocol import Commit, Load, NewOids, Sync, encode_commit, encode_request, encode_u32
 from tests.integration.serving import Server, is_closed, receive, serving
+from tests.model import hostile_peers
 
 MAX_MEMORY_MORE = 64 << 20
 """How many bytes more the server may take for what claims to be gigabytes."""
@@ -270,3 +271,9 @@ def test_large_answers_that_nobody_reads_take_no_memory(tmp_path: Path, version:
         assert is_served(server)
         assert memory(server) < before + MAX_MEMORY_MORE
         attacker.close()
+
+
+@pytest.mark.spec("WIRE-23", "TLS-9")
+def test_no_state_of_a_connection_lets_its_client_harm_others() -> None:
+    counts = hostile_peers.run(3 * len(hostile_peers.STATES), 1).sound()
+    assert all(counts[state] for state in hostile_peers.STATES)
