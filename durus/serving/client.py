@@ -226,9 +226,8 @@ class ServedClient:
         except TlsError as error:
             self._end_for(error)
             return
-        own = channel.outgoing()
-        if own:
-            self._send_or_keep(own)
+        if channel.has_answer:
+            self._send_or_keep(channel.outgoing())
         if plain:
             self._converse(plain)
         if channel.is_ended and not self._is_gone:

@@ -19,7 +19,7 @@ NOT_TLS = bytes.fromhex("15030300020246")
 """The alert for a client that does not begin with TLS: protocol_version. [TLS-10]"""
 _HANDSHAKE = 0x16
 _READ_AT_A_TIME = 1 << 14
-"""A record is not longer, and one call reads one record at most."""
+"""A record is not longer, and one call reads one record at most: so what is left to read has not been taken in."""
 _HOSTNAME_MISMATCH, _IP_ADDRESS_MISMATCH = 62, 64
 _NOT_YET_VALID, _EXPIRED = 9, 10
 
@@ -40,6 +40,8 @@ class Channel:
         self._has_begun = False
         self.is_ended = False
         """True if the other end has said that it sends no more."""
+        self.has_answer = False
+        """True if TLS itself has something to send, after receive()."""
         with self._errors_explained():
             self._tls = context.wrap_bio(self._incoming, self._outgoing, self._is_server, server_name)
 
@@ -64,12 +66,12 @@ class Channel:
         return True
 
     def receive(self, data: bytes) -> bytes:
-        """Return the bytes of the protocol in what has come from the network."""
+        """Return the bytes of the protocol in what has come from the network. Look at `has_answer` then."""
         incoming, tls = self._incoming, self._tls
         pieces = []
         try:
             incoming.write(data)
-            while incoming.pending or tls.pending():
+            while incoming.pending:
                 piece = tls.read(_READ_AT_A_TIME)
                 if not piece:
                     self.is_ended = True
@@ -79,23 +81,25 @@ class Channel:
             pass
         except ssl.SSLError as error:
             raise TlsError(_explain(error, self._is_server)) from error
+        if self._outgoing.pending:
+            self.has_answer = True
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def protect(self, data: bytes) -> bytes:
         """Return what is to be sent for these bytes of the protocol."""
-        tls = self._tls
         try:
-            done = tls.write(data)
+            done = self._tls.write(data)
             if done < len(data):
                 rest = memoryview(data)
                 while done < len(data):
-                    done += tls.write(rest[done:])
+                    done += self._tls.write(rest[done:])
         except ssl.SSLError as error:
             raise TlsError(_explain(error, self._is_server)) from error
         return self._outgoing.read()
 
     def outgoing(self) -> bytes:
         """Return what TLS itself has to send."""
+        self.has_answer = False
         return self._outgoing.read()
 
     def end(self) -> bytes:

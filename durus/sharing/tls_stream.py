@@ -110,9 +110,8 @@ class TlsStream:
                 "client's certificate; its log tells why"
             )
         self._is_answered = True
-        own = self._channel.outgoing()
-        if own:
-            self._socket.sendall(own)
+        if self._channel.has_answer:
+            self._socket.sendall(self._channel.outgoing())
 
     def close(self) -> None:
         """Close the socket. Nothing is sent: in a forked child, the session is that of the parent."""
