@@ -1,4 +1,4 @@
-"""`durus shell`: a Python shell on a file, or on what a server holds. Statements CMD-30 to CMD-35."""
+"""`durus shell`: a Python shell on a file, or on what a server holds. Statements CMD-30 to CMD-36."""
 
 import argparse
 import os
@@ -19,7 +19,7 @@ from durus.cli.options import (
 from durus.cli.output import tell
 from durus.cli.pretty import pp
 from durus.cli.python_console import run_python
-from durus.cli.values import file_or_address, whole_number
+from durus.cli.values import file_or_address, trusted_classes, whole_number
 from durus.client_storage import ClientStorage
 from durus.connection import Connection
 from durus.error import DurusError, ServerUnreachableError
@@ -51,6 +51,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how many objects to keep loaded (%(default)s)",
     )
     parser.add_argument(
+        "--classes",
+        action="extend",
+        type=trusted_classes,
+        metavar="NAMES",
+        help="import and call nothing else for the objects: names with commas between them, such as 'shop.*,standard', "
+        "where a * stands for any characters, and standard for durus.trust.standard (anything is imported); may be "
+        "repeated",
+    )
+    parser.add_argument(
         "--startup",
         default=os.environ.get("DURUSSTARTUP", ""),
         metavar="FILE",
@@ -68,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
     is_new = server is None and not is_address(options.file) and not os.path.exists(options.file)
     storage = open_storage(options) if server is None else _open_client(options, server)
     try:
-        connection = Connection(storage, cache_size=options.cache_size)
+        connection = Connection(storage, cache_size=options.cache_size, classes=options.classes)
         names: dict[str, object] = {
             "__name__": CONSOLE,
             "__doc__": None,

@@ -8,6 +8,9 @@ import math
 import os
 from collections.abc import Callable
 
+from durus import trust
+from durus.error import ArgumentError
+from durus.objects.trust import checked_entries
 from durus.oid import oid_from_int
 from durus.opening import SERVER_SCHEMES
 from durus.sharing.address import HostPortAddress
@@ -88,6 +91,17 @@ def host_and_port(text: str) -> HostPortAddress:
     elif ":" in host:
         raise argparse.ArgumentTypeError(f"{text!r}: the address of an IPv6 host is written as [{host}]:{port}")
     return HostPortAddress(host or DEFAULT_HOST, whole_number(0, MAX_PORT)(port))
+
+
+def trusted_classes(text: str) -> list[str]:
+    """Return the entries for the list `classes` in a text; `standard` stands for durus.trust.standard. [CMD-36]"""
+    names = text.split(",")
+    try:
+        return checked_entries(each for name in names for each in (trust.standard if name == "standard" else [name]))
+    except ArgumentError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a list of names with commas between them, such as 'shop.*,standard'"
+        ) from None
 
 
 def server_address(text: str) -> str:

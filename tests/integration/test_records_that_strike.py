@@ -1,5 +1,6 @@
 """A file with records that leave a mark when they are loaded: no command and no server does that."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from durus.cli import commands
 from durus.client_storage import ClientStorage
 from durus.connection import Connection
 from durus.error import UntrustedClassError
@@ -128,6 +130,126 @@ def test_no_command_is(kind: type[FileStorage], is_readable: bool, tmp_path: Pat
         assert marks_of(mark) == [], arguments
 
 
+def shell(folder: Path, typed: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    run = [sys.executable, "-m", "durus", "shell", *arguments]
+    return subprocess.run(run, cwd=folder, input=typed, capture_output=True, text=True, timeout=SECONDS)
+
+
+LOOKS = "root.a\npp(root)\nvars(get(1))\nget(2).a\nget(3)\n"
+
+
+@pytest.mark.spec("CMD-36")
+@pytest.mark.parametrize("has_server", [False, True])
+def test_a_shell_with_a_list_is_not(tmp_path: Path, mark: Path, has_server: bool) -> None:
+    make_file(tmp_path / "f", records_that_strike(mark))
+    options = ["--classes", "standard", "--classes", "tests.unit.test_trust.Holder,shop.*"]
+    if has_server:
+        with serving("--file", "f", folder=tmp_path) as server:
+            ended = shell(tmp_path, LOOKS, "--port", str(server.port), *options)
+    else:
+        ended = shell(tmp_path, LOOKS, "f", *options)
+    assert ended.returncode == 0
+    assert "<broken module_that_strikes.Thing 1>" in ended.stdout
+    assert "os.mkdir is not in the list `classes`" in ended.stderr
+    assert marks_of(mark) == []
+
+
+@pytest.mark.spec("CMD-36")
+def test_a_shell_without_a_list_is_struck(tmp_path: Path, mark: Path) -> None:
+    make_file(tmp_path / "f", records_that_strike(mark))
+    shell(tmp_path, LOOKS, "f")
+    assert marks_of(mark) == [".called", ".imported"]
+
+
+@pytest.mark.spec("CMD-36", "CMD-71")
+@pytest.mark.parametrize("names", ["", "shop", "shop.*,", "shop.* standard"])
+def test_a_list_for_a_shell_is_checked_before_a_file_is_made(tmp_path: Path, names: str) -> None:
+    ended = shell(tmp_path, "", "f", "--classes", names)
+    assert ended.returncode == 2
+    assert "is not a list of names with commas between them" in ended.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+OF_A_SHELF = [
+    ["info", "f", "--plot", "new.svg"],
+    *(["show", "f", str(oid)] for oid in range(3)),
+    ["show", "f", "2", "--json"],
+    ["refs", "f", "1"],
+    ["refs", "f", "2", "--json"],
+    ["log", "f"],
+    ["log", "f", "--class", "tests.unit.test_trust.Holder", "--json"],
+    *(["log", "f", str(oid)] for oid in range(3)),
+    *(["export", "f", "--to", f"new.{kind}"] for kind in ("jsonl", "sqlite", "csv")),
+    ["import", "new.jsonl", "imported"],
+    ["salvage", "f", "salvaged"],
+    ["salvage", "f", "newest", "--newest", "--json"],
+    ["backup", "f", "backup"],
+    ["backup", "--verify", "backup"],
+    ["restore", "backup", "restored"],
+    ["check", "imported"],
+]
+"""Commands in their order: some read what others have written."""
+UNTIL_A_SIGNAL = [
+    (["follow", "f", "replica", "--every", "0.01"], "copied"),
+    (["backup", "f", "followed", "--follow"], "generation 1"),
+    (["serve", "replica", "--readonly", "--follow", "f", "--port", "0"], "listening on"),
+]
+"""Commands that go on, and what a line has that says that they have begun."""
+CALLED_ELSEWHERE = {
+    "browse": "test_no_page_is",
+    "serve": "test_no_server_is",
+    "shell": "test_a_shell_with_a_list_is_not",
+    "status": "test_no_server_is",
+}
+WITHOUT_RECORDS = {"completion", "init"}
+
+
+def test_each_command_is_called_here() -> None:
+    called = {arguments[0] for arguments in [*COMMANDS, *OF_A_SHELF]} | {each[0][0] for each in UNTIL_A_SIGNAL}
+    assert called | CALLED_ELSEWHERE.keys() | WITHOUT_RECORDS == commands.COMMANDS.keys()
+    assert all(name in globals() for name in CALLED_ELSEWHERE.values())
+
+
+@pytest.mark.spec("OBJ-106")
+@pytest.mark.parametrize("is_readable", [True, False])
+def test_no_command_of_a_shelf_is(is_readable: bool, tmp_path: Path, mark: Path) -> None:
+    make_file(tmp_path / "f", records_that_strike(mark, not is_readable))
+    for arguments in OF_A_SHELF:
+        told = durus(tmp_path, *arguments)
+        assert "Traceback" not in told
+        assert not (is_readable and told.startswith("durus:")), (arguments, told)
+        assert marks_of(mark) == [], arguments
+
+
+@pytest.mark.spec("OBJ-106")
+@pytest.mark.parametrize(("arguments", "line"), UNTIL_A_SIGNAL, ids=lambda each: each[0])
+def test_no_command_that_goes_on_is(arguments: list[str], line: str, tmp_path: Path, mark: Path) -> None:
+    make_file(tmp_path / "f", records_that_strike(mark))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "durus", *arguments], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert any(line in told for told in iter(process.stdout.readline, ""))
+    process.send_signal(signal.SIGINT)
+    assert process.wait(SECONDS) == 0
+    process.stdout.close()
+    assert marks_of(mark) == []
+
+
+@pytest.mark.spec("OBJ-106")
+@pytest.mark.parametrize("is_readable", [True, False])
+def test_no_page_is(is_readable: bool, tmp_path: Path, mark: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("starlette", reason="needs the extra durus[browse]")
+    from tests.browsing import browsing
+
+    monkeypatch.syspath_prepend(tmp_path)
+    make_file(tmp_path / "f", records_that_strike(mark, not is_readable))
+    with browsing(tmp_path / "f") as pages:
+        shown = {path for path, _ in pages.all()}
+    assert {"/object/0", "/object/1", "/object/2"} <= shown
+    assert marks_of(mark) == []
+
+
 @pytest.mark.spec("OBJ-106")
 @pytest.mark.parametrize("protocol", [1, 2])
 def test_no_server_is(tmp_path: Path, mark: Path, protocol: int) -> None:
@@ -142,4 +264,5 @@ def test_no_server_is(tmp_path: Path, mark: Path, protocol: int) -> None:
         client.pack()
         server.log.expect("packed in")
         client.close()
+        assert "listens on" in durus(tmp_path, "status", "--port", str(server.port))
     assert marks_of(mark) == []
