@@ -130,6 +130,9 @@ class InMemoryConnection:
     def status(self) -> dict[str, object]:
         return {"answers": "this test"}
 
+    def file_sent(self) -> None:
+        pass
+
     def note_refusal(self, error: NotAllowedError | LimitError) -> None:
         self.refusals.append(str(error))
 

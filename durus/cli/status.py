@@ -103,6 +103,8 @@ def _lines(values: dict[str, object]) -> Iterator[str]:
         f"{status.count('sent')} bytes out"
     )
     yield f"pack          {_pack(status.part('pack'))}"
+    if status.has("copies"):  # earlier servers do not tell
+        yield f"copies        {_copies(status.part('copies'))}"
     refused = f"; refused because of a limit: {status.count('refused')}" if status.number("refused") else ""
     yield f"clients       {clients.count('count')}, of {status.count('connections')} since it started{refused}"
     for client in clients.parts("shown"):
@@ -135,6 +137,12 @@ def _pack(pack: _Part) -> str:
     if last.has("error"):
         return f"failed {when}: {last.text('error')}"
     return f"{when}, {last.count('freed')} bytes freed{since}"
+
+
+def _copies(copies: _Part) -> str:
+    if not copies.has("ago"):
+        return "none of the file by a client since the server started"
+    return f"{copies.count('count')} of the file by clients, the last {copies.duration('ago')} ago"
 
 
 def _duration(seconds: float) -> str:

@@ -366,6 +366,11 @@ class ServedClient:
         """Return what the server does. [WIRE2-35]"""
         return self._server.status(self)
 
+    def file_sent(self) -> None:
+        """Note that the client has been sent the file up to its end."""
+        self._server.counts.copies += 1
+        self._server.counts.last_copied = time.monotonic()
+
     def note_refusal(self, error: NotAllowedError | LimitError) -> None:
         """Log what the client has asked for and may not do or have. [WIRE-51] [WIRE2-42]"""
         if isinstance(error, LimitError):

@@ -151,6 +151,10 @@ class Counts:
     """For each write to the disk, with its sync; one can have several commits."""
     conflicting: Conflicts = field(default_factory=Conflicts)
     last_pack: LastPack | None = None
+    copies: int = 0
+    """How often a client was sent all that was new in the file for it. [WIRE2-50]"""
+    last_copied: float | None = None
+    """When the last of these ended."""
 
     def copy(self) -> "Counts":
         """Return the counts as they are now, without the table of conflicts, for another thread."""

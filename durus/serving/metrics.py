@@ -61,6 +61,7 @@ def _counters(measures: Measures) -> Iterator[Metric]:
         ("conflicts", counts.conflicts, "Commits that were refused because of a conflict"),
         ("commits_given_up", counts.given_up, "Commits that clients have given up in their turn"),
         ("write_failures", counts.failed_writes, "Writes to the disk that failed"),
+        ("file_copies", counts.copies, "How often a client was sent the file up to its end"),
         ("refused", counts.refused, "Connections and requests that were refused because of a limit"),
         ("connections", counts.connections, "Connections, with those that have ended"),
         ("loads", traffic.loads, "Records that clients asked for"),

@@ -101,6 +101,10 @@ def status(
             "bytes_since": measures.bytes_since_pack,
             "last": None if counts.last_pack is None else _pack(counts.last_pack, now),
         },
+        "copies": {
+            "count": counts.copies,
+            "ago": None if counts.last_copied is None else now - counts.last_copied,
+        },
         "connections": counts.connections,
         "refused": counts.refused,
         "limits": served.limits._asdict(),

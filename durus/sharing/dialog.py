@@ -64,6 +64,9 @@ class Host(Protocol):
     def status(self) -> dict[str, object]:
         """Return what the server does, as JSON has it. [WIRE2-35]"""
 
+    def file_sent(self) -> None:
+        """The client was sent all that it did not have of the file. [WIRE2-50]"""
+
     def note_refusal(self, error: NotAllowedError | LimitError) -> None:
         """The client has asked for what it may not do or have, and was told so."""
 

@@ -273,6 +273,7 @@ class Dialog2(Dialog):
                 if len(data) < size:
                     raise DurusError(f"the file became shorter than {part.end} bytes while it was sent")
                 self._send(b"D", data)
+            self._host.file_sent()
         finally:
             part.close()
 

@@ -244,6 +244,9 @@ class Paused:
     def pack(self, on_end: Callable[[DurusError | None], None]) -> None:
         pass
 
+    def file_sent(self) -> None:
+        pass
+
     def note_refusal(self, error: NotAllowedError | LimitError) -> None:
         pass
 

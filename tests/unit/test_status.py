@@ -259,6 +259,23 @@ def test_a_commit_that_a_client_gives_up_is_counted(address: SocketAddress, new_
 
 
 @pytest.mark.spec("WIRE2-35")
+def test_a_server_tells_when_its_file_was_copied(address: SocketAddress, new_client: NewClient) -> None:
+    connection = Connection(new_client())
+    connection.get_root()["n"] = 1
+    connection.commit()
+    assert part(status_of(address), "copies") == {"count": 0, "ago": None}
+    client = new_client()
+    head = client.ask_for_file(b"")
+    assert len(client.read_file()) > 100
+    copies = part(status_of(address), "copies")
+    assert copies["count"] == 1
+    assert isinstance(copies["ago"], float)
+    client.ask_for_file(head.seal)  # nothing is new
+    client.ping()
+    assert part(status_of(address), "copies")["count"] == 2
+
+
+@pytest.mark.spec("WIRE2-35")
 def test_a_server_tells_of_its_last_pack(address: SocketAddress, new_client: NewClient) -> None:
     client = new_client()
     connection = Connection(client)
@@ -353,7 +370,8 @@ def test_the_command_shows_what_a_server_does(
     assert lines[3].startswith("commits       2 of 2 objects, ")
     assert lines[5] == "conflicts     0"
     assert lines[7].startswith("pack          none since the server started; ")
-    assert lines[8] == "clients       2, of 2 since it started"
+    assert lines[8] == "copies        none of the file by a client since the server started"
+    assert lines[9] == "clients       2, of 2 since it started"
     assert lines[-1].endswith(": asks for this")
     assert main(["status", f"durus+unix:{address}", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
