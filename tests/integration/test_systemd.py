@@ -1,6 +1,7 @@
 """A server under systemd: what it tells the service manager, and the units in examples/."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -137,6 +138,47 @@ def units(tmp_path: Path) -> list[str]:
         found.append(str(tmp_path / unit.name))
     assert sorted(os.path.basename(each) for each in found) == ["durus.service", "durus.socket"]
     return found
+
+
+needs_activate = pytest.mark.skipif(
+    shutil.which("systemd-socket-activate") is None, reason="systemd-socket-activate is not installed"
+)
+
+
+@needs_activate
+@pytest.mark.spec("CMD-26")
+def test_the_command_of_the_service_takes_the_socket_and_tells_the_manager(short_path: Path) -> None:
+    """The program of systemd that tries out socket units opens the socket, and starts the command of the unit."""
+    unit = (UNITS / "durus.service").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^ExecStart=/opt/durus/bin/durus (.*)$", unit, re.MULTILINE)
+    assert re.search(r"^WatchdogSec=\d+$", unit, re.MULTILINE)
+    assert re.search(r"^ExecReload=kill -HUP \$MAINPID$", unit, re.MULTILINE)
+    file, where = str(short_path / "data.durus"), short_path / "durus.socket"
+    run = [sys.executable, "-m", "durus", *command.replace("/var/lib/durus/data.durus", file).split()]
+    with closing(Manager(str(short_path / "notify"))) as manager:
+        environment = {"NOTIFY_SOCKET": manager.name, "WATCHDOG_USEC": "50000"}
+        options = [option for name, value in environment.items() for option in ("-E", f"{name}={value}")]
+        activated = subprocess.Popen(
+            ["systemd-socket-activate", "-l", str(where), *options, *run], stderr=subprocess.PIPE, text=True
+        )
+        assert activated.stderr is not None
+        assert "Listening on" in activated.stderr.readline()
+        assert not os.path.exists(file), "nothing is started before the first client"
+        with Connection(ClientStorage(address=str(where))) as connection:  # waits while the server starts
+            assert manager.wait_for("READY")["STATUS"].startswith("serving FileStorage(")
+            assert manager.wait_for("WATCHDOG") == {"WATCHDOG": "1"}
+            connection.get_root()["x"] = 1
+            connection.commit()
+            activated.send_signal(signal.SIGHUP)
+            connection.get_root()["x"] = 2
+            connection.commit()
+        activated.send_signal(signal.SIGTERM)
+        assert activated.wait(SECONDS) == 0
+        assert manager.wait_for("STOPPING") == {"STOPPING": "1", "STATUS": "stopping"}
+        assert "Traceback" not in activated.stderr.read()
+        activated.stderr.close()
+    with Connection(file) as stored:
+        assert stored.get_root()["x"] == 2
 
 
 def analyze(*arguments: str) -> "subprocess.CompletedProcess[str]":
