@@ -6,6 +6,7 @@ import stat
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -16,6 +17,7 @@ from durus.oid import ROOT_OID
 from durus.records.record import pack_record
 from durus.serving.peer import peer_of, peer_of_xucred
 from durus.sharing import address as addresses
+from durus.sharing import protocol, protocol2
 from durus.sharing.address import UnixDomainSocketAddress
 from durus.sharing.roles import Access, MayStop, Peer, Role
 from durus.sharing.unix_sockets import number_of_user
@@ -46,16 +48,16 @@ REQUESTS: dict[str, tuple[Role, Callable[[ClientStorage], object]]] = {
 
 
 @pytest.mark.spec("WIRE-50", "WIRE-51")
-@pytest.mark.parametrize("protocol", [1, 2])
+@pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("role", Role)
 @pytest.mark.parametrize("request_name", REQUESTS)
-def test_each_role_may_do_what_it_may_do(request_name: str, role: Role, protocol: int) -> None:
+def test_each_role_may_do_what_it_may_do(request_name: str, role: Role, version: int) -> None:
     needed, ask = REQUESTS[request_name]
     storage = MemoryStorage()
     Connection(storage)
     before = storage.load(ROOT_OID)
-    server = InMemoryServer(storage, protocol=protocol)
-    client = server.new_client(protocol=protocol)
+    server = InMemoryServer(storage, protocol=version)
+    client = server.new_client(protocol=version)
     (connection,) = server.connections
     connection.role = role
     if role >= needed:
@@ -63,7 +65,7 @@ def test_each_role_may_do_what_it_may_do(request_name: str, role: Role, protocol
         assert not connection.refusals
         assert not isinstance(connection.error, NotAllowedError)
         return
-    if protocol == 2:
+    if version == 2:
         with pytest.raises(NotAllowedError, match=f"has the role {role.name.lower()}, and that needs"):
             ask(client)
         assert len(connection.refusals) == 1
@@ -73,10 +75,63 @@ def test_each_role_may_do_what_it_may_do(request_name: str, role: Role, protocol
     else:
         with pytest.raises(DisconnectedError):
             ask(client)
-    if protocol == 1:
+    if version == 1:
         assert isinstance(connection.error, NotAllowedError)
     assert server.packing is None
-    assert server.new_client(protocol=protocol).load(ROOT_OID) == before, "the server goes on"
+    assert server.new_client(protocol=version).load(ROOT_OID) == before, "the server goes on"
+
+
+V2 = protocol.encode_request(protocol.Version(2))
+EACH_REQUEST: dict[type, tuple[Role, bytes]] = {
+    **{type(asked): (role, protocol.encode_request(asked)) for role, asked in (
+        (READ, protocol.Version(1)),
+        (READ, protocol.Load(ROOT_OID)),
+        (READ, protocol.BulkLoad([ROOT_OID])),
+        (READ, protocol.Sync()),
+        (READ, protocol.Goodbye()),
+        (WRITE, protocol.NewOids(1)),
+        (WRITE, protocol.Commit()),
+        (ADMIN, protocol.Pack()),
+        (ADMIN, protocol.Quit()),
+    )},
+    **{type(asked): (role, V2 + protocol2.encode_request(asked)) for role, asked in (
+        (READ, protocol2.Options(1, 1, 0)),
+        (READ, protocol2.Load([ROOT_OID], 0)),
+        (READ, protocol2.Sync()),
+        (READ, protocol2.TakeSnapshot()),
+        (READ, protocol2.Release()),
+        (READ, protocol2.Ping(b"")),
+        (READ, protocol2.AskStatus()),
+        (READ, protocol2.Follow(b"")),
+        (READ, protocol2.Goodbye()),
+        (READ, protocol2.Unknown(b"?")),
+        (WRITE, protocol2.TakeTurn(True)),
+        (WRITE, protocol2.NewOids(1)),
+        (ADMIN, protocol2.Pack(False)),
+        (ADMIN, protocol2.Quit()),
+    )},
+    protocol2.Commit: (WRITE, V2 + protocol2.encode_commit(0, [], [pack_record(ROOT_OID, b"x", b"")])),
+}  # fmt: skip
+"""Every request of both protocols: the role that it needs, and its bytes."""
+
+
+def test_no_request_is_missing() -> None:
+    assert EACH_REQUEST.keys() == {*get_args(protocol.Request), *get_args(protocol2.Request)}
+
+
+@pytest.mark.spec("WIRE-50", "WIRE-51")
+@pytest.mark.parametrize("role", Role)
+@pytest.mark.parametrize("asked", EACH_REQUEST, ids=lambda asked: f"{asked.__module__[-1]}-{asked.__name__}")
+def test_each_role_is_refused_what_it_may_not_ask_for(asked: type, role: Role) -> None:
+    needed, data = EACH_REQUEST[asked]
+    storage = MemoryStorage()
+    Connection(storage)
+    server = InMemoryServer(storage)
+    connection = server.connect()
+    connection.role = role
+    connection.sendall(data)
+    refused = bool(connection.refusals) or isinstance(connection.error, NotAllowedError)
+    assert refused == (role < needed)
 
 
 @pytest.mark.spec("WIRE-51")
