@@ -14,8 +14,10 @@
 #include <structmember.h>
 
 enum {
-    MOST_BYTES = 1 << 16, /* pickle puts more than that into several frames */
-    MOST_ITEMS = 1000,    /* pickle puts more than that into several batches */
+    MOST_BYTES = 1 << 24,
+    FRAME_BYTES = 1 << 16, /* when there are so many, pickle begins another frame */
+    FRAME_HEAD = 9,
+    BATCH = 1000, /* items, which pickle adds at a time */
     DEEPEST = 50,
     CLASSES = 32,
     FEW_BYTES = 1024,
@@ -40,11 +42,15 @@ typedef struct {
     Py_ssize_t compress_from; /* which leaves shorter ones as they are */
     PyObject *extensions;    /* the extension registry of copyreg */
     PyTypeObject *abc_meta;  /* abc.ABCMeta, the metaclass of collections */
+    PyObject *dispatch;      /* the table of copyreg: functions that pickle values of other types */
+    PyObject *value_types;   /* a frozenset of types that pickle themselves as a call, by code of Python */
     PyObject *sys_names;     /* the names of the module sys, and names */
     PyObject *modules;
     PyObject *module;
     PyObject *qualname;
     PyObject *getstate;
+    PyObject *reduce;
+    PyObject *protocol;
     Class classes[CLASSES];
     int next_class; /* the place of the next one that is not known */
 } StateWriter;
@@ -63,6 +69,8 @@ typedef struct {
     PyObject *take_in;     /* a function of Python: gives an oid to a new object */
     unsigned char *bytes;
     Py_ssize_t size, room;
+    Py_ssize_t frame; /* where the frame begins that is being written, -1 if there is none */
+    int is_framing;
     Place *places;
     Py_ssize_t place_count, places_used, memo_count;
     unsigned char *refs; /* oids, one after the other */
@@ -86,6 +94,8 @@ encoder_init(Encoder *encoder)
     memset(encoder->few_places, 0, sizeof(encoder->few_places));
     encoder->size = encoder->places_used = encoder->memo_count = encoder->ref_count = encoder->ref_room = 0;
     encoder->refs = NULL;
+    encoder->frame = -1;
+    encoder->is_framing = 0;
     encoder->depth = encoder->has_frozenset = 0;
 }
 
@@ -103,7 +113,7 @@ encoder_free(Encoder *encoder)
 
 /* Returns the place for so many further bytes, NULL if there are too many. */
 static unsigned char *
-reserve(Encoder *encoder, Py_ssize_t count)
+reserve_bytes(Encoder *encoder, Py_ssize_t count)
 {
     if (count > MOST_BYTES - encoder->size)
         return NULL;
@@ -129,6 +139,45 @@ put_number(unsigned char *at, unsigned long long value, int count)
         at[i] = (unsigned char)(value >> (8 * i));
 }
 
+/* The same, in a frame. */
+static unsigned char *
+reserve(Encoder *encoder, Py_ssize_t count)
+{
+    if (encoder->frame < 0 && encoder->is_framing) {
+        if (reserve_bytes(encoder, FRAME_HEAD) == NULL)
+            return NULL;
+        encoder->frame = encoder->size - FRAME_HEAD;
+    }
+    return reserve_bytes(encoder, count);
+}
+
+/* Ends the frame, with the length that only now is known. */
+static void
+end_frame(Encoder *encoder)
+{
+    if (encoder->frame < 0)
+        return;
+    unsigned char *at = encoder->bytes + encoder->frame;
+    Py_ssize_t content = encoder->size - encoder->frame - FRAME_HEAD;
+    if (content < 4) { /* then pickle makes no frame */
+        memmove(at, at + FRAME_HEAD, content);
+        encoder->size -= FRAME_HEAD;
+    }
+    else {
+        at[0] = 0x95;
+        put_number(at + 1, content, 8);
+    }
+    encoder->frame = -1;
+}
+
+/* Ends a frame that is long enough, as pickle does before each value. */
+static void
+begin_value(Encoder *encoder)
+{
+    if (encoder->frame >= 0 && encoder->size - encoder->frame - FRAME_HEAD >= FRAME_BYTES)
+        end_frame(encoder);
+}
+
 /* Writes an opcode, and a number in so many bytes. */
 static int
 write_opcode(Encoder *encoder, unsigned char opcode, unsigned long long value, int count)
@@ -146,8 +195,13 @@ write_data(Encoder *encoder, unsigned char short_opcode, unsigned char long_opco
 {
     if (size > MOST_BYTES)
         return 0;
+    if (size >= FRAME_BYTES) { /* this stands between the frames */
+        end_frame(encoder);
+        encoder->is_framing = 0;
+    }
     int result = size < 256 ? write_opcode(encoder, short_opcode, size, 1) : write_opcode(encoder, long_opcode, size, 4);
     unsigned char *at = result ? reserve(encoder, size) : NULL;
+    encoder->is_framing = 1;
     if (at == NULL)
         return 0;
     memcpy(at, data, size);
@@ -275,30 +329,40 @@ static int
 encode_list(Encoder *encoder, PyObject *value)
 {
     Py_ssize_t count = PyList_GET_SIZE(value);
-    if (count > MOST_ITEMS || !write_opcode(encoder, ']', 0, 0) || !memoize(encoder, value))
+    if (!write_opcode(encoder, ']', 0, 0) || !memoize(encoder, value))
         return 0;
-    int result = count < 2 ? 1 : write_opcode(encoder, '(', 0, 0);
+    int result = 1;
     for (Py_ssize_t i = 0; result == 1 && i < count; i++) {
-        if (PyList_GET_SIZE(value) != count)
+        if (PyList_GET_SIZE(value) != count || (count > 1 && i % BATCH == 0 && !write_opcode(encoder, '(', 0, 0)))
             return 0;
         PyObject *item = Py_NewRef(PyList_GET_ITEM(value, i));
         result = encode(encoder, item);
         Py_DECREF(item);
+        if (result == 1 && (i == count - 1 || i % BATCH == BATCH - 1))
+            result = write_opcode(encoder, count == 1 ? 'a' : 'e', 0, 0);
     }
-    if (result == 1 && count > 0)
-        result = write_opcode(encoder, count == 1 ? 'a' : 'e', 0, 0);
     return result;
+}
+
+/* Begins a batch of items with a mark before each of them that is the first of one. Pickle ends one when it is full, and
+   then begins another one, even if nothing is left for it. */
+static int
+write_batch(Encoder *encoder, Py_ssize_t found, unsigned char opcode)
+{
+    if (found % BATCH != 0)
+        return 1;
+    return (found == 0 || write_opcode(encoder, opcode, 0, 0)) && write_opcode(encoder, '(', 0, 0);
 }
 
 static int
 encode_dict(Encoder *encoder, PyObject *value)
 {
     Py_ssize_t count = PyDict_GET_SIZE(value), place = 0, found = 0;
-    if (count >= MOST_ITEMS || !write_opcode(encoder, '}', 0, 0) || !memoize(encoder, value))
+    if (!write_opcode(encoder, '}', 0, 0) || !memoize(encoder, value))
         return 0;
-    int result = count < 2 ? 1 : write_opcode(encoder, '(', 0, 0);
+    int result = count < 2 ? 1 : write_batch(encoder, 0, 'u');
     PyObject *key, *item;
-    for (; result == 1 && PyDict_Next(value, &place, &key, &item); found++) {
+    while (result == 1 && PyDict_Next(value, &place, &key, &item)) {
         Py_INCREF(key);
         Py_INCREF(item);
         result = encode(encoder, key);
@@ -306,8 +370,8 @@ encode_dict(Encoder *encoder, PyObject *value)
             result = encode(encoder, item);
         Py_DECREF(key);
         Py_DECREF(item);
-        if (result == 1 && PyDict_GET_SIZE(value) != count)
-            return 0;
+        if (result == 1)
+            result = PyDict_GET_SIZE(value) == count && write_batch(encoder, ++found, 'u');
     }
     if (result == 1 && found != count)
         return 0;
@@ -316,15 +380,18 @@ encode_dict(Encoder *encoder, PyObject *value)
     return result;
 }
 
-/* Writes the items of a set after a mark. */
+/* Writes the items of a set after a mark, in batches that `opcode` ends, unless that is 0. */
 static int
-encode_items(Encoder *encoder, PyObject *value)
+encode_items(Encoder *encoder, PyObject *value, unsigned char opcode)
 {
     PyObject *items = PyObject_GetIter(value), *item;
+    Py_ssize_t found = 0;
     int result = items == NULL ? 0 : write_opcode(encoder, '(', 0, 0);
     while (result == 1 && (item = PyIter_Next(items)) != NULL) {
         result = encode(encoder, item);
         Py_DECREF(item);
+        if (result == 1 && opcode)
+            result = write_batch(encoder, ++found, opcode);
     }
     Py_XDECREF(items);
     return result == 1 && PyErr_Occurred() ? 0 : result;
@@ -334,9 +401,9 @@ static int
 encode_set(Encoder *encoder, PyObject *value)
 {
     Py_ssize_t count = PySet_GET_SIZE(value);
-    if (count >= MOST_ITEMS || !write_opcode(encoder, 0x8f, 0, 0) || !memoize(encoder, value)) /* EMPTY_SET */
+    if (!write_opcode(encoder, 0x8f, 0, 0) || !memoize(encoder, value)) /* EMPTY_SET */
         return 0;
-    int result = count == 0 ? 1 : encode_items(encoder, value);
+    int result = count == 0 ? 1 : encode_items(encoder, value, 0x90);
     return result == 1 && count > 0 ? write_opcode(encoder, 0x90, 0, 0) : result; /* ADDITEMS */
 }
 
@@ -344,7 +411,7 @@ static int
 encode_frozenset(Encoder *encoder, PyObject *value)
 {
     encoder->has_frozenset = 1;
-    int result = PySet_GET_SIZE(value) >= MOST_ITEMS ? 0 : encode_items(encoder, value);
+    int result = encode_items(encoder, value, 0);
     if (result == 1)
         result = write_opcode(encoder, 0x91, 0, 0);
     return result == 1 ? memoize(encoder, value) : result;
@@ -374,6 +441,48 @@ encode_class(Encoder *encoder, PyObject *type)
     }
     Py_XDECREF(module);
     Py_XDECREF(name);
+    return result;
+}
+
+/* Writes a class, or its place in the memo. */
+static int
+encode_known_class(Encoder *encoder, PyObject *type)
+{
+    begin_value(encoder);
+    const Place *known = place_of(encoder->places, encoder->place_count, type);
+    return known->value == NULL ? encode_class(encoder, type) : write_get(encoder, known);
+}
+
+/* Tells if what a value says of itself is a call of its type, and nothing else. */
+static int
+is_plain_call(PyObject *call, PyObject *type)
+{
+    if (!PyTuple_CheckExact(call) || PyTuple_GET_SIZE(call) < 2 || PyTuple_GET_ITEM(call, 0) != type)
+        return 0;
+    for (Py_ssize_t i = 2; i < PyTuple_GET_SIZE(call); i++)
+        if (PyTuple_GET_ITEM(call, i) != Py_None)
+            return 0;
+    return PyTuple_CheckExact(PyTuple_GET_ITEM(call, 1));
+}
+
+/* Writes the call that makes a value of one of Python's types. */
+static int
+encode_call(Encoder *encoder, PyObject *value)
+{
+    StateWriter *writer = encoder->writer;
+    PyObject *type = (PyObject *)Py_TYPE(value);
+    if (!is_value_type(type, writer->value_types, writer->sys_names, writer->modules)
+        || PyDict_GetItemWithError(writer->dispatch, type) != NULL || PyErr_Occurred())
+        return 0;
+    PyObject *call = PyObject_CallMethodOneArg(value, writer->reduce, writer->protocol);
+    int result = call != NULL && is_plain_call(call, type);
+    if (result == 1)
+        result = encode_known_class(encoder, type);
+    if (result == 1)
+        result = encode(encoder, PyTuple_GET_ITEM(call, 1));
+    if (result == 1)
+        result = write_opcode(encoder, 'R', 0, 0) ? memoize(encoder, value) : 0;
+    Py_XDECREF(call);
     return result;
 }
 
@@ -438,8 +547,7 @@ encode_reference(Encoder *encoder, PyObject *object)
         result = encode_oid(encoder, object, oid);
     Py_INCREF(type);
     if (result == 1)
-        result = place_of(encoder->places, encoder->place_count, type)->value == NULL ? encode_class(encoder, type)
-                                                                                      : encode(encoder, type);
+        result = encode_known_class(encoder, type);
     if (result == 1) {
         encoder->memo_count++; /* the pair, which nothing else can be */
         unsigned char *at = reserve(encoder, 3);
@@ -467,13 +575,14 @@ encode_container(Encoder *encoder, PyObject *value)
         return encode_frozenset(encoder, value);
     if (PyObject_TypeCheck(value, encoder->writer->base))
         return encode_reference(encoder, value);
-    return 0;
+    return encode_call(encoder, value);
 }
 
 /* Writes a value, as pickle does. The names of the opcodes are those of pickle.py. */
 static int
 encode(Encoder *encoder, PyObject *value)
 {
+    begin_value(encoder);
     if (value == Py_None)
         return write_opcode(encoder, 'N', 0, 0);
     if (PyBool_Check(value))
@@ -547,7 +656,7 @@ encode_attributes(Encoder *encoder, Persistent *object)
 static int
 encode_pairs(Encoder *encoder, PyObject *names, PyObject *const *values, Py_ssize_t filled)
 {
-    if (filled >= MOST_ITEMS || !write_opcode(encoder, '}', 0, 0) || !write_opcode(encoder, 0x94, 0, 0))
+    if (filled >= BATCH || !write_opcode(encoder, '}', 0, 0) || !write_opcode(encoder, 0x94, 0, 0))
         return 0;
     encoder->memo_count++; /* the dict, which nothing else can be */
     int result = filled < 2 ? 1 : write_opcode(encoder, '(', 0, 0);
@@ -698,30 +807,13 @@ pack_record(Encoder *encoder, PyObject *oid, PyObject *class_pickle, const char 
     return record;
 }
 
-/* Puts PROTO and FRAME before the state, with the length that only now is known. */
-static void
-finish_pickle(Encoder *encoder, const char **start, Py_ssize_t *size)
-{
-    unsigned char *at = encoder->bytes;
-    Py_ssize_t content = encoder->size - 11;
-    Py_ssize_t skipped = content < 4 ? 9 : 0; /* then pickle makes no frame */
-    if (skipped == 0) {
-        at[2] = 0x95;
-        put_number(at + 3, content, 8);
-    }
-    at[skipped] = 0x80;
-    at[skipped + 1] = 4;
-    *start = (const char *)at + skipped;
-    *size = encoder->size - skipped;
-}
-
 /* Makes the record of an object whose state was encoded. */
 static int
 finish_record(Encoder *encoder, PyObject *oid, PyObject *class_pickle, PyObject **record)
 {
-    const char *start;
-    Py_ssize_t size;
-    finish_pickle(encoder, &start, &size);
+    end_frame(encoder);
+    const char *start = (const char *)encoder->bytes;
+    Py_ssize_t size = encoder->size;
     if (size < encoder->writer->compress_from) {
         *record = pack_record(encoder, oid, class_pickle, start, size);
         return *record != NULL;
@@ -751,7 +843,8 @@ make_record(Encoder *encoder, Persistent *object, PyObject *oid, PyObject **reco
     if (result != 1 || known->pickle == NULL)
         return result == 1 ? 0 : result;
     PyObject *class_pickle = Py_NewRef(known->pickle);
-    reserve(encoder, 11); /* for PROTO and FRAME */
+    write_opcode(encoder, 0x80, 4, 1); /* PROTO */
+    encoder->is_framing = 1;
     result = PyTuple_GET_SIZE(known->names) ? encode_slots(encoder, object, known) : encode_attributes(encoder, object);
     if (result == 1)
         result = write_opcode(encoder, '.', 0, 0);
@@ -796,6 +889,8 @@ writer_traverse(StateWriter *self, visitproc visit, void *arg)
     Py_VISIT(self->compress);
     Py_VISIT(self->extensions);
     Py_VISIT(self->abc_meta);
+    Py_VISIT(self->dispatch);
+    Py_VISIT(self->value_types);
     return 0;
 }
 
@@ -807,11 +902,15 @@ writer_clear(StateWriter *self)
     Py_CLEAR(self->compress);
     Py_CLEAR(self->extensions);
     Py_CLEAR(self->abc_meta);
+    Py_CLEAR(self->dispatch);
+    Py_CLEAR(self->value_types);
     Py_CLEAR(self->sys_names);
     Py_CLEAR(self->modules);
     Py_CLEAR(self->module);
     Py_CLEAR(self->qualname);
     Py_CLEAR(self->getstate);
+    Py_CLEAR(self->reduce);
+    Py_CLEAR(self->protocol);
     for (int i = 0; i < CLASSES; i++)
         forget_class(&self->classes[i]);
     return 0;
@@ -826,10 +925,11 @@ writer_dealloc(StateWriter *self)
 static PyObject *
 writer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    PyObject *base, *layout, *compress, *extensions, *abc_meta;
+    PyObject *base, *layout, *compress, *extensions, *abc_meta, *dispatch, *value_types;
     Py_ssize_t compress_from;
-    if (!PyArg_ParseTuple(args, "O!OOnO!O!:StateWriter", &PyType_Type, &base, &layout, &compress, &compress_from,
-                          &PyDict_Type, &extensions, &PyType_Type, &abc_meta))
+    if (!PyArg_ParseTuple(args, "O!OOnO!O!O!O!:StateWriter", &PyType_Type, &base, &layout, &compress, &compress_from,
+                          &PyDict_Type, &extensions, &PyType_Type, &abc_meta, &PyDict_Type, &dispatch,
+                          &PyFrozenSet_Type, &value_types))
         return NULL;
     PyObject *module = PyType_GetModule(type);
     if (module == NULL)
@@ -845,13 +945,17 @@ writer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->compress_from = compress_from;
     self->extensions = Py_NewRef(extensions);
     self->abc_meta = (PyTypeObject *)Py_NewRef(abc_meta);
+    self->dispatch = Py_NewRef(dispatch);
+    self->value_types = Py_NewRef(value_types);
     self->modules = PyUnicode_InternFromString("modules");
     self->module = PyUnicode_InternFromString("__module__");
     self->qualname = PyUnicode_InternFromString("__qualname__");
     self->getstate = PyUnicode_InternFromString("__getstate__");
+    self->reduce = PyUnicode_InternFromString("__reduce_ex__");
+    self->protocol = PyLong_FromLong(4);
     self->sys_names = names_of_sys();
     if (self->modules == NULL || self->module == NULL || self->qualname == NULL || self->getstate == NULL
-        || self->sys_names == NULL)
+        || self->reduce == NULL || self->protocol == NULL || self->sys_names == NULL)
         Py_CLEAR(self);
     return (PyObject *)self;
 }

@@ -151,6 +151,9 @@ SHARED PyObject **slot_place(PyObject *obj, PyObject *slot);
 /* Returns what a name stands for in a module that is loaded, a borrowed reference, or NULL. `sys_names` are the names of
    the module sys, `modules` is the name of the modules in it. */
 SHARED PyObject *find_loaded(PyObject *sys_names, PyObject *modules, PyObject *module_name, PyObject *name);
+/* Tells if a type is one whose values are made by a call that runs no code of an application: one of the set, or Decimal in
+   C, which nothing here imports. */
+SHARED int is_value_type(PyObject *type, PyObject *value_types, PyObject *sys_names, PyObject *modules);
 SHARED PyObject *is_record_of(PyObject *module, PyObject *args);
 SHARED PyObject *refs_outside(PyObject *module, PyObject *records);
 SHARED PyObject *find_entries(PyObject *module, PyObject *args);

@@ -6,8 +6,8 @@
 
    Usual is a record whose class pickle has the GLOBAL form [REC-10] and names the class of the ghost, with a state
    pickle made of the opcodes in step(). No code of an application runs meanwhile: keys of dicts and items of sets are
-   values of Python's own types, all names are looked up in modules that are loaded, nothing but dates, times and bytes
-   is made by a call, and what a class does with its state by itself is left to the Python. (A finalizer can run
+   values of Python's own types, all names are looked up in modules that are loaded, nothing but dates, times, Decimals
+   and bytes is made by a call, and what a class does with its state by itself is left to the Python. (A finalizer can run
    whenever memory is taken, and can come back here. What is borrowed over such a moment is held.) */
 
 #include "_persistent.h"
@@ -374,7 +374,39 @@ make_class(StateReader *reader, Decoder *decoder, Py_ssize_t start, PyObject *mo
     return replace(decoder, start, found);
 }
 
-/* Does the calls by which bytes of protocol 2 are made, and dates and times. */
+int
+is_value_type(PyObject *type, PyObject *value_types, PyObject *sys_names, PyObject *modules)
+{
+    if (!PyType_CheckExact(type)) /* the hash of a type may be that of a metaclass */
+        return 0;
+    if (PySet_Contains(value_types, type) == 1)
+        return 1;
+    if (strcmp(((PyTypeObject *)type)->tp_name, "decimal.Decimal") != 0)
+        return 0;
+    PyObject *module = PyUnicode_FromString("_decimal");
+    PyObject *name = module == NULL ? NULL : PyUnicode_FromString("Decimal");
+    int result = name != NULL && find_loaded(sys_names, modules, module, name) == type;
+    Py_XDECREF(module);
+    Py_XDECREF(name);
+    return result;
+}
+
+/* Tells if a call may get these arguments: values as in keys, and those that such a call has made. */
+static int
+are_plain_arguments(StateReader *reader, PyObject *arguments)
+{
+    if (!PyTuple_CheckExact(arguments) || PyTuple_GET_SIZE(arguments) > MOST_PARTS)
+        return 0;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(arguments); i++) {
+        PyObject *argument = PyTuple_GET_ITEM(arguments, i);
+        if (!is_plain_key(argument)
+            && !is_value_type((PyObject *)Py_TYPE(argument), reader->value_types, reader->sys_names, reader->modules))
+            return 0;
+    }
+    return 1;
+}
+
+/* Does the calls by which bytes of protocol 2 are made, and values of some types. */
 static int
 call(StateReader *reader, Decoder *decoder)
 {
@@ -382,7 +414,7 @@ call(StateReader *reader, Decoder *decoder)
         return 0;
     Py_ssize_t start = decoder->stack.size - 2;
     PyObject *function = decoder->stack.items[start], *arguments = top(decoder);
-    if (!PyTuple_CheckExact(arguments) || !is_plain_key(arguments))
+    if (!are_plain_arguments(reader, arguments))
         return 0;
     if (function == reader->encode) {
         PyObject *text = PyTuple_GET_SIZE(arguments) == 2 ? PyTuple_GET_ITEM(arguments, 0) : NULL;
@@ -392,8 +424,7 @@ call(StateReader *reader, Decoder *decoder)
             return 0;
         return replace(decoder, start, PyUnicode_AsLatin1String(text));
     }
-    /* The hash of a type may be that of a metaclass. */
-    if (!PyType_CheckExact(function) || PySet_Contains(reader->value_types, function) != 1)
+    if (!is_value_type(function, reader->value_types, reader->sys_names, reader->modules))
         return 0;
     return replace(decoder, start, PyObject_CallObject(function, arguments));
 }

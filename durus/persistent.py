@@ -322,6 +322,8 @@ class StateWriter:
         compress_from: int,
         extensions: dict[Any, int],
         abc_meta: type,
+        dispatch_table: dict[type, Callable[[Any], Any]],
+        value_types: frozenset[type],
     ) -> None:
         pass
 

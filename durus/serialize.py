@@ -513,6 +513,8 @@ if implementation == "C":
         COMPRESS_FROM,
         copyreg._extension_registry,  # type: ignore[attr-defined]  # not in the stubs
         ABCMeta,
+        copyreg.dispatch_table,
+        VALUE_TYPES,
     )
 
 

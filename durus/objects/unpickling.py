@@ -24,8 +24,8 @@ RENAMED_MODULES = frozenset({*_compat_pickle.IMPORT_MAPPING, *(module for module
 
 ENCODE = codecs.encode
 """The function by which pickles of protocol 2 make bytes."""
-VALUE_TYPES = frozenset({datetime.date, datetime.datetime, datetime.time, datetime.timedelta})
-"""The types whose calls a StateReader does by itself: they run no code of an application."""
+VALUE_TYPES = frozenset({datetime.date, datetime.datetime, datetime.time, datetime.timedelta, datetime.timezone})
+"""The types whose calls C reads and writes by itself, and Decimal: they run no code of an application. [PICKLE-12]"""
 
 
 class NeedsItself(StateError):

@@ -1,12 +1,14 @@
 """What the C extension loads of states, against the Python it stands for: same values, same errors, same ghosts."""
 
 import datetime
+import decimal
 import enum
 import gc
 import io
 import pickle
 import sys
 import types
+import uuid
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -67,6 +69,7 @@ class Color(enum.Enum):
     RED = 1
 
 
+HERE = datetime.timezone(datetime.timedelta(hours=1))
 CLASSES: list[type[PersistentObject]] = [Node, Slotted, Both, Renamed, Custom, PersistentDict]
 
 
@@ -174,6 +177,7 @@ def load_in_c(world: World, record: bytes) -> bool:
     return world.reader._states.load(world.obj, record)
 
 
+zones = st.sampled_from([None, datetime.UTC, HERE, datetime.timezone(-HERE.utcoffset(None), "there")])
 scalars = st.one_of(
     st.none(),
     st.booleans(),
@@ -185,7 +189,13 @@ scalars = st.one_of(
     st.dates(),
     st.datetimes(),
     st.timedeltas(),
-    st.sampled_from([Color.RED, datetime.datetime.now(datetime.UTC), Node, len, "x" * 300, b"y" * 300, 1j]),
+    st.times(timezones=zones),
+    st.datetimes(timezones=zones),
+    st.decimals(),
+    zones,
+    st.sampled_from(
+        [Color.RED, uuid.UUID(int=5), datetime.datetime.now(datetime.UTC), Node, len, "x" * 300, b"y" * 300, 1j]
+    ),
 )
 keys = st.one_of(
     st.text(max_size=3), st.integers(-5, 5), st.none(), st.booleans(), st.floats(), st.tuples(st.integers(0, 3))
@@ -246,6 +256,10 @@ WORDS = [
     b"C\x08" + OID,
     f"c{NAME}\nNode\n".encode(),
     b"cbuiltins\nint\n",
+    b"cdecimal\nDecimal\n\x8c\x011\x85R",
+    b"cdatetime\ntimedelta\nK\x01\x85R",
+    b"cdatetime\ntimezone\n",
+    b"\x85R",
     b"q\x00",
     b"h\x00",
     b"\x95\x02" + bytes(7),
@@ -269,6 +283,12 @@ TAKEN: dict[str, tuple[type[PersistentObject], object]] = {
     "items": (PersistentDict, {"data": {"a": Reference(2, Node)}}),
     "a frozenset and a class": (Node, {"a": frozenset({1, 2}), "b": Node}),
     "dates and times": (Node, {"a": [datetime.date(2026, 1, 2), datetime.datetime(2026, 1, 2), datetime.timedelta(3)]}),
+    "times in zones": (
+        Node,
+        {"a": [datetime.time(1, tzinfo=HERE), datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC)]},
+    ),
+    "Decimals": (Node, {"a": [decimal.Decimal("1.50"), decimal.Decimal("nan"), decimal.Decimal("-1e999")]}),
+    "many bytes": (Node, {"a": [b"x" * 70_000, list(range(3000)), dict.fromkeys(range(3000)), "y" * 70_000]}),
 }
 
 
