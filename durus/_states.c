@@ -14,7 +14,7 @@
 
 #include <structmember.h>
 
-enum { MOST_MARKS = 64, DEEPEST_KEY = 8, MOST_PARTS = 100, FEW = 32 };
+enum { MOST_MARKS = 64, DEEPEST_KEY = 8, MOST_PARTS = 100, FEW = 32, LONGEST_TEXT = 40, TEXT_BITS = 8 };
 
 /* What a class pickle means, and how its objects take their states. */
 typedef struct {
@@ -25,6 +25,12 @@ typedef struct {
     unsigned int version; /* of the type when it was asked for its layout */
     PyObject *layout;     /* () if the state is the __dict__, a tuple of all slots, or None for what Python does */
 } Class;
+
+/* A text that was read, which the states that have the same share. */
+typedef struct {
+    PyObject *text;
+    unsigned long long decoder; /* the number of the one that has used it last */
+} Text;
 
 typedef struct {
     PyObject_HEAD
@@ -44,6 +50,8 @@ typedef struct {
     Py_ssize_t class_count;
     PyObject *last_pickle; /* the most recent class pickle, and its index */
     Py_ssize_t last_index;
+    Text *texts; /* two tables, of names and of others; NULL before the first */
+    unsigned long long decoders;
 } StateReader;
 
 /* Growing arrays of objects. */
@@ -98,6 +106,7 @@ vector_free(Vector *vector)
 
 typedef struct {
     const unsigned char *at, *end;
+    unsigned long long number; /* of all those of the reader */
     int protocol;
     Vector stack;
     Vector memo; /* NULL where nothing was put */
@@ -204,12 +213,68 @@ take(Decoder *decoder, int bytes, size_t *length)
     return start;
 }
 
+/* Tells if what comes next is likely to be the name of an attribute. */
 static int
-read_text(Decoder *decoder, int bytes)
+is_at_name(const Decoder *decoder)
+{
+    Py_ssize_t size = decoder->stack.size;
+    return decoder->mark_count == 0 ? size == 1 : decoder->mark_count == 1 && decoder->marks[0] == 1 && size % 2 == 1;
+}
+
+/* Returns where a text of 2 bytes or more is kept, NULL without memory. */
+static Text *
+place_of_text(StateReader *reader, const unsigned char *start, size_t length, int is_name)
+{
+    size_t some = length < 8 ? length : 8;
+    uint64_t first = 0, last = 0;
+    if (reader->texts == NULL)
+        reader->texts = PyMem_Calloc(2 << TEXT_BITS, sizeof(Text));
+    if (reader->texts == NULL)
+        return NULL;
+    memcpy(&first, start, some);
+    memcpy(&last, start + length - some, some);
+    uint64_t hash = (first ^ last * UINT64_C(0xD6E8FEB86659FD93) ^ length) * UINT64_C(0x9E3779B97F4A7C15);
+    return &reader->texts[hash >> (64 - TEXT_BITS) | (uint64_t)is_name << TEXT_BITS];
+}
+
+static PyObject *
+make_text(const unsigned char *start, size_t length)
+{
+    return PyUnicode_DecodeUTF8((const char *)start, (Py_ssize_t)length, "surrogatepass");
+}
+
+/* Returns a short text: the one in memory if an other state has it. In one state, texts that are stored apart stay apart, so
+   that it is stored again as it was. */
+static PyObject *
+short_text(StateReader *reader, Decoder *decoder, const unsigned char *start, size_t length)
+{
+    int is_name = is_at_name(decoder);
+    Text *place = place_of_text(reader, start, length, is_name);
+    int is_free = place != NULL && place->decoder != decoder->number;
+    if (is_free && place->text != NULL && (size_t)PyUnicode_GET_LENGTH(place->text) == length
+        && memcmp(PyUnicode_1BYTE_DATA(place->text), start, length) == 0) {
+        place->decoder = decoder->number;
+        return Py_NewRef(place->text);
+    }
+    PyObject *text = make_text(start, length);
+    if (is_free && text != NULL && PyUnicode_IS_ASCII(text)) {
+        if (is_name)
+            PyUnicode_InternInPlace(&text);
+        Py_XSETREF(place->text, Py_NewRef(text));
+        place->decoder = decoder->number;
+    }
+    return text;
+}
+
+static int
+read_text(StateReader *reader, Decoder *decoder, int bytes)
 {
     size_t length;
     const unsigned char *start = take(decoder, bytes, &length);
-    return start != NULL && push(decoder, PyUnicode_DecodeUTF8((const char *)start, (Py_ssize_t)length, "surrogatepass"));
+    if (start == NULL)
+        return 0;
+    int is_short = length > 1 && length <= LONGEST_TEXT; /* Python itself shares those of one character */
+    return push(decoder, is_short ? short_text(reader, decoder, start, length) : make_text(start, length));
 }
 
 static int
@@ -543,9 +608,9 @@ step(StateReader *reader, Decoder *decoder, unsigned char opcode)
     case 'B': /* BINBYTES */
         return read_bytes(decoder, 4);
     case 0x8c: /* SHORT_BINUNICODE */
-        return read_text(decoder, 1);
+        return read_text(reader, decoder, 1);
     case 'X': /* BINUNICODE */
-        return read_text(decoder, 4);
+        return read_text(reader, decoder, 4);
     case '}': /* EMPTY_DICT */
         return push(decoder, PyDict_New());
     case ']': /* EMPTY_LIST */
@@ -849,7 +914,7 @@ load_record(StateReader *reader, PyObject *object, PyObject *record)
         Py_DECREF(layout);
         return 0;
     }
-    Decoder decoder = {.at = state_start, .end = end};
+    Decoder decoder = {.at = state_start, .end = end, .number = ++reader->decoders};
     vector_init(&decoder.stack);
     vector_init(&decoder.memo);
     Py_ssize_t memo = reader->classes[index].memo;
@@ -924,13 +989,17 @@ reader_clear(StateReader *self)
     }
     PyMem_Free(self->classes);
     self->classes = NULL;
+    for (size_t i = 0; self->texts != NULL && i < (size_t)2 << TEXT_BITS; i++)
+        Py_CLEAR(self->texts[i].text);
     return 0;
 }
 
 static void
 reader_dealloc(StateReader *self)
 {
+    Text *texts = self->texts;
     free_object((PyObject *)self, (inquiry)reader_clear);
+    PyMem_Free(texts);
 }
 
 static PyObject *

@@ -149,7 +149,7 @@ def shown(value: object, seen: dict[int, int] | None = None) -> object:
     seen = {} if seen is None else seen
     if isinstance(value, PersistentObject):
         return name_of(type(value)), value._p_oid
-    if isinstance(value, dict | list | tuple | set | frozenset):
+    if isinstance(value, dict | list | tuple | set | frozenset) or (isinstance(value, str) and len(value) > 1):
         if id(value) in seen:
             return "the same", seen[id(value)]
         seen[id(value)] = len(seen)
@@ -301,6 +301,34 @@ def test_usual_states_are_loaded_in_c(name: str, is_compressed: bool) -> None:
     assert load_in_c(world, record)
     assert world.obj._p_status == SAVED
     same_in_both(cls, record)
+
+
+def test_states_share_short_texts_and_each_keeps_its_own_apart() -> None:
+    world = World(Node)
+    twice = "".join(["sha", "red"]), "".join(["sha", "red"])
+    assert twice[0] is not twice[1]
+    state = {"first": twice[0], "other": [twice[1], twice[0], ("é" * 9, "y" * 41, "first")]}
+    objects: list[Any] = [world.add(number, Node) for number in (20, 21)]
+    for obj in objects:
+        assert world.reader._states is not None
+        assert world.reader._states.load(obj, pack_record(obj._p_oid or b"", data_of(Node, state), b""))
+    one, two = objects
+    assert one.first is two.first
+    assert one.other[0] is not one.first
+    assert one.other[1] is one.first
+    assert one.other[2] == two.other[2] == ("é" * 9, "y" * 41, "first")
+    assert [sys.intern(name) is name for name in vars(one)] == [True, True]
+
+
+def test_texts_that_take_the_places_of_others_are_loaded_as_they_are() -> None:
+    world = World(Node)
+    for seed in range(30):
+        texts = [f"{seed}{'x' * (number % 45)}{number * seed % 97}" for number in range(600)]
+        obj: Any = world.add(100 + seed, Node)
+        state = {"a": texts, **dict.fromkeys(texts[:300])}
+        assert world.reader._states is not None
+        assert world.reader._states.load(obj, pack_record(obj._p_oid, data_of(Node, state), b""))
+        assert vars(obj) == state
 
 
 def test_states_that_share_the_memo_of_their_class_are_loaded_in_c() -> None:
