@@ -97,6 +97,11 @@ class _Middleware(Generic[App]):
                 f"{type(self).__name__}({app!r}, {db!r}): it takes the application, which is callable, and then the "
                 "Database, which durus.open() returns"
             )
+        if type(max_body) is not int or not callable(commits):
+            raise ArgumentError(
+                f"{type(self).__name__}(max_body={max_body!r}, commits={commits!r}): max_body is a number of bytes, "
+                "and commits a function that takes a status"
+            )
         db.new_tries(tries)  # checks the number now, not with the first request
         self._app = app
         self._db = db

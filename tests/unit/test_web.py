@@ -252,6 +252,30 @@ def test_wrong_arguments_are_refused_before_a_request(
         kind(*app_and_db, tries=0)
 
 
+@pytest.mark.parametrize("kind", [web.WSGIMiddleware, web.ASGIMiddleware])
+@pytest.mark.parametrize("options", [{"max_body": "1M"}, {"max_body": True}, {"commits": None}, {"commits": True}])
+def test_wrong_options_are_refused_before_a_request(
+    kind: Callable[..., object], options: dict[str, object], db: Db
+) -> None:
+    with pytest.raises(ArgumentError, match="max_body is a number of bytes, and commits a function"):
+        kind(print, db, **options)
+
+
+def test_a_commit_of_a_connection_in_a_request_does_not_wait_for_the_request(tmp_path: Path) -> None:
+    def app(environ: web.Environ, start: web.StartResponse) -> list[bytes]:
+        web.root()["n"] += 1
+        with db.connection() as connection:
+            connection.get_root()["n"] += 1
+            connection.commit()
+        start("200 OK", [])
+        return []
+
+    with durus.open(tmp_path / "f") as db:
+        db.run(lambda root: root.update(n=0))
+        with pytest.raises(TransactionError, match="inside of an exclusive transaction"):
+            web.WSGIMiddleware(app, db)({"wsgi.input": io.BytesIO()}, lambda *_: lambda _: None)
+
+
 @pytest.mark.spec("WEB-5")
 def test_there_is_no_root_outside_of_a_request() -> None:
     with pytest.raises(StateError, match="there is no request"):
