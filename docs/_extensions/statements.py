@@ -15,7 +15,7 @@ from sphinx.environment import BuildEnvironment
 from sphinx.transforms import SphinxTransform
 from sphinx.util.typing import ExtensionMetadata
 
-EXAMPLES = ("dfs20", "exchange", "pack", "record", "shelf", "steps", "write")
+EXAMPLES = ("dfs20", "exchange", "large", "pack", "record", "shelf", "steps", "write")
 """The kinds of examples in spec/, which are shown as they are."""
 _ID = r"[A-Z]+[0-9]?-[1-9][0-9]*"
 _NAMED = re.compile(rf"\[({_ID})\]")
