@@ -264,16 +264,16 @@ def test_wrong_options_are_refused_before_a_request(
 def test_a_commit_of_a_connection_in_a_request_does_not_wait_for_the_request(tmp_path: Path) -> None:
     def app(environ: web.Environ, start: web.StartResponse) -> list[bytes]:
         web.root()["n"] += 1
-        with db.connection() as connection:
+        with database.connection() as connection:
             connection.get_root()["n"] += 1
             connection.commit()
         start("200 OK", [])
         return []
 
-    with durus.open(tmp_path / "f") as db:
-        db.run(lambda root: root.update(n=0))
+    with durus.open(tmp_path / "f") as database:
+        database.run(lambda root: root.update(n=0))
         with pytest.raises(TransactionError, match="inside of an exclusive transaction"):
-            web.WSGIMiddleware(app, db)({"wsgi.input": io.BytesIO()}, lambda *_: lambda _: None)
+            web.WSGIMiddleware(app, database)({"wsgi.input": io.BytesIO()}, lambda *_: lambda _: None)
 
 
 @pytest.mark.spec("WEB-5")
