@@ -23,6 +23,7 @@ extensions = [
     "sphinx.ext.napoleon",  # after api_text, which it completes
     "command_options",
     "diagrams",
+    "file_names",
     "front_pages",
     "statements",
 ]

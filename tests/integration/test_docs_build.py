@@ -59,6 +59,12 @@ def test_a_page_loads_nothing_from_elsewhere(site: Path) -> None:
         assert [each for each in loaded if re.match(r"https?:|//", each)] == []
 
 
+def test_the_file_of_a_block_is_named(site: Path) -> None:
+    page = (site / "docs" / "tutorial.html").read_text(encoding="utf-8")
+    assert re.search(r'<span class="caption-text">test_store.py</span>', page)
+    assert "<!-- file:" not in page
+
+
 def test_diagrams_are_drawn(site: Path) -> None:
     (name,) = re.findall(r'<img[^>]*src="([^"]*\.svg)"', html(site, ROOT / "docs" / "architecture.md"))
     assert "<svg" in (site / "docs" / name).read_text(encoding="utf-8")
