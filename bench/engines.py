@@ -199,16 +199,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     if REL in options.kinds:
         peers.install([RELSTORAGE])
-    size, *larger = options.objects
-    results = {size: _measured(options, size, options.kinds, options.rounds)}
-    for objects in larger:
-        results[objects] = _measured(options, objects, POSTGRES, 1)
-    text = f"{size:,} objects:\n\n{table(results[size], options.kinds)}"
-    if larger:
-        text += f"\nGrowth, in one round:\n\n{growth_table(results, POSTGRES)}"
-    if options.write:
-        head = _HEAD.lstrip().format(rounds=options.rounds, machine=machine())
-        write_before_notes(Path(__file__).with_name("ENGINES.md"), f"{head}\n{text}")
+    size = options.objects[0]
+    results: dict[int, Results] = {}
+    text = ""
+    for objects in options.objects:
+        letters, rounds = (options.kinds, options.rounds) if objects == size else (POSTGRES, 1)
+        results[objects] = _measured(options, objects, letters, rounds)
+        text = f"{size:,} objects:\n\n{table(results[size], options.kinds)}"
+        if len(results) > 1:
+            text += f"\nGrowth, in one round:\n\n{growth_table(results, POSTGRES)}"
+        if options.write:
+            head = _HEAD.lstrip().format(rounds=options.rounds, machine=machine())
+            write_before_notes(Path(__file__).with_name("ENGINES.md"), f"{head}\n{text}")
     print(text)
     return 0
 
