@@ -75,6 +75,11 @@ def refs_of_sound(record: bytes) -> list[bytes]:
     return split_oids(record[HEAD_SIZE + _HEAD.unpack_from(record)[1] :])
 
 
+def refs_part(record: bytes) -> bytes:
+    """Return the refs of a record, side by side; anything if the record is malformed."""
+    return record[HEAD_SIZE + int.from_bytes(record[HEAD_SIZE - 4 : HEAD_SIZE], "big") :]
+
+
 def refs_outside(records: dict[bytes, bytes]) -> set[bytes]:
     """Return the oids that records refer to and that are not among their oids; they must have been checked before."""
     return {ref for record in records.values() for ref in refs_of_sound(record) if ref not in records}

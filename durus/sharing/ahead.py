@@ -5,9 +5,9 @@ only costs time.
 """
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 
-from durus.records.record import split_oids, unpack_record
+from durus.records.record import refs_of_sound
 from durus.sharing.oid_grants import OidGrants
 
 _MAX_BLOCKS = 512
@@ -27,19 +27,20 @@ class Ahead:
 
     def note_sent(self, oid: bytes) -> None:
         """Note that the client got a record that it asked for."""
-        if oid in self._sent:
+        if not self._add(oid):
             self._sent = OidGrants()  # it asks for a record that it had, so it has dropped states
-        self._add([oid])
+            self._add(oid)
 
     def note_stored(self, oids: Collection[bytes]) -> None:
         """Note that the client has these records, because it has committed them."""
-        self._add(oid for oid in oids if oid not in self._sent)
+        for oid in oids:
+            self._add(oid)
 
-    def _add(self, oids: Iterable[bytes]) -> None:
-        """Note new oids; if that would take too much memory, forget all others."""
+    def _add(self, oid: bytes) -> bool:
+        """Note an oid, and tell whether it is new; if that would take too much memory, forget all others."""
         if self._sent.block_count >= _MAX_BLOCKS:
             self._sent = OidGrants()
-        self._sent.add(oids)
+        return self._sent.add_new(oid)
 
     def having(self, oids: Collection[bytes]) -> list[bytes]:
         """Return which of these the client seems to have."""
@@ -67,16 +68,17 @@ class Ahead:
         pending = deque(records)
         looked_at = count * _LOOKED_AT
         while pending:
-            for oid in split_oids(unpack_record(pending.popleft())[2]):
+            for oid in refs_of_sound(pending.popleft()):
                 looked_at -= 1
                 if len(found) >= count or size <= 0 or looked_at < 0:
                     return found
-                if oid in self._sent:
+                if not self._add(oid):
                     continue
                 record = load(oid)
-                if record is not None:
+                if record is None:
+                    self._sent.discard([oid])
+                else:
                     size -= len(record)
-                    self._add([oid])
                     found.append(record)
                     pending.append(record)
         return found

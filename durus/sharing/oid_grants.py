@@ -34,6 +34,16 @@ class OidGrants:
             self._blocks[block] = self._blocks.get(block, 0) | bit
             self.count += 1
 
+    def add_new(self, oid: bytes) -> bool:
+        """Add an oid, and tell whether it is new."""
+        block, bit = _locate(oid)
+        before = self._blocks.get(block, 0)
+        if before & bit:
+            return False
+        self._blocks[block] = before | bit
+        self.count += 1
+        return True
+
     def discard(self, oids: Iterable[bytes]) -> None:
         """Remove those of the oids that are in the set, because they are used now."""
         for oid in oids:

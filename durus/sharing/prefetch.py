@@ -8,7 +8,7 @@ from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 
-from durus.records.record import unpack_record
+from durus.records.record import refs_part
 from durus.sharing.protocol import OKAY, Loaded
 
 _FAMILIES = 256
@@ -81,23 +81,23 @@ class Prefetch:
 
     def add_records(self, records: Iterable[bytes]) -> None:
         """Take in records that the server has sent along, as far as their objects are not loaded here already."""
+        is_loaded, kept, size = self.is_loaded, self._records, self._size
+        before = len(kept)
         for record in records:
-            if not self.is_loaded(record[:8]):
-                self._came += self._add(record)
+            oid = record[:8]
+            if not (oid in kept or is_loaded(oid) or size + len(record) > _MAX_SIZE):
+                kept[oid] = record, b""
+                size += len(record)
+        self._size = size
+        self._came += len(kept) - before
 
     def add_changed(self, records: Iterable[bytes]) -> None:
         """Take in records of objects that have changed, whose states here are to be dropped."""
         for record in records:
-            self._add(record)
-
-    def _add(self, record: bytes) -> bool:
-        """Take in a record; return False if it was there, or there is no room for it."""
-        oid = record[:8]
-        if self._size + len(record) > _MAX_SIZE or oid in self._records:
-            return False
-        self._records[oid] = record, b""
-        self._size += len(record)
-        return True
+            oid = record[:8]
+            if not (oid in self._records or self._size + len(record) > _MAX_SIZE):
+                self._records[oid] = record, b""
+                self._size += len(record)
 
     def adapt(self) -> None:
         """Choose how many records are to come along with the next one, by the use of those that came before."""
@@ -135,7 +135,7 @@ class Prefetch:
 
     def note_loaded(self, record: bytes) -> None:
         """Remember what a loaded object refers to."""
-        family = unpack_record(record)[2]
+        family = refs_part(record)
         self._usual_size += (len(record) - self._usual_size) / 8
         if self.limit and len(family) > 8:
             self._families[family] = None

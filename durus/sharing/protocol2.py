@@ -575,12 +575,16 @@ def _refuse_constant(name: str) -> object:
 def parse_loaded(body: bytes) -> list[Loaded]:
     """Return the entries of a load answer."""
     found = []
-    index = 0
-    while index < len(body):
+    index, size = 0, len(body)
+    while index < size:
         status = body[index : index + 1]
         index += 1
         if status == OKAY:
-            start, index = _sized_span(body, index, "answer")
+            start = index + _U32.size
+            length = int.from_bytes(body[index:start], "big")
+            index = start + length
+            if index > size:
+                raise _cut_off(start, length, size, "answer")
             found.append(Loaded(OKAY, body[start:index]))
         elif status in (b"I", NOT_FOUND):
             found.append(Loaded(status))
@@ -597,20 +601,21 @@ def parse_oids(body: bytes, count: int) -> list[bytes]:
 
 
 def _gen_records(body: bytes, index: int) -> Iterator[bytes]:
-    while index < len(body):
-        start, index = _sized_span(body, index, "message")
+    size = len(body)
+    while index < size:
+        start = index + _U32.size
+        length = int.from_bytes(body[index:start], "big")
+        index = start + length
+        if index > size:
+            raise _cut_off(start, length, size, "message")
         yield body[start:index]
 
 
-def _sized_span(body: bytes, index: int, whole: str) -> tuple[int, int]:
-    """Return start and end of a record whose length is at `index`; ProtocolError if the `whole` ends before it does."""
-    start = index + _U32.size
-    if start > len(body):
-        raise ProtocolError(f"the {whole} ends inside of the length of a record")
-    (length,) = _U32.unpack_from(body, index)
-    if start + length > len(body):
-        raise ProtocolError(f"a record of {length} bytes ends after its {whole}")
-    return start, start + length
+def _cut_off(start: int, length: int, size: int, whole: str) -> ProtocolError:
+    """Return the error for a record that should have `length` bytes from `start` on, in a `whole` of `size` bytes."""
+    if start > size:
+        return ProtocolError(f"the {whole} ends inside of the length of a record")
+    return ProtocolError(f"a record of {length} bytes ends after its {whole}")
 
 
 def _gen_sized(records: Iterable[bytes]) -> Iterator[bytes]:

@@ -20,6 +20,9 @@ def test_grants_are_a_set_of_oids(seed: int) -> None:
             new = [oid for oid in oids if oid not in model]
             grants.add(new)
             model.update(new)
+        elif chance.random() < 0.5:
+            assert [grants.add_new(oid) for oid in oids] == [oid not in model for oid in oids]
+            model.update(oids)
         else:
             grants.discard(oids)
             model.difference_update(oids)
