@@ -184,6 +184,7 @@ class StorageServer(Uncopied):
         """The clients that have sent Q and wait until the server has stopped."""
         self._listening: list[socket.socket] = []
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._selector: selectors.DefaultSelector | None = None
         self._stopping = asyncio.Event()
         self._stop_requested = False
         self._failure: BaseException | None = None
@@ -233,7 +234,12 @@ class StorageServer(Uncopied):
             if risk is not None:
                 _logger.warning("%s: %s", self.address, risk)
 
-    def serve(self, on_hangup: Callable[[], None] | None = None, service_manager: ServiceManager | None = None) -> None:
+    def serve(
+        self,
+        on_hangup: Callable[[], None] | None = None,
+        service_manager: ServiceManager | None = None,
+        new_loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
+    ) -> None:
         """Serve until stop(), a client's Q, SIGINT or SIGTERM; then close the storage. [WIRE-24]
 
         Signals work in the main thread only.
@@ -241,6 +247,8 @@ class StorageServer(Uncopied):
         Args:
             on_hangup: called for each SIGHUP, before certificates are read anew. [TLS-12]
             service_manager: is told when clients are served, that the server lives, and when it stops. [CMD-26]
+            new_loop: makes the event loop, such as `uvloop.new_event_loop`; None makes one of asyncio. With another one
+                the program must not fork while it serves.
 
         Raises:
             AddressError: the server cannot listen on its address.
@@ -257,14 +265,17 @@ class StorageServer(Uncopied):
         try:
             self.listen()
             self._handlers_before = {number: signal.getsignal(number) for number in handlers}
-            self._selector = selectors.DefaultSelector()
-            with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(self._selector)) as runner:
+            with asyncio.Runner(loop_factory=self._new_loop if new_loop is None else new_loop) as runner:
                 runner.run(self._serve(handlers))
         finally:
             self._loop = None
             self._restore_handlers()
             self._disk.close()
             self._close()
+
+    def _new_loop(self) -> asyncio.AbstractEventLoop:
+        self._selector = selectors.DefaultSelector()
+        return asyncio.SelectorEventLoop(self._selector)
 
     def _restore_handlers(self) -> None:
         for number, handler in self._handlers_before.items():
@@ -279,8 +290,9 @@ class StorageServer(Uncopied):
         descriptors = [each.fileno() for each in self._listening]
         descriptors += [client.descriptor for client in self.clients]
         descriptors += self._door.descriptors()
-        if self._loop is not None and isinstance(self._selector, getattr(selectors, "EpollSelector", ())):
-            descriptors.append(self._selector.fileno())
+        selector = None if self._loop is None else self._selector
+        if selector is not None and isinstance(selector, getattr(selectors, "EpollSelector", ())):
+            descriptors.append(selector.fileno())
         self._loop = None
         nothing = os.open(os.devnull, os.O_RDWR)
         for descriptor in descriptors:

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import importlib
 import itertools
 import json
 import logging
@@ -43,6 +44,8 @@ from durus.storage_server import (
 from durus.text import printable, printable_lines, without_password
 
 if TYPE_CHECKING:
+    import asyncio
+
     from durus.sharing.tls import ServerTls
 
 _MAX_ID = 2**32 - 2
@@ -241,10 +244,21 @@ def run(options: argparse.Namespace) -> int:
             name = without_password(options.file or "") or "a temporary file, which is gone when the server ends"
             tell(f"durus: listening on {server.address}, serving {name}", flush=True)
             with serving_metrics(server):
-                server.serve(on_hangup=reopen, service_manager=service_manager)
+                server.serve(reopen, service_manager, _fast_loop())
         finally:
             storage.close()
     return 0
+
+
+def _fast_loop() -> "Callable[[], asyncio.AbstractEventLoop] | None":
+    """Return what makes an event loop of uvloop, if that is installed. [CMD-29]"""
+    try:
+        uvloop = importlib.import_module("uvloop")
+    except ImportError:
+        return None
+    logging.getLogger("durus").info("the event loop is that of uvloop %s", uvloop.__version__)
+    new_event_loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return new_event_loop
 
 
 def _stop(address: SocketAddress) -> int:

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import socket
 import stat
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -331,3 +333,44 @@ def test_each_limit_has_an_option(tmp_path: Path) -> None:
         client = ClientStorage(port=server.port)
         assert client.server_status()["limits"] == given
         client.close()
+
+
+# The event loop
+
+A_UVLOOP = """
+import asyncio
+
+__version__ = "0.0"
+new_event_loop = asyncio.SelectorEventLoop
+"""
+
+
+def served_on(folder: Path, environment: dict[str, str]) -> str:
+    """Run a server with these variables, use it, end it, and return its log."""
+    server = Server("f", "--port", "0", folder=folder, environment={**os.environ, **environment})
+    connection = server.connect()
+    connection.get_root()["n"] = 1
+    connection.commit()
+    connection.get_storage().pack()
+    server.log.expect("packed in")
+    connection.close()
+    assert server.end() == 0, server.log.text
+    return server.log.text
+
+
+@pytest.mark.spec("CMD-29")
+def test_the_loop_of_uvloop_is_used_where_it_is_installed(tmp_path: Path) -> None:
+    (tmp_path / "uvloop.py").write_text(A_UVLOOP)
+    assert "the event loop is that of uvloop 0.0" in served_on(tmp_path, {"PYTHONPATH": str(tmp_path)})
+    (tmp_path / "uvloop.py").write_text("raise ImportError")
+    assert "uvloop" not in served_on(tmp_path, {"PYTHONPATH": str(tmp_path)})
+
+
+@pytest.mark.spec("CMD-29", "WIRE-24")
+@pytest.mark.skipif(not find_spec("uvloop"), reason="uvloop is not installed")
+def test_a_server_on_uvloop_serves_and_ends_in_order(tmp_path: Path) -> None:
+    log = served_on(tmp_path, {})
+    assert re.search(r"the event loop is that of uvloop \d", log)
+    assert "stopped" in log.splitlines()[-1]
+    with Connection(FileStorage(tmp_path / "f")) as connection:
+        assert connection.get_root()["n"] == 1
