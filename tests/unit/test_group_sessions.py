@@ -292,3 +292,51 @@ def test_a_storage_with_other_clients_is_shared_only_in_groups(
     monkeypatch.setattr(storage, "group_storage", lambda: None)
     with pytest.raises(ArgumentError, match="has other clients"):
         SessionCore(storage)
+
+
+@pytest.mark.spec("PG-62")
+def test_who_was_told_of_a_queued_commit_is_told_again_after_what_came_first(engine: Engine, core: SessionCore) -> None:
+    reader = core.connect()
+    Whole(core.connect(), set(), record(ONE, b"a"))
+    assert reader.sync() == [ONE]
+    engine.commit({TWO: record(TWO, b"others")})
+    take_news(core)
+    assert reader.sync() == [ONE, TWO]
+
+
+@pytest.mark.spec("PG-62")
+def test_who_was_told_of_a_group_is_told_again_of_what_is_stored_of_it(engine: Engine, core: SessionCore) -> None:
+    reader = core.connect()
+    Whole(core.connect(), set(), record(ONE, b"a"))
+    Whole(core.connect(), {TWO}, record(THREE, b"b"))
+    assert reader.sync() == [ONE, THREE]
+    write = core.begin_write()
+    engine.commit({TWO: record(TWO, b"others")})
+    write.write()
+    write.finish(None)
+    assert reader.sync() == [ONE, TWO]
+
+
+@pytest.mark.spec("PG-69")
+def test_a_group_on_its_way_goes_on_when_all_lose_track(
+    storage: EngineStorage, core: SessionCore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = Whole(core.connect(), set(), record(ONE, b"a"))
+    write = core.begin_write()
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "take_news", lambda: GroupNews(is_complete=True, changed=None))
+        take_news(core)
+    assert stored.outcomes == []
+    write.write()
+    write.finish(None)
+    assert stored.outcomes == [None]
+
+
+@pytest.mark.spec("TXN-41")
+def test_the_log_keeps_only_what_a_client_does_not_know(engine: Engine, core: SessionCore) -> None:
+    reader = core.connect()
+    for number in range(300):
+        engine.commit({oid_from_int(1000 + number): record(oid_from_int(1000 + number))})
+        take_news(core)
+        reader.sync()
+    assert len(core._log) < 200

@@ -695,3 +695,19 @@ def test_a_conflict_names_who_has_changed_an_oid_last(core: SessionCore) -> None
     store(core, nameless, record(oid))
     assert named.describe_changes([oid]) == "changed 0 s ago by another client"
     assert named.describe_changes([]) == ""
+
+
+@pytest.mark.spec("TXN-25")
+def test_a_pack_makes_no_step_while_commits_are_written(core: SessionCore) -> None:
+    session = core.connect()
+    (oid,) = session.new_oids(1)
+    store(core, session, record(oid))
+    steps = core.gen_pack()
+    progress = next(steps)
+    Attempt(session).give(record(oid))
+    write = core.begin_write()
+    assert next(steps) is progress
+    assert next(steps) is progress
+    write.write()
+    write.finish(None)
+    assert progress not in list(steps)
