@@ -441,6 +441,8 @@ class Database(Uncopied, Generic[Root]):
 
     def _give_back(self, connection: PooledConnection[Root]) -> None:
         idle = self._idle["snapshot" if connection.is_snapshot else "transaction"]
+        while connection.has_lost_root and idle:  # so have they; new ones make a root, as the first one does
+            self._discard(idle.pop())
         if self._is_closed or not connection.is_usable or len(idle) >= _MAX_IDLE:
             self._discard(connection)
             return

@@ -12,8 +12,16 @@ from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
 from durus.concurrency.call_guard import guarded
 from durus.concurrency.connecting_again import BY_NEXT_TRANSACTION
 from durus.connection import Connection
-from durus.error import ConcurrentUseError, DurusError, ReadonlyError, TransactionError, UnnotedChangeError
+from durus.error import (
+    ConcurrentUseError,
+    DurusError,
+    ReadConflictError,
+    ReadonlyError,
+    TransactionError,
+    UnnotedChangeError,
+)
 from durus.objects.trust import Entry
+from durus.oid import ROOT_OID
 from durus.persistent import PersistentBase, PersistentObject
 from durus.serialize import ObjectWriter
 from durus.storage import Storage
@@ -30,6 +38,8 @@ class PooledConnection(Connection[R], Generic[R]):
     """A connection that is asleep, and refuses all use, outside the transactions of its Database."""
 
     is_snapshot = False
+    has_lost_root = False
+    """True if there is no root any more, since the server was started again with another file. [DB-40]"""
     before_commit: Callable[[], None] | None = None
     """Raises an error if a commit with changes would wait for itself."""
 
@@ -83,7 +93,7 @@ class PooledConnection(Connection[R], Generic[R]):
     def is_usable(self) -> bool:
         """True if it can serve the next transaction."""
         is_left_over = self._guard.is_interrupted or self._was_interrupted or self.storage.is_interrupted
-        return not (self._is_closed or self._guard.is_foreign or is_left_over or self.changed)
+        return not (self._is_closed or self._guard.is_foreign or is_left_over or self.changed or self.has_lost_root)
 
     def close(self) -> None:
         self._is_closed = True
@@ -91,7 +101,12 @@ class PooledConnection(Connection[R], Generic[R]):
 
     def load_state(self, obj: PersistentBase) -> None:
         self._check_is_own(obj)
-        super().load_state(obj)
+        try:
+            super().load_state(obj)
+        except ReadConflictError:
+            with suppress(DurusError):
+                self.has_lost_root = obj is self.root and not self.storage.has_record(ROOT_OID)
+            raise
 
     def commit(self) -> None:
         self._check_is_own(None)

@@ -94,6 +94,20 @@ def test_a_connection_that_was_lost_is_made_again(short_path: Path) -> None:
     assert server.end() == 0
 
 
+@pytest.mark.spec("DB-40")
+def test_a_database_goes_on_with_a_server_that_has_another_file(short_path: Path) -> None:
+    where = f"durus+unix:{short_path}/socket"
+    server = Server("--address", f"{short_path}/socket", "--file", "f.durus", folder=short_path)
+    with durus.open(where) as db:
+        with db.connection(), db.connection(), db.connection(), db.snapshot():
+            pass
+        server.end()
+        server = Server("--address", f"{short_path}/socket", "--file", "g.durus", folder=short_path)
+        db.run(lambda root: root.update(n=1), tries=2)
+        assert number(db) == 1
+    assert server.end() == 0
+
+
 @pytest.mark.spec("DB-14", "DB-21")
 def test_threads_of_one_process_do_not_starve(db: durus.Database[Root]) -> None:
     def work(_: int) -> None:
