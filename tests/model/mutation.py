@@ -43,7 +43,8 @@ OPTIONS = ["-x", "-q", "--tb=short", "-p", "no:cacheprovider", "-p", "no:xdist",
 OPTIONS += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # Hypothesis is imported before pytest begins
 
 _SHELF = ["shelf_parts", "read_ahead", "shelf"]
-_SESSIONS = ["session", "group_sessions", "turns", "versions", "spec_examples", "connection", "shared_storage"]
+_SESSIONS = ["session", "group_sessions", "turns", "change_log", "versions", "readonly_server", "spec_examples"]
+_SESSIONS += ["connection", "shared_storage"]
 TESTS = {
     "durus/records/record.py": ["record", "bad_input"],
     "durus/files/read_ahead.py": ["read_ahead"],

@@ -1,5 +1,6 @@
 """The session core's rules, one at a time; tests/model has them in any order."""
 
+import functools
 from collections.abc import Iterator
 
 import pytest
@@ -711,3 +712,27 @@ def test_a_pack_makes_no_step_while_commits_are_written(core: SessionCore) -> No
     write.write()
     write.finish(None)
     assert progress not in list(steps)
+
+
+@pytest.mark.spec("TXN-31")
+def test_a_core_that_starts_anew_tells_all_who_wait_once(core: SessionCore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_module, "MAX_WAITING", 100)
+    first, second = core.connect(), core.connect()
+    told: list[str] = []
+    for name, session in (("first", first), ("second", second)):
+        session.begin_commit(lambda invalid: None, functools.partial(told.append, name))
+    core.when_written(lambda: told.append("written"))
+    assert first.hold(60)
+    for _ in range(2):
+        core.start_anew(is_write_lost=False)
+    assert sorted(told) == ["first", "second", "written"]
+    assert core.turn is None
+    assert not first.is_in_line
+    assert first.held_bytes == 0
+    assert second.hold(101)
+    assert (first.sync(), second.sync()) == (None, None)
+    attempt = Attempt(second)
+    assert attempt.invalid == []
+    attempt.give(record(*second.new_oids(1)))
+    write_all(core)
+    assert attempt.outcomes == [None]
