@@ -19,6 +19,7 @@ class Conversation:
         self._buffer = bytearray()
         self._event_happened = False
         self._is_closed = False
+        self._is_advancing = False
         self.received = 0
         """How many bytes have arrived."""
         self._dialog: Dialog = Dialog1(core, host, self._session)
@@ -125,11 +126,14 @@ class Conversation:
         """Release what the client holds, after its connection was closed."""
         if not self._is_closed:
             self._is_closed = True
+            if not self._is_advancing:  # otherwise _advance() does it
+                self._steps.close()  # or it would have its files open until it is collected as garbage
             self._session.close()
 
     def _advance(self, data: bytes) -> None:
         """Give the dialog what it wants of these bytes, and keep the rest of them."""
         index, size = 0, len(data)
+        self._is_advancing = True
         try:
             while not self._is_closed:
                 wanted = self._wanted
@@ -151,6 +155,10 @@ class Conversation:
                     self._go_on_with(stop.value)
         except DurusError as error:
             self._end(error)
+        finally:
+            self._is_advancing = False
+            if self._is_closed:
+                self._steps.close()
         if index < size:
             self._buffer += data[index:]
 

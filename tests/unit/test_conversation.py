@@ -93,6 +93,42 @@ def test_a_long_answer_lets_others_in_between(server: InMemoryServer) -> None:
     assert 0 < sent_at_once < len(greedy.received) / 3
 
 
+@pytest.mark.spec("WIRE2-52")
+@pytest.mark.parametrize("is_sending", [False, True])
+def test_a_client_that_goes_while_it_gets_the_file_leaves_none_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_sending: bool
+) -> None:
+    storage = FileStorage(tmp_path / "f")
+    server = InMemoryServer(storage)
+    commit_root(server.connect(), bytes(1 << 18))
+    opened: list[object] = []
+    closed: list[object] = []
+    sealed_part = storage.sealed_part
+
+    def noted(after: str) -> object:
+        part = sealed_part(after)
+        close = part.close
+
+        def noted_close() -> None:
+            closed.append(part)
+            close()
+
+        monkeypatch.setattr(part, "close", noted_close, raising=False)
+        opened.append(part)
+        return part
+
+    monkeypatch.setattr(storage, "sealed_part", noted)
+    connection = server.connect()
+    connection.sendall(encode_request(Version(2)))
+    if is_sending:
+        monkeypatch.setattr(connection, "send", lambda data: connection.conversation.close())
+    connection.conversation.receive(protocol2.encode_request(protocol2.Follow(b"")))
+    connection.conversation.close()
+    assert opened
+    assert closed == opened
+    storage.close()
+
+
 @pytest.mark.spec("WIRE-22", "WIRE2-12")
 def test_many_new_oids_let_others_in_between(server: InMemoryServer) -> None:
     greedy, other = server.connect(), server.connect()
