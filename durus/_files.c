@@ -17,7 +17,7 @@ number_at(const unsigned char *at, int size)
     return value;
 }
 
-/* Stands for find_entries, is_sound_entry. Returns the length of the entry of an object in a transaction of which `room`
+/* Stands for find_entries, record_in_page, is_sound_entry. Returns the length of the entry of an object in a transaction of which `room`
    bytes are left, without the length itself, or 0 for anything else. */
 static unsigned long long
 length_of_entry(const unsigned char *head, unsigned long long room)
@@ -126,6 +126,39 @@ find_entries(PyObject *module, PyObject *args)
         offset += 8 + (long long)length;
     }
     return PyLong_FromLongLong(offset);
+}
+
+/* Returns the bytes of a page of which so many bytes follow `offset`, a borrowed reference, or NULL. */
+static PyObject *
+page_at(PyObject *pages, long long page_size, long long offset)
+{
+    PyObject *number = PyLong_FromLongLong(offset / page_size);
+    PyObject *page = number == NULL ? NULL : PyDict_GetItemWithError(pages, number);
+    Py_XDECREF(number);
+    return page != NULL && PyBytes_CheckExact(page) && PyBytes_GET_SIZE(page) - offset % page_size >= HEAD_SIZE ? page : NULL;
+}
+
+/* Stands for record_in_page. */
+PyObject *
+record_in_page(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 5 || !PyDict_CheckExact(args[0]) || !PyBytes_Check(args[2]) || PyBytes_GET_SIZE(args[2]) != OID_SIZE)
+        return PyErr_Format(PyExc_TypeError, "record_in_page() takes a dict, a size, an oid and two offsets");
+    long long page_size = PyLong_AsLongLong(args[1]), offset = PyLong_AsLongLong(args[3]), end = PyLong_AsLongLong(args[4]);
+    if (PyErr_Occurred())
+        return NULL;
+    if (page_size <= 0 || offset < 0)
+        return PyErr_Format(PyExc_ValueError, "record_in_page() takes a size above 0, and an offset that is not below it");
+    PyObject *page = end < offset || end - offset < HEAD_SIZE ? NULL : page_at(args[0], page_size, offset);
+    if (page == NULL)
+        return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
+    Py_ssize_t index = (Py_ssize_t)(offset % page_size);
+    const unsigned char *head = (const unsigned char *)PyBytes_AS_STRING(page) + index;
+    unsigned long long length = length_of_entry(head, (unsigned long long)(end - offset));
+    if (length == 0 || memcmp(head + 8, PyBytes_AS_STRING(args[2]), OID_SIZE) != 0
+        || length > (unsigned long long)(PyBytes_GET_SIZE(page) - index - 8))
+        return Py_NewRef(Py_None);
+    return PyBytes_FromStringAndSize((const char *)head + FRAME_SIZE, (Py_ssize_t)length - (FRAME_SIZE - 8));
 }
 
 /* Sets oid and record of a pair, which are borrowed; -1 with an exception. */

@@ -621,6 +621,8 @@ static PyMethodDef module_methods[] = {
      PyDoc_STR("Tell whether a record is well-formed, and that of an oid.")},
     {"refs_outside", refs_outside, METH_O, PyDoc_STR("Return the oids that records refer to and that have none.")},
     {"pack_entries", pack_entries, METH_VARARGS, PyDoc_STR("Return the entries of records, and their offsets.")},
+    {"record_in_page", (PyCFunction)(void (*)(void))record_in_page, METH_FASTCALL,
+     PyDoc_STR("Return the record of an oid in an entry of a page.")},
     {"find_entries", find_entries, METH_VARARGS,
      PyDoc_STR("Find the sound entries of objects in a window of a file.")},
     {NULL, NULL, 0, NULL},

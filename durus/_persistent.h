@@ -156,6 +156,7 @@ SHARED PyObject *find_loaded(PyObject *sys_names, PyObject *modules, PyObject *m
 SHARED int is_value_type(PyObject *type, PyObject *value_types, PyObject *sys_names, PyObject *modules);
 SHARED PyObject *is_record_of(PyObject *module, PyObject *args);
 SHARED PyObject *refs_outside(PyObject *module, PyObject *records);
+SHARED PyObject *record_in_page(PyObject *module, PyObject *const *args, Py_ssize_t count);
 SHARED PyObject *find_entries(PyObject *module, PyObject *args);
 SHARED PyObject *pack_entries(PyObject *module, PyObject *args);
 SHARED PyObject *usual_state(PyObject *module, PyObject *args);

@@ -12,7 +12,7 @@ class ReadAhead:
 
     def __init__(self, file: ReadableFile) -> None:
         self.file = file
-        self._pages: dict[int, bytes] = {}
+        self.pages: dict[int, bytes] = {}
         """By number; a page is shorter if the sound part of the file ended in it. Several threads may read."""
 
     def window(self, offset: int, size: int, end: int) -> tuple[bytes, int]:
@@ -20,7 +20,7 @@ class ReadAhead:
 
         There are fewer, at the start of the buffer, if the file or its sound part that ends at `end` is too short.
         """
-        page = self._pages.get(offset // PAGE_SIZE)
+        page = self.pages.get(offset // PAGE_SIZE)
         if page is not None:
             index = offset % PAGE_SIZE
             if index + size <= len(page):
@@ -36,8 +36,8 @@ class ReadAhead:
             except DamageError:  # it may be in bytes that nobody has asked for
                 pass
             else:
-                if len(self._pages) >= MOST_PAGES:
-                    self._pages = {}
-                self._pages[number] = page
+                if len(self.pages) >= MOST_PAGES:
+                    self.pages = {}
+                self.pages[number] = page
                 return page[index:], 0
         return self.file.read_at(offset, max(min(size, end - offset), 0)), 0

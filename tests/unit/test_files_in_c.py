@@ -86,6 +86,41 @@ def test_entries_are_found_as_python_finds_them(
     assert (stops[0], found[0]) == (stops[1], found[1])
 
 
+@pytest.mark.spec("SHELF-5")
+@given(st.lists(entries, max_size=6), changes, st.integers(1, 900), st.integers(0, 400), oids, st.integers(-60, 9))
+def test_records_in_pages_are_read_as_python_reads_them(
+    in_python: InPython, pieces: list[bytes], changed: list[tuple[int, int]], size: int, at: int, oid: bytes, more: int
+) -> None:
+    whole = bytearray(b"".join(pieces))
+    for place, byte in changed:
+        whole[place : place + 1] = bytes([byte])
+    pages = {
+        number: bytes(whole[number * size : number * size + size]) for number in range(0, len(whole) // size + 1, 2)
+    }
+    starts = [sum(map(len, pieces[:count])) for count in range(len(pieces) + 1)]
+    for offset in (at, *starts):
+        for wanted in (oid, bytes(whole[offset + 8 : offset + 16]).ljust(8, b"x")):
+            arguments = pages, size, wanted, offset, len(whole) + more
+            assert scan.record_in_page(*arguments) == in_python.scan.record_in_page(*arguments)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ((), 8, bytes(8), 0, 9),
+        ({}, 0, bytes(8), 0, 9),
+        ({}, 8, bytes(7), 0, 9),
+        ({}, 8, bytes(8), -1, 9),
+        ({}, 8, bytes(8), 0, 1 << 64),
+        ({}, 8, bytes(8), 0, None),
+        ({}, 8, bytes(8), 0),
+    ],
+)
+def test_wrong_pages_are_refused(wrong: Any) -> None:
+    with pytest.raises((TypeError, ValueError, OverflowError)):
+        scan.record_in_page(*wrong)
+
+
 @pytest.mark.parametrize("missing", range(ENTRY_HEAD.size + 1))
 def test_an_entry_is_found_if_its_head_is_there(missing: int) -> None:
     window = entry(oid_from_int(7), 50, 2)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from durus.files.file import ReadableFile
 from durus.files.forward_reader import ForwardReader, Unsound
 from durus.files.shelf.layout import (
+    ENTRY_FRAME_SIZE,
     ENTRY_HEAD,
     SEAL_COVERED_SIZE,
     SEAL_SIZE,
@@ -128,10 +129,27 @@ def find_entries(window: bytes, window_start: int, offset: int, end: int, entrie
     return offset
 
 
+def record_in_page(pages: dict[int, bytes], page_size: int, oid: bytes, offset: int, end: int) -> bytes | None:
+    """Return the record of `oid` in the entry at `offset`; None if one page that was read does not have all of it.
+
+    It is also None if the entry is not sound, or no entry of an object of an application, or looks like a seal.
+    """
+    page, index = pages.get(offset // page_size, b""), offset % page_size
+    if len(page) - index < ENTRY_HEAD.size:
+        return None
+    length, entry_oid, record_oid, data_size = ENTRY_HEAD.unpack_from(page, index)
+    is_usual = entry_oid == oid and length != _SEAL_LENGTH and oid < FIRST_RESERVED_OID
+    if not is_usual or not is_sound_entry(offset, end, length, entry_oid, record_oid, data_size):
+        return None
+    entry_end = index + U64.size + length
+    return page[index + ENTRY_FRAME_SIZE : entry_end] if entry_end <= len(page) else None
+
+
 if not TYPE_CHECKING and implementation == "C":
     from durus import _persistent
 
     find_entries = _persistent.find_entries
+    record_in_page = _persistent.record_in_page
 
 
 def check_seal(reader: ForwardReader, start: int, end: int, is_seal_only: bool) -> Seal:

@@ -6,7 +6,7 @@ from zlib import crc32
 from durus.error import DamageError, FormatError, UnsoundTailError
 from durus.files.file import ReadableFile
 from durus.files.forward_reader import CHUNK_SIZE, Unsound
-from durus.files.read_ahead import ReadAhead
+from durus.files.read_ahead import PAGE_SIZE, ReadAhead
 from durus.files.record_file import Appended, PreparedTransaction, RecordFile
 from durus.files.shelf import recover
 from durus.files.shelf.block_checked import block_checked, if_damaged
@@ -21,7 +21,7 @@ from durus.files.shelf.layout import (
     pack_transaction,
 )
 from durus.files.shelf.offset_map import OffsetMap, build_offset_map
-from durus.files.shelf.scan import Transaction, scan_transactions
+from durus.files.shelf.scan import Transaction, record_in_page, scan_transactions
 from durus.oid import format_oid, oid_from_int
 
 EMPTY_FILE = MAGIC + U64.pack(0) + b"".join(build_offset_map([], 0))
@@ -101,7 +101,9 @@ class Shelf(RecordFile):
 
     def read_entry(self, oid: bytes, offset: int) -> bytes:
         """Return the record in the entry at `offset`, which must be of `oid`; DamageError if it is not."""
-        return read_entry(self._source, self.end if offset >= self.map.end else self.map.start, oid, offset)
+        end = self.end if offset >= self.map.end else self.map.start
+        record = record_in_page(self._source.pages, PAGE_SIZE, oid, offset, end)
+        return read_entry(self._source, end, oid, offset) if record is None else record
 
     def offsets(self) -> Iterator[tuple[bytes, int]]:
         """Yield (oid, file offset) for all current entries, in the order of the file."""
