@@ -401,9 +401,10 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
         changed: dict[bytes, PersistentObject] = {}
         try:
             self._tell_of_interrupt()
-            self._check_task()
-            self._check_thread()
-            self._check_no_savepoint()
+            if self._open_block is not None or self._savepoints:  # otherwise there is nothing to check
+                self._check_task()
+                self._check_thread()
+                self._check_no_savepoint()
             if self._only_reads and self.changed:
                 raise ReadonlyError(
                     "this connection was made with snapshot=True, so it only reads, and "
