@@ -1,18 +1,20 @@
 """The many clients of a session core as one client of an engine. Statements PG-60 to PG-69.
 
-Two connections: one reads, in the thread of the core; the other one commits, in whatever thread waits for it. A group
-of commits is one transaction of the engine, in which the members are compared with what others have changed meanwhile.
+Two connections: one reads, in the thread of the core; the other one commits, in whatever thread waits for it. A pack
+has a third one. A group of commits is one transaction of the engine, in which the members are compared with what others
+have changed meanwhile.
 """
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from typing import Protocol, Self
 
 from durus.error import DurusError, NetworkError, OutcomeUnknownError, RecordError, WriteConflictError
 from durus.oid import oid_from_int
 from durus.postgres.decisions import Candidate, Existing, News, Seen, Turn, invalid_oids, needed_oids, refusals
 from durus.postgres.rows import Row, row_of
+from durus.progress import Progress
 from durus.storage import GroupNews, GroupOutcome, Member
 
 _sleep = time.sleep
@@ -102,6 +104,9 @@ class Engine(Protocol):
         the records of these `oids`; return the oids that others changed, None for any.
         """
 
+    def get_packer(self) -> Iterator[Progress]:
+        """Return an iterator that packs in steps. [PG-40]"""
+
     def abandon(self) -> None:
         """Give up what others wait for."""
 
@@ -173,6 +178,11 @@ class PostgresGroup:
             else:
                 changed = self._reader.take_group(write.news, write.turn, _oids(write.kept_rows()))
         return GroupOutcome(changed, errors)
+
+    def gen_pack(self) -> Generator[Progress, None, None]:
+        """Pack in steps on a connection of its own. Any thread may run them, one step after the other. [PG-68]"""
+        with contextlib.closing(self._reader.open_beside()) as beside:
+            yield from beside.get_packer()
 
     def start_anew(self) -> None:
         """Give up a group whose thread was interrupted, and the turn that it may still hold."""

@@ -5,7 +5,7 @@ A storage keeps records by oid and replaces or adds a set of them in one step.
 
 import weakref
 from collections import deque
-from collections.abc import Callable, Collection, Container, Iterable, Iterator
+from collections.abc import Callable, Collection, Container, Generator, Iterable, Iterator
 from datetime import datetime
 from itertools import islice
 from typing import NamedTuple, Protocol
@@ -123,6 +123,9 @@ class GroupStorage(Protocol):
 
     def start_anew(self) -> None:
         """Give up a group whose thread was interrupted."""
+
+    def gen_pack(self) -> Generator[Progress, None, None]:
+        """Pack in steps on a connection of its own. Any thread may run them, one step after the other. [PG-68]"""
 
 
 class Commit(NamedTuple):

@@ -5,7 +5,8 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from durus.error import DurusError
@@ -156,8 +157,12 @@ class Packing:
         self.bytes_since_pack = 0
         self._has_packed = True
         self._began = time.monotonic()
-        self._steps = self._core.gen_pack()
+        beside = self._core.packer_beside()
         try:
+            if beside is not None:
+                await self._pack_beside(beside)
+                return
+            self._steps = self._core.gen_pack()
             while self._steps is not None:
                 await asyncio.sleep(_SECONDS_OF_PACKING if self._core.is_writing else 0)
                 if not self._core.is_writing:
@@ -167,6 +172,21 @@ class Packing:
             if self._waiting_for_next and not self._stopping.is_set():
                 self._waiting, self._waiting_for_next = self._waiting_for_next, []
                 self._task = self._run(self._pack())
+
+    async def _pack_beside(self, steps: Generator[Progress, None, None]) -> None:
+        """Pack by steps that wait for the answers of an engine: in a thread, so that nobody else waits. [PG-68]"""
+        error = None
+        loop = asyncio.get_running_loop()
+        worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pack")
+        try:
+            while await loop.run_in_executor(worker, next, steps, None) is not None:
+                pass
+        except DurusError as found:
+            error = found
+        finally:
+            worker.submit(steps.close)  # after the step that may still be running
+            worker.shutdown(wait=False)
+        self._end(None, error)
 
     def _do_a_step(self) -> None:
         if self._steps is not None:

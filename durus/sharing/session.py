@@ -286,6 +286,13 @@ class SessionCore:
                 steps.close()
             self._take_removed()
 
+    def packer_beside(self) -> Generator[Progress, None, None] | None:
+        """Return the steps of a pack that need no turns with the calls of this core, None if gen_pack() is needed.
+
+        Any thread may run them, one step after the other. [PG-68]
+        """
+        return None if self._group is None else self._group.gen_pack()
+
     def _take_removed(self) -> None:
         if self._group is not None:
             return  # to an engine the removal is a commit of somebody else

@@ -3,7 +3,7 @@
 It shares no code with durus/postgres. Each write is made of steps, so that a test can do something else in between.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 
 from durus.error import DurusError, DurusKeyError, OutcomeUnknownError, ReadConflictError, WriteConflictError
@@ -153,6 +153,9 @@ class EngineStorage(Storage):
     def stage(self, members: list[Member]) -> EngineWrite:
         self.under_way = EngineWrite(self, members)
         return self.under_way
+
+    def gen_pack(self) -> Generator[Progress, None, None]:
+        yield from ()
 
     def start_anew(self) -> None:
         if self.under_way is not None and self.engine.holder is self.under_way:

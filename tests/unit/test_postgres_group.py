@@ -1,10 +1,14 @@
 """Servers between programs and a PostgreSQL server: PG-60 to PG-69."""
 
-from collections.abc import Iterator
+import contextlib
+import threading
+from collections.abc import Generator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from durus.client_storage import ClientStorage
 from durus.connection import Connection
 from durus.error import (
     ConflictError,
@@ -21,11 +25,16 @@ from durus.oid import oid_from_int
 from durus.persistent_dict import PersistentDict
 from durus.postgres.connecting import Connector
 from durus.postgres_storage import PostgresStorage
+from durus.progress import Progress
 from durus.records.record import pack_record
 from durus.shared_storage import SharedStorage
 from durus.sharing.session import Session, SessionCore
+from durus.storage_server import StorageServer
 from tests.in_memory_server import InMemoryServer
+from tests.integration.serving import SECONDS
+from tests.model.engine import Engine, EngineStorage
 from tests.postgres import PostgresServer
+from tests.threaded_server import running, serving_with
 from tests.unit.databases import in_threads
 from tests.unit.test_postgres_storage import World, fill, statements_run
 
@@ -619,3 +628,66 @@ def test_pack_by_a_server_goes_on_beside_commits(world: World) -> None:
         lost["n"]
     b.abort()
     assert b.get_root()["kept"]["n"] == number
+
+
+class SlowPack:
+    """Stands for the pack of an engine whose first answer comes when it is told to."""
+
+    def __init__(self, error: DurusError | None = None) -> None:
+        self.has_begun, self.may_go_on, self.is_closed = threading.Event(), threading.Event(), threading.Event()
+        self._error = error
+
+    def __call__(self, storage: EngineStorage) -> Generator[Progress, None, None]:
+        try:
+            self.has_begun.set()
+            assert self.may_go_on.wait(SECONDS)
+            if self._error is not None:
+                raise self._error
+            yield Progress("mark", 0, None)
+        finally:
+            self.is_closed.set()
+
+
+def slow_server(
+    pack: SlowPack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> contextlib.AbstractContextManager[ClientStorage]:
+    monkeypatch.setattr(EngineStorage, "gen_pack", lambda storage: pack(storage))
+    return serving_with(StorageServer(EngineStorage(Engine()), address=tmp_path / "s"))
+
+
+@pytest.mark.spec("PG-68")
+def test_clients_of_a_server_do_not_wait_for_a_step_of_its_pack(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pack = SlowPack()
+    with slow_server(pack, monkeypatch, tmp_path) as client:
+        connection = Connection(client)
+        client.pack()
+        assert pack.has_begun.wait(SECONDS)
+        connection.get_root()["n"] = 1
+        connection.commit()
+        assert not pack.is_closed.is_set()
+        pack.may_go_on.set()
+        client.pack(wait=True)
+        assert pack.is_closed.wait(SECONDS)
+
+
+@pytest.mark.spec("PG-68", "WIRE2-30")
+def test_client_is_told_why_a_pack_by_a_server_has_failed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pack = SlowPack(DurusError("a reference leads to nothing"))
+    pack.may_go_on.set()
+    with slow_server(pack, monkeypatch, tmp_path) as client, pytest.raises(ServerError, match="leads to nothing"):
+        client.pack(wait=True)
+
+
+@pytest.mark.spec("PG-68")
+def test_server_that_stops_ends_its_pack_after_the_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pack = SlowPack()
+    with running(StorageServer(EngineStorage(Engine()), address=tmp_path / "s")) as server:
+        monkeypatch.setattr(EngineStorage, "gen_pack", lambda storage: pack(storage))
+        with contextlib.closing(ClientStorage(address=server.address)) as client:
+            client.pack()
+            assert pack.has_begun.wait(SECONDS)
+    assert not pack.is_closed.is_set()
+    pack.may_go_on.set()
+    assert pack.is_closed.wait(SECONDS)
