@@ -55,8 +55,13 @@ class _Connection(psycopg.Connection[tuple[Any, ...]]):
 
     patience = float("inf")
     """For how many seconds the server may be silent while an answer is due."""
+    is_of_parent = False
+    """True in a child of the process that made it, where nothing may be sent."""
 
     def wait(self, gen: Generator[Any, Any, Any], *limits: Any, **named: Any) -> Any:
+        if self.is_of_parent:  # psycopg leaves the pipeline when Python ends
+            gen.close()
+            return None
         limited: Any = _Limited(gen, self)  # has what psycopg calls of a generator
         return super().wait(limited, *limits, **named)
 
@@ -179,7 +184,7 @@ class Link(Uncopied):
     def leave_to_parent(self) -> None:
         """Close the descriptor of this process, and leave the session to the parent. [TXN-32]"""
         if self.is_open:
-            self._is_of_parent = True
+            self._is_of_parent = self._connection.is_of_parent = True
             _of_parent.extend((self._connection, self._in_pipeline))
             with contextlib.suppress(OSError, psycopg.Error):
                 os.close(self._connection.pgconn.socket)

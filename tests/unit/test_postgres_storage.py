@@ -3,6 +3,8 @@
 import gc
 import os
 import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -1141,6 +1143,28 @@ def test_a_child_process_is_refused_and_leaves_the_session_to_its_parent(world: 
     assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
     connection.get_root()["a"] = 1
     connection.commit()
+
+
+FORKING = """
+import os, sys
+import durus
+
+db = durus.open(sys.argv[1])
+with db.transaction() as root:
+    root["n"] = 1
+child = os.fork()
+if child:
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    with db.transaction() as root:
+        root["n"] = 2
+    db.close()
+"""
+
+
+@pytest.mark.spec("TXN-32")
+def test_a_child_process_that_ends_as_python_does_says_nothing_and_sends_nothing(world: World) -> None:
+    done = subprocess.run([sys.executable, "-c", FORKING, world.address], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_a_closed_storage_says_so_and_a_dropped_one_leaves_no_connection(world: World) -> None:
