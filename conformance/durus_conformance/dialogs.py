@@ -151,6 +151,18 @@ def _version_1() -> list[Dialog]:
             _NOTHING_MORE,
         ),
         dialog(
+            "a-record-of-almost-4-gib-of-which-few-bytes-come",
+            "WIRE-20 WIRE-25",
+            Call("load", {"oids": ["7"]}, [(b"L" + _oids(7), b"O" + _u32(2**32 - 1) + record), (b"", LOST)], REFUSED),
+            _NOTHING_MORE,
+        ),
+        dialog(
+            "almost-4-gib-of-oids-of-which-few-come",
+            "WIRE-20 WIRE-25",
+            Call("sync", {}, [(b"S", _u32(2**29 + 1) + _oids(7)), (b"", LOST)], REFUSED),
+            _NOTHING_MORE,
+        ),
+        dialog(
             "a-load-answer-that-there-is-not",
             "WIRE-25",
             Call("load", {"oids": ["7"]}, [(b"L" + _oids(7), b"?")], REFUSED),
@@ -198,6 +210,25 @@ def _version_2() -> list[Dialog]:
             _new_oids(1),
         ),
         dialog("a-message-that-there-is-not", "WIRE2-4 WIRE2-41 WIRE-25", _sync(_message("?"), REFUSED), _NOTHING_MORE),
+        dialog("an-answer-of-no-bytes", "WIRE2-3 WIRE2-41 WIRE-25", _sync(_u32(0), REFUSED), _NOTHING_MORE),
+        dialog(
+            "a-record-that-extends-beyond-its-message",
+            "WIRE2-11 WIRE2-41 WIRE-25",
+            _load([1], _message("R", b"O" + _u32(2**32 - 1) + _record(1))),
+            _NOTHING_MORE,
+        ),
+        dialog(
+            "fewer-new-oids-than-were-asked-for",
+            "WIRE2-12 WIRE2-41 WIRE-25",
+            Call("new_oids", {"count": 2}, [(_message("N", b"\0\2"), _message("N", _oids(1)))], REFUSED),
+            _NOTHING_MORE,
+        ),
+        dialog(
+            "a-point-of-more-oids-than-it-has",
+            "WIRE2-13 WIRE2-41 WIRE-25",
+            _sync(_message("Y", bytes(9) + _u32(2**29) + _oids(7)), REFUSED),
+            _NOTHING_MORE,
+        ),
         dialog(
             "an-answer-to-another-request",
             "WIRE2-41 WIRE-25",

@@ -278,10 +278,10 @@ def read_request(take: Callable[[bytes], None], max_commit: int = MAX_COMMIT) ->
 
     ProtocolError if it is malformed; LimitError, after its end, for a commit with more than `max_commit` bytes.
     """
-    size, kind = _HEAD.unpack((yield _HEAD.size))
+    size, kind = yield from _read_head()
     limit = MAX_COMMIT_MESSAGE if kind in (b"C", COMPRESSED) else MAX_REQUEST
-    if not 1 <= size <= limit:
-        raise ProtocolError(f"a message {kind!r} of {size} bytes: at least 1 and at most {limit} are possible")
+    if size > limit:
+        raise ProtocolError(f"a message {kind!r} of {size} bytes: at most {limit} are possible")
     if size > max_commit + _BESIDE_RECORDS and kind in (b"C", COMPRESSED):
         yield from _skip(size - 1)
         raise _too_long(size, max_commit)
@@ -291,6 +291,15 @@ def read_request(take: Callable[[bytes], None], max_commit: int = MAX_COMMIT) ->
     if kind == COMPRESSED:
         kind, body = _decompressed(body, MAX_COMMIT_MESSAGE, max_commit)
     return _parse_request(kind, body, take, max_commit)
+
+
+def _read_head() -> Reader[tuple[int, bytes]]:
+    """Read the size and the kind of a message; ProtocolError if it has no bytes, of which none would be the kind."""
+    (size,) = _U32.unpack((yield _U32.size))
+    if not size:
+        raise ProtocolError("a message of no bytes")
+    kind = yield 1
+    return size, kind
 
 
 def _skip(size: int) -> Reader[None]:
@@ -490,9 +499,7 @@ class Answer(NamedTuple):
 def read_answer(on_wait: Callable[[], object] | None = None) -> Reader[Answer]:
     """Read the next answer; call `on_wait` for each message that announces it before. [WIRE2-33]"""
     while True:
-        size, kind = _HEAD.unpack((yield _HEAD.size))
-        if not size:
-            raise ProtocolError("a message has no kind")
+        size, kind = yield from _read_head()
         body = yield size - 1
         if kind == COMPRESSED:
             kind, body = _decompressed(body, MAX_COMMIT_MESSAGE)

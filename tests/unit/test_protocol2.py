@@ -256,6 +256,13 @@ def test_a_client_ignores_signs_of_life_and_what_it_need_not_know() -> None:
     assert len(waits) == 3
 
 
+@pytest.mark.spec("WIRE2-3", "WIRE2-5", "WIRE2-41")
+def test_a_message_of_no_bytes_is_refused_before_more_bytes_come() -> None:
+    for read in messages.read_answer(), messages.read_request(lambda record: None):
+        with pytest.raises(ProtocolError, match="of no bytes"):
+            receive(read, source(bytes(4)))
+
+
 # Compression
 
 

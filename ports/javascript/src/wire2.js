@@ -58,6 +58,8 @@ export class Protocol2 {
 
   /** A sync point, WIRE2-13; from now on the client has heard of all changes up to it. */
   readPoint(body, at = 0) {
+    const ends = body.length < at + 13 || body.length < at + 13 + 8 * body.readUInt32BE(at + 9);
+    if (ends) this.stream.fault("a message that ends inside its oids");
     this.serial = body.readBigUInt64BE(at + 1);
     const count = body.readUInt32BE(at + 9);
     return { everything: (body[at] & 1) !== 0, oids: splitOids(body.subarray(at + 13, at + 13 + 8 * count)) };
@@ -69,6 +71,7 @@ export class Protocol2 {
       this.send("N", u16(Math.min(left, MOST_NEW_OIDS)));
       oids.push(...splitOids((await this.answer("N")).body));
     }
+    if (oids.length !== count) this.stream.fault(`${oids.length} new oids in place of ${count}`);
     return oids;
   }
 
@@ -95,7 +98,8 @@ export class Protocol2 {
       for (let at = 0; at < body.length; ) {
         const status = String.fromCharCode(body[at++]);
         if (status === "O") {
-          const end = at + 4 + body.readUInt32BE(at);
+          const end = at + 4 + (at + 4 <= body.length ? body.readUInt32BE(at) : 0);
+          if (end > body.length) this.stream.fault("a message that ends inside a record");
           found.push(body.subarray(at + 4, end));
           at = end;
         } else if (status === "I" || status === "K") found.push(status === "I" ? INVALID : null);
