@@ -22,13 +22,13 @@ IS_DEEP = os.environ.get("HYPOTHESIS_PROFILE") == "deep"
 
 
 @pytest.mark.spec("TXN-2", "TXN-7", "TXN-10", "TXN-12", "TXN-13", "TXN-14", "TXN-15", "TXN-16", "TXN-25")
-@pytest.mark.parametrize("storage", [memory_storage, file_storage])
+@pytest.mark.parametrize("storage", [memory_storage, file_storage] if IS_DEEP else [file_storage])
 def test_every_interleaving(storage: Callable[[], Storage]) -> None:
     check_all(storage, CLIENT_OPERATIONS)
 
 
 @pytest.mark.spec("TXN-16", "TXN-60", "TXN-61", "TXN-62", "TXN-63", "TXN-65")
-@pytest.mark.parametrize("storage", [memory_storage, file_storage])
+@pytest.mark.parametrize("storage", [memory_storage, file_storage] if IS_DEEP else [memory_storage])
 def test_every_interleaving_with_snapshots(storage: Callable[[], Storage]) -> None:
     check_all(storage, SNAPSHOT_OPERATIONS)
 
