@@ -256,7 +256,7 @@ def _fast_loop() -> "Callable[[], asyncio.AbstractEventLoop] | None":
         uvloop = importlib.import_module("uvloop")
     except ImportError:
         return None
-    logging.getLogger("durus").info("the event loop is that of uvloop %s", uvloop.__version__)
+    logging.getLogger("durus").debug("the event loop is that of uvloop %s", uvloop.__version__)
     new_event_loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
     return new_event_loop
 

@@ -347,7 +347,9 @@ new_event_loop = asyncio.SelectorEventLoop
 
 def served_on(folder: Path, environment: dict[str, str]) -> str:
     """Run a server with these variables, use it, end it, and return its log."""
-    server = Server("f", "--port", "0", folder=folder, environment={**os.environ, **environment})
+    server = Server(
+        "f", "--port", "0", "--logginglevel", "10", folder=folder, environment={**os.environ, **environment}
+    )
     connection = server.connect()
     connection.get_root()["n"] = 1
     connection.commit()
