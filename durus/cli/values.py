@@ -148,8 +148,8 @@ def _checked(text: str, takes_storages: bool, takes_servers: bool) -> str:
 def _refuse_mistaken_path(text: str) -> None:
     if text == ":memory:":
         raise argparse.ArgumentTypeError(
-            "':memory:' would be a file of that name: a command needs a file or a server, and `durus serve` without a "
-            "name serves a temporary file"
+            f"':memory:' would be a file of that name: a command needs a file or a server; {command('serve')} serves a "
+            "temporary file"
         )
     if "?" in text and ":" not in text:
         from durus.opening import has_options  # only if needed, because of its imports

@@ -198,7 +198,7 @@ BUGS: dict[str, Bug] = {
         SESSIONS_OVER_MEMORY,
     ),
     "a client that has lost track is told of what is known": Bug(
-        (Change(CHANGE_LOG, "return None if serial < log.start else list(", "return list("),),
+        (Change(CHANGE_LOG, "return None if serial < log.start else log.changes_after(", "return log.changes_after("),),
         SESSIONS_OVER_MEMORY,
     ),
     "what all clients have heard of is forgotten, and a bit more": Bug(
