@@ -122,6 +122,13 @@ push_tuple(Machine *machine, Py_ssize_t start)
         : add(&machine->stack, new_form(machine, machine->key_tuple, take_from(machine, start)));
 }
 
+/* Tells if a name may be repeated without being counted. [EXP-10] */
+static int
+is_short_name(PyObject *name)
+{
+    return PyUnicode_CheckExact(name) && PyUnicode_GET_LENGTH(name) <= MAX_KEY;
+}
+
 /* Stands for Context.name. */
 static int
 push_name(Machine *machine, PyObject *module, PyObject *qualname)
@@ -131,7 +138,7 @@ push_name(Machine *machine, PyObject *module, PyObject *qualname)
     PyObject *name = PyObject_CallFunctionObjArgs(machine->class_text, module, qualname, NULL);
     if (name == NULL)
         return -1;
-    if (!PyUnicode_CheckExact(name) || PyUnicode_GET_LENGTH(name) > MAX_KEY) {
+    if (!is_short_name(name)) {
         Py_DECREF(name);
         return -1;
     }
@@ -378,6 +385,11 @@ push_result(Machine *machine)
     PyObject *result = PyObject_CallFunctionObjArgs(machine->result_of, function, arguments, NULL);
     Py_DECREF(function);
     Py_DECREF(arguments);
+    PyObject *name = result == NULL ? NULL : in_form(machine, result, machine->key_class);
+    if (name != NULL && !is_short_name(name)) {
+        Py_DECREF(result);
+        return -1;
+    }
     return add(stack, result);
 }
 
@@ -433,14 +445,14 @@ run_step(Machine *machine, unsigned char opcode)
     case 0x89:
         return add(stack, Py_NewRef(Py_False));
     case '}': /* EMPTY_DICT, SETITEMS, SETITEM */
-            return add(stack, PyDict_New());
+        return add(stack, PyDict_New());
     case 'u':
         target = unmark(machine, &start);
         return set_items(machine, target, start);
     case 's':
         return has(machine, 3) ? set_items(machine, stack->items[stack->size - 3], stack->size - 2) : -1;
     case ']': /* EMPTY_LIST, APPENDS, APPEND */
-            return add(stack, PyList_New(0));
+        return add(stack, PyList_New(0));
     case 'e':
         target = unmark(machine, &start);
         return append_items(machine, target, start);

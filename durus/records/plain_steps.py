@@ -32,10 +32,8 @@ class Context:
 
     def note_fetched(self, value: Plain) -> None:
         """Note that a step used a value again."""
-        if type(value) is Form and "$class" in value:
-            self._spend(value)
-        else:
-            self.shared.note(value)
+        self.count_name(value)
+        self.shared.note(value)
 
     def name(self, module: Plain, qualname: Plain) -> Form:
         """Return the form of a class. RecordError if its name is no text, or too long. [EXP-4]"""
@@ -43,12 +41,12 @@ class Context:
             raise RecordError("its data has a class whose name is no text")
         names = present_name(module, qualname) if self.protocol <= 2 else (module, qualname)
         named = Form({"$class": class_text(*names)})
-        self._spend(named)
+        self.count_name(named)
         return named
 
-    def _spend(self, named: Form) -> None:
-        """Count the characters of a long name, which few bytes can repeat endlessly. [EXP-10]"""
-        name = named["$class"]
+    def count_name(self, value: Plain) -> None:
+        """Count the characters of a class or a reference with a long name, which few bytes can repeat. [EXP-10]"""
+        name = value.get("$class") or value.get("class") if type(value) is Form else None
         size = len(name) if isinstance(name, str) else len(str(name))
         if size > MAX_KEY:
             self._budget -= size
@@ -252,6 +250,7 @@ def result(function: Plain, arguments: Plain) -> Plain:
 def _reduce(context: Context, stack: list[Plain], marks: list[int], position: int) -> int:
     arguments = stack.pop()
     stack[-1] = result(stack[-1], arguments)
+    context.count_name(stack[-1])
     return position
 
 

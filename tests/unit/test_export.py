@@ -44,6 +44,8 @@ from durus.tools.export_lines import HEADER
 from durus.tools.import_lines import Import
 
 CLASS = b"\x80\x04cshop\nOrder\n."
+NESTED = b"cbuiltins\ngetattr\n\x940cm\nC\n\x940X\xe3\3\0\0" + b"D" * 995 + b"\x940"
+"""Puts what finds a nested class, a class, and the long name of a class in it into the memo."""
 
 
 class Order(Persistent):
@@ -265,6 +267,9 @@ def test_shared_and_cyclic_values() -> None:
         (b"\x8c\x05abc.", "can't be read"),
         (b"(cm\n" + b"C" * 999 + b"\n\x94" + b"h\0" * 5000 + b"l.", "repeats long names"),
         (b"(\x8c\x01m\x94X\xe7\x03\0\0" + b"C" * 999 + b"\x94" + b"h\0h\1\x93" * 5000 + b"l.", "repeats long names"),
+        (b"(C\x08" + bytes(8) + b"cm\n" + b"C" * 999 + b"\n\x86Q\x94" + b"h\0" * 5000 + b"l.", "repeats long names"),
+        (NESTED + b"(" + b"h\0h\1h\2\x86R" * 5000 + b"l.", "repeats long names"),
+        (NESTED + b"(h\0h\1h\2\x86R\x94" + b"h\3" * 5000 + b"l.", "repeats long names"),
     ],
 )
 def test_what_has_no_form_is_exported_as_it_is_stored(state: bytes, problem: str, tmp_path: Path) -> None:

@@ -160,6 +160,17 @@ def test_many_marks_are_left_to_the_machine(marks: int, counts: Callable[[bytes]
     counts(b"\x80\x04" + b"(" * marks + b"t" * marks + b".")
 
 
+@pytest.mark.parametrize("size", [90, 98, 99, 900])
+def test_both_count_the_characters_of_long_names_of_nested_classes(
+    size: int, counts: Callable[[bytes], Counter[bool]]
+) -> None:
+    name = b"X" + size.to_bytes(4, "little") + b"D" * size
+    nested = b"cbuiltins\ngetattr\ncm\nC\n" + name + b"\x86R"
+    counts(b"\x80\x04(" + nested + b"\x94" + b"h\0" * 5000 + b"t.")
+    total = counts(b"\x80\x04" + nested + b".")
+    assert total[True] == 2 * (len("m:C.") + size <= 100)
+
+
 def test_interrupt_in_a_call_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*arguments: object) -> object:
         raise KeyboardInterrupt
