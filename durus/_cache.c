@@ -317,7 +317,10 @@ turn_into_ghost(Cache *self, uint64_t oid, PyObject *obj)
         return -1;
     ((Persistent *)obj)->record_size = 0;
     Py_XDECREF(old);
-    return drop_state(self, obj);
+    PyObject *type = Py_NewRef(Py_TYPE(obj)); /* what is called may give the object another one */
+    int result = drop_state(self, obj);
+    Py_DECREF(type);
+    return result;
 }
 
 /* Methods */

@@ -535,7 +535,6 @@ encode_oid(Encoder *encoder, PyObject *object, uint64_t oid)
 static int
 encode_reference(Encoder *encoder, PyObject *object)
 {
-    PyObject *type = (PyObject *)Py_TYPE(object);
     Connection *connection = ((Persistent *)object)->connection;
     uint64_t oid = ((Persistent *)object)->oid;
     int result = 0;
@@ -545,7 +544,7 @@ encode_reference(Encoder *encoder, PyObject *object)
         result = ((Persistent *)object)->has_oid;
     if (result == 1)
         result = encode_oid(encoder, object, oid);
-    Py_INCREF(type);
+    PyObject *type = Py_NewRef(Py_TYPE(object)); /* which oid_of_new() may have changed */
     if (result == 1)
         result = encode_known_class(encoder, type);
     if (result == 1) {
@@ -866,10 +865,11 @@ writer_record(StateWriter *self, PyObject *const *args, Py_ssize_t count)
         return NULL;
     }
     Encoder encoder = {.writer = self, .connection = args[2], .new_objects = args[3], .take_in = args[4]};
-    PyObject *record = NULL;
+    PyObject *record = NULL, *type = Py_NewRef(Py_TYPE(args[0])); /* what is called may give the object another one */
     encoder_init(&encoder);
     int result = make_record(&encoder, (Persistent *)args[0], args[1], &record);
     encoder_free(&encoder);
+    Py_DECREF(type);
     if (result < 0)
         return NULL;
     if (result == 0 && PyErr_Occurred()) {

@@ -17,8 +17,8 @@ number_at(const unsigned char *at, int size)
     return value;
 }
 
-/* Stands for find_entries, record_in_page, is_sound_entry. Returns the length of the entry of an object in a transaction of which `room`
-   bytes are left, without the length itself, or 0 for anything else. */
+/* Stands for find_entries, record_in_page, is_sound_entry. Returns the length of the entry of an object in a transaction of
+   which `room` bytes are left, without the length itself, or 0 for anything else. */
 static unsigned long long
 length_of_entry(const unsigned char *head, unsigned long long room)
 {
@@ -128,7 +128,7 @@ find_entries(PyObject *module, PyObject *args)
     return PyLong_FromLongLong(offset);
 }
 
-/* Returns the bytes of a page of which so many bytes follow `offset`, a borrowed reference, or NULL. */
+/* Returns the page that has the head of an entry at `offset`, a borrowed reference, or NULL. */
 static PyObject *
 page_at(PyObject *pages, long long page_size, long long offset)
 {

@@ -934,7 +934,9 @@ reader_load(StateReader *self, PyObject *const *args, Py_ssize_t count)
         PyErr_SetString(PyExc_TypeError, "load() takes a persistent object and a record");
         return NULL;
     }
+    PyObject *type = Py_NewRef(Py_TYPE(args[0])); /* what is called may give the object another one */
     int result = load_record(self, args[0], args[1]);
+    Py_DECREF(type);
     if (result < 0)
         return NULL;
     if (result == 0 && PyErr_Occurred()) {

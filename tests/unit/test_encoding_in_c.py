@@ -661,6 +661,23 @@ def test_slots_that_change_while_they_are_stored_are_stored_as_they_were() -> No
     assert b"after" not in record
 
 
+@pytest.mark.spec("REC-14")
+def test_a_class_that_changes_while_the_oid_is_taken_is_the_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "Passing", type("Passing", (Persistent,), {"__module__": NAME}))
+    part = globals()["Passing"]()
+    world = of(Node, a=part)
+
+    def take_in(obj: PersistentObject) -> bytes:
+        set_slot(part, "__class__", Node)
+        del globals()["Passing"]
+        gc.collect()
+        return world.new_oid()
+
+    record = state_writer().record(world.obj, oid_from_int(1), world.connection, {}, take_in)
+    assert record is not None
+    assert b"Node" in record.partition(b"C\x08")[2]
+
+
 @pytest.mark.parametrize("oid", [None, 5, b"short", bytearray(8)])
 def test_an_oid_that_is_none_is_left_to_python(oid: Any) -> None:
     world = of(Node, a=Node())
