@@ -164,9 +164,10 @@ replace(Decoder *decoder, Py_ssize_t start, PyObject *value)
 static int
 put(Decoder *decoder, size_t index)
 {
-    /* A memo has no more entries than the pickle has bytes; of those with other numbers Python makes what it can. */
+    /* A memo has no more entries than the pickle has bytes; of those with other numbers Python makes what it can. Entries
+       that are empty don't count here: each would let the next numbers be larger. */
     Vector *memo = &decoder->memo;
-    if (!has_values(decoder, 1) || index > (size_t)(decoder->end - decoder->at) + memo->size + FEW)
+    if (!has_values(decoder, 1) || index > (size_t)(decoder->end - decoder->at) + decoder->memo_count + FEW)
         return 0;
     if (vector_reserve(memo, (Py_ssize_t)index + 1) < 0)
         return 0;

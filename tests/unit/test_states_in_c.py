@@ -7,6 +7,7 @@ import gc
 import io
 import pickle
 import sys
+import tracemalloc
 import types
 import uuid
 import zlib
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 
 from durus.error import DurusError, RecordError
 from durus.objects.cache import Cache
+from durus.objects.pickling import class_pickle
 from durus.objects.unpickling import ENCODE, RENAMED_MODULES, VALUE_TYPES
 from durus.oid import oid_from_int
 from durus.persistent import (
@@ -329,6 +331,22 @@ def test_texts_that_take_the_places_of_others_are_loaded_as_they_are() -> None:
         assert world.reader._states is not None
         assert world.reader._states.load(obj, pack_record(obj._p_oid, data_of(Node, state), b""))
         assert vars(obj) == state
+
+
+@pytest.mark.spec("REC-33")
+def test_memory_for_the_memo_is_in_proportion_to_the_state() -> None:
+    steps, state = 2500, b"\x80\x02}"
+    for number in range(steps):
+        state += b"r" + (5 * steps * number - 5 * sum(range(number))).to_bytes(4, "little")
+    world = World(Node)
+    record = pack_record(OID, class_pickle(Node) + state + b".", b"")
+    assert world.reader._states is not None
+    tracemalloc.start()
+    try:
+        assert not world.reader._states.load(world.obj, record)
+        assert tracemalloc.get_traced_memory()[1] < 100 * len(state)
+    finally:
+        tracemalloc.stop()
 
 
 def test_states_that_share_the_memo_of_their_class_are_loaded_in_c() -> None:
