@@ -33,6 +33,10 @@ class SharedValues:
             if type(value) is Form and "$tuple" in value:
                 self._argument_tuples[id(value["$tuple"])] = value
 
+    def is_used_again(self, value: Plain) -> bool:
+        """Tell if a value is a list, text or bytes that were used again: a copy would repeat what is in it. [EXP-6]"""
+        return id(value) in self._fetched and isinstance(value, str | bytes | list)
+
     def _part(self, key: str | int, part: Plain) -> Plain:
         """Return a part of a value, where arguments are the tuple that they were taken from."""
         return self._argument_tuples.get(id(part), part) if key == "args" else part

@@ -240,16 +240,19 @@ def _instance(cls: Plain, arguments: list[Plain]) -> Plain:
     return _made("$call" if arguments else "$new", cls, Form({"$tuple": arguments}))
 
 
-def result(function: Plain, arguments: Plain) -> Plain:
+def result(function: Plain, arguments: Plain, shared: SharedValues | None = None) -> Plain:
     """Return what a call gives: a form of its own for values of usual types [EXP-5], otherwise the call. [EXP-6]"""
     made = _made("$call", function, arguments)
-    found = value_of_call(made["$call"], made.get("args", []))  # type: ignore[arg-type]  # a list
+    parts: list[Plain] = made.get("args", [])  # type: ignore[assignment]  # a list, as it was made
+    if shared is not None and any(map(shared.is_used_again, parts)):
+        return made
+    found = value_of_call(made["$call"], parts)
     return made if found is None else found
 
 
 def _reduce(context: Context, stack: list[Plain], marks: list[int], position: int) -> int:
     arguments = stack.pop()
-    stack[-1] = result(stack[-1], arguments)
+    stack[-1] = result(stack[-1], arguments, context.shared)
     context.count_name(stack[-1])
     return position
 

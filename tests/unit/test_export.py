@@ -44,8 +44,6 @@ from durus.tools.export_lines import HEADER
 from durus.tools.import_lines import Import
 
 CLASS = b"\x80\x04cshop\nOrder\n."
-NESTED = b"cbuiltins\ngetattr\n\x940cm\nC\n\x940X\xe3\3\0\0" + b"D" * 995 + b"\x940"
-"""Puts what finds a nested class, a class, and the long name of a class in it into the memo."""
 
 
 class Order(Persistent):
@@ -249,6 +247,22 @@ def test_shared_and_cyclic_values() -> None:
     assert (made.args, type(made)) == (args, Made)
 
 
+@pytest.mark.spec("EXP-6", "EXP-9")
+@pytest.mark.parametrize(
+    ("function", "argument", "other"),
+    [
+        (b"builtins\nset", b"]\x94(" + b"N" * 3000 + b"e", b""),
+        (b"builtins\nfrozenset", b"]\x94(" + b"N" * 3000 + b"e", b""),
+        (b"builtins\nbytearray", b"B\xb8\x0b\0\0" + b"x" * 3000 + b"\x94", b""),
+        (b"_codecs\nencode", b"X\xb8\x0b\0\0" + b"x" * 3000 + b"\x94", b"\x8c\6latin1"),
+    ],
+)
+def test_calls_do_not_repeat_what_they_are_given(function: bytes, argument: bytes, other: bytes) -> None:
+    call = b"h\0h\1" + other + (b"\x86R" if other else b"\x85R")
+    text = read_plain(CLASS + b"\x80\x04c" + function + b"\n\x940" + argument + b"0(" + call * 300 + b"l.").json()
+    assert len(text) < 50_000
+
+
 @pytest.mark.spec("EXP-10")
 @pytest.mark.parametrize(
     ("state", "problem"),
@@ -268,8 +282,10 @@ def test_shared_and_cyclic_values() -> None:
         (b"(cm\n" + b"C" * 999 + b"\n\x94" + b"h\0" * 5000 + b"l.", "repeats long names"),
         (b"(\x8c\x01m\x94X\xe7\x03\0\0" + b"C" * 999 + b"\x94" + b"h\0h\1\x93" * 5000 + b"l.", "repeats long names"),
         (b"(C\x08" + bytes(8) + b"cm\n" + b"C" * 999 + b"\n\x86Q\x94" + b"h\0" * 5000 + b"l.", "repeats long names"),
-        (NESTED + b"(" + b"h\0h\1h\2\x86R" * 5000 + b"l.", "repeats long names"),
-        (NESTED + b"(h\0h\1h\2\x86R\x94" + b"h\3" * 5000 + b"l.", "repeats long names"),
+        (
+            b"(cbuiltins\ngetattr\ncm\nC\nX\xe3\3\0\0" + b"D" * 995 + b"\x86R\x94" + b"h\0" * 5000 + b"l.",
+            "repeats long names",
+        ),
     ],
 )
 def test_what_has_no_form_is_exported_as_it_is_stored(state: bytes, problem: str, tmp_path: Path) -> None:
