@@ -44,6 +44,8 @@ class Dialog2(Dialog):
 
     def converse(self) -> Steps:
         yield from self._begin()
+        if self._session.has_lost_track:  # the core has started anew since the client connected
+            self._session.sync()
         hello, reserve = self._host.hello, self._host.reserve
         self._host.send(messages.encode_hello(hello._replace(serial=self._session.serial)))
         while not self.is_finishing:
@@ -105,6 +107,9 @@ class Dialog2(Dialog):
                 invalid = yield from self._until_turn(lease)
                 if is_exclusive:
                     yield from self._until_sendable(invalid)
+                while session.has_lost_track:  # the core has started anew before the answer, so the turn is lost, too
+                    session.give_up_commit()
+                    invalid = yield from self._until_turn(lease)
                 self._send_point(invalid)
             case messages.Release():
                 session.give_up_commit()

@@ -31,7 +31,7 @@ from durus.records.record import pack_record
 from durus.sharing import compression
 from durus.sharing import protocol2 as messages
 from durus.sharing.oid_array import OidArray
-from durus.sharing.protocol import receive
+from durus.sharing.protocol import Version, encode_request, receive
 from durus.storage import MemoryStorage
 from tests.in_memory_server import InMemoryConnection, InMemoryServer, answers, greeted
 from tests.unit.served_items import CountingConnection, Item, items_of, store_items
@@ -179,6 +179,16 @@ def test_a_server_answers_with_the_latest_version_that_it_speaks(server: InMemor
     connection.sendall(b"V" + struct.pack(">I", wanted))
     assert connection.received[:4] == b"\0\0\0\2"
     assert not connection.is_closed
+
+
+@pytest.mark.spec("WIRE2-2", "TXN-31")
+def test_client_that_has_connected_is_greeted_after_the_core_has_started_anew(server: InMemoryServer) -> None:
+    connection = server.connect()
+    server.core.start_anew(is_write_lost=False)
+    connection.sendall(encode_request(Version(2)))
+    del connection.received[:4]
+    (answer,) = answers(connection)
+    assert messages.parse_hello(answer) == connection.hello._replace(serial=server.core.connect().serial)
 
 
 @pytest.mark.spec("WIRE2-2")
@@ -756,6 +766,30 @@ def test_the_answer_to_an_exclusive_turn_waits_for_the_records_that_it_brings(
     point = messages.parse_point(answer.body)
     assert point.invalid == list(records)
     assert point.records == ([records[oid_from_int(3)]] if is_exclusive else [])
+
+
+@pytest.mark.spec("WIRE2-15", "TXN-31")
+@pytest.mark.parametrize("is_exclusive", [True, False])
+def test_a_turn_that_was_lost_before_its_answer_is_taken_again(server: InMemoryServer, is_exclusive: bool) -> None:
+    store_items(server, 2)
+    client, other = greeted(server), server.core.connect()
+    client.sendall(messages.encode_request(messages.Options(50, 1 << 20, 0)))
+    client.sendall(messages.encode_load([oid_from_int(3)], 0))
+    assert answers(client)
+    other.begin_commit(lambda invalid: None)
+    if is_exclusive:
+        other.commit({oid_from_int(3): server.storage.load(oid_from_int(3))}, lambda error: None)  # not written yet
+    client.conversation.receive(messages.encode_request(messages.TakeTurn(is_exclusive)))
+    if not is_exclusive:
+        other.give_up_commit()  # the client has the turn, and is not told yet
+    assert server.core.turn
+    assert not answers(client)
+    server.core.start_anew(is_write_lost=False)
+    assert not server.core.turn
+    server.settle()
+    (answer,) = answers(client)
+    assert messages.parse_point(answer.body) == messages.SyncPoint(server.core.connect().serial, None, [])
+    assert server.core.turn
 
 
 @pytest.mark.spec("WIRE2-16")
