@@ -517,7 +517,7 @@ class PostgresStorage(GuardedStorage):
             self._end_without_records(link, handle_invalidations)
             return
         deadline = time.monotonic() + self._timeout
-        changed: list[bytes] | None = []
+        changed = self._untold
         while True:
             try:
                 turn, changed, existing = self._begin_commit(link, rows)

@@ -566,6 +566,25 @@ def test_a_commit_that_the_engine_rolls_back_is_tried_again(world: World, monkey
     assert other.sync() == [ROOT]
 
 
+@pytest.mark.spec("PG-25", "PG-11")
+def test_what_the_next_sync_has_to_tell_outlasts_a_commit_that_is_tried_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(world, record(ROOT), record(ONE), record(TWO))
+    client, other = world.open(), world.open()
+    put(other, record(ONE))
+    put(client, record(TWO))  # without a handler for what has changed
+    run = link_of(client).run
+
+    def failing(*given: link.Step, prepare: bool | None = None) -> list[link.Rows]:
+        monkeypatch.setattr(link_of(client), "run", run)
+        raise link.Postponed("the lock was not free in time")
+
+    monkeypatch.setattr(link_of(client), "run", failing)
+    put(client, record(TWO))
+    assert client.sync() == [ONE]
+
+
 @pytest.mark.spec("PG-25")
 def test_a_turn_that_does_not_come_is_an_error_and_leaves_nothing(
     world: World, monkeypatch: pytest.MonkeyPatch
