@@ -104,8 +104,9 @@ class PooledConnection(Connection[R], Generic[R]):
         try:
             super().load_state(obj)
         except ReadConflictError:
-            with suppress(DurusError):
-                self.has_lost_root = obj is self.root and not self.storage.has_record(ROOT_OID)
+            if obj is self.root:
+                with suppress(DurusError):
+                    self.has_lost_root = not self.storage.has_record(ROOT_OID)
             raise
 
     def commit(self) -> None:

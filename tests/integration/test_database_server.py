@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 
 import durus
-from durus.error import ClosedError, ConflictError, DisconnectedError, OutcomeUnknownError, ReadonlyError
+from durus.error import (
+    ClosedError,
+    ConflictError,
+    DisconnectedError,
+    OutcomeUnknownError,
+    ReadConflictError,
+    ReadonlyError,
+)
+from durus.persistent_dict import PersistentDict
 from durus.pool.turn import ProcessTurn
 from tests.integration.serving import SECONDS, Server, serving
 from tests.unit.databases import Root, in_threads
@@ -104,6 +112,27 @@ def test_a_database_goes_on_with_a_server_that_has_another_file(short_path: Path
         server.end()
         server = Server("--address", f"{short_path}/socket", "--file", "g.durus", folder=short_path)
         db.run(lambda root: root.update(n=1), tries=2)
+        assert number(db) == 1
+    assert server.end() == 0
+
+
+@pytest.mark.spec("DB-40")
+def test_a_database_without_its_root_goes_on_whatever_was_read_after_that(short_path: Path) -> None:
+    where = f"durus+unix:{short_path}/socket"
+    server = Server("--address", f"{short_path}/socket", "--file", "f.durus", folder=short_path)
+    with durus.open(where) as db:
+        with db.transaction() as root:
+            other = root["other"] = PersistentDict(n=1)
+        server.end()
+        server = Server("--address", f"{short_path}/socket", "--file", "g.durus", folder=short_path)
+        transaction = db.transaction()
+        root = transaction.__enter__()
+        for each in root, other:
+            with pytest.raises(ReadConflictError):
+                len(each)
+        transaction.__exit__(None, None, None)
+        with db.transaction() as root:
+            root["n"] = 1
         assert number(db) == 1
     assert server.end() == 0
 
