@@ -235,7 +235,8 @@ def _refuse_mistaken_path(where: str) -> None:
         from urllib.parse import quote  # only if needed, because of its imports
 
         path, _, query = where.partition("?")
-        meant = f"a path has no options, so write {f'file:{quote(path)}?{query}'!r}"
+        quoted = quote(path, errors="surrogatepass")  # it need not be text
+        meant = f"a path has no options, so write {f'file:{quoted}?{query}'!r}"
     else:
         return
     raise ArgumentError(

@@ -126,6 +126,12 @@ def test_a_path_that_is_meant_as_an_address_makes_no_file(
     assert os.listdir() == [where]
 
 
+@pytest.mark.spec("DB-8")
+def test_a_path_that_is_no_text_is_refused_like_others() -> None:
+    with pytest.raises(ArgumentError, match="a path has no options"):
+        durus.open("\udcff?readonly=true")
+
+
 @pytest.mark.spec("DB-1")
 @pytest.mark.parametrize(
     ("where", "shown"),
