@@ -3,7 +3,7 @@
 import dis
 import random
 import time
-from types import CodeType, FrameType
+from types import CodeType, FrameType, FunctionType
 
 from durus.error import ConflictError, DisconnectedError, OutcomeUnknownError, ServerUnreachableError
 
@@ -121,6 +121,10 @@ class Contention:
 
 
 def _code_of(function: object) -> CodeType | None:
+    """Return the code of a function, without that of the decorators around it, which others may have too."""
+    function = getattr(function, "__func__", function)  # of a method
+    while isinstance(function, FunctionType) and hasattr(function, "__wrapped__"):
+        function = function.__wrapped__
     code = getattr(function, "__code__", None)
     return code if isinstance(code, CodeType) else None
 

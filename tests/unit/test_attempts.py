@@ -192,6 +192,32 @@ def test_calls_after_one_with_conflicts_are_exclusive_from_their_first_try(
 
 
 @pytest.mark.spec("DB-26")
+def test_functions_with_the_same_decorator_are_told_apart() -> None:
+    def logged(function: Callable[..., object]) -> Callable[..., object]:
+        @functools.wraps(function)
+        def wrapper(*arguments: object) -> object:
+            return function(*arguments)
+
+        return wrapper
+
+    class Shop:
+        @logged
+        def sell(self) -> None: ...
+
+        @logged
+        @logged
+        def look(self) -> None: ...
+
+    contention, tries = attempts.Contention(), attempts.Tries(9)
+    for _ in range(2):
+        assert tries.goes_on(ConflictError())
+    contention.note(Shop().sell, tries)
+    assert not contention.expects(Shop().look)
+    assert contention.expects(Shop().sell)
+    assert contention.expects(Shop.sell)
+
+
+@pytest.mark.spec("DB-26")
 def test_not_more_than_so_many_functions_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attempts, "_MAX_REMEMBERED", 2)
     contention, tries = attempts.Contention(), attempts.Tries(9)
