@@ -99,6 +99,8 @@ class SessionCore:
         self._commits = CommitQueue(storage, knows_needs=self._group is not None)
         self._waiting_for_write: list[Callable[[], None]] = []
         self._waiting_for_news: list[OnOutcome] = []
+        self._about_to_hear: list[OnOutcome] = []
+        """Those who have waited since before take_news() asked; true wherever an exception comes."""
         self._must_news_wait = False
         """True if the news can't be told before the present write has ended. [PG-63]"""
 
@@ -156,20 +158,22 @@ class SessionCore:
 
     def take_news(self) -> None:
         """Ask once, for all that wait, what others have changed. [PG-61]"""
-        waiting, self._waiting_for_news = self._waiting_for_news, []
+        self._about_to_hear += self._waiting_for_news
+        self._waiting_for_news = []
         failure: DurusError | None = None
         try:
             if self._group is not None:
                 news = self._group.take_news()
                 if not news.is_complete:
-                    self._waiting_for_news = waiting
+                    self._waiting_for_news, self._about_to_hear = self._about_to_hear, []
                     self._must_news_wait = True
                     return
                 self._take_in(news.changed)
         except DurusError as error:
             failure = error
-        for proceed in waiting:
+        for proceed in self._about_to_hear:  # nobody, if the core has started anew
             proceed(failure)
+        self._about_to_hear = []
 
     def _take_in(self, changed: list[bytes] | None) -> None:
         """Put what others have changed before everything that is not stored yet. [PG-62]"""
@@ -331,7 +335,8 @@ class SessionCore:
             self._group.start_anew()
         elif is_write_lost:
             self._versions.sync()
-        waiting_for_news, self._waiting_for_news = self._waiting_for_news, []
+        waiting_for_news = self._about_to_hear + self._waiting_for_news
+        self._about_to_hear, self._waiting_for_news = [], []
         self._must_news_wait = False
         waiting = self._waiting_for_write
         self._versions.start_anew()

@@ -1,5 +1,7 @@
 """The session core over an engine that has other clients, too, one rule at a time; the engine is in memory."""
 
+from collections.abc import Callable
+
 import pytest
 
 from durus.error import (
@@ -15,6 +17,7 @@ from durus.oid import ROOT_OID, oid_from_int
 from durus.records.record import pack_record
 from durus.sharing.session import Session, SessionCore
 from durus.storage import GroupNews, GroupOutcome
+from tests.interrupts import each_line
 from tests.model.engine import Engine, EngineStorage
 
 ONE, TWO, THREE, FOUR = (oid_from_int(number) for number in range(1, 5))
@@ -217,6 +220,23 @@ def test_an_error_of_the_question_is_told_to_all_that_wait(storage: EngineStorag
     assert take_news(core) == [storage.failure_of_news]
     storage.failure_of_news = None
     assert take_news(core) == [None]
+
+
+@pytest.mark.spec("TXN-31", "PG-61")
+def test_all_that_wait_for_news_are_told_wherever_the_question_is_interrupted(storage: EngineStorage) -> None:
+    core = SessionCore(storage)
+    told: list[list[DurusError | None]] = []
+
+    def wait_for_news() -> Callable[[], None]:
+        told[:] = [], []
+        for outcomes in told:
+            core.when_fresh(outcomes.append)
+        return core.take_news
+
+    for where in each_line(wait_for_news):
+        core.start_anew(is_write_lost=False)
+        assert all(told), where
+        assert not core.is_news_due
 
 
 @pytest.mark.spec("PG-63")
