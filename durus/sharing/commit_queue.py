@@ -162,26 +162,27 @@ class CommitQueue:
                     self._queued.append(commit)
             lost = lost | found
 
-    def start_anew(self, is_write_lost: bool) -> list[Callable[[], None]]:
-        """Forget all commits but those that are being written; return what tells the clients of the others. [TXN-31]
+    def start_anew(self, is_write_lost: bool, to_tell: list[Callable[[], None]]) -> None:
+        """Forget all commits but those that are being written. [TXN-31]
 
         Args:
             is_write_lost: True if the write was lost together with its thread.
+            to_tell: gets what tells the clients of the others, before these are forgotten.
         """
         writing = [] if is_write_lost else [commit for commit in self.writing if commit in self._untold]
         lost = self.writing if is_write_lost else []
-        untold = [commit for commit in self._untold if commit not in writing]
+        to_tell += [
+            functools.partial(
+                commit.done, _outcome_unknown() if commit in lost else WriteConflictError(sorted(commit.records))
+            )
+            for commit in self._untold
+            if commit not in writing
+        ]
         self._queued, self.writing = [], writing
         self._untold = dict.fromkeys(writing)
         self._undurable = {}
         for commit in writing:
             self._count_undurable(commit)
-        return [
-            functools.partial(
-                commit.done, _outcome_unknown() if commit in lost else WriteConflictError(sorted(commit.records))
-            )
-            for commit in untold
-        ]
 
 
 def references(records: dict[bytes, bytes]) -> set[bytes]:

@@ -103,6 +103,8 @@ class SessionCore:
         """Those who have waited since before take_news() asked; true wherever an exception comes."""
         self._must_news_wait = False
         """True if the news can't be told before the present write has ended. [PG-63]"""
+        self._to_tell: list[Callable[[], None]] = []
+        """What tells those whose wait start_anew() ends; here until they are told, since it may be interrupted, too."""
 
     def connect(self, name: str = "") -> "Session":
         """Return the session of a new client, whose name appears in the conflicts that it causes."""
@@ -335,25 +337,24 @@ class SessionCore:
             self._group.start_anew()
         elif is_write_lost:
             self._versions.sync()
-        waiting_for_news = self._about_to_hear + self._waiting_for_news
+        to_tell = self._to_tell
+        for proceed in self._about_to_hear + self._waiting_for_news:
+            to_tell.append(functools.partial(proceed, None))  # any oid may be invalid for them, so nothing is missed
         self._about_to_hear, self._waiting_for_news = [], []
         self._must_news_wait = False
-        waiting = self._waiting_for_write
+        to_tell += self._waiting_for_write
+        self._waiting_for_write = []
         self._versions.start_anew()
         self._snapshots.start_anew(session._snapshot for session in self._sessions)
         self._log.start_anew()
         self._turns = Turns(self._clock)
         self._in_turn, self._waiting_bytes = set(), 0
-        self._waiting_for_write = []
-        ended = self._commits.start_anew(is_write_lost)
+        self._commits.start_anew(is_write_lost, to_tell)
         for session in self._sessions.copy():
-            waiting += session._start_anew()
-        for tell in ended:
+            session._start_anew(to_tell)
+        for tell in to_tell:
             tell()
-        for proceed in waiting:
-            proceed()
-        for proceed_with in waiting_for_news:
-            proceed_with(None)  # any oid may be invalid for whoever waits, so nothing is missed
+        self._to_tell = []
 
     # Snapshots
 
@@ -465,9 +466,12 @@ class Session:
         """Make every oid invalid. [TXN-31]"""
         self._reader.lose_track()
 
-    def _start_anew(self) -> list[Callable[[], None]]:
-        """Lose track, and drop a commit in progress; return the callbacks that tell the client."""
-        done, abandoned, was_in_line = self._whole, self._abandoned, self._turn is not None
+    def _start_anew(self, to_tell: list[Callable[[], None]]) -> None:
+        """Lose track, and drop a commit in progress, after `to_tell` has got what tells the client."""
+        if self._whole is not None:
+            to_tell.append(functools.partial(self._whole, WriteConflictError()))
+        elif self._turn is not None:
+            to_tell.append(self._abandoned)
         self.lose_track()
         self._turn = self._whole = None
         self._accessed = None
@@ -477,9 +481,6 @@ class Session:
         self._has_given = False
         self._held_bytes = 0
         self._grants.recount()
-        if done is not None:
-            return [lambda: done(WriteConflictError())]
-        return [abandoned] if was_in_line else []
 
     def sync(self) -> list[bytes] | None:
         """Return the invalid oids, None for any, and make them valid for this client. [TXN-20] [TXN-41]"""

@@ -1,7 +1,7 @@
 """The session core's rules, one at a time; tests/model has them in any order."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -21,6 +21,7 @@ from durus.records.record import pack_record
 from durus.sharing import session as session_module
 from durus.sharing.session import Session, SessionCore
 from durus.storage import EMPTY_COMMIT, MemoryStorage, StagedCommit
+from tests.interrupts import each_line
 
 
 def record(oid: bytes, *refs: bytes, data: bytes = b"data") -> bytes:
@@ -712,6 +713,30 @@ def test_a_pack_makes_no_step_while_commits_are_written(core: SessionCore) -> No
     write.write()
     write.finish(None)
     assert progress not in list(steps)
+
+
+@pytest.mark.spec("TXN-31")
+def test_all_who_wait_are_told_wherever_the_start_anew_is_interrupted() -> None:
+    told: list[list[object]] = []
+    cores: list[SessionCore] = []
+
+    def wait() -> Callable[[], None]:
+        core = SessionCore(MemoryStorage())
+        cores[:] = [core]
+        told[:] = [[], [], [], []]
+        queued, first, second = core.connect(), core.connect(), core.connect()
+        queued.begin_commit(lambda invalid: None)
+        queued.commit({oid: record(oid) for oid in queued.new_oids(1)}, told[0].append)
+        first.begin_commit(lambda invalid: None)
+        second.begin_commit(lambda invalid: None, functools.partial(told[1].append, None))
+        core.when_written(functools.partial(told[2].append, None))
+        core.when_fresh(told[3].append)
+        assert not any(told)
+        return functools.partial(core.start_anew, is_write_lost=False)
+
+    for where in each_line(wait):
+        cores[0].start_anew(is_write_lost=False)
+        assert all(told), where
 
 
 @pytest.mark.spec("TXN-31")
