@@ -686,6 +686,8 @@ class Session:
         self.go_back_to(serial)
         if accessed is None and self.has_turn:
             self._commit_checked(self._reader.take_invalid(), None, records, done)
+        elif accessed is None and self.has_lost_track:  # the turn was lost, too
+            done(None, WriteConflictError())
         elif accessed is None:
             raise ProtocolError("a commit came out of turn")
         elif self._turn is not None and self._turn is self._core._turns.holder:

@@ -792,6 +792,27 @@ def test_a_turn_that_was_lost_before_its_answer_is_taken_again(server: InMemoryS
     assert server.core.turn
 
 
+@pytest.mark.spec("WIRE2-15", "TXN-31")
+def test_a_commit_whose_turn_was_lost_by_a_start_anew_is_a_conflict(server: InMemoryServer) -> None:
+    store_items(server, 1)
+    client = ClientStorage(stream=server.connect())
+    oids: list[list[bytes] | None] = []
+
+    def handle(invalid: list[bytes] | None) -> None:
+        oids.append(invalid)
+        if len(oids) == 1:
+            server.core.start_anew(is_write_lost=False)
+
+    other = server.core.connect()
+    other.begin_commit(lambda invalid: None)
+    other.commit({ROOT: server.storage.load(ROOT)}, lambda error: None)
+    server.settle()
+    client.begin()
+    client.store(ROOT, server.storage.load(ROOT))
+    client.end(handle)  # in another turn, since the handler does not mind that any oid may be invalid
+    assert oids == [[ROOT], None]
+
+
 @pytest.mark.spec("WIRE2-16")
 @pytest.mark.parametrize("error", [None, KeyError])
 def test_a_turn_without_a_commit_is_given_up(server: InMemoryServer, error: type[Exception] | None) -> None:
