@@ -238,7 +238,7 @@ VERSION_2 = b"V\0\0\0\2"
 @pytest.mark.parametrize(
     ("message", "reason"),
     [
-        (VERSION_2 + b"\0\0\0\0S", "of 0 bytes"),
+        (VERSION_2 + b"\0\0\0\0S", "of no bytes"),
         (VERSION_2 + FOUR_GIB + b"L", "4294967295 bytes"),
         (VERSION_2 + FOUR_GIB + b"C", "4294967295 bytes"),
         (
