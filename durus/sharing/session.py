@@ -683,10 +683,11 @@ class Session:
         """
         if serial > self._core._log.end:
             raise ProtocolError(f"a commit from serial {serial}, which is yet to come")
+        has_started_anew = self.has_lost_track
         self.go_back_to(serial)
         if accessed is None and self.has_turn:
             self._commit_checked(self._reader.take_invalid(), None, records, done)
-        elif accessed is None and self.has_lost_track:  # the turn was lost, too
+        elif accessed is None and has_started_anew:  # the turn was lost, too
             done(None, WriteConflictError())
         elif accessed is None:
             raise ProtocolError("a commit came out of turn")
