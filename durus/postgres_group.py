@@ -1,4 +1,4 @@
-"""The many clients of a session core as one client of an engine. Statements PG-60 to PG-69.
+"""The many clients of a session core as one client of an engine. Statements PG-60 to PG-70.
 
 Two connections: one reads, in the thread of the core; the other one commits, in whatever thread waits for it. A pack
 has a third one. A group of commits is one transaction of the engine, in which the members are compared with what others

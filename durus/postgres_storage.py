@@ -407,6 +407,9 @@ class PostgresStorage(GuardedStorage):
     def set_is_loaded(self, is_loaded: Callable[[bytes], bool]) -> None:
         self._prefetch.is_loaded = is_loaded
 
+    def expect_loads(self, oids: list[bytes]) -> None:
+        self._prefetch.note_family(b"".join(sorted(oids)))
+
     @guarded
     def load(self, oid: bytes) -> bytes:
         self._require_link()

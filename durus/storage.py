@@ -403,6 +403,9 @@ class Storage(Uncopied):
             is_loaded: takes an oid, and tells whether its object is loaded.
         """
 
+    def expect_loads(self, oids: list[bytes]) -> None:
+        """Tell a storage that loads objects ahead that these are loaded next. [PG-70]"""
+
     def set_accesses(self, accesses: Accesses) -> None:
         """Tell a storage that finds conflicts itself what transactions use. It keeps no reference to `accesses`."""
 

@@ -1,7 +1,8 @@
 """Which records to load ahead: the siblings of an object. Statement TXN-26.
 
-The references of one object are a family. An application that loads one member often loads the next ones soon, so a
-load asks for these as well, and keeps their records until somebody loads or invalidates them.
+The references of one object are a family, and so are the oids that a client of a server asks for together. An
+application that loads one member often loads the next ones soon, so a load asks for these as well, and keeps their
+records until somebody loads or invalidates them.
 """
 
 from bisect import bisect_left
@@ -135,8 +136,11 @@ class Prefetch:
 
     def note_loaded(self, record: bytes) -> None:
         """Remember what a loaded object refers to."""
-        family = refs_part(record)
         self._usual_size += (len(record) - self._usual_size) / 8
+        self.note_family(refs_part(record))
+
+    def note_family(self, family: bytes) -> None:
+        """Remember oids, side by side and sorted, which are often loaded one after the other."""
         if self.limit and len(family) > 8:
             self._families[family] = None
             self._families.move_to_end(family)

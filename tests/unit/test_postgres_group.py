@@ -1,4 +1,4 @@
-"""Servers between programs and a PostgreSQL server: PG-60 to PG-69."""
+"""Servers between programs and a PostgreSQL server: PG-60 to PG-70."""
 
 import contextlib
 import threading
@@ -458,6 +458,17 @@ def test_answer_to_a_stored_commit_is_no_error_of_what_it_brings_along(
         b.commit()
         assert lost
     assert world.connect().get_root()["own"]["n"] == 2
+
+
+@pytest.mark.spec("PG-70")
+def test_many_oids_of_a_request_are_few_statements(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    oids = [oid_from_int(number) for number in range(1, 80)]
+    fill(world, record(ROOT, b"root", *oids), *map(record, oids))
+    storage = world.open()
+    client = InMemoryServer(storage).new_client(prefetch=0)
+    seen = statements_run(storage, monkeypatch)
+    assert list(client.bulk_load(oids)) == list(map(record, oids))
+    assert len(seen) == 2  # the first one shows how long records are
 
 
 @pytest.mark.spec("PG-64")
