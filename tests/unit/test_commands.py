@@ -135,7 +135,7 @@ def test_a_wrong_call_is_the_usage_and_one_line(
         (["serve", "FILE:///srv/f"], "give its path alone, /srv/f"),
         (["shell", "memory:"], "'memory:' is an address: give the path of a file"),
         (["shell", "file:f?readonly=true"], "give its path alone, f"),
-        (["shell", ":memory:"], "`durus serve` without a name serves a temporary file"),
+        (["shell", ":memory:"], "`durus serve` serves a temporary file"),
         (["serve", "f?readonly=true"], "give its path alone, f, and the options of the command, such as --readonly"),
         (["serve", "durus://localhost"], "take servers"),
         (["check", "durus+unix:/s"], "this command takes a file"),
