@@ -404,7 +404,11 @@ class Storage(Uncopied):
         """
 
     def expect_loads(self, oids: list[bytes]) -> None:
-        """Tell a storage that loads objects ahead that these are loaded next. [PG-70]"""
+        """Tell a storage that loads objects ahead what is loaded next. [PG-70]
+
+        Args:
+            oids: the oids of the objects, which need not have records.
+        """
 
     def set_accesses(self, accesses: Accesses) -> None:
         """Tell a storage that finds conflicts itself what transactions use. It keeps no reference to `accesses`."""
