@@ -20,7 +20,8 @@ import { Protocol2 } from "../src/wire2.js";
 import { vectors } from "./vectors.js";
 
 const ONLY_FOR_SERVERS = [
-  "unknown-command", "commit-beyond-the-limit", "entry-beyond-the-end-of-its-commit", "record-of-another-oid",
+  "unknown-command", "commit-beyond-the-limit", "load-of-2-to-the-29-oids",
+  "entry-of-almost-4-gib-in-a-commit", "entry-beyond-the-end-of-its-commit", "record-of-another-oid",
   "two-records-of-one-oid", "oid-of-another-client", "versions", "a-malformed-request",
   "the-server-is-stopped", "the-server-is-stopped-in-version-2", "a-message-of-no-bytes", "requests-that-do-not-wait-for-answers",
   "a-commit-that-is-incomplete-when-the-server-stops", "a-compressed-request", "a-compressed-message-of-another-size",
