@@ -18,6 +18,7 @@ enum {
     FRAME_BYTES = 1 << 16, /* when there are so many, pickle begins another frame */
     FRAME_HEAD = 9,
     BATCH = 1000, /* items, which pickle adds at a time */
+    TRIMS_BATCHES = PY_VERSION_HEX >= 0x030F0000, /* no last batch of nothing, and none of one item of a list or dict */
     DEEPEST = 50,
     CLASSES = 32,
     FEW_BYTES = 1024,
@@ -333,25 +334,30 @@ encode_list(Encoder *encoder, PyObject *value)
         return 0;
     int result = 1;
     for (Py_ssize_t i = 0; result == 1 && i < count; i++) {
-        if (PyList_GET_SIZE(value) != count || (count > 1 && i % BATCH == 0 && !write_opcode(encoder, '(', 0, 0)))
+        int is_alone = i % BATCH == 0 && i == count - 1 && (count == 1 || TRIMS_BATCHES);
+        if (PyList_GET_SIZE(value) != count || (i % BATCH == 0 && !is_alone && !write_opcode(encoder, '(', 0, 0)))
             return 0;
         PyObject *item = Py_NewRef(PyList_GET_ITEM(value, i));
         result = encode(encoder, item);
         Py_DECREF(item);
         if (result == 1 && (i == count - 1 || i % BATCH == BATCH - 1))
-            result = write_opcode(encoder, count == 1 ? 'a' : 'e', 0, 0);
+            result = write_opcode(encoder, is_alone ? 'a' : 'e', 0, 0);
     }
     return result;
 }
 
-/* Begins a batch of items with a mark before each of them that is the first of one. Pickle ends one when it is full, and
-   then begins another one, even if nothing is left for it. */
+/* Ends a batch of items that is full, and begins the next one with a mark. Up to Python 3.14, pickle does so even if nothing
+   is left for it. */
 static int
-write_batch(Encoder *encoder, Py_ssize_t found, unsigned char opcode)
+write_batch(Encoder *encoder, Py_ssize_t found, Py_ssize_t count, unsigned char opcode)
 {
     if (found % BATCH != 0)
         return 1;
-    return (found == 0 || write_opcode(encoder, opcode, 0, 0)) && write_opcode(encoder, '(', 0, 0);
+    if (found > 0 && !write_opcode(encoder, opcode, 0, 0))
+        return 0;
+    if (TRIMS_BATCHES && (found == count || (found == count - 1 && opcode == 'u')))
+        return 1;
+    return write_opcode(encoder, '(', 0, 0);
 }
 
 static int
@@ -360,7 +366,7 @@ encode_dict(Encoder *encoder, PyObject *value)
     Py_ssize_t count = PyDict_GET_SIZE(value), place = 0, found = 0;
     if (!write_opcode(encoder, '}', 0, 0) || !memoize(encoder, value))
         return 0;
-    int result = count < 2 ? 1 : write_batch(encoder, 0, 'u');
+    int result = count < 2 ? 1 : write_batch(encoder, 0, count, 'u');
     PyObject *key, *item;
     while (result == 1 && PyDict_Next(value, &place, &key, &item)) {
         Py_INCREF(key);
@@ -371,12 +377,12 @@ encode_dict(Encoder *encoder, PyObject *value)
         Py_DECREF(key);
         Py_DECREF(item);
         if (result == 1)
-            result = PyDict_GET_SIZE(value) == count && write_batch(encoder, ++found, 'u');
+            result = PyDict_GET_SIZE(value) == count && write_batch(encoder, ++found, count, 'u');
     }
     if (result == 1 && found != count)
         return 0;
-    if (result == 1 && count > 0)
-        result = write_opcode(encoder, count == 1 ? 's' : 'u', 0, 0);
+    if (result == 1 && count > 0 && !(TRIMS_BATCHES && count % BATCH == 0))
+        result = write_opcode(encoder, count == 1 || (TRIMS_BATCHES && count % BATCH == 1) ? 's' : 'u', 0, 0);
     return result;
 }
 
@@ -391,7 +397,7 @@ encode_items(Encoder *encoder, PyObject *value, unsigned char opcode)
         result = encode(encoder, item);
         Py_DECREF(item);
         if (result == 1 && opcode)
-            result = write_batch(encoder, ++found, opcode);
+            result = write_batch(encoder, ++found, PySet_GET_SIZE(value), opcode);
     }
     Py_XDECREF(items);
     return result == 1 && PyErr_Occurred() ? 0 : result;
@@ -404,7 +410,8 @@ encode_set(Encoder *encoder, PyObject *value)
     if (!write_opcode(encoder, 0x8f, 0, 0) || !memoize(encoder, value)) /* EMPTY_SET */
         return 0;
     int result = count == 0 ? 1 : encode_items(encoder, value, 0x90);
-    return result == 1 && count > 0 ? write_opcode(encoder, 0x90, 0, 0) : result; /* ADDITEMS */
+    int is_ended = count == 0 || (TRIMS_BATCHES && count % BATCH == 0);
+    return result == 1 && !is_ended ? write_opcode(encoder, 0x90, 0, 0) : result; /* ADDITEMS */
 }
 
 static int
