@@ -408,7 +408,9 @@ class PostgresStorage(GuardedStorage):
         self._prefetch.is_loaded = is_loaded
 
     def expect_loads(self, oids: list[bytes]) -> None:
-        self._prefetch.note_family(b"".join(sorted(oids)))
+        remaining = iter(oids)
+        while batch := list(islice(remaining, _LOADS_AT_A_TIME)):
+            self._prefetch.note_family(b"".join(sorted(batch)))
 
     @guarded
     def load(self, oid: bytes) -> bytes:

@@ -23,8 +23,6 @@ from durus.storage import check_record
 
 _MAX_AHEAD = 1 << 12
 """How many records that were not asked for a load may bring, whatever the client wants."""
-_EXPECTED_AT_A_TIME = 1 << 10
-"""How many oids of a request a storage is told together."""
 _NEW_OIDS_AT_A_TIME = 1 << 10
 """How many new oids are made before other clients have their turn: they take about a millisecond."""
 _TOO_MUCH_WAITS = "the server has no room for more commits that are not complete; run the transaction again"
@@ -148,9 +146,9 @@ class Dialog2(Dialog):
         records: list[bytes] = []
         size = 0
         self.load_count += len(load.oids)
-        for number, oid in enumerate(load.oids):
-            if number % _EXPECTED_AT_A_TIME == 0:
-                self._core.storage.expect_loads(load.oids[number : number + _EXPECTED_AT_A_TIME])
+        if len(load.oids) > 1:
+            self._core.storage.expect_loads(load.oids)
+        for oid in load.oids:
             if not self._has_snapshot and self._session.must_wait(oid):
                 yield from self._until_durable(oid)
             status, record = self._load_one(oid)
