@@ -3,7 +3,6 @@
 import itertools
 import os
 import pickle
-import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from pathlib import Path
 import lmdb
 
 from database_files import remove
-from workloads import GROUP_SIZE, Measured, cpu, pickled_state
+from workloads import GROUP_SIZE, Measured, cpu, pickled_state, shuffled_keys
 
 _MAP_SIZE = 1 << 32
 
@@ -84,8 +83,7 @@ def _commits(count: int, folder: Path, durable: bool) -> Measured:
 def tree(count: int, folder: Path) -> Measured:
     """LMDB's file is a tree: insert in one transaction, and read in another."""
     path = folder / "lmdb-tree"
-    keys = list(range(count))
-    random.Random(1).shuffle(keys)
+    keys = shuffled_keys(count)
     with _opened(path, durable=False) as environment:
         start = cpu()
         with environment.begin(write=True) as transaction:
@@ -125,8 +123,7 @@ def tree(count: int, folder: Path) -> Measured:
 
 def tree_commits(count: int, folder: Path) -> Measured:
     path = folder / "lmdb-tree"
-    keys = list(range(count))
-    random.Random(1).shuffle(keys)
+    keys = shuffled_keys(count)
     with _opened(path, durable=False) as environment:
         start = cpu()
         for first in range(0, count, GROUP_SIZE):

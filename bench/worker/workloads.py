@@ -286,10 +286,16 @@ def _seconds_to_open(driver: Driver, path: Path) -> float:
 # Trees
 
 
-def tree(driver: Any, count: int, folder: Path) -> Measured:
-    path = str(folder / f"{driver.__name__}-tree")
+def shuffled_keys(count: int) -> list[int]:
+    """Return the keys of a tree, in the random order in which all of them are inserted and looked up."""
     keys = list(range(count))
     random.Random(1).shuffle(keys)
+    return keys
+
+
+def tree(driver: Any, count: int, folder: Path) -> Measured:
+    path = str(folder / f"{driver.__name__}-tree")
+    keys = shuffled_keys(count)
     db = driver.open(path, durable=False)
     tree = db.root["tree"] = driver.Tree()
     db.commit()
@@ -329,8 +335,7 @@ def tree(driver: Any, count: int, folder: Path) -> Measured:
 def tree_commits(driver: Any, count: int, folder: Path) -> Measured:
     """Insert keys in random order, with a commit after each 1,000."""
     path = str(folder / f"{driver.__name__}-tree")
-    keys = list(range(count))
-    random.Random(1).shuffle(keys)
+    keys = shuffled_keys(count)
     db = driver.open(path, durable=False)
     tree = db.root["tree"] = driver.Tree()
     db.commit()
