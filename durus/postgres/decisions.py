@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from durus.oid import oid_from_int
+from durus.oid import oid_from_int, oids_from_ints
 from durus.postgres.rows import Row
 
 MAX_CHANGES = 100_000
@@ -104,7 +104,7 @@ def invalid_oids(seen: Seen, news: News) -> list[bytes] | None:
     """Return the oids that others have changed, None if it can be any. [PG-11]"""
     if lost_commits(seen, news) or news.log_from > seen.tid or news.is_cut:
         return None
-    return [oid_from_int(number) for number in sorted(set(news.oids))]
+    return oids_from_ints(sorted(set(news.oids)))
 
 
 def needed_oids(rows: Collection[Row]) -> list[int]:
