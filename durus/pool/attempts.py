@@ -97,7 +97,7 @@ class Contention:
 
     def expects(self, function: object) -> bool:
         """Tell whether the call of a function that begins now is one of them."""
-        code = _code_of(function)
+        code = _code_of(function) if self._left else None
         left = 0 if code is None else self._left.get(code, 0)
         if code is None or left == 0:
             return False
@@ -109,12 +109,14 @@ class Contention:
 
     def note(self, function: object, tries: Tries) -> None:
         """Note what the tries of a call have shown."""
+        if tries.is_quick and not tries.has_conflicts:
+            return  # as nearly always
         code = _code_of(function)
         if code is None:
             return
         if not tries.is_quick:
             self._left.pop(code, None)
-        elif tries.has_conflicts:
+        else:
             if len(self._left) >= _MAX_REMEMBERED:
                 self._left.clear()
             self._left[code] = _EXCLUSIVE_IN_A_ROW
