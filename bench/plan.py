@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 HERE = "durus5"
+PLAIN = "durus5_plain"
 DURUS_4 = "durus4"
 ZODB = "zodb_peer"
 RELSTORAGE = "relstorage_peer"
@@ -12,6 +13,7 @@ LIMITS = "limits"
 
 TITLES = {
     HERE: "Durus",
+    PLAIN: "Durus without uvloop",
     DURUS_4: "Durus 4.3",
     ZODB: "ZODB",
     RELSTORAGE: "RelStorage",
@@ -204,7 +206,7 @@ WORKLOADS = (
         "server_load",
         5_000,
         "",
-        (*_OBJECTS, LIMITS),
+        (HERE, PLAIN, DURUS_4, ZODB, LIMITS),
         (Row("per_second", "server: loads, one by one", "loads/s", (Target(1.5, DURUS_4),)),),
     ),
     Workload(
@@ -226,7 +228,7 @@ WORKLOADS = (
             f"server_commit_{clients}",
             count,
             "fsync",
-            (*_OBJECTS, LIMITS) if clients == 1 else _OBJECTS,
+            (HERE, PLAIN, DURUS_4, ZODB, *((LIMITS,) if clients == 1 else ())),
             (
                 Row("per_second", f"server: commits by {clients}", "commits/s", (Target(ratio, DURUS_4),)),
                 Row("p50_ms", f"server: commits by {clients}, p50", "ms"),

@@ -1,5 +1,6 @@
 """The table of medians and ratios."""
 
+import importlib.metadata
 import os
 import platform
 import statistics
@@ -31,7 +32,7 @@ process at its peak.
 grows with their number. RelStorage is on SQLite here; [ENGINES.md](ENGINES.md) has it on
 PostgreSQL. sqlite3 and LMDB are used by hand, with a pickle for each object. 1,000 clients are
 played by one process that speaks the protocols without objects; a commit's time begins when it was
-due.
+due. Servers of Durus are those of `durus serve`, with `durus[fast]` where nothing else is said.
 
 {machine}
 
@@ -132,5 +133,13 @@ def _bound(values: list[float], at_most: float | None) -> str:
 
 def machine() -> str:
     """Describe what the figures of this run depend on."""
-    python = f"Python {platform.python_version()}, the base classes of Durus in {implementation}"
+    python = f"Python {platform.python_version()}, the base classes of Durus in {implementation}, {_loop()}"
     return f"{python}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores."
+
+
+def _loop() -> str:
+    """Tell on which event loop the servers of this Durus run."""
+    try:
+        return f"its servers on uvloop {importlib.metadata.version('uvloop')}"
+    except importlib.metadata.PackageNotFoundError:
+        return "its servers on asyncio, because durus[fast] is not installed"

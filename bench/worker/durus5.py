@@ -1,14 +1,14 @@
-"""This Durus."""
+"""This Durus; its servers are those of the command `durus serve`."""
 
 import time
 from collections.abc import Callable, Iterator
 
 import durus
+import durus.__main__
 from durus.client_storage import ClientStorage
 from durus.file_storage import FileStorage
 from durus.sharing import protocol2
 from durus.sharing.protocol import Version, encode_request, read_u32
-from durus.storage_server import StorageServer
 from durus_api import DurusDatabase, Group, Item, Tree, range_of
 from player import Conversation
 from workloads import items_of
@@ -37,7 +37,7 @@ def open(path: str, durable: bool) -> DurusDatabase:
 
 
 def serve(path: str, address: str) -> None:
-    StorageServer(FileStorage(path), address=address).serve()
+    durus.__main__.main(["serve", "--file", path, "--address", address])
 
 
 def connect(address: str, ahead: bool = True) -> DurusDatabase:
