@@ -277,9 +277,10 @@ class Storage(Uncopied):
         raise NotImplementedError
 
     def stage_sync(self) -> StagedSync:
-        """Do what sync() does in two steps, for a storage that `follows`. [CMD-63]
+        """Do what sync() does in two steps, for a storage that `follows`. [CMD-63] [CMD-67]
 
-        A file that was cut, repaired or written anew is opened again, with a DurusWarning.
+        Any thread may make this call, the first step, while others load. A file that was cut, repaired or written anew
+        is opened again, with a DurusWarning.
 
         Raises:
             FileError: the file is missing, or can't be read.

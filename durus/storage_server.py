@@ -29,6 +29,7 @@ from durus.serving.complaints import Complaints
 from durus.serving.counts import Counts, Measures
 from durus.serving.disk import Disk
 from durus.serving.door import Door
+from durus.serving.following import Following
 from durus.serving.limits import Limits
 from durus.serving.packing import OnEnd, Packing, ServedFile, WhenToPack
 from durus.serving.service_manager import ServiceManager
@@ -88,8 +89,6 @@ _SECONDS_TO_MEASURE = 4.0
 """How long another thread waits for the numbers of a server."""
 _SECONDS_BETWEEN_SUMMARIES = 60.0
 """How often the log has a summary, if anything has happened."""
-_SECONDS_BETWEEN_LOOKS = 0.2
-"""How often a server looks for what another process has written to the file that it follows. [CMD-63]"""
 
 _logger = logging.getLogger("durus")
 
@@ -200,6 +199,7 @@ class StorageServer(Uncopied):
         when = WhenToPack(gcbytes, gcinterval, gcgarbage)
         self._packing = Packing(self.core, self._file, self.counts, self._start, self._stopping, when)
         self._disk = Disk()
+        self._following = Following(self.core, self._complaints, self.settle) if storage.follows else None
         self._handlers_before: dict[int, Callable[..., object] | int | None] = {}
         self._process = os.getpid()
         _servers.add(self)
@@ -271,6 +271,8 @@ class StorageServer(Uncopied):
             self._loop = None
             self._restore_handlers()
             self._disk.close()
+            if self._following is not None:
+                self._following.close()
             self._close()
 
     def _new_loop(self) -> asyncio.AbstractEventLoop:
@@ -321,8 +323,8 @@ class StorageServer(Uncopied):
             loop.add_signal_handler(number, handler)  # in the loop: at any other moment a log line may be half written
         self._door.open(self._listening)
         by_the_clock = [self._watch_clients, self._packing.by_the_clock, self._summarize_by_the_clock, self._give_signs]
-        if self.storage.follows:
-            by_the_clock.append(self._follow_the_file)
+        if self._following is not None:
+            by_the_clock.append(self._following.by_the_clock)
         watching = [self._start(work()) for work in by_the_clock]
         self._service_manager.tell_ready(self._state())
         if not self._stop_requested:
@@ -376,6 +378,8 @@ class StorageServer(Uncopied):
             await self._writing
         self._packing.cancel()
         await self._until(lambda: self.clients <= self._quitters)
+        if self._following is not None:
+            await self._following.end()
         self._close()
         self._summarize()
         _logger.info("stopped")
@@ -520,16 +524,6 @@ class StorageServer(Uncopied):
             on_end: called when a pack has ended that began now or later. [WIRE2-30]
         """
         self._packing.start(on_end)
-
-    async def _follow_the_file(self) -> None:
-        """Show what another process writes to the file. [CMD-63]"""
-        while True:
-            await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)
-            try:
-                self.core.follow()
-            except DurusError as error:
-                self._complaints.note("what is new in the file can't be shown", error)
-            self.settle()
 
     async def _summarize_by_the_clock(self) -> None:
         while True:

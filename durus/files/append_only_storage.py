@@ -98,7 +98,7 @@ class AppendOnlyStorage(SingleFileStorage[_Opened[F]], Generic[F]):
         """The absolute name of the file."""
         self._replacer = FileReplacer(self._file_system, self._path)
         try:
-            self._opened = self._open_readonly() if readonly else self._open_for_writing(repair)
+            self._opened = self._open_readonly(self._path) if readonly else self._open_for_writing(repair)
         finally:
             if self._opened is None:
                 self.close()
@@ -118,11 +118,11 @@ class AppendOnlyStorage(SingleFileStorage[_Opened[F]], Generic[F]):
         self._directory = weakref.finalize(self, _remove_directory, folder)
         return os.path.join(folder, "temporary.durus")
 
-    def _open_readonly(self) -> _Opened[F]:
-        file = self._file_system.open(self._path, "read")
+    def _open_readonly(self, path: str) -> _Opened[F]:
+        file = self._file_system.open(path, "read")
         with closing_on_error(file):
             if is_unfinished_creation(file, self.file_format.empty_file):
-                raise FormatError(f"{self._path}: the file is empty; open it for writing once to make it a database")
+                raise FormatError(f"{path}: the file is empty; open it for writing once to make it a database")
             fixed = self._fixed(file)
             if fixed is not None:
                 return _Opened(file, fixed)
@@ -313,13 +313,12 @@ class AppendOnlyStorage(SingleFileStorage[_Opened[F]], Generic[F]):
         if opened.file.has_its_name(self._name):
             self._removed = self._removed + follower.read_on()
         else:
-            self._path = os.path.realpath(self._name)
-            self._opened = self._open_readonly()
+            path = os.path.realpath(self._name)
+            self._opened, self._path = self._open_readonly(path), path
             self._has_started_anew = True
             opened.file.close()
         self._is_following = True
 
-    @guarded
     def stage_sync(self) -> StagedSync:
         opened = self._require_open()
         if opened.follower is None:
@@ -333,11 +332,11 @@ class AppendOnlyStorage(SingleFileStorage[_Opened[F]], Generic[F]):
                 warnings.warn(f"{error}: it is read anew", DurusWarning, stacklevel=1)
             else:
                 return StagedSync(appended.oids, appended.accept)
-        self._path = os.path.realpath(self._name)
-        new = self._open_readonly()
+        path = os.path.realpath(self._name)
+        new = self._open_readonly(path)
 
         def accept() -> None:
-            self._opened = new
+            self._opened, self._path = new, path
 
         return StagedSync(None, accept, EarlierFile(opened.file, opened.record_file))
 

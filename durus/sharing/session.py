@@ -35,7 +35,7 @@ from durus.sharing.held_snapshots import HeldSnapshots, SnapshotHolder
 from durus.sharing.oid_array import OidSet
 from durus.sharing.oid_grants import OidGrants
 from durus.sharing.turns import Standing, Turn, Turns
-from durus.sharing.versions import Versions
+from durus.sharing.versions import News, Versions
 from durus.sharing.write import GroupWrite, Write, failing_write
 from durus.storage import GroupOutcome, Member, Storage, check_record, require_storage
 
@@ -317,12 +317,19 @@ class SessionCore:
 
     # Following
 
-    def follow(self) -> None:
-        """Show what another process has written to the file of the storage, which `follows` it. [CMD-63]
+    def look_ahead(self) -> News:
+        """Read what another process has written to the file of the storage, which `follows` it. [CMD-67]
 
-        FileError or DamageError if that can't be read: then the clients see what they saw.
+        Any thread may do this, while clients go on with what they see. FileError or DamageError if it can't be read.
+
+        Returns:
+            What follow() shows. The caller calls it before the next look.
         """
-        self._make_invalid(self._versions.follow())
+        return self._versions.look_ahead()
+
+    def follow(self, news: News) -> None:
+        """Show what another process has written to the file of the storage. [CMD-63]"""
+        self._make_invalid(self._versions.follow(news))
         self._snapshots.end_costly()
 
     def start_anew(self, is_write_lost: bool) -> None:

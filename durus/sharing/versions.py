@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from durus.error import DurusKeyError
 from durus.progress import Progress
-from durus.storage import StagedCommit, Storage
+from durus.storage import StagedCommit, StagedSync, Storage
 
 _BYTES_PER_VERSION = 300
 """About how many bytes a version takes in memory besides its record."""
@@ -179,6 +179,14 @@ class _Era:
         self.kept_bytes = sum(version.size for versions in kept.values() for version in versions)
 
 
+class News(NamedTuple):
+    """What another process has written, before a storage shows it."""
+
+    staged: StagedSync
+    before: dict[bytes, bytes | None]
+    """The records that it replaces, as far as snapshots needed them when it was read; None for an oid that had none."""
+
+
 class Versions:
     """A storage whose commits and packs leave its snapshots unchanged."""
 
@@ -241,16 +249,25 @@ class Versions:
             self._serial, self._under_way = self._serial + 1, {}
         return self._storage.sync()
 
-    def follow(self) -> list[bytes] | None:
+    def look_ahead(self) -> "News":
+        """Read what another process has written, and show nothing of it yet; in any thread. [CMD-67]
+
+        FileError or DamageError if the storage can't read on.
+        """
+        staged = self._storage.stage_sync()
+        before = {oid: self._load(oid) for oid in staged.oids or ()} if self._eras[-1].is_in_use else {}
+        return News(staged, before)
+
+    def follow(self, news: "News") -> list[bytes] | None:
         """Show what another process has written, and return the oids that it changes, None for any. [CMD-63]
 
-        Open snapshots continue with what they show. FileError or DamageError if the storage can't read on.
+        Open snapshots continue with what they show.
         """
         self._forget_ended()
-        staged = self._storage.stage_sync()
+        staged, before = news
         era = self._eras[-1]
         if staged.oids:
-            era.keep(staged.oids, self._serial + 1, self._load)
+            era.keep(staged.oids, self._serial + 1, lambda oid: before[oid] if oid in before else self._load(oid))
         if staged.before is not None and era.is_in_use:
             era.storage = staged.before
             self._eras = [*self._eras, _Era(self._storage)]

@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from durus.connection import Connection
 from durus.error import DurusWarning, ReadonlyError
 from durus.file_storage import FileStorage
 from durus.file_storage2 import FileStorage2
+from durus.files.file import File, Mode, OperatingSystem
 from durus.oid import ROOT_OID, oid_from_int
 from durus.persistent_dict import PersistentDict
 from durus.records.record import pack_record
@@ -48,11 +50,11 @@ def test_clients_hear_at_their_next_sync_of_what_was_appended(tmp_path: Path, ma
     put(writer, b"a")
     core = SessionCore(make(tmp_path / "f", readonly=True))
     session = core.connect()
-    core.follow()
+    core.follow(core.look_ahead())
     assert session.sync() == []
     put(writer, b"b", ONE)
     put(writer, b"c", TWO)
-    core.follow()
+    core.follow(core.look_ahead())
     assert session.load(ONE) is None
     assert data_of(session.load(ROOT_OID)) == b"a"
     assert set(session.sync() or ()) == {ONE, TWO}
@@ -73,11 +75,11 @@ def test_a_snapshot_shows_its_state_while_the_file_grows_and_is_packed(
         session.take_snapshot()
         held.append((data_of(session.load_from_snapshot(ONE)), session))
         put(writer, data, ONE)
-        core.follow()
+        core.follow(core.look_ahead())
         if data == b"c":
             writer.pack()
             put(writer, b"x", TWO)
-            core.follow()
+            core.follow(core.look_ahead())
     states = [(data, data_of(session.load_from_snapshot(ONE))) for data, session in held]  # type: ignore[attr-defined]
     assert states == [(b"a", b"a"), (b"b", b"b"), (b"c", b"c"), (b"d", b"d")]
     before_the_pack, after = (session.load_from_snapshot(TWO) for _, session in (held[1], held[2]))  # type: ignore[attr-defined]
@@ -97,14 +99,14 @@ def test_the_file_from_before_a_pack_is_open_as_long_as_a_snapshot_shows_it(tmp_
     session.take_snapshot()
     before = open_files()
     writer.pack()
-    core.follow()
+    core.follow(core.look_ahead())
     assert open_files() == before + 1
     session.drop_snapshot()
     core.connect().take_snapshot()
     assert open_files() == before
     writer.pack()
-    core.follow()
-    core.follow()
+    core.follow(core.look_ahead())
+    core.follow(core.look_ahead())
     core.connect().take_snapshot()
     core.storage.close()
     writer.close()
@@ -165,11 +167,11 @@ def test_what_rsync_appends_in_pieces_is_shown_when_a_commit_is_complete(tmp_pat
     for end in range(known + 1, len(whole) + 1, 7):
         with open(tmp_path / "copy", "ab") as copy:
             copy.write(whole[copy.tell() : end])
-        core.follow()
+        core.follow(core.look_ahead())
         assert session.sync() == ([] if end < len(whole) else [ONE])
     with open(tmp_path / "copy", "ab") as copy:
         copy.write(whole[copy.tell() :])
-    core.follow()
+    core.follow(core.look_ahead())
     session.sync()
     assert data_of(session.load(ONE)) == b"b"
 
@@ -185,7 +187,7 @@ def test_a_file_that_was_written_anew_is_read_anew_with_a_warning(tmp_path: Path
     assert data_of(session.load(ONE)) == b"b"
     os.truncate(tmp_path / "f", size)
     with pytest.warns(DurusWarning, match="it is read anew"):
-        core.follow()
+        core.follow(core.look_ahead())
     assert session.load(ONE) is None
     assert session.sync() is None
     assert data_of(session.load(ONE)) == b"a"
@@ -222,6 +224,97 @@ def test_while_the_file_is_missing_clients_see_the_last_state(
         while client.sync() == []:
             assert time.monotonic() - since < SECONDS
         assert data_of(client.load(ONE)) == b"b"
+
+
+class Slow(OperatingSystem):
+    """Opens files of which nothing is read from a certain offset on before it may be."""
+
+    def __init__(self) -> None:
+        self.is_awaited = threading.Event()
+        self.may_go_on = threading.Event()
+        self.threshold = sys.maxsize
+        """That offset, for files that are opened from now on."""
+        self.file: File | None = None
+
+    def open(self, path: str, mode: Mode) -> File:
+        self.file = file = super().open(path, mode)
+        self.slow_down(file, self.threshold)
+        return file
+
+    def slow_down(self, file: File, threshold: int) -> None:
+        read_at = file.read_at
+
+        def read(offset: int, size: int) -> bytes:
+            if offset + size > threshold:
+                self.is_awaited.set()
+                assert self.may_go_on.wait(SECONDS)
+            return read_at(offset, size)
+
+        file.read_at = read  # type: ignore[method-assign]
+
+
+@pytest.mark.spec("CMD-67")
+@pytest.mark.parametrize("is_packed", [False, True], ids=["appended", "packed"])
+@pytest.mark.parametrize("has_snapshot", [False, True], ids=["latest", "snapshot"])
+def test_clients_are_answered_while_a_file_is_read(short_path: Path, is_packed: bool, has_snapshot: bool) -> None:
+    writer = FileStorage(short_path / "f")
+    put(writer, b"a")
+    files = Slow()
+    storage = FileStorage(short_path / "f", readonly=True, file_system=files)
+    with (
+        running(StorageServer(storage, address=short_path / "s")) as server,
+        closing(ClientStorage(address=server.address, prefetch=0, protocol=2)) as client,
+    ):
+        if has_snapshot:
+            client.use_snapshots()
+            client.sync()
+        if is_packed:
+            files.threshold = 0
+        else:
+            assert files.file is not None
+            files.slow_down(files.file, (short_path / "f").stat().st_size)
+        put(writer, b"b")
+        if is_packed:
+            writer.pack()
+        assert files.is_awaited.wait(SECONDS)
+        assert data_of(client.load(ONE)) == b"a"
+        client.sync()
+        assert data_of(client.load(ONE)) == b"a"
+        assert not files.may_go_on.is_set()
+        files.may_go_on.set()
+        since = time.monotonic()
+        while client.sync() == []:
+            assert time.monotonic() - since < SECONDS
+        assert data_of(client.load(ONE)) == b"b"
+
+
+@pytest.mark.spec("CMD-67")
+def test_a_server_that_stops_leaves_the_file_open_while_it_is_read(short_path: Path) -> None:
+    writer = FileStorage(short_path / "f")
+    put(writer, b"a")
+    files = Slow()
+    storage = FileStorage(short_path / "f", readonly=True, file_system=files)
+    closed = threading.Event()
+    with running(StorageServer(storage, address=short_path / "s")) as server:
+        assert files.file is not None
+        close = files.file.close
+
+        def note() -> None:
+            closed.set()
+            close()
+
+        files.file.close = note  # type: ignore[method-assign]
+        files.slow_down(files.file, (short_path / "f").stat().st_size)
+        put(writer, b"b")
+        assert files.is_awaited.wait(SECONDS)
+        connection = server.address.get_connected_socket(SECONDS)
+        assert connection is not None
+        with closing(connection):
+            server.stop()
+            assert connection.recv(1) == b""
+        assert not closed.is_set()
+        files.may_go_on.set()
+    assert closed.is_set()
 
 
 @contextmanager
