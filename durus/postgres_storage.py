@@ -410,7 +410,7 @@ class PostgresStorage(GuardedStorage):
     def expect_loads(self, oids: list[bytes]) -> None:
         remaining = iter(oids)
         while batch := list(islice(remaining, _LOADS_AT_A_TIME)):
-            self._prefetch.note_family(b"".join(sorted(batch)))
+            self._prefetch.note_family(b"".join(sorted(batch)), len(batch))
 
     @guarded
     def load(self, oid: bytes) -> bytes:

@@ -6,6 +6,7 @@ only costs time.
 
 from collections import deque
 from collections.abc import Callable, Collection
+from itertools import islice
 
 from durus.records.record import refs_of_sound
 from durus.sharing.oid_grants import OidGrants
@@ -61,6 +62,11 @@ class Ahead:
                 size -= len(record)
                 found.append(record)
         return found
+
+    def wanted(self, records: list[bytes], count: int) -> list[bytes]:
+        """Return what follow() begins with: references of these records that the client does not seem to have."""
+        wanted = (oid for record in records for oid in refs_of_sound(record) if oid not in self._sent)
+        return list(islice(wanted, count))
 
     def follow(self, records: list[bytes], count: int, size: int, load: Load) -> list[bytes]:
         """Return records that these refer to, breadth first, without those that the client seems to have."""

@@ -164,6 +164,8 @@ class Dialog2(Dialog):
                 yield from self._until_read()
         if load.ahead and records:
             count = min(load.ahead, _MAX_AHEAD)
+            if len(records) > 1 and self._core.has_others:
+                self._core.storage.expect_loads(self._ahead.wanted(records, count))
             others = self._ahead.follow(records, count, self._options.extra_bytes, self._load_at_once)
             answers += [messages.encode_status(OKAY, record) for record in others]
             self._work += len(others)

@@ -37,8 +37,9 @@ class Prefetch:
         """How many records to ask for along with the next one: more if those that came were used, fewer if not."""
         self._came = self._used = 0
         """How many came along lately, and how many of them were used."""
-        self._families: OrderedDict[bytes, None] = OrderedDict()
-        """The references of recently loaded objects, in the order of their records; the most recently used is last."""
+        self._families: OrderedDict[bytes, int] = OrderedDict()
+        """The references of recently loaded objects, in the order of their records, with how many of them to load ahead
+        at a time; the most recently used is last."""
         self._records: dict[bytes, tuple[bytes, bytes]] = {}
         """The records loaded ahead, each with the family to which it belongs."""
         self._size = 0
@@ -46,9 +47,8 @@ class Prefetch:
         """The average length of recent records."""
 
     def siblings(self, oid: bytes, limit: int | None = None) -> list[bytes]:
-        """Return the oids to load along with this one, `limit` at most."""
-        limit = self.limit if limit is None else limit
-        if not limit:
+        """Return the oids to load along with this one, at most `limit`, or as many as their family is loaded by."""
+        if not (self.limit if limit is None else limit):
             return []
         for family in reversed(self._families):
             if family[:8] <= oid <= family[-8:]:
@@ -56,7 +56,8 @@ class Prefetch:
                 index = bisect_left(range(count), oid, key=lambda i: family[8 * i : 8 * i + 8])
                 if family[8 * index : 8 * index + 8] == oid:
                     self._families.move_to_end(family)
-                    return list(self._wanted(family, count, index, limit))
+                    most = self._families[family] if limit is None else limit
+                    return list(self._wanted(family, count, index, most))
         return []
 
     def _wanted(self, family: bytes, count: int, index: int, limit: int) -> Iterator[bytes]:
@@ -137,12 +138,12 @@ class Prefetch:
     def note_loaded(self, record: bytes) -> None:
         """Remember what a loaded object refers to."""
         self._usual_size += (len(record) - self._usual_size) / 8
-        self.note_family(refs_part(record))
+        self.note_family(refs_part(record), self.limit)
 
-    def note_family(self, family: bytes) -> None:
-        """Remember oids, side by side and sorted, which are often loaded one after the other."""
+    def note_family(self, family: bytes, at_a_time: int) -> None:
+        """Remember oids, side by side and sorted, which are loaded one after the other, as many as this at a time."""
         if self.limit and len(family) > 8:
-            self._families[family] = None
+            self._families[family] = at_a_time
             self._families.move_to_end(family)
             if len(self._families) > _FAMILIES:
                 self._families.popitem(last=False)
