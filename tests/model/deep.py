@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from tests.fuzz import __main__ as fuzz
-from tests.model import beside, crashes, faults, hostile_peers, interruptions, misuse, nemesis, small_scope
+from tests.model import beside, crashes, faults, flips, hostile_peers, interruptions, misuse, nemesis, small_scope
 
 Run = Callable[[int], Counter[str]]
 """Takes a seed and returns figures, by name; any exception is a violation."""
@@ -32,6 +32,7 @@ RUNS: Mapping[str, Run] = {
     "interleavings": lambda seed: small_scope.run(seed).sound(),
     "backup": beside.run_backup,
     "follow": beside.run_follow,
+    "flips": flips.run,
     "hostile": lambda seed: hostile_peers.run(2000, seed).sound(),
     "fuzz": lambda seed: fuzz.run(2, seed).sound(),
 }

@@ -4,7 +4,6 @@ import json
 import random
 import shlex
 import warnings
-from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,6 @@ from durus.file_storage import FileStorage
 from durus.file_storage2 import FileStorage2
 from durus.files.shelf.block_table import BLOCK_SIZE
 from durus.files.shelf.flipped_bit import find_flipped_bit
-from durus.files.shelf.inspection import ShelfInspection
 from durus.files.shelf.layout import SEAL_SIZE, find_seals
 from durus.files.shelf.salvage import MAX_MENDED
 from durus.files.shelf.shelf import Shelf
@@ -38,6 +36,7 @@ from durus.persistent import Persistent
 from durus.tools.salvage import Salvage
 from tests.model.histories import ROOT, UNSEALED_EMPTY_FILE, Item, unsealed_transaction
 from tests.model.simulated_files import Disk
+from tests.salvaging import Original, check, check_flip, salvaged
 
 PATH, NEW = "/damaged/f.durus", "/new/f.durus"
 
@@ -91,63 +90,9 @@ MAKERS: dict[str, Callable[[FileStorage], None]] = {
 }
 
 
-class Original:
-    """A file before it is damaged: the bytes, and each record with its place, by oid, the oldest first."""
-
-    def __init__(self, name: str) -> None:
-        disk = Disk()
-        storage = FileStorage(PATH, file_system=disk.process())
-        MAKERS[name](storage)
-        self.records: dict[bytes, list[tuple[int, int, bytes]]] = defaultdict(list)
-        for commit in storage.commits():
-            for oid, record in storage.records_in(commit):
-                offset = disk.contents()[PATH].index(
-                    oid + record, self.records[oid][-1][0] + 9 if self.records[oid] else 0
-                )
-                self.records[oid].append((offset - 8, offset + 8 + len(record), record))
-        self.newest = dict(storage.gen_oid_record())
-        storage.close()
-        self.data = disk.contents()[PATH]
-        assert {oid: records[-1][2] for oid, records in self.records.items()} == self.newest
-
-    def hit(self, start: int, end: int) -> set[bytes]:
-        """Return the oids that have the newest or an older record in these bytes."""
-        return {oid for oid, records in self.records.items() if any(a < end and start < b for a, b, _ in records)}
-
-
 @pytest.fixture(scope="module")
 def originals() -> dict[str, Original]:
-    return {name: Original(name) for name in MAKERS}
-
-
-def salvaged(data: bytes, takes_newest: bool = False) -> tuple[Salvage, dict[bytes, bytes]]:
-    """Salvage a file and check the new one; return the salvage, and the records of the new file."""
-    disk = Disk()
-    disk.put(PATH, data)
-    salvage = Salvage(PATH, NEW, takes_newest, disk.process())
-    for _ in salvage.steps():
-        pass
-    assert disk.contents()[PATH] == data
-    faults = [str(each) for each in ShelfInspection(disk.process().open(NEW, "read")).findings() if each.is_fault]
-    assert faults == []
-    shelf = Shelf(disk.process().open(NEW, "read"))
-    return salvage, {oid: shelf.read_entry(oid, offset) for oid, offset in shelf.offsets()}
-
-
-def check(original: Original, data: bytes, may_be_hit: set[bytes]) -> Salvage:
-    """Salvage a file; each object that was not hit has its newest state, and none has a wrong one that is not told."""
-    salvage, records = salvaged(data)
-    told = {each.oid for each in salvage.doubtful} | {each.oid for each in salvage.lost}
-    older = {each.oid: each for each in salvage.older}
-    assert told | older.keys() <= may_be_hit
-    for oid, newest in original.newest.items():
-        if oid not in may_be_hit:
-            assert records[oid] == newest
-        elif oid not in told and oid in records:
-            assert records[oid] in [record for _, _, record in original.records[oid]]
-        if oid in older:
-            assert (older[oid].offset, records[oid]) in [(at, record) for at, _, record in original.records[oid][:-1]]
-    return salvage
+    return {name: Original(make) for name, make in MAKERS.items()}
 
 
 # One flipped bit
@@ -158,10 +103,7 @@ def check(original: Original, data: bytes, may_be_hit: set[bytes]) -> Salvage:
 def test_flipped_bit_damages_only_the_object_it_is_in(originals: dict[str, Original], name: str, step: int) -> None:
     original = originals[name]
     for offset in range(0, len(original.data), step):
-        damaged = bytearray(original.data)
-        damaged[offset] ^= 1 << offset % 8
-        salvage = check(original, bytes(damaged), original.hit(offset, offset + 1))
-        assert (salvage.mended, salvage.damage, salvage.lost) == ([offset], [], [])
+        check_flip(original, offset, offset % 8)
 
 
 @pytest.mark.spec("SALV-4")
