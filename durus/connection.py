@@ -7,7 +7,6 @@ an accessed object, the transaction has a conflict; all other changed objects be
 """
 
 import contextlib
-import gc
 import os
 import sys
 import threading
@@ -15,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast, overload
-from weakref import WeakKeyDictionary, WeakSet, ref
+from weakref import WeakSet, ref
 
 from durus.btree import BTree
 from durus.concurrency.call_guard import CALL, CallGuard, guarded, guarded_load
@@ -47,6 +46,7 @@ from durus.serialize import ObjectReader, ObjectWriter
 from durus.storage import Moment, Storage, require_storage
 from durus.transactions.looking_back import Version as Version
 from durus.transactions.looking_back import copy_of, earlier_states, forget_count
+from durus.transactions.open_connections import OpenConnections
 from durus.transactions.savepoint import KeptStates
 from durus.transactions.unnoted import Debug, UnnotedChange, UnnotedChanges, debug_mode
 
@@ -64,8 +64,7 @@ else:
     Root_co = TypeVar("Root_co", covariant=True)
 
 _getframe = sys._getframe
-_open_connections: "WeakSet[Connection[Any]]" = WeakSet()
-_connection_of: "WeakKeyDictionary[Storage, ref[Connection[Any]]]" = WeakKeyDictionary()
+_open_connections: "OpenConnections[Connection[Any]]" = OpenConnections()
 
 
 _Pickled = tuple[PersistentObject, bytes, bytes]
@@ -178,7 +177,7 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
             ObjectReader(self, self.cache, self.get, trust=trust) if self._unnoted is None else self._unnoted.reader
         )
         try:
-            _claim(self.storage, self)
+            _open_connections.claim(self.storage, self)
             self.storage.set_is_loaded(self.cache.is_loaded)
             self.storage.set_accesses(self)
             if snapshot and self.storage.use_snapshots():
@@ -1024,24 +1023,6 @@ def _interrupted_error() -> InterruptedTransactionError:
     )
 
 
-def _has_open_connection(storage: Storage) -> bool:
-    known = _connection_of.get(storage)
-    connection = None if known is None else known()
-    return connection is not None and connection in _open_connections
-
-
-def _claim(storage: Storage, connection: Connection[Any]) -> None:
-    """Take a storage for a connection; TransactionError if it has another open one. [TXN-35]"""
-    if _has_open_connection(storage):
-        gc.collect()  # it may be unreachable
-        if _has_open_connection(storage):
-            raise TransactionError(
-                f"{storage!r} already has a Connection, and two on one storage would lose each other's changes; make "
-                "shared = SharedStorage(storage), and each Connection on a shared.new_client(), or close() the first"
-            )
-    _connection_of[storage] = ref(connection)
-
-
 def gen_every_instance(connection: Connection[Any], *classes: type[T]) -> Iterator[T]:
     """Find all stored objects of some classes and their subclasses. This reads all records.
 
@@ -1073,7 +1054,13 @@ def touch_every_reference(connection: Connection[Any] | str, *words: str) -> Non
     """
     if isinstance(connection, str):
         words = (connection, *words)
-        connection = _only_connection()
+        found = _open_connections.reachable()
+        if len(found) != 1:
+            raise TransactionError(
+                f"{len(found)} connections are open in this process; name the right one: "
+                "touch_every_reference(connection, ...)"
+            )
+        connection = found[0]
     wanted = [word.encode() for word in words]
     for oid, record in connection.storage.gen_oid_record():
         pickles = split_data(unpack_record(record)[1])
@@ -1081,15 +1068,3 @@ def touch_every_reference(connection: Connection[Any] | str, *words: str) -> Non
             obj = connection.get(oid)
             if obj is not None:
                 obj._p_note_change()
-
-
-def _only_connection() -> Connection[Any]:
-    if len(_open_connections) > 1:  # some may be unreachable
-        gc.collect()
-    found = list(_open_connections)
-    if len(found) != 1:
-        raise TransactionError(
-            f"{len(found)} connections are open in this process; name the right one: "
-            "touch_every_reference(connection, ...)"
-        )
-    return found[0]

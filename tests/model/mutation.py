@@ -74,6 +74,7 @@ TESTS = {
     "durus/sharing/commit_queue.py": _SESSIONS,
     "durus/sharing/write.py": _SESSIONS,
     "durus/sharing/held_snapshots.py": ["versions", "readonly_server", "protocol2", "shared_storage"],
+    "durus/transactions/open_connections.py": ["connection"],
     "durus/connection.py": ["connection", "spec_examples", "computed_attribute", "api", "record", "btree"],
 }
 """Module -> its test files in tests/unit, quick ones first."""

@@ -9,7 +9,6 @@ import pickle
 import sys
 from pathlib import Path
 from typing import Any, Generic, TypeVar
-from weakref import WeakSet
 
 import pytest
 
@@ -31,6 +30,7 @@ from durus.persistent_list import PersistentList
 from durus.records.record import pack_record, unpack_record
 from durus.shared_storage import SharedStorage
 from durus.storage import InvalidationHandler, MemoryStorage, get_census
+from durus.transactions.open_connections import OpenConnections
 
 
 class Person(Persistent):
@@ -644,14 +644,14 @@ def test_a_class_that_another_takes_the_place_of_is_not_remembered(monkeypatch: 
     assert reader.class_of_record(b, connection.get_stored_pickle(b)) is New
 
 
-def test_references_are_touched_in_the_only_connection_or_in_the_one_that_is_named() -> None:
+def test_references_are_touched_in_the_only_connection_or_in_the_one_that_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connection_module, "_open_connections", OpenConnections())
     connection = Connection(MemoryStorage())
     connection.get_root()["person"] = Person("Ann")
     connection.get_root()["other"] = Persistent()
     connection.commit()
-    others = [other for other in connection_module._open_connections if other is not connection]
-    for other in others:
-        connection_module._open_connections.discard(other)
     touch_every_reference("Person")
     assert connection.root in connection.changed.values()
     connection.abort()
@@ -1020,7 +1020,7 @@ def test_only_a_saved_object_is_let_go_and_only_where_too_many_are_loaded() -> N
 
 
 def test_connection_that_nobody_can_use_any_more_is_not_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection_module, "_open_connections", WeakSet())
+    monkeypatch.setattr(connection_module, "_open_connections", OpenConnections())
     connection = Connection(MemoryStorage())
     connection.get_root()["person"] = Person("Ann")
     connection.commit()
@@ -1028,7 +1028,7 @@ def test_connection_that_nobody_can_use_any_more_is_not_open(monkeypatch: pytest
     gc.disable()
     try:
         Connection(MemoryStorage())  # which its objects hold, and it them
-        assert len(connection_module._open_connections) == 2
+        assert len(connection_module._open_connections._open) == 2
         touch_every_reference("Person")
     finally:
         gc.enable()
