@@ -12,7 +12,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast, overload
 from weakref import WeakSet, ref
 
@@ -21,7 +21,6 @@ from durus.concurrency.call_guard import CALL, CallGuard, guarded, guarded_load
 from durus.concurrency.uncopied import Uncopied
 from durus.error import (
     ArgumentError,
-    ConcurrentUseError,
     ConflictError,
     DurusError,
     DurusKeyError,
@@ -44,6 +43,7 @@ from durus.records.contents import split_data
 from durus.records.record import split_oids, unpack_record
 from durus.serialize import ObjectReader, ObjectWriter
 from durus.storage import Moment, Storage, require_storage
+from durus.transactions.blocks import Block, OpenBlocks, Savepoint
 from durus.transactions.looking_back import Version as Version
 from durus.transactions.looking_back import copy_of, earlier_states, forget_count
 from durus.transactions.open_connections import OpenConnections
@@ -54,8 +54,6 @@ T = TypeVar("T")
 Conflict = TypeVar("Conflict", bound=ConflictError)
 
 if TYPE_CHECKING:
-    import asyncio
-
     from typing_extensions import TypeVar as TypeVarWithDefault  # type checkers have it built in
 
     Root_co = TypeVarWithDefault("Root_co", bound=PersistentObject, default=PersistentDict[str, Any], covariant=True)
@@ -166,10 +164,7 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
         self._spare_oids: list[bytes] = []
         self._was_interrupted = False
         """True if an interrupt has ended the transaction, and the application does not know it yet."""
-        self._open_block: ref[_Block[Root_co]] | None = None
-        """The open block, as long as its `with` statement holds it; an interrupt may keep it from being closed."""
-        self._savepoints: list[ref[_Savepoint]] = []
-        """The open savepoints, held in the same way, the outermost first."""
+        self._blocks = OpenBlocks()
         self._going_back: KeptStates | None = None
         """The states that are being restored."""
         self._unnoted = UnnotedChanges(self, self.cache, self.get, mode, trust) if mode else None
@@ -400,10 +395,10 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
         changed: dict[bytes, PersistentObject] = {}
         try:
             self._tell_of_interrupt()
-            if self._open_block is not None or self._savepoints:  # otherwise there is nothing to check
-                self._check_task()
-                self._check_thread()
-                self._check_no_savepoint()
+            if self._blocks.refs:  # otherwise there is nothing to check
+                self._blocks.check_task()
+                self._blocks.check_thread()
+                self._blocks.check_no_savepoint()
             if self._only_reads and self.changed:
                 raise ReadonlyError(
                     "this connection was made with snapshot=True, so it only reads, and "
@@ -436,14 +431,13 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
         Raises:
             DisconnectedError: the server can't be reached; the changes are discarded nevertheless.
         """
-        self._check_task()
-        self._check_thread()
+        self._blocks.check_task()
+        self._blocks.check_thread()
         self._abort()
 
     def _abort(self, is_next_exclusive: bool = False) -> None:
         self._was_interrupted = False
-        self._open_block = None
-        self._savepoints = []
+        self._blocks.end_all()
         forgotten = [] if self._unnoted is None else self._forget_unnoted(self._unnoted)
         self._forget_changes()
         self._sync_and_begin_next(is_next_exclusive)
@@ -466,15 +460,15 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
         Raises:
             TransactionError: there are uncommitted changes, or another block is open.
         """
-        return _Block(self, exclusive)
+        return Block(self, exclusive)
 
     @guarded
-    def _begin_block(self, block: "_Block[Root_co]") -> None:
-        self._check_task()
-        if not self._was_interrupted and (self.changed or self._savepoints or self._block() is not None):
+    def _begin_block(self, block: Block[PersistentObject]) -> None:
+        self._blocks.check_task()
+        if not self._was_interrupted and (self.changed or self._blocks.refs):
             raise TransactionError("a transaction is open already; commit() or abort() it first")
         self._abort(block.is_exclusive)
-        self._open_block = ref(block)
+        self._blocks.refs.append(ref(block))
 
     @guarded
     def _check_unnoted(self, unnoted: UnnotedChanges) -> None:
@@ -490,23 +484,17 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
 
     def _note_lost_block(self) -> None:
         """Start anew if an interrupt kept a block from being closed: its changes must not get into another one."""
-        if self._open_block is None and not self._savepoints:
-            return
-        is_lost = self._open_block is not None and self._open_block() is None
-        if is_lost or None in [savepoint() for savepoint in self._savepoints]:
+        if self._blocks.refs and self._blocks.is_one_gone():
             self._guard.note_interrupt()
 
-    def _block(self) -> "_Block[Root_co] | None":
-        return None if self._open_block is None else self._open_block()
-
-    def _end_block(self, block: "_Block[Root_co]", error: BaseException | None) -> None:
+    def _end_block(self, block: Block[PersistentObject], error: BaseException | None) -> None:
         block.thread = threading.get_ident()
         try:
             if error is None:
                 if block.is_lost:
                     raise _interrupted_error()
                 self.commit()
-                self._open_block = None
+                self._blocks.end_transaction()
         except BaseException as failure:
             error = failure
             raise
@@ -574,7 +562,7 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
             ReadonlyError: The connection only reads.
         """
         self._tell_of_interrupt()
-        self._check_task()
+        self._blocks.check_task()
         oid = self._own_oid(obj)
         if self._only_reads:
             raise ReadonlyError("this connection was made with snapshot=True, so it only reads")
@@ -618,15 +606,15 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
             TransactionError: the block commits, or opens a transaction().
             UnstorableError: a state can't be pickled.
         """
-        return _Savepoint(self)
+        return Savepoint(self)
 
-    def _begin_savepoint(self, savepoint: "_Savepoint") -> None:
+    def _begin_savepoint(self, savepoint: Savepoint) -> None:
         self._note_lost_block()
         self._guard.begin(_getframe(), self._start_anew)
         changed: dict[bytes, PersistentObject] = {}
         try:
             self._tell_of_interrupt()
-            self._check_task()
+            self._blocks.check_task()
             savepoint.kept = KeptStates(self, self.root, changed, self._reader)
         except BaseException:
             self._take_back(changed)
@@ -634,27 +622,23 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
             raise
         self._take_back(changed)
         savepoint.serial = self.transaction_serial
-        self._savepoints.append(ref(savepoint))
+        self._blocks.refs.append(ref(savepoint))
         self._guard.end()
 
-    def _end_savepoint(self, savepoint: "_Savepoint", has_failed: bool) -> None:
+    def _end_savepoint(self, savepoint: Savepoint, has_failed: bool) -> None:
         """End a block: keep its changes, or undo them."""
-        index = self._index_of(savepoint)
-        if not has_failed and index is not None and index + 1 < len(self._savepoints):
+        index = self._blocks.index_of(savepoint)
+        if not has_failed and index is not None and index + 1 < len(self._blocks.refs):
             self._guard.note_interrupt()  # it kept a savepoint inside this block from being closed
         self._guard.begin(_getframe(), self._start_anew)  # without end() after an error: the states are incomplete then
-        index = self._index_of(savepoint)
+        index = self._blocks.index_of(savepoint)
         if index is not None:
             if has_failed and savepoint.kept is not None:
                 self._go_back(savepoint.kept)
-            del self._savepoints[index:]
+            del self._blocks.refs[index:]
         elif has_failed and savepoint.serial != self.transaction_serial:
             self._forget_changes()  # those made after the abort() in the block
         self._guard.end()
-
-    def _index_of(self, savepoint: "_Savepoint") -> int | None:
-        found = [each() for each in self._savepoints]
-        return found.index(savepoint) if savepoint in found else None
 
     def _go_back(self, kept: KeptStates) -> None:
         self._going_back = kept
@@ -665,39 +649,6 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
         for watch in self._watches:
             watch.note_dropped(kept.changed.keys())
         self._going_back = None
-
-    def _check_no_savepoint(self) -> None:
-        if self._savepoints:
-            raise TransactionError(
-                "a savepoint() block is open, which a commit would make final; commit after the block has ended"
-            )
-
-    def _check_task(self) -> None:
-        """Raise ConcurrentUseError where a block of another asyncio task is open. [TXN-34]"""
-        if self._open_block is None and not self._savepoints:
-            return
-        for block in (self._block(), *(savepoint() for savepoint in self._savepoints)):
-            task = None if block is None else block.task
-            if task is not None and not task.done() and task is not current_task():
-                raise ConcurrentUseError(
-                    f"a transaction() or savepoint() block is open in the asyncio task {task.get_name()!r}, and "
-                    "another task uses the connection; give each task its own connection, or end the block before "
-                    "other tasks begin"
-                )
-
-    def _check_thread(self) -> None:
-        """Raise ConcurrentUseError where a block of another thread is open: its changes would be lost. [TXN-34]"""
-        block = self._block()
-        if (
-            block is not None
-            and block.task is None
-            and block.thread != threading.get_ident()
-            and any(thread.ident == block.thread for thread in threading.enumerate())
-        ):
-            raise ConcurrentUseError(
-                "a transaction() block of another thread is open in this connection: give each thread a connection of "
-                "its own, on a client of a SharedStorage or on a ClientStorage"
-            )
 
     def pack(self) -> None:
         """Remove the objects that the root does not reach from the storage, and begin the next transaction.
@@ -841,11 +792,7 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
     def _start_anew(self) -> None:
         """Begin with only what is stored, after a call that was interrupted. [TXN-30]"""
         self._was_interrupted = True
-        block = self._block()
-        if block is not None:
-            block.is_lost = True
-        self._open_block = None
-        self._savepoints = []
+        self._blocks.lose()
         self._reader.start_anew()
         if self._going_back is not None:
             self._going_back.release_new()
@@ -949,71 +896,10 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
                 watch.note_dropped(oids)
 
 
-class _Block(Generic[Root_co]):
-    """A block that is one transaction. [TXN-17]"""
-
-    def __init__(self, connection: Connection[Root_co], is_exclusive: bool) -> None:
-        self._connection = connection
-        self.is_exclusive = is_exclusive
-        self.task = current_task()
-        self.thread = 0
-        """The thread that has opened it, or is ending it."""
-        self.is_lost = False
-        """True if an interrupt has discarded changes that were made in it."""
-
-    def __enter__(self) -> Root_co:
-        self.task, self.thread = current_task(), threading.get_ident()
-        self._connection._note_lost_block()
-        self._connection._begin_block(self)
-        return self._connection.get_root()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._connection._end_block(self, error)
-
-
-class _Savepoint:
-    """A block whose changes are undone if it raises. [TXN-50]"""
-
-    def __init__(self, connection: Connection[Any]) -> None:
-        self._connection = connection
-        self.task: asyncio.Task[object] | None = None
-        self.serial = 0
-        self.kept: KeptStates | None = None
-
-    def __enter__(self) -> None:
-        self.task = current_task()
-        self._connection._begin_savepoint(self)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if error is None:
-            self._connection._end_savepoint(self, has_failed=False)
-            return
-        try:
-            self._connection._end_savepoint(self, has_failed=True)
-        except DurusError as failure:  # the next call reports it, too; the first error tells what is wrong
-            error.add_note(f"and going back to the savepoint failed: {failure}")
-
-
 def check_root_class(root_class: object) -> None:
     """Raise ArgumentError if a root can't be of this class. [DB-2]"""
     if root_class is not None and not (isinstance(root_class, type) and issubclass(root_class, PersistentObject)):
         raise ArgumentError(f"root_class is {root_class!r}; it must be a class that inherits from Persistent")
-
-
-def current_task() -> "asyncio.Task[object] | None":
-    """Return the asyncio task that runs in this thread, None if there is none."""
-    if "asyncio" not in sys.modules:
-        return None
-    import asyncio  # only if the application has imported it
-
-    try:
-        return asyncio.current_task()
-    except RuntimeError:
-        return None
 
 
 def _interrupted_error() -> InterruptedTransactionError:

@@ -31,7 +31,7 @@ from typing import (
 )
 
 from durus.concurrency.uncopied import Uncopied
-from durus.connection import Connection, _Block, current_task
+from durus.connection import Connection
 from durus.error import (
     ArgumentError,
     ClosedError,
@@ -47,6 +47,7 @@ from durus.pool.attempts import Contention, Tries, goes_round, may_try_again, pa
 from durus.pool.connections import PooledConnection, SnapshotConnection
 from durus.pool.engines import Engine
 from durus.progress import Progress
+from durus.transactions.blocks import Block, current_task
 from durus.transactions.unnoted import Debug
 
 if TYPE_CHECKING:
@@ -506,7 +507,7 @@ class Transaction(Uncopied, AbstractContextManager[R], Generic[R]):
         self._kind: _Kind = kind
         self._is_exclusive = is_exclusive
         self._owner: object = None
-        self._block: _Block[R] | None = None
+        self._block: Block[R] | None = None
 
     def __enter__(self) -> R:
         database = self._database
@@ -521,7 +522,7 @@ class Transaction(Uncopied, AbstractContextManager[R], Generic[R]):
             )
         try:
             connection = self._connection = database._take(self._kind)
-            block = self._block = _Block(connection, self._is_exclusive)
+            block = self._block = Block(connection, self._is_exclusive)
             block.__enter__()
             connection.wake(None if self._given_owner else threading.get_ident())
         except BaseException:

@@ -25,10 +25,11 @@ from durus.oid import ROOT_OID
 from durus.persistent import PersistentBase, PersistentObject
 from durus.serialize import ObjectWriter
 from durus.storage import Storage
+from durus.transactions.blocks import Block
 from durus.transactions.unnoted import Debug, UnnotedChanges
 
 if TYPE_CHECKING:
-    from durus.connection import _Block, _Pickled
+    from durus.connection import _Pickled
 
 
 R = TypeVar("R", bound=PersistentObject)
@@ -75,10 +76,10 @@ class PooledConnection(Connection[R], Generic[R]):
         if self.transaction_serial > 0:
             self.transaction_serial = -self.transaction_serial
 
-    def end(self, block: "_Block[R]", error: BaseException | None) -> None:
+    def end(self, block: Block[R], error: BaseException | None) -> None:
         """End a transaction: commit its changes, or abort it because of an error."""
         if error is None and self.is_usable and self._unnoted is None and not block.is_lost:
-            self._open_block = None  # nothing has changed, and the next transaction syncs when it begins
+            self._blocks.end_transaction()  # nothing has changed, and the next transaction syncs when it begins
             self.storage.release()
         else:
             self._end_block(block, error)
@@ -158,8 +159,8 @@ class SnapshotConnection(PooledConnection[R], Generic[R]):
 
     is_snapshot = True
 
-    def end(self, block: "_Block[R]", error: BaseException | None) -> None:
-        self._open_block = None
+    def end(self, block: Block[R], error: BaseException | None) -> None:
+        self._blocks.end_transaction()
         self.storage.release()
         if self._unnoted is not None and self.is_usable:
             self._end_unnoted(self._unnoted, error)

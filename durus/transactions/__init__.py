@@ -1,1 +1,1 @@
-"""Further parts of transactions: savepoints, and the search for changes that nobody noted."""
+"""The parts of a transaction: blocks, commits, what others have changed, savepoints, and earlier states."""
