@@ -11,10 +11,10 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast, overload
-from weakref import WeakSet, ref
+from weakref import ref
 
 from durus.btree import BTree
 from durus.concurrency.call_guard import CALL, CallGuard, guarded, guarded_load
@@ -44,6 +44,7 @@ from durus.records.record import split_oids, unpack_record
 from durus.serialize import ObjectReader, ObjectWriter
 from durus.storage import Moment, Storage, require_storage
 from durus.transactions.blocks import Block, OpenBlocks, Savepoint
+from durus.transactions.invalidations import Invalidations
 from durus.transactions.looking_back import Version as Version
 from durus.transactions.looking_back import copy_of, earlier_states, forget_count
 from durus.transactions.open_connections import OpenConnections
@@ -154,13 +155,11 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
             if isinstance(storage, str | bytes | os.PathLike)
             else require_storage(storage)
         )
-        self.invalid_oids: set[bytes] = set()
+        self._invalid = Invalidations(self, self.cache)
+        self.invalid_oids = self._invalid.oids
         """Oids that others changed, and whose states are kept here because the transaction has a conflict."""
-        self._is_all_invalid = False
-        """True if every oid may be invalid."""
         self.transaction_serial = 1
         self._only_reads = snapshot
-        self._watches: WeakSet[Watch] = WeakSet()
         self._spare_oids: list[bytes] = []
         self._was_interrupted = False
         """True if an interrupt has ended the transaction, and the application does not know it yet."""
@@ -338,7 +337,7 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
             try:
                 record = self._load(oid)
             except DurusKeyError:
-                raise self._name_classes(ReadConflictError([oid])) from None
+                raise self._invalid.read_conflict(oid) from None
             self._reader.load_record(obj, record)
             self.cache.note_loaded(oid, obj)
         except DurusError:
@@ -360,9 +359,7 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
         self._guard.end(is_first)
 
     def watch(self) -> Watch:
-        watch = Watch()
-        self._watches.add(watch)
-        return watch
+        return self._invalid.watch()
 
     def release(self, obj: PersistentBase) -> None:
         oid = obj._p_oid
@@ -479,7 +476,7 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
     def _forget_unnoted(self, unnoted: UnnotedChanges) -> list[UnnotedChange]:
         """Forget the changes that were not noted, and return those that are not told yet."""
         found = unnoted.find()
-        self._drop_states([change.oid for change in found])
+        self._invalid.drop_states([change.oid for change in found])
         return unnoted.take_untold(found)
 
     def _note_lost_block(self) -> None:
@@ -575,8 +572,7 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
         objects = [(self._part(each, data), data) for each, data in states.items()]
         for each, _ in objects:
             each._p_note_change()  # which loads it, so that a change of others is a conflict
-        for watch in self._watches:
-            watch.note_dropped(states)
+        self._invalid.tell_watches(states)
         for each, data in objects:
             each._p_set_status_ghost()
             self._reader.load_state(each, data)
@@ -644,10 +640,9 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
         self._going_back = kept
         dropped = self.changed.keys() - kept.changed.keys()
         self.changed = kept.changed.copy()
-        self._drop_states(dropped)
+        self._invalid.drop_states(dropped)
         kept.restore(self)
-        for watch in self._watches:
-            watch.note_dropped(kept.changed.keys())
+        self._invalid.tell_watches(kept.changed.keys())
         self._going_back = None
 
     def pack(self) -> None:
@@ -743,18 +738,18 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
     def _store(self, writer: ObjectWriter, records: list[_Pickled], changed: dict[bytes, PersistentObject]) -> None:
         """Store the pickled records; after a DurusError nothing is stored, and all is as before the commit."""
         try:
-            if self._is_all_invalid or not self.accessed.isdisjoint(self.invalid_oids):
-                raise self._conflict()
+            if self._invalid.is_all or not self.accessed.isdisjoint(self.invalid_oids):
+                raise self._invalid.conflict()
             self.storage.begin()
             for _, oid, record in records:
                 self.storage.store(oid, record)
             self.storage.end(self._check_invalidations)
         except DurusError as error:
             if isinstance(error, ConflictError):
-                self._name_classes(error)  # now, because a dropped object may leave memory
+                self._invalid.name_classes(error)  # now, because a dropped object may leave memory
             self._take_back(changed)
-            if not self._has_conflict():
-                self._drop_invalid()
+            if not self._invalid.has_conflict():
+                self._invalid.drop()
             self._spare_oids += [oid for oid, _ in writer.new_objects.values()]
             raise
         for oid, new in writer.new_objects.values():
@@ -766,11 +761,11 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
             set_slot(obj, "_p_serial", self.transaction_serial)  # they count as used when the cache is shrunk
         if self._unnoted is not None:
             self._unnoted.note_stored((oid, record) for _, oid, record in records)
-        self._drop_invalid()
+        self._invalid.drop()
 
     def _forget_changes(self) -> None:
         changed, self.changed = self.changed, {}
-        self._drop_states(list(changed))
+        self._invalid.drop_states(list(changed))
 
     def _sync_and_begin_next(self, is_exclusive: bool = False) -> None:
         try:
@@ -779,7 +774,7 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
             self._begin_next()
             raise
         self.note_invalid(invalid)
-        self._drop_invalid()
+        self._invalid.drop()
         self._begin_next()
 
     def _begin_next(self) -> None:
@@ -800,7 +795,7 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
         self.changed = {}
         self.note_invalid(None)
         self.storage.sync()
-        self._drop_invalid()
+        self._invalid.drop()
         self._begin_next()
 
     def _tell_of_interrupt(self) -> None:
@@ -812,8 +807,8 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
         return self._spare_oids.pop() if self._spare_oids else self.storage.new_oid()
 
     def _load(self, oid: bytes) -> bytes:
-        if self._is_all_invalid or oid in self.invalid_oids:  # [TXN-15]
-            raise self._name_classes(ReadConflictError([oid]))
+        if self._invalid.is_all or oid in self.invalid_oids:  # [TXN-15]
+            raise self._invalid.read_conflict(oid)
         try:
             return self.storage.load(oid)
         except ReadConflictError as conflict:
@@ -822,8 +817,8 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
 
     def _load_all(self, oids: list[bytes]) -> list[bytes]:
         for oid in oids:
-            if self._is_all_invalid or oid in self.invalid_oids:
-                raise self._name_classes(ReadConflictError([oid]))
+            if self._invalid.is_all or oid in self.invalid_oids:
+                raise self._invalid.read_conflict(oid)
         return self._read(lambda: list(self.storage.bulk_load(oids)))
 
     def _read(self, read: Callable[[], T]) -> T:
@@ -838,62 +833,25 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
         """Sync because a load met an invalid oid; raise the conflict if that can't help."""
         invalid = self.storage.sync()
         self.note_invalid(invalid)
-        if self._has_conflict():
-            raise self._name_classes(ReadConflictError([conflict.oids[0]]))
-        self._drop_invalid()
+        if self._invalid.has_conflict():
+            raise self._invalid.read_conflict(conflict.oids[0])
+        self._invalid.drop()
         if invalid is not None and conflict.oids[0] not in invalid:
-            raise self._name_classes(conflict)
-
-    def _name_classes(self, conflict: Conflict) -> Conflict:
-        """Add the classes of its objects to a conflict, for those in memory. [TXN-80]"""
-        for oid in conflict.shown_oids():
-            obj = self.cache.get(oid)
-            if obj is not None:
-                conflict.classes[oid] = f"{type(obj).__module__}.{type(obj).__qualname__}"
-        return conflict
+            raise self._invalid.name_classes(conflict)
 
     # Changes of others
 
     def _check_invalidations(self, oids: list[bytes] | None) -> None:
         """Note what others changed; raise a conflict if this transaction has used any of it."""
         self.note_invalid(oids)
-        if self._has_conflict():
-            raise self._conflict()
+        if self._invalid.has_conflict():
+            raise self._invalid.conflict()
 
     def note_invalid(self, oids: list[bytes] | None) -> None:
         """Note the `oids` that others changed, None for any. Their states are dropped later."""
+        self._invalid.note(oids)
         if oids is None:
-            self._is_all_invalid = True
             self._spare_oids = []  # they were given to a session that no longer exists
-        else:
-            self.invalid_oids.update(oids)
-
-    def _has_conflict(self) -> bool:
-        return bool(self.accessed) and (self._is_all_invalid or not self.accessed.isdisjoint(self.invalid_oids))
-
-    def _conflict(self) -> WriteConflictError:
-        accessed = self.accessed
-        oids = accessed if self._is_all_invalid else [oid for oid in self.invalid_oids if oid in accessed]
-        return WriteConflictError(sorted(oids))
-
-    def _drop_invalid(self) -> None:
-        """Drop the states that others changed."""
-        if self._is_all_invalid:
-            self.cache.make_all_ghosts(self)
-            for watch in self._watches:
-                watch.overflowed = True
-        else:
-            self._drop_states(self.invalid_oids)
-        self.invalid_oids = set()
-        self._is_all_invalid = False
-
-    def _drop_states(self, oids: Collection[bytes]) -> None:
-        """Turn the objects whose states are outdated into ghosts."""
-        for oid in oids:
-            self.cache.make_ghost(oid)
-        if oids:
-            for watch in self._watches:
-                watch.note_dropped(oids)
 
 
 def check_root_class(root_class: object) -> None:

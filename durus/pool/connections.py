@@ -88,7 +88,7 @@ class PooledConnection(Connection[R], Generic[R]):
     def trouble(self) -> DurusError | None:
         """The lost connection or conflict that the transaction has seen, or None."""
         failure = self.storage.failure
-        return self._conflict() if failure is None and self._has_conflict() else failure
+        return self._invalid.conflict() if failure is None and self._invalid.has_conflict() else failure
 
     @property
     def is_usable(self) -> bool:

@@ -1,0 +1,87 @@
+"""What others have changed: what is a conflict, and which states are outdated. Statements TXN-12 to TXN-15, TXN-80.
+
+An oid is invalid from when the storage says that others have changed it until the state of its object is dropped. They
+are dropped all at once: at the end of a transaction, or in its middle if it has accessed none of them. If it has
+accessed one, that is a conflict, and the states stay as they are until the transaction ends.
+"""
+
+from collections.abc import Collection
+from typing import TypeVar
+from weakref import WeakSet
+
+from durus.error import ConflictError, ReadConflictError, WriteConflictError
+from durus.objects.cache import Cache
+from durus.persistent import ConnectionBase, Watch
+
+Conflict = TypeVar("Conflict", bound=ConflictError)
+
+
+class Invalidations:
+    """The invalid oids of a connection, and whoever watches which states it drops."""
+
+    def __init__(self, connection: ConnectionBase, cache: Cache) -> None:
+        self._connection = connection
+        self._cache = cache
+        self.oids: set[bytes] = set()
+        """The invalid oids, always in the same set."""
+        self.is_all = False
+        """True if every oid may be invalid."""
+        self._watches: WeakSet[Watch] = WeakSet()
+
+    def note(self, oids: list[bytes] | None) -> None:
+        """Note what others have changed, None for anything. Its states are dropped later."""
+        if oids is None:
+            self.is_all = True
+        else:
+            self.oids.update(oids)
+
+    def has_conflict(self) -> bool:
+        """Tell whether the transaction has accessed what is invalid."""
+        accessed = self._connection.accessed
+        return bool(accessed) and (self.is_all or not accessed.isdisjoint(self.oids))
+
+    def conflict(self) -> WriteConflictError:
+        """Return the error of a commit on all invalid oids that the transaction has accessed. [TXN-13]"""
+        accessed = self._connection.accessed
+        return WriteConflictError(sorted(accessed if self.is_all else [oid for oid in self.oids if oid in accessed]))
+
+    def read_conflict(self, oid: bytes) -> ReadConflictError:
+        """Return the error of a load of an oid. [TXN-14]"""
+        return self.name_classes(ReadConflictError([oid]))
+
+    def name_classes(self, conflict: Conflict) -> Conflict:
+        """Add the classes of its objects to a conflict, for those in memory. [TXN-80]"""
+        for oid in conflict.shown_oids():
+            obj = self._cache.get(oid)
+            if obj is not None:
+                conflict.classes[oid] = f"{type(obj).__module__}.{type(obj).__qualname__}"
+        return conflict
+
+    def drop(self) -> None:
+        """Drop the states of all invalid oids."""
+        if self.is_all:
+            self._cache.make_all_ghosts(self._connection)
+            for watch in self._watches:
+                watch.overflowed = True
+        else:
+            self.drop_states(self.oids)
+        self.oids.clear()
+        self.is_all = False
+
+    def drop_states(self, oids: Collection[bytes]) -> None:
+        """Turn the objects whose states are outdated into ghosts."""
+        for oid in oids:
+            self._cache.make_ghost(oid)
+        if oids:
+            self.tell_watches(oids)
+
+    def watch(self) -> Watch:
+        """Return a watch, which collects the oids of states that are dropped from now on."""
+        watch = Watch()
+        self._watches.add(watch)
+        return watch
+
+    def tell_watches(self, oids: Collection[bytes]) -> None:
+        """Tell all watches of states that were dropped, or replaced."""
+        for watch in self._watches:
+            watch.note_dropped(oids)
