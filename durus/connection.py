@@ -37,7 +37,7 @@ from durus.objects.cache import Cache
 from durus.objects.trust import Entry, Trust, checked_entries
 from durus.oid import ROOT_OID, format_oid, oid_from_int
 from durus.open_file import open_file_storage
-from durus.persistent import GHOST, SAVED, UNSAVED, ConnectionBase, PersistentBase, PersistentObject, Watch, set_slot
+from durus.persistent import SAVED, UNSAVED, ConnectionBase, PersistentBase, PersistentObject, Watch, set_slot
 from durus.persistent_dict import PersistentDict
 from durus.records.contents import split_data
 from durus.records.record import split_oids, unpack_record
@@ -48,6 +48,7 @@ from durus.transactions.invalidations import Invalidations
 from durus.transactions.looking_back import Version as Version
 from durus.transactions.looking_back import copy_of, earlier_states, forget_count
 from durus.transactions.open_connections import OpenConnections
+from durus.transactions.pending_commit import PendingCommit, count_as_changed
 from durus.transactions.savepoint import KeptStates
 from durus.transactions.unnoted import Debug, UnnotedChange, UnnotedChanges, debug_mode
 
@@ -64,10 +65,6 @@ else:
 
 _getframe = sys._getframe
 _open_connections: "OpenConnections[Connection[Any]]" = OpenConnections()
-
-
-_Pickled = tuple[PersistentObject, bytes, bytes]
-"""An object, its oid and its record."""
 
 
 class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
@@ -383,13 +380,13 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
             InterruptedTransactionError: an earlier call was interrupted.
             OutcomeUnknownError: the answer of the server did not come.
         """
-        self._note_lost_block()
+        if self._blocks.refs:
+            self._note_lost_block()
         if self._unnoted is not None:
             self._check_unnoted(self._unnoted)
         if self._marks.setdefault(CALL, _getframe()) is not _getframe():  # as in guarded()
             self._guard.begin(_getframe(), self._start_anew)
-        writer = self._new_writer()
-        changed: dict[bytes, PersistentObject] = {}
+        commit = self._new_commit()
         try:
             self._tell_of_interrupt()
             if self._blocks.refs:  # otherwise there is nothing to check
@@ -402,17 +399,17 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
                     f"{len(self.changed)} changed objects are not stored; call abort(), and make the changes with "
                     "another connection"
                 )
-            records = self._pickle_changes(writer, changed)
+            commit.pickle_changes(self.storage.load)
         except BaseException:
             if not self.storage.is_interrupted:  # by an exception during new_oid()
-                self._take_back(changed)
-                self._spare_oids += [oid for oid, _ in writer.new_objects.values()]
+                commit.take_back()
+                self._spare_oids += commit.new_oids()
                 self._guard.end()
             raise
         try:
-            if records:
+            if commit.records:
                 # end() has synced already; syncing again could fail after the commit has succeeded.
-                self._store(writer, records, changed)
+                self._store(commit)
                 self._begin_next()
             else:
                 self._sync_and_begin_next()
@@ -481,7 +478,7 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
 
     def _note_lost_block(self) -> None:
         """Start anew if an interrupt kept a block from being closed: its changes must not get into another one."""
-        if self._blocks.refs and self._blocks.is_one_gone():
+        if self._blocks.is_one_gone():
             self._guard.note_interrupt()
 
     def _end_block(self, block: Block[PersistentObject], error: BaseException | None) -> None:
@@ -613,10 +610,10 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
             self._blocks.check_task()
             savepoint.kept = KeptStates(self, self.root, changed, self._reader)
         except BaseException:
-            self._take_back(changed)
+            count_as_changed(self, changed)
             self._guard.end()
             raise
-        self._take_back(changed)
+        count_as_changed(self, changed)
         savepoint.serial = self.transaction_serial
         self._blocks.refs.append(ref(savepoint))
         self._guard.end()
@@ -704,63 +701,35 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
         set_slot(root, "_p_oid", oid)
         set_slot(root, "_p_connection", self)
         self.root = cast("Root_co", root)
-        writer = self._new_writer()
-        self._store(writer, list(writer.records([(root, oid)])), {})
+        commit = self._new_commit()
+        commit.pickle_root(root, oid)
+        self._store(commit)
         self.cache.note_loaded(oid, root)
 
-    def _new_writer(self) -> ObjectWriter:
-        return ObjectWriter(self, self.root, self._new_oid, self._reader.has_broken_classes(), self._reader)
+    def _new_commit(self) -> PendingCommit:
+        is_careful = self._reader.has_broken_classes()
+        return PendingCommit(self, ObjectWriter(self, self.root, self._new_oid, is_careful, self._reader))
 
-    def _pickle_changes(self, writer: ObjectWriter, changed: dict[bytes, PersistentObject]) -> list[_Pickled]:
-        """Return the records to store; move the changed objects to `changed`, marked as saved.
-
-        A change after that, in any thread, is therefore noted as a new change.
-        """
-        records = list(writer.records(self._gen_changed(changed))) if self.changed else []
-        writer.check_loads(records, self.storage.load)
-        return records
-
-    def _gen_changed(self, changed: dict[bytes, PersistentObject]) -> Iterator[tuple[PersistentObject, bytes]]:
-        """Yield (object, oid) for all changed objects, including those that a __getstate__() changes meanwhile."""
-        while self.changed and (new := [pair for pair in list(self.changed.items()) if pair[0] not in changed]):
-            for oid, obj in new:
-                changed[oid] = obj
-                del self.changed[oid]
-                yield obj, oid
-
-    def _take_back(self, changed: dict[bytes, PersistentObject]) -> None:
-        """Mark the objects of a commit that failed as changed again, if they still have their states. [OBJ-56]"""
-        for oid, obj in changed.items():
-            if obj._p_status != GHOST:
-                self.changed[oid] = obj
-                set_slot(obj, "_p_status", UNSAVED)
-
-    def _store(self, writer: ObjectWriter, records: list[_Pickled], changed: dict[bytes, PersistentObject]) -> None:
-        """Store the pickled records; after a DurusError nothing is stored, and all is as before the commit."""
+    def _store(self, commit: PendingCommit) -> None:
+        """Store the records of a commit; after a DurusError nothing is stored, and all is as before the commit."""
         try:
             if self._invalid.is_all or not self.accessed.isdisjoint(self.invalid_oids):
                 raise self._invalid.conflict()
             self.storage.begin()
-            for _, oid, record in records:
+            for _, oid, record in commit.records:
                 self.storage.store(oid, record)
             self.storage.end(self._check_invalidations)
         except DurusError as error:
             if isinstance(error, ConflictError):
                 self._invalid.name_classes(error)  # now, because a dropped object may leave memory
-            self._take_back(changed)
+            commit.take_back()
             if not self._invalid.has_conflict():
                 self._invalid.drop()
-            self._spare_oids += [oid for oid, _ in writer.new_objects.values()]
+            self._spare_oids += commit.new_oids()
             raise
-        for oid, new in writer.new_objects.values():
-            self.cache.note_loaded(oid, new)  # first, so that it is the object of its oid, whatever comes next
-            set_slot(new, "_p_oid", oid)
-            set_slot(new, "_p_connection", self)
-            set_slot(new, "_p_status", SAVED)
-        for obj, _, _ in records:
-            set_slot(obj, "_p_serial", self.transaction_serial)  # they count as used when the cache is shrunk
+        commit.accept(self.cache)
         if self._unnoted is not None:
-            self._unnoted.note_stored((oid, record) for _, oid, record in records)
+            self._unnoted.note_stored((oid, record) for _, oid, record in commit.records)
         self._invalid.drop()
 
     def _forget_changes(self) -> None:

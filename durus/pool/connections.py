@@ -7,7 +7,7 @@ connection, which refuses it.
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
+from typing import Generic, NoReturn, TypeVar
 
 from durus.concurrency.call_guard import guarded
 from durus.concurrency.connecting_again import BY_NEXT_TRANSACTION
@@ -23,14 +23,10 @@ from durus.error import (
 from durus.objects.trust import Entry
 from durus.oid import ROOT_OID
 from durus.persistent import PersistentBase, PersistentObject
-from durus.serialize import ObjectWriter
 from durus.storage import Storage
 from durus.transactions.blocks import Block
+from durus.transactions.pending_commit import PendingCommit
 from durus.transactions.unnoted import Debug, UnnotedChanges
-
-if TYPE_CHECKING:
-    from durus.connection import _Pickled
-
 
 R = TypeVar("R", bound=PersistentObject)
 
@@ -127,9 +123,9 @@ class PooledConnection(Connection[R], Generic[R]):
         self._note_size(oid, record)
         return record
 
-    def _store(self, writer: ObjectWriter, records: "list[_Pickled]", changed: dict[bytes, PersistentObject]) -> None:
-        super()._store(writer, records, changed)
-        for _, oid, record in records:
+    def _store(self, commit: PendingCommit) -> None:
+        super()._store(commit)
+        for _, oid, record in commit.records:
             self._note_size(oid, record)
 
     def _note_size(self, oid: bytes, record: bytes) -> None:

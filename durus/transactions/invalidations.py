@@ -63,8 +63,10 @@ class Invalidations:
             self._cache.make_all_ghosts(self._connection)
             for watch in self._watches:
                 watch.overflowed = True
-        else:
+        elif self.oids:
             self.drop_states(self.oids)
+        else:
+            return
         self.oids.clear()
         self.is_all = False
 

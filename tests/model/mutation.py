@@ -76,6 +76,7 @@ TESTS = {
     "durus/sharing/held_snapshots.py": ["versions", "readonly_server", "protocol2", "shared_storage"],
     "durus/transactions/open_connections.py": ["connection"],
     "durus/transactions/invalidations.py": ["connection", "what_errors_tell", "btree", "spec_examples"],
+    "durus/transactions/pending_commit.py": ["connection", "spec_examples", "unnoted_changes", "interrupts"],
     "durus/transactions/blocks.py": ["savepoints", "connection", "misuse"],
     "durus/connection.py": ["connection", "spec_examples", "computed_attribute", "api", "record", "btree"],
 }
