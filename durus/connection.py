@@ -16,7 +16,6 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast, overload
 from weakref import ref
 
-from durus.btree import BTree
 from durus.concurrency.call_guard import CALL, CallGuard, guarded, guarded_load
 from durus.concurrency.uncopied import Uncopied
 from durus.error import (
@@ -37,7 +36,7 @@ from durus.objects.cache import Cache
 from durus.objects.trust import Entry, Trust, checked_entries
 from durus.oid import ROOT_OID, format_oid, oid_from_int
 from durus.open_file import open_file_storage
-from durus.persistent import SAVED, UNSAVED, ConnectionBase, PersistentBase, PersistentObject, Watch, set_slot
+from durus.persistent import SAVED, ConnectionBase, PersistentBase, PersistentObject, Watch, set_slot
 from durus.persistent_dict import PersistentDict
 from durus.records.contents import split_data
 from durus.records.record import split_oids, unpack_record
@@ -46,7 +45,7 @@ from durus.storage import Moment, Storage, require_storage
 from durus.transactions.blocks import Block, OpenBlocks, Savepoint
 from durus.transactions.invalidations import Invalidations
 from durus.transactions.looking_back import Version as Version
-from durus.transactions.looking_back import copy_of, earlier_states, forget_count
+from durus.transactions.looking_back import copy_of, give_state, states_at
 from durus.transactions.open_connections import OpenConnections
 from durus.transactions.pending_commit import PendingCommit, count_as_changed
 from durus.transactions.savepoint import KeptStates
@@ -560,22 +559,13 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
         oid = self._own_oid(obj)
         if self._only_reads:
             raise ReadonlyError("this connection was made with snapshot=True, so it only reads")
-        earlier = at if isinstance(at, Storage) else self.storage.as_of(at)
-        try:
-            states = earlier_states(earlier, self._reader, obj, oid)
-        finally:
-            if earlier is not at:
-                earlier.close()
+        states = states_at(at, self.storage, self._reader, obj, oid)
         objects = [(self._part(each, data), data) for each, data in states.items()]
         for each, _ in objects:
             each._p_note_change()  # which loads it, so that a change of others is a conflict
         self._invalid.tell_watches(states)
         for each, data in objects:
-            each._p_set_status_ghost()
-            self._reader.load_state(each, data)
-            set_slot(each, "_p_status", UNSAVED)
-            if isinstance(each, BTree):
-                forget_count(each)
+            give_state(each, data, self._reader)
 
     def _part(self, oid: bytes, data: bytes) -> PersistentObject:
         """Return an object whose state is to be given back. StateError if that can't be loaded, or it is gone."""

@@ -1,5 +1,6 @@
 """Earlier states of objects: copies with such a state, and the records of one. Statements HIST-7, HIST-9, HIST-10."""
 
+import contextlib
 from typing import NamedTuple
 
 from durus.btree import BNode, BTree
@@ -8,7 +9,7 @@ from durus.oid import format_oid
 from durus.persistent import UNSAVED, ConnectionBase, PersistentObject, new_ghost, set_slot
 from durus.records.record import split_oids, unpack_record
 from durus.serialize import ObjectReader
-from durus.storage import Commit, Storage
+from durus.storage import Commit, Moment, Storage
 
 
 class Version(NamedTuple):
@@ -22,22 +23,33 @@ class Version(NamedTuple):
 def copy_of(connection: ConnectionBase, reader: ObjectReader, oid: bytes, data: bytes) -> PersistentObject:
     """Return a new object with the state in `data` and without a connection. StateError if it can't be loaded."""
     copy = new_ghost(reader.class_of_record(oid, data), oid, connection)
-    reader.load_state(copy, data)
-    set_slot(copy, "_p_status", UNSAVED)
+    give_state(copy, data, reader)
     set_slot(copy, "_p_serial", 0)
-    if isinstance(copy, BTree):
-        forget_count(copy)
     set_slot(copy, "_p_connection", None)
     set_slot(copy, "_p_oid", None)
     return copy
 
 
-def forget_count(tree: BTree[object, object]) -> None:
-    """Make a tree count its items again: nothing else tells how many items an earlier state has."""
-    set_slot(tree, "_p_count", None)
+def give_state(obj: PersistentObject, data: bytes, reader: ObjectReader) -> None:
+    """Replace the state of an object, which is unsaved then. StateError if `data` can't be loaded."""
+    obj._p_set_status_ghost()
+    reader.load_state(obj, data)
+    set_slot(obj, "_p_status", UNSAVED)
+    if isinstance(obj, BTree):
+        set_slot(obj, "_p_count", None)  # nothing else tells how many items an earlier state has
 
 
-def earlier_states(storage: Storage, reader: ObjectReader, obj: PersistentObject, oid: bytes) -> dict[bytes, bytes]:
+def states_at(
+    at: Moment | Storage, storage: Storage, reader: ObjectReader, obj: PersistentObject, oid: bytes
+) -> dict[bytes, bytes]:
+    """Return what _earlier_states() finds at a moment of a storage, or in another one."""
+    if isinstance(at, Storage):
+        return _earlier_states(at, reader, obj, oid)
+    with contextlib.closing(storage.as_of(at)) as earlier:
+        return _earlier_states(earlier, reader, obj, oid)
+
+
+def _earlier_states(storage: Storage, reader: ObjectReader, obj: PersistentObject, oid: bytes) -> dict[bytes, bytes]:
     """Return the data of an object in a storage, and of the nodes of a BTree, by oid. [HIST-10]
 
     StateError if the object has no record there, or was of another class then.
