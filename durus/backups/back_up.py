@@ -69,12 +69,19 @@ class BackUp:
         self._file_system = source_file_system or OperatingSystem()
         self._target = open_target(target, target_file_system)
         self._keep = keep
+        self.has_target = False
+        """True when the target has been locked and is a backup."""
         self.result: BackedUp | None = None
 
-    def steps(self) -> Iterator[Progress]:
-        """Back up, one step at a time. The backup does not change before the last step is done."""
+    def steps(self, may_begin: bool = True) -> Iterator[Progress]:
+        """Back up, one step at a time. The backup does not change before the last step is done.
+
+        Args:
+            may_begin: False if the target must be a backup already. [BACKUP-22]
+        """
         self._check_source()
-        with self._target.locked() as manifest:
+        with self._target.locked(may_begin) as manifest:
+            self.has_target = True
             before = ""
             for _ in range(_TRIES):
                 file = self._file_system.open(self._path, "read")

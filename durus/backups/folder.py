@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 
 from durus.backups.manifest import SEGMENT_NAME, Manifest, Segment, pack_manifest, parse_manifest
-from durus.backups.target import MANIFEST, check_is_new, missing, no_backup, segment_view
+from durus.backups.target import MANIFEST, check_is_new, gone, missing, no_backup, segment_view
 from durus.error import FileError, LockedError
 from durus.files.file import File, FileSystem, Path, ReadableFile, closing_on_error, path_text
 from durus.files.publishing import read_file, replace_file
@@ -25,6 +25,8 @@ class FolderTarget:
     def __init__(self, path: Path, file_system: FileSystem) -> None:
         self.path = os.path.abspath(path_text(path))
         self._file_system = file_system
+        self._lock: File | None = None
+        """The file `lock`, while this process holds it."""
 
     def _path_of(self, name: str) -> str:
         return os.path.join(self.path, name)
@@ -52,14 +54,16 @@ class FolderTarget:
     # Writing
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[Manifest]:
+    def locked(self, may_begin: bool) -> Iterator[Manifest]:
         """Lock the folder, and remove leftovers of earlier runs."""
         if not self._file_system.exists(self.path):
+            if not may_begin:
+                raise gone(self.path)
             self._file_system.make_directory(self.path)
             self._file_system.sync_directory(self.path)
         manifest_path = self._path_of(MANIFEST)
         if not self._file_system.exists(manifest_path):
-            self._check_empty()
+            self._check_empty(may_begin)
         lock_path = self._path_of(_LOCK)
         lock = self._file_system.open(lock_path, "write" if self._file_system.exists(lock_path) else "private")
         try:
@@ -73,19 +77,28 @@ class FolderTarget:
                 self._write_manifest(Manifest())
             manifest = self.read_manifest()
             self._remove_unused(manifest)
+            self._lock = lock
             yield manifest
         finally:
+            self._lock = None
             lock.close()
 
-    def _check_empty(self) -> None:
+    def _check_place(self) -> None:
+        """Check that the folder that was locked still has its name. [BACKUP-17]"""
+        if self._lock is not None and not self._lock.has_its_name():
+            raise FileError(errno.ESTALE, "another folder has taken the place of this one meanwhile", self.path)
+
+    def _check_empty(self, may_begin: bool) -> None:
         names = self._file_system.names_beside(self._path_of(MANIFEST))
         if MANIFEST not in names:  # else another backup has just begun here
-            check_is_new(self.path, (name for name in names if name not in (_LOCK, MANIFEST + _PART)))
+            check_is_new(self.path, (name for name in names if name not in (_LOCK, MANIFEST + _PART)), may_begin)
 
     def create_part(self) -> "_FolderPart":
+        self._check_place()
         return _FolderPart(self._file_system, self._create(self._path_of(f"segment{_PART}")), self.path)
 
     def replace_manifest(self, manifest: Manifest) -> None:
+        self._check_place()
         self._write_manifest(manifest)
         self._remove_unused(manifest)
 

@@ -25,18 +25,21 @@ def back_up_rounds(
         on_trouble: Takes the error of a backup that is tried again.
         run: Runs the steps of a backup.
     """
-    has_run = False
+    has_run = has_target = False
     while True:
         try:
             backup = new_backup()
-            run(backup.steps())
+            try:
+                run(backup.steps(may_begin=not has_target))
+            finally:
+                has_target = has_target or backup.has_target
             done, has_run = backup.result, True
             if done is not None and (done.is_new or done.added or done.dropped):
                 yield done
         except (NothingToBackUpError, LockedError) as error:
             on_trouble(error)
         except FileError as error:
-            if not has_run or (isinstance(error, ObjectStoreError) and error.is_permanent):
+            if not (has_run or has_target) or (isinstance(error, ObjectStoreError) and error.is_permanent):
                 raise
             on_trouble(error)
         if wait(interval):

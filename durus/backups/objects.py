@@ -98,14 +98,14 @@ class ObjectTarget:
         return segment_view(_ObjectFile(self._store, segment.name, size), segment)
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[Manifest]:
+    def locked(self, may_begin: bool) -> Iterator[Manifest]:
         """Read the manifest, and note its version."""
         found = self._find_manifest()
         if found is None:
             names = self._store.names()
             if MANIFEST in names:  # another backup has just begun here
                 raise self._overtaken()
-            check_is_new(self.path, names)
+            check_is_new(self.path, names, may_begin)
             found = Manifest(), self._write_manifest(Manifest(), None)
         manifest, self._version = found
         yield manifest

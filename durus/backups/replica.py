@@ -67,6 +67,8 @@ class Replica:
         """The last seal of the file."""
         self._is_known = False
         """True if the file is known to come from the source."""
+        self._has_been_there = False
+        """True if there was a replica in an earlier round. [REPL-16]"""
         self.result: Followed | None = None
         """What the last round has done."""
 
@@ -200,7 +202,7 @@ class Replica:
                 if old is not None and not old.has_its_name(self.path):
                     raise FileError(errno.ESTALE, "another file has taken its name meanwhile; try again", self.path)
         new.path = self.path
-        self._file, self._seal, self._is_known = new, state.last, True
+        self._file, self._seal, self._is_known, self._has_been_there = new, state.last, True, True
         if old is not None:
             old.close()
 
@@ -215,7 +217,15 @@ class Replica:
         if self._source.is_file(self.path):
             raise ArgumentError(f"{self.path}: a replica is another file than its source")
         if not self._file_system.exists(self.path):
+            if self._has_been_there and not self._file_system.exists(self.path + NOTE):
+                raise FileError(
+                    errno.ENOENT,
+                    "the replica is gone, so its disk may not be mounted: mount it, or start again to make the replica "
+                    "anew",
+                    self.path,
+                )
             return
+        self._has_been_there = True
         note = self._read_note()
         file = open_locked(self._file_system, self.path)
         with closing_on_error(file):

@@ -3,13 +3,14 @@
 `folder` and `objects` have the two kinds of target, and `opening` finds the kind from a name.
 """
 
+import errno
 import itertools
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Protocol
 
 from durus.backups.manifest import SEGMENT_NAME, Manifest, Segment
-from durus.error import BackupError, DamageError
+from durus.error import BackupError, DamageError, FileError
 from durus.files.file import ReadableFile
 
 MANIFEST = "manifest"
@@ -53,11 +54,11 @@ class Target(Protocol):
         MissingSegmentError if the segment does not exist, DamageError if its size is wrong.
         """
 
-    def locked(self) -> AbstractContextManager[Manifest]:
-        """Keep other backups out, make this a backup if it is not one, and yield the manifest.
+    def locked(self, may_begin: bool) -> AbstractContextManager[Manifest]:
+        """Keep other backups out, make this a backup if it is not one and `may_begin`, and yield the manifest.
 
-        LockedError if another backup is in progress, BackupError if there are other files and no manifest. An object
-        store keeps nobody out: there the end of the backup finds out.
+        FileError if it is not one, and must be one. LockedError if another backup is in progress, BackupError if there
+        are other files and no manifest. An object store keeps nobody out: there the end of the backup finds out.
         """
 
     def create_part(self) -> Part:
@@ -70,13 +71,28 @@ class Target(Protocol):
         """
 
 
-def check_is_new(path: str, names: Iterable[str]) -> None:
-    """Check the names in a folder or under a prefix without a manifest: only an empty one may become a backup."""
+def check_is_new(path: str, names: Iterable[str], may_begin: bool) -> None:
+    """Check the names in a folder or under a prefix without a manifest: only an empty one may become a backup.
+
+    FileError if it must not because it was a backup before. [BACKUP-22]
+    """
     left = sorted(itertools.islice(names, _MAX_LOOKED_AT))
     if any(SEGMENT_NAME.fullmatch(name) for name in left):
         raise BackupError(f"{path}: the manifest of this backup is missing; back up to another folder or prefix")
     if left:
         raise BackupError(f"{path}: this is not a backup and has files, such as {left[0]}; give a place without files")
+    if not may_begin:
+        raise gone(path)
+
+
+def gone(path: str) -> FileError:
+    """Return the error for a target that was a backup before, and is empty or missing."""
+    return FileError(
+        errno.ENOENT,
+        "the backup that was here is gone, so its disk may not be mounted: mount it, or start again to begin a new "
+        "backup here",
+        path,
+    )
 
 
 def no_backup(path: str) -> BackupError:

@@ -34,7 +34,7 @@ from durus.error import (
 )
 from durus.file_storage import FileStorage
 from durus.file_storage2 import FileStorage2
-from durus.files.file import ReadableFile
+from durus.files.file import OperatingSystem, ReadableFile
 from durus.files.moment import seal_time
 from durus.sqlite_storage import SqliteStorage
 from durus.storage import Storage
@@ -440,6 +440,52 @@ def test_following_waits_for_a_file_that_is_away_once_it_has_made_a_backup(datab
     with pytest.raises(FileError):
         next(follow(database.path, database.target))
     away.rename(database.path)
+
+
+@pytest.mark.spec("BACKUP-22")
+@pytest.mark.parametrize("has_folder", [True, False])
+@pytest.mark.parametrize("has_commit", [True, False])
+def test_following_waits_for_a_target_whose_disk_is_away(
+    database: Database, has_folder: bool, has_commit: bool
+) -> None:
+    target, away = database.target, database.folder / "away"
+
+    def unmount() -> None:
+        target.rename(away)
+        if has_folder:
+            target.mkdir()
+
+    def mount() -> None:
+        if has_folder:
+            assert list(target.iterdir()) == []
+            target.rmdir()
+        away.rename(target)
+
+    if has_commit:
+        database.commit(1)
+    stop = Waiting(unmount, lambda: database.commit(2), mount)
+    troubles: list[DurusError] = []
+    done = list(follow(database.path, target, stop=stop, on_trouble=troubles.append))
+    assert [each.is_new for each in done] == ([True, False] if has_commit else [True])
+    gone = [each for each in troubles if isinstance(each, FileError)]
+    assert len(gone) == 2
+    assert all("the backup that was here is gone" in str(each) for each in gone)
+    assert database.restored() == 2
+
+
+@pytest.mark.spec("BACKUP-17")
+def test_a_backup_leaves_a_folder_alone_that_takes_the_place_of_its_target(database: Database) -> None:
+    database.commit(1)
+    back_up(database.path, database.target)
+    target = FolderTarget(database.target, OperatingSystem())
+    with target.locked(may_begin=True) as manifest:
+        database.target.rename(database.folder / "away")
+        database.target.mkdir()
+        with pytest.raises(FileError, match="has taken the place of this one"):
+            target.create_part()
+        with pytest.raises(FileError, match="has taken the place of this one"):
+            target.replace_manifest(manifest)
+    assert list(database.target.iterdir()) == []
 
 
 @pytest.mark.spec("BACKUP-40")

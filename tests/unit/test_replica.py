@@ -298,6 +298,39 @@ def test_a_replica_that_was_removed_is_made_anew(database: Database) -> None:
     assert value_in(database.copy) == "own"
 
 
+@pytest.mark.spec("REPL-16", "REPL-18")
+@pytest.mark.parametrize("has_folder", [True, False])
+def test_a_replica_whose_disk_is_away_is_waited_for_and_not_made_anew(database: Database, has_folder: bool) -> None:
+    place, away = database.copy.parent / "mounted", database.copy.parent / "away"
+    place.mkdir()
+
+    def unmount() -> None:
+        place.rename(away)
+        if has_folder:
+            place.mkdir()
+
+    def mount() -> None:
+        if has_folder:
+            assert list(place.iterdir()) == []
+            place.rmdir()
+        away.rename(place)
+
+    steps = [unmount, lambda: database.commit("two"), mount, None]
+    troubles: list[DurusError] = []
+
+    def wait(interval: float) -> bool:
+        step = steps.pop(0)
+        if step is not None:
+            step()
+        return step is None
+
+    database.commit("one")
+    with closing(Replica(source_of(database.path), place / "copy")) as replica:
+        assert [each.is_new for each in replica.rounds(1, wait, troubles.append)] == [True, False]
+    assert [str(each).partition(": ")[2][:19] for each in troubles] == ["the replica is gone"] * 2
+    assert value_in(place / "copy") == "two"
+
+
 @pytest.mark.spec("REPL-10")
 def test_what_no_seal_covers_is_not_copied_and_is_counted(database: Database) -> None:
     database.commit("one")
