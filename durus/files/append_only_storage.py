@@ -226,6 +226,7 @@ class AppendOnlyStorage(SingleFileStorage[_Opened[F]], Generic[F]):
             self._commit = commit
             self._write(opened, prepared)
             commit.written = prepared
+            commit.frame = None  # otherwise it would be a reference cycle
 
         def accept() -> None:
             if self._commit is commit:
@@ -445,7 +446,7 @@ class _Commit(Generic[F]):
     def __init__(self, opened: _Opened[F]) -> None:
         self.opened = opened
         self.frame: FrameType | None = None
-        """The call that writes the commit."""
+        """The call that writes the commit, until it is written."""
         self.written: PreparedTransaction | None = None
         """The transaction, once it is in the file and durable."""
 

@@ -1035,6 +1035,20 @@ def test_connection_that_nobody_can_use_any_more_is_not_open(monkeypatch: pytest
     assert connection.root in connection.changed.values()
 
 
+def test_commit_leaves_nothing_that_only_the_collector_of_garbage_frees(tmp_path: Path) -> None:
+    connection = Connection(FileStorage(tmp_path / "file", durability="os"))
+    connection.commit()
+    gc.collect()
+    gc.disable()
+    try:
+        connection.get_root()["person"] = Person("Ann")
+        connection.commit()
+        connection.abort()
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
+
+
 class Looker:
     """Uses an object when it is freed."""
 
