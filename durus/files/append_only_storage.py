@@ -6,10 +6,12 @@ of spec/shelf.md that are named here hold for the other formats too.
 
 import contextlib
 import errno
+import functools
 import os
 import shutil
 import sys
 import tempfile
+import time
 import warnings
 import weakref
 from collections.abc import Callable, Generator, Iterator
@@ -45,7 +47,13 @@ _getframe = sys._getframe
 
 def utc_now() -> str:
     """Return the wall-clock time in the form of seals."""
-    return datetime.now(UTC).isoformat(timespec="microseconds")[:26] + "Z"
+    second, microsecond = divmod(time.time_ns() // 1000, 1_000_000)
+    return f"{_second_as_text(second)}.{microsecond:06}Z"
+
+
+@functools.lru_cache(maxsize=1)
+def _second_as_text(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).isoformat()[:19]
 
 
 class _Opened(NamedTuple, Generic[F]):
@@ -235,13 +243,12 @@ class AppendOnlyStorage(SingleFileStorage[_Opened[F]], Generic[F]):
         return StagedCommit(write, accept)
 
     def _write(self, opened: _Opened[F], prepared: PreparedTransaction) -> None:
-        *before, last = prepared.pieces
+        pieces = prepared.pieces
         try:
             end = opened.record_file.end
-            for piece in before:
-                self._append(opened.file, piece, end, durable=True)
+            for piece in pieces:
+                self._append(opened.file, piece, end, durable=piece is not pieces[-1] or self._durability == "fsync")
                 end += len(piece)
-            self._append(opened.file, last, end, durable=self._durability == "fsync")
             self._check_name(opened.file)
         except BaseException as error:
             self._undo_append(opened, error)

@@ -166,7 +166,7 @@ class OperatingSystemFile(Uncopied):
 
     def size(self) -> int:
         try:
-            return os.fstat(self._fd).st_size
+            return os.lseek(self._fd, 0, os.SEEK_END)  # faster than fstat(); nothing here uses the position
         except OSError as error:
             raise _named(error, "tell the size of the file", self.path) from error
 
@@ -184,7 +184,7 @@ class OperatingSystemFile(Uncopied):
 
     def append(self, data: bytes, end: int | None = None) -> None:
         try:
-            offset = os.fstat(self._fd).st_size if end is None else end
+            offset = os.lseek(self._fd, 0, os.SEEK_END) if end is None else end
             written = os.pwrite(self._fd, data, offset)
             while written < len(data):
                 written += os.pwrite(self._fd, memoryview(data)[written:], offset + written)

@@ -60,8 +60,8 @@ BUGS: dict[str, Bug] = {
         (
             Change(
                 STORAGE,
-                'self._append(opened.file, last, end, durable=self._durability == "fsync")',
-                "self._append(opened.file, last, end, durable=False)",
+                'durable=piece is not pieces[-1] or self._durability == "fsync")',
+                "durable=piece is not pieces[-1])",
             ),
         ),
         f"{CRASH}[create]",
@@ -102,8 +102,9 @@ BUGS: dict[str, Bug] = {
         (
             Change(
                 "durus/files/shelf/layout.py",
-                "crc32(body, crc32(head, checksum))",
-                "crc32(body, checksum)  # not the head",
+                "    return pack_seal(offset + len(head) + len(body), time, checksum, head, body)\n",
+                "    seal, sealed = pack_seal(offset + len(head) + len(body), time, checksum, body)\n"
+                "    return head + seal, sealed\n",
             ),
             Change(
                 "durus/files/shelf/scan.py",

@@ -23,10 +23,10 @@ def path(tmp_path: Path) -> str:
 CALLS: dict[str, tuple[str, Callable[[FileSystem, File, str], object]]] = {
     "open": ("os.open", lambda system, file, path: system.open(path, "write")),
     "open (what it is)": ("os.fstat", lambda system, file, path: system.open(path, "read")),
-    "size": ("os.fstat", lambda system, file, path: file.size()),
+    "size": ("os.lseek", lambda system, file, path: file.size()),
     "read": ("os.pread", lambda system, file, path: file.read_at(0, 3)),
     "append": ("os.pwrite", lambda system, file, path: file.append(b"x")),
-    "append (where)": ("os.fstat", lambda system, file, path: file.append(b"x")),
+    "append (where)": ("os.lseek", lambda system, file, path: file.append(b"x")),
     "truncate": ("os.ftruncate", lambda system, file, path: file.truncate(1)),
     "sync": ("os.fsync", lambda system, file, path: file.sync()),
     "lock": ("fcntl.flock", lambda system, file, path: file.lock()),

@@ -86,14 +86,14 @@ if not TYPE_CHECKING and implementation == "C":
     pack_entries = _persistent.pack_entries
 
 
-def pack_seal(offset: int, time: str, covered: int) -> tuple[bytes, int]:
-    """Return the seal entry for this offset, and its checksum.
+def pack_seal(offset: int, time: str, covered: int, *before: bytes) -> tuple[bytes, int]:
+    """Return `before`, joined, with the seal entry for this offset at the end, and the checksum of that.
 
-    `covered` is the running checksum up to the start of the seal entry. [SHELF-15]
+    `covered` is the running checksum up to `before`. [SHELF-15]
     """
-    body = _SEAL_START + f"{offset:016x} {time} ".encode("ascii")
+    body = b"".join((*before, _SEAL_START, b"%016x %b " % (offset, time.encode("ascii"))))
     checksum = crc32(body, covered)
-    return body + f"{checksum:08x}".encode("ascii") + _SEAL_END, checksum
+    return b"%b%08x%b" % (body, checksum, _SEAL_END), checksum
 
 
 def is_like_seal(entry: bytes) -> bool:
@@ -136,9 +136,7 @@ def pack_transaction(body: bytes, offset: int, time: str, checksum: int) -> tupl
     `checksum` is that of the previous seal.
     """
     head = U64.pack(len(body) + SEAL_SIZE)
-    covered = crc32(body, crc32(head, checksum))
-    seal, sealed = pack_seal(offset + len(head) + len(body), time, covered)
-    return head + body + seal, sealed
+    return pack_seal(offset + len(head) + len(body), time, checksum, head, body)
 
 
 def find_seals(data: bytes, offset: int) -> Iterator[int]:
