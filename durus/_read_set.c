@@ -1,18 +1,23 @@
 /* The oids of the objects that a transaction has accessed, in C: what ReadSet in persistent.py does, which is the
    reference.
 
-   A table of oids, as numbers. 0 is an empty place; whether the oid 0 itself is in the set, that of the root, is told
-   apart. No code of an application runs here, except in the iterators that update() and isdisjoint() are given. */
+   A list of what was noted, and a table of oids, as numbers. An object is noted once in a transaction, and most transactions
+   ask for nothing: so an oid stands in the list, maybe twice, until the set is asked, and then moves to the table. There 0
+   is an empty place; whether the oid 0 itself is in the set, that of the root, is told apart. No code of an application
+   runs here, except in the iterators that update() and isdisjoint() are given. */
 
 #include "_persistent.h"
 
-enum { FIRST_ROOM = 16, KEPT_ROOM = 1024 };
+enum { FIRST_ROOM = 16, KEPT_ROOM = 1024, MOST_NOTED = 1 << 16 };
 
 typedef struct ReadSet {
     PyObject_HEAD
-    uint64_t *oids;
-    size_t room;  /* a power of two, or 0 */
-    size_t count; /* without the root */
+    uint64_t *noted; /* the list */
+    size_t noted_room;
+    size_t noted_count;
+    uint64_t *oids; /* the table */
+    size_t room;    /* a power of two, or 0 */
+    size_t count;   /* without the root */
     int has_root;
     uint64_t seed;
 } ReadSet;
@@ -46,8 +51,8 @@ grow(ReadSet *self)
     return 0;
 }
 
-int
-note_read(ReadSet *self, uint64_t oid)
+static int
+add(ReadSet *self, uint64_t oid)
 {
     if (oid == 0) {
         self->has_root = 1;
@@ -61,10 +66,48 @@ note_read(ReadSet *self, uint64_t oid)
     return 0;
 }
 
+/* Moves the list to the table. */
+static int
+settle(ReadSet *self)
+{
+    for (; self->noted_count > 0; self->noted_count--)
+        if (add(self, self->noted[self->noted_count - 1]) < 0)
+            return -1;
+    return 0;
+}
+
+/* Makes room in the list for one more. */
+static int
+reserve(ReadSet *self)
+{
+    if (self->noted_room == MOST_NOTED)
+        return settle(self);
+    size_t room = self->noted_room ? 2 * self->noted_room : FIRST_ROOM;
+    uint64_t *noted = PyMem_Realloc(self->noted, room * sizeof(*noted));
+    if (noted == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    self->noted = noted;
+    self->noted_room = room;
+    return 0;
+}
+
+int
+note_read(ReadSet *self, uint64_t oid)
+{
+    if (self->noted_count == self->noted_room && reserve(self) < 0)
+        return -1;
+    self->noted[self->noted_count++] = oid;
+    return 0;
+}
+
 static int
 read_set_contains(ReadSet *self, PyObject *bytes)
 {
     uint64_t oid;
+    if (settle(self) < 0)
+        return -1;
     if (!read_oid(bytes, &oid))
         return 0;
     return oid == 0 ? self->has_root : self->room > 0 && *find(self, oid) != 0;
@@ -73,7 +116,7 @@ read_set_contains(ReadSet *self, PyObject *bytes)
 static Py_ssize_t
 read_set_length(ReadSet *self)
 {
-    return (Py_ssize_t)self->count + self->has_root;
+    return settle(self) < 0 ? -1 : (Py_ssize_t)self->count + self->has_root;
 }
 
 static int
@@ -89,7 +132,7 @@ append_oid(PyObject *list, uint64_t oid)
 static PyObject *
 read_set_iter(ReadSet *self)
 {
-    PyObject *list = PyList_New(0);
+    PyObject *list = settle(self) < 0 ? NULL : PyList_New(0);
     int result = list == NULL ? -1 : self->has_root ? append_oid(list, 0) : 0;
     for (size_t i = 0; result == 0 && i < self->room; i++)
         if (self->oids[i] != 0)
@@ -139,6 +182,12 @@ read_set_isdisjoint(ReadSet *self, PyObject *oids)
 static PyObject *
 read_set_clear(ReadSet *self, PyObject *Py_UNUSED(ignored))
 {
+    if (self->noted_room > KEPT_ROOM) {
+        PyMem_Free(self->noted);
+        self->noted = NULL;
+        self->noted_room = 0;
+    }
+    self->noted_count = 0;
     if (self->room > KEPT_ROOM) {
         PyMem_Free(self->oids);
         self->oids = NULL;
@@ -168,6 +217,7 @@ static void
 read_set_dealloc(ReadSet *self)
 {
     PyTypeObject *type = Py_TYPE(self);
+    PyMem_Free(self->noted);
     PyMem_Free(self->oids);
     type->tp_free(self);
     Py_DECREF(type);
