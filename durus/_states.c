@@ -928,6 +928,7 @@ load_record(StateReader *reader, PyObject *object, PyObject *record)
     return result;
 }
 
+/* Stands for ObjectReader.load_record: False where that goes on in Python. */
 static PyObject *
 reader_load(StateReader *self, PyObject *const *args, Py_ssize_t count)
 {
@@ -935,9 +936,12 @@ reader_load(StateReader *self, PyObject *const *args, Py_ssize_t count)
         PyErr_SetString(PyExc_TypeError, "load() takes a persistent object and a record");
         return NULL;
     }
-    PyObject *type = Py_NewRef(Py_TYPE(args[0])); /* what is called may give the object another one */
+    Persistent *obj = (Persistent *)args[0];
+    PyObject *type = Py_NewRef(Py_TYPE(obj)); /* what is called may give the object another one */
     int result = load_record(self, args[0], args[1]);
     Py_DECREF(type);
+    if (result > 0 && obj->has_oid && cache_object(self->cache, obj->oid, obj, 0) < 0)
+        return NULL;
     if (result < 0)
         return NULL;
     if (result == 0 && PyErr_Occurred()) {
@@ -1040,7 +1044,7 @@ reader_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 
 static PyMethodDef reader_methods[] = {
     {"load", (PyCFunction)(void (*)(void))reader_load, METH_FASTCALL,
-     PyDoc_STR("load(self, obj, record)\n--\n\nGive a ghost the state in its record; False if that is left to Python.")},
+     PyDoc_STR("load(self, obj, record)\n--\n\nGive a ghost the state in its record, and have the cache hold it; False if that is left to Python.")},
     {NULL, NULL, 0, NULL},
 };
 

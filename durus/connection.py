@@ -308,7 +308,6 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
             obj = self._reader.ghost_of_record(oid, data)
             if obj._p_is_ghost():
                 self._reader.load_record(obj, record)
-                self.cache.note_loaded(oid, obj)
                 self._note_size(oid, record)
             objects.append(obj)
             found += split_oids(refs)
@@ -335,7 +334,6 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
             except DurusKeyError:
                 raise self._invalid.read_conflict(oid) from None
             self._reader.load_record(obj, record)
-            self.cache.note_loaded(oid, obj)
         except DurusError:
             self._guard.end(is_first)
             raise

@@ -155,11 +155,12 @@ class ObjectReader:
         return self._read_class(oid, data)[0]
 
     def load_record(self, obj: PersistentObject, record: bytes) -> None:
-        """Load the state in a record into a ghost; see load_state()."""
+        """Load the state in a record into a ghost, and have the cache hold the object; see load_state()."""
         if self._loading is None and self._states is not None and self._states.load(obj, record):
             self.load_count += 1
         else:
             self.load_state(obj, unpack_record(record)[1])
+            self._cache.note_loaded(_oid_of(obj), obj)
 
     def load_state(self, obj: PersistentObject, data: bytes) -> None:
         """Load the state in `data` into a ghost; if that raises StateError, it remains a ghost. [OBJ-71]"""

@@ -178,7 +178,7 @@ class AppendOnlyStorage(SingleFileStorage[_Opened[F]], Generic[F]):
     # Storage
 
     def load(self, oid: bytes) -> bytes:
-        record = self._require_open().record_file.read(oid)
+        record = (self._opened or self._require_open()).record_file.read(oid)
         if record is None:
             raise DurusKeyError(oid)
         return record

@@ -99,6 +99,12 @@ class Shelf(RecordFile):
         offset = self.index.get(oid)
         return self.map.offset_of(oid) if offset is None else offset
 
+    def read(self, oid: bytes) -> bytes | None:
+        offset = self.index.get(oid)
+        if offset is None:
+            offset = self.map.offset_of(oid)
+        return None if offset is None else self.read_entry(oid, offset)
+
     def read_entry(self, oid: bytes, offset: int) -> bytes:
         """Return the record in the entry at `offset`, which must be of `oid`; DamageError if it is not."""
         end = self.end if offset >= self.map.end else self.map.start
