@@ -1,5 +1,6 @@
 """The plan of the house: docs/architecture.md draws what the imports are, and no import runs upwards."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,13 @@ def test_diagram_of_the_architecture_is_that_of_the_imports() -> None:
 @pytest.mark.parametrize("room", sorted({*rooms.TOP, *(rooms.room_of(name) for name in rooms.modules())}))
 def test_architecture_tells_of_each_room(room: str) -> None:
     assert f"**{room}**" in ARCHITECTURE.read_text(encoding="utf-8")
+
+
+def test_architecture_names_each_module() -> None:
+    """A package is told of as a folder, and a subcommand by its name."""
+    named = set(re.findall(r"`(?:\w+[./])*(\w+)`", ARCHITECTURE.read_text(encoding="utf-8")))
+    modules = [name for name in rooms.modules() if rooms.room_of(name) != "commands"]
+    assert [name for name in modules if name.rpartition(".")[2] not in named] == []
 
 
 def test_imports_inside_of_functions_and_of_whole_modules_are_seen(tmp_path: Path) -> None:
