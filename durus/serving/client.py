@@ -450,9 +450,12 @@ class ServedClient:
             self._flush()
 
     def drop_if_stalled(self, now: float) -> None:
-        """Disconnect the client if it has kept the server waiting for too long. [WIRE-21] [WIRE-22]"""
-        if self.refusal is not None and now - self.since >= _SECONDS_TO_BE_REFUSED:
-            self.abort()
+        """Disconnect the client if it has gone, or has kept the server waiting for too long. [WIRE-21] [WIRE-22]"""
+        if self._is_gone:
+            return
+        is_refused = self.refusal is not None and now - self.since >= _SECONDS_TO_BE_REFUSED
+        if is_refused or self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self.abort()  # a loop of uvloop tells of an error once only, perhaps before there was more to read
             return
         wait = self._what_is_waited_for()
         if wait != self._wait:

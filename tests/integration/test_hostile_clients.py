@@ -1,7 +1,9 @@
 """What no client of this project sends: it is dropped, the log says why, and nobody else is concerned."""
 
 import random
+import signal
 import socket
+import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -271,6 +273,20 @@ def test_large_answers_that_nobody_reads_take_no_memory(tmp_path: Path, version:
         assert is_served(server)
         assert memory(server) < before + MAX_MEMORY_MORE
         attacker.close()
+
+
+@pytest.mark.spec("WIRE-22")
+def test_client_that_resets_the_connection_right_after_a_request_is_gone(server: Server) -> None:
+    attacker = server.open_socket()
+    host, port = attacker.getsockname()
+    attacker.sendall(VERSION_2)
+    receive(attacker, len(encode_u32(2) + messages.encode_hello(messages.Hello())))
+    server.process.send_signal(signal.SIGSTOP)  # so that both are there when it looks
+    attacker.sendall(messages.encode_request(messages.Options(1, 1, 0)))  # which has no answer
+    attacker.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    attacker.close()
+    server.process.send_signal(signal.SIGCONT)
+    server.log.expect(f"client {host}:{port} disconnected")
 
 
 @pytest.mark.spec("WIRE-23", "TLS-9")
