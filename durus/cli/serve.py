@@ -7,6 +7,7 @@ import itertools
 import json
 import logging
 import os
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -211,6 +212,7 @@ def run(options: argparse.Namespace) -> int:
     service_manager = ServiceManager(os.environ)
     access = Access(dict(options.allow_uid), dict(options.allow_gid), options.may_stop)
     end_on_signals()  # until the server handles them by itself
+    hangups = _note_hangups()
     limits = Limits(
         options.max_clients,
         options.max_clients_by_peer,
@@ -244,10 +246,19 @@ def run(options: argparse.Namespace) -> int:
             name = without_password(options.file or "") or "a temporary file, which is gone when the server ends"
             tell(f"durus: listening on {server.address}, serving {name}", flush=True)
             with serving_metrics(server):
+                if hangups:
+                    reopen()
                 server.serve(reopen, service_manager, _fast_loop())
         finally:
             storage.close()
     return 0
+
+
+def _note_hangups() -> list[int]:
+    """Return a list that gets the SIGHUPs that come before and after those that the server handles. [CMD-72]"""
+    hangups: list[int] = []
+    signal.signal(signal.SIGHUP, lambda number, frame: hangups.append(number))
+    return hangups
 
 
 def _fast_loop() -> "Callable[[], asyncio.AbstractEventLoop] | None":

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from durus.cli.main import main
 from durus.client_storage import ClientStorage
 from durus.connection import Connection
 from durus.error import DisconnectedError, ProtocolError, ReadonlyError
@@ -152,6 +153,42 @@ def test_sighup_opens_the_log_anew(tmp_path: Path) -> None:
     assert "listening on" in (tmp_path / "old").read_text()
     assert "committed 1 objects" in (tmp_path / "log").read_text()
     assert "stopped" in (tmp_path / "log").read_text()
+
+
+@pytest.mark.spec("CMD-72")
+def test_sighup_before_clients_are_served_ends_nothing(tmp_path: Path) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    server = Server("--port", "0", "--logfile", "log", folder=tmp_path, environment=environment)
+    for _ in range(50):  # the first ones before its loop runs
+        server.process.send_signal(signal.SIGHUP)
+    visit(("127.0.0.1", server.port))
+    assert server.end() == 0
+    assert not list(temporary.iterdir())
+
+
+@pytest.mark.spec("CMD-72")
+def test_sighup_before_clients_are_served_counts_when_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, old = tmp_path / "log", tmp_path / "old"
+    listen = StorageServer.listen
+
+    def move_log(self: StorageServer, listening: list[socket.socket] | None = None) -> None:
+        listen(self, listening)
+        if not old.exists():  # serve() calls it again
+            log.rename(old)
+            os.kill(os.getpid(), signal.SIGHUP)
+            self.stop()
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    monkeypatch.setattr(StorageServer, "listen", move_log)
+    try:
+        assert main(["serve", str(tmp_path / "f"), "--port", "0", "--logfile", str(log)]) == 0
+        os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert "stopped" in log.read_text()
 
 
 @pytest.mark.spec("WIRE-12", "TXN-25")
