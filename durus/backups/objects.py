@@ -18,7 +18,7 @@ from typing import IO, NamedTuple, Protocol
 from durus.backups.manifest import SEGMENT_NAME, Manifest, Segment, pack_manifest, parse_manifest, unique_segment_name
 from durus.backups.target import MANIFEST, check_is_new, missing, no_backup, segment_view
 from durus.error import LockedError
-from durus.files.file import ReadableFile, os_errors_as
+from durus.files.file import ReadableFile, os_errors_as, temporary_folder
 
 _READ_SIZE = 1 << 22
 """How much one request reads of a segment, in bytes."""
@@ -176,7 +176,7 @@ class _UploadedPart:
 
     @staticmethod
     def _errors_named() -> contextlib.AbstractContextManager[None]:
-        return os_errors_as("write a temporary file of the size of the segment", tempfile.gettempdir())
+        return os_errors_as("write a temporary file of the size of the segment", temporary_folder())
 
     def append(self, data: bytes) -> None:
         with self._errors_named():

@@ -29,7 +29,15 @@ from durus.error import (
     FileError,
     FormatError,
 )
-from durus.files.file import File, FileSystem, OperatingSystem, Path, closing_on_error
+from durus.files.file import (
+    File,
+    FileSystem,
+    OperatingSystem,
+    Path,
+    closing_on_error,
+    os_errors_as,
+    temporary_folder,
+)
 from durus.files.file_format import FileFormat
 from durus.files.file_replacer import FileReplacer
 from durus.files.follower import Follower
@@ -122,7 +130,9 @@ class AppendOnlyStorage(SingleFileStorage[_Opened[F]], Generic[F]):
         self._oids = OidAllocator(record_file.holes(), record_file.oid_count)
 
     def _make_temporary_name(self) -> str:
-        folder = tempfile.mkdtemp(prefix="durus-")
+        parent = temporary_folder()
+        with os_errors_as("make a temporary folder there", parent):
+            folder = tempfile.mkdtemp(prefix="durus-", dir=parent)
         self._directory = weakref.finalize(self, _remove_directory, folder)
         return os.path.join(folder, "temporary.durus")
 

@@ -11,6 +11,7 @@ import fcntl
 import itertools
 import os
 import stat
+import tempfile
 from collections.abc import Iterable, Iterator
 from typing import Literal, Protocol
 
@@ -110,6 +111,16 @@ def os_errors_as(operation: str, path: str, kind: type[FileError] = FileError) -
         yield
     except OSError as error:
         raise _named(error, operation, path, kind) from error
+
+
+def temporary_folder() -> str:
+    """Return the folder in which the system keeps temporary files; FileError if it has none that can be written."""
+    try:
+        return tempfile.gettempdir()
+    except OSError as error:
+        raise FileError(
+            f"cannot make a temporary file: {error.strerror}; let TMPDIR name a folder to which this process can write"
+        ) from error
 
 
 @contextlib.contextmanager

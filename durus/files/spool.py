@@ -6,7 +6,7 @@ import tempfile
 from types import TracebackType
 from typing import Self
 
-from durus.files.file import os_errors_as
+from durus.files.file import os_errors_as, temporary_folder
 
 
 class Spool:
@@ -17,7 +17,7 @@ class Spool:
     """
 
     def __init__(self, path: str | None = None) -> None:
-        self._beside = tempfile.gettempdir() if path is None else path
+        self._beside = temporary_folder() if path is None else path
         with self._errors_as("make"):
             self._file = tempfile.TemporaryFile(dir=None if path is None else os.path.dirname(path))  # noqa: SIM115
 

@@ -13,8 +13,11 @@ import pytest
 import durus
 from durus.backup import back_up
 from durus.backups import folder
+from durus.backups.objects import _UploadedPart
 from durus.error import FileError
 from durus.file_storage import FileStorage
+from durus.file_storage2 import FileStorage2
+from durus.files.spool import Spool
 from durus.open_file import inspect_file
 from durus.sqlite_storage import SqliteStorage
 from durus.tools.convert import copy_to_file, copy_to_storage
@@ -71,6 +74,20 @@ def test_copying_to_a_storage_tells_which_folder_is_full(path: Path, tmp_path: P
         list(copy_to_storage(storage, target))
     storage.close()
     target.close()
+
+
+@pytest.mark.parametrize("make", [FileStorage, FileStorage2, Spool, _UploadedPart])
+def test_a_system_without_a_folder_for_temporary_files_is_told(
+    make: Callable[..., object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    arguments = (None,) if make is _UploadedPart else ()
+    with pytest.raises(FileError, match=r"missing: cannot .*: No such file or directory"):
+        make(*arguments)
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "missing")])
+    with pytest.raises(FileError, match=r"cannot make a temporary file: No usable temporary directory .*TMPDIR"):
+        make(*arguments)
 
 
 @pytest.mark.spec("EXP-32")
