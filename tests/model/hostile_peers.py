@@ -8,14 +8,17 @@ it has committed. No server may crash, log more than a line for a fault, or keep
 
 import argparse
 import contextlib
+import json
+import os
 import random
 import re
+import signal
 import socket
 import struct
 import sys
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -46,10 +49,15 @@ AT_A_TIME = 150
 """How many attackers are connected at the same time, besides those that stay."""
 STAYING = 40
 """How many attackers say nothing any more and do not read, until they are dropped or others take their place."""
-WARM = 20_000
-"""After how many inputs the memory of a server is noted for the first time."""
-MAX_MEMORY_MORE = 48 << 20
-"""How many bytes more than then the server may have at the end."""
+LOOKS = 20
+"""How often in a run it is noted what the servers hold; after a quarter of it, they are warm."""
+LEAST_BETWEEN_LOOKS = 1000
+PACKED_AFTER = 4 << 20
+"""After how many committed bytes the servers pack."""
+MAX_BLOCKS_MORE = 2000
+"""How many more blocks of Python's memory than when it was warm a server may hold at the end."""
+MAX_BYTES_MORE = 2 << 20
+"""The same for the bytes that malloc() has given out."""
 OTHER_OIDS = 5000
 """How many oids the other client takes first, so that its object has one that attackers do not guess."""
 MADE = 500
@@ -150,6 +158,30 @@ class Attack:
         return peer
 
 
+class Held(NamedTuple):
+    """What a server holds while nobody but the other client is connected, and two small objects are stored."""
+
+    blocks: int
+    bytes: int
+    types: dict[str, int]
+    memory: int
+    """How many bytes are resident: these vary with the holes in them."""
+    files: int
+
+    def __str__(self) -> str:
+        return f"{self.blocks:,} blocks, {self.bytes:,} bytes, {self.files} files, {self.memory >> 10:,} KiB resident"
+
+    def more_than(self, before: "Held") -> str:
+        """Return what there is more of than before; "" if no leak explains it."""
+        is_more = (
+            self.blocks > before.blocks + MAX_BLOCKS_MORE
+            or self.bytes > before.bytes + MAX_BYTES_MORE
+            or self.files > before.files
+        )
+        grown = (Counter(self.types) - Counter(before.types)).most_common(8)
+        return f"it had {before}, and has {self}; more objects: {grown}" if is_more else ""
+
+
 class Target:
     """A server, and the other client that uses it all the time."""
 
@@ -158,13 +190,21 @@ class Target:
         self.file = folder / f"{name}.durus"
         self.log = folder / f"{name}.log"
         always = ("--port", "0", "--file", str(self.file), "--logfile", str(self.log), "--logginglevel", "30")
-        times = ("--commit-timeout", str(COMMIT_TIMEOUT), "--stall-timeout", str(STALL_TIMEOUT))
-        self._server = Server(*always, *times, *options, folder=folder)
+        limits = ("--commit-timeout", str(COMMIT_TIMEOUT), "--stall-timeout", str(STALL_TIMEOUT))
+        packs = ("--gcbytes", str(PACKED_AFTER))
+        self._told = folder / f"{name}.held"
+        python = (str(Path(__file__).with_name("counted.py")), str(self._told))
+        self._server = Server(*always, *limits, *packs, *options, folder=folder, python=python)
         self.port = self._server.port
+        self._process = Path(f"/proc/{self._server.process.pid}")
         self.problems: list[str] = []
         self.commits = self.conflicts = self.lost_by_packs = 0
         self.longest = 0.0
+        self.held: list[Held] = []
         self._stop = threading.Event()
+        self._using = threading.Lock()
+        """Held by the one that uses the client."""
+        self._oid = ROOT_OID
         address: HostPortAddress = HostPortAddress("127.0.0.1", self.port)
         if certificates is not None:
             ca, cert = certificates("ca"), certificates("admin")
@@ -172,85 +212,104 @@ class Target:
         self._other = ClientStorage(address=address, timeout=SECONDS)
         self._thread = threading.Thread(target=self._use)
         self._thread.start()
-        self.before: tuple[int, int] | None = None
-
-    def figures(self) -> tuple[int, int]:
-        """Return the bytes of memory that the server has, and how many files it has open."""
-        process = Path(f"/proc/{self._server.process.pid}")
-        (line,) = re.findall(r"VmRSS:\s*(\d+) kB", (process / "status").read_text())
-        return int(line) << 10, len(list((process / "fd").iterdir()))
 
     def _use(self) -> None:
+        """Commit one value after the other, and load it again: what is acknowledged must be there."""
         try:
-            self._commit_and_load()
+            for _ in range(OTHER_OIDS):
+                self._oid = self._other.new_oid()
+            while not self._stop.wait(0.02):
+                with self._using:
+                    self._commit_and_load(self.commits)
         except Exception as error:
             self.problems.append(f"{self.name}: the other client was harmed: {error!r}")
 
-    def _commit_and_load(self) -> None:
-        """Commit one value after the other, and load it again: what is acknowledged must be there."""
-        client = self._other
-        for _ in range(OTHER_OIDS):
-            oid = client.new_oid()
-        while not self._stop.wait(0.02):
-            own = pack_record(oid, _state(self.commits), b"")
-            root = pack_record(ROOT_OID, _state(Ref(int.from_bytes(oid), PersistentDict)), oid)
-            began = time.monotonic()
-            client.begin()
-            client.store(ROOT_OID, root)
-            client.store(oid, own)
-            try:
-                client.end()
-            except WriteConflictError:  # of the root, which attackers may write
-                self.conflicts += 1
-                client.sync()
-                continue
+    def _commit_and_load(self, value: object) -> None:
+        client, oid = self._other, self._oid
+        own = pack_record(oid, _state(value), b"")
+        root = pack_record(ROOT_OID, _state(Ref(int.from_bytes(oid), PersistentDict)), oid)
+        began = time.monotonic()
+        client.begin()
+        client.store(ROOT_OID, root)
+        client.store(oid, own)
+        is_stored = True
+        try:
+            client.end()
+        except WriteConflictError:  # of the root, which attackers may write
+            self.conflicts += 1
+            is_stored = False
+        else:
             self.longest = max(self.longest, time.monotonic() - began)
             self.commits += 1
-            client.sync()
-            try:
-                found = client.load(oid)
-            except DurusKeyError:  # an attacker has put another root, and a pack has taken the object
-                if client.load(ROOT_OID) == root:
-                    raise
-                self.lost_by_packs += 1
-                oid = client.new_oid()
-            else:
-                if found != own:
-                    raise RuntimeError(f"it has committed {own!r}, and loads {found!r}")
+        client.sync()
+        try:
+            found = client.load(oid)
+        except DurusKeyError:  # an attacker has put another root, and a pack has taken the object
+            if client.load(ROOT_OID) == root:
+                raise
+            self.lost_by_packs += 1
+            self._oid = client.new_oid()
+        else:
+            if is_stored and found != own:
+                raise RuntimeError(f"it has committed {own!r}, and loads {found!r}")
 
-    def clients(self) -> int:
-        """Return how many connections there are."""
+    def look(self) -> None:
+        """Note what the server holds, after the attackers have gone and all that they have stored was removed."""
+        with self._using:
+            for value in ("packed " * (PACKED_AFTER // 7 + 1), self.commits):
+                self._commit_and_load(value)
+                if not _within(SECONDS, lambda: not self._is_packing()):
+                    raise RuntimeError(f"{self.name}: a pack of two objects does not end")
+            if not _within(SECONDS, self._is_alone):
+                files = sorted(os.readlink(each) for each in self._files())
+                self.problems.append(f"{self.name}: what attackers have opened stays open: {files}, {self._clients()}")
+            self._told.unlink(missing_ok=True)
+            self._server.process.send_signal(signal.SIGUSR1)
+            if not _within(SECONDS, self._told.exists):
+                raise RuntimeError(f"{self.name}: the server does not tell what it holds")
+            (line,) = re.findall(r"VmRSS:\s*(\d+) kB", (self._process / "status").read_text())
+            figures = json.loads(self._told.read_text())
+            self.held.append(Held(**figures, memory=int(line) << 10, files=len(self._files())))
+
+    def _is_alone(self) -> bool:
+        """Tell whether nobody else is connected, nor was let in by the kernel only."""
+        return self._clients()["count"] == 1 and (not self.held or len(self._files()) <= self.held[0].files)
+
+    def _files(self) -> list[Path]:
+        return list((self._process / "fd").iterdir())
+
+    def _clients(self) -> dict[str, object]:
         clients = self._other.server_status()["clients"]
         assert isinstance(clients, dict)
-        return int(clients["count"])
+        return clients
+
+    def _is_packing(self) -> bool:
+        pack = self._other.server_status()["pack"]
+        assert isinstance(pack, dict)
+        return bool(pack["running"])
 
     def close(self, figures: Figures) -> None:
         """End the server, and check what is left of it."""
         self._stop.set()
         self._thread.join(SECONDS)
-        name = self.name
-        end = time.monotonic() + SECONDS
-        while (clients := self.clients()) > 1 and time.monotonic() < end:
-            time.sleep(0.1)
-        memory, files = self.figures()
-        before_memory, before_files = self.before or (memory, files)
+        name, clients = self.name, self._clients()["count"]
+        first, last = self.held[1 + len(self.held) // 4], self.held[-1]
         figures.counts[f"{name}: commits of the other client"] += self.commits
         figures.counts[f"{name}: its conflicts about the root"] += self.conflicts
         figures.counts[f"{name}: its longest commit, in ms"] = int(1000 * self.longest)
-        figures.counts[f"{name}: KiB of memory before"] = before_memory >> 10
-        figures.counts[f"{name}: KiB of memory after"] = memory >> 10
-        figures.counts[f"{name}: open files before"] = before_files
-        figures.counts[f"{name}: open files after"] = files
+        figures.counts[f"{name}: KiB of memory before"] = first.memory >> 10
+        figures.counts[f"{name}: KiB of memory after"] = last.memory >> 10
+        for what in ("blocks", "bytes", "files"):
+            figures.counts[f"{name}: {what} held before"] = getattr(first, what)
+            figures.counts[f"{name}: {what} held after"] = getattr(last, what)
         problems = figures.violations
         problems += self.problems
-        if clients > 1:
+        if clients != 1:
             problems.append(f"{name}: {clients} clients are connected, and all but one have gone")
         if not self.commits:
             problems.append(f"{name}: the other client has committed nothing")
-        if memory > before_memory + MAX_MEMORY_MORE:
-            problems.append(f"{name}: the server had {before_memory} bytes of memory, and has {memory}")
-        if files > before_files:
-            problems.append(f"{name}: the server had {before_files} files open, and has {files}")
+        if leak := last.more_than(first):
+            problems.append(f"{name}: {leak}")
         with contextlib.suppress(DurusError):
             self._other.close()
         status = self._server.end()
@@ -269,10 +328,23 @@ class Target:
         file.close()
 
     def kill(self) -> None:
+        """End the server after an error, and show what may explain it."""
         self._stop.set()
+        print(self.name, *self.problems, self._server.log.text, sep="\n", file=sys.stderr)
+        print(*self.log.read_text(encoding="utf-8").splitlines()[-20:], sep="\n", file=sys.stderr)
         self._server.process.kill()
         self._server.wait()
         self._thread.join(SECONDS)
+
+
+def _within(seconds: float, is_so: Callable[[], bool]) -> bool:
+    """Wait until it is so; return False if it is not within so many seconds."""
+    end = time.monotonic() + seconds
+    while not is_so():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 def _state(value: object) -> bytes:
@@ -446,16 +518,23 @@ def _states() -> Iterator[tuple[str, State]]:
 STATES: dict[str, State] = dict(_states())
 
 
-def run(inputs: int, seed: int, warm: int = WARM) -> Figures:
+def run(inputs: int, seed: int) -> Figures:
     """Send so many inputs; return how many there were in each state, and what went wrong."""
     figures = Figures()
     chance = random.Random(seed)
-    names = list(STATES)
-    weights = [STATES[name].weight for name in names]
+    weights = [state.weight for state in STATES.values()]
+    names = [*STATES, *chance.choices(list(STATES), weights, k=max(0, inputs - len(STATES)))]
     with short_folder() as folder:
         attack = Attack(folder)
         try:
-            _send(attack, inputs, names, weights, chance, figures, min(warm, inputs // 4))
+            for target in attack.targets.values():
+                target.look()
+            size = max(LEAST_BETWEEN_LOOKS, inputs // LOOKS)
+            for start in range(0, inputs, size):
+                _send(attack, names[start : start + size], chance, figures)
+                for target in attack.targets.values():
+                    target.look()
+                _report(min(start + size, inputs), attack)
             for target in attack.targets.values():
                 target.close(figures)
         except BaseException:
@@ -465,19 +544,11 @@ def run(inputs: int, seed: int, warm: int = WARM) -> Figures:
     return figures
 
 
-def _send(
-    attack: Attack,
-    inputs: int,
-    names: list[str],
-    weights: list[int],
-    chance: random.Random,
-    figures: Figures,
-    warm: int,
-) -> None:
+def _send(attack: Attack, names: Sequence[str], chance: random.Random, figures: Figures) -> None:
+    """Send an input in each of these states, and let all attackers go."""
     coming: deque[Peer] = deque()
     staying: deque[Peer] = deque()
-    for n in range(inputs):
-        name = names[n] if n < len(names) else chance.choices(names, weights)[0]
+    for name in names:
         try:
             peer = STATES[name].act(attack, chance)
         except (OSError, DurusError) as error:  # the server does not even take the sound part
@@ -493,11 +564,6 @@ def _send(
             staying.popleft().socket.close()
         if len(coming) > AT_A_TIME:
             coming.popleft().finish()
-        if n == warm:
-            for target in attack.targets.values():
-                target.before = target.figures()
-        if n % 10_000 == 9_999:
-            _report(n + 1, attack)
     for peer in coming:
         peer.finish()
     for peer in staying:
@@ -505,10 +571,8 @@ def _send(
 
 
 def _report(done: int, attack: Attack) -> None:
-    told = ", ".join(
-        f"{each.name} {each.figures()[0] >> 20} MiB {each.commits} commits" for each in attack.targets.values()
-    )
-    print(f"{done:,} inputs: {told}", file=sys.stderr, flush=True)
+    for each in attack.targets.values():
+        print(f"{done:,} inputs: {each.name} {each.held[-1]}, {each.commits} commits", file=sys.stderr, flush=True)
 
 
 def main() -> int:
