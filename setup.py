@@ -28,6 +28,7 @@ extension = Extension(
         "durus/_cache.c",
         "durus/_collections.c",
         "durus/_encode.c",
+        "durus/_entry_index.c",
         "durus/_files.c",
         "durus/_pickle_work.c",
         "durus/_plain.c",

@@ -3,8 +3,9 @@
 
 #include "_persistent.h"
 
-enum { OID_SIZE = 8, RECORD_HEAD_SIZE = 12, FRAME_SIZE = 16, HEAD_SIZE = 28, SEAL_SIZE = 132 };
-/* HEAD_SIZE of records/record.py; ENTRY_FRAME_SIZE, ENTRY_HEAD.size and SEAL_SIZE of files/shelf/layout.py */
+enum { OID_SIZE = 8, RECORD_HEAD_SIZE = 12, FRAME_SIZE = 16, HEAD_SIZE = 28, SEAL_SIZE = 132, PLACE_SIZE = 16 };
+/* HEAD_SIZE of records/record.py; ENTRY_FRAME_SIZE, ENTRY_HEAD.size and SEAL_SIZE of files/shelf/layout.py; PLACE.size of
+   files/entry_index.py */
 
 static const unsigned char first_reserved[OID_SIZE] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x00};
 
@@ -93,22 +94,30 @@ refs_outside(PyObject *module, PyObject *records)
 
 /* Entries */
 
-static int
-add_entry(PyObject *entries, const unsigned char *oid, long long offset)
+static void
+put_place(char *at, const char *oid, long long offset)
 {
-    PyObject *pair = Py_BuildValue("y#L", (const char *)oid, (Py_ssize_t)OID_SIZE, offset);
-    int result = pair == NULL ? -1 : PyList_Append(entries, pair);
-    Py_XDECREF(pair);
-    return result;
+    memcpy(at, oid, OID_SIZE);
+    put_oid(at + OID_SIZE, (uint64_t)offset);
+}
+
+static int
+add_place(PyObject *places, const unsigned char *oid, long long offset)
+{
+    Py_ssize_t size = PyByteArray_GET_SIZE(places);
+    if (PyByteArray_Resize(places, size + PLACE_SIZE) < 0)
+        return -1;
+    put_place(PyByteArray_AS_STRING(places) + size, (const char *)oid, offset);
+    return 0;
 }
 
 /* Stands for find_entries. */
 PyObject *
 find_entries(PyObject *module, PyObject *args)
 {
-    PyObject *window, *entries;
+    PyObject *window, *places;
     long long start, offset, end;
-    if (!PyArg_ParseTuple(args, "SLLLO!:find_entries", &window, &start, &offset, &end, &PyList_Type, &entries))
+    if (!PyArg_ParseTuple(args, "SLLLO!:find_entries", &window, &start, &offset, &end, &PyByteArray_Type, &places))
         return NULL;
     const unsigned char *bytes = (const unsigned char *)PyBytes_AS_STRING(window);
     long long size = PyBytes_GET_SIZE(window);
@@ -121,7 +130,7 @@ find_entries(PyObject *module, PyObject *args)
         unsigned long long length = length_of_entry(head, (unsigned long long)(end - offset));
         if (length == 0)
             break;
-        if (add_entry(entries, head + 8, offset) < 0)
+        if (add_place(places, head + 8, offset) < 0)
             return NULL;
         offset += 8 + (long long)length;
     }
@@ -190,7 +199,7 @@ put_entry(unsigned char *at, PyObject *oid, PyObject *record)
 PyObject *
 pack_entries(PyObject *module, PyObject *args)
 {
-    PyObject *pairs, *oid, *record, *offsets = NULL, *bytes = NULL, *result = NULL;
+    PyObject *pairs, *oid, *record, *places = NULL, *bytes = NULL, *result = NULL;
     long long offset, size = 0;
     if (!PyArg_ParseTuple(args, "OL:pack_entries", &pairs, &offset))
         return NULL;
@@ -198,18 +207,14 @@ pack_entries(PyObject *module, PyObject *args)
     if (pairs == NULL)
         return NULL;
     Py_ssize_t count = PyTuple_GET_SIZE(pairs);
-    offsets = PyList_New(0);
-    for (Py_ssize_t i = 0; offsets != NULL && i < count; i++) {
+    places = PyBytes_FromStringAndSize(NULL, count * PLACE_SIZE);
+    for (Py_ssize_t i = 0; places != NULL && i < count; i++) {
         if (read_pair(PyTuple_GET_ITEM(pairs, i), &oid, &record) < 0)
             goto done;
-        PyObject *pair = Py_BuildValue("OL", oid, offset + size);
-        int is_added = pair != NULL && PyList_Append(offsets, pair) == 0;
-        Py_XDECREF(pair);
-        if (!is_added)
-            goto done;
+        put_place(PyBytes_AS_STRING(places) + i * PLACE_SIZE, PyBytes_AS_STRING(oid), offset + size);
         size += FRAME_SIZE + PyBytes_GET_SIZE(record);
     }
-    bytes = offsets == NULL ? NULL : PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
+    bytes = places == NULL ? NULL : PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
     if (bytes == NULL)
         goto done;
     unsigned char *at = (unsigned char *)PyBytes_AS_STRING(bytes);
@@ -217,10 +222,10 @@ pack_entries(PyObject *module, PyObject *args)
         PyObject *pair = PyTuple_GET_ITEM(pairs, i);
         at = put_entry(at, PyTuple_GET_ITEM(pair, 0), PyTuple_GET_ITEM(pair, 1));
     }
-    result = PyTuple_Pack(2, bytes, offsets);
+    result = PyTuple_Pack(2, bytes, places);
 done:
     Py_DECREF(pairs);
-    Py_XDECREF(offsets);
+    Py_XDECREF(places);
     Py_XDECREF(bytes);
     return result;
 }

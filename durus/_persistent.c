@@ -11,8 +11,8 @@
    and four functions: new_ghost() makes an object for an oid, take_state() fills it, without_volatile() gives the
    attributes that are stored, persistent_id_by() makes the check of each value that a pickler comes to. What is done
    for btree.py is in _btree.c, for the other collections in _collections.c, for the identity map in _cache.c, for
-   the read set in _read_set.c, for serialize.py in _states.c and _encode.c, and for the reading of files in _files.c,
-   which are part of the same module.
+   the read set in _read_set.c, for serialize.py in _states.c and _encode.c, and for the reading of files in _files.c
+   and _entry_index.c, which are part of the same module.
 
    PersistentBase has no tp_setattro of its own. Its __setattr__ and __delattr__ are plain methods, which a
    subclass made in Python gets into its slots by Python's own dispatch: that costs some nanoseconds
@@ -705,7 +705,7 @@ module_exec(PyObject *module)
     state->own_note_change = PyObject_GetAttr((PyObject *)state->connection_type, state->note_change);
     state->own_p_note_change = PyObject_GetAttr((PyObject *)state->persistent_type, state->p_note_change);
     if (state->own_note_change == NULL || state->own_p_note_change == NULL || btree_exec(module) < 0 || states_exec(module) < 0
-        || encode_exec(module) < 0)
+        || encode_exec(module) < 0 || entry_index_exec(module) < 0)
         return -1;
     return collections_exec(module);
 }

@@ -44,16 +44,23 @@ is_fresh(Persistent *self) /* in this transaction: neither to be loaded nor to b
         || (self->serial == self->connection->transaction_serial && self->status != GHOST);
 }
 
+/* Reads a number of 8 bytes, the highest first. */
+static inline uint64_t
+read_u64(const unsigned char *at)
+{
+    uint64_t value = 0;
+    for (int i = 0; i < 8; i++)
+        value = value << 8 | at[i];
+    return value;
+}
+
 /* Reads an oid; 0 if it is none. */
 static inline int
 read_oid(PyObject *bytes, uint64_t *oid)
 {
     if (bytes == NULL || !PyBytes_Check(bytes) || PyBytes_GET_SIZE(bytes) != 8)
         return 0;
-    const unsigned char *at = (const unsigned char *)PyBytes_AS_STRING(bytes);
-    *oid = 0;
-    for (int i = 0; i < 8; i++)
-        *oid = *oid << 8 | at[i];
+    *oid = read_u64((const unsigned char *)PyBytes_AS_STRING(bytes));
     return 1;
 }
 
@@ -142,6 +149,7 @@ SHARED PyTypeObject *connection_type_of(PyObject *module);
 SHARED PyTypeObject *persistent_type_of(PyObject *module);
 SHARED int states_exec(PyObject *module);
 SHARED int encode_exec(PyObject *module);
+SHARED int entry_index_exec(PyObject *module);
 /* Returns 'p' for _p_..., which belongs to Durus, 'v' for _v_..., which is volatile [OBJ-80], and 0 for others. */
 SHARED char kind_of(PyObject *name);
 SHARED PyObject *without_volatile(PyObject *module, PyObject *attributes);

@@ -25,6 +25,7 @@ PAIRS = {
     "durus/_cache.c": ["durus/objects/cache.py", "durus/persistent.py"],
     "durus/_collections.c": ["durus/persistent_dict.py", "durus/persistent_list.py", "durus/persistent_set.py"],
     "durus/_encode.c": ["durus/serialize.py"],
+    "durus/_entry_index.c": ["durus/files/entry_index.py"],
     "durus/_files.c": ["durus/records/record.py", "durus/files/shelf/layout.py", "durus/files/shelf/scan.py"],
     "durus/_states.c": ["durus/serialize.py", "durus/persistent.py"],
     "durus/_pickle_work.c": ["durus/records/pickle_work.py"],

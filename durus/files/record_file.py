@@ -34,8 +34,6 @@ class RecordFile:
     """An open file that was read up to the end of its last sound transaction."""
 
     file: ReadableFile
-    index: dict[bytes, int]
-    """File offsets of entries by oid, at least for all entries after the packed part."""
     end: int
     """Where the last sound transaction ends."""
     tail: UnsoundTailError | None

@@ -202,7 +202,8 @@ def test_objects_behind_a_damaged_packed_part_are_still_checked(tmp_path: Path) 
 def test_transaction_with_a_wrong_checksum_is_searched_for_the_record_that_is_hurt(tmp_path: Path) -> None:
     make_file(tmp_path / "f")
     shelf = layout_of(tmp_path / "f")
-    offset = shelf.index[ROOT]
+    offset = shelf.offset_of(ROOT)
+    assert offset is not None
     flip(tmp_path / "f", offset + 28 + len(PERSISTENT) + 20)
     told = faults_of(tmp_path / "f")
     assert "checksum" in told[0].problem

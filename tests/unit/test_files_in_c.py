@@ -12,6 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from durus.files.entry_index import PLACE
 from durus.files.shelf import layout, scan
 from durus.files.shelf.layout import ENTRY_HEAD, SEAL_SIZE, U64, pack_entry
 from durus.oid import FIRST_RESERVED_OID, SEAL_OID, oid_from_int
@@ -78,7 +79,7 @@ def test_entries_are_found_as_python_finds_them(
         window[place : place + 1] = bytes([byte])
     end = start + len(window) + kept
     offset = start + min(skipped, len(window))
-    found: list[list[tuple[bytes, int]]] = [[], []]
+    found = [bytearray(), bytearray()]
     stops = [
         module.find_entries(bytes(window), start, offset, end, some)
         for module, some in zip((scan, in_python.scan), found, strict=True)
@@ -123,13 +124,18 @@ def test_wrong_pages_are_refused(wrong: Any) -> None:
 
 @pytest.mark.parametrize("missing", range(ENTRY_HEAD.size + 1))
 def test_an_entry_is_found_if_its_head_is_there(missing: int) -> None:
-    window = entry(oid_from_int(7), 50, 2)
-    found: list[tuple[bytes, int]] = []
+    window, place = entry(oid_from_int(7), 50, 2), bytearray(PLACE.pack(oid_from_int(7), 100))
+    found = bytearray()
     stop = scan.find_entries(window[: ENTRY_HEAD.size - missing], 100, 100, 1000, found)
-    assert (stop, found) == ((100 + len(window), [(oid_from_int(7), 100)]) if missing == 0 else (100, []))
+    assert (stop, found) == ((100 + len(window), place) if missing == 0 else (100, bytearray()))
 
 
-@pytest.mark.parametrize("arguments", [(b"", 5, 4, 9, []), (b"", -1, 0, 9, []), (b"", 0, 0, 9, ()), ("", 0, 0, 9, [])])
+PLACES = bytearray()
+
+
+@pytest.mark.parametrize(
+    "arguments", [(b"", 5, 4, 9, PLACES), (b"", -1, 0, 9, PLACES), (b"", 0, 0, 9, []), ("", 0, 0, 9, PLACES)]
+)
 def test_wrong_arguments_are_refused(arguments: Any) -> None:
     with pytest.raises((TypeError, ValueError)):
         scan.find_entries(*arguments)
@@ -137,9 +143,9 @@ def test_wrong_arguments_are_refused(arguments: Any) -> None:
 
 def test_the_largest_length_is_no_entry() -> None:
     window = U64.pack((1 << 64) - 1) + entry(oid_from_int(7), 50, 2)[8:]
-    found: list[tuple[bytes, int]] = []
+    found = bytearray()
     assert scan.find_entries(window, 0, 0, len(window), found) == 0
-    assert found == []
+    assert found == b""
 
 
 records = st.builds(
@@ -211,7 +217,7 @@ def calls() -> Iterator[tuple[Callable[..., object], tuple[Any, ...]]]:
     yield record.is_record_of, (oid_from_int(1000), one)
     yield record.refs_outside, ({oid_from_int(1000): one},)
     yield layout.pack_entries, ([(oid_from_int(1000), one)] * 5, 1 << 40)
-    yield scan.find_entries, (entry(oid_from_int(1000), 1000, 3) * 5, 1 << 40, 1 << 40, 1 << 41, [])
+    yield scan.find_entries, (entry(oid_from_int(1000), 1000, 3) * 5, 1 << 40, 1 << 40, 1 << 41, bytearray())
 
 
 @pytest.mark.parametrize("number", range(4))

@@ -39,6 +39,8 @@ class Dfs20(RecordFile):
     def __init__(self, file: ReadableFile, base: tuple[dict[bytes, int], int, int] | None = None) -> None:
         self.file = file
         self._source = ReadAhead(file)
+        self.index: dict[bytes, int]
+        """The file offset of the newest entry of each oid, also of the packed part."""
         self.index, self.base_start, self.base_end = read_base(file) if base is None else base
         self.end = self.base_end
         self.tail: UnsoundTailError | None = None

@@ -18,12 +18,13 @@ class SoundPart(Shelf):
         self._damaged = DamagedShelf(file)
         self.raw_file = self.file = self._damaged.file
         self.tail = None
-        self.index = {}
+        self._sound: dict[bytes, int] = {}
+        """By oid the offset of the newest record of an object, if it is sound."""
         self._unsound: dict[bytes, int] = {}
         """By oid the offset of the newest record of an object, if it is not sound."""
         for entry in map(self._damaged.judged, self._damaged.entries()):
             if entry.oid < FIRST_RESERVED_OID:
-                wanted, other = self.index, self._unsound
+                wanted, other = self._sound, self._unsound
                 if entry.quality == "doubtful":
                     wanted, other = other, wanted
                 wanted[entry.oid] = entry.offset
@@ -37,7 +38,7 @@ class SoundPart(Shelf):
 
     def read(self, oid: bytes) -> bytes | None:
         """Return the record of `oid`; DamageError if it is not sound, or may be in bytes that are not. [SALV-14]"""
-        offset = self.index.get(oid)
+        offset = self._sound.get(oid)
         if offset is not None:
             return self.read_entry(oid, offset)
         offset = self._unsound.get(oid)
@@ -55,13 +56,13 @@ class SoundPart(Shelf):
         return DamageError(self.file.path, offset, problem, self._advice)
 
     def offset_of(self, oid: bytes) -> int | None:
-        return self.index.get(oid)
+        return self._sound.get(oid)
 
     def read_entry(self, oid: bytes, offset: int) -> bytes:
         return self._damaged.record_at(offset)
 
     def offsets(self) -> Iterator[tuple[bytes, int]]:
-        for offset, oid in sorted((offset, oid) for oid, offset in self.index.items()):
+        for offset, oid in sorted((offset, oid) for oid, offset in self._sound.items()):
             yield oid, offset
 
     walk = offsets
@@ -71,7 +72,7 @@ class SoundPart(Shelf):
 
     @property
     def oid_count(self) -> int:
-        return oid_to_int(max(self.index.keys() | self._unsound.keys(), default=b"")) + 1
+        return oid_to_int(max(self._sound.keys() | self._unsound.keys(), default=b"")) + 1
 
     def problems(self) -> list[str]:
         """Return what is damaged, for people."""

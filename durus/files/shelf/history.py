@@ -1,9 +1,10 @@
 """The commits of a SHELF-1 file, and the file as it was after one of them. Statements HIST-1 to HIST-6."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from durus.error import ArgumentError, DamageError, UnsoundTailError
+from durus.files.entry_index import PLACE
 from durus.files.file import ReadableFile
 from durus.files.read_ahead import ReadAhead
 from durus.files.shelf.layout import BASE_START, ENTRY_HEAD, U64
@@ -22,14 +23,19 @@ class _Span:
     number: int
     offset: int
     size: int
-    entries: list[tuple[bytes, int]] = field(default_factory=list)
-    """(oid, file offset of the entry) of each object; none for the packed part."""
+    places: bytes | bytearray = b""
+    """The place of the entry of each object; none for the packed part."""
     time: str | None = None
     end: int = 0
     """The end of the file before the next commit: after the commit itself it has at most seals and block tables."""
 
+    @property
+    def offsets(self) -> dict[bytes, int]:
+        """The file offset of its last entry of each object."""
+        return dict(PLACE.iter_unpack(self.places))
+
     def commit(self) -> Commit:
-        return Commit(self.number, self.time, self.offset, self.size, tuple(dict(self.entries)))
+        return Commit(self.number, self.time, self.offset, self.size, tuple(self.offsets))
 
 
 def gen_commits(shelf: Shelf) -> Iterator[Commit]:
@@ -43,7 +49,7 @@ def gen_records(shelf: Shelf, oid: bytes) -> Iterator[tuple[Commit, bytes]]:
     source = ReadAhead(shelf.file)
     end, map_end = shelf.end, shelf.map.end
     for span in _spans_of(shelf):
-        offset = dict(span.entries).get(oid) if span.number else shelf.map.offset_of(oid)
+        offset = span.offsets.get(oid) if span.number else shelf.map.offset_of(oid)
         if offset is not None:
             yield span.commit(), read_entry(source, end if offset >= map_end else shelf.map.start, oid, offset)
 
@@ -117,14 +123,14 @@ def _spans(transactions: Iterator[Transaction], packed_size: int, packed_end: in
     last_end = packed_end
     try:
         for each in transactions:
-            if each.entries:
+            if each.places:
                 if waiting:
                     waiting[-1].end = each.start
                     if waiting[-1].time is not None:
                         yield from waiting
                         waiting = []
                 number += 1
-                waiting.append(_Span(number, each.start, each.end - each.start, each.entries))
+                waiting.append(_Span(number, each.start, each.end - each.start, each.places))
             if each.seal is not None:
                 for span in waiting:
                     span.time = span.time or each.seal.time

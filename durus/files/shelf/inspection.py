@@ -6,6 +6,7 @@ The modules scan, offset_map and contents decide what is sound; this module only
 from collections.abc import Iterable, Iterator
 
 from durus.error import DamageError
+from durus.files.entry_index import PLACE
 from durus.files.file import ReadableFile
 from durus.files.forward_reader import CHUNK_SIZE, ForwardReader, Unsound
 from durus.files.inspection import Figures, FileInspection, Finding, Heading, Sealed
@@ -59,7 +60,7 @@ class ShelfInspection(FileInspection[Shelf]):
         entries_size = shelf.map.start - BASE_START - U64.size
         for each in scan_transactions(shelf.file, start, shelf.end, shelf.base_checksum):
             transactions += 1
-            if each.entries:
+            if each.places:
                 entries_size += each.end - each.start - U64.size - (SEAL_SIZE if each.seal else 0)
             if each.seal is not None:
                 seals += 1
@@ -99,7 +100,7 @@ class ShelfInspection(FileInspection[Shelf]):
         reader = ForwardReader(self._file, 0, offset_map.start, 0)
         reader.advance(BASE_START + U64.size)
         try:
-            entries, _ = scan_entries(reader, BASE_START, offset_map.start)
+            entries = list(PLACE.iter_unpack(scan_entries(reader, BASE_START, offset_map.start)[0]))
         except Unsound as unsound:
             self._is_complete = False
             yield Finding(unsound.fault_offset, None, unsound.problem)
@@ -169,12 +170,13 @@ class ShelfInspection(FileInspection[Shelf]):
             try:
                 for last in scan_transactions(self._file, resume[0], self.size, resume[1]):
                     self.transactions += 1
-                    self._offsets.update(last.entries)
+                    entries = last.entries
+                    self._offsets.update(entries)
                     if last.seal is not None:
                         unsealed_from = last.end
-                    if last.entries or last.seal is not None:
+                    if entries or last.seal is not None:
                         written_to = last.end
-                    yield from self._reserved_findings(last.start + U64.size, last.end, last.entries)
+                    yield from self._reserved_findings(last.start + U64.size, last.end, entries)
                 resume = None
             except Unsound as unsound:
                 yield self._unsound_finding(recover.explain(self._file, unsound, last), may_be_repaired)
@@ -201,7 +203,7 @@ class ShelfInspection(FileInspection[Shelf]):
         end = unsound.end - SEAL_SIZE
         reader = ForwardReader(self._file, unsound.start, end, 0)
         reader.advance(U64.size)
-        return scan_entries(reader, unsound.start, end)[0]
+        return list(PLACE.iter_unpack(scan_entries(reader, unsound.start, end)[0]))
 
     def _resume_after(self, offset: int) -> tuple[int, int] | None:
         """Return end and checksum of the first seal that is at its own offset, at or after `offset`. [SHELF-25]"""

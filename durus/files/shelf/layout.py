@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 from zlib import crc32
 
+from durus.files.entry_index import PLACE
 from durus.implementation import implementation
 from durus.oid import SEAL_OID
 
@@ -69,15 +70,15 @@ def pack_entry(oid: bytes, record: bytes) -> bytes:
     return U64.pack(8 + len(record)) + oid + record
 
 
-def pack_entries(records: Iterable[tuple[bytes, bytes]], offset: int) -> tuple[bytes, list[tuple[bytes, int]]]:
-    """Return the object entries that hold these (oid, record) pairs from a file offset on, and their offsets."""
+def pack_entries(records: Iterable[tuple[bytes, bytes]], offset: int) -> tuple[bytes, bytes]:
+    """Return the object entries that hold these (oid, record) pairs from a file offset on, and their places."""
     entries = []
-    offsets = []
+    places = []
     for oid, record in records:
         entries.append(pack_entry(oid, record))
-        offsets.append((oid, offset))
+        places.append(PLACE.pack(oid, offset))
         offset += len(entries[-1])
-    return b"".join(entries), offsets
+    return b"".join(entries), b"".join(places)
 
 
 if not TYPE_CHECKING and implementation == "C":

@@ -1,10 +1,11 @@
 """The packed copy of a shelf. Statements SHELF-30 to SHELF-38, SHELF-50."""
 
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import islice, pairwise
 
 from durus import progress
 from durus.error import DamageError
+from durus.files.entry_index import PLACE
 from durus.files.file import File
 from durus.files.forward_reader import ForwardReader, Unsound
 from durus.files.packer import Entry, LateCommit, Packer
@@ -87,9 +88,9 @@ class ShelfPacker(Packer[Shelf]):
             reader = ForwardReader(shelf.file, start, end, self._followed_checksum)
             data = reader.peek(end - start)
             reader.advance(U64.size)
-            entries, seal = scan_entries(reader, start, end)
+            places, seal = scan_entries(reader, start, end)
             records = {}
-            for oid, offset in entries:
+            for oid, offset in PLACE.iter_unpack(places):
                 (size,) = U64.unpack_from(data, offset - start)
                 records[oid] = data[offset - start + ENTRY_FRAME_SIZE : offset - start + U64.size + size]
             yield LateCommit(records, end, seal and seal.time)
@@ -103,14 +104,16 @@ def _gen_batches(reader: ForwardReader, oid: bytes, size: int, end: int) -> Iter
     """Yield the entry of `size` bytes at the reader's offset, and those after it, as far as the reader has them."""
     offset = reader.offset
     window, start = reader.window_at(offset, size)
-    found = [(oid, offset)]
-    stop = find_entries(window, start, offset + size, end, found)
+    places = bytearray(PLACE.pack(oid, offset))
+    stop = find_entries(window, start, offset + size, end, places)
     if stop > start + len(window):
-        stop = found.pop()[1]
+        _, stop = PLACE.unpack(places[-PLACE.size :])
+        del places[-PLACE.size :]
     reader.advance(stop - offset)
-    found.append((b"", stop))
-    for first in range(0, len(found) - 1, progress.STEP_RECORDS):
-        yield [
-            (oid, offset, window[offset - start + ENTRY_FRAME_SIZE : after - start])
-            for (oid, offset), (_, after) in pairwise(found[first : first + progress.STEP_RECORDS + 1])
-        ]
+    places += PLACE.pack(b"", stop)
+    entries = pairwise(PLACE.iter_unpack(places))
+    while batch := [
+        (oid, offset, window[offset - start + ENTRY_FRAME_SIZE : after - start])
+        for (oid, offset), (_, after) in islice(entries, progress.STEP_RECORDS)
+    ]:
+        yield batch

@@ -280,7 +280,8 @@ class DamagedShelf:
             last_start = start
             try:
                 for each in scan_transactions(self.file, start, size, checksum):
-                    for (_, offset), stop in zip(each.entries, _stops(each.entries, each.end), strict=True):
+                    entries = each.entries
+                    for (_, offset), stop in zip(entries, _stops(entries, each.end), strict=True):
                         entry = self._entry_at(offset, stop, "unsealed")
                         if entry is not None:
                             pending.append(entry)

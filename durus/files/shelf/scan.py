@@ -9,6 +9,7 @@ an unsound one.
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
+from durus.files.entry_index import PLACE
 from durus.files.file import ReadableFile
 from durus.files.forward_reader import ForwardReader, Unsound
 from durus.files.shelf.layout import (
@@ -33,11 +34,16 @@ class Transaction(NamedTuple):
 
     start: int
     end: int
-    entries: list[tuple[bytes, int]]
-    """(oid, file offset of the entry) of each object in it, in order."""
+    places: bytes | bytearray
+    """The place of the entry of each object in it, in order."""
     seal: Seal | None
     checksum: int
     """The running checksum at its end."""
+
+    @property
+    def entries(self) -> list[tuple[bytes, int]]:
+        """(oid, file offset of the entry) of each object in it, in order."""
+        return list(PLACE.iter_unpack(self.places))
 
 
 def scan_transactions(file: ReadableFile, start: int, end: int, checksum: int) -> Iterator[Transaction]:
@@ -61,13 +67,13 @@ def _scan_transaction(reader: ForwardReader, file_end: int) -> Transaction:
         problem = f"a transaction would end at byte {end}, {end - file_end} behind the end of the file"
         raise Unsound(start, end, problem, start)
     reader.advance(U64.size)
-    entries, seal = scan_entries(reader, start, end)
-    return Transaction(start, end, entries, seal, reader.checksum)
+    places, seal = scan_entries(reader, start, end)
+    return Transaction(start, end, places, seal, reader.checksum)
 
 
-def scan_entries(reader: ForwardReader, start: int, end: int) -> tuple[list[tuple[bytes, int]], Seal | None]:
-    """Return the entries from the reader's offset to `end`, of the transaction that starts at `start`."""
-    entries: list[tuple[bytes, int]] = []
+def scan_entries(reader: ForwardReader, start: int, end: int) -> tuple[bytearray, Seal | None]:
+    """Return the places from the reader's offset to `end`, of the transaction that starts at `start`."""
+    places = bytearray()
     offset = first = reader.offset
     window, window_start = b"", offset
     last = end - ENTRY_HEAD.size
@@ -76,7 +82,7 @@ def scan_entries(reader: ForwardReader, start: int, end: int) -> tuple[list[tupl
             raise Unsound(start, end, f"{end - offset} bytes are too few for an object entry", offset)
         if offset > window_start + len(window) - ENTRY_HEAD.size:
             window, window_start = reader.window_at(offset, ENTRY_HEAD.size)
-        following = find_entries(window, window_start, offset, end, entries)
+        following = find_entries(window, window_start, offset, end, places)
         if following != offset:
             offset = following
             continue
@@ -86,12 +92,12 @@ def scan_entries(reader: ForwardReader, start: int, end: int) -> tuple[list[tupl
             raise Unsound(start, end, problem, offset)
         reader.advance(offset - reader.offset)
         if oid == SEAL_OID or (length == _SEAL_LENGTH and is_like_seal(reader.peek(SEAL_SIZE))):
-            return entries, check_seal(reader, start, end, is_seal_only=offset == first)
+            return places, check_seal(reader, start, end, is_seal_only=offset == first)
         if oid < FIRST_RESERVED_OID:
-            entries.append((oid, offset))
+            places += PLACE.pack(oid, offset)
         offset += U64.size + length
     reader.advance(offset - reader.offset)
-    return entries, None
+    return places, None
 
 
 def is_sound_entry(offset: int, end: int, length: int, oid: bytes, record_oid: bytes, data_size: int) -> bool:
@@ -106,13 +112,13 @@ def is_sound_entry(offset: int, end: int, length: int, oid: bytes, record_oid: b
     )
 
 
-def find_entries(window: bytes, window_start: int, offset: int, end: int, entries: list[tuple[bytes, int]]) -> int:
+def find_entries(window: bytes, window_start: int, offset: int, end: int, places: bytearray) -> int:
     """Find the sound entries of objects from `offset` on, as far as their heads are in the window, and below `end`.
 
     It stops at anything else, and at what may be a seal. The window starts at the offset `window_start`.
 
     Returns:
-        The offset where it has stopped. The (oid, file offset) of each entry before are added to `entries`.
+        The offset where it has stopped. The place of each entry before it is added to `places`.
     """
     last = min(window_start + len(window), end) - ENTRY_HEAD.size
     unpack_from = ENTRY_HEAD.unpack_from
@@ -124,7 +130,7 @@ def find_entries(window: bytes, window_start: int, offset: int, end: int, entrie
             or not is_sound_entry(offset, end, length, oid, record_oid, data_size)
         ):
             break
-        entries.append((oid, offset))
+        places += PLACE.pack(oid, offset)
         offset += U64.size + length
     return offset
 

@@ -1,9 +1,10 @@
 """An open SHELF-1 file: its records by oid, and appending to it. Statements SHELF-1 to SHELF-23, SHELF-43."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from zlib import crc32
 
 from durus.error import DamageError, FormatError, UnsoundTailError
+from durus.files.entry_index import PLACE, EntryIndex
 from durus.files.file import ReadableFile
 from durus.files.forward_reader import CHUNK_SIZE, Unsound
 from durus.files.read_ahead import PAGE_SIZE, ReadAhead
@@ -43,21 +44,21 @@ class Shelf(RecordFile):
         """The file, read without checking its blocks."""
         self.file, self.map, self.base_checksum = open_packed_part(file)
         self._source = ReadAhead(self.file)
-        self.index: dict[bytes, int] = {}
-        """The offset of the newest entry of each oid that has one after the offset map."""
+        self.index = EntryIndex()
+        """The newest entry of each oid that has one after the offset map."""
         self.end, self.checksum, self.is_sealed = self._settled = self.map.end, self.base_checksum, False
         self.tail: UnsoundTailError | None = None
         self._entry_count = 0
         """How many entries were read after the packed part."""
         self._packed_below = oid_from_int(self.map.count)
         """Oids below this one count as having a record in the packed part."""
-        self.read_on()
+        self._scan(self.index.add)()
         self.garbage = self._garbage_read()
 
     def _garbage_read(self) -> int:
         """Return about how many bytes after the packed part make garbage: as many as replaced entries have. [CMD-61]"""
         count = self._entry_count
-        new = len(self.index) - sum(map(self._packed_below.__gt__, self.index))
+        new = len(self.index) - self.index.count_below(self._packed_below)
         return (self.end - self.map.end) * (count - new) // count if count else 0
 
     @property
@@ -66,17 +67,27 @@ class Shelf(RecordFile):
 
     def look_ahead(self) -> Appended:
         """Read all further sound transactions, and change nothing yet. [SHELF-54]"""
-        index: dict[bytes, int] = {}
+        places = bytearray()
+        accept_end = self._scan(places.extend)
+
+        def accept() -> None:
+            accept_end()
+            self.index.add(places)  # last, because entries must be before the end
+
+        return Appended(list(dict(PLACE.iter_unpack(places))), accept)
+
+    def _scan(self, note: Callable[[bytes | bytearray], None]) -> Callable[[], None]:
+        """Note the places in all further sound transactions; return what makes their end the present one."""
         tail: UnsoundTailError | None = None
         last: Transaction | None = None
-        count = 0
+        size = 0
         now = before = settled = self._settled
         try:
             for last in scan_transactions(self.file, now[0], self.file.size(), now[1]):
-                index.update(last.entries)
-                count += len(last.entries)
+                note(last.places)
+                size += len(last.places)
                 before, now = now, (last.end, last.checksum, last.seal is not None)
-                if last.entries or last.seal:
+                if last.places or last.seal:
                     settled = now  # otherwise Durus 4.3 may be about to write its true length [SHELF-24]
         except Unsound as unsound:
             error = recover.explain(self.file, unsound, last)
@@ -87,12 +98,11 @@ class Shelf(RecordFile):
                 now = before
 
         def accept() -> None:
-            self.index.update(index)
             self.end, self.checksum, self.is_sealed = now
             self._settled, self.tail = settled, tail
-            self._entry_count += count
+            self._entry_count += size // PLACE.size
 
-        return Appended(list(index), accept)
+        return accept
 
     def offset_of(self, oid: bytes) -> int | None:
         """Return the file offset of the current entry of `oid`, None if there is none. [SHELF-11]"""
@@ -133,8 +143,7 @@ class Shelf(RecordFile):
 
     def _indexed(self) -> Iterator[tuple[bytes, int]]:
         """Yield (oid, file offset) for the current entries after the packed part, in the order of the file."""
-        for offset, oid in sorted((offset, oid) for oid, offset in self.index.items()):
-            yield oid, offset
+        yield from PLACE.iter_unpack(self.index.places())
 
     def holes(self) -> Iterator[int]:
         """Yield the numbers of the free oids, in the order of their chain. [SHELF-9]"""
@@ -155,17 +164,17 @@ class Shelf(RecordFile):
         if not self.is_sealed:
             covering_seal, checksum = pack_transaction(b"", self.end, time, checksum)
         start = self.end + len(covering_seal)
-        entries, offsets = pack_entries(records, start + U64.size)
+        entries, places = pack_entries(records, start + U64.size)
         data, checksum = pack_transaction(entries, start, time, checksum)
         index, packed_below = self.index, self._packed_below
         replacing = (len(record) for oid, record in records if oid in index or oid < packed_below)
         garbage = self.garbage + sum(replacing)  # as if the records before had the same size [CMD-61]
 
         def accept() -> None:
-            self._note_replaced(offsets)
+            self._note_replaced(PLACE.iter_unpack(places))
             self.garbage = garbage
             self.end, self.checksum, self.is_sealed = start + len(data), checksum, True
-            self.index.update(offsets)  # last, because entries must be before the end
+            self.index.add(places)  # last, because entries must be before the end
 
         return PreparedTransaction([covering_seal, data] if covering_seal else [data], accept)
 
