@@ -15,6 +15,7 @@ from durus.files.snapshot import FileSnapshot
 from durus.oid import ROOT_OID, format_oid
 from durus.records.contents import read_contents
 from durus.records.pickle_machine import Name
+from durus.records.plain import check_plain
 from durus.records.record import split_oids, unpack_record
 from durus.records.source_names import may_be_there
 from durus.text import command, printable
@@ -239,6 +240,7 @@ def record_findings(
         stored = split_oids(refs)
         try:
             contents = read_contents(data)
+            check_plain(data)
         except DurusError as error:
             yield Finding(offset, oid, str(error))
         else:

@@ -146,7 +146,7 @@ def memo_number(pickles: bytes, code: int, start: int, end: int) -> int:
     """Return the number of the memo entry that a step uses; RecordError if it is too large. [REC-33]"""
     argument = pickles[start + 1 : end]
     number = int(argument) if code in (_TEXT_PUT, _TEXT_GET) else int.from_bytes(argument, "little")
-    if number >= max(MEMO_ANY_MAY_HAVE, len(pickles)):
+    if not 0 <= number < max(MEMO_ANY_MAY_HAVE, len(pickles)):
         raise RecordError(f"its step at byte {start} uses the memo entry {number}, and so few bytes can't have so many")
     return number
 

@@ -5,13 +5,16 @@ steps make is kept as the form of it that spec/export.md gives. It is faster tha
 of steps and no values; and C runs the usual pickles of states.
 """
 
+import contextlib
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from durus.error import RecordError
 from durus.implementation import implementation
+from durus.records.contents import split_data
 from durus.records.pickle_machine import PickleMachine
-from durus.records.plain_forms import MAX_KEY, Form, Plain, class_text, to_json
+from durus.records.pickle_work import check_work, fits
+from durus.records.plain_forms import MAX_KEY, Form, NoFormError, Plain, class_text, to_json
 from durus.records.plain_sharing import check_depth
 from durus.records.plain_steps import STEPS, Context, append, float_form, reference, result, set_items
 from durus.records.present_names import present_name
@@ -37,7 +40,10 @@ class PlainState(NamedTuple):
 
 
 def read_plain(data: bytes) -> PlainState:
-    """Return class and state in `data` of a record. [EXP-1] RecordError if there is no form for them. [EXP-10]"""
+    """Return class and state in `data` of a record. [EXP-1]
+
+    RecordError if it can't be read, and NoFormError if there is no form for what it has. [EXP-10]
+    """
     known = parse_class_pickle(data)
     try:
         if known is not None and not known.has_memo:
@@ -78,6 +84,16 @@ if not TYPE_CHECKING and implementation == "C":
     from durus import _persistent
 
     usual_state = _persistent.usual_state
+    fits = _persistent.fits
+
+
+def check_plain(data: bytes) -> None:
+    """Raise RecordError for data of a record that can't be loaded, whatever its classes do. [CMD-12]"""
+    pickles = b"".join(split_data(data))
+    if not fits(pickles, False):
+        check_work(pickles, False)
+    with contextlib.suppress(NoFormError):
+        read_plain(data)
 
 
 def _end_of_class(data: bytes) -> int:

@@ -18,6 +18,10 @@ MAX_KEY = 100
 """How many characters a key of a JSON object, or a text that is repeated where it occurs again, may have. [EXP-9]"""
 
 
+class NoFormError(RecordError):
+    """The data of a record can be loaded, but has no form. [EXP-10]"""
+
+
 class Form(dict[str, Plain]):
     """A value that JSON lacks, in the form of spec/export.md; a dict of the state is a plain dict."""
 

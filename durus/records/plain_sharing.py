@@ -1,7 +1,6 @@
 """What occurs more than once in a state is written once, and referred to by a number. Statement EXP-9."""
 
-from durus.error import RecordError
-from durus.records.plain_forms import MAX_DEPTH, MAX_KEY, Form, Plain, children
+from durus.records.plain_forms import MAX_DEPTH, MAX_KEY, Form, NoFormError, Plain, children
 
 _SHAREABLE = frozenset(("$tuple", "$set", "$frozenset", "$call", "$new"))
 
@@ -79,10 +78,10 @@ class SharedValues:
 
 
 def check_depth(state: Plain) -> None:
-    """RecordError if the state is nested too deep. [EXP-10]"""
+    """NoFormError if the state is nested too deep. [EXP-10]"""
     depth, level = 0, [state]
     while level:
         depth += 1
         if depth > MAX_DEPTH:
-            raise RecordError(f"its state is nested more than {MAX_DEPTH} levels deep")
+            raise NoFormError(f"its state is nested more than {MAX_DEPTH} levels deep")
         level = [part for value in level for _, part in children(value) if isinstance(part, list | dict)]

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from durus.error import RecordError
 from durus.records.plain_calls import value_of_call
-from durus.records.plain_forms import MAX_KEY, Form, Plain, class_text
+from durus.records.plain_forms import MAX_KEY, Form, NoFormError, Plain, class_text
 from durus.records.plain_sharing import SharedValues
 from durus.records.present_names import present_name
 
@@ -51,7 +51,7 @@ class Context:
         if size > MAX_KEY:
             self._budget -= size
             if self._budget < 0:
-                raise RecordError("its data repeats long names too often")
+                raise NoFormError("its data repeats long names too often")
 
 
 def reference(pair: Plain) -> Form:
@@ -99,7 +99,7 @@ def _grow(target: Form, key: str, parts: list[Plain]) -> None:
     elif last == key and key != "state":
         target[key] += parts  # type: ignore[operator]  # a list, as it was made
     else:
-        raise RecordError(f"its data changes {key} of an instance in an order that has no form")
+        raise NoFormError(f"its data changes {key} of an instance in an order that has no form")
 
 
 def set_items(target: Plain, parts: list[Plain]) -> None:
@@ -271,7 +271,9 @@ def _new_ex(context: Context, stack: list[Plain], marks: list[int], position: in
 
 
 def _made(how: str, function: Plain, arguments: Plain) -> Form:
-    made = Form({how: function["$class"] if type(function) is Form and "$class" in function else function})
+    if type(function) is not Form:
+        raise RecordError("its data calls a plain value")
+    made = Form({how: function.get("$class", function)})
     if not (type(arguments) is Form and "$tuple" in arguments):
         raise RecordError("its data calls something with arguments that are no tuple")
     if arguments["$tuple"]:

@@ -24,6 +24,7 @@ from durus.persistent import Persistent
 from durus.persistent_list import PersistentList
 from durus.records.contents import read_contents
 from durus.records.pickle_work import check_work, fits
+from durus.records.plain import check_plain
 from durus.records.record import pack_record
 from durus.serialize import RecordConnection, class_pickle
 from durus.storage import MemoryStorage
@@ -294,6 +295,13 @@ def test_a_state_that_would_change_another_object_or_a_class_is_refused(
     assert other._p_is_saved() == is_loaded
     assert not other._p_is_unsaved()
     assert list(other) == [5]
+
+
+@pytest.mark.spec("CMD-12", "PICKLE-9")
+@pytest.mark.parametrize("change", CHANGES)
+def test_such_a_state_is_a_fault_for_a_check(change: str) -> None:
+    with pytest.raises(RecordError, match="would change an object or a class that it did not make"):
+        check_plain(class_pickle(Node) + PROTO + b"}\x8c\x02it" + CHANGES[change] + b"s.")
 
 
 @pytest.mark.spec("PICKLE-9")

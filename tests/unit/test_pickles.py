@@ -14,10 +14,12 @@ import pytest
 
 from durus.connection import Connection
 from durus.error import RecordError, StateError
+from durus.files.inspection import record_findings
 from durus.objects.trust import Trust
 from durus.oid import oid_from_int
 from durus.persistent import Persistent
 from durus.persistent_dict import PersistentDict
+from durus.records.plain import check_plain
 from durus.records.record import pack_record, unpack_record
 from durus.records.stored_state import decompress_state
 from durus.serialize import RecordConnection
@@ -26,6 +28,12 @@ from tests.spec import SPEC, Example, all_examples, bytes_and_expected
 
 EXAMPLES = {each.name: each for each in all_examples() if each.document == "pickle.md"}
 REFUSED = [each for each in EXAMPLES.values() if "error" in bytes_and_expected(each)[1]]
+FOUND_BY_LOADING = {
+    *(f"pickle-with-a-{key}" for key in ("list-as-a-key", "set-as-a-key", "list-in-a-key")),
+    *(f"pickle-of-a-str-with{what}" for what in ("out-quotes", "-two-kinds-of-quotes")),
+    *(f"pickle-of-a-str-with-an-{what}" for what in ("escape-that-is-cut-off", "octal-escape-above-127")),
+}
+"""What a check does not find: it hashes no keys, and reads no escapes in the str of Python 2."""
 CLASS = b"\x80\x04cdurus.persistent_dict\nPersistentDict\n."
 
 
@@ -122,6 +130,22 @@ def test_what_is_no_pickle_is_refused_with_the_oid(example: Example) -> None:
     with pytest.raises((StateError, RecordError), match=r"^oid 1\b"):
         dict(obj)
     assert obj._p_is_ghost()
+
+
+@pytest.mark.spec("CMD-12", "PICKLE-9")
+@pytest.mark.parametrize("example", REFUSED, ids=lambda each: each.name)
+def test_what_is_no_pickle_is_a_fault_for_a_check(example: Example) -> None:
+    record = bytes_and_expected(example)[0]
+    findings = record_findings([(oid_from_int(1), 0)], lambda oid, offset: record, None, "f")
+    assert any(finding.is_fault for finding in findings) == (example.name not in FOUND_BY_LOADING)
+
+
+@pytest.mark.spec("CMD-12")
+@pytest.mark.parametrize(
+    "example", [each for each in EXAMPLES.values() if each not in REFUSED], ids=lambda each: each.name
+)
+def test_what_is_loaded_is_no_fault_for_a_check(example: Example) -> None:
+    check_plain(unpack_record(bytes_and_expected(example)[0])[1])
 
 
 @pytest.mark.spec("PICKLE-9")
