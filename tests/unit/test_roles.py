@@ -115,6 +115,17 @@ EACH_REQUEST: dict[type, tuple[Role, bytes]] = {
 """Every request of both protocols: the role that it needs, and its bytes."""
 
 
+def is_refused(data: bytes, role: Role) -> bool:
+    """Tell whether a client with this role is refused what it asks for."""
+    storage = MemoryStorage()
+    Connection(storage)
+    server = InMemoryServer(storage)
+    connection = server.connect()
+    connection.role = role
+    connection.sendall(data)
+    return bool(connection.refusals) or isinstance(connection.error, NotAllowedError)
+
+
 def test_no_request_is_missing() -> None:
     assert EACH_REQUEST.keys() == {*get_args(protocol.Request), *get_args(protocol2.Request)}
 
@@ -124,14 +135,50 @@ def test_no_request_is_missing() -> None:
 @pytest.mark.parametrize("asked", EACH_REQUEST, ids=lambda asked: f"{asked.__module__[-1]}-{asked.__name__}")
 def test_each_role_is_refused_what_it_may_not_ask_for(asked: type, role: Role) -> None:
     needed, data = EACH_REQUEST[asked]
-    storage = MemoryStorage()
-    Connection(storage)
-    server = InMemoryServer(storage)
-    connection = server.connect()
-    connection.role = role
-    connection.sendall(data)
-    refused = bool(connection.refusals) or isinstance(connection.error, NotAllowedError)
-    assert refused == (role < needed)
+    assert is_refused(data, role) == (role < needed)
+
+
+REQUESTS_OF: dict[str, tuple[type, ...]] = {
+    "load objects, take a snapshot": (
+        *(protocol.Load, protocol.BulkLoad, protocol.Sync, protocol2.Load, protocol2.Sync),
+        *(protocol2.TakeSnapshot, protocol2.Release),
+    ),
+    "ask what the server does": (protocol2.AskStatus,),
+    "copy the file": (protocol2.Follow,),
+    "commit": (*(protocol.NewOids, protocol.Commit, protocol2.NewOids, protocol2.TakeTurn, protocol2.Commit),),
+    "have the server pack": (protocol.Pack, protocol2.Pack),
+    "stop the server": (protocol.Quit, protocol2.Quit),
+}
+"""What the rows of the table in the documentation stand for."""
+OF_A_CONNECTION = {
+    *(protocol.Version, protocol.Goodbye, protocol2.Options, protocol2.Ping, protocol2.Goodbye, protocol2.Unknown),
+}
+
+
+def table_of(first: str) -> dict[tuple[str, str], str]:
+    """Return the cells of a table in the documentation, by row and column; its first cell is `first`."""
+    text = (Path(__file__).parents[2] / "docs/howto/security.md").read_text("utf-8")
+    lines = text[text.index(f"| {first} |") :].partition("\n\n")[0].split("\n")
+    head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
+    return {(row[0], column): cell for row in rows for column, cell in zip(head[1:], row[1:], strict=True)}
+
+
+WHAT_ROLES_MAY = table_of("may")
+WHO_HAS_WHICH_ROLE = table_of("who connects")
+
+
+def test_the_table_of_what_roles_may_is_complete() -> None:
+    assert {row for row, _ in WHAT_ROLES_MAY} == REQUESTS_OF.keys()
+    assert {column for _, column in WHAT_ROLES_MAY} == {f"`{role.name.lower()}`" for role in Role}
+    assert len(WHAT_ROLES_MAY) == len(REQUESTS_OF) * len(Role)
+    assert {*OF_A_CONNECTION, *(each for row in REQUESTS_OF.values() for each in row)} == EACH_REQUEST.keys()
+
+
+@pytest.mark.spec("WIRE-50", "WIRE-51")
+@pytest.mark.parametrize(("row", "column"), WHAT_ROLES_MAY)
+def test_each_cell_of_what_roles_may_is_true(row: str, column: str) -> None:
+    told = {is_refused(EACH_REQUEST[asked][1], Role[column.strip("`").upper()]) for asked in REQUESTS_OF[row]}
+    assert told == {{"yes": False, "no": True}[WHAT_ROLES_MAY[row, column]]}
 
 
 @pytest.mark.spec("WIRE-51")
@@ -155,6 +202,8 @@ def unix(user: int | None, *groups: int) -> Peer:
 
 LOOPBACK = Peer("peer", is_unix=False, is_loopback=True)
 ELSEWHERE = Peer("peer", is_unix=False)
+NAMED = Peer("peer", is_unix=False, is_loopback=True, names=frozenset({"DNS:a"}))
+MAY_STOP: tuple[MayStop, ...] = get_args(MayStop)
 ROLES_OF: list[tuple[Peer, MayStop, Role]] = [
     (unix(ME), "local", ADMIN),
     (unix(ME), "user", ADMIN),
@@ -189,6 +238,47 @@ def test_a_list_refuses_all_others(listed: Role, may_stop: MayStop) -> None:
             assert access.role_of(stranger) is None
         assert access.role_of(unix(ME)) == access.role_of(unix(0)) == ADMIN
     assert Access({OTHER: READ}, {GROUP: ADMIN}).role_of(unix(OTHER, GROUP)) == ADMIN
+
+
+def access(may_stop: MayStop, listed: Role | None = None) -> Access:
+    return Access({OTHER: listed} if listed else {}, may_stop=may_stop)
+
+
+WHO: dict[str, Callable[[MayStop], list[Role | None]]] = {
+    "the user of the server or root, on a Unix socket": lambda may: [
+        access(may, listed).role_of(unix(user)) for listed in (None, READ) for user in (ME, 0)
+    ],
+    "another user on a Unix socket": lambda may: [access(may).role_of(unix(OTHER))],
+    "a client on loopback": lambda may: [access(may).role_of(LOOPBACK)],
+    "a client on another machine": lambda may: [access(may).role_of(ELSEWHERE)],
+    **{
+        f"who is in a list as `{role.name.lower()}`": lambda may, role=role: [  # type: ignore[misc]  # a default
+            access(may, role).role_of(unix(OTHER)),
+            Access({}, {GROUP: role}, may).role_of(unix(OTHER, GROUP)),
+            Access(may_stop=may).role_of(NAMED, {"DNS:a": role}),
+        ]
+        for role in Role
+    },
+    "who is in none, and there is one": lambda may: [
+        *(access(may, ADMIN).role_of(peer) for peer in (unix(OTHER + 1), LOOPBACK, ELSEWHERE)),
+        Access(may_stop=may).role_of(NAMED, {"DNS:b": ADMIN}),
+    ],
+}
+"""The roles of those whom the rows of the table in the documentation name."""
+
+
+def test_the_table_of_who_has_which_role_is_complete() -> None:
+    assert {row for row, _ in WHO_HAS_WHICH_ROLE} == WHO.keys()
+    assert {column.split("`")[1] for _, column in WHO_HAS_WHICH_ROLE} == {f"--may-stop {may}" for may in MAY_STOP}
+    assert len(WHO_HAS_WHICH_ROLE) == len(WHO) * len(MAY_STOP)
+
+
+@pytest.mark.spec("WIRE-52", "WIRE-53", "TLS-5")
+@pytest.mark.parametrize(("row", "column"), WHO_HAS_WHICH_ROLE)
+def test_each_cell_of_who_has_which_role_is_true(row: str, column: str) -> None:
+    (may_stop,) = (may for may in MAY_STOP if f"`--may-stop {may}`" in column)
+    cell = WHO_HAS_WHICH_ROLE[row, column]
+    assert set(WHO[row](may_stop)) == {None if cell == "nobody" else Role[cell.upper()]}
 
 
 def test_a_setting_that_does_not_exist_is_refused() -> None:
