@@ -5,6 +5,7 @@ whoever reads a module has to know what it names.
 """
 
 import ast
+import functools
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -39,6 +40,7 @@ FOLDERS = {"cli": "commands", "transactions": "connection"}
 """Folders that are part of a room of another name."""
 
 
+@functools.cache
 def modules() -> dict[str, Path]:
     """Return the files of all modules by their dotted names without `durus.`; the package itself has none."""
     found = {}
