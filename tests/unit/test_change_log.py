@@ -8,7 +8,7 @@ from durus.error import TransactionError
 from durus.oid import oid_from_int
 from durus.records.record import pack_record
 from durus.sharing import change_log
-from durus.sharing.change_log import ChangeLog
+from durus.sharing.change_log import ChangeLog, LatestCommits, LogReader
 from durus.sharing.protocol import Commit, Load, NewOids, Sync, encode_commit, encode_request
 from durus.sharing.session import SessionCore
 from durus.storage import MemoryStorage
@@ -59,6 +59,101 @@ def test_many_small_changes_are_few_runs() -> None:
     for number in range(5000):
         log.add(oids(number))
     assert len(log._runs) < 20
+
+
+@pytest.mark.spec("TXN-41")
+def test_a_log_that_starts_anew_knows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(change_log, "_TRIM_SLACK", 1)
+    log = ChangeLog(5)
+    reader = LogReader(log)
+    log.add(oids(1, 2))
+    log.trim(0)
+    log.start_anew()
+    assert (log.start, log.end, len(log), log.changes_after(0, 0)) == (7, 7, 0, [])
+    assert reader.has_lost_track
+    assert not LogReader(log).has_lost_track
+    log.add(oids(1, 2))
+    assert log.is_long
+
+
+@pytest.mark.spec("TXN-40")
+def test_a_change_that_no_client_needs_is_counted_only() -> None:
+    log = ChangeLog()
+    log.skip()
+    assert (log.start, log.end) == (1, 1)
+    log.add(oids(7))
+    log.skip()
+    assert (log.start, log.end) == (1, 3)
+    assert log.changes_after(1, 0) == oids(7)
+
+
+@pytest.mark.spec("TXN-40")
+def test_a_log_is_trimmed_when_it_has_twice_what_clients_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(change_log, "_TRIM_SLACK", 10)
+    monkeypatch.setattr(change_log, "_MAX_MERGED", 1)
+    log = ChangeLog()
+    log._trim_at = 10
+    for number in range(11):
+        assert not log.is_long
+        log.add(oids(number))
+    assert log.is_long
+    log.trim(6)
+    assert (log.start, len(log)) == (6, 5)
+    assert log.changes_after(6, 0) == oids(*range(6, 11))
+    for number in range(15):
+        log.add(oids(number))
+        assert not log.is_long
+    log.add(oids(99))
+    assert log.is_long
+
+
+@pytest.mark.spec("TXN-20", "TXN-40")
+def test_a_reader_that_knows_the_first_serial_hears_of_the_next() -> None:
+    log = ChangeLog()
+    new, synced = LogReader(log), LogReader(log)
+    assert synced.take_invalid() == []
+    seven, eight = oids(7, 8)
+    for reader in new, synced:
+        assert not reader.has_lost_track
+        assert reader.is_invalid(seven) is False
+    log.add([seven])
+    for reader in new, synced:
+        assert reader.is_invalid(seven)
+        assert not reader.is_invalid(eight)
+        assert reader.take_invalid() == [seven]
+
+
+@pytest.mark.spec("TXN-20")
+def test_a_reader_goes_back_to_earlier_changes_and_never_to_later_ones() -> None:
+    log = ChangeLog()
+    reader = LogReader(log)
+    first, second = oids(1, 2)
+    log.add([first])
+    log.add([second])
+    assert reader.take_invalid() == [first, second]
+    reader.go_back_to(1)
+    assert reader.invalid() == [second]
+    reader.own_serial = 2
+    for later in 1, 2:
+        reader.go_back_to(later)
+        assert (reader.serial, reader.invalid()) == (1, [])
+    reader.go_back_to(0)
+    assert reader.invalid() == [first, second]
+    reader.lose_track()
+    assert reader.has_lost_track
+
+
+@pytest.mark.spec("TXN-82")
+def test_of_the_latest_commits_it_is_known_who_has_made_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(change_log, "_REMEMBERED_COMMITS", 2)
+    moments = iter([0.0, 1.0, 2.5, 3.0, 4.0, 4.0])
+    latest = LatestCommits(lambda: next(moments))
+    latest.note(1, "tester")
+    latest.note(2, "")
+    assert latest.describe(1) == "changed 2.5 s ago by tester"
+    assert latest.describe(2) == "changed 2 s ago by another client"
+    latest.note(3, "tester")
+    assert [latest.describe(serial) for serial in (1, 3, 4)] == ["", "changed 0 s ago by tester", ""]
 
 
 def commit(core: SessionCore, *numbers: int) -> None:

@@ -1116,3 +1116,26 @@ def test_a_crawler_shows_no_state_that_others_changed_after_a_conflict() -> None
         list(second.get_crawler())
     second.abort()
     assert [obj.name for obj in second.get_crawler() if isinstance(obj, Person)] == ["changed", "changed"]
+
+
+@pytest.mark.spec("TXN-12", "TXN-13", "TXN-80")
+def test_if_anything_may_have_changed_all_that_was_used_is_in_conflict_and_all_states_are_dropped() -> None:
+    connection = Connection(MemoryStorage())
+    root, person, other = connection.get_root(), Person("Ann"), Person("Bob")
+    root["persons"] = [person, other]
+    connection.commit()
+    watch = connection.watch()
+    person.name = "Anna"
+    connection.note_invalid(None)
+    with pytest.raises(WriteConflictError) as info:
+        connection.commit()
+    assert info.value.oids == [person._p_oid]
+    assert info.value.classes == {person._p_oid: f"{__name__}.Person"}
+    assert not watch.overflowed
+    connection.abort()
+    assert watch.overflowed
+    assert person._p_is_ghost()
+    assert other._p_is_ghost()
+    assert person.name == "Ann"
+    person.name = "Eve"
+    connection.commit()

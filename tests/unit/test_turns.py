@@ -385,3 +385,47 @@ def test_turns_in_one_process_are_not_passed_on() -> None:
         session.begin_commit(lambda invalid: None)
     assert shared._core.pass_turn_on() == EXCLUSIVE_SECONDS
     assert shared._core.turn is sessions[0]
+
+
+@pytest.mark.spec("TXN-31", "TXN-42")
+def test_a_turn_that_was_lost_before_a_start_anew_is_forgotten(clock: Clock) -> None:
+    slow = clock.client().ask()
+    slow.session.store(ROOT, pack_record(ROOT, b"early", b""))
+    clock.tick(EXCLUSIVE_SECONDS + MOMENT)
+    clock.client().ask().give()
+    clock.core.start_anew(is_write_lost=False)
+    assert slow.session.has_lost_track
+    slow.session.sync()
+    slow.ask().give()
+    assert slow.outcomes == [None]
+
+
+@pytest.mark.spec("TXN-31", "TXN-42")
+def test_a_commit_that_was_incomplete_before_a_start_anew_is_forgotten(clock: Clock) -> None:
+    client = clock.client().ask()
+    early, never = client.session.new_oids(2)
+    client.session.store(early, pack_record(early, b"early", never))
+    assert client.session.held_bytes > 0
+    clock.core.start_anew(is_write_lost=False)
+    assert client.session.held_bytes == 0
+    client.session.sync()
+    client.ask().give()
+    assert client.outcomes == [None]
+    assert not clock.core.has_record(early)
+    client.ask()
+    client.session.store(ROOT, pack_record(ROOT, b"early", b""))
+    clock.core.start_anew(is_write_lost=False)
+    client.ask()
+    clock.tick(EXCLUSIVE_SECONDS + MOMENT)
+    clock.client().ask().give()
+    client.session.commit({}, client.outcomes.append)
+    assert client.outcomes == [None, None], "it has given nothing in its second turn"
+
+
+@pytest.mark.spec("TXN-24", "TXN-31")
+def test_oids_that_were_being_given_when_an_interrupt_came_are_counted_again(clock: Clock) -> None:
+    session = clock.client().session
+    session.new_oids(3)
+    session._grants.count += 5
+    clock.core.start_anew(is_write_lost=False)
+    assert session._grants.count == 3
