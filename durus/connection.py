@@ -4,6 +4,9 @@ TXN-50 to TXN-54.
 A connection remembers which objects the transaction has accessed, and which it has changed. A commit pickles the
 changed ones and hands them to the storage, which tells what others have changed since the last sync. Where that meets
 an accessed object, the transaction has a conflict; all other changed objects become ghosts, and load again.
+
+What has a rule of its own is in durus/transactions: `invalidations` has the conflicts, `pending_commit` the objects of
+a commit, `blocks` the open blocks, `savepoint` the states to go back to.
 """
 
 import contextlib
@@ -52,7 +55,6 @@ from durus.transactions.savepoint import KeptStates
 from durus.transactions.unnoted import Debug, UnnotedChange, UnnotedChanges, debug_mode
 
 T = TypeVar("T")
-Conflict = TypeVar("Conflict", bound=ConflictError)
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar as TypeVarWithDefault  # type checkers have it built in
@@ -226,6 +228,8 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
         """Return the number of the current transaction."""
         return self.transaction_serial
 
+    # Loading
+
     @guarded_load
     def get_stored_pickle(self, oid: bytes) -> bytes:
         """Return the data of the current record of an object.
@@ -315,6 +319,39 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
 
     def _note_size(self, oid: bytes, record: bytes) -> None:
         """Do nothing: only the connections of a Database limit the bytes that they keep."""
+
+    def _load(self, oid: bytes) -> bytes:
+        if self._invalid.is_all or oid in self.invalid_oids:  # [TXN-15]
+            raise self._invalid.read_conflict(oid)
+        try:
+            return self.storage.load(oid)
+        except ReadConflictError as conflict:
+            self._sync_for(conflict)
+            return self._read(lambda: self.storage.load(oid))
+
+    def _load_all(self, oids: list[bytes]) -> list[bytes]:
+        for oid in oids:
+            if self._invalid.is_all or oid in self.invalid_oids:
+                raise self._invalid.read_conflict(oid)
+        return self._read(lambda: list(self.storage.bulk_load(oids)))
+
+    def _read(self, read: Callable[[], T]) -> T:
+        """Return the result of a call of the storage, after a sync if the call requires one. [TXN-14]"""
+        while True:
+            try:
+                return read()
+            except ReadConflictError as conflict:  # possibly several times, while others go on changing it
+                self._sync_for(conflict)
+
+    def _sync_for(self, conflict: ReadConflictError) -> None:
+        """Sync because a load met an invalid oid; raise the conflict if that can't help."""
+        invalid = self.storage.sync()
+        self.note_invalid(invalid)
+        if self._invalid.has_conflict():
+            raise self._invalid.read_conflict(conflict.oids[0])
+        self._invalid.drop()
+        if invalid is not None and conflict.oids[0] not in invalid:
+            raise self._invalid.name_classes(conflict)
 
     # Called by objects
 
@@ -461,18 +498,6 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
         self._abort(block.is_exclusive)
         self._blocks.refs.append(ref(block))
 
-    @guarded
-    def _check_unnoted(self, unnoted: UnnotedChanges) -> None:
-        """Report changes that were not noted. [OBJ-86] An interrupt in it makes the connection start anew."""
-        self._tell_of_interrupt()
-        unnoted.check()
-
-    def _forget_unnoted(self, unnoted: UnnotedChanges) -> list[UnnotedChange]:
-        """Forget the changes that were not noted, and return those that are not told yet."""
-        found = unnoted.find()
-        self._invalid.drop_states([change.oid for change in found])
-        return unnoted.take_untold(found)
-
     def _note_lost_block(self) -> None:
         """Start anew if an interrupt kept a block from being closed: its changes must not get into another one."""
         if self._blocks.is_one_gone():
@@ -498,80 +523,19 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
                 with contextlib.suppress(DurusError):
                     self.storage.release()
 
-    # Earlier states
-
-    def history(self, oid: "bytes | int | PersistentObject") -> "Iterator[Version]":
-        """Yield the states that commits have given to an object since the last pack, the oldest first. [HIST-7]
-
-        Args:
-            oid: An object of this connection, or its oid.
-
-        Yields:
-            Each state as an object that belongs to no connection, with its commit.
-
-        Raises:
-            DurusError: The storage keeps no history, as that of a server.
-            StateError: A state can't be loaded.
-            DamageError: The file is damaged.
-        """
-        if isinstance(oid, PersistentObject):
-            oid = self._own_oid(oid)
-        elif isinstance(oid, int):
-            oid = oid_from_int(oid)
-        for commit, record in self.storage.records_of(oid):
-            yield Version(commit, self._copy_of(oid, record))
-
-    @guarded_load
-    def _copy_of(self, oid: bytes, record: bytes) -> PersistentObject:
-        self._tell_of_interrupt()
-        return copy_of(self, self._reader, oid, unpack_record(record)[1])
-
-    def _own_oid(self, obj: PersistentObject) -> bytes:
-        oid = obj._p_oid
-        if oid is None or obj._p_connection is not self:
-            raise StateError(f"{obj!r} is not a stored object of this connection")
-        return oid
-
     @guarded
-    def restore(self, obj: PersistentObject, at: Moment | Storage) -> None:
-        """Give an object the state that it had after a commit, as a change of this transaction. [HIST-9] [HIST-10]
-
-        The object alone goes back, and what it refers to stays as it is now. A BTree goes back with its nodes, so that
-        it has the keys that it had. Nothing is stored before commit().
-
-        Args:
-            obj: An object of this connection.
-            at: The number of a commit, or a time; or a storage that shows an earlier state of the same database, such
-                as that of a .prepack file or of a restored backup.
-
-        Raises:
-            DurusError: The storage keeps no history, as that of a server.
-            ArgumentError: There is no such commit.
-            StateError: The object had no state then, was of another class, or the state can't be loaded. Nothing is
-                changed.
-            ReadConflictError: Others have changed the object meanwhile.
-            ReadonlyError: The connection only reads.
-        """
+    def _check_unnoted(self, unnoted: UnnotedChanges) -> None:
+        """Report changes that were not noted. [OBJ-86] An interrupt in it makes the connection start anew."""
         self._tell_of_interrupt()
-        self._blocks.check_task()
-        oid = self._own_oid(obj)
-        if self._only_reads:
-            raise ReadonlyError("this connection was made with snapshot=True, so it only reads")
-        states = states_at(at, self.storage, self._reader, obj, oid)
-        objects = [(self._part(each, data), data) for each, data in states.items()]
-        for each, _ in objects:
-            each._p_note_change()  # which loads it, so that a change of others is a conflict
-        self._invalid.tell_watches(states)
-        for each, data in objects:
-            give_state(each, data, self._reader)
+        unnoted.check()
 
-    def _part(self, oid: bytes, data: bytes) -> PersistentObject:
-        """Return an object whose state is to be given back. StateError if that can't be loaded, or it is gone."""
-        copy_of(self, self._reader, oid, data)
-        obj = self.get(oid)
-        if obj is None or not self.storage.has_record(oid):  # it may be in memory still
-            raise StateError(f"oid {format_oid(oid)} has no record any more: copy the values of the earlier state")
-        return obj
+    def _forget_unnoted(self, unnoted: UnnotedChanges) -> list[UnnotedChange]:
+        """Forget the changes that were not noted, and return those that are not told yet."""
+        found = unnoted.find()
+        self._invalid.drop_states([change.oid for change in found])
+        return unnoted.take_untold(found)
+
+    # Savepoints
 
     def savepoint(self) -> "contextlib.AbstractContextManager[None]":
         """Run a block whose changes are undone if it raises. [TXN-50] to [TXN-54]
@@ -630,6 +594,83 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
         self._invalid.tell_watches(kept.changed.keys())
         self._going_back = None
 
+    # Earlier states
+
+    def history(self, oid: "bytes | int | PersistentObject") -> "Iterator[Version]":
+        """Yield the states that commits have given to an object since the last pack, the oldest first. [HIST-7]
+
+        Args:
+            oid: An object of this connection, or its oid.
+
+        Yields:
+            Each state as an object that belongs to no connection, with its commit.
+
+        Raises:
+            DurusError: The storage keeps no history, as that of a server.
+            StateError: A state can't be loaded.
+            DamageError: The file is damaged.
+        """
+        if isinstance(oid, PersistentObject):
+            oid = self._own_oid(oid)
+        elif isinstance(oid, int):
+            oid = oid_from_int(oid)
+        for commit, record in self.storage.records_of(oid):
+            yield Version(commit, self._copy_of(oid, record))
+
+    @guarded
+    def restore(self, obj: PersistentObject, at: Moment | Storage) -> None:
+        """Give an object the state that it had after a commit, as a change of this transaction. [HIST-9] [HIST-10]
+
+        The object alone goes back, and what it refers to stays as it is now. A BTree goes back with its nodes, so that
+        it has the keys that it had. Nothing is stored before commit().
+
+        Args:
+            obj: An object of this connection.
+            at: The number of a commit, or a time; or a storage that shows an earlier state of the same database, such
+                as that of a .prepack file or of a restored backup.
+
+        Raises:
+            DurusError: The storage keeps no history, as that of a server.
+            ArgumentError: There is no such commit.
+            StateError: The object had no state then, was of another class, or the state can't be loaded. Nothing is
+                changed.
+            ReadConflictError: Others have changed the object meanwhile.
+            ReadonlyError: The connection only reads.
+        """
+        self._tell_of_interrupt()
+        self._blocks.check_task()
+        oid = self._own_oid(obj)
+        if self._only_reads:
+            raise ReadonlyError("this connection was made with snapshot=True, so it only reads")
+        states = states_at(at, self.storage, self._reader, obj, oid)
+        objects = [(self._part(each, data), data) for each, data in states.items()]
+        for each, _ in objects:
+            each._p_note_change()  # which loads it, so that a change of others is a conflict
+        self._invalid.tell_watches(states)
+        for each, data in objects:
+            give_state(each, data, self._reader)
+
+    @guarded_load
+    def _copy_of(self, oid: bytes, record: bytes) -> PersistentObject:
+        self._tell_of_interrupt()
+        return copy_of(self, self._reader, oid, unpack_record(record)[1])
+
+    def _own_oid(self, obj: PersistentObject) -> bytes:
+        oid = obj._p_oid
+        if oid is None or obj._p_connection is not self:
+            raise StateError(f"{obj!r} is not a stored object of this connection")
+        return oid
+
+    def _part(self, oid: bytes, data: bytes) -> PersistentObject:
+        """Return an object whose state is to be given back. StateError if that can't be loaded, or it is gone."""
+        copy_of(self, self._reader, oid, data)
+        obj = self.get(oid)
+        if obj is None or not self.storage.has_record(oid):  # it may be in memory still
+            raise StateError(f"oid {format_oid(oid)} has no record any more: copy the values of the earlier state")
+        return obj
+
+    # The storage as a whole
+
     def pack(self) -> None:
         """Remove the objects that the root does not reach from the storage, and begin the next transaction.
 
@@ -659,6 +700,8 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    # The root
 
     def _open_root(self, root_class: type[PersistentObject] | None) -> None:
         root = self.get(ROOT_OID)
@@ -694,9 +737,14 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
         self._store(commit)
         self.cache.note_loaded(oid, root)
 
+    # The steps of a transaction
+
     def _new_commit(self) -> PendingCommit:
         is_careful = self._reader.has_broken_classes()
         return PendingCommit(self, ObjectWriter(self, self.root, self._new_oid, is_careful, self._reader))
+
+    def _new_oid(self) -> bytes:
+        return self._spare_oids.pop() if self._spare_oids else self.storage.new_oid()
 
     def _store(self, commit: PendingCommit) -> None:
         """Store the records of a commit; after a DurusError nothing is stored, and all is as before the commit."""
@@ -739,6 +787,20 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
         self.transaction_serial += 1
         self.cache.shrink(self.transaction_serial)
 
+    # Changes of others
+
+    def _check_invalidations(self, oids: list[bytes] | None) -> None:
+        """Note what others changed; raise a conflict if this transaction has used any of it."""
+        self.note_invalid(oids)
+        if self._invalid.has_conflict():
+            raise self._invalid.conflict()
+
+    def note_invalid(self, oids: list[bytes] | None) -> None:
+        """Note the `oids` that others changed, None for any. Their states are dropped later."""
+        self._invalid.note(oids)
+        if oids is None:
+            self._spare_oids = []  # they were given to a session that no longer exists
+
     # Interrupts
 
     def _start_anew(self) -> None:
@@ -759,56 +821,6 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
         if self._was_interrupted:
             self._was_interrupted = False
             raise _interrupted_error()
-
-    def _new_oid(self) -> bytes:
-        return self._spare_oids.pop() if self._spare_oids else self.storage.new_oid()
-
-    def _load(self, oid: bytes) -> bytes:
-        if self._invalid.is_all or oid in self.invalid_oids:  # [TXN-15]
-            raise self._invalid.read_conflict(oid)
-        try:
-            return self.storage.load(oid)
-        except ReadConflictError as conflict:
-            self._sync_for(conflict)
-            return self._read(lambda: self.storage.load(oid))
-
-    def _load_all(self, oids: list[bytes]) -> list[bytes]:
-        for oid in oids:
-            if self._invalid.is_all or oid in self.invalid_oids:
-                raise self._invalid.read_conflict(oid)
-        return self._read(lambda: list(self.storage.bulk_load(oids)))
-
-    def _read(self, read: Callable[[], T]) -> T:
-        """Return the result of a call of the storage, after a sync if the call requires one. [TXN-14]"""
-        while True:
-            try:
-                return read()
-            except ReadConflictError as conflict:  # possibly several times, while others go on changing it
-                self._sync_for(conflict)
-
-    def _sync_for(self, conflict: ReadConflictError) -> None:
-        """Sync because a load met an invalid oid; raise the conflict if that can't help."""
-        invalid = self.storage.sync()
-        self.note_invalid(invalid)
-        if self._invalid.has_conflict():
-            raise self._invalid.read_conflict(conflict.oids[0])
-        self._invalid.drop()
-        if invalid is not None and conflict.oids[0] not in invalid:
-            raise self._invalid.name_classes(conflict)
-
-    # Changes of others
-
-    def _check_invalidations(self, oids: list[bytes] | None) -> None:
-        """Note what others changed; raise a conflict if this transaction has used any of it."""
-        self.note_invalid(oids)
-        if self._invalid.has_conflict():
-            raise self._invalid.conflict()
-
-    def note_invalid(self, oids: list[bytes] | None) -> None:
-        """Note the `oids` that others changed, None for any. Their states are dropped later."""
-        self._invalid.note(oids)
-        if oids is None:
-            self._spare_oids = []  # they were given to a session that no longer exists
 
 
 def check_root_class(root_class: object) -> None:
