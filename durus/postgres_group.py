@@ -107,6 +107,9 @@ class Engine(Protocol):
     def get_packer(self) -> Iterator[Progress]:
         """Return an iterator that packs in steps. [PG-40]"""
 
+    def break_off(self) -> None:
+        """End the connection, in any thread: a call that waits for an answer gets DisconnectedError."""
+
     def abandon(self) -> None:
         """Give up what others wait for."""
 
@@ -123,6 +126,7 @@ class PostgresGroup:
     def __init__(self, reader: Engine) -> None:
         self._reader = reader
         self._writer: Engine | None = None
+        self._packer: Engine | None = None
         self._under_way: GroupWrite | None = None
 
     def take_news(self) -> GroupNews:
@@ -181,8 +185,13 @@ class PostgresGroup:
 
     def gen_pack(self) -> Generator[Progress, None, None]:
         """Pack in steps on a connection of its own. Any thread may run them, one step after the other. [PG-68]"""
-        with contextlib.closing(self._reader.open_beside()) as beside:
-            yield from beside.get_packer()
+        with contextlib.closing(self._reader.open_beside()) as self._packer:
+            yield from self._packer.get_packer()
+
+    def break_off_pack(self) -> None:
+        """Have the step of a pack that may be running end now, in whatever thread it is. [PG-68]"""
+        if self._packer is not None:
+            self._packer.break_off()
 
     def start_anew(self) -> None:
         """Give up a group whose thread was interrupted, and the turn that it may still hold."""

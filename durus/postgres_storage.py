@@ -334,6 +334,11 @@ class PostgresStorage(GuardedStorage):
         """Open another storage of this database, which loads nothing ahead."""
         return PostgresStorage(self._address, **{**self._arguments, "prefetch": 0})
 
+    def break_off(self) -> None:
+        """End the connection, in any thread: a call that waits for an answer gets DisconnectedError."""
+        if self._link is not None:
+            self._link.break_off()
+
     @property
     def seen(self) -> Seen:
         """The last commit that this client knows of; loads show nothing newer."""

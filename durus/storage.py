@@ -127,6 +127,9 @@ class GroupStorage(Protocol):
     def gen_pack(self) -> Generator[Progress, None, None]:
         """Pack in steps on a connection of its own. Any thread may run them, one step after the other. [PG-68]"""
 
+    def break_off_pack(self) -> None:
+        """Have the step of a pack that may be running end now, in whatever thread it is. [PG-68]"""
+
 
 class Commit(NamedTuple):
     """A commit that a file still has. [HIST-1]"""

@@ -6,6 +6,7 @@ asks to try the transaction again, and ServerError, with the transaction rolled 
 
 import contextlib
 import os
+import socket
 import time
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any
@@ -180,6 +181,13 @@ class Link(Uncopied):
                 self._connection.close()
             with contextlib.suppress(psycopg.Error, AttributeError):  # there is none yet if __init__() failed
                 self._in_pipeline.__exit__(None, None, None)
+
+    def break_off(self) -> None:
+        """End the connection, in any thread: the one that waits for an answer gets DisconnectedError."""
+        with contextlib.suppress(OSError, psycopg.Error):  # it has ended already
+            doubled = socket.socket(fileno=os.dup(self._connection.fileno()))
+            with doubled:
+                doubled.shutdown(socket.SHUT_RDWR)
 
     def leave_to_parent(self) -> None:
         """Close the descriptor of this process, and leave the session to the parent. [TXN-32]"""

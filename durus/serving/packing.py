@@ -183,6 +183,9 @@ class Packing:
                 pass
         except DurusError as found:
             error = found
+        except asyncio.CancelledError:
+            self._core.break_off_pack()
+            raise
         finally:
             worker.submit(steps.close)  # after the step that may still be running
             worker.shutdown(wait=False)

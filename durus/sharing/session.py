@@ -299,6 +299,11 @@ class SessionCore:
         """
         return None if self._group is None else self._group.gen_pack()
 
+    def break_off_pack(self) -> None:
+        """Have the step of such a pack that may be running end now, with an error. [PG-68]"""
+        if self._group is not None:
+            self._group.break_off_pack()
+
     def _take_removed(self) -> None:
         if self._group is not None:
             return  # to an engine the removal is a commit of somebody else

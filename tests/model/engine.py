@@ -157,6 +157,9 @@ class EngineStorage(Storage):
     def gen_pack(self) -> Generator[Progress, None, None]:
         yield from ()
 
+    def break_off_pack(self) -> None:
+        pass
+
     def start_anew(self) -> None:
         if self.under_way is not None and self.engine.holder is self.under_way:
             self.engine.holder = None

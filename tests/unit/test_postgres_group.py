@@ -41,7 +41,9 @@ from tests.unit.databases import in_threads
 from tests.unit.test_postgres_storage import World, fill, statements_run
 
 pytest.importorskip("psycopg")
-from durus.postgres import link
+import psycopg
+
+from durus.postgres import link, packing
 
 ROOT, ONE, TWO, THREE = (oid_from_int(n) for n in range(4))
 
@@ -713,7 +715,25 @@ def test_client_is_told_why_a_pack_by_a_server_has_failed(monkeypatch: pytest.Mo
 
 
 @pytest.mark.spec("PG-68")
-def test_server_that_stops_ends_its_pack_after_the_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_server_that_stops_ends_the_step_of_its_pack(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fill_four(world)
+    monkeypatch.setattr(packing, "_PATIENCE", float("inf"))
+    waits = f"wait_event_type = 'Lock' and query like '%{world.schema}.pack%'"
+    with psycopg.connect(world.server.conninfo) as other:
+        other.execute(f"lock table {world.schema}.pack".encode())
+        with serving_with(StorageServer(world.open(), address=tmp_path / "s")) as client:
+            client.pack()
+            world.wait_for(f"select count(*) = 1 from pg_stat_activity where {waits}")
+        for thread in threading.enumerate():
+            if thread.name.startswith("pack"):
+                thread.join(SECONDS)
+                assert not thread.is_alive()
+
+
+@pytest.mark.spec("PG-68")
+def test_server_that_stops_closes_its_pack_after_the_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pack = SlowPack()
     with running(StorageServer(EngineStorage(Engine()), address=tmp_path / "s")) as server:
         monkeypatch.setattr(EngineStorage, "gen_pack", lambda storage: pack(storage))
