@@ -189,7 +189,8 @@ class SessionCore:
                 session._lose_turn()  # what it has accessed is not known here
             self._log.add(changed)
             for commit in self._commits.unstored:
-                self._log_again(commit)
+                if not commit.conflicts_with(changed):  # else it is refused: nothing of it may hide what was changed
+                    self._log_again(commit)
             self._trim_log()
             for commit, conflicts in refused:
                 self._commits.settle(commit, WriteConflictError(conflicts))

@@ -165,7 +165,19 @@ class Client:
                 done(invalid, WriteConflictError(sorted(used)))
             else:
                 self.drop(invalid)
-                self.send = lambda: self.session.commit(records, lambda error: done([], error))
+                self.send = lambda: self.session.commit(records, outcome)
+
+        def outcome(error: DurusError | None) -> None:
+            """Try again, as version 1 does, after a conflict with nothing that this client has used."""
+            if isinstance(error, WriteConflictError):
+                invalid = self.session.sync()
+                if invalid is None or used & set(invalid):
+                    done(invalid, error)
+                else:
+                    self.drop(invalid)
+                    self._take_turn(records, done)
+            else:
+                done([], error)
 
         self.session.begin_commit(granted, abandoned=lambda: done(None, WriteConflictError()))
 

@@ -299,6 +299,23 @@ def test_a_write_that_is_lost_with_its_thread_gives_the_lock_back(engine: Engine
     assert not core.is_writing
 
 
+@pytest.mark.spec("PG-62", "PG-63", "WIRE-43")
+def test_client_is_told_what_others_changed_of_that_which_its_refused_commit_was_to_store(
+    engine: Engine, core: SessionCore
+) -> None:
+    session = core.connect()
+    outcomes: list[DurusError | None] = []
+    session.begin_commit(lambda invalid: None)
+    session.commit({ONE: record(ONE, b"a")}, outcomes.append)
+    write = core.begin_write()
+    engine.commit({ONE: record(ONE, b"others")})
+    take_news(core)
+    write.write()
+    write.finish(None)
+    assert [type(error) for error in outcomes] == [WriteConflictError]
+    assert session.sync() == [ONE]
+
+
 @pytest.mark.spec("PG-66")
 def test_there_are_no_snapshots(core: SessionCore) -> None:
     with pytest.raises(TransactionError, match="keeps no snapshots"):
