@@ -1,27 +1,43 @@
 """The many clients of a session core as one client of an engine. Statements PG-60 to PG-70.
 
 Two connections: one reads, in the thread of the core; the other one commits, in whatever thread waits for it. A pack
-has a third one. A group of commits is one transaction of the engine, in which the members are compared with what others
-have changed meanwhile.
+has one of its own, and so has each state that snapshots show.
+
+A group of commits is one transaction of the engine, in which the members are compared with what others have changed
+meanwhile.
 """
 
 import contextlib
 import time
-from collections.abc import Callable, Generator, Iterator
-from typing import Protocol, Self
+from collections.abc import Callable, Collection, Generator, Iterator
+from typing import Protocol, Self, TypeVar
 
-from durus.error import DurusError, NetworkError, OutcomeUnknownError, RecordError, WriteConflictError
+from durus.error import (
+    DisconnectedError,
+    DurusError,
+    NetworkError,
+    OutcomeUnknownError,
+    RecordError,
+    SnapshotEndedError,
+    WriteConflictError,
+)
 from durus.oid import oid_from_int
 from durus.postgres.decisions import Candidate, Existing, News, Seen, Turn, invalid_oids, needed_oids, refusals
 from durus.postgres.rows import Row, row_of
 from durus.progress import Progress
-from durus.storage import GroupNews, GroupOutcome, Member
+from durus.storage import GroupNews, GroupOutcome, GroupSnapshot, HeldState, Member
+
+T = TypeVar("T")
 
 _sleep = time.sleep
 
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 1.0
 """In seconds: between two tries to commit, or to find out what became of a commit."""
+MAX_STATES = 16
+"""How many different states are held, at most; each has a connection."""
+MAX_IDLE = 4
+"""How many connections wait for further ones."""
 
 
 class GroupWrite:
@@ -104,6 +120,31 @@ class Engine(Protocol):
         the records of these `oids`; return the oids that others changed, None for any.
         """
 
+    def open_for_snapshots(self) -> Self:
+        """Open another storage of this database, which loads ahead as this one does."""
+
+    def ask_news_after(self, seen: Seen) -> News:
+        """Return what was committed after `seen`, and take nothing of it in."""
+
+    def show_state(self, seen: Seen) -> News:
+        """Show the last state until release(); return what was committed after `seen`."""
+
+    def load(self, oid: bytes) -> bytes:
+        """Return a record."""
+
+    def has_record(self, oid: bytes) -> bool:
+        """Tell whether there is a record."""
+
+    def expect_loads(self, oids: list[bytes]) -> None:
+        """Tell what is loaded next."""
+
+    def release(self) -> None:
+        """Give up the state that is shown."""
+
+    @property
+    def failure(self) -> DurusError | None:
+        """Why the storage can't be used; None if it can."""
+
     def get_packer(self) -> Iterator[Progress]:
         """Return an iterator that packs in steps. [PG-40]"""
 
@@ -117,6 +158,32 @@ class Engine(Protocol):
         """End the connection."""
 
 
+class EngineSnapshot:
+    """The state of an engine after the commit `seen`, on a connection of its own. [PG-66]"""
+
+    def __init__(self, storage: Engine, seen: Seen) -> None:
+        self.storage = storage
+        self.seen = seen
+        self.why_ended: str | None = None
+
+    def load(self, oid: bytes) -> bytes:
+        return self._shown(self.storage.load, oid)
+
+    def has_record(self, oid: bytes) -> bool:
+        return self._shown(self.storage.has_record, oid)
+
+    def expect_loads(self, oids: list[bytes]) -> None:
+        self.storage.expect_loads(oids)
+
+    def _shown(self, ask: Callable[[bytes], T], oid: bytes) -> T:
+        if self.why_ended is None:
+            try:
+                return ask(oid)
+            except NetworkError as error:
+                self.why_ended = f"the engine that kept it can't be reached: {error}"
+        raise SnapshotEndedError(self.why_ended)
+
+
 class PostgresGroup:
     """Shares a storage, which it reads from, among the clients of a session core.
 
@@ -127,6 +194,10 @@ class PostgresGroup:
         self._reader = reader
         self._writer: Engine | None = None
         self._packer: Engine | None = None
+        self._states: list[EngineSnapshot] = []
+        """Those that are held, the oldest one first."""
+        self._idle: list[Engine] = []
+        """Connections for further ones."""
         self._under_way: GroupWrite | None = None
 
     def take_news(self) -> GroupNews:
@@ -183,6 +254,41 @@ class PostgresGroup:
                 changed = self._reader.take_group(write.news, write.turn, _oids(write.kept_rows()))
         return GroupOutcome(changed, errors)
 
+    def take_snapshot(self) -> GroupSnapshot:
+        """Have the engine keep its last state: the newest one that is held, or a new one. [PG-66]"""
+        seen = self._reader.seen
+        if self._states:
+            news, newest = self._reader.ask_news_after(seen), self._states[-1]
+            if newest.why_ended is None and news.seen == newest.seen:
+                return GroupSnapshot(newest, invalid_oids(seen, news))
+        if len(self._states) >= MAX_STATES:
+            oldest = self._states.pop(0)
+            oldest.why_ended = f"{MAX_STATES} newer ones are held"
+            self._give_up(oldest)
+        try:
+            storage = self._idle.pop() if self._idle else self._reader.open_for_snapshots()
+        except NetworkError as error:
+            raise DisconnectedError(str(error)) from error
+        news = storage.show_state(seen)
+        state = EngineSnapshot(storage, news.seen)
+        self._states.append(state)
+        return GroupSnapshot(state, invalid_oids(seen, news))
+
+    def keep_snapshots(self, held: Collection[HeldState]) -> None:
+        """Give up all states but those that somebody holds."""
+        given_up = [state for state in self._states if state not in held]
+        self._states = [state for state in self._states if state in held]
+        for state in given_up:
+            self._give_up(state)
+
+    def _give_up(self, state: EngineSnapshot) -> None:
+        storage = state.storage
+        storage.release()
+        if storage.failure is None and len(self._idle) < MAX_IDLE:
+            self._idle.append(storage)
+        else:
+            storage.close()
+
     def gen_pack(self) -> Generator[Progress, None, None]:
         """Pack in steps on a connection of its own. Any thread may run them, one step after the other. [PG-68]"""
         with contextlib.closing(self._reader.open_beside()) as self._packer:
@@ -200,9 +306,10 @@ class PostgresGroup:
             self._writer.abandon()
 
     def close(self) -> None:
-        """End the connection that commits."""
-        if self._writer is not None:
-            self._writer.close()
+        """End the connections beside that of the reader."""
+        for beside in (self._writer, *self._idle, *(state.storage for state in self._states)):
+            if beside is not None:
+                beside.close()
 
     def abandon(self) -> None:
         with contextlib.suppress(DurusError):

@@ -334,6 +334,26 @@ class PostgresStorage(GuardedStorage):
         """Open another storage of this database, which loads nothing ahead."""
         return PostgresStorage(self._address, **{**self._arguments, "prefetch": 0})
 
+    def open_for_snapshots(self) -> "PostgresStorage":
+        """Open another storage of this database, for show_state()."""
+        storage = PostgresStorage(self._address, **self._arguments)
+        storage.use_snapshots()
+        return storage
+
+    @guarded
+    def show_state(self, seen: Seen) -> News:
+        """Show the last state until release(); return what was committed after `seen`."""
+        self._prefetch.forget_all()
+        self._seen = seen
+        news = self._ask_again_if_lost(self._begin_reading)
+        self._seen = news.seen
+        return news
+
+    @guarded
+    def ask_news_after(self, seen: Seen) -> News:
+        """Return what was committed after `seen`, and take nothing of it in."""
+        return self._ask_again_if_lost(lambda link: self._ask_news(link, seen))
+
     def break_off(self) -> None:
         """End the connection, in any thread: a call that waits for an answer gets DisconnectedError."""
         if self._link is not None:

@@ -271,8 +271,6 @@ class SharedStorageClient(GuardedStorage):
     @guarded
     def use_snapshots(self) -> bool:
         self._require_open()
-        if self._shared._core.has_others:
-            return False  # what others replace is not kept here [PG-66]
         self._shows_snapshots = True
         return True
 

@@ -109,6 +109,27 @@ class GroupNews(NamedTuple):
     """The oids; None for any."""
 
 
+class HeldState(Protocol):
+    """A state that later commits do not change, for those who hold it. [TXN-60]"""
+
+    def load(self, oid: bytes) -> bytes:
+        """Return a record; DurusKeyError if there is none, SnapshotEndedError if the state can't be shown any more."""
+
+    def has_record(self, oid: bytes) -> bool:
+        """Tell whether there is a record; SnapshotEndedError as for load()."""
+
+    def expect_loads(self, oids: list[bytes]) -> None:
+        """Tell what is loaded next. [PG-70]"""
+
+
+class GroupSnapshot(NamedTuple):
+    """The state after the last commit of an engine. [PG-66]"""
+
+    state: HeldState
+    changed: list[bytes] | None
+    """What others have changed before it since take_news() or accept() told the last time; None for any oid."""
+
+
 class GroupStorage(Protocol):
     """What a storage that has other clients does for the many clients of a session core. [PG-60]
 
@@ -123,6 +144,12 @@ class GroupStorage(Protocol):
 
     def start_anew(self) -> None:
         """Give up a group whose thread was interrupted."""
+
+    def take_snapshot(self) -> GroupSnapshot:
+        """Have the engine keep its last state. DisconnectedError if the engine can't be reached now. [PG-66]"""
+
+    def keep_snapshots(self, held: Collection[HeldState]) -> None:
+        """Give up all states but those that somebody holds. [PG-66]"""
 
     def gen_pack(self) -> Generator[Progress, None, None]:
         """Pack in steps on a connection of its own. Any thread may run them, one step after the other. [PG-68]"""

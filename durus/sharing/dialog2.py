@@ -147,7 +147,7 @@ class Dialog2(Dialog):
         size = 0
         self.load_count += len(load.oids)
         if len(load.oids) > 1:
-            self._core.storage.expect_loads(load.oids)
+            self._session.expect_loads(load.oids, self._has_snapshot)
         for oid in load.oids:
             if not self._has_snapshot and self._session.must_wait(oid):
                 yield from self._until_durable(oid)
@@ -165,7 +165,7 @@ class Dialog2(Dialog):
         if load.ahead and records:
             count = min(load.ahead, _MAX_AHEAD)
             if len(records) > 1 and self._core.has_others:
-                self._core.storage.expect_loads(self._ahead.wanted(records, count))
+                self._session.expect_loads(self._ahead.wanted(records, count), self._has_snapshot)
             others = self._ahead.follow(records, count, self._options.extra_bytes, self._load_at_once)
             answers += [messages.encode_status(OKAY, record) for record in others]
             self._work += len(others)
@@ -253,6 +253,8 @@ class Dialog2(Dialog):
 
     def _point(self, invalid: list[bytes] | None) -> messages.SyncPoint:
         options = self._options
+        if invalid and self._core.has_others:
+            self._session.expect_loads(self._ahead.having(invalid)[: options.changed_count], self._has_snapshot)
         changed = self._ahead.take_changed(invalid, options.changed_count, options.extra_bytes, self._load_at_once)
         return messages.SyncPoint(self._session.serial, invalid, changed)
 

@@ -3,20 +3,21 @@
 from collections.abc import Callable, Iterable
 
 from durus.error import SnapshotEndedError
-from durus.sharing.versions import Snapshot, Versions
+from durus.sharing.versions import Versions
+from durus.storage import HeldState
 
 
 class SnapshotHolder:
     """A client, which holds at most one snapshot."""
 
     def __init__(self) -> None:
-        self.snapshot: Snapshot | None = None
+        self.snapshot: HeldState | None = None
         self.since = 0.0
         """When it was taken."""
         self.why_ended: str | None = None
         """Why the last one was ended; None if the client has released it."""
 
-    def require(self) -> Snapshot:
+    def require(self) -> HeldState:
         """Return the snapshot; SnapshotEndedError if none is held."""
         if self.snapshot is None:
             raise SnapshotEndedError(self.why_ended or "it was given up, or none was taken")
@@ -27,14 +28,20 @@ class HeldSnapshots:
     """The snapshots that are held.
 
     Args:
-        versions: where they are taken.
+        versions: keeps what is replaced.
         clock: returns the time in seconds.
         max_seconds: how long a snapshot may be held; None for no limit.
         max_bytes: how many bytes are kept for all of them; None for no limit.
+        keep: takes those that are still held whenever one was ended.
     """
 
     def __init__(
-        self, versions: Versions, clock: Callable[[], float], max_seconds: float | None, max_bytes: int | None
+        self,
+        versions: Versions,
+        clock: Callable[[], float],
+        max_seconds: float | None,
+        max_bytes: int | None,
+        keep: Callable[[set[HeldState]], None] | None = None,
     ) -> None:
         self._versions = versions
         self._clock = clock
@@ -42,21 +49,28 @@ class HeldSnapshots:
         self.max_bytes = max_bytes
         self._holders: dict[SnapshotHolder, None] = {}
         """Those that hold a snapshot, that of the oldest one first."""
+        self._keep = keep
         self._ended = 0
 
-    def take(self, holder: SnapshotHolder) -> None:
-        """Have a client hold the state after the last commit, instead of an earlier one."""
+    def take(self, holder: SnapshotHolder, snapshot: HeldState) -> None:
+        """Have a client hold a state, instead of an earlier one."""
         self.end(holder)
         holder.since = self._clock()
         self._holders[holder] = None
-        holder.snapshot = self._versions.take_snapshot()
+        holder.snapshot = snapshot
 
     def end(self, holder: SnapshotHolder, reason: str | None = None) -> None:
         """Release the snapshot of a client, if it has one; `reason` is given unless the client asks for this."""
         self._holders.pop(holder, None)
         if reason is not None:
             self._ended += 1
-        holder.snapshot, holder.why_ended = None, reason
+        was_held, holder.snapshot, holder.why_ended = holder.snapshot is not None, None, reason
+        if was_held:
+            self._keep_held()
+
+    def _keep_held(self) -> None:
+        if self._keep is not None:
+            self._keep({holder.snapshot for holder in self._holders if holder.snapshot is not None})
 
     def end_old(self) -> int:
         """End the snapshots that are held for too long, and the oldest while too many bytes are kept. [TXN-64]
@@ -83,3 +97,4 @@ class HeldSnapshots:
         """Find out anew, after an interrupt, which of all clients hold a snapshot."""
         held = [client for client in clients if client.snapshot is not None]
         self._holders = dict.fromkeys(sorted(held, key=lambda holder: holder.since))
+        self._keep_held()

@@ -23,7 +23,6 @@ from durus.error import (
     NetworkError,
     ProtocolError,
     ReadConflictError,
-    TransactionError,
     WriteConflictError,
 )
 from durus.oid import ROOT_OID, format_oid
@@ -37,7 +36,7 @@ from durus.sharing.oid_grants import OidGrants
 from durus.sharing.turns import Standing, Turn, Turns
 from durus.sharing.versions import News, Versions
 from durus.sharing.write import GroupWrite, Write, failing_write
-from durus.storage import GroupOutcome, Member, Storage, check_record, require_storage
+from durus.storage import GroupOutcome, GroupSnapshot, Member, Storage, check_record, require_storage
 
 MAX_UNUSED_OIDS = 1 << 24
 """How many oids one client may ask for and leave unused. [TXN-24]"""
@@ -87,7 +86,8 @@ class SessionCore:
         self._clock = clock
         self._max_unused_oids = max_unused_oids
         self._versions = Versions(storage)
-        self._snapshots = HeldSnapshots(self._versions, clock, max_snapshot_seconds, max_snapshot_bytes)
+        keep = None if self._group is None else self._group.keep_snapshots
+        self._snapshots = HeldSnapshots(self._versions, clock, max_snapshot_seconds, max_snapshot_bytes, keep)
         self._sessions: set[Session] = set()
         self._log = ChangeLog()
         self._latest = LatestCommits(clock if commit_clock is None else commit_clock)
@@ -380,6 +380,12 @@ class SessionCore:
 
     # Called by sessions
 
+    def _take_state(self) -> GroupSnapshot:
+        """Take the state after the last durable commit. [TXN-60] [PG-66]"""
+        if self._group is None:
+            return GroupSnapshot(self._versions.take_snapshot(), [])
+        return self._group.take_snapshot()
+
     def _enqueue(self, session: "Session", commit: QueuedCommit) -> None:
         """Give a commit its serial: from now on it precedes every commit that is queued later."""
         self._commits.add(commit)
@@ -505,16 +511,14 @@ class Session:
 
         Return the oids by which it may differ from what this client has seen, None for any. [TXN-61]
         """
-        if self._core.has_others:
-            raise TransactionError(
-                "the storage has other clients than those of this server, so the server keeps no snapshots: read in a "
-                "transaction, or open the address of the storage itself"
-            )
+        core = self._core
+        core._snapshots.end(self._snapshot)
+        state, changed = core._take_state()
         invalid = self.sync()
-        # The changes of a commit that is not durable yet are reported again.
-        self._reader.serial = self._core._commits.durable_serial(self._core._log.end)
-        self._core._snapshots.take(self._snapshot)
-        return invalid
+        # The changes of a commit that is not durable yet, or that the next news tell of, are reported again.
+        self._reader.serial = core._commits.durable_serial(core._log.end)
+        core._snapshots.take(self._snapshot, state)
+        return None if invalid is None or changed is None else [*invalid, *changed]
 
     def load_from_snapshot(self, oid: bytes) -> bytes:
         """Return the record of an oid in the snapshot that is held. [TXN-60]
@@ -522,6 +526,15 @@ class Session:
         DurusKeyError if there is none; SnapshotEndedError if no snapshot is held any more.
         """
         return self._snapshot.require().load(oid)
+
+    def expect_loads(self, oids: list[bytes], is_snapshot: bool) -> None:
+        """Tell the storage what this client loads next, from its snapshot if `is_snapshot`. [PG-70]"""
+        if not self._core.has_others:
+            return
+        if not is_snapshot:
+            self._core.storage.expect_loads(oids)
+        elif self._snapshot.snapshot is not None:
+            self._snapshot.snapshot.expect_loads(oids)
 
     def has_in_snapshot(self, oid: bytes) -> bool:
         """Tell whether there is a record of an oid in the snapshot that is held; SnapshotEndedError if none is."""

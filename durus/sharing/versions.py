@@ -43,6 +43,9 @@ class Snapshot:
         version = self._era.find(oid, self._serial)
         return self._era.storage.has_record(oid) if version is None else version.record is not None
 
+    def expect_loads(self, oids: list[bytes]) -> None:
+        """Do nothing: nothing is loaded ahead."""
+
 
 class _Version(NamedTuple):
     """A record that was replaced."""

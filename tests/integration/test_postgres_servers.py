@@ -7,7 +7,7 @@ import pytest
 import durus
 from durus.client_storage import ClientStorage
 from durus.connection import Connection
-from durus.error import ServerError, WriteConflictError
+from durus.error import WriteConflictError
 from durus.persistent_dict import PersistentDict
 from tests.integration.serving import serving
 
@@ -37,9 +37,13 @@ def test_two_servers_share_a_database_of_an_engine(postgres_address: str, tmp_pa
             root["x"]["n"] = 5
         a.abort()
         assert a.get_root()["x"]["n"] == 5
-        reader = ClientStorage(port=one.port)
-        with pytest.raises(ServerError, match="keeps no snapshots"):
-            Connection(reader, snapshot=True)
+        reader = Connection(ClientStorage(port=one.port), snapshot=True)
+        shown = reader.get_root()["x"]
+        a.get_root()["x"]["n"] = 6
+        a.commit()
+        assert shown["n"] == 5
+        reader.abort()
+        assert shown["n"] == 6
         reader.close()
         a.get_root()["y"] = a.get_root().pop("x")
         a.commit()

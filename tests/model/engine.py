@@ -3,14 +3,14 @@
 It shares no code with durus/postgres. Each write is made of steps, so that a test can do something else in between.
 """
 
-from collections.abc import Generator, Iterator
+from collections.abc import Collection, Generator, Iterator
 from dataclasses import dataclass, field
 
 from durus.error import DurusError, DurusKeyError, OutcomeUnknownError, ReadConflictError, WriteConflictError
 from durus.oid import oid_from_int
 from durus.progress import Progress
 from durus.records.record import split_oids, unpack_record
-from durus.storage import GroupNews, GroupOutcome, Member, Storage
+from durus.storage import GroupNews, GroupOutcome, GroupSnapshot, HeldState, Member, Storage
 
 Records = dict[bytes, bytes]
 
@@ -103,6 +103,24 @@ class EngineWrite:
         return GroupOutcome(sorted(changed), self._errors)
 
 
+class EngineState:
+    """What there was at one moment."""
+
+    def __init__(self, rows: Records) -> None:
+        self._rows = rows
+
+    def load(self, oid: bytes) -> bytes:
+        if oid not in self._rows:
+            raise DurusKeyError(oid)
+        return self._rows[oid]
+
+    def has_record(self, oid: bytes) -> bool:
+        return oid in self._rows
+
+    def expect_loads(self, oids: list[bytes]) -> None:
+        pass
+
+
 class EngineStorage(Storage):
     """A client of an engine, for a session core."""
 
@@ -153,6 +171,13 @@ class EngineStorage(Storage):
     def stage(self, members: list[Member]) -> EngineWrite:
         self.under_way = EngineWrite(self, members)
         return self.under_way
+
+    def take_snapshot(self) -> GroupSnapshot:
+        rows = {oid: record for oid, (_, record) in self.engine.rows.items()}
+        return GroupSnapshot(EngineState(rows), sorted(self.engine.changed_after(self.seen)))
+
+    def keep_snapshots(self, held: Collection[HeldState]) -> None:
+        pass
 
     def gen_pack(self) -> Generator[Progress, None, None]:
         yield from ()

@@ -55,6 +55,7 @@ class Client:
         """What it does in its turn, while it has that."""
         self.is_busy = False
         self.is_begun = False
+        self.has_snapshot = False
         self.at_least = 0
         """Its transaction must see this transaction of the engine."""
         self.state_of = 0
@@ -83,6 +84,12 @@ class Client:
         self.is_begun = True
         self.at_least = max(self.at_least, at_least)
 
+    def take_snapshot(self) -> None:
+        """Begin a transaction that only reads, and reads one state. [PG-66]"""
+        self.at_least = self.core.engine.tid
+        self.drop(self.session.take_snapshot())
+        self.is_begun = self.has_snapshot = True
+
     def drop(self, invalid: list[bytes] | None) -> list[bytes] | None:
         """Forget the states that are out of date."""
         for oid in list(self.states) if invalid is None else invalid:
@@ -93,13 +100,17 @@ class Client:
 
     def end(self) -> None:
         """End the transaction, whatever came of it."""
-        self.is_begun = False
+        if self.has_snapshot:
+            self.session.drop_snapshot()
+        self.is_begun = self.has_snapshot = False
         self.reads, self.writes = {}, {}
 
     def read(self, oid: bytes) -> None:
         if oid in self.writes:
             return
-        if oid not in self.states:
+        if oid not in self.states and self.has_snapshot:
+            self.states[oid] = self.session.load_from_snapshot(oid)
+        elif oid not in self.states:
             if self.session.must_wait(oid):
                 return
             found = self.session.load(oid)
@@ -111,6 +122,8 @@ class Client:
 
     def finish_reading(self) -> None:
         """End a transaction without changes."""
+        if self.has_snapshot:
+            self.core.world.figures.counts["snapshots"] += 1
         self.core.world.check_reads(self.reads, self.at_least)
         self.end()
 
@@ -233,11 +246,13 @@ class Core:
                 continue
             if not client.is_begun:
                 yield client.sync
+                yield client.take_snapshot
                 continue
             oid = chance.choice(OIDS)
             for _ in range(2):
                 yield lambda client=client, oid=oid: client.read(oid)  # type: ignore[misc]  # mypy infers no defaults
-            yield lambda client=client, oid=oid: self.change(client, oid)  # type: ignore[misc]
+            if not client.has_snapshot:
+                yield lambda client=client, oid=oid: self.change(client, oid)  # type: ignore[misc]
             if client.writes:
                 yield client.commit
             elif client.reads:

@@ -1,6 +1,6 @@
 """Clients in processes of their own on a PostgreSQL server, and what befalls it: killed sessions, crashes, packs.
 
-    python -m tests.model.postgres_nemesis --seconds N --seed S
+    python -m tests.model.postgres_nemesis --seconds N --seed S [--servers N]
     python -m tests.model.postgres_nemesis --bank TRANSFERS
     python -m tests.model.postgres_nemesis --bank TRANSFERS --failover
     python -m tests.model.postgres_nemesis --bank TRANSFERS --servers N
@@ -8,8 +8,8 @@
 The first one has the clients of the other nemesis. Their history must be serializable, nothing that was acknowledged
 lost, no state torn, and no reference may lead to nothing. The second one is a bank: whatever is killed, also clients,
 the sum of all accounts stays the same, and each transfer that was acknowledged is there. The third one is that with a
-synchronous standby, which takes over from a primary that is killed with all of its processes, again and again. In the
-fourth one the clients use servers of Durus, side by side on the engine, and these are killed, too.
+synchronous standby, which takes over from a primary that is killed with all of its processes, again and again. With
+--servers the clients use servers of Durus, side by side on the engine, and these are killed, too.
 """
 
 import argparse
@@ -133,14 +133,14 @@ class Between:
 
     def __init__(self, storage: str, folder: Path, number: int) -> None:
         self._storage = storage
-        self._path = folder / f"s{number}"
+        self.path = folder / f"s{number}"
         self._log = folder / f"log{number}"
-        self.address = f"durus+unix:{self._path}"
+        self.address = f"durus+unix:{self.path}"
         self.start()
 
     def start(self) -> None:
         """Start, and return when clients can connect."""
-        command = [sys.executable, "-m", "durus", "serve", "--storage", self._storage, "--address", str(self._path)]
+        command = [sys.executable, "-m", "durus", "serve", "--storage", self._storage, "--address", str(self.path)]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
         assert self._process.stdout is not None
@@ -173,6 +173,21 @@ class ServerNemesis(Nemesis):
         victim.start()
 
 
+def _nemesis(
+    server: PostgresServer | Pair, address: str, chance: random.Random, figures: Figures, between: list[Between]
+) -> Nemesis:
+    if isinstance(server, Pair):
+        return FailoverNemesis(server, address, chance, figures)
+    if between:
+        return ServerNemesis(server, address, chance, figures, between)
+    return Nemesis(server, address, chance, figures)
+
+
+def _ends(between: list[Between]) -> list[str]:
+    """Stop the servers; return what is wrong with their ends."""
+    return [f"a server ended with {status}" for each in between if (status := each.kill(signal.SIGTERM))]
+
+
 def check(address: str) -> Iterator[str]:
     """Yield what is wrong with the records of a database."""
     with contextlib.closing(storage_at(address)) as storage:
@@ -183,27 +198,33 @@ def check(address: str) -> Iterator[str]:
                 yield str(finding)
 
 
-def run(server: PostgresServer, address: str, seconds: float, seed: int) -> Figures:
-    """Have clients in processes work on a server that is tormented for so long; return what came of it."""
+def run(server: PostgresServer, address: str, seconds: float, seed: int, servers: int = 0) -> Figures:
+    """Have clients in processes work on a server that is tormented for so long; return what came of it.
+
+    They use so many `servers` of Durus, which are killed, too; 0 for the engine itself.
+    """
     figures = Figures()
     with contextlib.closing(storage_at(address)) as storage:
         fill(storage)
     with tempfile.TemporaryDirectory(prefix="durus-nemesis-") as name:
         processes = []
+        between = [Between(address, Path(name), number) for number in range(servers)]
         for n in range(PROCESSES):
-            arguments = [address, str(seed), str(CLIENTS), str(1 + n * CLIENTS), str(Path(name, f"log{n}"))]
+            where = str(between[n % servers].path) if between else address
+            arguments = [where, str(seed), str(CLIENTS), str(1 + n * CLIENTS), str(Path(name, f"history{n}"))]
             command = [sys.executable, "-m", "tests.model.workload", *arguments]
             processes.append(subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
         try:
-            Nemesis(server, address, random.Random(seed), figures).run(seconds)
+            _nemesis(server, address, random.Random(seed), figures, between).run(seconds)
         finally:
             for process in processes:
                 _, said = process.communicate()
                 if said or process.returncode:
                     figures.violations.append(f"a client ended with status {process.returncode}: {said}")
+            figures.violations += _ends(between)
         history: list[Transaction] = []
         for n in range(PROCESSES):
-            with Path(name, f"log{n}").open() as lines:
+            with Path(name, f"history{n}").open() as lines:
                 history += from_lines(lines)
     for each in history:
         figures.counts["transactions"] += 1
@@ -286,12 +307,7 @@ def bank(
         for number in range(processes):
             start(number)
         chance = random.Random(seed)
-        if isinstance(server, Pair):
-            nemesis: Nemesis = FailoverNemesis(server, address, chance, figures)
-        elif between:
-            nemesis = ServerNemesis(server, address, chance, figures, between)
-        else:
-            nemesis = Nemesis(server, address, chance, figures)
+        nemesis = _nemesis(server, address, chance, figures, between)
         for number in range(processes, processes + 2):  # more workers, which are killed
             start(number)
             nemesis.run(2)
@@ -299,9 +315,7 @@ def bank(
             workers[number].wait()
         nemesis.run(3600, lambda: all(each.poll() is not None for each in workers))
         figures.counts["seconds"] = round(time.monotonic() - began)
-        figures.violations += [
-            f"a server ended with {status}" for each in between if (status := each.kill(signal.SIGTERM))
-        ]
+        figures.violations += _ends(between)
         for number, worker in enumerate(workers):
             status = worker.wait()
             if status not in (0, -signal.SIGKILL) or (status and number < processes):
@@ -335,8 +349,8 @@ def main() -> int:
     parser.add_argument("--address", help=argparse.SUPPRESS)
     parser.add_argument("--work", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if (options.failover or options.servers) and not options.bank:
-        parser.error("--failover and --servers go with --bank")
+    if options.failover and not options.bank:
+        parser.error("--failover goes with --bank")
     if options.address:
         work(options.address, options.work, options.bank)
         return 0
@@ -345,7 +359,7 @@ def main() -> int:
         if options.bank or isinstance(server, Pair):
             figures = bank(server, server.address(), options.bank, options.processes, options.seed, options.servers)
         else:
-            figures = run(server, server.address(), options.seconds, options.seed)
+            figures = run(server, server.address(), options.seconds, options.seed, options.servers)
         server.stop()
     print(figures)
     return 1 if figures.violations else 0

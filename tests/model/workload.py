@@ -20,7 +20,14 @@ from typing import cast
 from durus.btree import BTree
 from durus.client_storage import ClientStorage
 from durus.connection import Connection
-from durus.error import ConflictError, DisconnectedError, DurusError, NetworkError, OutcomeUnknownError
+from durus.error import (
+    ConflictError,
+    DisconnectedError,
+    DurusError,
+    NetworkError,
+    OutcomeUnknownError,
+    SnapshotEndedError,
+)
 from durus.opening import open_other_storage
 from durus.persistent import Persistent
 from durus.persistent_list import PersistentList
@@ -81,7 +88,7 @@ class Client:
                     self._began = time.monotonic()
                     self._connection = Connection(self._connect(), cache_size=_LOADED, snapshot=self._only_reads)
                 self._transaction(self._connection)
-            except NetworkError:
+            except (NetworkError, SnapshotEndedError):
                 if self._connection is not None:
                     self._connection.close()
                     self._connection = None

@@ -10,7 +10,6 @@ from durus.error import (
     DurusError,
     InterruptedTransactionError,
     LimitError,
-    TransactionError,
     WriteConflictError,
 )
 from durus.oid import ROOT_OID, oid_from_int
@@ -316,10 +315,30 @@ def test_client_is_told_what_others_changed_of_that_which_its_refused_commit_was
     assert session.sync() == [ONE]
 
 
-@pytest.mark.spec("PG-66")
-def test_there_are_no_snapshots(core: SessionCore) -> None:
-    with pytest.raises(TransactionError, match="keeps no snapshots"):
-        core.connect().take_snapshot()
+@pytest.mark.spec("PG-66", "TXN-61")
+def test_what_a_snapshot_shows_before_the_core_knows_of_it_is_told_now_and_again(
+    engine: Engine, core: SessionCore
+) -> None:
+    reader = core.connect()
+    engine.commit({ONE: record(ONE, b"others")})
+    assert reader.take_snapshot() == [ONE]
+    assert reader.load_from_snapshot(ONE) == record(ONE, b"others")
+    engine.commit({TWO: record(TWO, b"others")})
+    take_news(core)
+    assert reader.load_from_snapshot(TWO) == record(TWO)
+    assert reader.sync() == [ONE, TWO]
+
+
+@pytest.mark.spec("PG-66", "TXN-61")
+def test_group_that_is_stored_after_a_snapshot_is_told_again(core: SessionCore) -> None:
+    reader = core.connect()
+    Whole(core.connect(), set(), record(ONE, b"a"))
+    write = core.begin_write()
+    assert reader.take_snapshot() == [ONE]
+    write.write()
+    write.finish(None)
+    assert reader.load_from_snapshot(ONE) == record(ONE)
+    assert reader.sync() == [ONE]
 
 
 @pytest.mark.spec("PG-3")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from durus import postgres_group
 from durus.client_storage import ClientStorage
 from durus.connection import Connection
 from durus.error import (
@@ -19,6 +20,7 @@ from durus.error import (
     RecordError,
     ServerError,
     ServerUnreachableError,
+    SnapshotEndedError,
     WriteConflictError,
 )
 from durus.oid import oid_from_int, oid_to_int
@@ -582,17 +584,109 @@ def test_interrupt_of_the_thread_that_writes_gives_the_turn_back(world: World, m
 # What a server does not have, and oids
 
 
-@pytest.mark.spec("PG-66")
-def test_snapshots_are_refused_by_a_server_and_not_used_by_a_shared_storage(world: World) -> None:
+@pytest.mark.spec("PG-66", "TXN-60", "TXN-65")
+@pytest.mark.parametrize("is_threaded", [False, True])
+def test_snapshot_shows_one_state_whoever_commits_and_packs(world: World, is_threaded: bool) -> None:
+    one, two = world.open(), world.open()
+    clients = [
+        SharedStorage(each).new_client if is_threaded else InMemoryServer(each).new_client for each in (one, two)
+    ]
+    a, direct = Connection(clients[1]()), world.connect()
+    a.get_root().update(x=PersistentDict(n=1), y=PersistentDict(n=1), z=PersistentDict(n=1))
+    a.commit()
+    reader = Connection(clients[0](), snapshot=True)
+    shown = reader.get_root()
+    assert shown["x"]["n"] == 1
+    own = Connection(clients[0]())
+    for number, writer in enumerate((a, direct, own), 2):
+        writer.abort()
+        for name in "xyz":
+            writer.get_root()[name]["n"] = number
+        if number == 4:
+            del writer.get_root()["z"]
+        writer.commit()
+    direct.abort()
+    direct.pack()
+    assert [shown[name]["n"] for name in "xyz"] == [1, 1, 1]
+    reader.abort()
+    assert [shown[name]["n"] for name in "xy"] == [4, 4]
+    assert sorted(shown) == ["x", "y"]
+    reader.close()
+    for storage in one, two:
+        storage.close()
+
+
+def states_of(world: World) -> int:
+    """Return how many connections show a state."""
+    shows = "state = 'idle in transaction' and query like"
+    return int(world.sql(f"select count(*) from pg_stat_activity where {shows} '%{world.schema}.%'")[0][0])
+
+
+@pytest.mark.spec("PG-66", "TXN-62")
+def test_snapshots_of_one_state_share_its_connection_and_nothing_stays_open(world: World) -> None:
+    fill_four(world)
     server = InMemoryServer(world.open())
-    Connection(server.new_client())
-    with pytest.raises(ServerError, match="keeps no snapshots"):
-        Connection(server.new_client(), snapshot=True)
-    shared = SharedStorage(world.open())
-    with Connection(shared.new_client(), snapshot=True) as reader:
-        assert dict(reader.get_root()) == {}
-    assert not shared.new_client().use_snapshots()
-    shared.close()
+    readers = [server.new_client(prefetch=0) for _ in range(3)]
+    for reader in readers:
+        reader.use_snapshots()
+        reader.sync()
+    assert states_of(world) == 1
+    fill(world, record(ONE, b"new"))
+    readers[0].sync()
+    assert [reader.load(ONE) for reader in readers] == [record(ONE, b"new"), record(ONE), record(ONE)]
+    assert states_of(world) == 2
+    readers[1].release()
+    readers[2].release()
+    assert states_of(world) == 1
+    readers[0].close()
+    assert states_of(world) == 0
+
+
+@pytest.mark.spec("PG-66", "TXN-64")
+def test_oldest_state_is_ended_when_there_are_too_many(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill_four(world)
+    monkeypatch.setattr(postgres_group, "MAX_STATES", 2)
+    server = InMemoryServer(world.open())
+    readers = [server.new_client(prefetch=0) for _ in range(3)]
+    for number, reader in enumerate(readers):
+        fill(world, record(ONE, b"%d" % number))
+        reader.use_snapshots()
+        reader.sync()
+    with pytest.raises(SnapshotEndedError, match="2 newer ones are held"):
+        readers[0].load(ONE)
+    assert [reader.load(ONE) for reader in readers[1:]] == [record(ONE, b"1"), record(ONE, b"2")]
+    readers[0].sync()
+    assert readers[0].load(ONE) == record(ONE, b"2")
+
+
+@pytest.mark.spec("PG-66", "TXN-64")
+def test_snapshot_whose_connection_is_lost_is_ended(world: World) -> None:
+    fill_four(world)
+    reader = InMemoryServer(world.open()).new_client(prefetch=0)
+    reader.use_snapshots()
+    reader.sync()
+    world.sql("select pg_terminate_backend(pid) from pg_stat_activity where state = 'idle in transaction'")
+    with pytest.raises(SnapshotEndedError, match="can't be reached"):
+        reader.load(ONE)
+    with pytest.raises(SnapshotEndedError, match="can't be reached"):
+        reader.load(TWO)
+    reader.sync()
+    assert reader.load(ONE) == record(ONE)
+
+
+@pytest.mark.spec("PG-66", "PG-70")
+def test_many_oids_of_a_snapshot_are_few_statements(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    oids = [oid_from_int(number) for number in range(1, 80)]
+    fill(world, record(ROOT, b"root", *oids), *map(record, oids))
+    storage = world.open()
+    client = InMemoryServer(storage).new_client(prefetch=0)
+    client.use_snapshots()
+    client.sync()
+    (state,) = storage.group_storage()._states
+    assert isinstance(state.storage, PostgresStorage)
+    seen = statements_run(state.storage, monkeypatch)
+    assert list(client.bulk_load(oids)) == list(map(record, oids))
+    assert len(seen) <= 2
 
 
 @pytest.mark.spec("PG-67", "TXN-46")
@@ -720,16 +814,17 @@ def test_server_that_stops_ends_the_step_of_its_pack(
 ) -> None:
     fill_four(world)
     monkeypatch.setattr(packing, "_PATIENCE", float("inf"))
-    waits = f"wait_event_type = 'Lock' and query like '%{world.schema}.pack%'"
+    packs = f"query like '%{world.schema}.pack%' and pid <> pg_backend_pid()"
     with psycopg.connect(world.server.conninfo) as other:
         other.execute(f"lock table {world.schema}.pack".encode())
         with serving_with(StorageServer(world.open(), address=tmp_path / "s")) as client:
             client.pack()
-            world.wait_for(f"select count(*) = 1 from pg_stat_activity where {waits}")
+            world.wait_for(f"select count(*) = 1 from pg_stat_activity where wait_event_type = 'Lock' and {packs}")
         for thread in threading.enumerate():
             if thread.name.startswith("pack"):
                 thread.join(SECONDS)
                 assert not thread.is_alive()
+    world.wait_for(f"select count(*) = 0 from pg_stat_activity where {packs}")
 
 
 @pytest.mark.spec("PG-68")
