@@ -132,7 +132,12 @@ class PostgresServer:
 
 
 def programs_of_postgres() -> Path | None:
-    """Return the folder of PostgreSQL's programs, the newest version's; None if they are not installed."""
+    """Return the folder of PostgreSQL's programs: that of POSTGRES_PROGRAMS, or of the newest version installed.
+
+    None if there are none.
+    """
+    if chosen := os.environ.get("POSTGRES_PROGRAMS"):
+        return Path(chosen)
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parent.parent.name))
     on_path = shutil.which("initdb")
     candidates = [*found, *([Path(on_path).resolve()] if on_path else [])]
