@@ -6,7 +6,7 @@ from contextlib import closing
 from durus.browser import charts
 from durus.browser.index import Index
 from durus.browser.timeline import Timeline
-from durus.cli.options import open_history
+from durus.cli.options import is_address, open_history
 from durus.cli.progress import show_progress
 from durus.files.file import OperatingSystem
 from durus.files.inspection import Records
@@ -28,6 +28,9 @@ def write_plot(name: str, records: Records, path: str) -> None:
                 show_progress(timeline.steps())
             if len(timeline.points) > 1:
                 plots.insert(0, charts.over_time(timeline.points))
-        with closing(files.open(part, "new")) as file:
+        with closing(files.open(part, "private")) as file:
+            if not is_address(name):
+                with closing(files.open(os.path.realpath(name), "read")) as like:
+                    file.copy_permissions(like)  # it tells the names of classes
             file.append(charts.standalone(printable(without_password(name)), plots).encode(), 0)
             file.sync()

@@ -1,7 +1,9 @@
 """The pages of `durus browse`. spec/commands.md."""
 
+import os
 import random
 import re
+import stat
 import sys
 from collections.abc import Callable
 from contextlib import closing
@@ -662,7 +664,9 @@ def test_wrong_calls(
 @pytest.mark.spec("CMD-58")
 def test_plots_are_written_into_a_new_file(shop: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "new.svg"
+    os.chmod(shop, 0o640)
     assert main(["info", shop, "--plot", str(path)]) == 0
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
     ElementTree.parse(path)
     text = path.read_text()
     assert "Order" in text
