@@ -442,7 +442,7 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
             raise
         try:
             if commit.records:
-                # end() has synced already; syncing again could fail after the commit has succeeded.
+                # store_all() has synced already; syncing again could fail after the commit has succeeded.
                 self._store(commit)
                 self._begin_next()
             else:
@@ -751,10 +751,7 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
         try:
             if self._invalid.is_all or not self.accessed.isdisjoint(self.invalid_oids):
                 raise self._invalid.conflict()
-            self.storage.begin()
-            for _, oid, record in commit.records:
-                self.storage.store(oid, record)
-            self.storage.end(self._check_invalidations)
+            self.storage.store_all({oid: record for _, oid, record in commit.records}, self._check_invalidations)
         except DurusError as error:
             if isinstance(error, ConflictError):
                 self._invalid.name_classes(error)  # now, because a dropped object may leave memory

@@ -277,6 +277,23 @@ class Storage(Uncopied):
         """
         raise NotImplementedError
 
+    def store_all(self, records: dict[bytes, bytes], handle_invalidations: InvalidationHandler | None = None) -> None:
+        """Store records in one step: begin(), store() for each, and end(). A Connection commits with this.
+
+        Args:
+            records: the records by oid.
+            handle_invalidations: as for end().
+
+        Raises:
+            RecordError: a record is malformed, or belongs to another oid.
+            ConflictError: as for end().
+            OutcomeUnknownError: as for end().
+        """
+        self.begin()
+        for oid, record in records.items():
+            self.store(oid, record)
+        self.end(handle_invalidations)
+
     def stage_commit(self, records: dict[bytes, bytes]) -> StagedCommit:
         """Prepare a commit in two steps, for callers that wait for the disk in another thread.
 
@@ -289,10 +306,7 @@ class Storage(Uncopied):
         Returns:
             The two steps.
         """
-        self.begin()
-        for oid, record in records.items():
-            self.store(oid, record)
-        self.end()
+        self.store_all(records)
         return EMPTY_COMMIT
 
     def sync(self) -> list[bytes] | None:

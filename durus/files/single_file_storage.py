@@ -15,7 +15,7 @@ from durus.concurrency.forked import note_held
 from durus.error import ArgumentError, ClosedError, FileError, ReadonlyError, TransactionError
 from durus.files.file import Path, path_text
 from durus.progress import Progress
-from durus.storage import GuardedStorage, InvalidationHandler, StagedCommit
+from durus.storage import GuardedStorage, InvalidationHandler, StagedCommit, check_record
 
 R = TypeVar("R")
 
@@ -110,7 +110,17 @@ class SingleFileStorage(GuardedStorage, Generic[R]):
         FileError if the file can't be written: then nothing is stored. ClosedError after a failure that left the
         outcome of a commit unknown.
         """
-        records = self._take_pending()
+        self._commit_all(self._take_pending(), handle_invalidations)
+
+    @guarded
+    def store_all(self, records: dict[bytes, bytes], handle_invalidations: InvalidationHandler | None = None) -> None:
+        self._require_writable()
+        self._pending = None
+        for oid, record in records.items():
+            check_record(oid, record)
+        self._commit_all(records, handle_invalidations)
+
+    def _commit_all(self, records: dict[bytes, bytes], handle_invalidations: InvalidationHandler | None) -> None:
         if (self._removed or self._has_started_anew) and handle_invalidations is not None:
             handle_invalidations(self._take_removed())
         staged = self._stage_commit(records)
