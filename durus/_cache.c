@@ -426,8 +426,37 @@ belong_to(Persistent *obj, uint64_t oid, Connection *connection)
 {
     obj->oid = oid;
     obj->has_oid = 1;
-    obj->serial = 0;
     Py_XSETREF(obj->connection, (Connection *)Py_NewRef(connection));
+}
+
+static int
+is_connection(Cache *self, PyObject *obj)
+{
+    PyObject *module = PyType_GetModule(Py_TYPE(self));
+    if (module == NULL)
+        return -1;
+    if (PyObject_TypeCheck(obj, connection_type_of(module)))
+        return 1;
+    PyErr_Format(PyExc_TypeError, "a cache takes a connection, not %.200s", Py_TYPE(obj)->tp_name);
+    return 0;
+}
+
+/* Stands for Cache.take_in. */
+static PyObject *
+cache_take_in(Cache *self, PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 3)
+        return PyErr_Format(PyExc_TypeError, "take_in() takes an oid, an object and a connection, got %zd arguments", count);
+    PyObject *taken = is_connection(self, args[2]) > 0 ? take_two(self, args, 2, 0) : NULL;
+    if (taken == NULL)
+        return NULL;
+    uint64_t oid;
+    Persistent *obj = (Persistent *)args[1];
+    read_oid(args[0], &oid);
+    belong_to(obj, oid, (Connection *)args[2]);
+    obj->serial = obj->connection->transaction_serial;
+    obj->status = SAVED;
+    return taken;
 }
 
 static void
@@ -442,16 +471,14 @@ free_oldest(Cache *self)
 static PyObject *
 cache_make_all_ghosts(Cache *self, PyObject *connection)
 {
-    PyObject *module = PyType_GetModule(Py_TYPE(self));
-    if (module == NULL)
+    if (is_connection(self, connection) <= 0)
         return NULL;
-    if (!PyObject_TypeCheck(connection, connection_type_of(module)))
-        return PyErr_Format(PyExc_TypeError, "make_all_ghosts() takes a connection");
     size_t count;
     Copy *copies = copy_table(self, &count);
     int result = copies == NULL ? -1 : 0;
     for (size_t i = 0; result == 0 && i < count; i++) {
         belong_to((Persistent *)copies[i].obj, copies[i].oid, (Connection *)connection);
+        ((Persistent *)copies[i].obj)->serial = 0;
         result = turn_into_ghost(self, copies[i].oid, copies[i].obj);
     }
     if (copies != NULL)
@@ -705,6 +732,7 @@ static PyMethodDef cache_methods[] = {
     {"get", (PyCFunction)cache_get, METH_O, NULL},
     {"add", (PyCFunction)(void (*)(void))cache_add, METH_FASTCALL, NULL},
     {"note_loaded", (PyCFunction)(void (*)(void))cache_note_loaded, METH_FASTCALL, NULL},
+    {"take_in", (PyCFunction)(void (*)(void))cache_take_in, METH_FASTCALL, NULL},
     {"make_ghost", (PyCFunction)cache_make_ghost, METH_O, NULL},
     {"make_all_ghosts", (PyCFunction)cache_make_all_ghosts, METH_O, NULL},
     {"shrink", (PyCFunction)cache_shrink, METH_O, NULL},

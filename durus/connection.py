@@ -735,7 +735,7 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
         commit = self._new_commit()
         commit.pickle_root(root, oid)
         self._store(commit)
-        self.cache.note_loaded(oid, root)
+        self.cache.take_in(oid, root, self)
 
     # The steps of a transaction
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from weakref import ref
 
 from durus.error import ArgumentError
-from durus.persistent import ConnectionBase, PersistentObject, implementation, set_slot
+from durus.persistent import SAVED, ConnectionBase, PersistentObject, implementation, set_slot
 
 _SWEEP_SLACK = 1000
 
@@ -77,6 +77,14 @@ class Cache:
         if found is not obj:
             self._entries[oid] = obj
             self._loaded_count += found is None or isinstance(found, ref)
+
+    def take_in(self, oid: bytes, obj: PersistentObject, connection: ConnectionBase) -> None:
+        """Make a new object, which is stored now, the one of its oid; it counts as used in this transaction."""
+        self.note_loaded(oid, obj)  # first, so that it is the object of its oid, whatever comes next
+        set_slot(obj, "_p_oid", oid)
+        set_slot(obj, "_p_connection", connection)
+        set_slot(obj, "_p_serial", connection.transaction_serial)
+        set_slot(obj, "_p_status", SAVED)
 
     def make_ghost(self, oid: bytes) -> None:
         """Drop the state of the object of this oid, if it is in memory."""

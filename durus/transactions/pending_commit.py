@@ -7,7 +7,7 @@ changed objects count as changed again, its new ones are as new as before, and t
 from collections.abc import Callable, Iterator
 
 from durus.objects.cache import Cache
-from durus.persistent import GHOST, SAVED, UNSAVED, ConnectionBase, PersistentObject, set_slot
+from durus.persistent import GHOST, UNSAVED, ConnectionBase, PersistentObject, set_slot
 from durus.serialize import ObjectWriter
 
 Pickled = tuple[PersistentObject, bytes, bytes]
@@ -49,11 +49,8 @@ class PendingCommit:
         """Take its objects into the connection and its cache, since they were stored."""
         connection = self._connection
         for oid, new in self._writer.new_objects.values():
-            cache.note_loaded(oid, new)  # first, so that it is the object of its oid, whatever comes next
-            set_slot(new, "_p_oid", oid)
-            set_slot(new, "_p_connection", connection)
-            set_slot(new, "_p_status", SAVED)
-        for obj, _, _ in self.records:
+            cache.take_in(oid, new, connection)
+        for obj in self._changed.values():
             set_slot(obj, "_p_serial", connection.transaction_serial)  # they count as used when the cache is shrunk
 
     def _changed_objects(self) -> Iterator[tuple[PersistentObject, bytes]]:

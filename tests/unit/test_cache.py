@@ -146,6 +146,17 @@ class Machine(RuleBasedStateMachine):
             found = world.cache.get(oid)
             world.held[number] = world.ghost(oid, cls) if found is None else found
 
+    @rule(number=numbers, cls=st.sampled_from(CLASSES))
+    def store_a_new_one(self, number: int, cls: type[PersistentObject]) -> None:
+        for world in self.worlds:
+            oid = oid_from_int(number)
+            new: Any = cls()
+            new.a = oid
+            if not world.cache.is_loaded(oid):
+                world.held[number] = new
+                world.cache.take_in(oid, new, world)
+                assert new._p_connection is world
+
     @rule(number=numbers)
     def let_go(self, number: int) -> None:
         for world in self.worlds:
@@ -207,7 +218,7 @@ class Machine(RuleBasedStateMachine):
                 world.held[number] = world.ghost(oid_from_int(number), cls)
 
     @precondition(lambda self: self.worlds[0].held)
-    @rule(data=st.data(), oid=st.sampled_from([None, b"no oid", oid_from_int(99), OID]))
+    @rule(data=st.data(), oid=st.sampled_from([None, oid_from_int(99), OID]))
     def give_another_oid_and_let_go(self, data: st.DataObject, oid: bytes | None) -> None:
         number = data.draw(st.sampled_from(sorted(self.worlds[0].held)))
         for world in self.worlds:
@@ -547,6 +558,9 @@ def test_wrong_arguments_are_refused() -> None:
         ("add", (OID,)),
         ("note_loaded", (None, Node())),
         ("note_loaded", (OID, PersistentObject)),
+        ("take_in", (OID, Node(), None)),
+        ("take_in", (OID, 1, World(Cache))),
+        ("take_in", (OID, Node())),
         ("make_all_ghosts", (None,)),
         ("shrink", ("1",)),
         ("shrink", (1 << 64,)),
@@ -590,6 +604,7 @@ OIDS = [oid_from_int(number) for number in range(60)]
 STEPS: dict[str, Callable[[World, list[Any]], object]] = {
     "add": lambda world, new: all_of(map(world.cache.add, OIDS[20:], new)),
     "note_loaded": lambda world, new: all_of(map(world.cache.note_loaded, OIDS, world.held.values())),
+    "take_in": lambda world, new: all_of(map(world.cache.take_in, OIDS[20:], new, [world] * 40)),
     "make_ghost": lambda world, new: all_of(map(world.cache.make_ghost, OIDS)),
     "make_all_ghosts": lambda world, new: world.cache.make_all_ghosts(world),
     "shrink": lambda world, new: world.cache.shrink(9),
