@@ -107,7 +107,7 @@ class Shelf(RecordFile):
     def offset_of(self, oid: bytes) -> int | None:
         """Return the file offset of the current entry of `oid`, None if there is none. [SHELF-11]"""
         offset = self.index.get(oid)
-        return self.map.offset_of(oid) if offset is None else offset
+        return self.map.offset_of(oid) if offset is None and oid < self._packed_below else offset
 
     def read(self, oid: bytes) -> bytes | None:
         offset = self.index.get(oid)
