@@ -108,9 +108,9 @@ BUGS: dict[str, Bug] = {
             ),
             Change(
                 "durus/files/shelf/scan.py",
-                "    reader.advance(U64.size)\n    entries, seal",
+                "    reader.advance(U64.size)\n    places, seal",
                 "    before = reader.checksum\n    reader.advance(U64.size)\n    reader.checksum = before\n"
-                "    entries, seal",
+                "    places, seal",
             ),
         ),
         "tests/unit/test_shelf.py::test_bytes_of_a_first_commit",
