@@ -8,14 +8,14 @@ import inspect
 import os
 import weakref
 from collections.abc import Generator, Iterator
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from durus.concurrency.call_guard import CallGuard, guarded
 from durus.concurrency.forked import note_held
 from durus.error import ArgumentError, ClosedError, FileError, ReadonlyError, TransactionError
 from durus.files.file import Path, path_text
 from durus.progress import Progress
-from durus.storage import GuardedStorage, InvalidationHandler, StagedCommit, check_record
+from durus.storage import GuardedStorage, InvalidationHandler, StagedCommit, Storage, check_record
 
 R = TypeVar("R")
 
@@ -60,6 +60,12 @@ class SingleFileStorage(GuardedStorage, Generic[R]):
         return f"{type(self).__name__}({self._filename!r})"
 
     __repr__ = __str__
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        """Have Connections call the begin(), store() and end() of an application's subclass that has its own."""
+        super().__init_subclass__(**keywords)
+        if not {"begin", "store", "end"}.isdisjoint(vars(cls)) and "store_all" not in vars(cls):
+            cls.store_all = Storage.store_all  # type: ignore[method-assign]  # known only when the class is made
 
     # Implemented by a subclass
 

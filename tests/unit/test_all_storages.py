@@ -322,3 +322,20 @@ def test_threads_that_share_a_storage_lose_no_commit_while_it_is_packed(
         root: Any = connection.get_root()
         assert root["total"] == 60
         assert [root[number] for number in range(3)] == [[19]] * 3
+
+
+def test_a_connection_calls_what_a_subclass_of_a_file_storage_has_of_its_own(tmp_path: Path) -> None:
+    class Noting(SqliteStorage):
+        stored: list[bytes]
+
+        def store(self, oid: bytes, record: bytes) -> None:
+            self.stored.append(oid)
+            super().store(oid, record)
+
+    storage = Noting(tmp_path / "f")
+    storage.stored = []
+    connection = Connection(storage)
+    connection.root["a"] = PersistentList([1])
+    connection.commit()
+    assert storage.stored == [ROOT, ROOT, ONE]
+    storage.close()
