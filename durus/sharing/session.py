@@ -418,7 +418,7 @@ class SessionCore:
 class Session:
     """One client: which changes it does not know yet, and what it may do now."""
 
-    def __init__(self, core: SessionCore, name: str = "") -> None:
+    def __init__(self, core: SessionCore, name: str) -> None:
         self._core = core
         self.name = name
         self._reader = LogReader(core._log)

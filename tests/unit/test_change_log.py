@@ -189,11 +189,17 @@ def test_a_commit_is_kept_once_however_many_clients_have_not_heard_of_it(core: S
 
 
 @pytest.mark.spec("TXN-40")
-def test_what_all_have_heard_of_is_forgotten(core: SessionCore) -> None:
-    session = core.connect()
-    for _ in range(100):
+def test_what_all_have_heard_of_is_forgotten_and_nothing_else(
+    core: SessionCore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(change_log, "_MAX_MERGED", 1)
+    sessions = [core.connect(), core.connect()]
+    for _ in range(5):
         commit(core, *range(100))
-        session.sync()
+    assert len(core._log) == 500
+    for _ in range(100):
+        assert [session.sync() for session in sessions] == [oids(*range(100))] * 2
+        commit(core, *range(100))
     assert len(core._log) <= 300
 
 

@@ -396,3 +396,15 @@ def test_the_log_keeps_only_what_a_client_does_not_know(engine: Engine, core: Se
         take_news(core)
         reader.sync()
     assert len(core._log) < 200
+
+
+@pytest.mark.spec("TXN-21", "PG-65")
+def test_the_first_commit_of_a_client_may_be_one_in_its_turn(core: SessionCore) -> None:
+    session = core.connect()
+    session.begin_commit(lambda invalid: None)
+    told: list[DurusError | None] = []
+    session.commit({TWO: record(TWO, b"b")}, told.append)
+    write = core.begin_write()
+    write.write()
+    write.finish(None)
+    assert told == [None]

@@ -761,3 +761,45 @@ def test_a_core_that_starts_anew_tells_all_who_wait_once(core: SessionCore, monk
     attempt.give(record(*second.new_oids(1)))
     write_all(core)
     assert attempt.outcomes == [None]
+
+
+@pytest.mark.spec("TXN-40")
+def test_each_commit_of_a_client_that_is_alone_has_a_serial(core: SessionCore) -> None:
+    session = core.connect()
+    (oid,) = session.new_oids(1)
+    for serial in 1, 2:
+        store(core, session, record(oid))
+        assert session.serial == serial
+
+
+@pytest.mark.spec("TXN-20", "TXN-25")
+def test_a_client_is_told_of_what_a_pack_removed_in_its_turn_and_not_of_its_own_commit(core: SessionCore) -> None:
+    session = core.connect()
+    kept, removed = session.new_oids(2)
+    store(core, session, record(kept), record(removed))
+    attempt = Attempt(session)
+    core._make_invalid([removed])
+    attempt.give(record(kept))
+    write_all(core)
+    assert attempt.outcomes == [None]
+    assert session.sync() == [removed]
+
+
+@pytest.mark.spec("TXN-62")
+def test_a_client_that_is_closed_holds_no_snapshot(core: SessionCore) -> None:
+    session = core.connect()
+    store(core, session, record(*session.new_oids(1)))
+    session.take_snapshot()
+    assert session.holds_snapshot
+    session.close()
+    assert not session.holds_snapshot
+
+
+@pytest.mark.spec("TXN-31")
+def test_to_a_client_that_lost_track_any_oid_may_be_invalid(core: SessionCore) -> None:
+    session = core.connect()
+    assert session.sync() == []
+    session.lose_track()
+    assert session.has_lost_track
+    assert session.sync() is None
+    assert session.sync() == []

@@ -429,3 +429,26 @@ def test_oids_that_were_being_given_when_an_interrupt_came_are_counted_again(clo
     session._grants.count += 5
     clock.core.start_anew(is_write_lost=False)
     assert session._grants.count == 3
+
+
+@pytest.mark.spec("TXN-42")
+def test_a_client_that_has_given_nothing_when_it_loses_its_first_turn_has_no_conflict(clock: Clock) -> None:
+    slow = clock.client().ask()
+    clock.tick(EXCLUSIVE_SECONDS + MOMENT)
+    clock.client().ask().give()
+    slow.session.commit({}, slow.outcomes.append)
+    assert slow.outcomes == [None]
+
+
+@pytest.mark.spec("TXN-31", "TXN-42")
+def test_a_complete_commit_that_waits_for_the_one_in_its_turn_is_a_conflict_after_a_start_anew(clock: Clock) -> None:
+    other = clock.client()
+    slow = client_that_stalled(clock, other)
+    told = len(slow.outcomes)
+    slow.ask()
+    other.ask()
+    slow.give()
+    assert len(slow.outcomes) == told
+    clock.core.start_anew(is_write_lost=False)
+    assert slow.is_refused
+    assert len(slow.outcomes) == told + 1
