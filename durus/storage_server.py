@@ -418,6 +418,8 @@ class StorageServer(Uncopied):
 
     def _tend_turn(self) -> None:
         """Pass the turn on if its client has held up others for too long, now or at the right moment. [TXN-42]"""
+        if self.core.is_settled:
+            return
         seconds = self.core.pass_turn_on()
         if self.core.is_news_due and not self._are_news_due and self._loop is not None:
             self._are_news_due = True

@@ -22,7 +22,7 @@ from durus.error import (
 )
 from durus.sharing.compression import COMPRESSED_FROM, KNOWN, NONE, compress, decompress
 from durus.sharing.oid_array import OidArray
-from durus.sharing.protocol import MAX_COMMIT, MAX_REQUEST_OIDS, NOT_FOUND, OKAY, Loaded, Reader, receive
+from durus.sharing.protocol import MAX_COMMIT, MAX_REQUEST_OIDS, NOT_FOUND, OKAY, Loaded, Reader
 
 VERSION_2 = 2
 
@@ -278,28 +278,31 @@ def read_request(take: Callable[[bytes], None], max_commit: int = MAX_COMMIT) ->
 
     ProtocolError if it is malformed; LimitError, after its end, for a commit with more than `max_commit` bytes.
     """
-    size, kind = yield from _read_head()
-    limit = MAX_COMMIT_MESSAGE if kind in (b"C", COMPRESSED) else MAX_REQUEST
-    if size > limit:
-        raise ProtocolError(f"a message {kind!r} of {size} bytes: at most {limit} are possible")
-    if size > max_commit + _BESIDE_RECORDS and kind in (b"C", COMPRESSED):
-        yield from _skip(size - 1)
-        raise _too_long(size, max_commit)
-    if kind == b"C" and size > _STREAMED_FROM:
-        return (yield from _read_commit(size - 1, take, max_commit))
-    body = yield size - 1
+    (size,) = _U32.unpack((yield _U32.size))
+    if 0 < size <= _STREAMED_FROM:
+        rest = yield size
+        kind, body = rest[:1], rest[1:]
+    else:
+        kind = yield from _read_kind(size)
+        limit = MAX_COMMIT_MESSAGE if kind in (b"C", COMPRESSED) else MAX_REQUEST
+        if size > limit:
+            raise ProtocolError(f"a message {kind!r} of {size} bytes: at most {limit} are possible")
+        if size > max_commit + _BESIDE_RECORDS and kind in (b"C", COMPRESSED):
+            yield from _skip(size - 1)
+            raise _too_long(size, max_commit)
+        if kind == b"C":
+            return (yield from _read_commit(size - 1, take, max_commit))
+        body = yield size - 1
     if kind == COMPRESSED:
         kind, body = _decompressed(body, MAX_COMMIT_MESSAGE, max_commit)
     return _parse_request(kind, body, take, max_commit)
 
 
-def _read_head() -> Reader[tuple[int, bytes]]:
-    """Read the size and the kind of a message; ProtocolError if it has no bytes, of which none would be the kind."""
-    (size,) = _U32.unpack((yield _U32.size))
+def _read_kind(size: int) -> Reader[bytes]:
+    """Read the kind of a message of this size; ProtocolError if it has no bytes, of which none would be the kind."""
     if not size:
         raise ProtocolError("a message of no bytes")
-    kind = yield 1
-    return size, kind
+    return (yield 1)
 
 
 def _skip(size: int) -> Reader[None]:
@@ -321,7 +324,7 @@ def _parse_request(kind: bytes, body: bytes, take: Callable[[bytes], None], max_
             raise ProtocolError(f"a load of {len(body)} bytes: it has 2 and 8 for each of 1 to {MAX_REQUEST_OIDS}")
         return Load([body[start : start + 8] for start in range(2, len(body), 8)], _U16.unpack_from(body)[0])
     if kind == b"C":
-        return receive(_read_commit(len(body), take, max_commit), _Body(body).take)
+        return _parse_commit(body, take, max_commit)
     if kind in _WITHOUT_BODY:
         _check_size(kind, body, 0)
         return _WITHOUT_BODY[kind]
@@ -351,12 +354,32 @@ def _check_size(kind: bytes, body: bytes, size: int) -> None:
         raise ProtocolError(f"a message {kind!r} has a body of {size} bytes, not {len(body)}")
 
 
-def _read_commit(size: int, take: Callable[[bytes], None], max_commit: int) -> Reader[Commit]:
+def _parse_commit(body: bytes, take: Callable[[bytes], None], max_commit: int) -> Commit:
+    """Return the commit in a body, as _read_commit() reads it."""
+    size = len(body)
+    flags, serial, width, count = _parse_commit_head(body[: _COMMIT.size], size)
+    end = _COMMIT.size + width * count
+    oids = OidArray.from_bytes(width, body[_COMMIT.size : end])
+    if size - end > max_commit:
+        raise _too_long(size - end, max_commit)
+    for record in _gen_records(body, end):
+        take(record)
+    return Commit(serial, None if flags & AT_TURN else oids)
+
+
+def _parse_commit_head(head: bytes, size: int) -> tuple[int, int, int, int]:
+    """Return the flags, the serial, the width and the number of accessed oids of a commit of `size` bytes."""
     if size < _COMMIT.size:
         raise ProtocolError(f"a commit of {size} bytes has no head")
-    flags, serial, width, count = _COMMIT.unpack((yield _COMMIT.size))
+    flags, serial, width, count = _COMMIT.unpack(head)
     if count > MAX_ACCESSED or _COMMIT.size + width * count > size:
         raise ProtocolError(f"{count} accessed oids do not fit the message, or the limit of {MAX_ACCESSED}")
+    return flags, serial, width, count
+
+
+def _read_commit(size: int, take: Callable[[bytes], None], max_commit: int) -> Reader[Commit]:
+    """Read a commit of `size` bytes, record by record."""
+    flags, serial, width, count = _parse_commit_head((yield _COMMIT.size), size)
     oids = OidArray.from_bytes(width, (yield width * count))
     left = size - _COMMIT.size - width * count
     if left > max_commit:
@@ -499,7 +522,8 @@ class Answer(NamedTuple):
 def read_answer(on_wait: Callable[[], object] | None = None) -> Reader[Answer]:
     """Read the next answer; call `on_wait` for each message that announces it before. [WIRE2-33]"""
     while True:
-        size, kind = yield from _read_head()
+        (size,) = _U32.unpack((yield _U32.size))
+        kind = yield from _read_kind(size)
         body = yield size - 1
         if kind == COMPRESSED:
             kind, body = _decompressed(body, MAX_COMMIT_MESSAGE)

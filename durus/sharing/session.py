@@ -118,6 +118,11 @@ class SessionCore:
         turn = self._turns.holder
         return next((session for session in self._sessions if session._turn is turn), None) if turn else None
 
+    @property
+    def is_settled(self) -> bool:
+        """True if there is nothing to write, to ask for or to pass on."""
+        return not (self._commits.has_ready or self._turns.is_awaited or self._waiting_for_news)
+
     def pass_turn_on(self) -> float | None:
         """Pass the turn on if its client has held up others for too long. [TXN-42]
 
@@ -720,6 +725,9 @@ class Session:
         elif self._turn is not None and self._turn is self._core._turns.holder:
             self._has_lost_turn = False  # others may have changed something, but this commit tells what it has used
             self._commit_checked(self._reader.take_invalid(), accessed, records, done)
+        elif self._turn is None and self._core._turns.is_free:  # a turn would begin and end at once
+            self._core.storage.begin()
+            self._commit_checked(self._reader.take_invalid(), accessed, records, done)
         else:
             self.give_up_commit()
             self.begin_commit(
@@ -847,6 +855,8 @@ class Session:
         turn, self._turn = self._turn, None
         if turn is not None:
             self._core._turns.end(turn, has_committed)
+        elif has_committed:
+            self._core._turns.note_commit(self._standing)
 
     def withdraw_commit(self) -> bool:
         """Withdraw a complete commit that is not being written yet; False if there is none."""

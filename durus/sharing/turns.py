@@ -83,16 +83,30 @@ class Turns:
     def end(self, turn: Turn, has_committed: bool) -> None:
         """End a turn, or take it out of the line."""
         if has_committed:
-            for kind in self._allowances:
-                self._allowances[kind] = min(EXCLUSIVE_SECONDS, self._allowances[kind] + SECONDS_EARNED)
-            self._longer_allowance = min(0.0, self._longer_allowance + LONGER_SECONDS_EARNED)
-            turn.standing.losses, turn.standing.has_stalled, turn.standing.has_committed = 0, False, True
+            self.note_commit(turn.standing)
         if turn is self.holder:
             self._charge(turn, has_committed)
             self.holder = None
             self.pass_on()
         elif not turn.is_granted:
             self._line.remove(turn)
+
+    def note_commit(self, standing: Standing) -> None:
+        """Note an accepted commit, which makes up for some waiting in vain. [TXN-43] [TXN-44]"""
+        for kind in self._allowances:
+            self._allowances[kind] = min(EXCLUSIVE_SECONDS, self._allowances[kind] + SECONDS_EARNED)
+        self._longer_allowance = min(0.0, self._longer_allowance + LONGER_SECONDS_EARNED)
+        standing.losses, standing.has_stalled, standing.has_committed = 0, False, True
+
+    @property
+    def is_free(self) -> bool:
+        """True if nobody has the turn, or waits for it."""
+        return self.holder is None and not self._line
+
+    @property
+    def is_awaited(self) -> bool:
+        """True if somebody waits for the turn."""
+        return bool(self._line)
 
     def seconds_left(self) -> float | None:
         """Return in how many seconds to call pass_on(), None if nobody waits."""
