@@ -12,7 +12,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from types import FrameType
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -319,7 +319,7 @@ class SharedStorageClient(GuardedStorage):
 
         It is copied, since another thread compares it, and this one may be interrupted, and go on.
         """
-        outcomes: list[tuple[list[bytes] | None, DurusError | None]] = []
+        outcomes: list[tuple[Collection[bytes] | None, DurusError | None]] = []
         accessed = frozenset(accesses.accessed)
         session.commit_whole(session.serial, accessed, records, lambda *outcome: outcomes.append(outcome))
         self._shared._monitor.notify_all()
@@ -332,7 +332,7 @@ class SharedStorageClient(GuardedStorage):
         invalid, error = outcomes[0]
         if session.has_lost_track:
             invalid = session.sync()
-        accesses.note_invalid(invalid)
+        accesses.note_invalid(None if invalid is None else list(invalid))
         if isinstance(error, ConflictError):
             error.detail = session.describe_changes(error.oids)
         if error is not None:

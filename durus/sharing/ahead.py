@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection
 from itertools import islice
 
 from durus.records.record import refs_of_sound
+from durus.sharing.oid_array import OidArray
 from durus.sharing.oid_grants import OidGrants
 
 _MAX_BLOCKS = 512
@@ -45,10 +46,12 @@ class Ahead:
 
     def having(self, oids: Collection[bytes]) -> list[bytes]:
         """Return which of these the client seems to have."""
-        has = set(self._sent) if self._sent.count < len(oids) else self._sent
-        return [oid for oid in oids if oid in has]
+        if self._sent.count < len(oids):
+            changed = oids if isinstance(oids, OidArray) else set(oids)
+            return [oid for oid in self._sent if oid in changed]
+        return [oid for oid in oids if oid in self._sent]
 
-    def take_changed(self, invalid: list[bytes] | None, count: int, size: int, load: Load) -> list[bytes]:
+    def take_changed(self, invalid: Collection[bytes] | None, count: int, size: int, load: Load) -> list[bytes]:
         """Return the current records of some invalid oids that the client had, and forget the others."""
         if invalid is None:
             self._sent = OidGrants()

@@ -11,7 +11,8 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from durus.oid import array_of_oids, oid_to_int, oids_from_ints
+from durus.oid import array_of_oids, oid_to_int
+from durus.sharing.oid_array import NO_OIDS, OidArray
 
 MAX_CHANGES = 1 << 20
 """How many changes the log keeps at most, of 16 bytes each. [TXN-41]"""
@@ -78,22 +79,32 @@ class ChangeLog:
 
     def changed_after(self, oid: bytes, serial: int) -> int:
         """Return the last serial at which the oid changed, 0 if that is not after `serial`."""
-        number = oid_to_int(oid)
+        last = self._last_change(oid_to_int(oid), serial)
+        return last if last > serial else 0
+
+    def _last_change(self, number: int, serial: int = 0) -> int:
+        """Return the last serial at which an oid changed; if that is not after `serial`, it may be 0."""
         for run in reversed(self._runs):
             if run.last <= serial:
                 break
             index = bisect_left(run.oids, number)
             if index < len(run.oids) and run.oids[index] == number:
-                return run.serials[index] if run.serials[index] > serial else 0
+                return run.serials[index]
         return 0
 
-    def changes_after(self, serial: int, own_serial: int) -> list[bytes]:
-        """Return, sorted, the oids whose last change is after `serial`, and not at `own_serial`."""
-        last: dict[int, int] = {}
+    def changes_after(self, serial: int, own_serial: int) -> OidArray:
+        """Return the oids whose last change is after `serial`, and not at `own_serial`."""
+        last_before = self.start
+        found: set[int] = set()
         for run in self._runs:
-            if run.last > serial:
-                last.update(zip(run.oids, run.serials, strict=True))
-        return oids_from_ints(sorted([oid for oid, at in last.items() if at > serial and at != own_serial]))
+            if last_before >= serial:
+                found.update(run.oids)
+            elif run.last > serial:
+                found.update([oid for oid, at in zip(run.oids, run.serials, strict=True) if at > serial])
+            last_before = run.last
+        if own_serial > serial:
+            found = {oid for oid in found if self._last_change(oid) != own_serial}
+        return OidArray(array("Q", sorted(found)))
 
     def _push(self, run: _Run) -> None:
         self._count += len(run.oids)
@@ -142,14 +153,19 @@ class LogReader:
 
     def invalid(self) -> list[bytes]:
         """Return the oids that have changed since, sorted, if the client has not lost track."""
-        return self._log.changes_after(self.serial, self.own_serial)
+        return list(self._log.changes_after(self.serial, self.own_serial))
 
     def take_invalid(self) -> list[bytes] | None:
+        """Return the oids that have changed since, sorted, None for any: now the client knows all."""
+        found = self.take_changes()
+        return None if found is None else list(found)
+
+    def take_changes(self) -> OidArray | None:
         """Return the oids that have changed since, None for any: now the client knows all."""
         log = self._log
         serial, own, self.serial, self.own_serial = self.serial, self.own_serial, log.end, 0
         if serial == log.end:
-            return []
+            return NO_OIDS
         return None if serial < log.start else log.changes_after(serial, own)
 
     def go_back_to(self, serial: int) -> None:

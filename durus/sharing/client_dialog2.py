@@ -98,12 +98,13 @@ class ClientDialog2(ClientDialog):
 
     def _note_point(self, point: messages.SyncPoint) -> list[bytes] | None:
         self._serial = point.serial
-        if point.invalid is None:
+        invalid = None if point.invalid is None else list(point.invalid)
+        if invalid is None:
             self.prefetch.forget_all()
         else:
-            self.prefetch.forget(point.invalid)
+            self.prefetch.forget(invalid)
         self.prefetch.add_changed(point.records)
-        return point.invalid
+        return invalid
 
     def commit(
         self,

@@ -1,6 +1,6 @@
 """The server's side of version 2 of the wire protocol, for one client. spec/wire-2.md."""
 
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 
 from durus.error import (
     DurusError,
@@ -215,10 +215,10 @@ class Dialog2(Dialog):
             session.give_up_commit()
             self._send_conflict([], _TOO_MUCH_WAITS, session.sync())
             return
-        outcomes: list[tuple[list[bytes] | None, DurusError | None]] = []
+        outcomes: list[tuple[Collection[bytes] | None, DurusError | None]] = []
         size = sum(map(len, records.values()))
 
-        def done(invalid: list[bytes] | None, error: DurusError | None) -> None:
+        def done(invalid: Collection[bytes] | None, error: DurusError | None) -> None:
             outcomes.append((invalid, error))
             self._host.commit_ended(len(records), size, error)
             self._host.wake()
@@ -245,13 +245,13 @@ class Dialog2(Dialog):
         for oid in self._ahead.having(invalid or ())[:count]:
             yield from self._until_durable(oid)
 
-    def _send_conflict(self, oids: list[bytes], text: str, invalid: list[bytes] | None) -> None:
+    def _send_conflict(self, oids: list[bytes], text: str, invalid: Collection[bytes] | None) -> None:
         self._send(b"X", messages.encode_conflict(messages.Conflict(oids, text, self._point(invalid))))
 
     def _send_point(self, invalid: list[bytes] | None) -> None:
         self._send(b"Y", messages.encode_point(self._point(invalid)))
 
-    def _point(self, invalid: list[bytes] | None) -> messages.SyncPoint:
+    def _point(self, invalid: Collection[bytes] | None) -> messages.SyncPoint:
         options = self._options
         if invalid and self._core.has_others:
             self._session.expect_loads(self._ahead.having(invalid)[: options.changed_count], self._has_snapshot)

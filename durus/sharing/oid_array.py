@@ -1,9 +1,9 @@
-"""A compact sorted array of oids, for what a transaction has accessed. Statement WIRE2-21."""
+"""A compact sorted array of oids, for what a transaction has accessed, and for what has changed. Statement WIRE2-21."""
 
 import sys
 from array import array
 from bisect import bisect_left
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from typing import Protocol
 
 from durus.error import ProtocolError
@@ -12,6 +12,8 @@ from durus.oid import array_of_oids, oid_to_int, oids_from_ints
 _TYPECODES = {4: "I" if array("I").itemsize == 4 else "L", 8: "Q"}
 _WIDTH_LIMIT = 1 << 32
 """Lower oids fit into 4 bytes."""
+_SEARCHED_TIMES = 16
+"""How many times as long an array must be for a search in it to be faster than going through it."""
 
 
 class OidSet(Protocol):
@@ -54,11 +56,27 @@ class OidArray:
             numbers.byteswap()
         return numbers.itemsize, numbers.tobytes()
 
+    @property
+    def encoded(self) -> bytes:
+        """The oids side by side, 8 bytes each."""
+        numbers = array("Q", self._numbers)
+        if sys.byteorder == "little":
+            numbers.byteswap()
+        return numbers.tobytes()
+
     def isdisjoint(self, oids: Collection[bytes], /) -> bool:
         """Tell whether none of these oids is in the array. The shorter of both sides is gone through."""
+        if isinstance(oids, OidArray):
+            fewer, more = sorted((self, oids), key=len)
+            if _SEARCHED_TIMES * len(fewer) < len(more):
+                return not any(more.has_number(number) for number in fewer._numbers)
+            return set(fewer._numbers).isdisjoint(more._numbers)
         if len(self) < len(oids):
             return set(oids_from_ints(self._numbers)).isdisjoint(oids)
         return not any(oid in self for oid in oids)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(oids_from_ints(self._numbers))
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -66,6 +84,17 @@ class OidArray:
     def __contains__(self, oid: object) -> bool:
         if not isinstance(oid, bytes):
             return False
-        number = oid_to_int(oid)
+        return self.has_number(oid_to_int(oid))
+
+    def has_number(self, number: int) -> bool:
+        """Tell whether the oid with this number is in the array."""
         index = bisect_left(self._numbers, number)
         return index < len(self._numbers) and self._numbers[index] == number
+
+
+NO_OIDS = OidArray(array("Q"))
+
+
+def encoded(oids: Collection[bytes]) -> bytes:
+    """Return oids side by side."""
+    return oids.encoded if isinstance(oids, OidArray) else b"".join(oids)

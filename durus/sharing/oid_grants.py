@@ -19,6 +19,8 @@ class OidGrants:
         self.count = 0
 
     def __contains__(self, oid: bytes) -> bool:
+        if not self.count:
+            return False
         block, bit = _locate(oid)
         return bool(self._blocks.get(block, 0) & bit)
 

@@ -21,7 +21,7 @@ from durus.error import (
     TransactionError,
 )
 from durus.sharing.compression import COMPRESSED_FROM, KNOWN, NONE, compress, decompress
-from durus.sharing.oid_array import OidArray
+from durus.sharing.oid_array import OidArray, encoded
 from durus.sharing.protocol import MAX_COMMIT, MAX_REQUEST_OIDS, NOT_FOUND, OKAY, Loaded, Reader
 
 VERSION_2 = 2
@@ -418,8 +418,8 @@ class SyncPoint(NamedTuple):
     """A point in the order of commits, and what changed up to it. [WIRE2-13]"""
 
     serial: int
-    invalid: list[bytes] | None
-    """None for any oid."""
+    invalid: Collection[bytes] | None
+    """In ascending order; None for any oid."""
     records: list[bytes]
     """The current records of changed objects that the client seems to have."""
 
@@ -487,7 +487,7 @@ def encode_point(point: SyncPoint) -> bytes:
     """Return the body of a sync point."""
     oids = point.invalid or ()
     flags = ANY if point.invalid is None else 0
-    return b"".join([_SYNC_POINT.pack(flags, point.serial, len(oids)), *oids, *_gen_sized(point.records)])
+    return b"".join([_SYNC_POINT.pack(flags, point.serial, len(oids)), encoded(oids), *_gen_sized(point.records)])
 
 
 def encode_conflict(conflict: Conflict) -> bytes:

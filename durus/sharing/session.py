@@ -14,7 +14,7 @@ with one transaction of the storage, and their clients learn the outcome.
 
 import contextlib
 import functools
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
 
 from durus.error import (
     ArgumentError,
@@ -45,7 +45,7 @@ MAX_WAITING = 1 << 30
 OnTurn = Callable[[list[bytes] | None], None]
 """Takes the oids that are invalid for a client when its turn to commit comes, None for any."""
 
-OnWholeOutcome = Callable[[list[bytes] | None, DurusError | None], None]
+OnWholeOutcome = Callable[[Collection[bytes] | None, DurusError | None], None]
 """Takes the oids that were invalid for the client right before its commit, None for any, and the outcome."""
 
 
@@ -717,17 +717,17 @@ class Session:
         has_started_anew = self.has_lost_track
         self.go_back_to(serial)
         if accessed is None and self.has_turn:
-            self._commit_checked(self._reader.take_invalid(), None, records, done)
+            self._commit_checked(self._reader.take_changes(), None, records, done)
         elif accessed is None and has_started_anew:  # the turn was lost, too
             done(None, WriteConflictError())
         elif accessed is None:
             raise ProtocolError("a commit came out of turn")
         elif self._turn is not None and self._turn is self._core._turns.holder:
             self._has_lost_turn = False  # others may have changed something, but this commit tells what it has used
-            self._commit_checked(self._reader.take_invalid(), accessed, records, done)
+            self._commit_checked(self._reader.take_changes(), accessed, records, done)
         elif self._turn is None and self._core._turns.is_free:  # a turn would begin and end at once
             self._core.storage.begin()
-            self._commit_checked(self._reader.take_invalid(), accessed, records, done)
+            self._commit_checked(self._reader.take_changes(), accessed, records, done)
         else:
             self.give_up_commit()
             self.begin_commit(
@@ -741,7 +741,7 @@ class Session:
 
     def _commit_checked(
         self,
-        invalid: list[bytes] | None,
+        invalid: Collection[bytes] | None,
         accessed: OidSet | None,
         records: dict[bytes, bytes],
         done: OnWholeOutcome,
@@ -766,7 +766,7 @@ class Session:
             self.give_up_commit()
             done(invalid, error)
 
-    def _with_news(self, invalid: list[bytes]) -> list[bytes] | None:
+    def _with_news(self, invalid: Collection[bytes]) -> list[bytes] | None:
         """Add what others have changed before this commit: what comes next reads the state after it. [PG-65]"""
         more = self._reader.take_invalid()
         return None if more is None else [*invalid, *more]

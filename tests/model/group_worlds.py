@@ -10,7 +10,7 @@ import argparse
 import itertools
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from durus.error import DisconnectedError, DurusError, OutcomeUnknownError, WriteConflictError
@@ -90,7 +90,7 @@ class Client:
         self.drop(self.session.take_snapshot())
         self.is_begun = self.has_snapshot = True
 
-    def drop(self, invalid: list[bytes] | None) -> list[bytes] | None:
+    def drop(self, invalid: Collection[bytes] | None) -> Collection[bytes] | None:
         """Forget the states that are out of date."""
         for oid in list(self.states) if invalid is None else invalid:
             self.states.pop(oid, None)
@@ -135,7 +135,7 @@ class Client:
         self.core.accepted.append(set(records))
         place = len(self.core.accepted) - 1
 
-        def done(invalid: list[bytes] | None, error: DurusError | None) -> None:
+        def done(invalid: Collection[bytes] | None, error: DurusError | None) -> None:
             self.is_busy = False
             if self.session.has_lost_track:
                 invalid = self.session.sync()
@@ -169,7 +169,7 @@ class Client:
         else:
             self.session.commit_whole(self.session.serial, accessed, records, done)
 
-    def _take_turn(self, records: Records, done: Callable[[list[bytes] | None, DurusError | None], None]) -> None:
+    def _take_turn(self, records: Records, done: Callable[[Collection[bytes] | None, DurusError | None], None]) -> None:
         used = self.reads.keys() | self.writes.keys()
 
         def granted(invalid: list[bytes] | None) -> None:

@@ -1,6 +1,6 @@
 """The session core over an engine that has other clients, too, one rule at a time; the engine is in memory."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import pytest
 
@@ -51,8 +51,8 @@ class Whole:
         self.invalid: list[bytes] | None = []
         session.commit_whole(session.serial, accessed, {each[:8]: each for each in records}, self._tell)
 
-    def _tell(self, invalid: list[bytes] | None, error: DurusError | None) -> None:
-        self.invalid = invalid
+    def _tell(self, invalid: Collection[bytes] | None, error: DurusError | None) -> None:
+        self.invalid = None if invalid is None else list(invalid)
         self.outcomes.append(error)
 
     @property

@@ -30,7 +30,7 @@ from durus.persistent_list import PersistentList
 from durus.records.record import pack_record
 from durus.sharing import compression
 from durus.sharing import protocol2 as messages
-from durus.sharing.oid_array import OidArray
+from durus.sharing.oid_array import OidArray, encoded
 from durus.sharing.protocol import Version, encode_request, receive
 from durus.storage import MemoryStorage
 from tests.in_memory_server import InMemoryConnection, InMemoryServer, answers, greeted
@@ -69,7 +69,13 @@ def test_an_array_of_oids_has_what_it_was_made_of(numbers: set[int], other: int,
     assert len(found) == len(oids)
     assert all(oid in found for oid in oids)
     assert (oid_from_int(other) in found) == (other in numbers)
-    assert found.isdisjoint([oid_from_int(each) for each in others]) == numbers.isdisjoint(others)
+    assert list(found) == sorted(oids)
+    assert encoded(found) == found.encoded == encoded(sorted(oids)) == b"".join(sorted(oids))
+    for more in others, others | set(range(100, 200)):
+        their_oids = [oid_from_int(each) for each in more]
+        are_disjoint = numbers.isdisjoint(more)
+        assert found.isdisjoint(their_oids) == are_disjoint
+        assert found.isdisjoint(OidArray.of(their_oids)) == OidArray.of(their_oids).isdisjoint(found) == are_disjoint
 
 
 @pytest.mark.parametrize("width", [0, 1, 5, 16])
