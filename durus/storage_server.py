@@ -401,6 +401,8 @@ class StorageServer(Uncopied):
         """Do what the request of a client has made possible: pass the turn on, write, wake clients."""
         if self._is_settling:
             return  # the call that is in progress goes on with it
+        if self.core.is_settled and not self._woken:
+            return
         self._is_settling = True
         try:
             self._tend_turn()
@@ -425,7 +427,7 @@ class StorageServer(Uncopied):
             self._are_news_due = True
             self._loop.call_soon(self._take_news)  # for all clients that ask in this turn of the loop
         if self.core.has_ready_commits:
-            if len(self.clients) == 1:
+            if len(self.clients) == 1 or self.core.is_turn_exclusive:  # so no other commit can join these
                 self._write_now()
             else:
                 self._write_soon()

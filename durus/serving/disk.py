@@ -8,7 +8,6 @@ import concurrent.futures
 import time
 from collections import deque
 from collections.abc import Callable
-from statistics import median
 
 MAX_SECONDS_IN_LOOP = 0.001
 """Writes are done in the loop while the median of the latest ones is below this."""
@@ -30,13 +29,10 @@ class Disk:
 
     def is_fast_for(self, size: int) -> bool:
         """Tell whether this many bytes can be written in the loop; the first writes, without measurements, are not."""
-        times = self._seconds
-        return (
-            size <= MAX_BYTES_IN_LOOP
-            and len(times) == _REMEMBERED
-            and max(times) <= _SECONDS_TOO_LONG
-            and median(times) <= MAX_SECONDS_IN_LOOP
-        )
+        if size > MAX_BYTES_IN_LOOP or len(self._seconds) < _REMEMBERED:
+            return False
+        times = sorted(self._seconds)
+        return times[_REMEMBERED // 2] <= MAX_SECONDS_IN_LOOP and times[-1] <= _SECONDS_TOO_LONG
 
     def write(self, write: Callable[[], None]) -> None:
         """Write in the loop, now."""

@@ -55,6 +55,7 @@ class Ahead:
         """Return the current records of some invalid oids that the client had, and forget the others."""
         if invalid is None:
             self._sent = OidGrants()
+        if not invalid:
             return []
         found: list[bytes] = []
         for oid in self.having(invalid):

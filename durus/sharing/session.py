@@ -119,6 +119,11 @@ class SessionCore:
         return next((session for session in self._sessions if session._turn is turn), None) if turn else None
 
     @property
+    def is_turn_exclusive(self) -> bool:
+        """True while a client has the turn for a transaction that keeps all others from committing. [TXN-46]"""
+        return self._turns.holder is not None and self._turns.holder.lease is not None
+
+    @property
     def is_settled(self) -> bool:
         """True if there is nothing to write, to ask for or to pass on."""
         return not (self._commits.has_ready or self._turns.is_awaited or self._waiting_for_news)
@@ -750,7 +755,7 @@ class Session:
         self.let_go()
         self._accessed = accessed
         conflicts: list[bytes] = []
-        if not (invalid is None or accessed is None or accessed.isdisjoint(invalid)):
+        if invalid and not (accessed is None or accessed.isdisjoint(invalid)):
             conflicts = [oid for oid in invalid if oid in accessed]
         if invalid is None or conflicts:
             self.give_up_commit()

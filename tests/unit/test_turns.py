@@ -56,6 +56,13 @@ class Client:
             write.write()
             write.finish(None)
 
+    def give_whole(self) -> None:
+        """Send a commit of the root as a whole, without a turn."""
+        record = pack_record(ROOT, b"data", b"")
+        self.session.commit_whole(
+            self.session.serial, {ROOT}, {ROOT: record}, lambda invalid, error: self.outcomes.append(error)
+        )
+
     @property
     def is_refused(self) -> bool:
         return isinstance(self.outcomes[-1], WriteConflictError)
@@ -64,6 +71,32 @@ class Client:
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
+
+
+@pytest.mark.spec("TXN-43", "TXN-44", "TXN-47")
+def test_a_commit_that_comes_as_a_whole_counts_as_one_that_had_a_turn(clock: Clock) -> None:
+    client = clock.client()
+    standing = client.session._standing
+    standing.losses, standing.has_stalled = 3, True
+    client.give_whole()
+    assert (standing.losses, standing.has_stalled, standing.has_committed) == (0, False, True)
+    assert clock.core.has_ready_commits
+    assert not clock.core.is_settled
+
+
+@pytest.mark.spec("TXN-46", "TXN-47")
+def test_a_commit_that_comes_as_a_whole_waits_for_an_exclusive_turn(clock: Clock) -> None:
+    holder, other = clock.client(), clock.client()
+    assert clock.core.is_settled
+    holder.session.begin_commit(holder.lists.append, lease=10.0)
+    assert clock.core.is_turn_exclusive
+    assert clock.core.is_settled, "nobody waits for the turn"
+    other.give_whole()
+    assert not clock.core.has_ready_commits
+    assert not clock.core.is_settled
+    holder.session.give_up_commit()
+    assert not clock.core.is_turn_exclusive
+    assert clock.core.has_ready_commits
 
 
 @pytest.mark.spec("TXN-42")
