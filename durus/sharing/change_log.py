@@ -7,9 +7,9 @@ were.
 """
 
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from durus.oid import array_of_oids, oid_to_int
 from durus.sharing.oid_array import NO_OIDS, OidArray
@@ -20,18 +20,34 @@ _TRIM_SLACK = 64
 """The log is not trimmed before it has more changes than this."""
 _MAX_MERGED = 1 << 15
 """How many changes a merged run has at most. It limits how long a merge delays other clients."""
+_SMALLEST_BY_AGE = 1 << 6
+_LARGEST_BY_AGE = 1 << 12
+"""How many changes a run has whose changes are also kept sorted by their serials. There are few of this size."""
 _REMEMBERED_COMMITS = 256
 """Of how many commits it is known who made them and when. [TXN-82]"""
 _NEVER = -1
 """The serial of a client that has lost track."""
 
 
-class _Run(NamedTuple):
+@dataclass(eq=False, slots=True)
+class _Run:
     """Consecutive changes: sorted oids, the serial at which each changed last, and the last serial of all."""
 
     oids: "array[int]"
     serials: "array[int]"
     last: int
+    _by_age: "tuple[array[int], array[int]] | None" = None
+    """The serials, sorted, and their oids: made when a client needs a part of the run, since others will soon, too."""
+
+    def changed_after(self, serial: int) -> Iterable[int]:
+        """Return the oids that changed after a serial."""
+        if not _SMALLEST_BY_AGE <= len(self.oids) <= _LARGEST_BY_AGE:
+            return [oid for oid, at in zip(self.oids, self.serials, strict=True) if at > serial]
+        if self._by_age is None:
+            serials, oids = zip(*sorted(zip(self.serials, self.oids, strict=True)), strict=True)
+            self._by_age = array("Q", serials), array("Q", oids)
+        sorted_serials, oids_by_age = self._by_age
+        return oids_by_age[bisect_right(sorted_serials, serial) :]
 
 
 class ChangeLog:
@@ -100,7 +116,7 @@ class ChangeLog:
             if last_before >= serial:
                 found.update(run.oids)
             elif run.last > serial:
-                found.update([oid for oid, at in zip(run.oids, run.serials, strict=True) if at > serial])
+                found.update(run.changed_after(serial))
             last_before = run.last
         if own_serial > serial:
             found = {oid for oid in found if self._last_change(oid) != own_serial}

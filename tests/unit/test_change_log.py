@@ -26,6 +26,8 @@ def oids(*numbers: int) -> list[bytes]:
 def test_the_log_tells_what_changed_after_any_place(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     chance = random.Random(seed)
     monkeypatch.setattr(change_log, "_MAX_MERGED", chance.choice([1, 8, 1000]))
+    monkeypatch.setattr(change_log, "_SMALLEST_BY_AGE", chance.choice([1, 64]))
+    monkeypatch.setattr(change_log, "_LARGEST_BY_AGE", chance.choice([20, 1000]))
     log = ChangeLog()
     last: dict[int, int] = {}
     for place in range(1, 120):
