@@ -22,6 +22,7 @@ enum {
     DEEPEST = 50,
     CLASSES = 32,
     FEW_BYTES = 1024,
+    MANY_BYTES = 1 << 20, /* of which there is no second copy */
     FEW_PLACES = 64, /* a power of 2, as all sizes of a memo */
 };
 
@@ -101,14 +102,21 @@ encoder_init(Encoder *encoder)
 }
 
 static void
+free_bytes(Encoder *encoder)
+{
+    if (encoder->bytes != encoder->few_bytes)
+        PyMem_Free(encoder->bytes);
+    encoder->bytes = encoder->few_bytes;
+}
+
+static void
 encoder_free(Encoder *encoder)
 {
     for (Py_ssize_t i = 0; i < encoder->place_count; i++)
         Py_XDECREF(encoder->places[i].value);
     if (encoder->places != encoder->few_places)
         PyMem_Free(encoder->places);
-    if (encoder->bytes != encoder->few_bytes)
-        PyMem_Free(encoder->bytes);
+    free_bytes(encoder);
     PyMem_Free(encoder->refs);
 }
 
@@ -121,13 +129,14 @@ reserve_bytes(Encoder *encoder, Py_ssize_t count)
     Py_ssize_t size = encoder->size + count;
     if (size > encoder->room) {
         unsigned char *old = encoder->bytes == encoder->few_bytes ? NULL : encoder->bytes;
-        unsigned char *bytes = PyMem_Realloc(old, 2 * size);
+        Py_ssize_t room = size < MANY_BYTES ? 2 * size : size + size / 8;
+        unsigned char *bytes = PyMem_Realloc(old, room);
         if (bytes == NULL)
             return NULL;
         if (old == NULL)
             memcpy(bytes, encoder->few_bytes, encoder->size);
         encoder->bytes = bytes;
-        encoder->room = 2 * size;
+        encoder->room = room;
     }
     encoder->size = size;
     return encoder->bytes + size - count;
@@ -827,6 +836,7 @@ finish_record(Encoder *encoder, PyObject *oid, PyObject *class_pickle, PyObject 
     PyObject *pickle = PyBytes_FromStringAndSize(start, size);
     if (pickle == NULL)
         return 0;
+    free_bytes(encoder); /* a state may be large, and is not to be in memory more often than it must */
     PyObject *stored = PyObject_CallOneArg(encoder->writer->compress, pickle);
     Py_DECREF(pickle);
     if (stored == NULL)

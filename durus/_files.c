@@ -184,48 +184,64 @@ read_pair(PyObject *pair, PyObject **oid, PyObject **record)
     return 0;
 }
 
-static unsigned char *
-put_entry(unsigned char *at, PyObject *oid, PyObject *record)
+/* Adds the bytes of the entries of some pairs to the pieces, `size` in number, without those of large records. */
+static int
+add_entries(PyObject *pieces, PyObject *pairs, Py_ssize_t first, Py_ssize_t after, Py_ssize_t size, Py_ssize_t large)
 {
-    Py_ssize_t size = PyBytes_GET_SIZE(record);
-    for (int i = 0; i < 8; i++)
-        at[i] = (unsigned char)((unsigned long long)(OID_SIZE + size) >> (56 - 8 * i));
-    memcpy(at + 8, PyBytes_AS_STRING(oid), OID_SIZE);
-    memcpy(at + FRAME_SIZE, PyBytes_AS_STRING(record), size);
-    return at + FRAME_SIZE + size;
+    PyObject *piece = PyBytes_FromStringAndSize(NULL, size);
+    char *at = piece == NULL ? NULL : PyBytes_AS_STRING(piece);
+    for (Py_ssize_t i = first; piece != NULL && i < after; i++) {
+        PyObject *pair = PyTuple_GET_ITEM(pairs, i), *record = PyTuple_GET_ITEM(pair, 1);
+        Py_ssize_t record_size = PyBytes_GET_SIZE(record);
+        put_oid(at, (uint64_t)(OID_SIZE + record_size));
+        memcpy(at + 8, PyBytes_AS_STRING(PyTuple_GET_ITEM(pair, 0)), OID_SIZE);
+        at += FRAME_SIZE;
+        if (record_size < large) {
+            memcpy(at, PyBytes_AS_STRING(record), record_size);
+            at += record_size;
+        }
+    }
+    int result = piece == NULL ? -1 : PyList_Append(pieces, piece);
+    Py_XDECREF(piece);
+    return result;
 }
 
 /* Stands for pack_entries, pack_entry. */
 PyObject *
 pack_entries(PyObject *module, PyObject *args)
 {
-    PyObject *pairs, *oid, *record, *places = NULL, *bytes = NULL, *result = NULL;
-    long long offset, size = 0;
-    if (!PyArg_ParseTuple(args, "OL:pack_entries", &pairs, &offset))
+    PyObject *pairs, *oid, *record, *places = NULL, *pieces = NULL, *result = NULL;
+    long long offset;
+    Py_ssize_t large, first = 0, size = 0; /* of the piece that is not made yet */
+    if (!PyArg_ParseTuple(args, "OLn:pack_entries", &pairs, &offset, &large))
         return NULL;
     pairs = PySequence_Tuple(pairs); /* which nobody else changes */
     if (pairs == NULL)
         return NULL;
     Py_ssize_t count = PyTuple_GET_SIZE(pairs);
-    places = PyBytes_FromStringAndSize(NULL, count * PLACE_SIZE);
+    pieces = PyList_New(0);
+    places = pieces == NULL ? NULL : PyBytes_FromStringAndSize(NULL, count * PLACE_SIZE);
     for (Py_ssize_t i = 0; places != NULL && i < count; i++) {
         if (read_pair(PyTuple_GET_ITEM(pairs, i), &oid, &record) < 0)
             goto done;
-        put_place(PyBytes_AS_STRING(places) + i * PLACE_SIZE, PyBytes_AS_STRING(oid), offset + size);
-        size += FRAME_SIZE + PyBytes_GET_SIZE(record);
+        Py_ssize_t record_size = PyBytes_GET_SIZE(record);
+        put_place(PyBytes_AS_STRING(places) + i * PLACE_SIZE, PyBytes_AS_STRING(oid), offset);
+        offset += FRAME_SIZE + record_size;
+        size += FRAME_SIZE;
+        if (record_size < large)
+            size += record_size;
+        else if (add_entries(pieces, pairs, first, i + 1, size, large) < 0 || PyList_Append(pieces, record) < 0)
+            goto done;
+        else {
+            first = i + 1;
+            size = 0;
+        }
     }
-    bytes = places == NULL ? NULL : PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
-    if (bytes == NULL)
-        goto done;
-    unsigned char *at = (unsigned char *)PyBytes_AS_STRING(bytes);
-    for (Py_ssize_t i = 0; i < count; i++) {
-        PyObject *pair = PyTuple_GET_ITEM(pairs, i);
-        at = put_entry(at, PyTuple_GET_ITEM(pair, 0), PyTuple_GET_ITEM(pair, 1));
-    }
-    result = PyTuple_Pack(2, bytes, places);
+    if (places != NULL && add_entries(pieces, pairs, first, count, size, large) == 0)
+        result = PyTuple_Pack(2, pieces, places);
 done:
     Py_DECREF(pairs);
     Py_XDECREF(places);
-    Py_XDECREF(bytes);
+    Py_XDECREF(pieces);
     return result;
 }

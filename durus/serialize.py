@@ -603,7 +603,7 @@ class ObjectWriter:
                 self._class_pickle, self._may_refuse = class_traits(cls)
                 self._class = cls
             may_refuse = self._may_refuse
-            data = self._class_pickle + compress_state(pickled)
+            data = self._class_pickle + compress_state(pickled)  # a copy, even if it is not compressed
             if (
                 may_refuse
                 or self._reducers.met_risk
@@ -624,6 +624,7 @@ class ObjectWriter:
         except BaseException as error:
             self._note(obj, error)
             raise
+        del pickled
         try:
             return pack_record(oid, data, join_refs(oid, self._refs) if self._refs else b"")
         except RecordError as error:
@@ -698,6 +699,8 @@ class ObjectWriter:
         pickled = self._file.getvalue()
         if len(pickled) < _REUSE_BELOW:
             self._pickler = pickler
+        else:
+            self._file = io.BytesIO()  # the old one would keep its bytes
         return pickled
 
     def reference(self, obj: PersistentBase) -> tuple[bytes, type]:

@@ -253,12 +253,12 @@ class AppendOnlyStorage(SingleFileStorage[_Opened[F]], Generic[F]):
         return StagedCommit(write, accept)
 
     def _write(self, opened: _Opened[F], prepared: PreparedTransaction) -> None:
-        pieces = prepared.pieces
+        end = opened.record_file.end
         try:
-            end = opened.record_file.end
-            for piece in pieces:
-                self._append(opened.file, piece, end, durable=piece is not pieces[-1] or self._durability == "fsync")
-                end += len(piece)
+            if prepared.before:
+                self._append(opened.file, [prepared.before], end, durable=True)
+                end += len(prepared.before)
+            self._append(opened.file, prepared.pieces, end, durable=self._durability == "fsync")
             self._check_name(opened.file)
         except BaseException as error:
             self._undo_append(opened, error)
@@ -293,8 +293,10 @@ class AppendOnlyStorage(SingleFileStorage[_Opened[F]], Generic[F]):
         if not file.has_its_name(self._name):
             raise self._moved_error()
 
-    def _append(self, file: File, data: bytes, end: int, durable: bool) -> None:
-        file.append(data, end)
+    def _append(self, file: File, pieces: list[bytes], end: int, durable: bool) -> None:
+        for piece in pieces:
+            file.append(piece, end)
+            end += len(piece)
         if durable:
             try:
                 file.sync()

@@ -226,7 +226,7 @@ class Packer(Generic[F]):
                 self._revive(records)
                 if records:
                     prepared = new.prepare(list(records.items()), late.time or self._time)
-                    self._target.append(b"".join(prepared.pieces), new.end)
+                    self._target.append(b"".join((prepared.before, *prepared.pieces)), new.end)
                     prepared.accept()
                 self._followed_to = late.end
                 yield Progress("follow", self._followed_to - self._snapshot_end, None)

@@ -11,8 +11,10 @@ from durus.files.file import ReadableFile
 class PreparedTransaction(NamedTuple):
     """A transaction that is ready to be appended to a file."""
 
+    before: bytes
+    """What must be durable before the transaction is appended; often nothing."""
     pieces: list[bytes]
-    """Its bytes; each piece must be durable before the next one is appended."""
+    """The bytes of the transaction."""
     accept: Callable[[], None]
     """Makes its records current, after it is in the file. It may be called again. [SHELF-46]"""
 

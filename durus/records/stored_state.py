@@ -9,6 +9,8 @@ _ZLIB_START = b"x"
 COMPRESS_FROM = 512
 """Shorter states gain little, and compression takes longer than everything else in a commit."""
 
+_PIECE = 1 << 20
+"""A larger state is compressed in pieces of this size."""
 
 _MAX_RATIO = 100
 _MAX_STATE = int(os.environ.get("DURUS_MAX_STATE") or 64 << 20)
@@ -21,9 +23,24 @@ def compress_state(state: bytes) -> bytes:
     """Return the stored form of a state pickle: a zlib stream if that is notably shorter. [REC-13] [REC-31]"""
     if len(state) < COMPRESS_FROM:
         return state
-    compressed = zlib.compress(state, 1)
-    is_worth_it = len(compressed) < len(state) * 3 // 4 and len(state) <= _most_state(compressed)
-    return compressed if is_worth_it else state
+    compressed = _compressed_below(len(state) * 3 // 4, state)
+    return state if compressed is None or len(state) > _most_state(compressed) else compressed
+
+
+def _compressed_below(size: int, state: bytes) -> bytes | None:
+    """Return a zlib stream of less than `size` bytes; None, as soon as that is known, if it would have more."""
+    if len(state) <= _PIECE:
+        compressed = zlib.compress(state, 1)
+        return compressed if len(compressed) < size else None
+    stream = zlib.compressobj(1)
+    pieces = []
+    for start in range(0, len(state), _PIECE):
+        pieces.append(stream.compress(memoryview(state)[start : start + _PIECE]))
+        size -= len(pieces[-1])
+        if size <= 0:
+            return None
+    pieces.append(stream.flush())
+    return b"".join(pieces) if len(pieces[-1]) < size else None
 
 
 def decompress_state(stored: bytes) -> bytes:

@@ -10,6 +10,7 @@ import pytest
 
 from durus.connection import Connection
 from durus.error import FormatError
+from durus.files.shelf import shelf
 from durus.storage import MemoryStorage
 from durus.tools.convert import copy_to_file
 from tests.model import crashes, faults
@@ -37,6 +38,13 @@ def test_crash_at_any_operation_leaves_a_state_between_acknowledged_and_attempte
     figures = crashes.crash_everywhere(script, seed=1, most=6)
     assert figures["crashes"] > 40
     assert figures["repairs"] > 0
+
+
+@pytest.mark.spec("SHELF-18", "SHELF-20")
+def test_crash_or_fault_between_the_pieces_of_a_commit_leaves_nothing_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shelf, "LARGE_RECORD", 1)
+    assert crashes.crash_everywhere("create", seed=1, most=6)["crashes"] > 40
+    assert faults.fail_everywhere("create", seed=1, share=0.1)["faults"] > 4
 
 
 @pytest.mark.spec("TXN-5", "SHELF-18", "SHELF-35", "SHELF-36")

@@ -183,11 +183,15 @@ def test_references_are_found_as_python_finds_them(in_python: InPython, some: di
 
 
 @pytest.mark.spec("SHELF-5")
-@given(st.lists(st.tuples(oids, st.binary())), st.integers(0, 1 << 62))
+@given(st.lists(st.tuples(oids, st.binary())), st.integers(0, 1 << 62), st.integers(-1, 20))
+@example([(bytes(8), b"12"), (bytes(8), b"1"), (bytes(8), b"12")], 0, 2)
 def test_entries_are_packed_as_python_packs_them(
-    in_python: InPython, pairs: list[tuple[bytes, bytes]], offset: int
+    in_python: InPython, pairs: list[tuple[bytes, bytes]], offset: int, large: int
 ) -> None:
-    assert layout.pack_entries(pairs, offset) == in_python.layout.pack_entries(pairs, offset)
+    pieces, places = layout.pack_entries(pairs, offset, large)
+    assert (pieces, places) == in_python.layout.pack_entries(pairs, offset, large)
+    assert b"".join(pieces) == b"".join(pack_entry(oid, record) for oid, record in pairs)
+    assert all(any(record is piece for piece in pieces) for _, record in pairs if len(record) >= large)
 
 
 WRONG: list[tuple[Callable[..., object], tuple[Any, ...]]] = [
@@ -197,12 +201,13 @@ WRONG: list[tuple[Callable[..., object], tuple[Any, ...]]] = [
     (record.refs_outside, ({b"": ""},)),
     (record.refs_outside, ({b"": b"short"},)),
     (record.refs_outside, ({b"": pack_record(bytes(8), b"xx", b"")[:-1]},)),
-    (layout.pack_entries, (1, 2)),
-    (layout.pack_entries, ([1], 2)),
-    (layout.pack_entries, ([(b"short", b"")], 2)),
-    (layout.pack_entries, ([(bytes(8), "")], 2)),
-    (layout.pack_entries, ([(bytes(8), b"", 1)], 2)),
-    (layout.pack_entries, ([], "")),
+    (layout.pack_entries, (1, 2, 3)),
+    (layout.pack_entries, ([1], 2, 3)),
+    (layout.pack_entries, ([(b"short", b"")], 2, 3)),
+    (layout.pack_entries, ([(bytes(8), "")], 2, 3)),
+    (layout.pack_entries, ([(bytes(8), b"", 1)], 2, 3)),
+    (layout.pack_entries, ([], "", 3)),
+    (layout.pack_entries, ([], 2, None)),
 ]
 
 
@@ -216,11 +221,12 @@ def calls() -> Iterator[tuple[Callable[..., object], tuple[Any, ...]]]:
     one = pack_record(oid_from_int(1000), bytes(1000), bytes(8) + oid_from_int(1001))
     yield record.is_record_of, (oid_from_int(1000), one)
     yield record.refs_outside, ({oid_from_int(1000): one},)
-    yield layout.pack_entries, ([(oid_from_int(1000), one)] * 5, 1 << 40)
+    yield layout.pack_entries, ([(oid_from_int(1000), one)] * 5, 1 << 40, 1 << 18)
+    yield layout.pack_entries, ([(oid_from_int(1000), one)] * 5, 1 << 40, 1)
     yield scan.find_entries, (entry(oid_from_int(1000), 1000, 3) * 5, 1 << 40, 1 << 40, 1 << 41, bytearray())
 
 
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", range(5))
 def test_without_memory_nothing_is_found(number: int) -> None:
     function, arguments = list(calls())[number]
     expected = function(*arguments)

@@ -191,6 +191,19 @@ def test_state_is_compressed_where_it_pays() -> None:
     assert decompress_state(b"x is not zlib") == b"x is not zlib"
 
 
+@pytest.mark.spec("REC-13")
+@pytest.mark.parametrize("size", [600, 999, 1000, 1001, 2000, 12345])
+def test_large_state_is_compressed_piece_by_piece(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    states = [b"\x80" + b"ab" * size, b"\x80" + random.Random(1).randbytes(size) + bytes(size // 10)]
+    expected = [len(compress_state(state)) for state in states]
+    assert expected[0] < 1000
+    assert expected[1] == len(states[1])
+    monkeypatch.setattr(stored_state, "_PIECE", 500)
+    for state, length in zip(states, expected, strict=True):
+        assert len(compress_state(state)) == pytest.approx(length, abs=9)
+        assert decompress_state(compress_state(state)) == state
+
+
 @pytest.mark.spec("REC-14", "REC-17")
 @pytest.mark.parametrize(
     "reference", ["I5\n", "(I5\nI6\nt", "(U\x08\0\0\0\0\0\0\0\0I6\nt", "(U\x01ac__builtin__\nint\nt"]

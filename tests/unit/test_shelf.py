@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import random
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from zlib import crc32
@@ -14,7 +16,7 @@ from durus.file_storage import FileStorage
 from durus.files.file import File, Mode, OperatingSystem, OperatingSystemFile
 from durus.files.shelf.layout import SEAL_SIZE, find_seals, pack_entry, pack_seal, pack_transaction, parse_seal
 from durus.files.shelf.offset_map import OffsetMap, build_offset_map
-from durus.files.shelf.shelf import EMPTY_FILE
+from durus.files.shelf.shelf import EMPTY_FILE, LARGE_RECORD
 from durus.oid import SEAL_OID, oid_from_int
 from durus.persistent import Persistent
 from durus.persistent_list import PersistentList
@@ -184,12 +186,29 @@ def test_order_of_operations_of_open_and_commit(tmp_path: Path) -> None:
     assert system.operations[5:] == ["append to f", "sync f"] * 2
     put(storage, o0=b"b")
     assert system.operations[9:] == ["append to f", "sync f"]
+    put(storage, o0=bytes(LARGE_RECORD), o1=b"b")
+    assert system.operations[11:] == [*["append to f"] * 3, "sync f"]
     storage.close()
     storage = FileStorage(tmp_path / "f", file_system=system, durability="os")
     system.operations.clear()
     put(storage, o0=b"c")
     assert system.operations == ["append to f"]
     storage.close()
+
+
+@pytest.mark.parametrize("size", [1 << 23, 1 << 24])  # which C encodes, and which Python does
+def test_commit_of_a_large_record_takes_little_more_than_twice_its_memory(tmp_path: Path, size: int) -> None:
+    connection = Connection(FileStorage(tmp_path / "f", durability="os"))
+    obj = connection.get_root()["a"] = PersistentList()
+    connection.commit()
+    obj.append(random.Random(1).randbytes(size))
+    tracemalloc.start()
+    try:
+        connection.commit()
+        assert tracemalloc.get_traced_memory()[1] < 2.2 * size
+    finally:
+        tracemalloc.stop()
+    connection.close()
 
 
 @pytest.mark.spec("SHELF-31", "SHELF-36", "SHELF-37")

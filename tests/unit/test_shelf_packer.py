@@ -198,7 +198,7 @@ def test_later_commits_follow_with_their_times() -> None:
         for time in (TIME, LATER):
             data = b"%d" % number
             prepared = shelf.prepare([(ONE, pack_record(ONE, data, b"")), (TWO, pack_record(TWO, data * 2, b""))], time)
-            file.append(b"".join(prepared.pieces))
+            file.append(b"".join((prepared.before, *prepared.pieces)))
             prepared.accept()
     packer.finish()
     new = packer.open_target()

@@ -489,8 +489,8 @@ def test_prepared_transaction_is_found_again_where_it_says() -> None:
     for records in ([(ROOT, b"a"), (ONE, b"bcd")], [], [(TWO, b"e"), (ROOT, b"f")]):
         packed = [(oid, pack_record(oid, data, b"")) for oid, data in records]
         prepared = shelf.prepare(packed, TIME)
-        assert len(prepared.pieces) == (2 if shelf.end == len(EMPTY_FILE) else 1)
-        file.append(b"".join(prepared.pieces))
+        assert bool(prepared.before) == (shelf.end == len(EMPTY_FILE))
+        file.append(b"".join((prepared.before, *prepared.pieces)))
         replaced, before = shelf.watch(), {oid: shelf.offset_of(oid) for oid, _ in records}
         prepared.accept()
         assert replaced == before

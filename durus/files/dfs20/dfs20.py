@@ -103,7 +103,7 @@ class Dfs20(RecordFile):
             self.end = start + len(data)
             self.index.update(offsets)  # last, because entries must be before the end
 
-        return PreparedTransaction([data], accept)
+        return PreparedTransaction(b"", [data], accept)
 
 
 def pack_entry(oid: bytes, record: bytes) -> bytes:

@@ -70,15 +70,23 @@ def pack_entry(oid: bytes, record: bytes) -> bytes:
     return U64.pack(8 + len(record)) + oid + record
 
 
-def pack_entries(records: Iterable[tuple[bytes, bytes]], offset: int) -> tuple[bytes, bytes]:
-    """Return the object entries that hold these (oid, record) pairs from a file offset on, and their places."""
-    entries = []
+def pack_entries(records: Iterable[tuple[bytes, bytes]], offset: int, large: int) -> tuple[list[bytes], bytes]:
+    """Return the object entries that hold these (oid, record) pairs from a file offset on, and their places.
+
+    The entries come in pieces, so that a record of `large` bytes or more is not copied.
+    """
+    pieces: list[bytes] = []
     places = []
+    entries: list[bytes] = []
     for oid, record in records:
-        entries.append(pack_entry(oid, record))
         places.append(PLACE.pack(oid, offset))
-        offset += len(entries[-1])
-    return b"".join(entries), b"".join(places)
+        offset += ENTRY_FRAME_SIZE + len(record)
+        if len(record) < large:
+            entries.append(pack_entry(oid, record))
+        else:
+            pieces += [b"".join(entries) + U64.pack(8 + len(record)) + oid, record]
+            entries.clear()
+    return [*pieces, b"".join(entries)], b"".join(places)
 
 
 if not TYPE_CHECKING and implementation == "C":
@@ -138,6 +146,17 @@ def pack_transaction(body: bytes, offset: int, time: str, checksum: int) -> tupl
     """
     head = U64.pack(len(body) + SEAL_SIZE)
     return pack_seal(offset + len(head) + len(body), time, checksum, head, body)
+
+
+def pack_in_pieces(body: list[bytes], offset: int, time: str, checksum: int) -> tuple[list[bytes], int]:
+    """Do the same with entries in pieces, of which there are several, and return the transaction in as many."""
+    first, *others, last = body
+    size = sum(map(len, body))
+    pieces = [U64.pack(size + SEAL_SIZE) + first, *others]
+    for piece in pieces:
+        checksum = crc32(piece, checksum)
+    last, sealed = pack_seal(offset + U64.size + size, time, checksum, last)
+    return [*pieces, last], sealed
 
 
 def find_seals(data: bytes, offset: int) -> Iterator[int]:

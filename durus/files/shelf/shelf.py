@@ -19,11 +19,15 @@ from durus.files.shelf.layout import (
     SMALLEST_ENTRY,
     U64,
     pack_entries,
+    pack_in_pieces,
     pack_transaction,
 )
 from durus.files.shelf.offset_map import OffsetMap, build_offset_map
 from durus.files.shelf.scan import Transaction, record_in_page, scan_transactions
 from durus.oid import format_oid, oid_from_int
+
+LARGE_RECORD = 1 << 18
+"""A record of this size is a piece of its transaction: joining the pieces would take as much memory again."""
 
 EMPTY_FILE = MAGIC + U64.pack(0) + b"".join(build_offset_map([], 0))
 """The bytes of a file without any object. [SHELF-3]"""
@@ -164,8 +168,13 @@ class Shelf(RecordFile):
         if not self.is_sealed:
             covering_seal, checksum = pack_transaction(b"", self.end, time, checksum)
         start = self.end + len(covering_seal)
-        entries, places = pack_entries(records, start + U64.size)
-        data, checksum = pack_transaction(entries, start, time, checksum)
+        entries, places = pack_entries(records, start + U64.size, LARGE_RECORD)
+        if len(entries) == 1:
+            transaction, checksum = pack_transaction(entries[0], start, time, checksum)
+            pieces, end = [transaction], start + len(transaction)
+        else:
+            pieces, checksum = pack_in_pieces(entries, start, time, checksum)
+            end = start + sum(map(len, pieces))
         index, packed_below = self.index, self._packed_below
         replacing = (len(record) for oid, record in records if oid in index or oid < packed_below)
         garbage = self.garbage + sum(replacing)  # as if the records before had the same size [CMD-61]
@@ -173,10 +182,10 @@ class Shelf(RecordFile):
         def accept() -> None:
             self._note_replaced(PLACE.iter_unpack(places))
             self.garbage = garbage
-            self.end, self.checksum, self.is_sealed = start + len(data), checksum, True
+            self.end, self.checksum, self.is_sealed = end, checksum, True
             self.index.add(places)  # last, because entries must be before the end
 
-        return PreparedTransaction([covering_seal, data] if covering_seal else [data], accept)
+        return PreparedTransaction(covering_seal, pieces, accept)
 
 
 def open_packed_part(file: ReadableFile) -> tuple[ReadableFile, OffsetMap, int]:
