@@ -75,7 +75,8 @@ class Packer(Generic[F]):
         self._live_count = 0
         self._live_size = 0
         """The size of the live records."""
-        self._garbage: list[bytes] = []
+        self._garbage = array("Q")
+        """The oids of all garbage, as numbers."""
         self.max_garbage = -1
         self._garbage_offsets = array("Q")
         self._garbage_sums = array("I")
@@ -128,9 +129,8 @@ class Packer(Generic[F]):
 
     def removed(self) -> list[bytes]:
         """Return the oids that the source has and the target does not have."""
-        if not self._has_revived:
-            return self._garbage
-        return [oid for oid in self._garbage if oid not in self._followed]
+        oids = map(oid_from_int, self._garbage)
+        return [oid for oid in oids if oid not in self._followed] if self._has_revived else list(oids)
 
     def _offset_of(self, oid: bytes) -> int | None:
         """Return the offset of the entry of `oid` that was current at the beginning of the pack."""
@@ -202,7 +202,7 @@ class Packer(Generic[F]):
                             yield None
                     yield oid, record
                 else:
-                    self._garbage.append(oid)
+                    self._garbage.append(number)
                     self.max_garbage = max(self.max_garbage, number)
                     self._garbage_offsets.append(offset)
                     self._garbage_sums.append(crc32(record))

@@ -24,7 +24,7 @@ from durus.files.shelf.layout import (
     parse_seal_text,
 )
 from durus.files.shelf.new_shelf import NewShelf
-from durus.files.shelf.offset_map import OffsetMap, build_offset_map
+from durus.files.shelf.offset_map import OffsetMap, build_offset_map, no_offsets
 from durus.files.shelf.scan import Transaction, scan_transactions
 from durus.files.shelf.shelf import EMPTY_FILE, Shelf, checksum_of, read_header
 from durus.files.snapshot import FileSnapshot
@@ -512,6 +512,15 @@ def test_shelf_ends_in_front_of_a_tail_that_begins_with_a_length_of_zero() -> No
         assert (shelf.end, shelf.checksum, shelf.is_sealed) == (expected.end, expected.checksum, expected.is_sealed)
         assert list(shelf.offsets()) == list(expected.offsets())
     assert Shelf(file_of(EMPTY_FILE + sound)).checksum == checksum
+
+
+@pytest.mark.spec("SHELF-10")
+@pytest.mark.parametrize("size", [1 << 32, (1 << 32) + 1, 1 << 63])
+def test_there_is_room_for_all_offsets_of_a_file(size: int) -> None:
+    offsets = no_offsets(3, size)
+    assert list(offsets) == [0] * 3
+    offsets[1] = size - 1
+    assert list(offsets) == [0, size - 1, 0]
 
 
 def packed_file(records: dict[int, bytes]) -> MemoryFile:

@@ -1,12 +1,11 @@
 """Writing a new SHELF-1 file, from its first byte on. Statements SHELF-2, SHELF-10, SHELF-17, SHELF-30, SHELF-40."""
 
-from array import array
 from collections.abc import Iterable, Iterator
 
 from durus.files.file import File
 from durus.files.shelf.block_table import MAX_BYTES, BlockTableBuilder, pack_block_table
 from durus.files.shelf.layout import ENTRY_FRAME_SIZE, MAGIC, U64, pack_entry, pack_transaction
-from durus.files.shelf.offset_map import build_offset_map
+from durus.files.shelf.offset_map import build_offset_map, no_offsets
 from durus.files.writer import NewFile
 from durus.oid import oid_to_int
 from durus.progress import Progress
@@ -22,8 +21,9 @@ class NewShelf(NewFile):
     def write_base(
         self, records: Iterable[tuple[bytes, bytes] | None], count: int, records_size: int, highest_oid: int
     ) -> Iterator[Progress]:
-        self._write(MAGIC + U64.pack(records_size + ENTRY_FRAME_SIZE * count))
-        offsets = array("Q", bytes(8 * (highest_oid + 1)))
+        size = records_size + ENTRY_FRAME_SIZE * count
+        self._write(MAGIC + U64.pack(size))
+        offsets = no_offsets(highest_oid + 1, self._end + size)
 
         def note_offset(oid: bytes, offset: int) -> None:
             offsets[oid_to_int(oid)] = offset

@@ -2,6 +2,7 @@
 are free. Statements SHELF-6 to SHELF-10."""
 
 import struct
+from array import array
 from collections.abc import Iterator, Sequence
 
 from durus.error import DamageError
@@ -74,6 +75,11 @@ class OffsetMap:
         offset = self._words_start + number * self.word_size
         buffer, index = self._source.window(offset, self.word_size, self.end)
         return int.from_bytes(buffer[index : index + self.word_size], "big")
+
+
+def no_offsets(count: int, size: int) -> "array[int]":
+    """Return room for the offsets of so many oids in a file of `size` bytes, for build_offset_map()."""
+    return array("I" if size <= 1 << 32 else "Q", [0]) * count
 
 
 def build_offset_map(offsets: Sequence[int], start: int) -> Iterator[bytes]:
