@@ -16,6 +16,8 @@ MAX_DEPTH = 150
 """How deep the JSON of a state may be nested. [EXP-10]"""
 MAX_KEY = 100
 """How many characters a key of a JSON object, or a text that is repeated where it occurs again, may have. [EXP-9]"""
+_WITH_PARTS = (list, dict)
+"""The types of values that children() and references() look into."""
 
 
 class NoFormError(RecordError):
@@ -76,10 +78,15 @@ def references(state: Plain) -> Iterator[tuple[str, Form]]:
         path, part, has_attributes = pending.pop()
         if isinstance(part, list):
             for number in range(len(part) - 1, -1, -1):
-                if isinstance(part[number], list | dict):
+                if isinstance(part[number], _WITH_PARTS):
                     pending.append((f"{path}[{number}]", part[number], False))
-        elif isinstance(part, Form) and "$ref" in part:
-            yield path, part
+        elif isinstance(part, Form):
+            if "$ref" in part:
+                yield path, part
+            elif "$tuple" in part and len(part) == 1:
+                pending.append((path, part["$tuple"], False))
+            else:
+                pending += reversed(list(_steps(path, part, has_attributes)))
         elif isinstance(part, dict):
             pending += reversed(list(_steps(path, part, has_attributes)))
 
@@ -102,7 +109,7 @@ def _steps(path: str, part: dict[str, Plain], has_attributes: bool) -> Iterator[
                     case [name, item]:
                         yield f"{path}[{_short(name)}]", item, False
                         yield f"{path} key", name, False
-        elif not isinstance(value, list | dict):
+        elif not isinstance(value, _WITH_PARTS):
             continue
         elif is_form:
             yield path, value, key == "state" or (key == "$value" and has_attributes)

@@ -7,6 +7,7 @@ which class, which a table must declare when it is made.
 import contextlib
 import errno
 import sqlite3
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from durus.error import DurusError, FileError, RecordError
@@ -55,9 +56,12 @@ create index refs_source on refs (source);
 create index refs_target on refs (target);
 create index objects_class on objects (class)
 """
+_INSERT_REF = "insert into refs values (?, ?, ?)"
 _INSERT_ITEM = "insert into staging.items values (?, ?, ?, ?, ?)"
 _REF_NUMBER = "cast(substr({0}, 10, instr({0}, ',') - 10) as integer)"
 """The oid in the form of a reference, `{"$ref": 7, "class": ...}`, as to_json() writes it."""
+_OF_CONTAINERS = {"data", "s", "nodes"}
+"""Attributes of which the containers of Durus have one."""
 _RESERVED = ("classes", "attributes", "objects", "refs", "items")
 
 
@@ -90,7 +94,7 @@ class SqliteTarget:
         self._path = path
         self._file_system = file_system
         self._classes: dict[str, _Class] = {}
-        self._rows: dict[str, list[Sequence[Cell]]] = {}
+        self._rows: defaultdict[str, list[Sequence[Cell]]] = defaultdict(list)
         self._pending = 0
         self._staging = f"{path}-staging"
         file_system.open(self._staging, "private").close()
@@ -170,18 +174,19 @@ class SqliteTarget:
         cells = Cells()
         self._insert_attributes(each, number, attributes, cells)
         if exported.refs:
-            for path, reference in references(exported.state.state):
-                self._insert("insert into refs values (?, ?, ?)", (number, _storable(path), _number(reference)))
-        self._insert_items(number, attributes, cells)
+            found = references(exported.state.state)
+            self._insert(_INSERT_REF, *[(number, _storable(path), _number(reference)) for path, reference in found])
+        if not _OF_CONTAINERS.isdisjoint(attributes):
+            self._insert_items(number, attributes, cells)
 
-    def _insert(self, sql: str, row: Sequence[Cell]) -> None:
-        self._rows.setdefault(sql, []).append(row)
-        self._pending += 1
+    def _insert(self, sql: str, *rows: Sequence[Cell]) -> None:
+        self._rows[sql] += rows
+        self._pending += len(rows)
 
     def _flush(self) -> None:
         for sql, rows in self._rows.items():
             self._db.executemany(sql, rows)
-        self._rows = {}
+        self._rows.clear()
         self._pending = 0
 
     def _class_of(self, name: str | tuple[str, str] | None) -> _Class:
@@ -195,12 +200,12 @@ class SqliteTarget:
 
     def _insert_attributes(self, each: _Class, number: int, attributes: dict[str, Plain], cells: Cells) -> None:
         sql = each.plans.get(tuple(attributes))
+        row: list[Cell]
         if sql is not None:
-            row: list[Cell] = [number]
             for attribute, value in attributes.items():
-                self._note_kind(each, attribute, value)
-                row.append(cells.cell(value))
-            self._insert(sql, row)
+                if isinstance(value, Form) or attribute not in each.has_others:
+                    self._note_kind(each, attribute, value)
+            self._insert(sql, [number, *map(cells.cell, attributes.values())])
             return
         columns, more = ["oid"], {}
         row = [number]
