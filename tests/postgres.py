@@ -121,6 +121,10 @@ class PostgresServer:
             cursor = connection.execute(statement.encode())
             return cursor.fetchall() if cursor.description else []
 
+    def limit_files(self, pid: int, size: str) -> None:
+        """Let a session write no further than this in any file, as on a disk that is full; "unlimited" ends that."""
+        subprocess.run(["prlimit", f"--pid={pid}", f"--fsize={size}:unlimited"], check=True, **self._user_arguments())
+
     def kill_backends(self, like: str = "%") -> int:
         """End the connections whose last statement is like this one; return how many."""
         return len(

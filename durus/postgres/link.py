@@ -13,6 +13,7 @@ from typing import Any
 
 import psycopg
 from psycopg.pq import TransactionStatus
+from psycopg.waiting import Ready, Wait
 
 from durus.concurrency.forked import note_held
 from durus.concurrency.uncopied import Uncopied
@@ -68,13 +69,17 @@ class _Connection(psycopg.Connection[tuple[Any, ...]]):
 
 
 class _Limited:
-    """What psycopg waits for, up to a limit: it sends 0 when nothing has come for a while."""
+    """What psycopg waits for, up to a limit: it sends 0 when nothing has come for a while.
+
+    psycopg also waits for answers while a part of long statements is not sent yet. That is sent here meanwhile.
+    """
 
     def __init__(self, gen: Generator[Any, Any, Any], connection: _Connection) -> None:
         self._gen, self._connection, self._heard = gen, connection, time.monotonic()
+        self._wanted = Wait.R
 
     def __next__(self) -> Any:
-        return next(self._gen)
+        return self._wait_for(next(self._gen))
 
     def send(self, ready: Any) -> Any:
         if ready:
@@ -82,7 +87,13 @@ class _Limited:
         elif time.monotonic() - self._heard > self._connection.patience:
             self._connection.pgconn.finish()
             raise psycopg.OperationalError(f"the server was silent for {self._connection.patience:g} s")
-        return self._gen.send(ready)
+        if ready == Ready.W and self._wanted == Wait.R:
+            return self._wait_for(Wait.R)
+        return self._wait_for(self._gen.send(ready))
+
+    def _wait_for(self, wanted: Any) -> Any:
+        self._wanted = wanted
+        return Wait.RW if wanted == Wait.R and self._connection.pgconn.flush() else wanted
 
 
 class Link(Uncopied):

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import random
 import re
 import subprocess
 import sys
@@ -220,6 +221,13 @@ def test_record_that_the_engine_cannot_hold_is_refused(
     highest = oid_from_int((1 << 63) - 1)
     put(storage, record(ROOT, highest), record(highest, b"", b"x" * 100))
     assert storage.load(highest) == record(highest, b"", b"x" * 100)
+
+
+@pytest.mark.spec("PG-4", "PG-21")
+def test_long_records_are_stored(world: World) -> None:
+    long = [record(oid, b"", bytes(8 << 20)) for oid in (ROOT, ONE)]
+    fill(world, *long)
+    assert list(world.open().bulk_load([ROOT, ONE])) == long
 
 
 @pytest.mark.spec("PG-5")
@@ -613,6 +621,40 @@ def test_an_error_of_the_engine_leaves_nothing_of_a_commit(world: World) -> None
     assert client.load(ROOT) == record(ROOT)
     put(client, record(ROOT, b"", b"x" * 99))
     assert client.load(ROOT) == record(ROOT, b"", b"x" * 99)
+
+
+@pytest.mark.spec("PG-25")
+def test_a_disk_that_is_full_leaves_nothing_of_a_commit(world: World) -> None:
+    fill(world, record(ROOT))
+    client = world.open(application_name="full")
+    ((pid,),) = world.sql("select pid from pg_stat_activity where application_name = 'full'")
+    world.server.limit_files(pid, "20971520")  # the files of its log are shorter
+    stored = [record(ROOT)]
+
+    def fill_the_disk() -> None:
+        for _ in range(20):
+            data = record(ROOT, b"", random.randbytes(2 << 20))
+            put(client, data)
+            stored.append(data)
+
+    with pytest.raises(ServerError, match="could not extend file"):
+        fill_the_disk()
+    assert len(stored) > 5
+    assert client.load(ROOT) == stored[-1]
+    world.server.limit_files(pid, "unlimited")
+    put(client, record(ROOT, b"", b"more"))
+    assert client.load(ROOT) == record(ROOT, b"", b"more")
+
+
+@pytest.mark.spec("PG-29")
+def test_the_clock_of_a_client_does_not_count(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(world, record(ROOT))
+    other = world.open()
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    client = world.open()
+    put(client, record(ROOT, b"", b"by a clock in 1970"))
+    assert other.sync() == [ROOT]
+    assert world.sql("select count(*) from d.txn where abs(extract(epoch from time - now())) > 3600") == [(0,)]
 
 
 def lose_the_answer(storage: PostgresStorage, monkeypatch: pytest.MonkeyPatch, is_done: bool) -> None:
