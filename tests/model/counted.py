@@ -26,7 +26,7 @@ class _MallInfo(ctypes.Structure):
 
 
 def _malloc_bytes() -> int:
-    """Return how many bytes malloc() has given out, Python's own pools among them; 0 if the system can't tell."""
+    """Return how many bytes malloc() has given out, without Python's own pools; 0 if the system can't tell."""
     try:
         mallinfo2 = ctypes.CDLL(None).mallinfo2
     except AttributeError:
@@ -39,6 +39,7 @@ def _malloc_bytes() -> int:
 def _tell(path: Path) -> None:
     for _ in range(3):  # what the first one frees may have held more
         gc.collect()
+    sys._clear_type_cache()  # each `case` with a class may leave a name there, up to 4096 of them
     figures = {
         "blocks": sys.getallocatedblocks(),
         "bytes": _malloc_bytes(),
