@@ -34,6 +34,7 @@ from durus.files.shelf.shelf import read_header
 from durus.files.snapshot import FileSnapshot
 from durus.oid import BLOCK_TABLE_OID, FIRST_RESERVED_OID
 from durus.records.contents import read_contents
+from durus.records.plain import check_plain
 from durus.records.record import join_refs, unpack_record
 
 MAX_MENDED = 1 << 18
@@ -401,6 +402,7 @@ def is_plausible(record: bytes) -> bool:
     try:
         _, data, refs = unpack_record(record)
         used = read_contents(data).refs
+        check_plain(data)
         return refs == join_refs(record[:8], used)
     except DurusError:
         return False
