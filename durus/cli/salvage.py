@@ -4,7 +4,7 @@ import argparse
 import json
 
 from durus import __version__
-from durus.cli.output import tell
+from durus.cli.output import number_of_objects, tell
 from durus.cli.progress import show_progress
 from durus.cli.values import file_name
 from durus.files.file import new_name
@@ -64,10 +64,10 @@ def _lines(salvage: Salvage) -> list[str]:
 
 def _summary(salvage: Salvage) -> str:
     if salvage.is_complete:
-        return f"{salvage.objects} objects, each with its newest state, copied to"
+        return f"{number_of_objects(salvage.objects)}, each with its newest state, copied to"
     return (
-        f"{salvage.objects} objects, {len(salvage.older)} of them with an older state and {len(salvage.doubtful)} with "
-        f"a doubtful one, and stand-ins for {len(salvage.lost)} lost ones copied to"
+        f"{number_of_objects(salvage.objects)}, {len(salvage.older)} of them with an older state and "
+        f"{len(salvage.doubtful)} with a doubtful one, and stand-ins for {len(salvage.lost)} lost ones copied to"
     )
 
 
