@@ -60,8 +60,8 @@ BUGS: dict[str, Bug] = {
         (
             Change(
                 STORAGE,
-                'durable=piece is not pieces[-1] or self._durability == "fsync")',
-                "durable=piece is not pieces[-1])",
+                'prepared.pieces, end, durable=self._durability == "fsync")',
+                "prepared.pieces, end, durable=False)",
             ),
         ),
         f"{CRASH}[create]",
@@ -90,10 +90,10 @@ BUGS: dict[str, Bug] = {
         (
             Change(
                 STORAGE,
-                "        file.append(data, end)\n        if durable:",
-                "        file.append(bytes(8) + data[8:], end)\n"
-                "        file.truncate(end)\n"
-                "        file.append(data, end)\n        if durable:",
+                "            file.append(piece, end)\n",
+                "            file.append(bytes(8) + piece[8:], end)\n"
+                "            file.truncate(end)\n"
+                "            file.append(piece, end)\n",
             ),
         ),
         "tests/unit/test_shelf.py::test_order_of_operations_of_open_and_commit",
