@@ -758,8 +758,7 @@ class Session:
         if invalid and not (accessed is None or accessed.isdisjoint(invalid)):
             conflicts = [oid for oid in invalid if oid in accessed]
         if invalid is None or conflicts:
-            self.give_up_commit()
-            done(invalid, WriteConflictError(conflicts))
+            self._refuse_whole(invalid, WriteConflictError(conflicts), done)
             return
         try:
             self._stage_all(records)
@@ -768,8 +767,13 @@ class Session:
             else:
                 self._end_sending(lambda error: done(invalid, error))
         except DurusError as error:
-            self.give_up_commit()
-            done(invalid, error)
+            self._refuse_whole(invalid, error, done)
+
+    def _refuse_whole(self, invalid: Collection[bytes] | None, error: DurusError, done: OnWholeOutcome) -> None:
+        """End a commit that is refused as a turn ends, even if it has needed none: now its client knows of the root."""
+        self._forget_root()
+        self._end_turn(has_committed=False)
+        done(invalid, error)
 
     def _with_news(self, invalid: Collection[bytes]) -> list[bytes] | None:
         """Add what others have changed before this commit: what comes next reads the state after it. [PG-65]"""

@@ -168,6 +168,21 @@ def test_the_root_is_of_who_commits_it_first(core: SessionCore) -> None:
 
 
 @pytest.mark.spec("TXN-24")
+def test_a_commit_that_is_refused_as_a_whole_tells_its_client_of_the_root(core: SessionCore) -> None:
+    first, second = core.connect(), core.connect()
+    assert first.new_oids(1) == second.new_oids(1) == [ROOT_OID]
+    store(core, first, record(ROOT_OID))
+    outcomes: list[DurusError | None] = []
+    for data in (b"late", b"it knows of the root now"):
+        records = {ROOT_OID: record(ROOT_OID, data=data)}
+        second.commit_whole(second.serial, {ROOT_OID}, records, lambda invalid, error: outcomes.append(error))
+    write_all(core)
+    refused, stored = outcomes
+    assert isinstance(refused, WriteConflictError)
+    assert stored is None
+
+
+@pytest.mark.spec("TXN-24")
 def test_an_oid_is_nobody_elses_while_its_first_record_is_on_its_way(
     core: SessionCore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
