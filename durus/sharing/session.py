@@ -528,7 +528,7 @@ class Session:
         # The changes of a commit that is not durable yet, or that the next news tell of, are reported again.
         self._reader.serial = core._commits.durable_serial(core._log.end)
         core._snapshots.take(self._snapshot, state)
-        return None if invalid is None or changed is None else [*invalid, *changed]
+        return None if invalid is None or changed is None else sorted({*invalid, *changed})
 
     def load_from_snapshot(self, oid: bytes) -> bytes:
         """Return the record of an oid in the snapshot that is held. [TXN-60]
@@ -778,7 +778,7 @@ class Session:
     def _with_news(self, invalid: Collection[bytes]) -> list[bytes] | None:
         """Add what others have changed before this commit: what comes next reads the state after it. [PG-65]"""
         more = self._reader.take_invalid()
-        return None if more is None else [*invalid, *more]
+        return None if more is None else sorted({*invalid, *more})
 
     def _stage_all(self, records: dict[bytes, bytes]) -> None:
         """Take the records of a commit that arrived as a whole; check_record() has accepted each of them."""

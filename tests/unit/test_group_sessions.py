@@ -341,6 +341,19 @@ def test_group_that_is_stored_after_a_snapshot_is_told_again(core: SessionCore) 
     assert reader.sync() == [ONE]
 
 
+@pytest.mark.spec("PG-65", "PG-66", "WIRE2-13")
+def test_oids_that_others_changed_are_told_in_ascending_order(engine: Engine, core: SessionCore) -> None:
+    writer, reader = core.connect(), core.connect()
+    Whole(core.connect(), set(), record(THREE, b"a"))
+    write_all(core)
+    engine.commit({ONE: record(ONE, b"others")})
+    assert reader.take_snapshot() == [ONE, THREE]
+    stored = Whole(writer, set(), record(TWO, b"b"))
+    write_all(core)
+    assert stored.outcomes == [None]
+    assert stored.invalid == [ONE, THREE]
+
+
 @pytest.mark.spec("PG-3")
 def test_a_storage_with_other_clients_is_shared_only_in_groups(
     storage: EngineStorage, monkeypatch: pytest.MonkeyPatch
