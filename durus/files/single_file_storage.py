@@ -62,9 +62,11 @@ class SingleFileStorage(GuardedStorage, Generic[R]):
     __repr__ = __str__
 
     def __init_subclass__(cls, **keywords: Any) -> None:
-        """Have Connections call the begin(), store() and end() of an application's subclass that has its own."""
+        """Have Connections call the begin(), store() and end() that a subclass has of its own, or from a mix-in."""
         super().__init_subclass__(**keywords)
-        if not {"begin", "store", "end"}.isdisjoint(vars(cls)) and "store_all" not in vars(cls):
+        own = SingleFileStorage
+        is_own = cls.begin is own.begin and cls.store is own.store and cls.end is own.end
+        if not is_own and cls.store_all is own.store_all:
             cls.store_all = Storage.store_all  # type: ignore[method-assign]  # known only when the class is made
 
     # Implemented by a subclass

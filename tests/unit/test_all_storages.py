@@ -324,15 +324,37 @@ def test_threads_that_share_a_storage_lose_no_commit_while_it_is_packed(
         assert [root[number] for number in range(3)] == [[19]] * 3
 
 
-def test_a_connection_calls_what_a_subclass_of_a_file_storage_has_of_its_own(tmp_path: Path) -> None:
-    class Noting(SqliteStorage):
-        stored: list[bytes]
+class _Noting:
+    """Notes what is stored, in a class that is no storage itself."""
 
-        def store(self, oid: bytes, record: bytes) -> None:
-            self.stored.append(oid)
-            super().store(oid, record)
+    stored: list[bytes]
 
-    storage = Noting(tmp_path / "f")
+    def store(self, oid: bytes, record: bytes) -> None:
+        self.stored.append(oid)
+        super().store(oid, record)  # type: ignore[misc]  # of the storage beside which it stands
+
+
+class _NotingItself(SqliteStorage):
+    stored: list[bytes]
+
+    def store(self, oid: bytes, record: bytes) -> None:
+        self.stored.append(oid)
+        super().store(oid, record)
+
+
+class _NotingBeside(_Noting, SqliteStorage):
+    pass
+
+
+class _NotingHeir(_NotingItself):
+    pass
+
+
+@pytest.mark.parametrize("kind", [_NotingItself, _NotingBeside, _NotingHeir])
+def test_a_connection_calls_what_a_subclass_of_a_file_storage_has_of_its_own(
+    tmp_path: Path, kind: type[_NotingItself] | type[_NotingBeside]
+) -> None:
+    storage = kind(tmp_path / "f")
     storage.stored = []
     connection = Connection(storage)
     connection.root["a"] = PersistentList([1])
