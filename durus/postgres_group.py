@@ -269,7 +269,11 @@ class PostgresGroup:
             storage = self._idle.pop() if self._idle else self._reader.open_for_snapshots()
         except NetworkError as error:
             raise DisconnectedError(str(error)) from error
-        news = storage.show_state(seen)
+        try:
+            news = storage.show_state(seen)
+        except BaseException:
+            storage.close()
+            raise
         state = EngineSnapshot(storage, news.seen)
         self._states.append(state)
         return GroupSnapshot(state, invalid_oids(seen, news))

@@ -243,12 +243,16 @@ class PostgresStorage(GuardedStorage):
         tid = MAX_OID if seen is None else seen.tid
         return self._sql.sync, (tid, tid, MAX_CHANGES)
 
+    def _check_not_behind(self, seen: Seen, news: News) -> None:
+        """Raise DisconnectedError if the answer came from a standby that lacks commits that were seen. [PG-15]"""
+        if self._link is not None and self._link.is_standby and is_behind(seen, news):
+            raise self._lose(
+                DisconnectedError(f"{self._name} is a standby that lacks commit {seen.tid} and has {news.tid}")
+            )
+
     def _take(self, news: News) -> list[bytes] | None:
         """Take in what others have committed; return the oids that are invalid now, None for any. [PG-11]"""
-        if self._link is not None and self._link.is_standby and is_behind(self._seen, news):
-            raise self._lose(
-                DisconnectedError(f"{self._name} is a standby that lacks commit {self._seen.tid} and has {news.tid}")
-            )
+        self._check_not_behind(self._seen, news)
         if lost_commits(self._seen, news):
             self._tell_of_loss(news)
         invalid = invalid_oids(self._seen, news)
@@ -336,7 +340,7 @@ class PostgresStorage(GuardedStorage):
 
     def open_for_snapshots(self) -> "PostgresStorage":
         """Open another storage of this database, for show_state()."""
-        storage = PostgresStorage(self._address, **self._arguments)
+        storage = PostgresStorage(self._address, readonly=self._readonly, **self._arguments)
         storage.use_snapshots()
         return storage
 
@@ -346,13 +350,16 @@ class PostgresStorage(GuardedStorage):
         self._prefetch.forget_all()
         self._seen = seen
         news = self._ask_again_if_lost(self._begin_reading)
+        self._check_not_behind(seen, news)
         self._seen = news.seen
         return news
 
     @guarded
     def ask_news_after(self, seen: Seen) -> News:
         """Return what was committed after `seen`, and take nothing of it in."""
-        return self._ask_again_if_lost(lambda link: self._ask_news(link, seen))
+        news = self._ask_again_if_lost(lambda link: self._ask_news(link, seen))
+        self._check_not_behind(seen, news)
+        return news
 
     def break_off(self) -> None:
         """End the connection, in any thread: a call that waits for an answer gets DisconnectedError."""

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 import durus
-from durus.error import DisconnectedError, DurusWarning, OutcomeUnknownError
+from durus.error import DisconnectedError, DurusWarning, OutcomeUnknownError, SnapshotEndedError
 from durus.postgres_storage import PostgresStorage
+from durus.sharing.session import SessionCore
 from tests.postgres import Pair, PostgresServer, storage_at
 from tests.short_paths import short_folder
 from tests.unit.databases import SECONDS
@@ -104,6 +105,37 @@ def test_a_reader_does_not_go_back_in_time_on_a_standby(pair: Pair) -> None:
             pair.standby.execute("select pg_wal_replay_resume()")
             wait_for(pair.standby, f"select pg_last_wal_replay_lsn() >= '{position}'")
             assert reader.sync() == []
+
+
+@pytest.mark.spec("PG-15", "PG-66")
+@pytest.mark.parametrize("is_held", [False, True], ids=["the-first", "beside-one-that-is-held"])
+def test_a_snapshot_of_a_server_does_not_go_back_in_time_on_a_standby(pair: Pair, is_held: bool) -> None:
+    with durus.open(pair.address()) as writer:
+        writer.run(add)
+        ((position,),) = pair.primary.execute("select pg_current_wal_flush_lsn()::text")
+        wait_for(pair.standby, f"select pg_last_wal_replay_lsn() >= '{position}'")
+        with closing(storage_at(pair.address() + "&readonly=true")) as storage:
+            core = SessionCore(storage)
+            holder, reader = core.connect(), core.connect()
+            pair.standby.execute("select pg_wal_replay_pause()")
+            writer.run(add)
+            core.when_fresh(lambda error: None)
+            core.take_news()
+            if is_held:
+                holder.take_snapshot()
+            ((position,),) = pair.primary.execute("select pg_current_wal_flush_lsn()::text")
+            wait_for(pair.standby, f"select pg_last_wal_receive_lsn() >= '{position}'")
+            pair.primary.crash()
+            for _ in range(2):
+                with pytest.raises(DisconnectedError, match="is a standby that lacks commit 3 and has 2"):
+                    reader.take_snapshot()
+            pair.standby.execute("select pg_wal_replay_resume()")
+            wait_for(pair.standby, f"select pg_last_wal_replay_lsn() >= '{position}'")
+            if is_held:
+                with pytest.raises(SnapshotEndedError):
+                    holder.load_from_snapshot(bytes(8))
+            assert reader.take_snapshot() == [bytes(8)]
+            assert b"n" in reader.load_from_snapshot(bytes(8))
 
 
 # A server that waits for a standby
