@@ -133,6 +133,7 @@ class PostgresStorage(GuardedStorage):
             "prefetch": prefetch,
             "prepare": prepare,
             "durability": durability,
+            "readonly": readonly,
             **parameters,
         }
         self._guard = CallGuard("PostgreSQL storage")
@@ -340,7 +341,7 @@ class PostgresStorage(GuardedStorage):
 
     def open_for_snapshots(self) -> "PostgresStorage":
         """Open another storage of this database, for show_state()."""
-        storage = PostgresStorage(self._address, readonly=self._readonly, **self._arguments)
+        storage = PostgresStorage(self._address, **self._arguments)
         storage.use_snapshots()
         return storage
 
@@ -732,7 +733,7 @@ class PostgresStorage(GuardedStorage):
             self._group.abandon()
 
     def as_of_now(self) -> "PostgresStorage":
-        storage = PostgresStorage(self._address, readonly=True, **self._arguments)
+        storage = PostgresStorage(self._address, **{**self._arguments, "readonly": True})
         storage.use_snapshots()
         storage.sync()
         return storage

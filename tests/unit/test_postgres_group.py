@@ -674,6 +674,15 @@ def test_snapshot_whose_connection_is_lost_is_ended(world: World) -> None:
     assert reader.load(ONE) == record(ONE)
 
 
+@pytest.mark.spec("PG-68")
+def test_a_server_that_only_reads_does_not_pack(world: World, tmp_path: Path) -> None:
+    fill(world, record(ROOT, b"root"), record(ONE))
+    server = StorageServer(world.open(readonly=True), address=str(tmp_path / "s"))
+    with serving_with(server) as client, pytest.raises(DurusError, match="readonly=True"):
+        client.pack(wait=True)
+    assert world.open().has_record(ONE)
+
+
 @pytest.mark.spec("PG-66", "PG-70")
 def test_many_oids_of_a_snapshot_are_few_statements(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     oids = [oid_from_int(number) for number in range(1, 80)]
