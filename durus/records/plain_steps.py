@@ -88,7 +88,12 @@ def append(target: Plain, items: list[Plain]) -> None:
     elif type(target) is Form and next(iter(target)) in _GROWING:
         _grow(target, "items", items)
     else:
-        raise RecordError("its data appends to something else than a list")
+        raise _no_growth(target, "its data appends to something else than a list")
+
+
+def _no_growth(target: Plain, problem: str) -> RecordError:
+    """Return the error for a value that has no items of its own, or has no form with them."""
+    return NoFormError(problem) if type(target) is bytearray else RecordError(problem)
 
 
 def _grow(target: Form, key: str, parts: list[Plain]) -> None:
@@ -106,7 +111,7 @@ def set_items(target: Plain, parts: list[Plain]) -> None:
     """Set items of a dict or an instance: keys and values by turns. RecordError for anything else."""
     if type(target) is not dict:
         if not (type(target) is Form and next(iter(target)) in _GROWING):
-            raise RecordError("its data sets an item where none can be set")
+            raise _no_growth(target, "its data sets an item where none can be set")
         _grow(target, "pairs", [parts[at : at + 2] for at in range(0, len(parts), 2)])
         return
     if len(parts) % 2:

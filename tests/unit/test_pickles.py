@@ -16,7 +16,7 @@ from durus.connection import Connection
 from durus.error import RecordError, StateError
 from durus.files.inspection import record_findings
 from durus.objects.trust import Trust
-from durus.oid import oid_from_int
+from durus.oid import ROOT_OID, oid_from_int
 from durus.persistent import Persistent
 from durus.persistent_dict import PersistentDict
 from durus.records.plain import check_plain
@@ -146,6 +146,30 @@ def test_what_is_no_pickle_is_a_fault_for_a_check(example: Example) -> None:
 )
 def test_what_is_loaded_is_no_fault_for_a_check(example: Example) -> None:
     check_plain(unpack_record(bytes_and_expected(example)[0])[1])
+
+
+class Growing:
+    """Is stored as a bytearray that grows, or that changes."""
+
+    def __init__(self, appended: bytes, changed: list[tuple[int, int]]) -> None:
+        self.appended, self.changed = appended, changed
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return bytearray, (b"ab",), None, iter(self.appended), iter(self.changed)
+
+
+@pytest.mark.spec("CMD-12")
+@pytest.mark.parametrize(("appended", "changed", "loaded"), [(b"cd", [], b"abcd"), (b"", [(0, 99)], b"cb")])
+def test_a_bytearray_that_grows_is_no_fault_for_a_check(
+    appended: bytes, changed: list[tuple[int, int]], loaded: bytes
+) -> None:
+    storage = MemoryStorage()
+    writer = Connection(storage)
+    writer.root["grown"] = Growing(appended, changed)
+    writer.commit()
+    writer.close()
+    assert Connection(storage).root["grown"] == loaded
+    check_plain(unpack_record(storage.load(ROOT_OID))[1])
 
 
 @pytest.mark.spec("PICKLE-9")
