@@ -26,7 +26,7 @@ class Follower(Generic[F]):
         self._snapshot = FileSnapshot(file)
         self.record_file = read(self._snapshot)
         self._size = self._snapshot.size()
-        self._mark = self._read_mark()
+        self._mark = self._read_mark(self.record_file.settled_end)
 
     def read_on(self) -> list[bytes]:
         """Make what was appended current, as look_ahead() finds it; return the oids that it changes."""
@@ -45,25 +45,27 @@ class Follower(Generic[F]):
             end = record_file.settled_end
             if size < end:
                 raise self._error(f"it ends at byte {size}, before byte {end}, up to which it was read")
-            if self._read_mark() != self._mark:
+            if self._read_mark(end) != self._mark:
                 raise self._error(f"the bytes before byte {end} have changed")
             if size == self._size and record_file.tail is None:
-                return Appended([], _do_nothing)
+                return Appended([], _do_nothing, end)
             try:
                 appended = record_file.look_ahead()
             except DamageError:
                 if self._file.size() < size:
                     continue  # an append that failed was cut off meanwhile
                 raise
-            return Appended(appended.oids, functools.partial(self._accept, appended, size))
+            mark = self._read_mark(appended.settled_end)  # now: when it is accepted, an error would come too late
+            accept = functools.partial(self._accept, appended, size, mark)
+            return Appended(appended.oids, accept, appended.settled_end)
 
-    def _accept(self, appended: Appended, size: int) -> None:
+    def _accept(self, appended: Appended, size: int, mark: bytes) -> None:
         appended.accept()
-        self._size, self._mark = size, self._read_mark()
+        self._size, self._mark = size, mark
 
-    def _read_mark(self) -> bytes:
-        start = max(0, self.record_file.settled_end - _MARK_SIZE)
-        return self._file.read_at(start, self.record_file.settled_end - start)
+    def _read_mark(self, end: int) -> bytes:
+        start = max(0, end - _MARK_SIZE)
+        return self._file.read_at(start, end - start)
 
     def _error(self, problem: str) -> FileError:
         return FileError(

@@ -25,7 +25,9 @@ class Appended(NamedTuple):
     oids: list[bytes]
     """What they change."""
     accept: Callable[[], None]
-    """Makes their records current."""
+    """Makes their records current, without reading the file."""
+    settled_end: int
+    """The `settled_end` after that."""
 
 
 class Replaced(dict[bytes, int | None]):

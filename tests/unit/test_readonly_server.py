@@ -1,5 +1,6 @@
 """A server with readonly=True follows the process that writes its file. [CMD-63]"""
 
+import errno
 import logging
 import os
 import shutil
@@ -14,10 +15,10 @@ import pytest
 
 from durus.client_storage import ClientStorage
 from durus.connection import Connection
-from durus.error import DurusWarning, ReadonlyError
+from durus.error import DurusWarning, FileError, ReadonlyError
 from durus.file_storage import FileStorage
 from durus.file_storage2 import FileStorage2
-from durus.files.file import File, Mode, OperatingSystem
+from durus.files.file import File, Mode, OperatingSystem, OperatingSystemFile
 from durus.oid import ROOT_OID, oid_from_int
 from durus.persistent_dict import PersistentDict
 from durus.records.record import pack_record
@@ -59,6 +60,29 @@ def test_clients_hear_at_their_next_sync_of_what_was_appended(tmp_path: Path, ma
     assert data_of(session.load(ROOT_OID)) == b"a"
     assert set(session.sync() or ()) == {ONE, TWO}
     assert [data_of(session.load(oid)) for oid in (ROOT_OID, ONE, TWO)] == [b"a", b"b", b"c"]
+
+
+@formats
+@pytest.mark.spec("CMD-63", "CMD-67")
+def test_what_was_read_ahead_is_shown_without_another_look_at_the_file(
+    tmp_path: Path, make: Callable[..., Storage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(file: OperatingSystemFile, offset: int, size: int) -> bytes:
+        raise FileError(errno.EIO, "the disk is gone", file.path)
+
+    writer = make(tmp_path / "f")
+    put(writer, b"a")
+    core = SessionCore(make(tmp_path / "f", readonly=True))
+    session = core.connect()
+    put(writer, b"b", ONE)
+    news = core.look_ahead()
+    with monkeypatch.context() as patch:
+        patch.setattr(OperatingSystemFile, "read_at", fail)
+        core.follow(news)
+    assert session.sync() == [ONE]
+    assert data_of(session.load(ONE)) == b"b"
+    core.follow(core.look_ahead())
+    assert session.sync() == []
 
 
 @formats

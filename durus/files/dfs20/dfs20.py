@@ -69,7 +69,7 @@ class Dfs20(RecordFile):
             self.index.update(index)
             self.end, self.tail = end, tail
 
-        return Appended(list(index), accept)
+        return Appended(list(index), accept, end)
 
     def offset_of(self, oid: bytes) -> int | None:
         """Return the file offset of the current entry of `oid`, None if there is none. [DFS-5]"""

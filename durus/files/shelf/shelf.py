@@ -56,7 +56,8 @@ class Shelf(RecordFile):
         """How many entries were read after the packed part."""
         self._packed_below = oid_from_int(self.map.count)
         """Oids below this one count as having a record in the packed part."""
-        self._scan(self.index.add)()
+        accept_end, _ = self._scan(self.index.add)
+        accept_end()
         self.garbage = self._garbage_read()
 
     def _garbage_read(self) -> int:
@@ -72,16 +73,20 @@ class Shelf(RecordFile):
     def look_ahead(self) -> Appended:
         """Read all further sound transactions, and change nothing yet. [SHELF-54]"""
         places = bytearray()
-        accept_end = self._scan(places.extend)
+        accept_end, settled_end = self._scan(places.extend)
 
         def accept() -> None:
             accept_end()
             self.index.add(places)  # last, because entries must be before the end
 
-        return Appended(list(dict(PLACE.iter_unpack(places))), accept)
+        return Appended(list(dict(PLACE.iter_unpack(places))), accept, settled_end)
 
-    def _scan(self, note: Callable[[bytes | bytearray], None]) -> Callable[[], None]:
-        """Note the places in all further sound transactions; return what makes their end the present one."""
+    def _scan(self, note: Callable[[bytes | bytearray], None]) -> tuple[Callable[[], None], int]:
+        """Note the places in all further sound transactions.
+
+        Returns:
+            What makes their end the present one, and the `settled_end` after that.
+        """
         tail: UnsoundTailError | None = None
         last: Transaction | None = None
         size = 0
@@ -106,7 +111,7 @@ class Shelf(RecordFile):
             self._settled, self.tail = settled, tail
             self._entry_count += size // PLACE.size
 
-        return accept
+        return accept, settled[0]
 
     def offset_of(self, oid: bytes) -> int | None:
         """Return the file offset of the current entry of `oid`, None if there is none. [SHELF-11]"""
