@@ -1,6 +1,7 @@
 """Interrupts between any two lines of the package, as a signal handler can raise them."""
 
 import gc
+import inspect
 import math
 import os
 import sys
@@ -14,6 +15,7 @@ from durus.connection import Connection
 from durus.error import InterruptedTransactionError
 
 HOME = os.path.dirname(durus.__file__) + os.sep
+_MAY_YIELD = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 
 
 class Interrupt(BaseException):
@@ -25,8 +27,9 @@ def interrupted_at(
 ) -> str | None:
     """Call, and raise an Interrupt at the line of the package that is reached as the number-th one, from 0 on.
 
-    A line that was reached `most_visits` times counts no more. Return where the Interrupt was raised, None if the call
-    came to its end before.
+    A line that was reached `most_visits` times counts no more. The end of a call counts as a line, but not in a
+    generator: it may be a yield, where no signal handler runs, and where the Interrupt would crash Python 3.13.0.
+    Return where the Interrupt was raised, None if the call came to its end before.
     """
     count, where = 0, None
     visits: Counter[tuple[CodeType, int, str]] = Counter()
@@ -36,7 +39,8 @@ def interrupted_at(
         if not frame.f_code.co_filename.startswith(HOME):
             return None
         place = frame.f_code, frame.f_lineno, event
-        if event in ("line", "return") and visits[place] < most_visits:
+        is_end = event == "return" and not frame.f_code.co_flags & _MAY_YIELD
+        if (event == "line" or is_end) and visits[place] < most_visits:
             visits[place] += 1
             count += 1
             if count > number:

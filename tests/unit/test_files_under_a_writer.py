@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-import durus
 from durus.connection import Connection
 from durus.error import DamageError, DurusError, FileError, WrongProcessError
 from durus.file_storage import FileStorage
@@ -23,11 +22,11 @@ from durus.records.record import join_refs, pack_record
 from durus.sqlite_storage import SqliteStorage
 from durus.storage import MemoryStorage, Storage
 from durus.tools.convert import copy_to_file
+from tests.interrupts import interrupted_at
 
 ROOT = oid_from_int(0)
 KINDS: list[Callable[..., FileStorage | FileStorage2]] = [FileStorage, FileStorage2]
 ANY_KIND: list[Callable[..., FileStorage | FileStorage2 | SqliteStorage]] = [*KINDS, SqliteStorage]
-HOME = os.path.dirname(durus.__file__)
 
 
 @pytest.fixture(params=KINDS)
@@ -184,32 +183,6 @@ def test_what_is_made_beside_a_private_file_is_private_from_its_first_byte(make:
     assert {each.stat().st_mode & 0o777 for each in tmp_path.iterdir()} == {0o600}
 
 
-def interrupted_at(number: int, call: Callable[[], object]) -> bool:
-    """Make a call, and raise KeyboardInterrupt at a line of the package; tell if it was so long."""
-    lines = 0
-
-    def trace(frame: FrameType, event: str, argument: object) -> Any:
-        nonlocal lines
-        if not frame.f_code.co_filename.startswith(HOME):
-            return None
-        if event in ("line", "return"):
-            lines += 1
-            if lines > number:
-                sys.settrace(None)
-                raise KeyboardInterrupt
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        call()
-    except KeyboardInterrupt:
-        return True
-    finally:
-        sys.settrace(before)
-    return lines > number
-
-
 def commit(storage: FileStorage | FileStorage2 | SqliteStorage, text: bytes) -> None:
     storage.begin()
     oid = storage.new_oid()
@@ -232,7 +205,7 @@ def test_storage_goes_on_after_an_interrupt_at_any_line(make: Any, call: str, tm
         commit(storage, b"first")
         commit(storage, b"second")
         work = storage.pack if call == "pack" else functools.partial(commit, storage, b"third")
-        is_interrupted = interrupted_at(number, work)
+        is_interrupted = interrupted_at(number, work) is not None
         refused = 0
         while refused < 2:
             try:
