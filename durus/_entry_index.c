@@ -167,11 +167,10 @@ entry_index_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     if (PyTuple_GET_SIZE(args) || kwargs != NULL)
         return PyErr_Format(PyExc_TypeError, "EntryIndex() takes no arguments");
-    PyObject *name = PyUnicode_FromString("entries");
-    EntryIndex *self = name == NULL ? NULL : (EntryIndex *)type->tp_alloc(type, 0);
+    uint64_t seed = seed_of("entries");
+    EntryIndex *self = seed == 0 ? NULL : (EntryIndex *)type->tp_alloc(type, 0);
     if (self != NULL)
-        self->seed = (uint64_t)PyObject_Hash(name) | 1;
-    Py_XDECREF(name);
+        self->seed = seed;
     return (PyObject *)self;
 }
 

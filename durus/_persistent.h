@@ -90,6 +90,16 @@ scattered(uint64_t oid, uint64_t seed, int bits)
     return (size_t)(group >> 32) << bits | (size_t)(oid & ((1u << bits) - 1));
 }
 
+/* Makes a seed for scattered() of the hash of a text, which Python makes anew in each process; 0 with an error set. */
+static inline uint64_t
+seed_of(const char *text)
+{
+    PyObject *name = PyUnicode_FromString(text);
+    uint64_t seed = name == NULL ? 0 : (uint64_t)PyObject_Hash(name) | 1;
+    Py_XDECREF(name);
+    return seed;
+}
+
 /* Ends an object that the collector of garbage knows; `clear` drops what it refers to. */
 static inline void
 free_object(PyObject *self, inquiry clear)

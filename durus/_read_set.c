@@ -205,11 +205,10 @@ read_set_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     if (PyTuple_GET_SIZE(args) || kwargs != NULL)
         return PyErr_Format(PyExc_TypeError, "ReadSet() takes no arguments");
-    PyObject *name = PyUnicode_FromString("accessed");
-    ReadSet *self = name == NULL ? NULL : (ReadSet *)type->tp_alloc(type, 0);
+    uint64_t seed = seed_of("accessed");
+    ReadSet *self = seed == 0 ? NULL : (ReadSet *)type->tp_alloc(type, 0);
     if (self != NULL)
-        self->seed = (uint64_t)PyObject_Hash(name) | 1;
-    Py_XDECREF(name);
+        self->seed = seed;
     return (PyObject *)self;
 }
 
