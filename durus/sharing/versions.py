@@ -252,7 +252,7 @@ class Versions:
             self._serial, self._under_way = self._serial + 1, {}
         return self._storage.sync()
 
-    def look_ahead(self) -> "News":
+    def look_ahead(self) -> News:
         """Read what another process has written, and show nothing of it yet; in any thread. [CMD-67]
 
         FileError or DamageError if the storage can't read on.
@@ -261,7 +261,7 @@ class Versions:
         before = {oid: self._load(oid) for oid in staged.oids or ()} if self._eras[-1].is_in_use else {}
         return News(staged, before)
 
-    def follow(self, news: "News") -> list[bytes] | None:
+    def follow(self, news: News) -> list[bytes] | None:
         """Show what another process has written, and return the oids that it changes, None for any. [CMD-63]
 
         Open snapshots continue with what they show.
