@@ -39,6 +39,7 @@ from durus.files.moment import seal_time
 from durus.sqlite_storage import SqliteStorage
 from durus.storage import Storage
 from tests.model.histories import ROOT, UNSEALED_EMPTY_FILE, Item, unsealed_transaction
+from tests.mounting import Disk
 
 ONE_OF_4_3 = unsealed_transaction({ROOT: 0}, {ROOT: Item(b"of 4.3", ())})
 
@@ -448,24 +449,12 @@ def test_following_waits_for_a_file_that_is_away_once_it_has_made_a_backup(datab
 def test_following_waits_for_a_target_whose_disk_is_away(
     database: Database, has_folder: bool, has_commit: bool
 ) -> None:
-    target, away = database.target, database.folder / "away"
-
-    def unmount() -> None:
-        target.rename(away)
-        if has_folder:
-            target.mkdir()
-
-    def mount() -> None:
-        if has_folder:
-            assert list(target.iterdir()) == []
-            target.rmdir()
-        away.rename(target)
-
+    disk = Disk(database.target, has_folder)
     if has_commit:
         database.commit(1)
-    stop = Waiting(unmount, lambda: database.commit(2), mount)
+    stop = Waiting(disk.unmount, lambda: database.commit(2), disk.mount)
     troubles: list[DurusError] = []
-    done = list(follow(database.path, target, stop=stop, on_trouble=troubles.append))
+    done = list(follow(database.path, database.target, stop=stop, on_trouble=troubles.append))
     assert [each.is_new for each in done] == ([True, False] if has_commit else [True])
     gone = [each for each in troubles if isinstance(each, FileError)]
     assert len(gone) == 2

@@ -36,6 +36,7 @@ from durus.files.moment import seal_time
 from durus.files.shelf.layout import Seal
 from durus.replica import follow
 from tests.model.histories import ROOT, UNSEALED_EMPTY_FILE, Item, unsealed_transaction
+from tests.mounting import Disk
 
 OF_4_3 = unsealed_transaction({ROOT: 0}, {ROOT: Item(b"of 4.3", ())})
 
@@ -301,21 +302,10 @@ def test_a_replica_that_was_removed_is_made_anew(database: Database) -> None:
 @pytest.mark.spec("REPL-16", "REPL-18")
 @pytest.mark.parametrize("has_folder", [True, False])
 def test_a_replica_whose_disk_is_away_is_waited_for_and_not_made_anew(database: Database, has_folder: bool) -> None:
-    place, away = database.copy.parent / "mounted", database.copy.parent / "away"
+    place = database.copy.parent / "mounted"
     place.mkdir()
-
-    def unmount() -> None:
-        place.rename(away)
-        if has_folder:
-            place.mkdir()
-
-    def mount() -> None:
-        if has_folder:
-            assert list(place.iterdir()) == []
-            place.rmdir()
-        away.rename(place)
-
-    steps = [unmount, lambda: database.commit("two"), mount, None]
+    disk = Disk(place, has_folder)
+    steps = [disk.unmount, lambda: database.commit("two"), disk.mount, None]
     troubles: list[DurusError] = []
 
     def wait(interval: float) -> bool:
