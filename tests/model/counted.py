@@ -39,7 +39,11 @@ def _malloc_bytes() -> int:
 def _tell(path: Path) -> None:
     for _ in range(3):  # what the first one frees may have held more
         gc.collect()
-    sys._clear_type_cache()  # each `case` with a class may leave a name there, up to 4096 of them
+    # Each `case` with a class may leave a name in the cache of types, up to 4096 of them.
+    if sys.version_info >= (3, 13):
+        sys._clear_internal_caches()
+    else:
+        sys._clear_type_cache()
     figures = {
         "blocks": sys.getallocatedblocks(),
         "bytes": _malloc_bytes(),
