@@ -8,7 +8,7 @@ from durus.btree import BNode, BTree
 from durus.connection import Connection
 from durus.persistent import implementation
 from durus.storage import MemoryStorage
-from tests.no_memory import NO_MEMORY, call_without_memory
+from tests.no_memory import NO_MEMORY, call_without_memory, in_a_process_alone
 
 pytestmark = pytest.mark.skipif(implementation != "C", reason="it is about the C extension")
 
@@ -43,6 +43,7 @@ def tree_of_three_levels(is_stored: bool) -> tuple[BTree[int, int], Connection |
 @pytest.mark.spec("OBJ-54", "OBJ-55")
 @pytest.mark.parametrize("is_stored", [False, True], ids=["new", "stored"])
 @pytest.mark.parametrize("name", CALLS)
+@in_a_process_alone
 def test_a_call_without_memory_changes_all_or_nothing(name: str, is_stored: bool) -> None:
     call = CALLS[name]
     changed, _ = tree_of_three_levels(False)

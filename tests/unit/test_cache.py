@@ -31,7 +31,7 @@ from durus.persistent import (
     set_slot,
     take_state,
 )
-from tests.no_memory import NO_MEMORY, call_without_memory
+from tests.no_memory import NO_MEMORY, call_without_memory, in_a_process_alone
 
 FORMS: list[Any] = [Cache] if Cache is Reference else [Cache, Reference]
 in_c = pytest.mark.skipif(implementation != "C", reason="only the one in C is made of pointers and tables")
@@ -617,6 +617,7 @@ STEPS: dict[str, Callable[[World, list[Any]], object]] = {
 
 @in_c
 @pytest.mark.parametrize("name", STEPS)
+@in_a_process_alone
 def test_without_memory_each_oid_keeps_its_object(name: str) -> None:
     number, has_failed = 0, True
     while has_failed or number < 60:

@@ -37,7 +37,7 @@ from durus.persistent_dict import PersistentDict
 from durus.persistent_list import PersistentList
 from durus.records.stored_state import compress_state
 from durus.serialize import ObjectWriter
-from tests.no_memory import NO_MEMORY, call_without_memory
+from tests.no_memory import NO_MEMORY, call_without_memory, in_a_process_alone
 
 pytestmark = pytest.mark.skipif(implementation != "C", reason="there is one form only")
 
@@ -736,6 +736,7 @@ def many_kinds(cls: type[PersistentObject]) -> World:
 
 
 @pytest.mark.parametrize("cls", [Node, Slotted])
+@in_a_process_alone
 def test_without_memory_a_record_is_made_or_left_to_python(cls: type[PersistentObject]) -> None:
     expected = many_kinds(cls).record_in_c()
     assert expected is not None

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from durus.files.entry_index import PLACE, EntryIndex
 from durus.implementation import implementation
 from durus.oid import oid_from_int
-from tests.no_memory import NO_MEMORY, call_without_memory
+from tests.no_memory import NO_MEMORY, call_without_memory, in_a_process_alone
 
 oids = st.one_of(st.integers(0, 40), st.integers(0, (1 << 64) - 1), st.integers(0, 20).map(lambda n: n << 40)).map(
     oid_from_int
@@ -84,6 +84,7 @@ def test_wrong_calls_are_refused() -> None:
 
 @pytest.mark.skipif(implementation != "C", reason="there is no allocation of ours in Python")
 @pytest.mark.parametrize("count", [1, 17, 1000])
+@in_a_process_alone
 def test_without_memory_it_keeps_what_it_has(count: int) -> None:
     pairs = [(oid_from_int(number), number) for number in range(count)]
     outcomes = []

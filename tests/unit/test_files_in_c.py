@@ -19,7 +19,7 @@ from durus.oid import FIRST_RESERVED_OID, SEAL_OID, oid_from_int
 from durus.persistent import implementation
 from durus.records import record
 from durus.records.record import pack_record
-from tests.no_memory import NO_MEMORY, call_without_memory
+from tests.no_memory import NO_MEMORY, call_without_memory, in_a_process_alone
 
 pytestmark = pytest.mark.skipif(implementation != "C", reason="there is one form only")
 
@@ -227,6 +227,7 @@ def calls() -> Iterator[tuple[Callable[..., object], tuple[Any, ...]]]:
 
 
 @pytest.mark.parametrize("number", range(5))
+@in_a_process_alone
 def test_without_memory_nothing_is_found(number: int) -> None:
     function, arguments = list(calls())[number]
     expected = function(*arguments)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from durus.oid import oid_from_int
 from durus.persistent import ConnectionBase, Persistent, ReadSet, implementation, new_ghost, take_state
-from tests.no_memory import NO_MEMORY, call_without_memory
+from tests.no_memory import NO_MEMORY, call_without_memory, in_a_process_alone
 
 oids = st.one_of(st.integers(0, 40), st.integers(0, (1 << 64) - 1), st.integers(0, 20).map(lambda n: n << 40)).map(
     oid_from_int
@@ -108,6 +108,7 @@ def read_many() -> int:
     return len(connection.accessed) + len(list(connection.accessed))
 
 
+@in_a_process_alone
 def test_without_memory_an_access_fails_and_nothing_else() -> None:
     assert read_many() == 200
     for number in range(0, 2000, 7):

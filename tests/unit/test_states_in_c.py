@@ -38,7 +38,7 @@ from durus.persistent_dict import PersistentDict
 from durus.records.record import pack_record
 from durus.records.stored_state import decompress_state
 from durus.serialize import ObjectReader
-from tests.no_memory import call_without_memory
+from tests.no_memory import call_without_memory, in_a_process_alone
 
 pytestmark = pytest.mark.skipif(implementation != "C", reason="there is one form only")
 
@@ -478,6 +478,7 @@ def failing_allocations(world: Callable[[], World], record: bytes) -> Iterator[W
 
 
 @pytest.mark.parametrize("cls", [Node, Slotted])
+@in_a_process_alone
 def test_without_memory_an_object_is_loaded_or_a_ghost(cls: type[PersistentObject]) -> None:
     state = {"a": [Reference(8, Node), {1: (2.5, "x")}], "b": list(range(50)), "c": {"y" * 40, 1 << 40}}
     record = record_of(cls, state)
