@@ -453,8 +453,9 @@ cache_take_in(Cache *self, PyObject *const *args, Py_ssize_t count)
     uint64_t oid;
     Persistent *obj = (Persistent *)args[1];
     read_oid(args[0], &oid);
-    belong_to(obj, oid, (Connection *)args[2]);
-    obj->serial = obj->connection->transaction_serial;
+    Connection *connection = (Connection *)args[2];
+    belong_to(obj, oid, connection);
+    obj->serial = connection->transaction_serial; /* obj->connection may be another one by now */
     obj->status = SAVED;
     return taken;
 }

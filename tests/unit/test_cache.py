@@ -418,6 +418,19 @@ def test_ghosts_outlive_their_cache(form: Callable[[int], Cache]) -> None:
 
 
 @each_form
+def test_a_connection_that_is_dropped_may_change_the_object_that_is_taken_in(form: Callable[[int], Cache]) -> None:
+    class Dropped(World):
+        def __del__(self) -> None:
+            set_slot(obj, "_p_connection", None)
+
+    obj, world = Node(), World(form)
+    set_slot(obj, "_p_connection", Dropped(form))
+    world.cache.take_in(OID, obj, world)
+    assert world.cache.get(OID) is obj
+    assert (obj._p_serial, obj._p_status) == (world.transaction_serial, SAVED)
+
+
+@each_form
 def test_an_object_may_be_loaded_in_two_caches(form: Callable[[int], Cache]) -> None:
     world, other = World(form), World(form)
     obj = world.loaded(OID)
