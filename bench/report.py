@@ -25,8 +25,8 @@ compares the medians of this Durus and the other one: more than 1 means that thi
 or smaller. *fsync* means that on every side a commit is on the disk before it returns (Durus 4.3 is
 made to sync); *none* means that no side waits for the disk. Figures of different runs cannot be
 compared. Where the unit says CPU, the figure is the CPU time of the process that counts, without
-the time that the disk or the rest of the machine takes. Memory is what the work adds to the
-process at its peak.
+the time that the disk or the rest of the machine takes. Memory is what the work adds to the process
+at its peak.
 
 [RESULTS.svg](RESULTS.svg) shows the ratios, and [GROWTH.svg](GROWTH.svg) how the cost of an object
 grows with their number. RelStorage is on SQLite here; [ENGINES.md](ENGINES.md) has it on
