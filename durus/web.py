@@ -10,6 +10,7 @@ transaction commits first, and after a conflict the application handles the requ
 
 import asyncio
 import io
+import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
@@ -20,7 +21,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from durus.database import Database, Transaction, surrounding
 from durus.error import ArgumentError, DurusError, StateError
 from durus.persistent import PersistentObject
-from durus.pool.attempts import pause, pause_seconds
+from durus.pool.attempts import pause_seconds
 
 MAX_BODY = 1 << 20
 """How many bytes a request's body may have if the request is to be tried again after a conflict. [WEB-4]"""
@@ -80,6 +81,29 @@ class _Veto(Exception):
         """The possible reason, which justifies another try. [WEB-3]"""
 
 
+class _Attempts:
+    """The tries of one request: a block each, whose error is swallowed if another try follows."""
+
+    def __init__(self, db: Database[Any], limit: int | None) -> None:
+        self._db = db
+        self.tries = db.new_tries(limit)
+        self.pause = 0.0
+        """The seconds before the next try."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
+        return error is not None and self.go_on(error)
+
+    def go_on(self, error: BaseException | None) -> bool:
+        """Tell whether another try follows, after an error or the possible reason of an error response."""
+        if error is None or not self._db.tries_again(self.tries, error):
+            return False
+        self.pause = pause_seconds(error, self.tries.number)
+        return True
+
+
 class _Middleware(Generic[App]):
     """The common part of both kinds."""
 
@@ -123,22 +147,16 @@ class WSGIMiddleware(_Middleware[WSGIApp]):
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         body = self._read_body(environ)
-        tries = self._db.new_tries(1 if body is None else self._tries)
+        attempts = _Attempts(self._db, 1 if body is None else self._tries)
         while True:
-            transaction = self._db.new_try(tries)
             own = dict(environ) if body is None else {**environ, "wsgi.input": io.BytesIO(body)}
-            error: BaseException | None
-            try:
-                response, error = self._try(transaction, own)
-            except BaseException as raised:
-                if not self._db.tries_again(tries, raised):
-                    raise
-                error = raised
-            else:
-                if error is None or not self._db.tries_again(tries, error):
-                    start_response(response.status, response.headers, response.exc_info)
-                    return [bytes(response.body)]
-            pause(error, tries.number)
+            with attempts:
+                response, cause = self._try(self._db.new_try(attempts.tries), own)
+                if not attempts.go_on(cause):
+                    break
+            time.sleep(attempts.pause)
+        start_response(response.status, response.headers, response.exc_info)
+        return [bytes(response.body)]
 
     def _read_body(self, environ: Environ) -> bytes | None:
         """Return the body, None if it is too long to keep, or of unknown length."""
@@ -238,20 +256,13 @@ class ASGIMiddleware(_Middleware[ASGIApp]):
             await send(message)
 
     async def _answer(self, scope: Scope, body: "_Body") -> list[Message]:
-        tries = self._db.new_tries(self._tries if body.is_whole else 1)
+        attempts = _Attempts(self._db, self._tries if body.is_whole else 1)
         while True:
-            transaction = self._db.new_try(tries, owner=body)
-            error: BaseException | None
-            try:
-                answer, error = await self._try(transaction, scope, body)
-            except BaseException as raised:
-                if not self._db.tries_again(tries, raised):
-                    raise
-                error = raised
-            else:
-                if error is None or not self._db.tries_again(tries, error):
+            with attempts:
+                answer, cause = await self._try(self._db.new_try(attempts.tries, owner=body), scope, body)
+                if not attempts.go_on(cause):
                     return answer
-            await asyncio.sleep(pause_seconds(error, tries.number))
+            await asyncio.sleep(attempts.pause)
 
     async def _try(
         self, transaction: Transaction[Any], scope: Scope, body: "_Body"
