@@ -8,7 +8,6 @@
 The commands `durus backup` and `durus restore` call these functions.
 """
 
-import os
 import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -17,7 +16,7 @@ from durus.backups.back_up import BackedUp, BackUp
 from durus.backups.following import back_up_rounds
 from durus.backups.restore import Restore, Restored
 from durus.backups.verify import GenerationReport, Verification
-from durus.error import BackupError, DurusError
+from durus.error import DurusError
 from durus.files.file import Path
 
 __all__ = ["BackedUp", "GenerationReport", "Restored", "back_up", "follow", "restore", "verify"]
@@ -49,12 +48,7 @@ def back_up(path: Path, target: Path, *, keep: int | None = None) -> BackedUp:
         FileError: The operating system refused something.
         ArgumentError: `keep` is below 1.
     """
-    run = BackUp(path, target, keep)
-    for _ in run.steps():
-        pass
-    if run.result is None:
-        raise BackupError(f"{os.fsdecode(path)}: the backup did not finish")
-    return run.result
+    return BackUp(path, target, keep).finish()
 
 
 def follow(
@@ -105,10 +99,7 @@ def verify(target: Path) -> list[GenerationReport]:
         FormatError: The manifest is of another format.
         FileError: The operating system refused something.
     """
-    verification = Verification(target)
-    for _ in verification.steps():
-        pass
-    return verification.generations
+    return Verification(target).finish()
 
 
 def restore(target: Path, path: Path, *, at: str | datetime | None = None) -> Restored:
@@ -133,9 +124,4 @@ def restore(target: Path, path: Path, *, at: str | datetime | None = None) -> Re
         FormatError: The manifest is of another format.
         FileError: The operating system refused something.
     """
-    run = Restore(target, path, at)
-    for _ in run.steps():
-        pass
-    if run.result is None:
-        raise BackupError(f"{os.fsdecode(target)}: the restore did not finish")
-    return run.result
+    return Restore(target, path, at).finish()

@@ -1,6 +1,11 @@
 """How long work reports its progress, and how much of it is one step."""
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Generic, NamedTuple, TypeVar
+
+from durus.error import DurusError
+
+T = TypeVar("T")
 
 STEP_REFS = 1000
 """How many references one step examines, at most."""
@@ -18,3 +23,26 @@ class Progress(NamedTuple):
     """How many objects (mark, copy, remove) or bytes (follow, and in a backup) this phase has handled."""
     total: int | None
     """The value of `done` at the end of the phase, None if that is not known."""
+
+
+class Work(Generic[T]):
+    """Work that is done in steps, and has a result after the last one."""
+
+    _result: T | None = None
+
+    def steps(self) -> Iterator[Progress]:
+        """Do the work, one step at a time."""
+        raise NotImplementedError
+
+    def finish(self) -> T:
+        """Do all steps, and return the result."""
+        for _ in self.steps():
+            pass
+        return self.result
+
+    @property
+    def result(self) -> T:
+        """What came of the steps."""
+        if self._result is None:
+            raise DurusError(f"{type(self).__name__}: there is no result before the last step; call finish()")
+        return self._result

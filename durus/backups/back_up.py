@@ -26,7 +26,7 @@ from durus.files.file import File, FileSystem, OperatingSystem, Path, ReadableFi
 from durus.files.shelf.layout import Seal
 from durus.files.shelf.sealed import end_of_last_seal, has_seal, sound_transactions
 from durus.files.snapshot import FileSnapshot
-from durus.progress import Progress
+from durus.progress import Progress, Work
 
 MERGED_SIZE = 1 << 22
 """The maximum size of a segment that is merged from others, in bytes. [BACKUP-18]"""
@@ -52,8 +52,8 @@ class BackedUp(NamedTuple):
     """The number of older generations that were dropped."""
 
 
-class BackUp:
-    """One run of a backup: steps() does the work, and `result` then tells what was done."""
+class BackUp(Work[BackedUp]):
+    """One run of a backup."""
 
     def __init__(
         self,
@@ -71,7 +71,6 @@ class BackUp:
         self._keep = keep
         self.has_target = False
         """True when the target has been locked and is a backup."""
-        self.result: BackedUp | None = None
 
     def steps(self, may_begin: bool = True) -> Iterator[Progress]:
         """Back up, one step at a time. The backup does not change before the last step is done.
@@ -195,7 +194,7 @@ class BackUp:
         new = Manifest(kept)
         if new != manifest:
             self._target.replace_manifest(new)
-        self.result = BackedUp(
+        self._result = BackedUp(
             generation.number,
             plan.is_new,
             generation.size,

@@ -34,7 +34,7 @@ def back_up_rounds(
             finally:
                 has_target = has_target or backup.has_target
             done, has_run = backup.result, True
-            if done is not None and (done.is_new or done.added or done.dropped):
+            if done.is_new or done.added or done.dropped:
                 yield done
         except (NothingToBackUpError, LockedError) as error:
             on_trouble(error)

@@ -32,7 +32,7 @@ from durus.files.publishing import publishing, read_file, replace_file
 from durus.files.shelf.layout import Seal
 from durus.files.shelf.sealed import has_seal, sound_transactions
 from durus.files.snapshot import FileSnapshot
-from durus.progress import Progress
+from durus.progress import Progress, Work
 
 NOTE = ".replica"
 """What the name of the note has after that of the replica. [REPL-2]"""
@@ -55,8 +55,11 @@ class Followed(NamedTuple):
     """How many bytes of the source no seal covers; they are not in the replica."""
 
 
-class Replica:
-    """The replica in the file `path`, which it locks from the first round on until close()."""
+class Replica(Work[Followed]):
+    """The replica in the file `path`, which it locks from the first round on until close().
+
+    The steps of one round are its work.
+    """
 
     def __init__(self, source: Source, path: Path, file_system: FileSystem | None = None) -> None:
         self.path = os.path.realpath(path_text(path))
@@ -69,8 +72,6 @@ class Replica:
         """True if the file is known to come from the source."""
         self._has_been_there = False
         """True if there was a replica in an earlier round. [REPL-16]"""
-        self.result: Followed | None = None
-        """What the last round has done."""
 
     def close(self) -> None:
         """Release the file and the source; another round opens them again."""
@@ -99,7 +100,7 @@ class Replica:
             DamageError: The source or the replica is damaged.
             FileError: The operating system refused something.
         """
-        self.result = None
+        self._result = None
         self._open()
         limit: int | None = None
         before = ""
@@ -145,7 +146,7 @@ class Replica:
             try:
                 run(self.steps())
                 done, has_run = self.result, True
-                if done is not None and (done.is_new or done.added):
+                if done.is_new or done.added:
                     yield done
             except NothingToBackUpError as error:
                 on_trouble(error)
@@ -171,7 +172,7 @@ class Replica:
         elif seal != state.last:
             yield from self._append(state, file, seal)
         last = state.last
-        self.result = Followed(is_new, last.end - size, last.end, last.time, state.unsealed)
+        self._result = Followed(is_new, last.end - size, last.end, last.time, state.unsealed)
 
     def _append(self, state: SourceState, file: File, seal: Seal) -> Generator[Progress, None, None]:
         """Append what the source has after the seal. [REPL-12] [REPL-14]"""

@@ -15,7 +15,7 @@ from durus.files.moment import seal_time
 from durus.files.publishing import publishing
 from durus.files.shelf.layout import Seal
 from durus.files.shelf.sealed import sound_transactions
-from durus.progress import Progress
+from durus.progress import Progress, Work
 
 
 class Restored(NamedTuple):
@@ -34,8 +34,8 @@ class _Moment(NamedTuple):
     seal: Seal
 
 
-class Restore:
-    """One restore of a file: steps() does the work, and `result` then tells what was restored."""
+class Restore(Work[Restored]):
+    """One restore of a file."""
 
     def __init__(
         self,
@@ -49,7 +49,6 @@ class Restore:
         self._path = os.path.realpath(path_text(path))
         self._file_system = file_system or OperatingSystem()
         self._at = None if at is None else seal_time(at)
-        self.result: Restored | None = None
 
     def steps(self) -> Iterator[Progress]:
         """Restore, one step at a time. The file gets its name in the last step."""
@@ -77,7 +76,7 @@ class Restore:
                 part.sync()
             finally:
                 part.close()
-        self.result = Restored(moment.generation.number, moment.seal.time, moment.seal.end)
+        self._result = Restored(moment.generation.number, moment.seal.time, moment.seal.end)
 
     def _find(self, manifest: Manifest) -> _Moment:
         """Return the requested commit. [BACKUP-30]"""

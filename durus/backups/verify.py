@@ -10,7 +10,7 @@ from durus.backups.opening import open_target
 from durus.backups.target import Target
 from durus.error import DamageError, FileError, ObjectStoreError
 from durus.files.file import FileSystem, Path
-from durus.progress import Progress
+from durus.progress import Progress, Work
 
 
 class GenerationReport(NamedTuple):
@@ -27,12 +27,11 @@ class GenerationReport(NamedTuple):
     """What is wrong with it; if empty, every moment of it can be restored."""
 
 
-class Verification:
-    """One verification of a backup: steps() does the work, and `generations` then has the results."""
+class Verification(Work[list[GenerationReport]]):
+    """One verification of a backup. Its result is a report on each generation, the oldest first."""
 
     def __init__(self, target: Path | Target, file_system: FileSystem | None = None) -> None:
         self._target = open_target(target, file_system)
-        self.generations: list[GenerationReport] = []
         self._problems: dict[str, str | None] = {}
         """The problem of each segment that was read, by name; None if there is none."""
 
@@ -46,7 +45,7 @@ class Verification:
                 break
             # A backup that runs at the same time merges segments and drops generations.
             self._problems = {name: None for name, problem in self._problems.items() if problem is None}
-        self.generations = [self._report(each) for each in manifest.generations]
+        self._result = [self._report(each) for each in manifest.generations]
 
     def _read(self, generation: Generation) -> Iterator[Progress]:
         for index, segment in enumerate(generation.segments):

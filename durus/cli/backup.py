@@ -52,8 +52,7 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("--every goes with --follow")
     backup = BackUp(options.file, options.target, options.keep)
     show_progress(backup.steps())
-    if backup.result is not None:
-        _tell(options.file, options.target, backup.result)
+    _tell(options.file, options.target, backup.result)
     return 0
 
 
@@ -86,12 +85,12 @@ def _verify(target: str) -> int:
     verification = Verification(target)
     show_progress(verification.steps())
     faults = 0
-    for each in verification.generations:
+    for each in verification.result:
         for problem in each.problems:
             tell(f"{target}: generation {each.number}: {problem}")
         faults += len(each.problems)
         state = "damaged" if each.problems else "sound"
         tell(f"{target}: generation {each.number}: {state}: {each.size} bytes, from {each.first} to {each.last}")
-    if not verification.generations:
+    if not verification.result:
         tell(f"{target}: the backup holds nothing yet")
     return 1 if faults else 0

@@ -63,6 +63,10 @@ def describe(path: str, done: Followed) -> str:
     return line
 
 
+class _Stopped(Exception):
+    """Ends a round of a server that stops."""
+
+
 @contextlib.contextmanager
 def following_beside(source: str, path: str) -> Iterator[None]:
     """Follow a source in a thread of its own; the copy exists when the block begins. [CMD-66]"""
@@ -74,7 +78,7 @@ def following_beside(source: str, path: str) -> Iterator[None]:
     def run(steps: Iterator[Progress]) -> None:
         for _ in steps:
             if stop.is_set():
-                break
+                raise _Stopped
 
     def follow() -> None:
         while not stop.is_set():
@@ -82,6 +86,8 @@ def following_beside(source: str, path: str) -> Iterator[None]:
                 for done in replica.rounds(_SECONDS_BESIDE, stop.wait, troubles.note, run, has_run=True):
                     troubles.end()
                     logger.info("%s", describe(path, done))
+            except _Stopped:
+                return
             except DurusError as error:  # the clients can still read what is there
                 troubles.note(error)
                 stop.wait(_SECONDS_BESIDE)

@@ -24,9 +24,8 @@ def run(options: argparse.Namespace) -> int:
     restore = Restore(options.target, options.file, options.at)
     show_progress(restore.steps())
     done = restore.result
-    if done is not None:
-        tell(
-            f"{options.file}: {done.size} bytes from generation {done.generation} of {options.target}, "
-            f"with the state of {done.time}"
-        )
+    tell(
+        f"{options.file}: {done.size} bytes from generation {done.generation} of {options.target}, "
+        f"with the state of {done.time}"
+    )
     return 0

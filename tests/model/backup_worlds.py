@@ -99,27 +99,16 @@ class World:
 
 def back_up(source: Disk, target: Disk, keep: int | None = None) -> BackedUp:
     """Back up in processes of their own."""
-    run = BackUp(PATH, TARGET, keep, source.process(), target.process())
-    for _ in run.steps():
-        pass
-    assert run.result is not None
-    return run.result
+    return BackUp(PATH, TARGET, keep, source.process(), target.process()).finish()
 
 
 def restore(target: Disk, disk: Disk, path: str = RESTORED, at: str | None = None) -> Restored:
     """Restore in processes of their own."""
-    run = Restore(TARGET, path, at, target.process(), disk.process())
-    for _ in run.steps():
-        pass
-    assert run.result is not None
-    return run.result
+    return Restore(TARGET, path, at, target.process(), disk.process()).finish()
 
 
 def verify(target: Disk) -> list[GenerationReport]:
-    verification = Verification(TARGET, target.process())
-    for _ in verification.steps():
-        pass
-    return verification.generations
+    return Verification(TARGET, target.process()).finish()
 
 
 def number_in(target: Disk, at: str | None = None) -> int:

@@ -20,18 +20,13 @@ from tests.model.simulated_files import Disk
 
 
 def back_up(world: World, target: Target, keep: int | None = None) -> BackedUp:
-    run = BackUp(PATH, target, keep, world.source.process())
-    for _ in run.steps():
-        pass
-    assert run.result is not None
-    return run.result
+    return BackUp(PATH, target, keep, world.source.process()).finish()
 
 
 def number_in(target: Target, at: str | None = None) -> int:
     """Restore; return the number of the commit whose state the file has."""
     disk = Disk()
-    for _ in Restore(target, RESTORED, at, file_system=disk.process()).steps():
-        pass
+    Restore(target, RESTORED, at, file_system=disk.process()).finish()
     return number_of(disk, RESTORED)
 
 
@@ -39,11 +34,9 @@ def check(objects: MemoryStore) -> int:
     """Verify the backup; return the number of the commit that it has, 0 if it holds nothing or does not exist."""
     if ObservedStore(objects).get("manifest") is None:
         return 0
-    verification = Verification(target_in(objects))
-    for _ in verification.steps():
-        pass
-    assert [problem for each in verification.generations for problem in each.problems] == []
-    return number_in(target_in(objects)) if verification.generations else 0
+    generations = Verification(target_in(objects)).finish()
+    assert [problem for each in generations for problem in each.problems] == []
+    return number_in(target_in(objects)) if generations else 0
 
 
 def segments(objects: MemoryStore) -> set[str]:

@@ -177,12 +177,12 @@ def test_store_that_is_away_ends_a_verification_and_is_no_damage(database: Path)
             raise error_of_store(False)
 
     objects = MemoryStore()
-    for _ in BackUp(database, target_in(objects)).steps():
-        pass
+    BackUp(database, target_in(objects)).finish()
     verification = Verification(target_in(objects, lose))
     with pytest.raises(ObjectStoreError):
-        list(verification.steps())
-    assert verification.generations == []
+        verification.finish()
+    with pytest.raises(DurusError, match="no result before the last step"):
+        _ = verification.result
 
 
 @pytest.mark.spec("BACKUP-52")
@@ -196,6 +196,5 @@ def test_full_disk_for_the_temporary_file_is_told(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nothing"))
     target = ObjectTarget(ObstoreStore("memory://x", MemoryStore))
     with pytest.raises(FileError, match="nothing: cannot write a temporary file"):
-        for _ in BackUp(path, target).steps():
-            pass
+        BackUp(path, target).finish()
     assert target.read_manifest().generations == ()

@@ -29,7 +29,7 @@ from durus.sharing.roles import Role
 from durus.storage import MemoryStorage, Storage
 from tests.in_memory_server import InMemoryConnection, InMemoryServer, answers, greeted
 from tests.threaded_server import serving
-from tests.unit.test_replica import Database, one_round, value_in
+from tests.unit.test_replica import Database, value_in
 
 
 @pytest.fixture
@@ -158,20 +158,20 @@ def test_a_replica_follows_a_server_over_one_connection(tmp_path: Path, storage:
     path, copy = tmp_path / "f", tmp_path / "copy"
     with closing(Replica(source(server), copy)) as replica:
         with pytest.raises(NothingToBackUpError):
-            one_round(replica)
+            replica.finish()
         for number in range(4):
             put(storage, os.urandom(100_000))
             put(storage, b"b" * (number + 1))
             if number == 2:
                 storage.pack()
-            done = one_round(replica)
+            done = replica.finish()
             assert (done.is_new, done.size) == (number in (0, 2), path.stat().st_size)
             assert copy.read_bytes() == path.read_bytes()
-            assert one_round(replica).added == 0
+            assert replica.finish().added == 0
     assert len(server.connections) == 1
     with closing(Replica(source(server), copy)) as replica:
         put(storage, b"c")
-        assert one_round(replica).is_new is False
+        assert replica.finish().is_new is False
     assert copy.read_bytes() == path.read_bytes()
 
 
@@ -194,7 +194,7 @@ def test_each_byte_that_a_server_sends_is_checked(tmp_path: Path, storage: FileS
     copy = tmp_path / "copy"
     if not is_first:
         with closing(Replica(source(server), copy)) as replica:
-            one_round(replica)
+            replica.finish()
     before = copy.read_bytes() if copy.exists() else b""
     put(storage, b"b")
     for offset in range((tmp_path / "f").stat().st_size - len(before)):
@@ -205,7 +205,7 @@ def test_each_byte_that_a_server_sends_is_checked(tmp_path: Path, storage: FileS
             return ClientStorage(stream=connection, prefetch=0, protocol=2)
 
         with closing(Replica(ServerSource("durus://test", connect), copy)) as replica, pytest.raises(DurusError):
-            one_round(replica)
+            replica.finish()
         assert (copy.read_bytes() if copy.exists() else b"") == before
 
 
@@ -242,7 +242,7 @@ def test_an_answer_that_makes_no_sense_is_refused(
     server = InMemoryServer(storage)
     lying = ServerSource("durus://test", lambda: ClientStorage(stream=Lying(server), prefetch=0, protocol=2))
     with closing(Replica(lying, tmp_path / "copy")) as replica, pytest.raises((ProtocolError, DisconnectedError)):
-        one_round(replica)
+        replica.finish()
     assert not (tmp_path / "copy").exists()
 
 
@@ -261,15 +261,15 @@ def test_a_server_that_ends_is_waited_for(tmp_path: Path) -> None:
     address = tmp_path / "s"
     with closing(Replica(source_of(f"durus+unix:{address}"), database.copy)) as replica:
         with serving(database.storage, address):
-            assert one_round(replica).is_new
+            assert replica.finish().is_new
             assert value_in(database.copy) == "one"
         for _ in range(2):
             with pytest.raises(DurusError):
-                one_round(replica)
+                replica.finish()
         again = FileStorage(database.path)
         put(again, b"two")
         with serving(again, address):
-            assert one_round(replica).is_new is False
+            assert replica.finish().is_new is False
     assert database.copy.read_bytes() == database.path.read_bytes()
 
 
@@ -277,7 +277,7 @@ def test_damage_is_an_error_of_the_source(tmp_path: Path, storage: FileStorage) 
     put(storage, b"a")
     server = InMemoryServer(storage)
     with closing(Replica(source(server), tmp_path / "copy")) as replica:
-        one_round(replica)
+        replica.finish()
         put(storage, b"b")
         put(storage, b"c")
         size = (tmp_path / "copy").stat().st_size
@@ -286,5 +286,5 @@ def test_damage_is_an_error_of_the_source(tmp_path: Path, storage: FileStorage) 
         with open(tmp_path / "f", "r+b") as file:
             file.write(data)
         with pytest.raises(DamageError, match="durus://test"):
-            one_round(replica)
+            replica.finish()
     assert (tmp_path / "copy").stat().st_size == size

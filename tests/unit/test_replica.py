@@ -16,7 +16,7 @@ from durus.backups.checked_json import pack_checked
 from durus.backups.replica import Followed, Replica
 from durus.backups.replica_note import FORMAT, Note, pack_note, parse_note
 from durus.backups.sources import source_of
-from durus.cli.follow import describe
+from durus.cli.follow import describe, following_beside
 from durus.cli.main import main
 from durus.cli.troubles import Troubles
 from durus.connection import Connection
@@ -34,6 +34,7 @@ from durus.file_storage import FileStorage
 from durus.file_storage2 import FileStorage2
 from durus.files.moment import seal_time
 from durus.files.shelf.layout import Seal
+from durus.progress import Progress
 from durus.replica import follow
 from tests.model.histories import ROOT, UNSEALED_EMPTY_FILE, Item, unsealed_transaction
 from tests.mounting import Disk
@@ -61,14 +62,7 @@ class Database:
     def follow(self, source: Path | None = None) -> Followed:
         """Make one round, and release the copy."""
         with closing(Replica(source_of(source or self.path), self.copy)) as replica:
-            return one_round(replica)
-
-
-def one_round(replica: Replica) -> Followed:
-    for _ in replica.steps():
-        pass
-    assert replica.result is not None
-    return replica.result
+            return replica.finish()
 
 
 def value_in(path: Path) -> object:
@@ -273,7 +267,7 @@ def test_a_note_is_read_as_it_was_written_and_refused_when_it_is_damaged() -> No
 def test_two_cannot_follow_into_one_file_and_nobody_can_write_to_it(database: Database) -> None:
     database.commit("one")
     with closing(Replica(source_of(database.path), database.copy)) as replica:
-        one_round(replica)
+        replica.finish()
         for _ in range(2):
             with pytest.raises(LockedError):
                 database.follow()
@@ -281,7 +275,7 @@ def test_two_cannot_follow_into_one_file_and_nobody_can_write_to_it(database: Da
                 FileStorage(database.copy)
             database.storage.pack()
             database.commit("two")
-            assert one_round(replica).is_new
+            assert replica.finish().is_new
     FileStorage(database.copy).close()
 
 
@@ -289,13 +283,13 @@ def test_two_cannot_follow_into_one_file_and_nobody_can_write_to_it(database: Da
 def test_a_replica_that_was_removed_is_made_anew(database: Database) -> None:
     database.commit("one")
     with closing(Replica(source_of(database.path), database.copy)) as replica:
-        one_round(replica)
+        replica.finish()
         database.copy.unlink()
-        assert one_round(replica).is_new
+        assert replica.finish().is_new
         os.replace(database.copy, f"{database.copy}.moved")
         put_into(database.copy, "own")
         with pytest.raises(ReplicaError):
-            one_round(replica)
+            replica.finish()
     assert value_in(database.copy) == "own"
 
 
@@ -401,7 +395,7 @@ def test_a_replica_takes_the_place_of_the_source(database: Database) -> None:
     assert value_in(database.copy) == "two"
     back = database.copy.with_name("third.durus")
     with closing(Replica(source_of(database.copy), back)) as replica:
-        assert one_round(replica).is_new
+        assert replica.finish().is_new
     assert value_in(back) == "two"
 
 
@@ -424,6 +418,31 @@ def test_a_reason_to_wait_is_told_once() -> None:
     troubles.end()
     troubles.note(DurusError("b"))
     assert said == ["a", "b", "b"]
+
+
+@pytest.mark.spec("CMD-66")
+def test_a_server_that_stops_in_the_middle_of_a_round_reports_no_trouble(
+    database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    database.commit("one")
+    has_begun = threading.Event()
+
+    class Endless(Replica):
+        """Makes the first round, and never ends the second one."""
+
+        def steps(self) -> Iterator[Progress]:
+            if not self.is_open:
+                yield from super().steps()
+                return
+            self._result = None
+            has_begun.set()
+            while True:
+                yield Progress("copy", 0, 1)
+
+    monkeypatch.setattr("durus.cli.follow.Replica", Endless)
+    with following_beside(str(database.path), str(database.copy)):
+        assert has_begun.wait(60)
+    assert caplog.records == []
 
 
 @pytest.mark.spec("CMD-64", "CMD-66")
