@@ -241,10 +241,12 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
             The pickles of its class and its state, one after the other.
 
         Raises:
+            ArgumentError: `oid` is not bytes.
             DurusKeyError: there is no such record.
             ReadConflictError: the record does not fit what the transaction has read.
         """
         self._tell_of_interrupt()
+        _check_oid(oid)
         return unpack_record(self._load(oid))[1]
 
     def get(self, oid: bytes | int) -> PersistentObject | None:
@@ -257,12 +259,14 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
             The object, possibly a ghost, or None if there is none.
 
         Raises:
+            ArgumentError: `oid` is neither bytes nor a number.
             ReadConflictError: the record does not fit what the transaction has read.
         """
         if isinstance(oid, int):
             if not 0 <= oid < 1 << 64:
                 return None
             oid = oid_from_int(oid)
+        _check_oid(oid)
         obj = self.cache.get(oid)
         return self._get_ghost(oid) if obj is None else obj
 
@@ -824,6 +828,11 @@ def check_root_class(root_class: object) -> None:
     """Raise ArgumentError if a root can't be of this class. [DB-2]"""
     if root_class is not None and not (isinstance(root_class, type) and issubclass(root_class, PersistentObject)):
         raise ArgumentError(f"root_class is {root_class!r}; it must be a class that inherits from Persistent")
+
+
+def _check_oid(oid: object) -> None:
+    if not isinstance(oid, bytes):
+        raise ArgumentError(f"an oid must be bytes, as in obj._p_oid, or a number, not {type(oid).__name__}")
 
 
 def _interrupted_error() -> InterruptedTransactionError:

@@ -7,10 +7,10 @@ Statements TXN-30 to TXN-35. One mechanism at the edge of each call detects four
     nested         a call was made inside another one, by a signal handler or a finalizer
     foreign        the object was made before a fork, and is used in the child
 
-A call leaves its frame as a mark when it begins, and removes it when it ends normally: by a return, or by a
-DurusError. A call that finds the mark of another one checks whether that frame is still running. If it is not, that
-call was interrupted, at any line, and the object starts anew before it does anything else. This needs no `finally`,
-which an exception could keep from being reached.
+A call leaves its frame as a mark when it begins, and removes it when it ends normally: by a return, by a DurusError, or
+by the TypeError of arguments that do not fit its parameters. A call that finds the mark of another one checks whether
+that frame is still running. If it is not, that call was interrupted, at any line, and the object starts anew before it
+does anything else. This needs no `finally`, which an exception could keep from being reached.
 """
 
 import functools
@@ -173,6 +173,10 @@ def _guard(call: Callable[Concatenate[G, P], T], may_nest: bool) -> Callable[Con
             result = call(self, *args, **kwargs)
         except DurusError:
             guard.end(is_first)
+            raise
+        except TypeError as error:
+            if error.__traceback__ is None or error.__traceback__.tb_next is None:  # wrong arguments: it never began
+                guard.end(is_first)
             raise
         if is_first and len(marks) == 1:  # the same as end(), without a call
             marks.clear()

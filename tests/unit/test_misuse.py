@@ -331,6 +331,43 @@ def test_a_block_may_be_closed_by_another_thread_than_its_own() -> None:
     assert dict(connection.get_root()) == {"n": 1}
 
 
+WRONG_CALLS: list[tuple[str, Callable[[Any], object], type[Exception]]] = [
+    ("abort", lambda connection: connection.abort(1), TypeError),
+    ("shrink_cache", lambda connection: connection.shrink_cache(size=1), TypeError),
+    ("restore", lambda connection: connection.restore(), TypeError),
+    ("get_stored_pickle", lambda connection: connection.get_stored_pickle(), TypeError),
+    ("get_stored_pickle of a number", lambda connection: connection.get_stored_pickle(0), ArgumentError),
+    ("get of a list", lambda connection: connection.get([]), ArgumentError),
+    ("get of a str", lambda connection: connection["0"], ArgumentError),
+    ("a call of the storage", lambda connection: connection.storage.load(), TypeError),
+]
+
+
+@pytest.mark.spec("TXN-30")
+@pytest.mark.parametrize(("call", "error"), [each[1:] for each in WRONG_CALLS], ids=[each[0] for each in WRONG_CALLS])
+def test_a_call_with_wrong_arguments_loses_no_change(
+    call: Callable[[Any], object], error: type[Exception], tmp_path: Path
+) -> None:
+    with Connection(FileStorage(tmp_path / "f")) as connection:
+        connection.get_root()["n"] = 1
+        with pytest.raises(error):
+            call(connection)
+        connection.commit()
+        assert connection.get_root()["n"] == 1
+
+
+@pytest.mark.spec("TXN-30")
+def test_a_type_error_inside_of_a_call_is_an_interrupt() -> None:
+    connection: Any = Connection(MemoryStorage())
+    connection.get_root()["n"] = 1
+    connection.storage.load = lambda: None
+    with pytest.raises(TypeError):
+        connection.get(7)
+    del connection.storage.load
+    with pytest.raises(InterruptedTransactionError):
+        connection.commit()
+
+
 @pytest.mark.spec("TXN-34")
 def test_a_block_whose_thread_has_ended_holds_up_nobody() -> None:
     connection = Connection(MemoryStorage())
