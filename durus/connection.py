@@ -611,13 +611,14 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
 
         Raises:
             DurusError: The storage keeps no history, as that of a server.
-            StateError: A state can't be loaded.
+            ArgumentError: `oid` is neither an oid nor a persistent object.
+            StateError: A state can't be loaded, or the object is not a stored one of this connection.
             DamageError: The file is damaged.
         """
-        if isinstance(oid, PersistentObject):
-            oid = self._own_oid(oid)
-        elif isinstance(oid, int):
+        if isinstance(oid, int) and 0 <= oid < 1 << 64:
             oid = oid_from_int(oid)
+        elif not (isinstance(oid, bytes) and len(oid) == 8):
+            oid = self._own_oid(oid)
         for commit, record in self.storage.records_of(oid):
             yield Version(commit, self._copy_of(oid, record))
 
@@ -635,9 +636,9 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
 
         Raises:
             DurusError: The storage keeps no history, as that of a server.
-            ArgumentError: There is no such commit.
-            StateError: The object had no state then, was of another class, or the state can't be loaded. Nothing is
-                changed.
+            ArgumentError: There is no such commit, or `obj` is not a persistent object.
+            StateError: The object is not a stored one of this connection, had no state then, or was of another class;
+                or the state can't be loaded. Nothing is changed.
             ReadConflictError: Others have changed the object meanwhile.
             ReadonlyError: The connection only reads.
         """
@@ -659,7 +660,9 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
         self._tell_of_interrupt()
         return copy_of(self, self._reader, oid, unpack_record(record)[1])
 
-    def _own_oid(self, obj: PersistentObject) -> bytes:
+    def _own_oid(self, obj: object) -> bytes:
+        if not isinstance(obj, PersistentObject):
+            raise ArgumentError(f"a stored object of this connection is expected, not {obj!r}")
         oid = obj._p_oid
         if oid is None or obj._p_connection is not self:
             raise StateError(f"{obj!r} is not a stored object of this connection")

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -9,7 +10,7 @@ from typing import NamedTuple
 from durus import __version__
 from durus.cli.output import tell
 from durus.cli.report import add_json_argument
-from durus.cli.values import file_name, oid_of_number, whole_number
+from durus.cli.values import file_name, name_of_class, oid_of_number, whole_number
 from durus.file_storage import FileStorage
 from durus.files.moment import seal_time
 from durus.oid import format_oid, oid_to_int
@@ -29,7 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--since", metavar="TIME", help="leave out commits before this time (ISO 8601, UTC)")
     parser.add_argument("--until", metavar="TIME", help="leave out commits after this time")
     parser.add_argument(
-        "--class", dest="class_name", metavar="NAME", help="only commits that changed objects of this class"
+        "--class",
+        dest="class_name",
+        type=name_of_class,
+        metavar="NAME",
+        help="only commits that changed objects of this class",
     )
     parser.add_argument("--last", type=whole_number(1), metavar="N", help="show only the last N")
     add_json_argument(parser)
@@ -58,8 +63,12 @@ def run(options: argparse.Namespace) -> int:
             }
             tell(json.dumps({**shown, list_name: [each.as_json() for each in chosen]}))
         else:
+            is_empty = True
             for each in chosen:
                 tell(str(each))
+                is_empty = False
+            if is_empty:
+                tell(f"durus: {options.file}: no {'commit' if oid is None else 'state'} fits", file=sys.stderr)
     finally:
         storage.close()
     return 0

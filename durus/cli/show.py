@@ -9,7 +9,7 @@ from durus.cli.options import add_inspected_argument, inspect
 from durus.cli.output import tell
 from durus.cli.report import add_json_argument
 from durus.cli.values import oid_of_number
-from durus.error import DurusKeyError
+from durus.error import DurusError
 from durus.oid import format_oid, oid_to_int
 from durus.records.contents import class_name_of
 from durus.records.plain_forms import references, target_of, to_json
@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
         record = inspection.records.read(oid)
         format_name = inspection.format_name
     if record is None:
-        raise DurusKeyError(oid)
+        raise DurusError(f"{without_password(options.file)}: no object has the oid {format_oid(oid)}")
     exported = exported_of(*unpack_record(record))
     refs = _refs(exported)
     if options.json:

@@ -42,6 +42,11 @@ def oid_of_number(text: str) -> bytes:
     return oid_from_int(whole_number(0, (1 << 64) - 1)(text))
 
 
+def name_of_class(text: str) -> str:
+    """Return the name of a class as records are shown with it, with a dot after the module. [CMD-19]"""
+    return text.replace(":", ".")
+
+
 def seconds(highest: float, or_zero: bool = False) -> Callable[[str], float]:
     """Return a type for numbers of seconds above 0, or from 0, to `highest`."""
 

@@ -439,6 +439,20 @@ def test_restoring_takes_the_place_of_changes_of_the_transaction(database: Datab
 
 
 @pytest.mark.spec("HIST-9")
+@pytest.mark.parametrize("other", [5, None, "a", b"a", 1 << 64, -1, object(), Account])
+def test_what_is_no_persistent_object_is_refused_and_the_transaction_goes_on(database: Database, other: Any) -> None:
+    database.commit(a=1)
+    database.root["a"] = 2
+    with pytest.raises(ArgumentError, match="a stored object of this connection is expected, not "):
+        database.connection.restore(other, at=1)
+    if other != 5:
+        with pytest.raises(ArgumentError, match="a stored object of this connection is expected, not "):
+            next(database.connection.history(other))
+    database.connection.commit()
+    assert database.root["a"] == 2
+
+
+@pytest.mark.spec("HIST-9")
 def test_state_of_another_storage_can_be_restored(database: Database) -> None:
     database.commit(a=1, account=Account(1))
     database.storage.pack()
@@ -599,6 +613,7 @@ def test_log_shows_commits_and_filters_them(database: Database, capsys: pytest.C
     assert lines[2].endswith(f"bytes: 1 durus.persistent_dict.PersistentDict, 1 {name}; oid 0, 1")
     assert lines[3].endswith(f"bytes: 9 {name}, 1 durus.persistent_dict.PersistentDict; oid 0, 2, 3, 4, 5 and 5 more")
     assert lines_of(capsys, path, "--class", name) == lines[2:]
+    assert lines_of(capsys, path, "--class", f"{__name__}:Account") == lines[2:]
     assert lines_of(capsys, path, "--last", 1) == lines[3:]
     assert lines_of(capsys, path, "--since", minute(1), "--until", minute(2)) == lines[1:3]
     database.storage.pack()
@@ -620,6 +635,16 @@ def test_log_of_an_object_shows_its_states(database: Database, capsys: pytest.Ca
     ]
     assert lines_of(capsys, database.path, 1, "--until", minute(1)) == lines[:1]
     assert lines_of(capsys, database.path, 1, "--class", "durus.Nothing") == []
+
+
+@pytest.mark.spec("CMD-19")
+@pytest.mark.parametrize(("arguments", "what"), [(["--class", "shop.Order"], "commit"), (["7"], "state")])
+def test_log_that_shows_nothing_says_so(
+    database: Database, capsys: pytest.CaptureFixture[str], arguments: list[str], what: str
+) -> None:
+    assert main(["log", str(database.path), *arguments]) == 0
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("", f"durus: {database.path}: no {what} fits\n")
 
 
 @pytest.mark.spec("CMD-18")

@@ -94,7 +94,7 @@ def test_referrers_are_listed(file: str, capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.mark.spec("CMD-2", "CMD-15", "CMD-16")
 def test_what_is_no_object_is_told(file: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert told(capsys, "show", file, "7", status=1) == "durus: no object has the oid 7\n"
+    assert told(capsys, "show", file, "7", status=1) == f"durus: {file}: no object has the oid 7\n"
     for command in ("show", "refs"):
         assert "a number from 0 to 18446744073709551615" in told(capsys, command, file, "-1", status=2)
         assert "usage: durus" in told(capsys, command, file, "x", status=2)
