@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from durus.backups.manifest import SEGMENT_NAME, Manifest, Segment, pack_manifest, parse_manifest
 from durus.backups.target import MANIFEST, check_is_new, gone, missing, no_backup, segment_view
-from durus.error import FileError, LockedError
+from durus.error import BackupError, FileError, LockedError
 from durus.files.file import File, FileSystem, Path, ReadableFile, closing_on_error, path_text
 from durus.files.publishing import read_file, replace_file
 
@@ -89,7 +89,13 @@ class FolderTarget:
             raise FileError(errno.ESTALE, "another folder has taken the place of this one meanwhile", self.path)
 
     def _check_empty(self, may_begin: bool) -> None:
-        names = self._file_system.names_beside(self._path_of(MANIFEST))
+        try:
+            names = self._file_system.names_beside(self._path_of(MANIFEST))
+        except FileError as error:
+            if error.errno != errno.ENOTDIR:
+                raise
+            problem = "this is a file, and a backup needs a folder; name another place"
+            raise BackupError(f"{self.path}: {problem}") from error
         if MANIFEST not in names:  # else another backup has just begun here
             check_is_new(self.path, (name for name in names if name not in (_LOCK, MANIFEST + _PART)), may_begin)
 

@@ -201,18 +201,23 @@ def test_folder_with_other_files_is_refused_and_stays_as_it_is(database: Databas
 
 
 @pytest.mark.spec("BACKUP-6")
+@pytest.mark.parametrize("name", ["f.durus", "letter.txt"])
+def test_file_is_no_target_and_stays_as_it_is(database: Database, name: str) -> None:
+    database.commit(1)
+    path = database.path.with_name(name)
+    path.touch()
+    data = path.read_bytes()
+    with pytest.raises(BackupError, match=r": this is a file, and a backup needs a folder; name another place"):
+        back_up(database.path, path)
+    assert path.read_bytes() == data
+
+
+@pytest.mark.spec("BACKUP-6")
 def test_empty_folder_becomes_a_backup(database: Database) -> None:
     database.commit(1)
     database.target.mkdir()
     back_up(database.path, database.target)
     assert database.restored() == 1
-
-
-def test_file_in_the_place_of_the_folder_is_told(database: Database) -> None:
-    database.commit(1)
-    database.target.write_text("")
-    with pytest.raises(FileError):
-        back_up(database.path, database.target)
 
 
 def test_no_folder_is_made_for_a_file_that_is_not_there(tmp_path: Path) -> None:
