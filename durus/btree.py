@@ -72,13 +72,6 @@ class BNode(PersistentObject, Generic[K, V]):
         # A later version of Durus than 4.3 stores a count, which is not used here.
         super().__setstate__({name: value for name, value in (state or {}).items() if name != "_count"})
 
-    def is_leaf(self) -> bool:
-        return self.nodes is None
-
-    def is_full(self) -> bool:
-        """Tell whether there is no room for one more item."""
-        return len(self.items) >= 2 * self.minimum_degree - 1
-
 
 class BNode4(BNode[K, V]):
     __slots__ = ()
