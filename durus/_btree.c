@@ -1118,7 +1118,7 @@ pop_at(PyObject *list, Py_ssize_t index) /* which is in the list */
     return PyList_SetSlice(list, index, index + 1, NULL);
 }
 
-/* Stands for a part of BTree._delete_and_rebalance: moves an item, and the child behind it, from the left page through
+/* Stands for a part of BTree._delete_and_rebalance: moves an item, and the child after it, from the left page through
    the parent to the right one, or back. */
 static int
 rotate(Page *parent, Py_ssize_t index, Page *from, Page *to, int is_from_left)
@@ -1358,7 +1358,7 @@ typedef struct {
     PyObject *tree;
     Boundary start;
     Boundary end;
-    PyObject *run;    /* the items of a leaf, and the one behind it; NULL before the first, and at the end */
+    PyObject *run;    /* the items of a leaf, and the one after it; NULL before the first, and at the end */
     Py_ssize_t place; /* in the run, of the item to give next */
     Py_ssize_t stop;  /* that before which it ends; after which, if it goes backward */
     PyObject *rest;   /* the generator that goes on from here, where something is odd */

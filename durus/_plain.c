@@ -72,7 +72,7 @@ top(Machine *machine)
     return has(machine, 1) ? machine->stack.items[machine->stack.size - 1] : NULL;
 }
 
-/* Takes the last mark away, and returns what is below the values behind it, borrowed, or NULL. */
+/* Takes the last mark away, and returns what is below the values after it, borrowed, or NULL. */
 static PyObject *
 unmark(Machine *machine, Py_ssize_t *start)
 {

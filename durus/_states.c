@@ -138,7 +138,7 @@ fence(Decoder *decoder)
     return decoder->mark_count ? decoder->marks[decoder->mark_count - 1] : 0;
 }
 
-/* Tells if there are so many values behind the last mark. */
+/* Tells if there are so many values after the last mark. */
 static int
 has_values(Decoder *decoder, Py_ssize_t count)
 {

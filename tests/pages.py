@@ -36,7 +36,7 @@ VARIES = (
     (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[.,]\d+Z?", "TIME"),
     (r"process \d+ of user \d+", "CLIENT"),
     (r"\b\d+(\.\d+)? m?s\b|\d+\.\d+s\b", "DURATION"),
-    (r"\b\d+ bytes|\binto \d+|\bbyte \d+|\.cut-\d+|\b\d+ behind the end|\b\d+ transactions", "NUMBER"),
+    (r"\b\d+ bytes|\binto \d+|\bbyte \d+|\.cut-\d+|\b\d+ past the end|\b\d+ transactions", "NUMBER"),
     (r"\bchecksum is \w+|\bsays \w+", "CHECKSUM"),
     (r"\b5\.\d+\.\d+[.\w]*", "VERSION"),
     (r"base classes in \w+", "IMPLEMENTATION"),

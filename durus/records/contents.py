@@ -70,7 +70,7 @@ def read_contents(data: bytes) -> Contents:
             raise RecordError("its data names something else where a class must stand")
         machine.load()
     if machine.position < len(machine.pickles):
-        raise RecordError("its data goes on behind the state")
+        raise RecordError("its data goes on after the state")
     return Contents(machine, len(class_pickle), f"{cls.module}.{cls.qualname}")
 
 

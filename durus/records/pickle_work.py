@@ -41,7 +41,7 @@ _ALL_TUPLES = TUPLES | {0x87}
 _LONGS = frozenset((0x8A, _LONG4, ord("L"), ord("I")))
 _SETITEM, _FROZENSET = ord("s"), 0x91
 _KEYS = {_SETITEM: 1, ord("u"): 2, ord("d"): 2, 0x90: 1, _FROZENSET: 1}
-"""Steps that hash values: every so many of the values behind the mark."""
+"""Steps that hash values: every so many of the values after the mark."""
 _KEEPS_LOWEST = frozenset((*b"sueab", 0x90))
 """Steps that put something into the lowest value that they take. With nothing to put in, that may be any value."""
 _FINDS = frozenset((*b"cQ", 0x82, 0x83, 0x84, 0x93))

@@ -63,7 +63,7 @@ def read_plain(data: bytes) -> PlainState:
             cls = named["$class"]  # type: ignore[assignment]  # as class_text() made it
         state = machine.load()
         if machine.position != len(machine.pickles):
-            raise RecordError("its data goes on behind the state")
+            raise RecordError("its data goes on after the state")
         return PlainState(cls, machine.named(state))
     except RecordError:  # which is a ValueError
         raise

@@ -275,7 +275,7 @@ def test_calls_do_not_repeat_what_they_are_given(function: bytes, argument: byte
         (b"cm\nC\n)\x81NbNb.", "in an order"),
         (b"cm\n" + b"C" * 1001 + b"\n.", "name of"),
         (b"U\x01\xff.", "can't be read"),
-        (b"cdatetime\ndate\n\x8c\x04ab\nd\x85R..", "goes on behind"),
+        (b"cdatetime\ndate\n\x8c\x04ab\nd\x85R..", "goes on after"),
         (b"cdatetime\ndate\nC\x04\0\0\0\0\x85R.", "can't be read"),
         (b"(N.", "before it has made"),
         (b"\x8c\x05abc.", "can't be read"),

@@ -76,7 +76,7 @@ def map_of(size: int, word_size: int, count: int, words: bytes) -> OffsetMap:
         (16, 0, 0, 0, "can't have 0 words of 0 bytes"),
         (16 + 9, 9, 1, 9, "can't have 1 words of 9 bytes"),
         (16 + 5, 2, 3, 6, "an offset map of 21 bytes can't have 3 words of 2 bytes"),
-        (16 + 6, 2, 3, 5, "claims to end at byte 130, behind the end"),
+        (16 + 6, 2, 3, 5, "claims to end at byte 130, past the end"),
     ],
 )
 def test_offset_map_whose_sizes_do_not_fit_is_refused(
@@ -293,7 +293,7 @@ ENTRY = entry_of(ROOT, b"a", ONE)
     ("data", "problem", "place", "end"),
     [
         (bytes(7), "cut after 7 of its 8 bytes", 0, 8),
-        (unsealed(ENTRY)[:-1], "would end at byte 45, 1 behind the end of the file", 0, 45),
+        (unsealed(ENTRY)[:-1], "would end at byte 45, 1 past the end of the file", 0, 45),
         (unsealed(ENTRY, bytes(27)), "27 bytes are too few for an object entry", 45, 72),
         (unsealed(changed(ENTRY, 15, b"\1")), "does not fit", 8, 45),  # another oid than the record's
         (unsealed(entry_of(ROOT, b"", ONE)), "does not fit", 8, 44),  # no data
@@ -435,7 +435,7 @@ def test_header_that_is_cut_or_wrong_is_refused() -> None:
 
 @pytest.mark.spec("SHELF-1", "SHELF-4")
 def test_first_transaction_that_goes_beyond_the_end_is_refused() -> None:
-    with pytest.raises(DamageError, match="claims to end at byte 41, behind the end of the file") as caught:
+    with pytest.raises(DamageError, match="claims to end at byte 41, past the end of the file") as caught:
         read_header(file_of(b"SHELF-1\n" + (25).to_bytes(8, "big") + EMPTY_FILE[16:]))
     assert caught.value.offset == 8
     with pytest.raises(DamageError, match="where its offset map must stand"):

@@ -130,7 +130,7 @@ def read_base(file: ReadableFile) -> tuple[dict[bytes, int], int, int]:
         raise DamageError(file.path, len(MAGIC), problem, if_damaged)
     (length,) = U64.unpack(file.read_at(start, U64.size))
     if length > file.size() - stream_start:
-        problem = f"the index record claims to end at byte {stream_start + length}, behind the end of the file"
+        problem = f"the index record claims to end at byte {stream_start + length}, past the end of the file"
         raise DamageError(file.path, start, problem, if_damaged)
     try:
         index = parse_index(file.read_at(stream_start, length))

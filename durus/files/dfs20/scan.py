@@ -53,7 +53,7 @@ def scan_entries(
             return
         entry_end = offset + U32.size + length
         if entry_end > end:
-            problem = f"an object entry would end at byte {entry_end}, {entry_end - end} behind the end"
+            problem = f"an object entry would end at byte {entry_end}, {entry_end - end} past the end"
             raise Unsound(start, end, problem, offset)
         oid, data_size = ENTRY_HEAD.unpack(head)[1:] if len(head) == ENTRY_HEAD.size else (b"", 0)
         if not entry_fits(length, data_size):
@@ -76,7 +76,7 @@ def explain(file: ReadableFile, unsound: Unsound) -> DamageError:
         unsound.fault_offset,
         unsound.problem,
         f"but from byte {sound_from} on all is sound, so this is damage, and nothing is cut off: restore the file from "
-        f"a backup, or, if what stands behind byte {unsound.start} can go, cut a copy of it there and open that",
+        f"a backup, or, if what stands after byte {unsound.start} can go, cut a copy of it there and open that",
     )
 
 

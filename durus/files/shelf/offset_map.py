@@ -32,7 +32,7 @@ class OffsetMap:
             problem = f"an offset map of {size} bytes can't have {self.count} words of {self.word_size} bytes"
             raise DamageError(file.path, start, problem, _ADVICE)
         if self.end > file.size():
-            problem = f"the offset map claims to end at byte {self.end}, behind the end of the file"
+            problem = f"the offset map claims to end at byte {self.end}, past the end of the file"
             raise DamageError(file.path, start, problem, _ADVICE)
 
     def offset_of(self, oid: bytes) -> int | None:

@@ -17,7 +17,7 @@ from durus.text import command
 def if_damaged(path: str) -> str:
     """Return what helps if the file with this path is damaged before its last transaction."""
     return (
-        "this is damage ahead of the last transaction, so nothing is cut off: restore the file from a backup, or look "
+        "this is damage before the last transaction, so nothing is cut off: restore the file from a backup, or look "
         f"at it with {command('check', path)}"
     )
 

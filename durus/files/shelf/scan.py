@@ -64,7 +64,7 @@ def _scan_transaction(reader: ForwardReader, file_end: int) -> Transaction:
         raise Unsound(start, start + U64.size, problem, start)
     end = start + U64.size + U64.unpack(head)[0]
     if end > file_end:
-        problem = f"a transaction would end at byte {end}, {end - file_end} behind the end of the file"
+        problem = f"a transaction would end at byte {end}, {end - file_end} past the end of the file"
         raise Unsound(start, end, problem, start)
     reader.advance(U64.size)
     places, seal = scan_entries(reader, start, end)

@@ -233,7 +233,7 @@ def read_header(file: ReadableFile) -> OffsetMap:
     (length,) = U64.unpack_from(head, BASE_START)
     start = len(head) + length
     if start > file.size():
-        problem = f"the first transaction claims to end at byte {start}, behind the end of the file"
+        problem = f"the first transaction claims to end at byte {start}, past the end of the file"
         raise DamageError(file.path, BASE_START, problem, if_damaged)
     return OffsetMap(file, start)
 
