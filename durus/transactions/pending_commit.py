@@ -46,12 +46,9 @@ class PendingCommit:
         count_as_changed(self._connection, self._changed)
 
     def accept(self, cache: Cache) -> None:
-        """Take its objects into the connection and its cache, since they were stored."""
-        connection = self._connection
+        """Take its new objects into the connection and its cache, since they were stored."""
         for oid, new in self._writer.new_objects.values():
-            cache.take_in(oid, new, connection)
-        for obj in self._changed.values():
-            set_slot(obj, "_p_serial", connection.transaction_serial)  # they count as used when the cache is shrunk
+            cache.take_in(oid, new, self._connection)
 
     def _changed_objects(self) -> Iterator[tuple[PersistentObject, bytes]]:
         """Yield (object, oid) for all changed objects, including those that a __getstate__() changes meanwhile."""
