@@ -75,9 +75,15 @@ TESTS = {
     "durus/sharing/commit_queue.py": _SESSIONS,
     "durus/sharing/write.py": _SESSIONS,
     "durus/sharing/held_snapshots.py": ["versions", "readonly_server", "protocol2", "shared_storage"],
-    "durus/transactions/open_connections.py": ["connection"],
+    "durus/transactions/open_connections.py": ["connection", "misuse"],
     "durus/transactions/invalidations.py": ["connection"],
-    "durus/transactions/pending_commit.py": ["connection", "spec_examples", "unnoted_changes", "interrupts"],
+    "durus/transactions/pending_commit.py": [
+        "connection",
+        "odd_objects",
+        "spec_examples",
+        "unnoted_changes",
+        "interrupts",
+    ],
     "durus/transactions/blocks.py": ["savepoints", "connection", "misuse"],
     "durus/connection.py": ["connection", "spec_examples", "computed_attribute", "api", "record", "btree"],
 }

@@ -17,7 +17,7 @@ from durus.records.record import pack_record
 from durus.sharing.session import Session, SessionCore
 from durus.storage import GroupNews, GroupOutcome
 from tests.interrupts import each_line
-from tests.model.engine import Engine, EngineStorage
+from tests.model.engine import Engine, EngineState, EngineStorage
 
 ONE, TWO, THREE, FOUR = (oid_from_int(number) for number in range(1, 5))
 
@@ -421,3 +421,20 @@ def test_the_first_commit_of_a_client_may_be_one_in_its_turn(core: SessionCore) 
     write.write()
     write.finish(None)
     assert told == [None]
+
+
+@pytest.mark.spec("PG-70")
+def test_the_engine_is_told_what_a_client_loads_next(core: SessionCore, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[str, list[bytes]]] = []
+
+    def note(where: str) -> Callable[[object, list[bytes]], None]:
+        return lambda self, oids: told.append((where, oids))
+
+    monkeypatch.setattr(EngineStorage, "expect_loads", note("storage"))
+    monkeypatch.setattr(EngineState, "expect_loads", note("snapshot"))
+    session = core.connect()
+    session.expect_loads([ONE], is_snapshot=False)
+    session.expect_loads([TWO], is_snapshot=True)  # it holds none
+    session.take_snapshot()
+    session.expect_loads([THREE], is_snapshot=True)
+    assert told == [("storage", [ONE]), ("snapshot", [THREE])]

@@ -75,6 +75,15 @@ def test_turns_come_in_the_order_in_which_they_were_asked_for(core: SessionCore)
     assert core.turn is third.session
 
 
+def test_a_client_that_has_asked_for_its_turn_cannot_ask_again(core: SessionCore) -> None:
+    first, second = Attempt(core.connect()), Attempt(core.connect())
+    for each in first, second:
+        with pytest.raises(ProtocolError, match="twice"):
+            each.session.begin_commit(lambda invalid: None)
+    first.give()
+    assert second.invalid == []
+
+
 @pytest.mark.spec("TXN-20", "TXN-22")
 def test_oids_are_invalid_from_the_moment_at_which_a_commit_is_taken(core: SessionCore) -> None:
     writer, reader = core.connect(), core.connect()
