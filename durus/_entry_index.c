@@ -101,14 +101,20 @@ entry_index_add(EntryIndex *self, PyObject *arg)
     return result < 0 ? NULL : Py_NewRef(Py_None);
 }
 
-static PyObject *
-entry_index_get(EntryIndex *self, PyObject *bytes)
+/* Returns the place of an oid, NULL if it has none. */
+static const Place *
+place_of(const EntryIndex *self, PyObject *bytes)
 {
     uint64_t oid;
     const uint32_t *found = self->count > 0 && read_oid(bytes, &oid) ? find(self, oid) : NULL;
-    if (found == NULL || *found == 0)
-        Py_RETURN_NONE;
-    return PyLong_FromUnsignedLongLong(self->places[*found - 1].offset);
+    return found == NULL || *found == 0 ? NULL : &self->places[*found - 1];
+}
+
+static PyObject *
+entry_index_get(EntryIndex *self, PyObject *bytes)
+{
+    const Place *place = place_of(self, bytes);
+    return place == NULL ? Py_NewRef(Py_None) : PyLong_FromUnsignedLongLong(place->offset);
 }
 
 static int
@@ -182,6 +188,18 @@ entry_index_dealloc(EntryIndex *self)
     PyMem_Free(self->table);
     type->tp_free(self);
     Py_DECREF(type);
+}
+
+int
+find_in_index(PyObject *index, PyObject *oid, uint64_t *offset)
+{
+    if (Py_TYPE(index)->tp_dealloc != (destructor)entry_index_dealloc) /* the class has no subclasses */
+        return -1;
+    const Place *place = place_of((EntryIndex *)index, oid);
+    if (place == NULL)
+        return 0;
+    *offset = place->offset;
+    return 1;
 }
 
 static PyMethodDef entry_index_methods[] = {

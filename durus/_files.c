@@ -148,26 +148,53 @@ page_at(PyObject *pages, long long page_size, long long offset)
 }
 
 /* Stands for record_in_page. */
-PyObject *
-record_in_page(PyObject *module, PyObject *const *args, Py_ssize_t count)
+static PyObject *
+record_at(PyObject *pages, long long page_size, const char *oid, long long offset, long long end)
 {
-    if (count != 5 || !PyDict_CheckExact(args[0]) || !PyBytes_Check(args[2]) || PyBytes_GET_SIZE(args[2]) != OID_SIZE)
-        return PyErr_Format(PyExc_TypeError, "record_in_page() takes a dict, a size, an oid and two offsets");
-    long long page_size = PyLong_AsLongLong(args[1]), offset = PyLong_AsLongLong(args[3]), end = PyLong_AsLongLong(args[4]);
-    if (PyErr_Occurred())
-        return NULL;
     if (page_size <= 0 || offset < 0)
-        return PyErr_Format(PyExc_ValueError, "record_in_page() takes a size above 0, and an offset that is not below it");
-    PyObject *page = end < offset || end - offset < HEAD_SIZE ? NULL : page_at(args[0], page_size, offset);
+        return PyErr_Format(PyExc_ValueError, "a page has a size above 0, and an offset is not below it");
+    PyObject *page = end < offset || end - offset < HEAD_SIZE ? NULL : page_at(pages, page_size, offset);
     if (page == NULL)
         return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
     Py_ssize_t index = (Py_ssize_t)(offset % page_size);
     const unsigned char *head = (const unsigned char *)PyBytes_AS_STRING(page) + index;
     unsigned long long length = length_of_entry(head, (unsigned long long)(end - offset));
-    if (length == 0 || memcmp(head + 8, PyBytes_AS_STRING(args[2]), OID_SIZE) != 0
+    if (length == 0 || memcmp(head + 8, oid, OID_SIZE) != 0
         || length > (unsigned long long)(PyBytes_GET_SIZE(page) - index - 8))
         return Py_NewRef(Py_None);
     return PyBytes_FromStringAndSize((const char *)head + FRAME_SIZE, (Py_ssize_t)length - (FRAME_SIZE - 8));
+}
+
+static int
+is_oid(PyObject *value)
+{
+    return PyBytes_Check(value) && PyBytes_GET_SIZE(value) == OID_SIZE;
+}
+
+/* Stands for record_in_page. */
+PyObject *
+record_in_page(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 5 || !PyDict_CheckExact(args[0]) || !is_oid(args[2]))
+        return PyErr_Format(PyExc_TypeError, "record_in_page() takes a dict, a size, an oid and two offsets");
+    long long page_size = PyLong_AsLongLong(args[1]), offset = PyLong_AsLongLong(args[3]), end = PyLong_AsLongLong(args[4]);
+    return PyErr_Occurred() ? NULL : record_at(args[0], page_size, PyBytes_AS_STRING(args[2]), offset, end);
+}
+
+/* Stands for newest_record_in_page. */
+PyObject *
+newest_record_in_page(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    uint64_t offset = 0;
+    int is_found = count == 5 && PyDict_CheckExact(args[1]) && is_oid(args[3]) ? find_in_index(args[0], args[3], &offset) : -1;
+    if (is_found < 0)
+        return PyErr_Format(PyExc_TypeError, "newest_record_in_page() takes an EntryIndex, a dict, a size, an oid and an end");
+    long long page_size = PyLong_AsLongLong(args[2]), end = PyLong_AsLongLong(args[4]);
+    if (PyErr_Occurred())
+        return NULL;
+    if (!is_found || offset > LLONG_MAX)
+        return Py_NewRef(Py_None);
+    return record_at(args[1], page_size, PyBytes_AS_STRING(args[3]), (long long)offset, end);
 }
 
 /* Sets oid and record of a pair, which are borrowed; -1 with an exception. */

@@ -623,6 +623,8 @@ static PyMethodDef module_methods[] = {
     {"pack_entries", pack_entries, METH_VARARGS, PyDoc_STR("Return the entries of records, and their offsets.")},
     {"record_in_page", (PyCFunction)(void (*)(void))record_in_page, METH_FASTCALL,
      PyDoc_STR("Return the record of an oid in an entry of a page.")},
+    {"newest_record_in_page", (PyCFunction)(void (*)(void))newest_record_in_page, METH_FASTCALL,
+     PyDoc_STR("Return the record of an oid in its newest entry, if a page has that.")},
     {"find_entries", find_entries, METH_VARARGS,
      PyDoc_STR("Find the sound entries of objects in a window of a file.")},
     {NULL, NULL, 0, NULL},

@@ -175,6 +175,9 @@ SHARED int is_value_type(PyObject *type, PyObject *value_types, PyObject *sys_na
 SHARED PyObject *is_record_of(PyObject *module, PyObject *args);
 SHARED PyObject *refs_outside(PyObject *module, PyObject *records);
 SHARED PyObject *record_in_page(PyObject *module, PyObject *const *args, Py_ssize_t count);
+SHARED PyObject *newest_record_in_page(PyObject *module, PyObject *const *args, Py_ssize_t count);
+/* Sets the file offset that an EntryIndex has for an oid; 0 if it has none, -1 if it is no EntryIndex. */
+SHARED int find_in_index(PyObject *index, PyObject *oid, uint64_t *offset);
 SHARED PyObject *find_entries(PyObject *module, PyObject *args);
 SHARED PyObject *pack_entries(PyObject *module, PyObject *args);
 SHARED PyObject *usual_state(PyObject *module, PyObject *args);

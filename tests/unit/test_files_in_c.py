@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from durus.files.entry_index import PLACE
+from durus.files.entry_index import PLACE, EntryIndex
 from durus.files.shelf import layout, scan
 from durus.files.shelf.layout import ENTRY_HEAD, SEAL_SIZE, U64, pack_entry
 from durus.oid import FIRST_RESERVED_OID, SEAL_OID, oid_from_int
@@ -103,6 +103,11 @@ def test_records_in_pages_are_read_as_python_reads_them(
         for wanted in (oid, bytes(whole[offset + 8 : offset + 16]).ljust(8, b"x")):
             arguments = pages, size, wanted, offset, len(whole) + more
             assert scan.record_in_page(*arguments) == in_python.scan.record_in_page(*arguments)
+            index = EntryIndex()
+            index.add(PLACE.pack(wanted, offset))
+            for asked in (wanted, oid_from_int(301)):
+                newest = index, pages, size, asked, len(whole) + more
+                assert scan.newest_record_in_page(*newest) == in_python.scan.newest_record_in_page(*newest)
 
 
 @pytest.mark.parametrize(
@@ -120,6 +125,28 @@ def test_records_in_pages_are_read_as_python_reads_them(
 def test_wrong_pages_are_refused(wrong: Any) -> None:
     with pytest.raises((TypeError, ValueError, OverflowError)):
         scan.record_in_page(*wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ({}, {}, 8, bytes(8), 9),
+        (EntryIndex(), (), 8, bytes(8), 9),
+        (EntryIndex(), {}, None, bytes(8), 9),
+        (EntryIndex(), {}, 8, bytes(7), 9),
+        (EntryIndex(), {}, 8, bytes(8), 1 << 64),
+        (EntryIndex(), {}, 8, bytes(8)),
+    ],
+)
+def test_wrong_indexes_are_refused(wrong: Any) -> None:
+    with pytest.raises((TypeError, OverflowError)):
+        scan.newest_record_in_page(*wrong)
+
+
+def test_an_offset_that_no_file_has_is_in_no_page() -> None:
+    index = EntryIndex()
+    index.add(PLACE.pack(oid_from_int(1), 1 << 63))
+    assert scan.newest_record_in_page(index, {}, 8, oid_from_int(1), 9) is None
 
 
 @pytest.mark.parametrize("missing", range(ENTRY_HEAD.size + 1))

@@ -9,7 +9,7 @@ an unsound one.
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from durus.files.entry_index import PLACE
+from durus.files.entry_index import PLACE, EntryIndex
 from durus.files.file import ReadableFile
 from durus.files.forward_reader import ForwardReader, Unsound
 from durus.files.shelf.layout import (
@@ -151,11 +151,20 @@ def record_in_page(pages: dict[int, bytes], page_size: int, oid: bytes, offset: 
     return page[index + ENTRY_FRAME_SIZE : entry_end] if entry_end <= len(page) else None
 
 
+def newest_record_in_page(
+    index: EntryIndex, pages: dict[int, bytes], page_size: int, oid: bytes, end: int
+) -> bytes | None:
+    """Return the record in the entry that `index` has for `oid`; None if it has none, or as for record_in_page()."""
+    offset = index.get(oid)
+    return None if offset is None else record_in_page(pages, page_size, oid, offset, end)
+
+
 if not TYPE_CHECKING and implementation == "C":
     from durus import _persistent
 
     find_entries = _persistent.find_entries
     record_in_page = _persistent.record_in_page
+    newest_record_in_page = _persistent.newest_record_in_page
 
 
 def check_seal(reader: ForwardReader, start: int, end: int, is_seal_only: bool) -> Seal:

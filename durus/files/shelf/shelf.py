@@ -23,7 +23,7 @@ from durus.files.shelf.layout import (
     pack_transaction,
 )
 from durus.files.shelf.offset_map import OffsetMap, build_offset_map
-from durus.files.shelf.scan import Transaction, record_in_page, scan_transactions
+from durus.files.shelf.scan import Transaction, newest_record_in_page, record_in_page, scan_transactions
 from durus.oid import format_oid, oid_from_int
 
 LARGE_RECORD = 1 << 18
@@ -119,10 +119,11 @@ class Shelf(RecordFile):
         return self.map.offset_of(oid) if offset is None and oid < self._packed_below else offset
 
     def read(self, oid: bytes) -> bytes | None:
-        offset = self.index.get(oid)
-        if offset is None:
-            offset = self.map.offset_of(oid)
-        return None if offset is None else self.read_entry(oid, offset)
+        record = newest_record_in_page(self.index, self._source.pages, PAGE_SIZE, oid, self.end)
+        if record is None:
+            offset = self.offset_of(oid)
+            record = None if offset is None else self.read_entry(oid, offset)
+        return record
 
     def read_entry(self, oid: bytes, offset: int) -> bytes:
         """Return the record in the entry at `offset`, which must be of `oid`; DamageError if it is not."""
