@@ -835,6 +835,25 @@ fill_slots(PyObject *obj, PyObject *slots, PyObject *state)
     return 1;
 }
 
+/* Tells if a state can become the __dict__ as it is: nobody else has it, and its names are those that all objects share. */
+static int
+is_ready_as_dict(PyObject *state)
+{
+    Py_ssize_t place = 0;
+    PyObject *name;
+    int is_ready = Py_REFCNT(state) == 1;
+    while (is_ready && PyDict_Next(state, &place, &name, NULL))
+        is_ready = PyUnicode_CheckExact(name) && PyUnicode_CHECK_INTERNED(name);
+    return is_ready;
+}
+
+/* Gives an object its __dict__. */
+static int
+fill_dict(PyObject *obj, PyObject *state)
+{
+    return is_ready_as_dict(state) ? PyObject_GenericSetDict(obj, state, NULL) : adopt_state(obj, state);
+}
+
 /* Stands for a part of take_state: gives a ghost its state; 0 where that is unusual. */
 static int
 give_state(Persistent *obj, PyObject *layout, PyObject *state)
@@ -843,7 +862,7 @@ give_state(Persistent *obj, PyObject *layout, PyObject *state)
         return 0;
     if (obj->status != GHOST) /* a finalizer has used the object, which loaded it */
         return 1;
-    if (PyTuple_GET_SIZE(layout) == 0 ? adopt_state((PyObject *)obj, state) < 0
+    if (PyTuple_GET_SIZE(layout) == 0 ? fill_dict((PyObject *)obj, state) < 0
                                       : !fill_slots((PyObject *)obj, layout, state))
         return 0;
     obj->status = SAVED;
@@ -855,6 +874,7 @@ static int
 load_state(StateReader *reader, Persistent *obj, PyObject *layout, Decoder *decoder)
 {
     PyObject *state = decode(reader, decoder);
+    vector_cut(&decoder->memo, 0);
     int result = state != NULL && give_state(obj, layout, state);
     Py_XDECREF(state);
     return result;

@@ -322,6 +322,18 @@ def test_states_share_short_texts_and_each_keeps_its_own_apart() -> None:
     assert [sys.intern(name) is name for name in vars(one)] == [True, True]
 
 
+def test_a_state_that_contains_itself_is_not_the_dict_of_its_object() -> None:
+    state: dict[str, object] = {"name": "a"}
+    state["state"] = state
+    for with_c in True, False:
+        world = World(Node, with_c)
+        world.load(record_of(Node, state))
+        assert world.obj._p_status == SAVED
+        inner = world.obj.state
+        assert inner is not vars(world.obj)
+        assert inner["state"] is inner
+
+
 def test_texts_that_take_the_places_of_others_are_loaded_as_they_are() -> None:
     world = World(Node)
     for seed in range(30):
