@@ -154,23 +154,23 @@ class _Pack:
         else:
             self._run((sql.end_pack, ()), (sql.commit, ()))
 
-    def _mark(self, ends: bool = True, state: _State | None = None) -> bool:
+    def _mark(self, ends: bool = True) -> bool:
         """Follow some of what is marked; tell whether there was anything."""
         sql = self._sql
-        if state is None:
-            state, _ = self._begin_step()
-        marks = self._run((sql.next_marks, (state.step, state.after, _BATCH)))[0]
+        next_marks = sql.next_marks, (_BATCH,)
+        (marks,) = self._begin_step(next_marks)[1] if ends else self._run(next_marks)
         if not marks:
             if ends:
                 self._roll_back()
             return False
+        counts: dict[int, int] = dict(self._run((sql.count_refs, ([oid for _, oid in marks],)))[0])
         oids: list[int] = []
         refs = 0
-        for _, oid, is_there, count in marks:
-            if not is_there:
+        for _, oid in marks:
+            if oid not in counts:
                 self._give_up(oid)
             oids.append(oid)
-            refs += count
+            refs += counts[oid]
             if refs >= _BATCH_REFS:
                 break
         step = marks[len(oids) - 1][0]
@@ -224,7 +224,7 @@ class _Pack:
         state, (taken,) = self._begin_step((sql.take_head, ()))
         batches = 0
         while is_last or batches < _LOCKED_BATCHES:
-            if not (self._follow(False, state) or self._mark(False, state)):
+            if not (self._follow(False, state) or self._mark(False)):
                 self._run((sql.begin_sweep, (state.from_tid,)), (sql.add_txn, (taken[0][0], uuid4())), (sql.commit, ()))
                 return True
             (row,) = self._run((sql.lock_pack, ()))[0]
@@ -236,16 +236,17 @@ class _Pack:
     def _sweep(self) -> int | None:
         """Delete some rows without a mark, and tell the clients; return how many, None if all rows were looked at."""
         sql = self._sql
-        state, _ = self._begin_step()
-        ((end,),) = self._run((sql.window_end, (state.swept, 2 * _BATCH)))[0]
+        state, (((end,),),) = self._begin_step((sql.window_end, (2 * _BATCH,)))
         if end is None:
             self._roll_back()
             return None
-        garbage = [oid for (oid,) in self._run((sql.garbage, (state.swept, end, state.from_tid)))[0]]
+        window = state.swept, end
+        garbage = [oid for (oid,) in self._run((sql.garbage, (*window, state.from_tid, *window)))[0]]
+        last: tuple[Step, ...] = (sql.note_swept, (end,)), (sql.commit, ())
         if garbage:
-            ((tid,),) = self._run((sql.take_head, ()))[0]
-            self._run((sql.remove, (garbage,)), (sql.add_changes, (tid, garbage)), (sql.add_txn, (tid, uuid4())))
-        self._run((sql.note_swept, (end,)), (sql.commit, ()))
+            ((tid,),), _ = self._run((sql.take_head, ()), (sql.remove, (garbage,)))
+            last = (sql.add_changes, (tid, garbage)), (sql.add_txn, (tid, uuid4())), *last
+        self._run(*last)
         return len(garbage)
 
     def _end(self) -> None:

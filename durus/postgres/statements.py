@@ -125,14 +125,16 @@ class Statements:
             "SELECT from_tid, step, after, followed_tid, followed_oid, swept FROM {s}.pack WHERE id = 0 FOR UPDATE"
         )
         self.next_marks = sql(
-            "SELECT m.step, m.oid, o.oid IS NOT NULL, coalesce(array_length(o.refs, 1), 0) FROM "
-            "(SELECT step, oid FROM {s}.mark WHERE (step, oid) > (%s, %s) ORDER BY step, oid LIMIT %s) m "
-            "LEFT JOIN {s}.object o ON o.oid = m.oid ORDER BY m.step, m.oid"
+            "SELECT step, oid FROM {s}.mark WHERE (step, oid) > ((SELECT step FROM {s}.pack WHERE id = 0), "
+            "(SELECT after FROM {s}.pack WHERE id = 0)) ORDER BY step, oid LIMIT %s"
+        )
+        self.count_refs = sql(
+            "SELECT oid, coalesce(array_length(refs, 1), 0) FROM {s}.object WHERE oid = ANY(%s::bigint[])"
         )
         self.referrer = sql("SELECT oid FROM {s}.object WHERE %s = ANY(refs) LIMIT 1")
         self.mark_refs = sql(
-            "INSERT INTO {s}.mark (oid, step) SELECT DISTINCT unnest(refs), CAST(%s AS bigint) FROM {s}.object "
-            "WHERE oid = ANY(%s::bigint[]) ON CONFLICT DO NOTHING"
+            "INSERT INTO {s}.mark (oid, step) SELECT DISTINCT unnest(refs) AS oid, CAST(%s AS bigint) FROM {s}.object "
+            "WHERE oid = ANY(%s::bigint[]) ORDER BY oid ON CONFLICT DO NOTHING"
         )
         self.mark_oids = sql(
             "INSERT INTO {s}.mark (oid, step) SELECT oid, %s FROM {s}.object WHERE oid = ANY(%s::bigint[]) "
@@ -146,11 +148,13 @@ class Statements:
         self.log_from = sql("SELECT log_from, sweep_tid FROM {s}.head WHERE id = 0")
         self.begin_sweep = sql("UPDATE {s}.head SET sweep_tid = %s WHERE id = 0")
         self.window_end = sql(
-            "SELECT max(w.oid) FROM (SELECT oid FROM {s}.object WHERE oid > %s ORDER BY oid LIMIT %s) w"
+            "SELECT max(w.oid) FROM (SELECT oid FROM {s}.object "
+            "WHERE oid > (SELECT swept FROM {s}.pack WHERE id = 0) ORDER BY oid LIMIT %s) w"
         )
+        # The window stands there twice, so that the engine reads no more of the marks.
         self.garbage = sql(
             "SELECT o.oid FROM {s}.object o WHERE o.oid > %s AND o.oid <= %s AND o.tid <= %s "
-            "AND NOT EXISTS (SELECT 1 FROM {s}.mark m WHERE m.oid = o.oid)"
+            "AND NOT EXISTS (SELECT 1 FROM {s}.mark m WHERE m.oid > %s AND m.oid <= %s AND m.oid = o.oid)"
         )
         self.remove = sql("DELETE FROM {s}.object WHERE oid = ANY(%s::bigint[])")
         self.note_swept = sql("UPDATE {s}.pack SET swept = %s WHERE id = 0")
