@@ -18,6 +18,7 @@ from psycopg.waiting import Ready, Wait
 from durus.concurrency.forked import note_held
 from durus.concurrency.uncopied import Uncopied
 from durus.error import DisconnectedError, NotAllowedError, ServerError, ServerUnreachableError
+from durus.postgres.arrays import ListDumper
 
 _TRY_AGAIN = {"40001", "40P01", "55P03"}
 """A serialization failure, a deadlock, and a lock that was not free in time."""
@@ -114,6 +115,7 @@ class Link(Uncopied):
         except psycopg.Error as error:
             raise ServerUnreachableError(f"{name} can't be reached: {_text(error)}") from error
         self._connection.patience = patience
+        self._connection.adapters.register_dumper(list, ListDumper)
         self._connection.add_notice_handler(self._note)
         # For good: leaving a pipeline sends a message after the last statement, and PostgreSQL then forgets that it
         # waits for a client that is silent in a transaction (idle_in_transaction_session_timeout).

@@ -266,6 +266,20 @@ def test_each_statement_that_is_run_is_looked_at(world: World) -> None:
         link_of(world.open()).run((b"SELECT pg_sleep(0)", ()))
 
 
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        ("bigint", []),
+        ("bigint", [0, -1, 1 << 40, (1 << 63) - 1]),
+        ("bytea", [b"", b'\0{,}\\"', bytes(range(256))]),
+        ("text", ["{}", "{1,2}", "\u00e9"]),
+    ],
+)
+def test_lists_are_sent_as_arrays(world: World, kind: str, value: list[object]) -> None:
+    statement = f"SELECT n FROM unnest(%s::{kind}[]) AS n".encode()
+    assert link_of(world.open()).run((statement, (value,))) == [[(each,) for each in value]]
+
+
 @pytest.mark.spec("PG-5")
 def test_no_transaction_is_open_between_calls(world: World) -> None:
     one, two = world.connect(application_name="idle-test"), world.connect(application_name="idle-test")
