@@ -205,8 +205,11 @@ class FileInspection(Inspection, Generic[F]):
         if self._live_file.size() > self.size:
             problem = "a commit was in progress when the check began; the bytes after this offset were not checked"
             return Finding(error.offset, None, problem, is_fault=False)
-        remedy = f"; {command('shell --repair', error.path)} cuts it off" if may_be_repaired else ""
+        remedy = f"; {self._tail_remedy(error.path)}" if may_be_repaired else ""
         return Finding(error.offset, None, error.problem + remedy)
+
+    def _tail_remedy(self, path: str) -> str:
+        return f"{command('shell --repair', path)} cuts off what a crash has left"
 
     @property
     def records(self) -> F:

@@ -277,7 +277,11 @@ def test_transaction_with_another_checksum_is_searched_for_records_that_are_hurt
 def test_remedy_for_an_unsound_tail_is_named_where_all_else_is_sound() -> None:
     data, (start,) = sealed(SMALL, [entry_of(ONE)])
     _, remedy = told(data + b"torn")[0][2].split("cut after 4 of its 8 bytes")
-    assert re.fullmatch("; `durus shell --repair [^ `]+` cuts it off", remedy)
+    assert re.fullmatch(
+        "; `durus shell --repair ([^ `]+)` cuts off what a crash has left; if nothing has crashed, "
+        r"`durus salvage \1 \1\.salvaged` copies what is sound",
+        remedy,
+    )
     damaged = data[: start + 8] + misfit(data[start + 8 :])
     assert told(damaged + b"torn")[1][2].endswith("cut after 4 of its 8 bytes")
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from durus.error import DamageError
 from durus.files.entry_index import PLACE
-from durus.files.file import ReadableFile
+from durus.files.file import ReadableFile, new_name
 from durus.files.forward_reader import CHUNK_SIZE, ForwardReader, Unsound
 from durus.files.inspection import Figures, FileInspection, Finding, Heading, Sealed
 from durus.files.read_ahead import ReadAhead
@@ -18,6 +18,7 @@ from durus.files.shelf.offset_map import OffsetMap
 from durus.files.shelf.scan import Transaction, scan_entries, scan_transactions
 from durus.files.shelf.shelf import EMPTY_FILE, Shelf, checksum_of, read_entry, read_header
 from durus.oid import BLOCK_TABLE_OID, SEAL_OID, oid_from_int, oid_to_int
+from durus.text import command
 
 _ZEROS = (
     "zeros, which no commit writes: a crash or a disk has left them, and if commits were written here, they are lost; "
@@ -153,12 +154,16 @@ class ShelfInspection(FileInspection[Shelf]):
             yield Finding(table_offset, BLOCK_TABLE_OID, "what stands here is no block table of the packed part")
             return
         if table.checksum != checksum:
-            problem = f"it says {table.checksum:08x} of the packed part, whose checksum is {checksum:08x}"
+            problem = f"the checksum of the packed part is {checksum:08x}, and not {table.checksum:08x} as it says"
             yield Finding(table_offset, BLOCK_TABLE_OID, problem)
         for number, offset in enumerate(range(0, end, BLOCK_SIZE)):
             block = self._file.read_at(offset, min(BLOCK_SIZE, end - offset))
             if fault := table.fault(number, block):
                 yield Finding(offset, None, fault)
+
+    def _tail_remedy(self, path: str) -> str:
+        salvage = command("salvage", path, new_name(path, "salvaged"))
+        return f"{super()._tail_remedy(path)}; if nothing has crashed, {salvage} copies what is sound"
 
     def _transaction_findings(self, resume: tuple[int, int] | None) -> Iterator[Finding]:
         """Go through the transactions from (file offset, running checksum) on, if there is such an offset."""
