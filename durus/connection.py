@@ -14,7 +14,7 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast, overload
 from weakref import ref
@@ -325,7 +325,7 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
         """Do nothing: only the connections of a Database limit the bytes that they keep."""
 
     def _load(self, oid: bytes) -> bytes:
-        if self._invalid.is_all or oid in self.invalid_oids:  # [TXN-15]
+        if oid in self.invalid_oids or (self._invalid.is_many and self._invalid.has(oid)):  # [TXN-15]
             raise self._invalid.read_conflict(oid)
         try:
             return self.storage.load(oid)
@@ -335,7 +335,7 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
 
     def _load_all(self, oids: list[bytes]) -> list[bytes]:
         for oid in oids:
-            if self._invalid.is_all or oid in self.invalid_oids:
+            if self._invalid.has(oid):
                 raise self._invalid.read_conflict(oid)
         return self._read(lambda: list(self.storage.bulk_load(oids)))
 
@@ -756,7 +756,7 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
     def _store(self, commit: PendingCommit) -> None:
         """Store the records of a commit; after a DurusError nothing is stored, and all is as before the commit."""
         try:
-            if self._invalid.is_all or not self.accessed.isdisjoint(self.invalid_oids):
+            if self._invalid.is_all or self._invalid.has_conflict():
                 raise self._invalid.conflict()
             self.storage.store_all({oid: record for _, oid, record in commit.records}, self._check_invalidations)
         except DurusError as error:
@@ -793,13 +793,13 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
 
     # Changes of others
 
-    def _check_invalidations(self, oids: list[bytes] | None) -> None:
+    def _check_invalidations(self, oids: Collection[bytes] | None) -> None:
         """Note what others changed; raise a conflict if this transaction has used any of it."""
         self.note_invalid(oids)
         if self._invalid.has_conflict():
             raise self._invalid.conflict()
 
-    def note_invalid(self, oids: list[bytes] | None) -> None:
+    def note_invalid(self, oids: Collection[bytes] | None) -> None:
         """Note the `oids` that others changed, None for any. Their states are dropped later."""
         self._invalid.note(oids)
         if oids is None:

@@ -126,10 +126,11 @@ class Watch:
         """True after there were too many to remember."""
 
     def note_dropped(self, oids: Collection[bytes]) -> None:
-        self.dropped.update(oids)
-        if len(self.dropped) > _MAX_DROPPED:
+        if len(self.dropped) + len(oids) > _MAX_DROPPED:
             self.overflowed = True
             self.dropped.clear()
+        else:
+            self.dropped.update(oids)
 
 
 class PersistentBase:

@@ -332,7 +332,7 @@ class SharedStorageClient(GuardedStorage):
         invalid, error = outcomes[0]
         if session.has_lost_track:
             invalid = session.sync()
-        accesses.note_invalid(None if invalid is None else list(invalid))
+        accesses.note_invalid(invalid)
         if isinstance(error, ConflictError):
             error.detail = session.describe_changes(error.oids)
         if error is not None:

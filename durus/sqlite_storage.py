@@ -10,6 +10,7 @@ import os
 import sqlite3
 import sys
 import urllib.parse
+from array import array
 from collections import Counter
 from collections.abc import Generator, Iterator
 
@@ -27,6 +28,7 @@ from durus.error import (
 from durus.files.file import Path, os_errors_as
 from durus.files.single_file_storage import SingleFileStorage
 from durus.oid import ROOT_OID, format_oid, oid_from_int, oid_to_int
+from durus.oid_array import OidArray, joined
 from durus.progress import Progress
 from durus.records.reachable import dangling_reference_error, mark_reachable
 from durus.records.record import pack_record, unpack_record
@@ -422,8 +424,8 @@ class SqliteStorage(SingleFileStorage[sqlite3.Connection]):
     def _pack(self) -> Generator[Progress, None, None]:
         try:
             garbage = yield from self._find_garbage()
-            oids = [oid_from_int(number) for number in garbage]
-            self._removed, self._condemned = self._removed + oids, self._condemned.union(garbage)
+            removed = joined(self._removed, OidArray(array("Q", garbage)))
+            self._removed, self._condemned = removed, self._condemned.union(garbage)
             yield from self._delete(garbage)
         finally:
             self._written = None

@@ -15,11 +15,12 @@ from durus.concurrency.connecting_again import BY_ABORT, ConnectAgain
 from durus.concurrency.uncopied import Uncopied
 from durus.error import ArgumentError, DurusError, DurusKeyError, RecordError, TransactionError, WriteConflictError
 from durus.oid import ROOT_OID, format_oid, oid_from_int
+from durus.oid_array import OidArray, joined
 from durus.progress import STEP_REFS, Progress
 from durus.records.reachable import dangling_reference_error, mark_reachable
 from durus.records.record import extract_class_name, gen_refs, is_record_of, oid_of, refs_of, refs_outside
 
-InvalidationHandler = Callable[[list[bytes] | None], None]
+InvalidationHandler = Callable[[Collection[bytes] | None], None]
 """Takes the oids that others changed, None for any; raises a ConflictError if the commit must not go on."""
 
 
@@ -30,7 +31,7 @@ class Accesses(Protocol):
     def accessed(self) -> Collection[bytes]:
         """The oids that the transaction has used."""
 
-    def note_invalid(self, oids: list[bytes] | None) -> None:
+    def note_invalid(self, oids: Collection[bytes] | None) -> None:
         """Take note of oids that others changed, and that the transaction has not used; None for any."""
 
 
@@ -309,11 +310,12 @@ class Storage(Uncopied):
         self.store_all(records)
         return EMPTY_COMMIT
 
-    def sync(self) -> list[bytes] | None:
+    def sync(self) -> Collection[bytes] | None:
         """Return the oids that others changed, or a pack removed, since the last sync() or end().
 
         Returns:
-            The oids; None means any oid, because the storage has started anew. [TXN-30]
+            The oids, of which a pack may have removed very many: they take no more than 8 bytes each in the result.
+            None means any oid, because the storage has started anew. [TXN-30]
 
         Raises:
             DisconnectedError: the server can't be reached.
@@ -332,7 +334,7 @@ class Storage(Uncopied):
         """
         raise NotImplementedError
 
-    def take_turn(self) -> list[bytes] | None:
+    def take_turn(self) -> Collection[bytes] | None:
         """Sync, and keep others from committing until the next end() or release(). [DB-12]
 
         A storage with a single user, or with a protocol that has no turns, only syncs.
@@ -619,7 +621,7 @@ class MemoryStorage(CollectingStorage):
 
     def __init__(self) -> None:
         self._records: dict[bytes, bytes] = {}
-        self._removed: list[bytes] = []
+        self._removed: Collection[bytes] = []
         self._next_oid = 0
         self._condemned: set[bytes] = set()
         """What a pack has removed, though its record may still be in memory."""
@@ -656,7 +658,7 @@ class MemoryStorage(CollectingStorage):
         self._records.update(pending)
         self._remove_some()
 
-    def sync(self) -> list[bytes]:
+    def sync(self) -> Collection[bytes]:
         removed, self._removed = self._removed, []
         return removed
 
@@ -675,7 +677,7 @@ class MemoryStorage(CollectingStorage):
             self._remove_some()
             yield Progress("mark", 0, None)
         yield from sweep.steps()
-        self._removed, self._condemned = self._removed + list(sweep.garbage), sweep.garbage
+        self._removed, self._condemned = joined(self._removed, OidArray.of(sweep.garbage)), sweep.garbage
 
     def _remove_some(self) -> None:
         """Free the memory of some removed records; freeing all of them at once would take long."""

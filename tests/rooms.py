@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "durus"
 
 TOP = {
-    "ground": {"error", "implementation", "logger", "oid", "progress", "text", "trust", "utils"},
+    "ground": {"error", "implementation", "logger", "oid", "oid_array", "progress", "text", "trust", "utils"},
     "model": {"btree", "object_repr", "pairs", "persistent", "persistent_dict", "persistent_list", "persistent_set"},
     "storage": {"storage"},
     "storages": {

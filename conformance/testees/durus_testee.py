@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -431,10 +431,10 @@ class Transaction:
         self.accessed = {oid_of(each) for each in accessed}
         self.invalid: list[str] = []
 
-    def note_invalid(self, oids: list[bytes] | None) -> None:
+    def note_invalid(self, oids: Collection[bytes] | None) -> None:
         self.invalid += [format_oid(each) for each in oids or []]
 
-    def handle(self, oids: list[bytes] | None) -> None:
+    def handle(self, oids: Collection[bytes] | None) -> None:
         self.note_invalid(oids)
         if conflicts := sorted(self.accessed.intersection(oids or [])):
             raise WriteConflictError(conflicts)

@@ -14,7 +14,7 @@ import tempfile
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from datetime import UTC, datetime
 from types import FrameType
 from typing import Generic, Literal, NamedTuple
@@ -45,6 +45,7 @@ from durus.files.oid_allocator import OidAllocator
 from durus.files.opening import cut_tail, open_locked
 from durus.files.record_file import F, PreparedTransaction, RecordFile, is_unfinished_creation
 from durus.files.single_file_storage import SingleFileStorage
+from durus.oid_array import OidArray, joined
 from durus.progress import Progress
 from durus.storage import EMPTY_COMMIT, StagedCommit, StagedSync, Storage, Usage, check_references
 
@@ -315,7 +316,7 @@ class AppendOnlyStorage(SingleFileStorage[_Opened[F]], Generic[F]):
         self._commit = None
 
     @guarded
-    def sync(self) -> list[bytes] | None:
+    def sync(self) -> Collection[bytes] | None:
         if self._commit is not None and not is_running(self._commit.frame):
             self._settle_commit()  # before anybody reads on, because it may change what is current
             self._has_started_anew = True
@@ -331,7 +332,7 @@ class AppendOnlyStorage(SingleFileStorage[_Opened[F]], Generic[F]):
         """
         self._is_following = False
         if opened.file.has_its_name(self._name):
-            self._removed = self._removed + follower.read_on()
+            self._removed = [*self._removed, *follower.read_on()]
         else:
             path = os.path.realpath(self._name)
             self._opened, self._path = self._open_readonly(path), path
@@ -406,7 +407,7 @@ class AppendOnlyStorage(SingleFileStorage[_Opened[F]], Generic[F]):
         new.file.path = self._path
         if self._opened is not new:
             self._oids.leave_removed(highest)
-            old, self._opened, self._removed = self._opened, new, self._removed + removed
+            old, self._opened, self._removed = self._opened, new, joined(self._removed, removed)
             old.file.close()
         try:
             self._replacer.finish(self.keep_prepack)
@@ -494,7 +495,7 @@ class _Replacement(NamedTuple, Generic[F]):
     """The new file of a pack, which is about to get the name of the database."""
 
     new: _Opened[F]
-    removed: list[bytes]
+    removed: OidArray
     highest: int
     """The number of the highest oid that the pack removed, -1 if there is none."""
 

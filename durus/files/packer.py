@@ -20,6 +20,7 @@ from durus.files.forward_reader import Unsound
 from durus.files.record_file import F
 from durus.files.writer import NewFile
 from durus.oid import FIRST_RESERVED_OID, ROOT_OID, format_oid, oid_from_int, oid_to_int
+from durus.oid_array import OidArray, OidCollector
 from durus.progress import STEP_REFS, Progress
 from durus.records.reachable import dangling_reference_error
 from durus.records.record import gen_refs, refs_of
@@ -75,9 +76,7 @@ class Packer(Generic[F]):
         self._live_count = 0
         self._live_size = 0
         """The size of the live records."""
-        self._garbage = array("Q")
-        """The oids of all garbage, as numbers."""
-        self.max_garbage = -1
+        self._garbage = OidCollector()
         self._garbage_offsets = array("Q")
         self._garbage_sums = array("I")
         """The crc32 of each garbage record, which may be brought back."""
@@ -127,10 +126,14 @@ class Packer(Generic[F]):
         """Return the open target, after finish()."""
         return self._open_target() if self._new is None else self._new
 
-    def removed(self) -> list[bytes]:
+    def removed(self) -> OidArray:
         """Return the oids that the source has and the target does not have."""
-        oids = map(oid_from_int, self._garbage)
-        return [oid for oid in oids if oid not in self._followed] if self._has_revived else list(oids)
+        return self._garbage.all_but(self._followed if self._has_revived else ())
+
+    @property
+    def max_garbage(self) -> int:
+        """The highest oid of the garbage, as a number, -1 if there is none."""
+        return self._garbage.highest
 
     def _offset_of(self, oid: bytes) -> int | None:
         """Return the offset of the entry of `oid` that was current at the beginning of the pack."""
@@ -202,8 +205,7 @@ class Packer(Generic[F]):
                             yield None
                     yield oid, record
                 else:
-                    self._garbage.append(number)
-                    self.max_garbage = max(self.max_garbage, number)
+                    self._garbage.add(number)
                     self._garbage_offsets.append(offset)
                     self._garbage_sums.append(crc32(record))
                     yield None

@@ -7,7 +7,7 @@ import errno
 import inspect
 import os
 import weakref
-from collections.abc import Generator, Iterator
+from collections.abc import Collection, Generator, Iterator
 from typing import Any, Generic, TypeVar
 
 from durus.concurrency.call_guard import CallGuard, guarded
@@ -32,7 +32,7 @@ class SingleFileStorage(GuardedStorage, Generic[R]):
         self._readonly = readonly
         self._failure: str | None = None
         """Why no further commit is accepted, None while commits are accepted."""
-        self._removed: list[bytes] = []
+        self._removed: Collection[bytes] = []
         """What packs have removed, or other processes have changed, since the last sync()."""
         self._has_started_anew = False
         self._packing: weakref.ref[Generator[Progress, None, None]] | None = None
@@ -140,10 +140,10 @@ class SingleFileStorage(GuardedStorage, Generic[R]):
         return self._stage_commit(records)
 
     @guarded
-    def sync(self) -> list[bytes] | None:
+    def sync(self) -> Collection[bytes] | None:
         return self._take_removed()
 
-    def _take_removed(self) -> list[bytes] | None:
+    def _take_removed(self) -> Collection[bytes] | None:
         if self._has_started_anew:
             self._has_started_anew, self._removed = False, []
             return None

@@ -8,8 +8,8 @@ from collections import deque
 from collections.abc import Callable, Collection
 from itertools import islice
 
+from durus.oid_array import OidArray
 from durus.records.record import refs_of_sound
-from durus.sharing.oid_array import OidArray
 from durus.sharing.oid_grants import OidGrants
 
 _MAX_BLOCKS = 512

@@ -8,11 +8,11 @@ were.
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from durus.oid import array_of_oids, oid_to_int
-from durus.sharing.oid_array import NO_OIDS, OidArray
+from durus.oid_array import NO_OIDS, OidArray
 
 MAX_CHANGES = 1 << 20
 """How many changes the log keeps at most, of 16 bytes each. [TXN-41]"""
@@ -68,9 +68,12 @@ class ChangeLog:
     def __len__(self) -> int:
         return self._count
 
-    def add(self, oids: Iterable[bytes]) -> None:
+    def add(self, oids: Collection[bytes]) -> None:
         """Append the next change of the storage, which changes these oids."""
-        numbers = array_of_oids(sorted(oids))
+        if len(oids) > MAX_CHANGES:
+            self.start_anew()
+            return
+        numbers = oids.numbers if isinstance(oids, OidArray) else array_of_oids(sorted(oids))
         self.end += 1
         self._push(_Run(numbers, array("Q", [self.end]) * len(numbers), self.end))
         while self._count > MAX_CHANGES:

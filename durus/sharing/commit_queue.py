@@ -5,7 +5,7 @@ the outcome. A commit that does not get there is a conflict for those queued aft
 """
 
 import functools
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Collection, Container, Iterable
 from dataclasses import dataclass
 
 from durus.error import DurusError, InterruptedTransactionError, TransactionError, WriteConflictError
@@ -148,19 +148,18 @@ class CommitQueue:
             return set()
         return {oid for oid in commit.records if not self.has_record(oid)}
 
-    def withdraw_conflicting(self, lost: set[bytes]) -> None:
+    def withdraw_conflicting(self, lost: Collection[bytes]) -> None:
         """Withdraw the queued commits that store, or refer to, an oid that has no record any more."""
-        found = lost
-        while found:
-            found = set()
+        while lost and self._queued:
+            found: set[bytes] = set()
             waiting, self._queued = self._queued, []
             for commit in waiting:
-                conflicts = lost & (commit.records.keys() | references(commit.records))
+                conflicts = [oid for oid in commit.records.keys() | references(commit.records) if oid in lost]
                 if conflicts:
                     found |= self._notify(commit, WriteConflictError(sorted(conflicts)))
                 else:
                     self._queued.append(commit)
-            lost = lost | found
+            lost = found  # what remains needs nothing that was lost before
 
     def start_anew(self, is_write_lost: bool, to_tell: list[Callable[[], None]]) -> None:
         """Forget all commits but those that are being written. [TXN-31]

@@ -20,8 +20,8 @@ from durus.error import (
     SnapshotEndedError,
     TransactionError,
 )
+from durus.oid_array import OidArray, encoded
 from durus.sharing.compression import COMPRESSED_FROM, KNOWN, NONE, compress, decompress
-from durus.sharing.oid_array import OidArray, encoded
 from durus.sharing.protocol import MAX_COMMIT, MAX_REQUEST_OIDS, NOT_FOUND, OKAY, Loaded, Reader
 
 VERSION_2 = 2

@@ -26,12 +26,12 @@ from durus.error import (
     WriteConflictError,
 )
 from durus.oid import ROOT_OID, format_oid
+from durus.oid_array import OidSet
 from durus.progress import Progress
 from durus.records.record import split_oids, unpack_record
 from durus.sharing.change_log import ChangeLog, LatestCommits, LogReader
 from durus.sharing.commit_queue import CommitQueue, OnOutcome, QueuedCommit, references
 from durus.sharing.held_snapshots import HeldSnapshots, SnapshotHolder
-from durus.sharing.oid_array import OidSet
 from durus.sharing.oid_grants import OidGrants
 from durus.sharing.turns import Standing, Turn, Turns
 from durus.sharing.versions import News, Versions
@@ -321,9 +321,9 @@ class SessionCore:
         removed = self._versions.sync()
         self._make_invalid(removed)
         if removed:
-            self._commits.withdraw_conflicting(set(removed))
+            self._commits.withdraw_conflicting(removed)
 
-    def _make_invalid(self, oids: list[bytes] | None) -> None:
+    def _make_invalid(self, oids: Collection[bytes] | None) -> None:
         """Tell all clients at their next sync that these oids are invalid, None for any."""
         if oids is None:
             self.start_anew(is_write_lost=False)

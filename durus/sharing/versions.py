@@ -9,7 +9,7 @@ storage as it was then, in their own era. All callers hold one monitor, except f
 import weakref
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple
 
 from durus.error import DurusKeyError
@@ -246,7 +246,7 @@ class Versions:
         except DurusKeyError:
             return None
 
-    def sync(self) -> list[bytes] | None:
+    def sync(self) -> Collection[bytes] | None:
         """Sync the storage. No commit may be in progress, except one whose thread was interrupted."""
         if self._under_way:  # it may be stored, which makes another state
             self._serial, self._under_way = self._serial + 1, {}

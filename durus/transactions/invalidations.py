@@ -11,9 +11,15 @@ from weakref import WeakSet
 
 from durus.error import ConflictError, ReadConflictError, WriteConflictError
 from durus.objects.cache import Cache
+from durus.oid_array import OidArray
 from durus.persistent import ConnectionBase, Watch
 
 Conflict = TypeVar("Conflict", bound=ConflictError)
+
+_MANY = 1 << 12
+"""Fewer invalid oids are put into a set."""
+_SEARCHED_TIMES = 16
+"""How many times as many oids as objects there must be for a walk through the objects to take less time and memory."""
 
 
 class Invalidations:
@@ -23,27 +29,40 @@ class Invalidations:
         self._connection = connection
         self._cache = cache
         self.oids: set[bytes] = set()
-        """The invalid oids, always in the same set."""
+        """The invalid oids, always in the same set, without those in the arrays."""
+        self._arrays: list[OidArray] = []
+        """Invalid oids that are so many that no set is made of them."""
         self.is_all = False
         """True if every oid may be invalid."""
+        self.is_many = False
+        """True if the set does not have all invalid oids."""
         self._watches: WeakSet[Watch] = WeakSet()
 
-    def note(self, oids: list[bytes] | None) -> None:
+    def note(self, oids: Collection[bytes] | None) -> None:
         """Note what others have changed, None for anything. Its states are dropped later."""
         if oids is None:
-            self.is_all = True
+            self.is_all = self.is_many = True
+        elif len(oids) >= _MANY and isinstance(oids, OidArray):
+            self._arrays.append(oids)
+            self.is_many = True
         else:
             self.oids.update(oids)
+
+    def has(self, oid: bytes) -> bool:
+        """Tell whether an oid is invalid, or may be."""
+        return self.is_all or oid in self.oids or any(oid in array for array in self._arrays)
 
     def has_conflict(self) -> bool:
         """Tell whether the transaction has accessed what is invalid."""
         accessed = self._connection.accessed
-        return bool(accessed) and (self.is_all or not accessed.isdisjoint(self.oids))
+        if self.is_all:
+            return bool(accessed)
+        return not (accessed.isdisjoint(self.oids) and all(array.isdisjoint(accessed) for array in self._arrays))
 
     def conflict(self) -> WriteConflictError:
         """Return the error of a commit on all invalid oids that the transaction has accessed. [TXN-13]"""
         accessed = self._connection.accessed
-        return WriteConflictError(sorted(accessed if self.is_all else [oid for oid in self.oids if oid in accessed]))
+        return WriteConflictError(sorted(filter(self.has, accessed) if self.is_many else accessed & self.oids))
 
     def read_conflict(self, oid: bytes) -> ReadConflictError:
         """Return the error of a load of an oid. [TXN-14]"""
@@ -63,12 +82,25 @@ class Invalidations:
             self._cache.make_all_ghosts(self._connection)
             for watch in self._watches:
                 watch.overflowed = True
-        elif self.oids:
+        elif self.oids or self._arrays:
             self.drop_states(self.oids)
+            for array in self._arrays:
+                self._drop_many(array)
         else:
             return
         self.oids.clear()
-        self.is_all = False
+        self._arrays.clear()
+        self.is_all = self.is_many = False
+
+    def _drop_many(self, oids: OidArray) -> None:
+        """Do what drop_states() does, by a walk through what there are fewer of: these oids, or objects in memory."""
+        if _SEARCHED_TIMES * self._cache.get_count() < len(oids):
+            outdated = [oid for oid in self._cache.objects() if oid in oids]
+        else:
+            outdated = [oid for oid in oids if self._cache.get(oid) is not None]
+        for oid in outdated:
+            self._cache.make_ghost(oid)
+        self.tell_watches(oids)
 
     def drop_states(self, oids: Collection[bytes]) -> None:
         """Turn the objects whose states are outdated into ghosts."""

@@ -1,7 +1,7 @@
 """ClientStorage against a server in memory: prefetch, oids, and connections that are lost."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import pytest
 
@@ -398,7 +398,7 @@ def test_an_error_of_the_handler_gives_the_turn_back(server: InMemoryServer) -> 
     second.get_root()["n"] = 1
     second.commit()
 
-    def refuse(oids: list[bytes] | None) -> None:
+    def refuse(oids: Collection[bytes] | None) -> None:
         raise WriteConflictError(oids)
 
     first.begin()

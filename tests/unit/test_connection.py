@@ -87,7 +87,7 @@ class InvalidatingStorage(MemoryStorage):
 
     def sync(self) -> list[bytes]:
         invalid, self.invalid = self.invalid, []
-        return invalid + super().sync()
+        return [*invalid, *super().sync()]
 
     def end(self, handle_invalidations: object = None) -> None:
         if callable(handle_invalidations):
@@ -836,7 +836,7 @@ class BeatenStorage(MemoryStorage):
         if not self.has_record(ROOT_OID):
             assert handle_invalidations is not None
             self._records[ROOT_OID] = record_of_root(n=1)
-            self._removed.append(ROOT_OID)
+            self._removed = [*self._removed, ROOT_OID]
         super().end(handle_invalidations)
 
 

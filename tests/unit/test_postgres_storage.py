@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -500,7 +500,7 @@ def test_a_commit_that_waits_for_its_turn_is_told_what_was_committed_meanwhile(w
     fill(world, record(ROOT, ONE), record(ONE))
     holder, waiting = world.open(application_name="holder"), world.open(application_name="waiting")
     assert holder.take_turn() == []
-    told: list[list[bytes] | None] = []
+    told: list[Collection[bytes] | None] = []
 
     def commit() -> None:
         waiting.begin()
@@ -579,7 +579,7 @@ def test_a_commit_that_the_engine_rolls_back_is_tried_again(world: World, monkey
         return run(*given, prepare=prepare)
 
     monkeypatch.setattr(link_of(client), "run", failing)
-    told: list[list[bytes] | None] = []
+    told: list[Collection[bytes] | None] = []
     client.begin()
     client.store(ROOT, record(ROOT, b"", b"new"))
     client.end(told.append)

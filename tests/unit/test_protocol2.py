@@ -2,7 +2,7 @@
 
 import random
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 import pytest
@@ -26,11 +26,11 @@ from durus.error import (
 )
 from durus.file_storage import FileStorage
 from durus.oid import oid_from_int
+from durus.oid_array import OidArray, encoded
 from durus.persistent_list import PersistentList
 from durus.records.record import pack_record
 from durus.sharing import compression
 from durus.sharing import protocol2 as messages
-from durus.sharing.oid_array import OidArray, encoded
 from durus.sharing.protocol import Version, encode_request, receive
 from durus.storage import MemoryStorage
 from tests.in_memory_server import InMemoryConnection, InMemoryServer, answers, greeted
@@ -802,9 +802,9 @@ def test_a_turn_that_was_lost_before_its_answer_is_taken_again(server: InMemoryS
 def test_a_commit_whose_turn_was_lost_by_a_start_anew_is_a_conflict(server: InMemoryServer) -> None:
     store_items(server, 1)
     client = ClientStorage(stream=server.connect())
-    oids: list[list[bytes] | None] = []
+    oids: list[Collection[bytes] | None] = []
 
-    def handle(invalid: list[bytes] | None) -> None:
+    def handle(invalid: Collection[bytes] | None) -> None:
         oids.append(invalid)
         if len(oids) == 1:
             server.core.start_anew(is_write_lost=False)

@@ -3,7 +3,7 @@
 import contextlib
 import gc
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import pairwise
 from pathlib import Path
 from types import FrameType
@@ -210,7 +210,7 @@ def test_an_error_in_a_turn_ends_it() -> None:
     client, other = shared.new_client(), shared.new_client()
     commit(other, other.new_oid(), b"x")
 
-    def fail(oids: list[bytes] | None) -> None:
+    def fail(oids: Collection[bytes] | None) -> None:
         raise RuntimeError("what the application does")
 
     client.begin()

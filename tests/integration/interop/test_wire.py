@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from random import Random
@@ -338,7 +338,7 @@ def test_a_server_of_4_3_does_not_tell_of_such_a_commit(python_4_3: Path, tmp_pa
     assert told_of_a_commit_whose_client_takes_no_answer(python_4_3, tmp_path / "f") == []
 
 
-def told_of_a_commit_whose_client_takes_no_answer(python: Path, file: Path) -> list[bytes] | None:
+def told_of_a_commit_whose_client_takes_no_answer(python: Path, file: Path) -> Collection[bytes] | None:
     """Return what another client's sync gives after a commit of the root."""
     with served_by(python, file) as served, Connection(ClientStorage(address=served.address)) as connection:
         storage = connection.get_storage()

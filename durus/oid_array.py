@@ -1,9 +1,14 @@
-"""A compact sorted array of oids, for what a transaction has accessed, and for what has changed. Statement WIRE2-21."""
+"""A compact sorted array of oids: what a transaction has accessed, what has changed, what a pack has removed.
+
+Statement WIRE2-21.
+"""
 
 import sys
 from array import array
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
+from itertools import chain
 from typing import Protocol
 
 from durus.error import ProtocolError
@@ -12,6 +17,9 @@ from durus.oid import array_of_oids, oid_to_int, oids_from_ints
 _TYPECODES = {4: "I" if array("I").itemsize == 4 else "L", 8: "Q"}
 _WIDTH_LIMIT = 1 << 32
 """Lower oids fit into 4 bytes."""
+_PART = 1 << 12
+"""So many oids at a time are made of an array that is gone through."""
+_PAGE_BITS = 16
 _SEARCHED_TIMES = 16
 """How many times as long an array must be for a search in it to be faster than going through it."""
 
@@ -30,7 +38,7 @@ class OidArray:
     """Oids in ascending order. A look-up takes logarithmic time; creation from bytes takes almost none."""
 
     def __init__(self, numbers: "array[int]") -> None:
-        self._numbers = numbers
+        self.numbers = numbers
 
     @classmethod
     def of(cls, oids: Iterable[bytes]) -> "OidArray":
@@ -50,7 +58,7 @@ class OidArray:
 
     def to_bytes(self) -> tuple[int, bytes]:
         """Return the width of each oid in bytes, and the oids, big-endian."""
-        numbers = self._numbers
+        numbers = self.numbers
         if sys.byteorder == "little":
             numbers = numbers[:]
             numbers.byteswap()
@@ -59,7 +67,7 @@ class OidArray:
     @property
     def encoded(self) -> bytes:
         """The oids side by side, 8 bytes each."""
-        numbers = array("Q", self._numbers)
+        numbers = array("Q", self.numbers)
         if sys.byteorder == "little":
             numbers.byteswap()
         return numbers.tobytes()
@@ -69,17 +77,21 @@ class OidArray:
         if isinstance(oids, OidArray):
             fewer, more = sorted((self, oids), key=len)
             if _SEARCHED_TIMES * len(fewer) < len(more):
-                return not any(more.has_number(number) for number in fewer._numbers)
-            return set(fewer._numbers).isdisjoint(more._numbers)
+                return not any(more.has_number(number) for number in fewer.numbers)
+            return set(fewer.numbers).isdisjoint(more.numbers)
         if len(self) < len(oids):
-            return set(oids_from_ints(self._numbers)).isdisjoint(oids)
+            return set(oids_from_ints(self.numbers)).isdisjoint(oids)
         return not any(oid in self for oid in oids)
 
     def __iter__(self) -> Iterator[bytes]:
-        return iter(oids_from_ints(self._numbers))
+        numbers = self.numbers
+        if len(numbers) <= _PART:
+            return iter(oids_from_ints(numbers))
+        parts = (numbers[start : start + _PART] for start in range(0, len(numbers), _PART))
+        return chain.from_iterable(map(oids_from_ints, parts))
 
     def __len__(self) -> int:
-        return len(self._numbers)
+        return len(self.numbers)
 
     def __contains__(self, oid: object) -> bool:
         if not isinstance(oid, bytes):
@@ -88,11 +100,43 @@ class OidArray:
 
     def has_number(self, number: int) -> bool:
         """Tell whether the oid with this number is in the array."""
-        index = bisect_left(self._numbers, number)
-        return index < len(self._numbers) and self._numbers[index] == number
+        index = bisect_left(self.numbers, number)
+        return index < len(self.numbers) and self.numbers[index] == number
 
 
 NO_OIDS = OidArray(array("Q"))
+
+
+class OidCollector:
+    """Different oids that come in any order: 2 bytes for each, as long as many are close to each other."""
+
+    def __init__(self) -> None:
+        self._pages: defaultdict[int, array[int]] = defaultdict(lambda: array("H"))
+        """By the upper bits of the oids: their lower bits."""
+
+    def add(self, number: int) -> None:
+        """Add the oid with this number, which was not added before."""
+        self._pages[number >> _PAGE_BITS].append(number & ((1 << _PAGE_BITS) - 1))
+
+    @property
+    def highest(self) -> int:
+        """The highest number, -1 if there is none."""
+        page = max(self._pages, default=-1)
+        return -1 if page < 0 else page << _PAGE_BITS | max(self._pages[page])
+
+    def all_but(self, others: Collection[bytes]) -> OidArray:
+        """Return the array of these oids without some `others`."""
+        numbers = array(_TYPECODES[4 if self.highest < _WIDTH_LIMIT else 8])
+        left_out = set(map(oid_to_int, others))
+        for page in sorted(self._pages):
+            first = page << _PAGE_BITS
+            numbers.extend([first | low for low in sorted(self._pages[page]) if first | low not in left_out])
+        return OidArray(numbers)
+
+
+def joined(oids: Collection[bytes], more: OidArray) -> Collection[bytes]:
+    """Return the oids of both."""
+    return OidArray.of({*oids, *more}) if oids else more
 
 
 def encoded(oids: Collection[bytes]) -> bytes:
