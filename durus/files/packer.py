@@ -29,7 +29,7 @@ from durus.text import command
 MAX_PACKABLE_OIDS = 1 << 40
 """The first oid of a reachable object that a pack refuses. [SHELF-51]"""
 
-_REGION_SIZE = 1 << 22
+_REGION_SIZE = 1 << 20
 """Records within this many bytes of the file are read in the order of the file while marking."""
 
 

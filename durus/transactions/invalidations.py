@@ -62,7 +62,8 @@ class Invalidations:
     def conflict(self) -> WriteConflictError:
         """Return the error of a commit on all invalid oids that the transaction has accessed. [TXN-13]"""
         accessed = self._connection.accessed
-        return WriteConflictError(sorted(filter(self.has, accessed) if self.is_many else accessed & self.oids))
+        found = filter(self.has, accessed) if self.is_many else (oid for oid in self.oids if oid in accessed)
+        return WriteConflictError(sorted(found))
 
     def read_conflict(self, oid: bytes) -> ReadConflictError:
         """Return the error of a load of an oid. [TXN-14]"""
