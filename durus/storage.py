@@ -314,8 +314,8 @@ class Storage(Uncopied):
         """Return the oids that others changed, or a pack removed, since the last sync() or end().
 
         Returns:
-            The oids, of which a pack may have removed very many: they take no more than 8 bytes each in the result.
-            None means any oid, because the storage has started anew. [TXN-30]
+            The oids, in no list if a pack has removed very many. None means any oid, because the storage has started
+            anew. [TXN-30]
 
         Raises:
             DisconnectedError: the server can't be reached.
