@@ -6,11 +6,13 @@ import math
 import struct
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
+from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
 from durus.error import RecordError
 from durus.oid import FIRST_RESERVED_OID, oid_from_int
 from durus.records.pickle_machine import MAX_NAME
+from durus.records.plain_forms import MAX_KEY
 from durus.records.stored_state import compress_state
 
 Json: TypeAlias = object
@@ -58,6 +60,26 @@ def _names(cls: Json) -> tuple[str, str]:
     return module, qualname
 
 
+def _name_step(cls: Json) -> bytes:
+    """Return the steps that name a class, and note it."""
+    module, qualname = _names(cls)
+    return _text_step(module) + _text_step(qualname) + b"\x93\x94"
+
+
+def _text_step(text: str) -> bytes:
+    data = _utf8(text)
+    if len(data) < 256:
+        return b"\x8c%c%b" % (len(data), data)
+    if len(data) < 1 << 32:
+        return b"X" + len(data).to_bytes(4, "little") + data
+    return b"\x8d" + len(data).to_bytes(8, "little") + data
+
+
+_name_steps = lru_cache(maxsize=1000)(_name_step)
+_short_text = lru_cache(maxsize=10000)(_text_step)
+"""Most objects name few classes, and have the same attributes."""
+
+
 def _shown(value: Json) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
@@ -75,7 +97,8 @@ class _Writer:
         self.refs: set[bytes] = set()
         self._memo: dict[int, int] = {}
         """The numbers of the values that were written, by the id() of their forms."""
-        self._names: dict[tuple[str, str], int] = {}
+        self._names: dict[bytes, int] = {}
+        """The numbers of the names that were written, by their steps."""
         self._count = 0
         self._shared: dict[int, Json] = {}
         """The forms of shared values, by their numbers."""
@@ -87,7 +110,7 @@ class _Writer:
         out = self.out
         kind = type(value)
         if kind is str:
-            if not self._is_again(value):
+            if not (self._memo and self._is_again(value)):
                 self._text(value)  # type: ignore[arg-type]  # mypy does not follow `kind`
                 self._note_shared(value)
         elif value is None:
@@ -137,13 +160,7 @@ class _Writer:
     # Values
 
     def _text(self, text: str) -> None:
-        data = _utf8(text)
-        if len(data) < 256:
-            self.out += b"\x8c" + bytes((len(data),)) + data
-        elif len(data) < 1 << 32:
-            self.out += b"X" + len(data).to_bytes(4, "little") + data
-        else:
-            self.out += b"\x8d" + len(data).to_bytes(8, "little") + data
+        self.out += _text_step(text) if len(text) > MAX_KEY else _short_text(text)
 
     def _int(self, value: int) -> None:
         if 0 <= value < 256:
@@ -168,14 +185,13 @@ class _Writer:
             self.out += b"\x8e" + len(data).to_bytes(8, "little") + data
 
     def _name(self, cls: Json) -> None:
-        names = _names(cls)
-        if names in self._names:
-            self._fetch(self._names[names])
+        steps = _name_steps(cls) if isinstance(cls, str) else _name_step(cls)
+        number = self._names.get(steps)
+        if number is not None:
+            self._fetch(number)
             return
-        self._text(names[0])
-        self._text(names[1])
-        self.out += b"\x93\x94"
-        self._names[names] = self._count
+        self.out += steps
+        self._names[steps] = self._count
         self._count += 1
 
     def _list(self, value: list[Json]) -> None:
@@ -204,24 +220,25 @@ class _Writer:
 
     def _dict(self, value: dict[str, Json]) -> None:
         first = next(iter(value), "")
-        if not first.startswith("$"):
+        if first[:1] != "$":
             if self._is_again(value):
                 return
-            self.out += b"}"
+            out = self.out
+            out += b"}"
             self._note(value)
             if value:
-                self.out += b"("
+                out += b"("
                 for key, item in value.items():
-                    if key.startswith("$"):
+                    if key[:1] == "$":
                         raise RecordError(f"a key that starts with $ belongs into a $dict, and {_shown(key)} does not")
-                    self._text(key)
+                    out += _text_step(key) if len(key) > MAX_KEY else _short_text(key)
                     self.save(item)
-                self.out += b"u"
+                out += b"u"
             return
         form = _FORMS.get(first)
         if form is None:
             raise RecordError(f"there is no form {_shown(first)}; a key that starts with $ belongs into a $dict")
-        if extra := value.keys() - {first, *form.others}:
+        if len(value) > 1 and (extra := value.keys() - {first, *form.others}):
             raise RecordError(f"a {first} has no {_shown(sorted(extra)[0])}")
         if form.is_new and self._is_again(value):
             return

@@ -102,7 +102,7 @@ class Import:
 
     def _object(self, text: bytes) -> dict[str, Json]:
         try:
-            found = json.loads(text, parse_constant=_refuse_constant)
+            found = _DECODER.decode(str(text, "utf-8", "surrogatepass"))
         except RecursionError:
             raise self._error("its values are nested too deep") from None
         except ValueError as error:
@@ -178,6 +178,9 @@ class Import:
 
 def _refuse_constant(name: str) -> Json:
     raise ValueError(f'{name} is no JSON: {{"$float": ...}} has it')
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def _stored(found: dict[str, Json]) -> tuple[bytes, set[bytes]]:
