@@ -250,7 +250,7 @@ class Replica(Work[Followed]):
             note = self._read_note()
             if note.source != self._source.name:
                 raise ReplicaError(
-                    f"{self.path}: this is a replica of {note.source}, and has nothing in common with "
+                    f"{self.path}: this is a replica of {note.source}, and its commit of {seal.time} is not in "
                     f"{self._source.name}; follow that into another file, or {_REMOVE}"
                 )
             if not note.explains(seal):
