@@ -32,6 +32,7 @@ extension = Extension(
         "durus/_files.c",
         "durus/_pickle_work.c",
         "durus/_plain.c",
+        "durus/_plain_writer.c",
         "durus/_read_set.c",
         "durus/_states.c",
     ],

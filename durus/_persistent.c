@@ -617,6 +617,7 @@ static PyMethodDef module_methods[] = {
     {"fits", (PyCFunction)(void (*)(void))pickles_fit, METH_FASTCALL,
      PyDoc_STR("Tell whether the numbers in pickles are in their limits beyond doubt. [REC-33]")},
     {"usual_state", usual_state, METH_VARARGS, PyDoc_STR("Return what exports make of a usual pickle of a state.")},
+    {"usual_steps", usual_steps, METH_VARARGS, PyDoc_STR("Return the pickle that imports make of a usual state.")},
     {"is_record_of", is_record_of, METH_VARARGS,
      PyDoc_STR("Tell whether a record is well-formed, and that of an oid.")},
     {"refs_outside", refs_outside, METH_O, PyDoc_STR("Return the oids that records refer to and that have none.")},

@@ -181,6 +181,7 @@ SHARED int find_in_index(PyObject *index, PyObject *oid, uint64_t *offset);
 SHARED PyObject *find_entries(PyObject *module, PyObject *args);
 SHARED PyObject *pack_entries(PyObject *module, PyObject *args);
 SHARED PyObject *usual_state(PyObject *module, PyObject *args);
+SHARED PyObject *usual_steps(PyObject *module, PyObject *args);
 SHARED PyObject *pickles_fit(PyObject *module, PyObject *const *args, Py_ssize_t count);
 
 /* Tells if a class has a _p_note_change() of its own. */

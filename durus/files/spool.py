@@ -23,8 +23,11 @@ class Spool:
 
     def write(self, data: bytes) -> None:
         """Append bytes."""
-        with self._errors_as("write"):
+        try:
             self._file.write(data)
+        except OSError:
+            with self._errors_as("write"):
+                raise
 
     def rewind(self) -> None:
         """Begin to read."""
@@ -33,8 +36,11 @@ class Spool:
 
     def read(self, size: int) -> bytes:
         """Return the next bytes."""
-        with self._errors_as("read"):
+        try:
             return self._file.read(size)
+        except OSError:
+            with self._errors_as("read"):
+                raise
 
     def _errors_as(self, operation: str) -> contextlib.AbstractContextManager[None]:
         return os_errors_as(f"{operation} a temporary file beside it", self._beside)

@@ -1,4 +1,7 @@
-"""Writes the data of a record from the form of spec/export.md, without its classes. Statements EXP-1 to EXP-10."""
+"""Writes the data of a record from the form of spec/export.md, without its classes. Statements EXP-1 to EXP-10.
+
+C writes the usual states.
+"""
 
 import base64
 import binascii
@@ -7,9 +10,10 @@ import struct
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
 from functools import lru_cache
-from typing import NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from durus.error import RecordError
+from durus.implementation import implementation
 from durus.oid import FIRST_RESERVED_OID, oid_from_int
 from durus.records.pickle_machine import MAX_NAME
 from durus.records.plain_forms import MAX_KEY
@@ -31,16 +35,35 @@ class Written(NamedTuple):
 
 def write_plain(cls: Json, state: Json) -> Written:
     """Return the data for a class and a state in their forms; RecordError if one has another form."""
+    class_pickle = _kept_class_pickle(cls) if isinstance(cls, str) else _class_pickle(cls)
+    refs: set[bytes] = set()
+    pickled = usual_steps(state, refs, _name_steps)
+    if pickled is None:
+        writer = _Writer()
+        try:
+            writer.save(state)
+        except RecursionError:
+            raise _too_deep() from None
+        pickled, refs = bytes(writer.out) + b".", writer.refs
+    return Written(class_pickle + compress_state(pickled), refs)
+
+
+def usual_steps(state: Json, refs: set[bytes], name_steps: Callable[[str], bytes]) -> bytes | None:
+    """Return what _Writer writes of a usual state, and add its references; None if that must do it. C does it."""
+    return None
+
+
+if not TYPE_CHECKING and implementation == "C":
+    from durus import _persistent
+
+    usual_steps = _persistent.usual_steps
+
+
+def _class_pickle(cls: Json) -> bytes:
     module, qualname = _names(cls)
     if "\n" in module or "\n" in qualname or not module or not qualname:
         raise RecordError(f'"class" must be module:name, and is {cls!r}')
-    writer = _Writer()
-    try:
-        writer.save(state)
-    except RecursionError:
-        raise _too_deep() from None
-    class_pickle = b"\x80\x04c" + _utf8(module) + b"\n" + _utf8(qualname) + b"\n."
-    return Written(class_pickle + compress_state(bytes(writer.out) + b"."), writer.refs)
+    return b"\x80\x04c" + _utf8(module) + b"\n" + _utf8(qualname) + b"\n."
 
 
 def _utf8(text: str) -> bytes:
@@ -75,6 +98,7 @@ def _text_step(text: str) -> bytes:
     return b"\x8d" + len(data).to_bytes(8, "little") + data
 
 
+_kept_class_pickle = lru_cache(maxsize=1000)(_class_pickle)
 _name_steps = lru_cache(maxsize=1000)(_name_step)
 _short_text = lru_cache(maxsize=10000)(_text_step)
 """Most objects name few classes, and have the same attributes."""
