@@ -582,7 +582,7 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
         self._guard.begin(_getframe(), self._start_anew)  # without end() after an error: the states are incomplete then
         index = self._blocks.index_of(savepoint)
         if index is not None:
-            if has_failed and savepoint.kept is not None:
+            if has_failed:
                 self._go_back(savepoint.kept)
             del self._blocks.refs[index:]
         elif has_failed and savepoint.serial != self.transaction_serial:

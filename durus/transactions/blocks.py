@@ -51,8 +51,8 @@ class Block(Generic[Root_co]):
     def __init__(self, connection: Owner[Root_co], is_exclusive: bool) -> None:
         self._connection = connection
         self.is_exclusive = is_exclusive
-        self.task = current_task()
-        self.thread = 0
+        self.task: asyncio.Task[object] | None
+        self.thread: int
         """The thread that has opened it, or is ending it."""
         self.is_lost = False
         """True if an interrupt has discarded changes that were made in it."""
@@ -74,10 +74,10 @@ class Savepoint:
 
     def __init__(self, connection: Owner[PersistentObject]) -> None:
         self._connection = connection
-        self.task: asyncio.Task[object] | None = None
-        self.serial = 0
+        self.task: asyncio.Task[object] | None
+        self.serial: int
         """The number of the transaction in which it has begun."""
-        self.kept: KeptStates | None = None
+        self.kept: KeptStates
 
     def __enter__(self) -> None:
         self.task = current_task()
@@ -86,12 +86,12 @@ class Savepoint:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if error is None:
-            self._connection._end_savepoint(self, has_failed=False)
-            return
         try:
-            self._connection._end_savepoint(self, has_failed=True)
-        except DurusError as failure:  # the next call reports it, too; the first error tells what is wrong
+            self._connection._end_savepoint(self, has_failed=error is not None)
+        except DurusError as failure:
+            if error is None:
+                raise
+            # The next call reports it, too; the first error tells what is wrong.
             error.add_note(f"and going back to the savepoint failed: {failure}")
 
 

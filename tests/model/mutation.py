@@ -84,7 +84,7 @@ TESTS = {
         "unnoted_changes",
         "interrupts",
     ],
-    "durus/transactions/blocks.py": ["savepoints", "connection", "misuse"],
+    "durus/transactions/blocks.py": ["savepoints", "connection", "misuse", "interrupts"],
     "durus/connection.py": ["connection", "spec_examples", "computed_attribute", "api", "record", "btree"],
 }
 """Module -> its test files in tests/unit, quick ones first."""

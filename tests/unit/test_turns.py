@@ -196,11 +196,15 @@ def test_a_late_commit_is_taken_when_the_next_client_stalls_too(clock: Clock) ->
 def test_records_of_turns_that_were_passed_on_take_bounded_memory(
     clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("durus.sharing.session.MAX_WAITING", 50)
     slow, other = clock.client().ask(), clock.client().ask()
     clock.tick(1)
-    slow.session.store(ROOT, pack_record(ROOT, b"x" * 60, b""))
-    assert slow.session._staged == {}
+    first, second, third = (pack_record(oid, b"x" * 60, b"") for oid in (ROOT, *slow.session.new_oids(2)))
+    monkeypatch.setattr("durus.sharing.session.MAX_WAITING", len(first))
+    slow.session.store(ROOT, first)
+    assert slow.session._staged == {ROOT: first}
+    for record in second, third:
+        slow.session.store(record[:8], record)
+        assert slow.session._staged == {}
     other.session.give_up_commit()
     slow.session.commit({}, slow.outcomes.append)
     assert slow.is_refused
