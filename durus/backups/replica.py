@@ -243,7 +243,7 @@ class Replica(Work[Followed]):
         self._file, self._seal = file, seal
 
     def _check_origin(self, state: SourceState, seal: Seal) -> None:
-        """Raise ReplicaError if something else than a copy of the source has written the file. [REPL-3] [REPL-4]"""
+        """Raise ReplicaError if the file was written by anything other than copies of the source. [REPL-3] [REPL-4]"""
         if self._is_known:
             return
         if not state.has(seal):

@@ -36,7 +36,7 @@ _SECONDS_BETWEEN_TRIES = 0.2
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_storage_arguments(
-        parser, "the file with the objects, made if it is not there (without it: use a server)", file_or_address
+        parser, "the file with the objects, created if it does not exist (without it: use a server)", file_or_address
     )
     parser.set_defaults(
         option_if_in_use="--readonly", if_in_use="give the address of its server in place of the file, or --readonly"

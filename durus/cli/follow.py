@@ -31,14 +31,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a file, which may be in use, a backup, or durus://host:port",
     )
     parser.add_argument(
-        "file", type=file_name, metavar="FILE", help="the copy: a file that does not exist, or that was made by this"
+        "file",
+        type=file_name,
+        metavar="FILE",
+        help="the copy: a file that this command has made, or one that does not exist yet",
     )
     parser.add_argument(
         "--every",
         type=seconds(MAX_SECONDS),
         default=1.0,
         metavar="SECONDS",
-        help="the time between two looks at the source (%(default)s)",
+        help="how often to look for changes, in seconds (%(default)s)",
     )
 
 

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ADDRESS",
         help="where the database is to be, as postgresql://user@host/name?schema=durus",
     )
-    parser.add_argument("--check", action="store_true", help="make nothing, and tell only the version of the tables")
+    parser.add_argument("--check", action="store_true", help="create nothing; only print the version of the tables")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -56,7 +56,9 @@ _LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_storage_arguments(parser, "the file with the objects, made if it is not there (without it: a temporary file)")
+    add_storage_arguments(
+        parser, "the file with the objects, created if it does not exist (without it: a temporary file)"
+    )
     add_address_arguments(parser, "listen on")
     parser.set_defaults(option_if_in_use="--readonly", if_in_use="close it there, or give --readonly")
     parser.add_argument(
@@ -65,8 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         type=_allowed_user,
         metavar="USER[:ROLE]",
-        help="who may connect to the Unix socket, by name or number: to read, write (if nothing is said) or admin; "
-        "may be repeated, and then nobody else may but this user and root",
+        help="who may connect to the Unix socket, by name or number, with a role: read, write (the default) or admin; "
+        "may be repeated; all others are refused, except the server's own user and root",
     )
     parser.add_argument(
         "--allow-gid",
@@ -80,14 +82,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--may-stop",
         choices=("user", "local", "anyone"),
         default="local",
-        help="who may stop the server and have it pack: its own user and root on a Unix socket, these and clients on "
-        "loopback, or anyone who may write (%(default)s)",
+        help="who may stop the server and start a pack: its own user and root on a Unix socket; these and clients on "
+        "loopback; or anyone who may write (%(default)s)",
     )
     parser.add_argument(
         "--tls-cert",
         metavar="FILE",
-        help="speak TLS on the port: the certificate of the server, and those of the CAs between; PEM, read anew by "
-        "SIGHUP, as the next three",
+        help="use TLS on the port: a PEM file with the certificate of the server and the intermediate CAs; SIGHUP "
+        "reads this file and the next three again",
     )
     parser.add_argument("--tls-key", metavar="FILE", help="the key of the certificate (default: in the same file)")
     parser.add_argument(
@@ -96,8 +98,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tls-roles",
         metavar="FILE",
-        help="lines of a name in a certificate, as DNS:, URI: or email:, and a role: read, write or admin; nobody else "
-        "may connect",
+        help="a file of lines, each with a name in a certificate (DNS:, URI: or email:) and a role: read, write or "
+        "admin; all others are refused",
     )
     parser.add_argument("--owner", type=_user, metavar="USER", help="owner of the Unix socket, a name or a number")
     parser.add_argument("--group", type=_group, metavar="GROUP", help="group of the Unix socket, a name or a number")
@@ -106,14 +108,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--gcbytes",
         type=whole_number(0),
         metavar="N",
-        help="pack after commits of so many bytes since the last pack; 0 is never (without this option and the next: "
-        f"when more than half of a SHELF-1 file is garbage, and at least {GARBAGE_BYTES >> 20} MiB)",
+        help="pack when N bytes have been committed since the last pack; 0 means never (without this option and the "
+        f"next: when more than half of a SHELF-1 file is garbage, and at least {GARBAGE_BYTES >> 20} MiB)",
     )
     parser.add_argument(
         "--gcinterval",
         type=seconds(MAX_SECONDS, or_zero=True),
         metavar="S",
-        help="pack after so many seconds, if anything was committed; 0 is never",
+        help="pack every S seconds, if anything was committed; 0 means never",
     )
     add_keep_prepack_argument(parser)
     parser.add_argument(
@@ -135,8 +137,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-clients",
         type=whole_number(1),
         metavar="N",
-        help="how many connections there may be, and one more for a client that may stop the server (as many as the "
-        "process may have files open, less a few)",
+        help="how many connections there may be; a client that may stop the server gets one more (a few less than the "
+        "files that the process may open)",
     )
     parser.add_argument(
         "--max-clients-by-peer",
@@ -150,7 +152,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=whole_number(0),
         default=defaults.rate,
         metavar="BYTES",
-        help="how many bytes a connection may send and get in a second; it is slowed down to that (no limit)",
+        help="how many bytes a second a connection may send and receive before it is slowed down (no limit)",
     )
     parser.add_argument(
         "--max-unused-oids",
@@ -171,19 +173,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=whole_number(1),
         default=defaults.memory,
         metavar="BYTES",
-        help="how many bytes are held for a connection, of an incomplete commit and of unread answers (%(default)s)",
+        help="how many bytes of an incomplete commit and of unread answers are held for a connection (%(default)s)",
     )
     parser.add_argument(
         "--metrics",
         type=host_and_port,
         metavar="[HOST:]PORT",
-        help="answer HTTP there with numbers for Prometheus; on loopback if there is no host",
+        help="serve numbers for Prometheus over HTTP at this address; on loopback without a HOST",
     )
     parser.add_argument(
         "--follow",
         type=followed_name,
         metavar="SOURCE",
-        help="with --readonly: keep the file a copy of a file, a backup or a server, as the command follow does",
+        help="with --readonly: keep the file up to date with a file, a backup or a server, as the command follow does",
     )
     parser.add_argument("--logfile", metavar="FILE", help="the log file; SIGHUP opens it again (default: stderr)")
     parser.add_argument(

@@ -31,7 +31,7 @@ _SECONDS_BETWEEN_SIGNS = 5.0
 """How often a waiting client is told that its answer is still to come."""
 
 _SECONDS_TO_BE_REFUSED = 2.0
-"""How long a connection for which there is no place is kept, so that it can be told."""
+"""How long a connection beyond the limit is kept, so that it can be told."""
 
 _logger = logging.getLogger("durus")
 

@@ -75,7 +75,7 @@ class Histogram:
 
 
 class Conflicts:
-    """Which oids were in conflict how often, for those that are most often.
+    """The oids that were in conflict most often, and how often each was.
 
     When the table is full, a new oid takes the place of the rarest one, together with its number. So a number can be
     too high, and an oid that is in more than one of MAX_CONFLICTING_OIDS conflicts is always there.
@@ -138,7 +138,7 @@ class Counts:
     refused: int = 0
     """Connections and requests that were refused because of a limit."""
     connections: int = 0
-    """How many connections there were, with those that there are."""
+    """How many connections were made, including those that are open."""
     loads: int = 0
     """How many records the connections that have ended asked for."""
     received: int = 0

@@ -55,14 +55,14 @@ class ServedFile:
 
 
 class WhenToPack(NamedTuple):
-    """When a server packs by itself; each number can be 0, for never."""
+    """When a server packs by itself; 0 in a field means never."""
 
     committed: int
     """After so many committed bytes."""
     seconds: float
-    """So often, if anything was committed."""
+    """The seconds between two packs, if anything was committed."""
     garbage: int
-    """When more than half of the file is garbage, and at least so many bytes."""
+    """How many bytes of garbage there must be, when they are more than half of the file."""
 
 
 class Packing:

@@ -268,7 +268,7 @@ class SessionCore:
         self._tell_of_end()
 
     def _tell_of_end(self) -> None:
-        """Let go on who waits for the end of a write."""
+        """Call what waits for the end of a write."""
         self._must_news_wait = False
         waiting, self._waiting_for_write = self._waiting_for_write, []
         for proceed in waiting:

@@ -129,7 +129,7 @@ class OpenBlocks:
         return None in [each() for each in self.refs]
 
     def index_of(self, savepoint: Savepoint) -> int | None:
-        """Return the place of a savepoint in `refs`, None if it is not open."""
+        """Return the index of a savepoint in `refs`, None if it is not open."""
         found = [each() for each in self.refs]
         return found.index(savepoint) if savepoint in found else None
 
