@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 
 from durus.database import Database, Transaction, surrounding
-from durus.error import ArgumentError, DurusError, StateError
+from durus.error import ArgumentError, DurusError, TransactionError
 from durus.persistent import PersistentObject
 from durus.pool.attempts import pause_seconds
 
@@ -55,11 +55,11 @@ _root: ContextVar[PersistentObject] = ContextVar("durus.web.root")
 
 
 def root() -> Any:
-    """Return the root of the request's transaction; StateError outside of a request. [WEB-5]"""
+    """Return the root of the request's transaction; TransactionError outside of a request. [WEB-5]"""
     try:
         return _root.get()
     except LookupError:
-        raise StateError(
+        raise TransactionError(
             "there is no request; durus.web.root() works inside of a request, use db.transaction() elsewhere"
         ) from None
 
@@ -205,7 +205,7 @@ class _Response:
         if exc_info is not None:
             self.body.clear()
         elif self.status:
-            raise StateError("the application has called start_response twice; the second call needs exc_info")
+            raise DurusError("the application has called start_response twice; the second call needs exc_info")
         self.status, self.headers, self.exc_info = status, headers, exc_info
         return self.body.extend
 
@@ -219,7 +219,7 @@ class _Response:
             if close is not None:
                 close()
         if not self.status:
-            raise StateError("the application has returned a response without calling start_response")
+            raise DurusError("the application has returned a response without calling start_response")
 
 
 class ASGIMiddleware(_Middleware[ASGIApp]):

@@ -13,7 +13,7 @@ import pytest
 import durus
 from durus import web
 from durus.database import Database
-from durus.error import ArgumentError, ConflictError, StateError, TransactionError
+from durus.error import ArgumentError, ConflictError, DurusError, TransactionError
 
 Db = Database[Any]
 
@@ -278,7 +278,7 @@ def test_a_commit_of_a_connection_in_a_request_does_not_wait_for_the_request(tmp
 
 @pytest.mark.spec("WEB-5")
 def test_there_is_no_root_outside_of_a_request() -> None:
-    with pytest.raises(StateError, match="there is no request"):
+    with pytest.raises(TransactionError, match="there is no request"):
         web.root()
 
 
@@ -502,6 +502,6 @@ def test_a_response_starts_once(db: Db, calls: int, message: str) -> None:
             start("200 OK", [])
         return [b"page"]
 
-    with pytest.raises(StateError, match=message):
+    with pytest.raises(DurusError, match=message):
         wsgi_answer(app, db)
     assert value(db) == 0
