@@ -470,7 +470,7 @@ class ServedClient:
             return None  # the client waits for the server
         if conversation.has_turn:
             return _Wait("the data of its commit", server.commit_timeout, conversation.request_count)
-        if self._unsent:
+        if self._unsent and not conversation.may_leave_unread:
             return _Wait("the reading of its answers", server.stall_timeout, len(self._unsent))
         if conversation.is_inside_request:
             return _Wait("the rest of a request", server.stall_timeout, conversation.progress)

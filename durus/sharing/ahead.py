@@ -85,7 +85,7 @@ class Ahead:
                 if not self._add(oid):
                     continue
                 record = load(oid)
-                if record is None:
+                if record is None or len(record) > size:
                     self._sent.discard([oid])
                 else:
                     size -= len(record)

@@ -35,6 +35,10 @@ class ClientDialog2(ClientDialog):
         self._is_held = False
         """True while the server may keep a turn or a snapshot for this client."""
         self._is_snapshot = False
+        self._asks_ahead = True
+        """False if the server does not know the request for records that are needed soon."""
+        self._is_answer_due = False
+        """True while the answer to such a request is to be read."""
         extra = _EXTRA_BYTES if prefetch.limit else 0
         channel.send(
             messages.encode_request(messages.Options(min(prefetch.limit, _CHANGED_RECORDS), extra, compression))
@@ -46,17 +50,48 @@ class ClientDialog2(ClientDialog):
     # Loads
 
     def load(self, oid: bytes) -> bytes:
-        record = self.prefetch.take(oid)
+        prefetch = self.prefetch
+        record = prefetch.take(oid)
+        if record is None and self._is_answer_due:
+            self._take_due()
+            record = prefetch.take(oid)
         if record is None:
-            prefetch = self.prefetch
-            prefetch.adapt()
-            siblings = prefetch.siblings(oid, min(prefetch.ahead, self._hello.max_oids - 1))
+            siblings = self._next_siblings(oid)
             answers = self._load([oid, *siblings] if siblings else [oid], prefetch.ahead)
             record = record_of(oid, answers[0])
             if len(answers) > 1:
                 prefetch.add_records(other.record for other in answers[1:] if other.status == OKAY)
-        self.prefetch.note_loaded(record)
+        elif prefetch.runs_low and self._asks_ahead and not self._is_answer_due:
+            self._ask_ahead(oid)
+        prefetch.note_loaded(record)
         return record
+
+    def _next_siblings(self, oid: bytes) -> list[bytes]:
+        self.prefetch.adapt()
+        return self.prefetch.siblings(oid, min(self.prefetch.ahead, self._hello.max_oids - 1))
+
+    def _ask_ahead(self, oid: bytes) -> None:
+        """Ask for the next siblings while the application still uses those that have come. [WIRE2-17]"""
+        self.prefetch.runs_low = False
+        siblings = self._next_siblings(oid)
+        if siblings:
+            self._channel.send(messages.encode_request(messages.LoadAhead(siblings, self.prefetch.ahead)))
+            self._is_answer_due = True
+
+    def _take_due(self) -> None:
+        """Take in the records that were asked for ahead, so that the next answer is that to the next request."""
+        self._is_answer_due = False
+        answer = self._receive_parsed(_AHEAD_ANSWERS)
+        if isinstance(answer, messages.Failure):
+            self._asks_ahead = False
+        else:
+            self.prefetch.add_records(answer)
+
+    def _send(self, data: bytes) -> None:
+        """Send a request that has an answer."""
+        if self._is_answer_due:
+            self._take_due()
+        self._channel.send(data)
 
     def load_all(self, oids: list[bytes]) -> list[Loaded]:
         """Return the answers for these oids, in as many requests as the server requires. [WIRE2-2]"""
@@ -66,7 +101,7 @@ class ClientDialog2(ClientDialog):
 
     def _load(self, oids: list[bytes], ahead: int) -> list[Loaded]:
         """Return the answers for these oids, followed by records that were not asked for."""
-        self._channel.send(messages.encode_load(oids, ahead))
+        self._send(messages.encode_load(oids, ahead))
         answers: list[Loaded] = []
         is_whole = False
         while not is_whole:
@@ -149,6 +184,8 @@ class ClientDialog2(ClientDialog):
         """Return False if a commit in a turn came too late, and may be tried again."""
         limit = self._hello.max_commit
         data = messages.encode_commit(self._serial, accessed, records.values(), self._compression, limit)
+        if self._is_answer_due:
+            self._take_due()
         self._channel.check_connected()  # while it is known that nothing is stored
         with self._channel.outcome_unknown_on_error():
             self._channel.send(data)
@@ -181,7 +218,7 @@ class ClientDialog2(ClientDialog):
         return self._receive(_PIECE)
 
     def quit(self) -> None:
-        self._channel.send(messages.encode_request(messages.Quit()))
+        self._send(messages.encode_request(messages.Quit()))
 
     def read_refusal(self) -> None:
         self._receive({})
@@ -193,7 +230,7 @@ class ClientDialog2(ClientDialog):
         self._ask(messages.Ping(b"durus"), {b"G": lambda body: None})
 
     def status(self) -> dict[str, object]:
-        self._channel.send(messages.encode_request(messages.AskStatus()))
+        self._send(messages.encode_request(messages.AskStatus()))
         answer = self._receive_parsed({b"I": messages.parse_report})
         if isinstance(answer, messages.Failure):
             if answer.code == messages.UNSUPPORTED:
@@ -202,7 +239,7 @@ class ClientDialog2(ClientDialog):
         return answer
 
     def _ask(self, request: messages.Request, parsers: Parsers[T], on_wait: Callable[[], object] | None = None) -> T:
-        self._channel.send(messages.encode_request(request))
+        self._send(messages.encode_request(request))
         return self._receive(parsers, on_wait)
 
     def _receive(self, parsers: Parsers[T], on_wait: Callable[[], object] | None = None) -> T:
@@ -232,6 +269,7 @@ _LOAD_ANSWERS: Parsers[tuple[bool, list[Loaded]]] = {
     b"R": lambda body: (True, messages.parse_loaded(body)),
     b"r": lambda body: (False, messages.parse_loaded(body)),
 }
+_AHEAD_ANSWERS: Parsers[list[bytes]] = {b"A": messages.parse_records}
 _PIECE: Parsers[bytes] = {b"D": lambda body: body}
 _COMMIT_ANSWERS: Parsers[messages.SyncPoint | messages.Conflict] = {
     b"C": messages.parse_point,

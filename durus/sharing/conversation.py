@@ -65,6 +65,11 @@ class Conversation:
         return self._dialog.is_awaited
 
     @property
+    def may_leave_unread(self) -> bool:
+        """True if the client may leave its last answer unread for as long as it likes. [WIRE2-17]"""
+        return self._dialog.may_leave_unread
+
+    @property
     def has_turn(self) -> bool:
         """True while others may wait for the client to send the data of a commit."""
         return self._dialog.has_exclusive_data

@@ -94,6 +94,8 @@ class Dialog:
         self.is_between_requests = True
         self.is_alone = False
         """True if the last arrival was a single byte, and everything before it is consumed."""
+        self.may_leave_unread = False
+        """True if the last message to the client is one that it may read whenever it likes. [WIRE2-17]"""
         self.has_unused_input = False
         """True if bytes have arrived after those that the dialog was given last."""
         self.request_count = 0

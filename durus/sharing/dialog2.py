@@ -89,11 +89,14 @@ class Dialog2(Dialog):
         self._send(messages.WAIT)
 
     def _send(self, kind: bytes, body: bytes = b"") -> None:
+        self.may_leave_unread = kind == b"A"
         self._host.send(messages.encode(kind, body, self._options.compression))
 
     def _answer(self, request: messages.Request) -> Generator[int, bytes, None]:
         session = self._session
         match request:
+            case messages.LoadAhead(oids, count):
+                self._load_ahead(oids[:_MAX_AHEAD], min(count, _MAX_AHEAD))
             case messages.Sync():
                 yield from self._until_fresh()
                 self._send_point(session.sync())
@@ -170,6 +173,24 @@ class Dialog2(Dialog):
             answers += [messages.encode_status(OKAY, record) for record in others]
             self._work += len(others)
         self._send(b"R", b"".join(answers))
+
+    def _load_ahead(self, oids: list[bytes], count: int) -> None:
+        """Send what can be had at once of the records that the client may need soon. [WIRE2-17]"""
+        self._session.expect_loads(oids, self._has_snapshot)
+        found: list[bytes] = []
+        left = self._options.extra_bytes
+        for oid in oids:
+            record = self._load_at_once(oid)
+            if record is not None:
+                if len(record) > left:
+                    break
+                left -= len(record)
+                found.append(record)
+                self._ahead.note_sent(oid)
+        found += self._ahead.follow(found, count, left, self._load_at_once)
+        self.load_count += len(oids)
+        self._work += len(found)
+        self._send(b"A", messages.encode_records(found))
 
     def _load_one(self, oid: bytes) -> tuple[bytes, bytes]:
         """Return the status of an answer, and its record."""

@@ -43,6 +43,10 @@ class Prefetch:
         self._records: dict[bytes, tuple[bytes, bytes]] = {}
         """The records loaded ahead, each with the family to which it belongs."""
         self._size = 0
+        self._low = -1
+        """How many records are left when half of those that came last are used."""
+        self.runs_low = False
+        """True if half of those are used, and no more were asked for since."""
         self._usual_size: float = _FIRST_GUESS
         """The average length of recent records."""
 
@@ -92,6 +96,8 @@ class Prefetch:
                 size += len(record)
         self._size = size
         self._came += len(kept) - before
+        self._low = (len(kept) + before) // 2
+        self.runs_low = False
 
     def add_changed(self, records: Iterable[bytes]) -> None:
         """Take in records of objects that have changed, whose states here are to be dropped."""
@@ -119,6 +125,8 @@ class Prefetch:
         record, family = found
         self._used += 1
         self._size -= len(record)
+        if len(self._records) == self._low:
+            self.runs_low = True
         if family in self._families:
             self._families.move_to_end(family)
         return record

@@ -121,6 +121,13 @@ class Load(NamedTuple):
     ahead: int
 
 
+class LoadAhead(NamedTuple):
+    """A: load those of these records, and of `ahead` that they refer to, that can be had at once. [WIRE2-17]"""
+
+    oids: list[bytes]
+    ahead: int
+
+
 class Sync(NamedTuple):
     """S: ask for the invalid oids. [WIRE2-13]"""
 
@@ -196,6 +203,7 @@ WITHOUT_DATABASE = (Options, Release, Pack, Ping, AskStatus, Quit, Goodbye, Unkn
 Request = (
     Options
     | Load
+    | LoadAhead
     | Sync
     | TakeSnapshot
     | TakeTurn
@@ -229,6 +237,8 @@ def encode_request(request: Request) -> bytes:
             return encode(b"O", _OPTIONS.pack(*request))
         case Load(oids, ahead):
             return encode_load(oids, ahead)
+        case LoadAhead(oids, ahead):
+            return _LOAD.pack(3 + 8 * len(oids), b"A", ahead) + b"".join(oids)
         case NewOids(number):
             return encode(b"N", _U16.pack(number))
         case TakeTurn(is_exclusive):
@@ -319,10 +329,11 @@ def _too_long(size: int, max_commit: int) -> LimitError:
 
 
 def _parse_request(kind: bytes, body: bytes, take: Callable[[bytes], None], max_commit: int) -> Request:
-    if kind == b"L":
+    if kind in (b"L", b"A"):
         if len(body) < 10 or len(body) % 8 != 2 or len(body) > 8 * MAX_REQUEST_OIDS + 2:
             raise ProtocolError(f"a load of {len(body)} bytes: it has 2 and 8 for each of 1 to {MAX_REQUEST_OIDS}")
-        return Load([body[start : start + 8] for start in range(2, len(body), 8)], _U16.unpack_from(body)[0])
+        oids = [body[start : start + 8] for start in range(2, len(body), 8)]
+        return (Load if kind == b"L" else LoadAhead)(oids, _U16.unpack_from(body)[0])
     if kind == b"C":
         return _parse_commit(body, take, max_commit)
     if kind in _WITHOUT_BODY:
@@ -490,6 +501,11 @@ def encode_point(point: SyncPoint) -> bytes:
     return b"".join([_SYNC_POINT.pack(flags, point.serial, len(oids)), encoded(oids), *_gen_sized(point.records)])
 
 
+def encode_records(records: list[bytes]) -> bytes:
+    """Return the body of the answer to A."""
+    return b"".join(_gen_sized(records))
+
+
 def encode_conflict(conflict: Conflict) -> bytes:
     """Return the body of a conflict."""
     text = conflict.text.encode("utf-8", "replace")[:1000]
@@ -622,6 +638,11 @@ def parse_loaded(body: bytes) -> list[Loaded]:
         else:
             raise ProtocolError(f"there is no answer {status!r} to a load")
     return found
+
+
+def parse_records(body: bytes) -> list[bytes]:
+    """Return the records of the answer to A."""
+    return list(_gen_records(body, 0))
 
 
 def parse_oids(body: bytes, count: int) -> list[bytes]:

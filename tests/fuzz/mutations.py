@@ -208,6 +208,7 @@ def a_conversation_2(chance: random.Random) -> bytes:
         requests: list[messages.Request] = [
             messages.Options(chance.randrange(20), number(1000, chance) % 2**32, chance.choice([0, 0, 1, 2, 9])),
             messages.Load(oids, chance.randrange(20)),
+            messages.LoadAhead(oids, chance.randrange(20)),
             messages.Sync(),
             messages.TakeSnapshot(),
             messages.TakeTurn(chance.random() < 0.5),

@@ -1,5 +1,6 @@
 """A client that stops in the middle of something: others go on, and it is dropped."""
 
+import functools
 import random
 import socket
 from collections.abc import Iterator
@@ -13,7 +14,9 @@ from durus.files.shelf.inspection import ShelfInspection
 from durus.oid import oid_from_int
 from durus.persistent import Persistent
 from durus.records.record import pack_record
-from durus.sharing.protocol import BulkLoad, Commit, NewOids, encode_commit, encode_request
+from durus.sharing import protocol, protocol2
+from durus.sharing.compression import NONE
+from durus.sharing.protocol import BulkLoad, Commit, NewOids, Version, encode_commit, encode_request
 from tests.integration.serving import Server, is_closed, receive, serving
 
 LOADS = 200
@@ -105,6 +108,24 @@ def test_answers_that_nobody_reads_hold_up_nobody_and_end_their_client(server: S
     other.commit()
     other.close()
     stalled.close()
+
+
+@pytest.mark.spec("WIRE2-17")
+def test_what_was_asked_for_ahead_may_stay_unread(server: Server) -> None:
+    silent = server.open_socket()
+    silent.sendall(encode_request(Version(protocol2.VERSION_2)))
+    for request in protocol2.Options(0, 1 << 24, NONE), protocol2.LoadAhead([oid_from_int(1)] * 60, 0):
+        silent.sendall(protocol2.encode_request(request))
+    load_often(server)
+    stalled = server.open_socket()
+    stalled.sendall(b"L")
+    assert is_closed(stalled)  # so more than the time for reading an answer has passed
+    stalled.close()
+    silent.sendall(protocol2.encode_request(protocol2.Ping(b"")))
+    assert receive(silent, 4) == bytes([0, 0, 0, protocol2.VERSION_2])
+    kinds = [protocol.receive(protocol2.read_answer(), functools.partial(receive, silent)).kind for _ in range(3)]
+    assert kinds == [b"H", b"A", b"G"]
+    silent.close()
 
 
 @pytest.mark.spec("WIRE-22")

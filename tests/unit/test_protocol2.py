@@ -4,6 +4,7 @@ import random
 import struct
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -427,6 +428,66 @@ def test_a_long_answer_comes_in_parts_and_lets_others_in_between(server: InMemor
     found = answers(greedy)
     assert [answer.kind for answer in found] == [b"r"] * (len(found) - 1) + [b"R"]
     assert sum(len(messages.parse_loaded(answer.body)) for answer in found) == 2000
+
+
+@pytest.mark.spec("WIRE2-17", "TXN-23")
+def test_what_is_asked_for_ahead_has_neither_what_is_invalid_nor_what_is_not_durable(server: InMemoryServer) -> None:
+    store_items(server, 3)
+    reader = greeted(server)
+    reader.sendall(messages.encode_request(messages.Options(50, 1 << 20, 0)))
+    writer = Connection(server.new_client())
+    items_of(writer)[0].n = 10
+    writer.commit()
+    other = server.core.connect()
+    other.begin_commit(lambda invalid: None)
+    record = server.storage.load(oid_from_int(3))
+    other.commit({oid_from_int(3): record}, lambda error: None)  # it is not written yet
+    oids = [oid_from_int(number) for number in (4, 3, 2, 99)]
+    reader.conversation.receive(messages.encode_request(messages.LoadAhead(oids, 5)))
+    (answer,) = answers(reader)
+    assert answer == (b"A", messages.encode_records([server.storage.load(oid_from_int(4))]))
+    server.settle()
+
+
+@pytest.mark.spec("WIRE2-17", "TXN-26")
+def test_the_next_siblings_are_asked_for_before_the_last_ones_are_used(server: InMemoryServer) -> None:
+    store_items(server, 2000)
+    connection, stream = connect(server)
+    items = items_of(connection)
+    assert sum(item.n for item in items) == sum(range(2000))
+    kinds = stream.kinds()
+    assert kinds.count(b"L") <= 4 < kinds.count(b"A") < 40
+    connection.abort()  # the answer to it comes after those
+    writer = Connection(server.new_client())
+    for item in items_of(writer):
+        item.n += 1
+    writer.commit()
+    connection.abort()
+    assert sum(item.n for item in items[:1000]) == sum(range(1001))
+    for item in items_of(writer):
+        item.n += 1
+    writer.commit()
+    items[0].n = 0
+    with pytest.raises(WriteConflictError):  # although the answer to a request for more comes first
+        connection.commit()
+    connection.abort()
+    assert sum(item.n for item in items) == sum(range(2, 2002))
+
+
+@pytest.mark.spec("WIRE2-17", "WIRE2-4")
+def test_a_server_that_sends_nothing_ahead_is_asked_once(
+    server: InMemoryServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parse = messages._parse_request
+
+    def parse_others(kind: bytes, *rest: Any) -> messages.Request:
+        return messages.Unknown(kind) if kind == b"A" else parse(kind, *rest)
+
+    monkeypatch.setattr(messages, "_parse_request", parse_others)
+    store_items(server, 1000)
+    connection, stream = connect(server)
+    assert sum(item.n for item in items_of(connection)) == sum(range(1000))
+    assert stream.kinds().count(b"A") == 1
 
 
 @pytest.mark.spec("WIRE2-12")

@@ -97,6 +97,7 @@ EACH_REQUEST: dict[type, tuple[Role, bytes]] = {
     **{type(asked): (role, V2 + protocol2.encode_request(asked)) for role, asked in (
         (READ, protocol2.Options(1, 1, 0)),
         (READ, protocol2.Load([ROOT_OID], 0)),
+        (READ, protocol2.LoadAhead([ROOT_OID], 0)),
         (READ, protocol2.Sync()),
         (READ, protocol2.TakeSnapshot()),
         (READ, protocol2.Release()),
@@ -141,7 +142,7 @@ def test_each_role_is_refused_what_it_may_not_ask_for(asked: type, role: Role) -
 REQUESTS_OF: dict[str, tuple[type, ...]] = {
     "load objects, take a snapshot": (
         *(protocol.Load, protocol.BulkLoad, protocol.Sync, protocol2.Load, protocol2.Sync),
-        *(protocol2.TakeSnapshot, protocol2.Release),
+        *(protocol2.LoadAhead, protocol2.TakeSnapshot, protocol2.Release),
     ),
     "ask what the server does": (protocol2.AskStatus,),
     "copy the file": (protocol2.Follow,),
