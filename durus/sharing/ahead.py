@@ -14,6 +14,7 @@ from durus.sharing.oid_grants import OidGrants
 
 _MAX_BLOCKS = 512
 """The most blocks of a bitmap for what one client has, up to 100 KB."""
+_NOTED_AT_A_TIME = 128
 _LOOKED_AT = 4
 """How many references are examined for each record that may be sent."""
 
@@ -27,11 +28,15 @@ class Ahead:
     def __init__(self) -> None:
         self._sent = OidGrants()
 
-    def note_sent(self, oid: bytes) -> None:
-        """Note that the client got a record that it asked for."""
-        if not self._add(oid):
-            self._sent = OidGrants()  # it asks for a record that it had, so it has dropped states
-            self._add(oid)
+    def note_sent(self, oids: list[bytes]) -> None:
+        """Note that the client got records that it asked for."""
+        for start in range(0, len(oids), _NOTED_AT_A_TIME):
+            some = oids[start : start + _NOTED_AT_A_TIME]
+            if self._sent.block_count + len(some) > _MAX_BLOCKS:
+                self._sent = OidGrants()
+            if not self._sent.add_all_new(some):
+                self._sent = OidGrants()  # it asks for a record that it had, so it has dropped states
+                self.note_stored(some)
 
     def note_stored(self, oids: Collection[bytes]) -> None:
         """Note that the client has these records, because it has committed them."""

@@ -54,7 +54,7 @@ class CommitQueue:
         self._knows_needs = knows_needs
         self._queued: list[QueuedCommit] = []
         self.writing: list[QueuedCommit] = []
-        self._undurable: dict[bytes, int] = {}
+        self.undurable: dict[bytes, int] = {}
         """For each oid, how many commits write it that are not durable yet."""
         self._untold: dict[QueuedCommit, None] = {}
         """The accepted commits whose clients do not know the outcome yet; true wherever an exception comes."""
@@ -71,11 +71,7 @@ class CommitQueue:
 
     def has_record(self, oid: bytes) -> bool:
         """Tell whether an oid has a record, durable or on its way to the disk."""
-        return oid in self._undurable or self._storage.has_record(oid)
-
-    def is_undurable(self, oid: bytes) -> bool:
-        """Tell whether a commit that is not durable yet writes this oid. [TXN-23]"""
-        return oid in self._undurable
+        return oid in self.undurable or self._storage.has_record(oid)
 
     def durable_serial(self, end: int) -> int:
         """Return the serial of the last change before all commits that are not durable yet; `end` if all are."""
@@ -89,7 +85,7 @@ class CommitQueue:
 
     def _count_undurable(self, commit: QueuedCommit) -> None:
         for oid in commit.records:
-            self._undurable[oid] = self._undurable.get(oid, 0) + 1
+            self.undurable[oid] = self.undurable.get(oid, 0) + 1
 
     def begin_write(self) -> list[QueuedCommit]:
         """Return all queued commits, which are being written from now on. [TXN-22]"""
@@ -137,9 +133,9 @@ class CommitQueue:
     def _notify(self, commit: QueuedCommit, error: DurusError | None) -> set[bytes]:
         """Tell a client the outcome of its commit; return the oids that have no record because it failed."""
         for oid in commit.records:
-            self._undurable[oid] -= 1
-            if not self._undurable[oid]:
-                del self._undurable[oid]
+            self.undurable[oid] -= 1
+            if not self.undurable[oid]:
+                del self.undurable[oid]
         if error is None:
             commit.grants.discard(commit.records)
         commit.done(error)
@@ -179,7 +175,7 @@ class CommitQueue:
         ]
         self._queued, self.writing = [], writing
         self._untold = dict.fromkeys(writing)
-        self._undurable = {}
+        self.undurable = {}
         for commit in writing:
             self._count_undurable(commit)
 

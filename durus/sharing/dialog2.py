@@ -12,6 +12,7 @@ from durus.error import (
     RecordError,
     WriteConflictError,
 )
+from durus.records.record import refs_outside
 from durus.sharing import protocol2 as messages
 from durus.sharing.ahead import Ahead
 from durus.sharing.compression import NONE
@@ -96,7 +97,7 @@ class Dialog2(Dialog):
         session = self._session
         match request:
             case messages.LoadAhead(oids, count):
-                self._load_ahead(oids[:_MAX_AHEAD], min(count, _MAX_AHEAD))
+                self._load_ahead(oids[:_MAX_AHEAD], count)
             case messages.Sync():
                 yield from self._until_fresh()
                 self._send_point(session.sync())
@@ -146,7 +147,7 @@ class Dialog2(Dialog):
 
     def _load(self, load: messages.Load) -> Generator[int, bytes, None]:
         answers: list[bytes] = []
-        records: list[bytes] = []
+        records: dict[bytes, bytes] = {}
         size = 0
         self.load_count += len(load.oids)
         if len(load.oids) > 1:
@@ -158,26 +159,34 @@ class Dialog2(Dialog):
             answers.append(messages.encode_status(status, record))
             size += len(record) + COST_OF_A_LOAD
             if record:
-                self._ahead.note_sent(oid)
-                records.append(record)
+                records[oid] = record
             if size >= SENT_AT_A_TIME:
                 self._send(b"r", b"".join(answers))
                 answers, size = [], 0
                 yield from self._let_others_in()
                 yield from self._until_read()
-        if load.ahead and records:
-            count = min(load.ahead, _MAX_AHEAD)
-            if len(records) > 1 and self._core.has_others:
-                self._session.expect_loads(self._ahead.wanted(records, count), self._has_snapshot)
-            others = self._ahead.follow(records, count, self._options.extra_bytes, self._load_at_once)
-            answers += [messages.encode_status(OKAY, record) for record in others]
-            self._work += len(others)
+        others = self._what_comes_with(records, load.ahead, self._options.extra_bytes)
+        answers += [messages.encode_status(OKAY, record) for record in others]
         self._send(b"R", b"".join(answers))
+
+    def _what_comes_with(self, records: dict[bytes, bytes], count: int, size: int) -> list[bytes]:
+        """Note that the client gets these records, and return others to which they refer. [WIRE2-11]"""
+        if not self._options.extra_bytes:
+            return []
+        self._ahead.note_sent(list(records))
+        if not count or not refs_outside(records):
+            return []
+        count, found = min(count, _MAX_AHEAD), list(records.values())
+        if len(found) > 1 and self._core.has_others:
+            self._session.expect_loads(self._ahead.wanted(found, count), self._has_snapshot)
+        others = self._ahead.follow(found, count, size, self._load_at_once)
+        self._work += len(others)
+        return others
 
     def _load_ahead(self, oids: list[bytes], count: int) -> None:
         """Send what can be had at once of the records that the client may need soon. [WIRE2-17]"""
         self._session.expect_loads(oids, self._has_snapshot)
-        found: list[bytes] = []
+        records: dict[bytes, bytes] = {}
         left = self._options.extra_bytes
         for oid in oids:
             record = self._load_at_once(oid)
@@ -185,12 +194,11 @@ class Dialog2(Dialog):
                 if len(record) > left:
                     break
                 left -= len(record)
-                found.append(record)
-                self._ahead.note_sent(oid)
-        found += self._ahead.follow(found, count, left, self._load_at_once)
+                records[oid] = record
         self.load_count += len(oids)
-        self._work += len(found)
-        self._send(b"A", messages.encode_records(found))
+        self._work += len(records)
+        others = self._what_comes_with(records, count, left)
+        self._send(b"A", messages.encode_records([*records.values(), *others]))
 
     def _load_one(self, oid: bytes) -> tuple[bytes, bytes]:
         """Return the status of an answer, and its record."""

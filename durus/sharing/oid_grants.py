@@ -5,10 +5,11 @@ Oids are given out in sequence, so a set of them is stored as bitmaps: one int f
 
 from collections.abc import Iterable, Iterator
 
-from durus.oid import oid_from_int, oid_to_int
+from durus.oid import array_of_oids, oid_from_int, oid_to_int
 
-_BLOCK_SIZE = 1024
-"""How many oids share one int."""
+_BLOCK_BITS = 10
+_IN_BLOCK = (1 << _BLOCK_BITS) - 1
+"""2^10 oids share one int."""
 
 
 class OidGrants:
@@ -32,18 +33,29 @@ class OidGrants:
     def add(self, oids: Iterable[bytes]) -> None:
         """Add oids, none of which is in the set."""
         for oid in oids:
-            block, bit = _locate(oid)
-            self._blocks[block] = self._blocks.get(block, 0) | bit
-            self.count += 1
+            self.add_new(oid)
 
     def add_new(self, oid: bytes) -> bool:
         """Add an oid, and tell whether it is new."""
-        block, bit = _locate(oid)
+        number = int.from_bytes(oid, "big")
+        block, bit = number >> _BLOCK_BITS, 1 << (number & _IN_BLOCK)
         before = self._blocks.get(block, 0)
         if before & bit:
             return False
         self._blocks[block] = before | bit
         self.count += 1
+        return True
+
+    def add_all_new(self, oids: Iterable[bytes]) -> bool:
+        """Add oids up to the first one that is in the set already, and tell whether there is none."""
+        blocks = self._blocks
+        for number in array_of_oids(oids):
+            block, bit = number >> _BLOCK_BITS, 1 << (number & _IN_BLOCK)
+            before = blocks.get(block, 0)
+            if before & bit:
+                return False
+            blocks[block] = before | bit
+            self.count += 1
         return True
 
     def discard(self, oids: Iterable[bytes]) -> None:
@@ -62,7 +74,7 @@ class OidGrants:
         for block, granted in self._blocks.items():
             while granted:
                 highest = granted.bit_length() - 1
-                yield oid_from_int(block * _BLOCK_SIZE + highest)
+                yield oid_from_int((block << _BLOCK_BITS) + highest)
                 granted ^= 1 << highest
 
     def clear(self) -> None:
@@ -76,5 +88,5 @@ class OidGrants:
 
 def _locate(oid: bytes) -> tuple[int, int]:
     """Return the block of an oid, and the oid's bit in it."""
-    block, index = divmod(oid_to_int(oid), _BLOCK_SIZE)
-    return block, 1 << index
+    number = oid_to_int(oid)
+    return number >> _BLOCK_BITS, 1 << (number & _IN_BLOCK)

@@ -146,7 +146,9 @@ class Prefetch:
     def note_loaded(self, record: bytes) -> None:
         """Remember what a loaded object refers to."""
         self._usual_size += (len(record) - self._usual_size) / 8
-        self.note_family(refs_part(record), self.limit)
+        family = refs_part(record)
+        if len(family) > 8:
+            self.note_family(family, self.limit)
 
     def note_family(self, family: bytes, at_a_time: int) -> None:
         """Remember oids, side by side and sorted, which are loaded one after the other, as many as this at a time."""

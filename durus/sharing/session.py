@@ -143,7 +143,7 @@ class SessionCore:
 
     def is_undurable(self, oid: bytes) -> bool:
         """Tell whether a commit that is not durable yet writes this oid. [TXN-23]"""
-        return self._commits.is_undurable(oid)
+        return oid in self._commits.undurable
 
     def when_written(self, proceed: Callable[[], None]) -> None:
         """Call `proceed` when the present or the next write ends."""
@@ -474,7 +474,7 @@ class Session:
 
     def must_wait(self, oid: bytes) -> bool:
         """Tell whether the record that this client should see is not durable yet. [TXN-23]"""
-        return self._core.is_undurable(oid) and not self._reader.is_invalid(oid)
+        return oid in self._core._commits.undurable and not self._reader.is_invalid(oid)
 
     @property
     def serial(self) -> int:

@@ -1,5 +1,6 @@
 """The set of oids that a client was given and has not used."""
 
+import itertools
 import random
 
 import pytest
@@ -23,6 +24,10 @@ def test_grants_are_a_set_of_oids(seed: int) -> None:
         elif chance.random() < 0.5:
             assert [grants.add_new(oid) for oid in oids] == [oid not in model for oid in oids]
             model.update(oids)
+        elif chance.random() < 0.5:
+            first = list(itertools.takewhile(lambda oid: oid not in model, oids))
+            assert grants.add_all_new(oids) == (len(first) == len(oids))
+            model.update(first)
         else:
             grants.discard(oids)
             model.difference_update(oids)
