@@ -213,10 +213,10 @@ class Dialog2(Dialog):
 
         An error must not take the place of an answer, such as the one to a commit that is stored.
         """
-        if not self._has_snapshot and self._core.is_undurable(oid):
-            return None
         try:
-            return self._load_one(oid)[1] or None
+            if self._has_snapshot:
+                return self._session.load_from_snapshot(oid)
+            return None if self._core.is_undurable(oid) else self._session.load(oid)
         except DurusError:
             return None
 
