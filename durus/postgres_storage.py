@@ -6,13 +6,15 @@ a snapshot and for an exclusive turn.
 """
 
 import contextlib
+import logging
 import math
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from durus.concurrency.call_guard import CallGuard, guarded
 from durus.error import (
@@ -37,6 +39,7 @@ from durus.postgres.decisions import (
     News,
     Seen,
     Turn,
+    check_values,
     conflicts,
     existing_of,
     invalid_oids,
@@ -52,7 +55,7 @@ from durus.postgres_group import FIRST_PAUSE, LONGEST_PAUSE, GroupWrite, Postgre
 from durus.progress import Progress
 from durus.sharing.prefetch import Prefetch
 from durus.sharing.protocol import INVALID, NOT_FOUND, OKAY, Loaded
-from durus.storage import GroupNews, GuardedStorage, InvalidationHandler
+from durus.storage import Accesses, GroupNews, GuardedStorage, InvalidationHandler
 
 if TYPE_CHECKING:
     from durus.postgres.link import Link, Rows, Step
@@ -60,8 +63,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _sleep = time.sleep
+_logger = logging.getLogger("durus")
 
 _LOADS_AT_A_TIME = 1000
+_MOST_ACCESSED = 10_000
+"""Of how many oids at most the engine is asked whether they have changed."""
 _TRIM_EVERY = 256
 _TRIM_AT_MOST = 1024
 """After how many commits the log of changes is trimmed, and by how many."""
@@ -145,6 +151,7 @@ class PostgresStorage(GuardedStorage):
         self._untold: list[bytes] | None = []
         """What others have changed, as the next sync() must tell; None for any oid."""
         self._oids = ClientOids()
+        self._accesses: Callable[[], Accesses | None] = lambda: None
         self._link = self._connector.open_link()
         try:
             self._seen = self._ask_news(self._link, None).seen
@@ -440,6 +447,9 @@ class PostgresStorage(GuardedStorage):
     def set_is_loaded(self, is_loaded: Callable[[bytes], bool]) -> None:
         self._prefetch.is_loaded = is_loaded
 
+    def set_accesses(self, accesses: Accesses) -> None:
+        self._accesses = weakref.ref(accesses)
+
     def expect_loads(self, oids: list[bytes]) -> None:
         remaining = iter(oids)
         while batch := list(islice(remaining, _LOADS_AT_A_TIME)):
@@ -556,8 +566,12 @@ class PostgresStorage(GuardedStorage):
             return
         deadline = time.monotonic() + self._timeout
         changed = self._untold
+        accesses = None if handle_invalidations is None or self._turn is not None else self._accesses()
         while True:
             try:
+                if accesses is not None and changed == [] and self._commit_at_once(link, rows, accesses):
+                    return
+                accesses = None
                 turn, changed, existing = self._begin_commit(link, rows)
                 try:
                     self._check_conflicts(rows, turn, changed, existing, handle_invalidations)
@@ -572,6 +586,36 @@ class PostgresStorage(GuardedStorage):
                 self._untold = changed  # to be told again, with what comes
                 if time.monotonic() >= deadline:
                     raise self._no_turn(error) from error
+
+    def _commit_at_once(self, link: "Link", rows: list[Row], accesses: Accesses) -> bool:
+        """Commit in one round trip, if the engine finds no conflict; False if nothing is stored. [PG-21]"""
+        from durus.postgres.link import NO_COMMIT, SqlError
+
+        accessed = accesses.accessed
+        if len(accessed) > _MOST_ACCESSED or not (link.is_open and link.is_quiet):
+            return False  # if the connection is lost, it is while nothing can be stored
+        sql, seen, commit_id = self._sql, self._seen, uuid4()
+        check = check_values(rows, seen, [oid_to_int(oid) for oid in accessed], self._oids.given.__contains__)
+        steps = *self._steps_to_take_head(), (sql.check, check), *self._steps_to_write(rows, commit_id)
+        try:
+            _, _, _, taken, answer, *_ = link.run(*steps, (sql.commit, ()))
+        except SqlError as error:
+            if error.state != NO_COMMIT:
+                raise
+            return False
+        except DisconnectedError as error:
+            changed = self._take_around(self._settle(commit_id, error))
+            self._note_stored([oid_from_int(row.oid) for row in rows])
+        else:
+            ((tid,),) = taken
+            if link.warning:
+                self._settle_after_warning(link, commit_id)
+            changed = self._take(news_of(answer[0]))
+            self._accept([oid_from_int(row.oid) for row in rows], Turn(tid, commit_id, 0))
+            self._trim(self._require_link(), tid)
+        if changed is None or changed:
+            accesses.note_invalid(changed)
+        return True
 
     def _end_without_records(self, link: "Link", handle_invalidations: InvalidationHandler | None) -> None:
         try:
@@ -608,12 +652,16 @@ class PostgresStorage(GuardedStorage):
 
         The lock is taken by a statement of its own: one that waits for it shows what was there before it waited.
         """
-        sql = self._sql
-        begin = (sql.begin, ()), (sql.lock_timeout, ()), (sql.idle_timeout, ()), (sql.take_head, ())
-        _, _, _, taken, answer, *rest = link.run(*begin, self._news_step(self._seen), *more)
+        _, _, _, taken, answer, *rest = link.run(*self._steps_to_take_head(), *more)
         ((tid,),) = taken
         news = news_of(answer[0])
         return self._turn_at(link, tid, news), news, rest
+
+    def _steps_to_take_head(self) -> "tuple[Step, ...]":
+        return *self._steps_to_begin(), (self._sql.take_head, ()), self._news_step(self._seen)
+
+    def _steps_to_begin(self) -> "tuple[Step, ...]":
+        return (self._sql.begin, ()), (self._sql.lock_timeout, ()), (self._sql.idle_timeout, ())
 
     def _turn_at(self, link: "Link", tid: int, news: News) -> Turn:
         if tid != news.tid + 1:
@@ -642,37 +690,80 @@ class PostgresStorage(GuardedStorage):
 
     def _write(self, link: "Link", rows: list[Row], turn: Turn) -> None:
         """Write the records, and commit. [PG-21]"""
-        sql = self._sql
-        steps: list[Step] = [(sql.put, (turn.tid, *parameters(chunk))) for chunk in chunks(rows)]
-        steps.append((sql.add_changes, (turn.tid, [row.oid for row in rows])))
-        steps.append((sql.add_txn, (turn.tid, turn.commit_id)))
-        if turn.tid % _TRIM_EVERY == 0:
-            steps.append((sql.move_log, (_TRIM_AT_MOST, _LOG_AGE)))
-            steps += [(sql.trim_changes, ()), (sql.trim_txns, ())]
         try:
-            link.run(*steps, (sql.commit, ()))
+            steps = *self._steps_to_write(rows, turn.commit_id), *self._steps_to_trim(turn.tid)
+            link.run(*steps, (self._sql.commit, ()))
         except DisconnectedError as error:
-            self._settle(turn, error)
+            self._settle(turn.commit_id, error)
         else:
-            if link.warning:  # the engine did not wait for its standbys
-                link.close()
-                self._settle(turn, DisconnectedError(f"{self._name} has warned: {link.warning}"))
+            if link.warning:
+                self._settle_after_warning(link, turn.commit_id)
         self._turn = None
         self._accept([oid_from_int(row.oid) for row in rows], turn)
 
+    def _steps_to_write(self, rows: list[Row], commit_id: UUID) -> "list[Step]":
+        sql = self._sql
+        steps: list[Step] = [(sql.put, parameters(chunk)) for chunk in chunks(rows)]
+        steps.append((sql.add_changes, ([row.oid for row in rows],)))
+        steps.append((sql.add_txn, (commit_id,)))
+        return steps
+
+    def _steps_to_trim(self, tid: int) -> "list[Step]":
+        """Return what trims the log of changes after this commit; nothing after most of them. [PG-29]"""
+        if tid % _TRIM_EVERY:
+            return []
+        sql = self._sql
+        return [(sql.move_log, (_TRIM_AT_MOST, _LOG_AGE)), (sql.trim_changes, ()), (sql.trim_txns, ())]
+
+    def _trim(self, link: "Link", tid: int) -> None:
+        """Trim the log in a transaction of its own; the next client does what this one can't."""
+        from durus.postgres.link import Postponed
+
+        steps = self._steps_to_trim(tid)
+        try:
+            if steps:
+                link.run(*self._steps_to_begin(), *steps, (self._sql.commit, ()))
+        except (Postponed, ServerError) as error:
+            _logger.warning("%s: the log of changes was not trimmed: %s", self._name, error)
+        except DisconnectedError as error:
+            self._lose(error)
+
     def _accept(self, oids: list[bytes], turn: Turn) -> None:
         self._seen = Seen(turn.tid, turn.commit_id, self._seen.epoch)
+        self._note_stored(oids)
+
+    def _note_stored(self, oids: list[bytes]) -> None:
         self._prefetch.forget(oids)
         self._oids.note_stored(oids)
 
-    def _settle(self, turn: Turn, error: DisconnectedError) -> None:
-        """Find out, on a new connection, what became of a commit; return if it is stored. [PG-26]"""
+    def _settle_after_warning(self, link: "Link", commit_id: UUID) -> None:
+        """Wait again for the standbys, for which the engine has not waited."""
+        link.close()
+        self._settle(commit_id, DisconnectedError(f"{self._name} has warned: {link.warning}"))
+
+    def _take_around(self, tid: int) -> list[bytes] | None:
+        """Take in what others have committed before this commit, and after it; None for any oid."""
+        from durus.postgres.link import Postponed
+
+        try:
+            news = self._ask_news(self._require_link(), self._seen)
+        except (DurusError, Postponed) as error:  # the commit is stored all the same
+            self._lose(DisconnectedError(f"{self._name}: {error}"))
+            self._untold = None
+            return None
+        others = [(at, oid) for at, oid in zip(news.tids, news.oids, strict=True) if at != tid]
+        if not news.is_cut:
+            news = news._replace(tids=[at for at, _ in others], oids=[oid for _, oid in others])
+        return self._take(news)
+
+    def _settle(self, commit_id: UUID, error: DisconnectedError) -> int:
+        """Find out, on a new connection, what became of a commit; return its number if it is stored. [PG-26]"""
         self._lose(error)
         deadline = time.monotonic() + self._timeout
         pause = FIRST_PAUSE
         while True:
             try:
-                link, is_stored = self._connector.find_commit(turn.commit_id, self._seen.epoch)
+                link, tid = self._connector.settle_commit(commit_id, self._seen.epoch)
                 break
             except NetworkError as failure:
                 reason: Exception = failure
@@ -686,10 +777,11 @@ class PostgresStorage(GuardedStorage):
                 raise self._failure from error
             _sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
-        if not is_stored:
+        if tid is None:
             link.close()
             raise self._lose(DisconnectedError(f"{error} before the commit was made, and nothing of it is stored"))
         self._link, self._failure = link, None
+        return tid
 
     # Turns and snapshots
 
@@ -814,11 +906,11 @@ class PostgresStorage(GuardedStorage):
             last = -1
             for chunk in chunks(row_of(record) for _, record in records):
                 last = max(last, *(row.oid for row in chunk))
-                link.run((sql.put, (turn.tid, *parameters(chunk))))
+                link.run((sql.put, parameters(chunk)))
             link.run(
                 (sql.begin_log, ()),
                 (sql.raise_block, (last + 1, last + 1)),
-                (sql.add_txn, (turn.tid, turn.commit_id)),
+                (sql.add_txn, (turn.commit_id,)),
                 (sql.commit, ()),
             )
         except DisconnectedError as error:

@@ -33,7 +33,7 @@ _KEYWORDS = """
     repeatable returning rollback schema select set table truncate unique update values where write
 """
 _TYPES = "bigint bytea interval text time timestamp uuid with zone"
-_FUNCTIONS = "array_agg array_length coalesce current_setting max now unnest"
+_FUNCTIONS = "array_agg array_length coalesce count current_setting max now unnest"
 _SETTINGS = "idle_in_transaction_session_timeout lock_timeout"
 _CATALOG = "pg_catalog pg_class pg_namespace nspname relname relnamespace"
 _TABLES = "change head mark mark_step object oid_block pack txn"
@@ -57,7 +57,7 @@ def outside(statement: bytes) -> list[str]:
     text = _SCHEMA.sub("", text)
     found = [] if text.startswith(_BEGINNINGS) else [text[:40]]
     found += [word for word in re.findall(r"[a-z_][a-z0-9_]*", text) if word not in _ALLOWED]
-    return found + re.findall(r"[^\sa-z0-9_(),.=<>+*:\[\]-]|\bfor (?!update$)\w+", text)
+    return found + re.findall(r"[^\sa-z0-9_(),.=<>+*/:\[\]-]|\bfor (?!update$)\w+", text)
 
 
 def forbid_others() -> None:

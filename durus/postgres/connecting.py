@@ -160,11 +160,11 @@ class Connector:
                 "on for this role, or open the storage with durability='os'"
             )
 
-    def find_commit(self, commit_id: UUID, epoch: UUID) -> "tuple[Link, bool]":
-        """Connect, and tell whether a commit is stored; wait until the lock tells that it is not under way any more.
+    def settle_commit(self, commit_id: UUID, epoch: UUID) -> "tuple[Link, int | None]":
+        """Connect, and return the number of a commit; None if it is not stored, which it never will be then. [PG-26]
 
         Args:
-            commit_id: that of the commit.
+            commit_id: that of the commit. If it is not there, an empty commit gets this id, which no other has then.
             epoch: that of the database in which it was to be.
         """
         from durus.postgres.link import Postponed
@@ -172,24 +172,23 @@ class Connector:
         sql = self._sql
         link = self.new_link()
         try:
-            _, _, head, found, _ = link.run(
-                (sql.begin, ()),
-                (sql.lock_timeout, ()),
-                (sql.lock_head, ()),
-                (sql.find_commit, (commit_id,)),
-                (sql.commit, ()),  # which waits for the standbys, and so for what was found
-            )
-            if link.warning:
-                raise DisconnectedError(f"{self.name} has warned: {link.warning}")
+            begin = (sql.begin, ()), (sql.lock_timeout, ()), (sql.idle_timeout, ())
+            *_, head, found = link.run(*begin, (sql.lock_head, ()), (sql.find_commit, (commit_id,)))
             if not head or head[0][1] != epoch:
                 raise ServerError(f"{self.name} is another one now")
+            if not found:
+                link.run((sql.take_head, ()), (sql.add_txn, (commit_id,)), (sql.commit, ()))
+            else:
+                link.run((sql.commit, ()))  # which waits for the standbys, and so for what was found
+            if link.warning:
+                raise DisconnectedError(f"{self.name} has warned: {link.warning}")
         except Postponed as error:
             link.close()
             raise DisconnectedError(f"another client holds the turn: {error}") from error
         except BaseException:
             link.close()
             raise
-        return link, bool(found)
+        return link, found[0][0] if found and found[0][1] else None
 
 
 def _with_defaults(parameters: Mapping[str, str], readonly: bool) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from durus.oid import oid_from_int, oids_from_ints
-from durus.postgres.rows import Row
+from durus.postgres.rows import MAX_OID, Row
 
 MAX_CHANGES = 100_000
 """How many changes one sync reads; after more of them any oid is invalid."""
@@ -142,6 +142,28 @@ def conflicts(
             found.add(oid)
         found.update(oid_from_int(ref) for ref in row.refs if ref not in there and ref not in stored)
     return sorted(found)
+
+
+def check_values(
+    rows: Collection[Row],
+    seen: Seen,
+    accessed: Collection[int],
+    is_given: Callable[[bytes], bool],
+) -> tuple[object, ...]:
+    """Return the values for the statement `check`, with which the engine finds what conflicts() would find. [PG-22]
+
+    Args:
+        rows: what is committed.
+        seen: the last commit that the client has seen.
+        accessed: the oids that the transaction has used.
+        is_given: tells whether an oid was given to this client, and not used yet.
+    """
+    stored = {row.oid for row in rows}
+    new = {oid for oid in stored if is_given(oid_from_int(oid))}
+    there = [oid for oid in needed_oids(rows) if oid not in new]
+    changed = [oid for oid in stored.union(accessed) if oid <= MAX_OID]
+    tid = seen.tid
+    return seen.epoch, tid, tid, seen.commit_id, tid, changed, list(new), len(there), there
 
 
 def refusals(

@@ -6,6 +6,7 @@ asks to try the transaction again, and ServerError, with the transaction rolled 
 
 import contextlib
 import os
+import select
 import socket
 import time
 from collections.abc import Generator, Mapping, Sequence
@@ -32,6 +33,8 @@ _RIGHTS = (
     "packs, and only SELECT if it only reads; to make them, CREATE on the database, or USAGE and CREATE on a schema "
     "that is there: see GRANT, or have a role with these rights make them"
 )
+NO_COMMIT = "22012"
+"""A division by zero, with which the statement `check` fails."""
 MISSING_TABLE = {"42P01", "3F000", "3D000"}
 ALREADY_MADE = {"23505", "42P06", "42P07", "XX000"}
 """What making tables can meet if another client makes them at the same time."""
@@ -136,6 +139,13 @@ class Link(Uncopied):
     def is_in_transaction(self) -> bool:
         """True between BEGIN and its end."""
         return self.is_open and self._connection.pgconn.transaction_status != TransactionStatus.IDLE
+
+    @property
+    def is_quiet(self) -> bool:
+        """False if the engine has sent something that no answer was due for, as when it has ended the session."""
+        waiting = select.poll()
+        waiting.register(self._connection.fileno(), select.POLLIN)
+        return not waiting.poll(0)
 
     @property
     def is_standby(self) -> bool:

@@ -221,16 +221,16 @@ class _Pack:
         False if there is too much to follow, and it is not the last try.
         """
         sql = self._sql
-        state, (taken,) = self._begin_step((sql.take_head, ()))
+        state, _ = self._begin_step((sql.take_head, ()))
         batches = 0
         while is_last or batches < _LOCKED_BATCHES:
             if not (self._follow(False, state) or self._mark(False)):
-                self._run((sql.begin_sweep, (state.from_tid,)), (sql.add_txn, (taken[0][0], uuid4())), (sql.commit, ()))
+                self._run((sql.begin_sweep, (state.from_tid,)), (sql.add_txn, (uuid4(),)), (sql.commit, ()))
                 return True
             (row,) = self._run((sql.lock_pack, ()))[0]
             state = _State(*row)
             batches += 1
-        self._run((sql.add_txn, (taken[0][0], uuid4())), (sql.commit, ()))
+        self._run((sql.add_txn, (uuid4(),)), (sql.commit, ()))
         return False
 
     def _sweep(self) -> int | None:
@@ -242,20 +242,20 @@ class _Pack:
             return None
         window = state.swept, end
         garbage = [oid for (oid,) in self._run((sql.garbage, (*window, state.from_tid, *window)))[0]]
-        last: tuple[Step, ...] = (sql.note_swept, (end,)), (sql.commit, ())
+        steps: list[Step] = [(sql.note_swept, (end,)), (sql.commit, ())]
         if garbage:
-            ((tid,),), _ = self._run((sql.take_head, ()), (sql.remove, (garbage,)))
-            last = (sql.add_changes, (tid, garbage)), (sql.add_txn, (tid, uuid4())), *last
-        self._run(*last)
+            told = (sql.add_changes, (garbage,)), (sql.add_txn, (uuid4(),))
+            steps = [(sql.take_head, ()), (sql.remove, (garbage,)), *told, *steps]
+        self._run(*steps)
         return len(garbage)
 
     def _end(self) -> None:
         sql = self._sql
-        _, (taken,) = self._begin_step((sql.take_head, ()))
+        self._begin_step((sql.take_head, ()))
         self._run(
             (sql.begin_sweep, (0,)),
             (sql.end_pack, ()),
             (sql.clear_marks, ()),
-            (sql.add_txn, (taken[0][0], uuid4())),
+            (sql.add_txn, (uuid4(),)),
             (sql.commit, ()),
         )

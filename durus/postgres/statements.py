@@ -94,13 +94,32 @@ class Statements:
         )
         self.put = sql(
             "INSERT INTO {s}.object (oid, tid, data, refs) "
-            "SELECT n.oid, %s, n.data, n.refs::bigint[] "
-            "FROM unnest(%s::bigint[], %s::bytea[], %s::text[]) AS n (oid, data, refs) "
+            "SELECT n.oid, h.tid, n.data, n.refs::bigint[] "
+            "FROM {s}.head h, unnest(%s::bigint[], %s::bytea[], %s::text[]) AS n (oid, data, refs) WHERE h.id = 0 "
             "ON CONFLICT (oid) DO UPDATE SET tid = excluded.tid, data = excluded.data, refs = excluded.refs"
         )
-        self.add_changes = sql("INSERT INTO {s}.change (tid, oid) SELECT %s, n FROM unnest(%s::bigint[]) AS n")
-        self.add_txn = sql("INSERT INTO {s}.txn (tid, commit_id, time) VALUES (%s, %s, now())")
-        self.find_commit = sql("SELECT tid FROM {s}.txn WHERE commit_id = %s")
+        self.add_changes = sql(
+            "INSERT INTO {s}.change (tid, oid) "
+            "SELECT h.tid, n.oid FROM {s}.head h, unnest(%s::bigint[]) AS n (oid) WHERE h.id = 0"
+        )
+        self.add_txn = sql(
+            "INSERT INTO {s}.txn (tid, commit_id, time) SELECT tid, %s, now() FROM {s}.head WHERE id = 0"
+        )
+        # A division by zero, which ends the transaction, unless there is no conflict.
+        self.check = sql(
+            "SELECT 1 / count(*) FROM {s}.head h, {s}.txn t WHERE h.id = 0 AND t.tid = h.tid - 1 "
+            "AND h.epoch = %s AND h.log_from <= %s "
+            "AND EXISTS (SELECT 1 FROM {s}.txn n WHERE n.tid = %s AND n.commit_id = %s) "
+            "AND NOT EXISTS (SELECT 1 FROM {s}.change c WHERE c.tid > %s AND c.oid = ANY(%s::bigint[])) "
+            "AND NOT EXISTS (SELECT 1 FROM {s}.object o WHERE o.oid = ANY(%s::bigint[])) "
+            "AND %s = (SELECT count(*) FROM {s}.object o WHERE o.oid = ANY(%s::bigint[]) "
+            "AND (o.tid > h.sweep_tid OR EXISTS (SELECT 1 FROM {s}.mark m WHERE m.oid = o.oid)))"
+        )
+        # One without changes took the place of a commit that was not there.
+        self.find_commit = sql(
+            "SELECT t.tid, EXISTS (SELECT 1 FROM {s}.change c WHERE c.tid = t.tid) "
+            "FROM {s}.txn t WHERE t.commit_id = %s"
+        )
         self.move_log = sql(
             "UPDATE {s}.head SET log_from = coalesce((SELECT max(tid) FROM {s}.txn WHERE tid > log_from "
             "AND tid <= log_from + %s AND time < now() - CAST(%s AS interval)), log_from) WHERE id = 0"

@@ -1,5 +1,6 @@
 """PostgresStorage on a real server: what spec/sql-engine.md says, one statement after the other."""
 
+import contextlib
 import gc
 import os
 import random
@@ -37,6 +38,7 @@ from durus.error import (
 )
 from durus.oid import oid_from_int, oid_to_int
 from durus.persistent_list import PersistentList
+from durus.postgres.connecting import Connector
 from durus.postgres.statements import Statements
 from durus.postgres_storage import PostgresStorage
 from durus.records.record import pack_record
@@ -495,6 +497,79 @@ def test_a_commit_is_two_round_trips(world: World, monkeypatch: pytest.MonkeyPat
     assert [len(each) for each in seen] == [6, 4]
 
 
+@pytest.mark.spec("PG-21")
+def test_a_commit_of_a_connection_is_one_round_trip(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = world.connect(), world.connect()
+    one.get_root()["a"] = one.get_root()["b"] = PersistentList([1])
+    one.commit()
+    two.abort()
+    assert list(two.get_root()["a"]) == [1]
+    seen = statements_run(two.storage, monkeypatch)  # type: ignore[arg-type]  # it is of this class
+    two.get_root()["b"] = PersistentList([2])
+    two.commit()
+    assert [len(each) for each in seen if each[0].startswith(b"BEGIN")] == [10]
+    one.abort()
+    assert [list(each) for each in one.get_root().values()] == [[1], [2]]
+
+
+@pytest.mark.spec("PG-21", "TXN-21")
+def test_a_commit_in_one_round_trip_is_told_what_others_have_changed(world: World) -> None:
+    one, two = world.connect(), world.connect()
+    one.get_root()["a"], one.get_root()["b"] = PersistentList([1]), PersistentList([1])
+    one.commit()
+    two.abort()
+    a, b = two.get_root()["a"], two.get_root()["b"]
+    assert [list(a), list(b)] == [[1], [1]]
+    two.abort()
+    one.get_root()["a"].append(2)
+    one.commit()
+    b.append(2)
+    two.commit()
+    assert [list(a), list(b)] == [[1, 2], [1, 2]]
+    a.append(3)
+    two.commit()
+    one.get_root()["b"].append(3)
+    with pytest.raises(ConflictError):
+        one.commit()
+
+
+@pytest.mark.spec("PG-21", "PG-22", "PG-23", "PG-24")
+@pytest.mark.parametrize("seed", range(3))
+def test_the_engine_finds_what_the_client_would_find(world: World, seed: int) -> None:
+    """What is committed in one round trip would be in two, and the other way round."""
+    chance = random.Random(seed)
+    fill(world, record(ROOT, ONE), record(ONE), record(TWO), record(THREE))
+    oids = [ROOT, ONE, TWO, THREE, *(oid_from_int(n) for n in (4, 5))]
+    outcomes = set()
+    for _ in range(30):
+        world.sql("update d.head set sweep_tid = 0")
+        client = world.open()
+        accessed = set(chance.sample(oids, chance.randrange(4)))
+        fill(world, record(chance.choice([ONE, TWO])))
+        world.sql(f"delete from d.mark; update d.head set sweep_tid = {chance.choice([0, 0, 4, 1000])}")
+        world.sql(f"insert into d.mark select oid, 1 from d.object where oid in (0, 1, {chance.randrange(4)})")
+        client._oids.given.add(chance.sample(oids[3:], 2))
+        stored = [rows.row_of(record(oid, chance.choice(oids))) for oid in chance.sample(oids, chance.randrange(1, 3))]
+        is_given = client._oids.given.__contains__
+        values = decisions.check_values(stored, client.seen, [oid_to_int(oid) for oid in accessed], is_given)
+        engine = link_of(client)
+        needed = client._sql.existing, (decisions.needed_oids(stored),)
+        turn, news, (existing,) = client._lock_head(engine, needed)
+        changed = decisions.invalid_oids(client.seen, news)
+        assert changed is not None
+        found = decisions.conflicts(stored, decisions.existing_of(existing), turn.sweep_tid, changed, is_given)
+        is_conflict = bool(found) or not accessed.isdisjoint(changed)
+        outcomes.add(is_conflict)
+        if is_conflict:
+            with pytest.raises(link.SqlError, match="division by zero"):
+                engine.run((client._sql.check, values))
+        else:
+            assert engine.run((client._sql.check, values)) == [[(1,)]]
+            engine.roll_back()
+        client.close()
+    assert outcomes == {True, False}
+
+
 @pytest.mark.spec("PG-20", "PG-27", "TXN-21")
 def test_a_commit_that_waits_for_its_turn_is_told_what_was_committed_meanwhile(world: World) -> None:
     fill(world, record(ROOT, ONE), record(ONE))
@@ -715,6 +790,43 @@ def test_a_commit_that_was_not_made_is_told_as_not_stored(world: World, monkeypa
     assert client.load(ROOT) == record(ROOT)
 
 
+@pytest.mark.spec("PG-14", "PG-26")
+def test_a_commit_on_a_connection_that_was_ended_before_is_known_not_to_be_stored(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = world.connect(application_name="ended")
+    client.get_root()["a"] = 1
+    world.end_sessions("ended")
+    monkeypatch.setattr(Connector, "settle_commit", lambda *_: pytest.fail("there is nothing to find out"))
+    with pytest.raises(DisconnectedError, match="was lost"):
+        client.commit()
+    client.abort()
+    assert dict(client.get_root()) == {}
+
+
+@pytest.mark.spec("PG-26")
+def test_a_commit_that_is_told_as_not_stored_comes_too_late(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = world.connect()
+    under_way = link_of(client.storage)  # type: ignore[arg-type]  # it is of this class
+    late: list[link.Step] = []
+
+    def delay(*given: link.Step, prepare: bool | None = None) -> list[link.Rows]:
+        late.extend(given)
+        under_way.close()
+        raise DisconnectedError("the network is slow")
+
+    monkeypatch.setattr(under_way, "run", delay)
+    client.get_root()["a"] = 1
+    with pytest.raises(DisconnectedError, match="nothing of it is stored"):
+        client.commit()
+    with contextlib.closing(world.open()) as other, pytest.raises(link.SqlError, match="duplicate key"):
+        link_of(other).run(*late)
+    client.abort()
+    assert dict(client.get_root()) == {}
+    client.get_root()["a"] = 2
+    client.commit()
+
+
 @pytest.mark.spec("PG-26")
 def test_the_outcome_is_unknown_if_nobody_can_be_asked(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(world, record(ROOT))
@@ -820,6 +932,23 @@ def test_a_snapshot_shows_one_state_whatever_is_committed_and_packed(world: Worl
     assert "a" not in reader.get_root()
     reader.storage.release()
     assert world.sql("select count(*) from pg_stat_activity where state like 'idle in%'") == [(0,)]
+
+
+@pytest.mark.spec("PG-29")
+def test_the_log_is_trimmed_after_a_commit_in_one_round_trip(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = world.connect()
+    monkeypatch.setattr("durus.postgres_storage._TRIM_EVERY", 2)
+    world.sql("update d.txn set time = now() - interval '61 minutes'")
+    client.get_root()["a"] = 1
+    client.commit()
+    assert world.sql("select log_from from d.head") == [(1,)]
+    monkeypatch.setattr(client.storage._sql, "trim_txns", b"DELETE FROM txn")  # type: ignore[attr-defined]  # it is of this class
+    for number in range(2):
+        client.get_root()["a"] = number
+        client.commit()
+    assert "the log of changes was not trimmed" in caplog.text
 
 
 @pytest.mark.spec("PG-29")
