@@ -4,12 +4,14 @@
     python -m tests.model.postgres_nemesis --bank TRANSFERS
     python -m tests.model.postgres_nemesis --bank TRANSFERS --failover
     python -m tests.model.postgres_nemesis --bank TRANSFERS --servers N
+    python -m tests.model.postgres_nemesis --bank TRANSFERS --network
 
 The first one has the clients of the other nemesis. Their history must be serializable, nothing that was acknowledged
 lost, no state torn, and no reference may lead to nothing. The second one is a bank: whatever is killed, also clients,
 the sum of all accounts stays the same, and each transfer that was acknowledged is there. The third one is that with a
 synchronous standby, which takes over from a primary that is killed with all of its processes, again and again. With
---servers the clients use servers of Durus, side by side on the engine, and these are killed, too.
+--servers the clients use servers of Durus, side by side on the engine, and these are killed, too. With --network a
+proxy is between, which cuts connections, stalls, and loses answers to commits; no outcome may stay unknown.
 """
 
 import argparse
@@ -32,6 +34,7 @@ from durus.persistent import Persistent
 from durus.persistent_dict import PersistentDict
 from tests.model.history import Transaction, anomalies
 from tests.model.nemesis import Figures
+from tests.model.proxy import Proxy
 from tests.model.workload import fill, from_lines, read_all
 from tests.postgres import Pair, PostgresServer, new_postgres, storage_at
 from tests.short_paths import short_folder
@@ -128,6 +131,34 @@ class FailoverNemesis(Nemesis):
         self._pair.standby.follow(self._pair.primary)
 
 
+class NetworkNemesis(Nemesis):
+    """What befalls the network between the clients and the server."""
+
+    def __init__(
+        self, server: PostgresServer, address: str, chance: random.Random, figures: Figures, proxy: Proxy
+    ) -> None:
+        super().__init__(server, address, chance, figures)
+        self._proxy = proxy
+
+    def faults(self) -> tuple[list[Callable[[], None]], list[Callable[[], None]]]:
+        return [self.cut, self.lose_an_answer, self.deliver_late], [self.stall, self.pack]
+
+    def cut(self) -> None:
+        self._proxy.cut_soon()
+
+    def stall(self) -> None:
+        self._proxy.flows.clear()
+        self._work(self._chance.uniform(0.05, 0.3))
+        self._proxy.flows.set()
+
+    def lose_an_answer(self) -> None:
+        self._proxy.lose_answer(b"COMMIT\0")
+
+    def deliver_late(self) -> None:
+        """Pass a commit on when its client has perhaps found out that it is not stored."""
+        self._proxy.lose_answer(b"COMMIT\0", self._chance.uniform(0, 0.2))
+
+
 class Between:
     """A server of Durus between clients and an engine, at a Unix socket in a folder."""
 
@@ -174,10 +205,17 @@ class ServerNemesis(Nemesis):
 
 
 def _nemesis(
-    server: PostgresServer | Pair, address: str, chance: random.Random, figures: Figures, between: list[Between]
+    server: PostgresServer | Pair,
+    address: str,
+    chance: random.Random,
+    figures: Figures,
+    between: list[Between],
+    proxy: Proxy | None = None,
 ) -> Nemesis:
     if isinstance(server, Pair):
         return FailoverNemesis(server, address, chance, figures)
+    if proxy is not None:
+        return NetworkNemesis(server, address, chance, figures, proxy)
     if between:
         return ServerNemesis(server, address, chance, figures, between)
     return Nemesis(server, address, chance, figures)
@@ -282,11 +320,18 @@ def work(address: str, number: int, count: int) -> None:
 
 
 def bank(
-    server: PostgresServer | Pair, address: str, count: int, processes: int, seed: int, servers: int = 0
+    server: PostgresServer | Pair,
+    address: str,
+    count: int,
+    processes: int,
+    seed: int,
+    servers: int = 0,
+    proxy: Proxy | None = None,
 ) -> Figures:
     """Have processes make so many transfers together, while the server, and now and then one of them, is killed.
 
-    They use so many `servers` of Durus, which are killed, too; 0 for the engine itself.
+    They use so many `servers` of Durus, which are killed, too; 0 for the engine itself. With a proxy to the engine,
+    they use that, and it is what is tormented.
     """
     figures = Figures()
     with durus.open(address) as db, db.transaction() as root:
@@ -300,6 +345,8 @@ def bank(
         def start(number: int) -> None:
             command = [sys.executable, "-m", "tests.model.postgres_nemesis", "--work", str(number)]
             where = between[number % servers].address if between else address
+            if proxy is not None:  # without prepared statements, it can see what a commit is
+                where = f"postgresql://durus@{proxy.address}/postgres?prepare=false"
             command += ["--address", where, "--bank", str(count // processes)]
             with Path(name, str(number)).open("wb") as out:
                 workers.append(subprocess.Popen(command, stdout=out))
@@ -307,7 +354,7 @@ def bank(
         for number in range(processes):
             start(number)
         chance = random.Random(seed)
-        nemesis = _nemesis(server, address, chance, figures, between)
+        nemesis = _nemesis(server, address, chance, figures, between, proxy)
         for number in range(processes, processes + 2):  # more workers, which are killed
             start(number)
             nemesis.run(2)
@@ -338,6 +385,16 @@ def bank(
     return figures
 
 
+def bank_over_network(server: PostgresServer, count: int, processes: int, seed: int) -> Figures:
+    """Have processes make transfers over a network that fails; a commit whose outcome stays unknown is wrong, too."""
+    with contextlib.closing(Proxy(server.folder / ".s.PGSQL.5432", seed)) as proxy:
+        figures = bank(server, server.address(), count, processes, seed, proxy=proxy)
+        figures.counts["connections cut"] = proxy.cuts
+    if figures.counts["unknown"]:
+        figures.violations.append("an outcome stayed unknown")
+    return figures
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60)
@@ -346,17 +403,20 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=8)
     parser.add_argument("--failover", action="store_true", help="with a standby that takes over")
     parser.add_argument("--servers", type=int, default=0, help="with so many servers of Durus between")
+    parser.add_argument("--network", action="store_true", help="with a network that fails")
     parser.add_argument("--address", help=argparse.SUPPRESS)
     parser.add_argument("--work", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.failover and not options.bank:
-        parser.error("--failover goes with --bank")
+    if (options.failover or options.network) and not options.bank:
+        parser.error("--failover and --network go with --bank")
     if options.address:
         work(options.address, options.work, options.bank)
         return 0
     with short_folder(for_other_users=True) as folder:
         server = Pair(folder, is_synchronous=True) if options.failover else new_postgres(folder)
-        if options.bank or isinstance(server, Pair):
+        if options.network and isinstance(server, PostgresServer):
+            figures = bank_over_network(server, options.bank, options.processes, options.seed)
+        elif options.bank or isinstance(server, Pair):
             figures = bank(server, server.address(), options.bank, options.processes, options.seed, options.servers)
         else:
             figures = run(server, server.address(), options.seconds, options.seed, options.servers)

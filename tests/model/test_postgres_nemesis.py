@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.model.postgres_nemesis import bank, run
+from tests.model.postgres_nemesis import bank, bank_over_network, run
 from tests.model.test_nemesis import IS_DEEP
 from tests.postgres import Pair, PostgresServer, new_postgres
 from tests.short_paths import short_folder
@@ -40,6 +40,15 @@ def test_a_bank_keeps_its_sum_and_each_transfer_that_was_acknowledged(server: Po
     figures = bank(server, server.address(), 10_000 if IS_DEEP else 400, processes=8 if IS_DEEP else 2, seed=1)
     assert figures.violations == []
     assert figures.counts["transfers"] >= 400
+
+
+@pytest.mark.spec("PG-14", "PG-21", "PG-26", "TXN-9", "TXN-13")
+def test_a_bank_knows_each_outcome_when_the_network_fails(server: PostgresServer) -> None:
+    figures = bank_over_network(server, 10_000 if IS_DEEP else 200, processes=8 if IS_DEEP else 2, seed=1)
+    assert figures.violations == []
+    assert figures.counts["transfers"] >= 200
+    assert figures.counts["connections cut"] > 0
+    assert figures.counts.keys() >= {"cut", "stall", "lose an answer", "deliver late", "pack"}
 
 
 @pytest.mark.spec("PG-60", "PG-62", "PG-63", "PG-64", "TXN-5", "TXN-9", "TXN-13")
