@@ -57,7 +57,9 @@ class Invalidations:
         accessed = self._connection.accessed
         if self.is_all:
             return bool(accessed)
-        return not (accessed.isdisjoint(self.oids) and all(array.isdisjoint(accessed) for array in self._arrays))
+        if not accessed.isdisjoint(self.oids):
+            return True
+        return self.is_many and any(not array.isdisjoint(accessed) for array in self._arrays)
 
     def conflict(self) -> WriteConflictError:
         """Return the error of a commit on all invalid oids that the transaction has accessed. [TXN-13]"""
