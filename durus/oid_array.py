@@ -8,7 +8,7 @@ from array import array
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
-from itertools import chain
+from itertools import chain, filterfalse
 from typing import Protocol
 
 from durus.error import ProtocolError
@@ -129,8 +129,8 @@ class OidCollector:
         numbers = array(_TYPECODES[4 if self.highest < _WIDTH_LIMIT else 8])
         left_out = set(map(oid_to_int, others))
         for page in sorted(self._pages):
-            first = page << _PAGE_BITS
-            numbers.extend([first | low for low in sorted(self._pages[page]) if first | low not in left_out])
+            there = map((page << _PAGE_BITS).__or__, sorted(self._pages[page]))
+            numbers.extend(filterfalse(left_out.__contains__, there))
         return OidArray(numbers)
 
 
