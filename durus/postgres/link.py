@@ -177,7 +177,7 @@ class Link(Uncopied):
             self._pipeline.sync()  # the engine passes over everything up to this
         is_lost = not self.is_open or state in _LOST or state[:2] in _LOST_CLASSES
         if not is_lost:
-            is_lost = not self.roll_back()
+            is_lost = not self._start_anew()
         if is_lost:
             self.close()
             return DisconnectedError(f"the connection to {self._name} was lost: {_text(error)}")
@@ -186,6 +186,21 @@ class Link(Uncopied):
         if state == _NOT_ALLOWED:
             return NotAllowedError(f"{self._name} does not allow that: {_text(error)}; {_RIGHTS}")
         return SqlError(f"{self._name} can't do that: {_text(error)}", state)
+
+    def _start_anew(self) -> bool:
+        """Roll back, and have all statements prepared again; False if the connection is lost.
+
+        The engine has passed over what came after the statement that failed, and psycopg takes those as prepared that
+        were to be.
+        """
+        try:
+            if not self.is_in_transaction:
+                self._connection.execute(b"BEGIN")  # without a transaction, rollback() does nothing
+                self._pipeline.sync()
+            self._connection.rollback()
+        except psycopg.Error:
+            self.close()
+        return self.is_open
 
     def roll_back(self) -> bool:
         """End the transaction without a commit, if there is one; False if the connection is lost."""

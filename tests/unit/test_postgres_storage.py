@@ -282,6 +282,19 @@ def test_lists_are_sent_as_arrays(world: World, kind: str, value: list[object]) 
     assert link_of(world.open()).run((statement, (value,))) == [[(each,) for each in value]]
 
 
+@pytest.mark.parametrize("is_in_transaction", [True, False])
+def test_what_the_engine_passes_over_after_an_error_is_prepared_later(world: World, is_in_transaction: bool) -> None:
+    storage = open_handed(world.open())
+    used = link_of(storage)
+    begin: list[Any] = [(storage._sql.begin, ())] if is_in_transaction else []
+    count = f"count(*) FROM {world.schema}.txn WHERE tid < %s".encode()
+    for times in range(12):
+        if times != 5:
+            with pytest.raises(link.SqlError, match="division"):
+                used.run(*begin, (b"SELECT 1 / " + count, (0,)), (b"SELECT " + count, (0,)))
+        assert used.run((b"SELECT " + count, (0,)))[0] == [(0,)]
+
+
 @pytest.mark.spec("PG-5")
 def test_no_transaction_is_open_between_calls(world: World) -> None:
     one, two = world.connect(application_name="idle-test"), world.connect(application_name="idle-test")

@@ -25,7 +25,7 @@ const ONLY_FOR_SERVERS = [
   "two-records-of-one-oid", "oid-of-another-client", "versions", "a-malformed-request",
   "the-server-is-stopped", "the-server-is-stopped-in-version-2", "a-message-of-no-bytes", "requests-that-do-not-wait-for-answers",
   "a-commit-that-is-incomplete-when-the-server-stops", "a-compressed-request", "a-compressed-message-of-another-size",
-  "a-compressed-message-beyond-the-limit",
+  "a-compressed-message-beyond-the-limit", "records-that-are-needed-soon",
 ];
 
 /** In place of a WireStream: what was sent, and what is to be read. */
