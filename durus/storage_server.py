@@ -201,6 +201,8 @@ class StorageServer(Uncopied):
         self._disk = Disk()
         self._following = Following(self.core, self._complaints, self.settle) if storage.follows else None
         self._handlers_before: dict[int, Callable[..., object] | int | None] = {}
+        self._early_signals: list[int] = []
+        """Signals that came before the event loop had handlers for them."""
         self._process = os.getpid()
         _servers.add(self)
 
@@ -265,6 +267,8 @@ class StorageServer(Uncopied):
         try:
             self.listen()
             self._handlers_before = {number: signal.getsignal(number) for number in handlers}
+            for each in handlers:  # a loop that is only half set up must not be left by an exception
+                signal.signal(each, lambda number, frame: self._early_signals.append(number))
             with asyncio.Runner(loop_factory=self._new_loop if new_loop is None else new_loop) as runner:
                 runner.run(self._serve(handlers))
         finally:
@@ -321,6 +325,8 @@ class StorageServer(Uncopied):
         loop.set_exception_handler(self._note_complaint)
         for number, handler in signal_handlers.items():
             loop.add_signal_handler(number, handler)  # in the loop: at any other moment a log line may be half written
+        for number in self._early_signals:
+            signal_handlers[number]()
         self._door.open(self._listening)
         by_the_clock = [self._watch_clients, self._packing.by_the_clock, self._summarize_by_the_clock, self._give_signs]
         if self._following is not None:

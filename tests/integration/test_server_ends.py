@@ -167,8 +167,25 @@ def test_a_temporary_file_does_not_outlive_its_server(tmp_path: Path, how: str) 
     server = Server("--port", "0", folder=tmp_path)
     path = Path(server.log.expect(r"FileStorage\('(.*)'\)")[1])
     assert path.exists()
-    assert server.end(getattr(signal, how)) == 0
+    assert server.end(getattr(signal, how)) == 0, server.log.text
     assert not path.parent.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_event_loop_is_made_ends_a_server_properly(
+    number: signal.Signals, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "durus")
+    before = signal.getsignal(number)
+    server = StorageServer(MemoryStorage(), port=0)
+
+    def new_loop() -> asyncio.AbstractEventLoop:
+        signal.raise_signal(number)
+        return asyncio.new_event_loop()
+
+    server.serve(new_loop=new_loop)
+    assert f"stopping for {number.name}" in caplog.messages
+    assert signal.getsignal(number) is before
 
 
 @pytest.mark.parametrize("turns", range(12))
