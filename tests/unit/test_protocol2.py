@@ -393,21 +393,31 @@ def test_what_comes_along_in_vain_becomes_less(server: InMemoryServer) -> None:
     assert prefetch.ahead > 16
 
 
-@pytest.mark.spec("WIRE2-11", "WIRE2-13", "TXN-23")
-def test_what_is_invalid_or_not_durable_does_not_come_along(server: InMemoryServer) -> None:
+def greeted_before_a_commit(server: InMemoryServer) -> InMemoryConnection:
+    """Return a client for which the first of three items is invalid."""
     store_items(server, 3)
     reader = greeted(server)
     reader.sendall(messages.encode_request(messages.Options(50, 1 << 20, 0)))
     writer = Connection(server.new_client())
     items_of(writer)[0].n = 10
     writer.commit()
-    reader.sendall(messages.encode_load([oid_from_int(1)], 50))
-    (answer,) = answers(reader)
-    assert {loaded.record[:8] for loaded in messages.parse_loaded(answer.body)} == {oid_from_int(n) for n in (1, 3, 4)}
+    return reader
+
+
+def commit_the_second_item_without_writing_it(server: InMemoryServer) -> None:
     other = server.core.connect()
     other.begin_commit(lambda invalid: None)
     record = server.storage.load(oid_from_int(3))
-    other.commit({oid_from_int(3): record}, lambda error: None)  # it is not written yet
+    other.commit({oid_from_int(3): record}, lambda error: None)
+
+
+@pytest.mark.spec("WIRE2-11", "WIRE2-13", "TXN-23")
+def test_what_is_invalid_or_not_durable_does_not_come_along(server: InMemoryServer) -> None:
+    reader = greeted_before_a_commit(server)
+    reader.sendall(messages.encode_load([oid_from_int(1)], 50))
+    (answer,) = answers(reader)
+    assert {loaded.record[:8] for loaded in messages.parse_loaded(answer.body)} == {oid_from_int(n) for n in (1, 3, 4)}
+    commit_the_second_item_without_writing_it(server)
     reader.conversation.receive(messages.encode_request(messages.Sync()))
     point = messages.parse_point(answers(reader)[0].body)
     assert point.invalid == [oid_from_int(2), oid_from_int(3)]
@@ -432,16 +442,8 @@ def test_a_long_answer_comes_in_parts_and_lets_others_in_between(server: InMemor
 
 @pytest.mark.spec("WIRE2-17", "TXN-23")
 def test_what_is_asked_for_ahead_has_neither_what_is_invalid_nor_what_is_not_durable(server: InMemoryServer) -> None:
-    store_items(server, 3)
-    reader = greeted(server)
-    reader.sendall(messages.encode_request(messages.Options(50, 1 << 20, 0)))
-    writer = Connection(server.new_client())
-    items_of(writer)[0].n = 10
-    writer.commit()
-    other = server.core.connect()
-    other.begin_commit(lambda invalid: None)
-    record = server.storage.load(oid_from_int(3))
-    other.commit({oid_from_int(3): record}, lambda error: None)  # it is not written yet
+    reader = greeted_before_a_commit(server)
+    commit_the_second_item_without_writing_it(server)
     oids = [oid_from_int(number) for number in (4, 3, 2, 99)]
     reader.conversation.receive(messages.encode_request(messages.LoadAhead(oids, 5)))
     (answer,) = answers(reader)
