@@ -37,7 +37,7 @@ def write_plain(cls: Json, state: Json) -> Written:
     """Return the data for a class and a state in their forms; RecordError if one has another form."""
     class_pickle = _kept_class_pickle(cls) if isinstance(cls, str) else _class_pickle(cls)
     refs: set[bytes] = set()
-    pickled = usual_steps(state, refs, _name_steps)
+    pickled = usual_steps(state, refs, _kept_name_steps)
     if pickled is None:
         writer = _Writer()
         try:
@@ -83,7 +83,7 @@ def _names(cls: Json) -> tuple[str, str]:
     return module, qualname
 
 
-def _name_step(cls: Json) -> bytes:
+def _name_steps(cls: Json) -> bytes:
     """Return the steps that name a class, and note it."""
     module, qualname = _names(cls)
     return _text_step(module) + _text_step(qualname) + b"\x93\x94"
@@ -99,8 +99,8 @@ def _text_step(text: str) -> bytes:
 
 
 _kept_class_pickle = lru_cache(maxsize=1000)(_class_pickle)
-_name_steps = lru_cache(maxsize=1000)(_name_step)
-_short_text = lru_cache(maxsize=10000)(_text_step)
+_kept_name_steps = lru_cache(maxsize=1000)(_name_steps)
+_kept_text_step = lru_cache(maxsize=10000)(_text_step)
 """Most objects name few classes, and have the same attributes."""
 
 
@@ -184,7 +184,7 @@ class _Writer:
     # Values
 
     def _text(self, text: str) -> None:
-        self.out += _text_step(text) if len(text) > MAX_KEY else _short_text(text)
+        self.out += _text_step(text) if len(text) > MAX_KEY else _kept_text_step(text)
 
     def _int(self, value: int) -> None:
         if 0 <= value < 256:
@@ -209,7 +209,7 @@ class _Writer:
             self.out += b"\x8e" + len(data).to_bytes(8, "little") + data
 
     def _name(self, cls: Json) -> None:
-        steps = _name_steps(cls) if isinstance(cls, str) else _name_step(cls)
+        steps = _kept_name_steps(cls) if isinstance(cls, str) else _name_steps(cls)
         number = self._names.get(steps)
         if number is not None:
             self._fetch(number)
@@ -255,7 +255,7 @@ class _Writer:
                 for key, item in value.items():
                     if key[:1] == "$":
                         raise RecordError(f"a key that starts with $ belongs into a $dict, and {_shown(key)} does not")
-                    out += _text_step(key) if len(key) > MAX_KEY else _short_text(key)
+                    self._text(key)
                     self.save(item)
                 out += b"u"
             return

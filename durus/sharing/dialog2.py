@@ -203,20 +203,24 @@ class Dialog2(Dialog):
     def _load_one(self, oid: bytes) -> tuple[bytes, bytes]:
         """Return the status of an answer, and its record."""
         try:
-            record = self._session.load_from_snapshot(oid) if self._has_snapshot else self._session.load(oid)
+            record = self._record(oid)
         except DurusKeyError:
             return NOT_FOUND, b""
         return (INVALID, b"") if record is None else (OKAY, record)
+
+    def _record(self, oid: bytes) -> bytes | None:
+        """Return the record that the client sees, None if it is invalid; DurusKeyError if there is none."""
+        return self._session.load_from_snapshot(oid) if self._has_snapshot else self._session.load(oid)
 
     def _load_at_once(self, oid: bytes) -> bytes | None:
         """Return the record that the client may see without waiting, None if there is none, or it can't be loaded.
 
         An error must not take the place of an answer, such as the one to a commit that is stored.
         """
+        if not self._has_snapshot and self._core.is_undurable(oid):
+            return None
         try:
-            if self._has_snapshot:
-                return self._session.load_from_snapshot(oid)
-            return None if self._core.is_undurable(oid) else self._session.load(oid)
+            return self._record(oid)
         except DurusError:
             return None
 

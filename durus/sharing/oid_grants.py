@@ -37,8 +37,7 @@ class OidGrants:
 
     def add_new(self, oid: bytes) -> bool:
         """Add an oid, and tell whether it is new."""
-        number = int.from_bytes(oid, "big")
-        block, bit = number >> _BLOCK_BITS, 1 << (number & _IN_BLOCK)
+        block, bit = _locate(oid)
         before = self._blocks.get(block, 0)
         if before & bit:
             return False

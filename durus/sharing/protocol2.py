@@ -238,7 +238,7 @@ def encode_request(request: Request) -> bytes:
         case Load(oids, ahead):
             return encode_load(oids, ahead)
         case LoadAhead(oids, ahead):
-            return _LOAD.pack(3 + 8 * len(oids), b"A", ahead) + b"".join(oids)
+            return encode_load(oids, ahead, b"A")
         case NewOids(number):
             return encode(b"N", _U16.pack(number))
         case TakeTurn(is_exclusive):
@@ -256,9 +256,9 @@ def encode_request(request: Request) -> bytes:
     return encode(_KIND_WITHOUT_BODY[type(request)])
 
 
-def encode_load(oids: list[bytes], ahead: int) -> bytes:
-    """Return the bytes of a load, the most frequent request."""
-    return _LOAD.pack(3 + 8 * len(oids), b"L", ahead) + b"".join(oids)
+def encode_load(oids: list[bytes], ahead: int, kind: bytes = b"L") -> bytes:
+    """Return the bytes of a load, the most frequent request, or of a LoadAhead, whose kind is A."""
+    return _LOAD.pack(3 + 8 * len(oids), kind, ahead) + b"".join(oids)
 
 
 def encode_commit(

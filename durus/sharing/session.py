@@ -474,7 +474,7 @@ class Session:
 
     def must_wait(self, oid: bytes) -> bool:
         """Tell whether the record that this client should see is not durable yet. [TXN-23]"""
-        return oid in self._core._commits.undurable and not self._reader.is_invalid(oid)
+        return self._core.is_undurable(oid) and not self._reader.is_invalid(oid)
 
     @property
     def serial(self) -> int:

@@ -49,7 +49,7 @@ def outcome(state: Any) -> object:
 
 def is_usual(state: Any) -> bool:
     refs: set[bytes] = set()
-    return plain_writer.usual_steps(state, refs, vars(plain_writer)["_name_steps"]) is not None
+    return plain_writer.usual_steps(state, refs, vars(plain_writer)["_kept_name_steps"]) is not None
 
 
 def compared(state: Any, monkeypatch: pytest.MonkeyPatch) -> bool:
@@ -124,7 +124,7 @@ def test_interrupt_in_a_call_is_not_lost() -> None:
 @in_a_process_alone
 def test_each_allocation_can_fail() -> None:
     state = [{"$ref": 300, "class": "m:C"}, "x" * 3000, {"a": [1.5, {"$set": [1]}]}]
-    arguments = state, set[bytes](), vars(plain_writer)["_name_steps"]
+    arguments = state, set[bytes](), vars(plain_writer)["_kept_name_steps"]
     expected = plain_writer.usual_steps(*arguments)
     assert expected is not None
     found = [call_without_memory(number, plain_writer.usual_steps, *arguments) for number in range(50)]
