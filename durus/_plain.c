@@ -281,9 +281,10 @@ push_int(Machine *machine, int size)
 static int
 push_signed(Machine *machine, int size) /* of which each is below 2^53 */
 {
-    uint64_t number, sign = size ? (uint64_t)1 << (8 * size - 1) : 0;
+    uint64_t number;
     if (size > 6 || take_number(machine, size, &number) < 0)
         return -1;
+    uint64_t sign = size ? (uint64_t)1 << (8 * size - 1) : 0;
     return add(&machine->stack, PyLong_FromLongLong((long long)(number ^ sign) - (long long)sign));
 }
 
