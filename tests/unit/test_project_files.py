@@ -51,6 +51,13 @@ def test_tox_runs_the_suite_on_each_python() -> None:
     assert run == pythons()[1:], "the oldest has its run in the command of README.md"
 
 
+def test_the_check_runs_each_environment_once() -> None:
+    (environments,) = re.findall(r"^env_list = (.*)$", text_of("tox.ini"), re.MULTILINE)
+    labels = re.findall(r"^    (?:narrow|wide) = (.*)$", text_of("tox.ini"), re.MULTILINE)
+    assert len(labels) == 2
+    assert sorted(", ".join(labels).split(", ")) == sorted(environments.split(", "))
+
+
 def test_the_workflow_runs_the_suite_on_each_python() -> None:
     (matrix,) = re.findall(r"^ +python: \[(.*)\]$", text_of(".github/workflows/tests.yml"), re.MULTILINE)
     assert re.findall(r'"([0-9.]+)"', matrix) == pythons()
