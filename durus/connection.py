@@ -511,7 +511,7 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
         block.thread = threading.get_ident()
         try:
             if error is None:
-                if block.is_lost:
+                if block.has_lost_changes:
                     raise _interrupted_error()
                 self.commit()
                 self._blocks.end_transaction()

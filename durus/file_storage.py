@@ -52,6 +52,7 @@ class FileStorage(AppendOnlyStorage[Shelf]):
     """
 
     file_format = shelf.FORMAT
+    keeps_history = True
 
     def __init__(
         self,

@@ -402,6 +402,10 @@ class SqliteStorage(SingleFileStorage[sqlite3.Connection]):
         super().pack()
         self.vacuum()
 
+    def gen_pack(self) -> Iterator[Progress]:
+        yield from super().gen_pack()
+        self.vacuum()
+
     @guarded
     def vacuum(self) -> None:
         """Return the space of deleted rows to the file system; this may take long."""

@@ -205,6 +205,12 @@ class Storage(Uncopied):
     connect_again: ConnectAgain = BY_ABORT
     """What errors about a lost connection say to do; a Database sets what its users do. [DB-25]"""
 
+    keep_prepack = True
+    """False if a pack that replaces the file is to remove the old one, and those of earlier packs. [CMD-62]"""
+
+    keeps_history = False
+    """True if commits() and the calls for one of them can answer. [HIST-1]"""
+
     shows_early = False
     """True if loads of others may see the records of stage_commit() before accept()."""
 
@@ -474,6 +480,13 @@ class Storage(Uncopied):
         """Remove the records that the root does not reach."""
         for _ in self.get_packer():
             pass
+
+    def gen_pack(self) -> Iterator[Progress]:
+        """Do what pack() does, and yield its progress if it has steps."""
+        if type(self).pack is not Storage.pack:
+            self.pack()
+            return
+        yield from self.get_packer()
 
     def bulk_load(self, oids: Iterable[bytes]) -> Iterator[bytes]:
         """Load several records.

@@ -34,7 +34,7 @@ from durus.tools.exported import Exported, exported_of
 
 PAGE = 100
 """How many rows a page has."""
-_FEW = 20
+_SECTION_ROWS = 20
 """How many rows a section of a page has."""
 _ROW_TEXT = 140
 _TEXT_PAGE = 20_000
@@ -91,10 +91,10 @@ def overview(view: View) -> Overview:
     points = [] if view.timeline is None else view.timeline.points
     return Overview(
         facts,
-        ordered(view, "bytes")[:_FEW],
+        ordered(view, "bytes")[:_SECTION_ROWS],
         charts.of_classes((each.name, each.size) for each in index.by_number).svg(),
         charts.over_time(points).svg() if len(points) > 1 and view.progress is None else None,
-        index.problems[:_FEW],
+        index.problems[:_SECTION_ROWS],
     )
 
 
@@ -230,9 +230,9 @@ def object_page(view: View, base: str, number: int, commit: int | None = None) -
     name = class_name_of(exported.data)
     known = view.index.classes.get(name)
     attributes = _attributes(exported)
-    refs = list(islice(_gen_refs(exported), 10 * _FEW))
+    refs = list(islice(_gen_refs(exported), 10 * _SECTION_ROWS))
     referrers = view.index.referrers(number)
-    shown_referrers = [Reference(each, view.class_name(each), "") for each in referrers[:_FEW]]
+    shown_referrers = [Reference(each, view.class_name(each), "") for each in referrers[:_SECTION_ROWS]]
     drawn = [Neighbour(each.oid, each.class_name) for each in shown_referrers]
     return ObjectPage(
         oid=number,
@@ -244,7 +244,7 @@ def object_page(view: View, base: str, number: int, commit: int | None = None) -
         attributes=_rows([Part("name", *each) for each in attributes.items()][:PAGE], (), 0),
         attribute_count=len(attributes),
         is_tree=stored is None and exported.state is not None and tree_in(exported.state.state, view.read) is not None,
-        refs=refs[:_FEW],
+        refs=refs[:_SECTION_ROWS],
         ref_count=max(len(exported.refs) // 8, len({each.oid for each in refs})),
         referrers=shown_referrers,
         referrer_count=len(referrers),
@@ -474,15 +474,15 @@ def history_page(view: View, number: int, until: int | None) -> HistoryPage:
     for commit, record in view.history(checked_oid(number)):
         if until is not None and commit.number > until:
             break
-        kept = [*kept[-_FEW:], (commit, record)]
+        kept = [*kept[-_SECTION_ROWS:], (commit, record)]
     states = []
     before: _Attributes | None = None
     for commit, record in kept:
         attributes = _Attributes(record)
         states.append(State(commit, class_name_of(data_of(record)), len(record), _changes(before, attributes)))
         before = attributes
-    older = kept[0][0].number if len(kept) > _FEW else None
-    return HistoryPage(number, view.class_name(number), states[-_FEW:][::-1], older)
+    older = kept[0][0].number if len(kept) > _SECTION_ROWS else None
+    return HistoryPage(number, view.class_name(number), states[-_SECTION_ROWS:][::-1], older)
 
 
 class _Attributes:
@@ -506,5 +506,5 @@ def _changes(old: _Attributes | None, new: _Attributes) -> str:
     before, after = old.by_name, new.by_name
     names = [name for name in {**before, **after} if name not in before or name not in after]
     names += [name for name in after if name in before and before[name] != after[name]]
-    more = f" and {len(names) - _FEW} more" if len(names) > _FEW else ""
-    return ", ".join(map(short_name, names[:_FEW])) + more if names else "nothing that can be read"
+    more = f" and {len(names) - _SECTION_ROWS} more" if len(names) > _SECTION_ROWS else ""
+    return ", ".join(map(short_name, names[:_SECTION_ROWS])) + more if names else "nothing that can be read"

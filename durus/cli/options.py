@@ -9,7 +9,6 @@ from typing import Any
 from durus.cli.values import MAX_PORT, file_or_storage, whole_number
 from durus.error import AddressError, DurusError
 from durus.file_storage import FileStorage
-from durus.files.append_only_storage import AppendOnlyStorage
 from durus.files.inspection import Inspection
 from durus.open_file import inspect_file, open_file_storage, storage_class_of
 from durus.sharing.address import SocketAddress
@@ -84,12 +83,6 @@ def add_keep_prepack_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def keep_prepack(storage: Storage, options: argparse.Namespace) -> None:
-    """Tell a storage whether its packs keep the old file. [CMD-62]"""
-    if isinstance(storage, AppendOnlyStorage):
-        storage.keep_prepack = options.keep_prepack
-
-
 def open_storage(options: argparse.Namespace) -> Storage:
     """Return the storage of the options --file, --storage, --readonly, --repair and --storage-class."""
     if options.file and is_address(options.file):
@@ -140,11 +133,12 @@ def inspect(name: str) -> Inspection:
     return inspect_file(name)
 
 
-def open_history(name: str) -> FileStorage | None:
+def open_history(name: str) -> Storage | None:
     """Open the storage of a database that keeps its history, for reading only; None if it keeps none."""
-    if is_address(name) or storage_class_of(name) is not FileStorage:
+    if is_address(name):
         return None
-    return FileStorage(name, readonly=True)
+    storage_class = storage_class_of(name)
+    return storage_class(name, readonly=True) if storage_class.keeps_history else None
 
 
 def choose_server(options: argparse.Namespace) -> SocketAddress | None:

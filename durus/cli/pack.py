@@ -13,7 +13,6 @@ from durus.cli.options import (
     add_keep_prepack_argument,
     choose_server,
     is_address,
-    keep_prepack,
     open_address,
     require_file,
 )
@@ -22,13 +21,10 @@ from durus.cli.progress import show_progress
 from durus.cli.values import file_or_address, seconds
 from durus.client_storage import ClientStorage
 from durus.error import DurusError
-from durus.file_storage import FileStorage
-from durus.file_storage2 import FileStorage2
 from durus.open_file import open_file_storage
 from durus.progress import Progress
 from durus.sharing.address import SocketAddress
 from durus.sharing.protocol2 import MAX_SECONDS
-from durus.storage import Storage
 from durus.text import without_password
 from durus.tools.server_pack import gen_server_pack
 
@@ -61,12 +57,10 @@ def run(options: argparse.Namespace) -> int:
         return _pack_other(options.file)
     require_file(options.file)  # opening it would create it
     storage = open_file_storage(options.file)
-    keep_prepack(storage, options)
+    storage.keep_prepack = options.keep_prepack
     try:
         old = os.stat(options.file)
-        show_progress(storage.get_packer())
-        if not isinstance(storage, FileStorage | FileStorage2):
-            storage.vacuum()
+        show_progress(storage.gen_pack())
         new = os.stat(options.file)
     finally:
         storage.close()
@@ -75,12 +69,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _pack_other(address: str) -> int:
-    """Pack the storage of an address, with its progress if it has steps."""
+    """Pack the storage of an address."""
     with contextlib.closing(open_address(address)) as storage:
-        if type(storage).pack is Storage.pack:
-            show_progress(storage.get_packer())
-        else:
-            storage.pack()
+        show_progress(storage.gen_pack())
     tell(f"{without_password(address)}: packed")
     return 0
 

@@ -20,7 +20,6 @@ from durus.cli.options import (
     add_storage_arguments,
     address_of,
     is_address,
-    keep_prepack,
     open_storage,
 )
 from durus.cli.output import tell
@@ -230,7 +229,7 @@ def run(options: argparse.Namespace) -> int:
         _following(options),
     ):
         storage = open_storage(options)
-        keep_prepack(storage, options)
+        storage.keep_prepack = options.keep_prepack
         try:
             server = StorageServer(
                 storage,

@@ -79,9 +79,6 @@ class AppendOnlyStorage(SingleFileStorage[_Opened[F]], Generic[F]):
 
     file_format: FileFormat[F]
 
-    keep_prepack = True
-    """False if a pack is to remove the file from before it, and those from before earlier packs. [CMD-62]"""
-
     _opened: _Opened[F] | None = None
     _commit: "_Commit[F] | None" = None
     """The commit that is being written, or was interrupted."""

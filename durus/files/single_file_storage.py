@@ -167,6 +167,9 @@ class SingleFileStorage(GuardedStorage, Generic[R]):
         """Return an iterator that packs the file in steps, while commits go on between them. [SHELF-30] [SQL-8]"""
         return self._gen_steps(self._begin_pack())
 
+    def gen_pack(self) -> Iterator[Progress]:
+        return self.get_packer()
+
     def _begin_pack(self) -> Generator[Progress, None, None]:
         self._require_writable()
         self._check_not_packing()

@@ -74,7 +74,7 @@ class PooledConnection(Connection[R], Generic[R]):
 
     def end(self, block: Block[R], error: BaseException | None) -> None:
         """End a transaction: commit its changes, or abort it because of an error."""
-        if error is None and self.is_usable and self._unnoted is None and not block.is_lost:
+        if error is None and self.is_usable and self._unnoted is None and not block.has_lost_changes:
             self._blocks.end_transaction()  # nothing has changed, and the next transaction syncs when it begins
             self.storage.release()
         else:

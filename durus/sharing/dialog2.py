@@ -233,13 +233,13 @@ class Dialog2(Dialog):
         if oid in self._records:
             raise ProtocolError("a commit has two records of one oid")
         if not self._is_dropped and not self._session.hold(len(record)):
-            self._session.let_go()
+            self._session.release_bytes()
             self._is_dropped = True
         self._records[oid] = b"" if self._is_dropped else record
 
     def _drop_records(self) -> None:
         self._records, self._is_dropped = {}, False
-        self._session.let_go()
+        self._session.release_bytes()
 
     def _commit(self, commit: messages.Commit) -> Generator[int, bytes, None]:
         session, records = self._session, self._records

@@ -752,7 +752,7 @@ class Session:
         done: OnWholeOutcome,
     ) -> None:
         """Commit in this client's turn, unless what it has accessed is invalid; None if it has looked itself."""
-        self.let_go()
+        self.release_bytes()
         self._accessed = accessed
         conflicts: list[bytes] = []
         if invalid and not (accessed is None or accessed.isdisjoint(invalid)):
@@ -802,7 +802,7 @@ class Session:
         """How many bytes of records are held for a commit of this client that is not queued yet."""
         return self._held_bytes + self._staged_bytes
 
-    def let_go(self) -> None:
+    def release_bytes(self) -> None:
         """Stop counting the bytes of this commit."""
         self._core._waiting_bytes -= self._held_bytes
         self._held_bytes = 0
@@ -873,5 +873,5 @@ class Session:
 
     def close(self) -> None:
         """Forget this client; a complete commit continues."""
-        self.let_go()
+        self.release_bytes()
         self._core._drop(self)

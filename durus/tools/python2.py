@@ -13,7 +13,7 @@ from durus.storage import Storage
 from durus.text import printable
 from durus.tools.python2_strings import STRING_STEPS, Place, read_strings
 
-_SHORT = 40
+_SHOWN_BYTES = 40
 """How many bytes of a str a list shows."""
 
 
@@ -29,10 +29,10 @@ class Undecided(NamedTuple):
     value: bytes
 
     def __str__(self) -> str:
-        cut = "..." if len(self.value) > _SHORT else ""
+        cut = "..." if len(self.value) > _SHOWN_BYTES else ""
         return (
             f"{self.class_name}{self.pattern}: {self.number}, the first in oid {format_oid(self.oid)} at {self.path}: "
-            f"{self.value[:_SHORT]!r}{cut}"
+            f"{self.value[:_SHOWN_BYTES]!r}{cut}"
         )
 
 

@@ -20,7 +20,7 @@ IsBytesAttribute = Callable[[str, str], bool]
 """Takes the path of a class and the name of an attribute or key."""
 
 _BYTES_IN_FIRST_ARGUMENT = {f"datetime.{name}" for name in ("datetime", "date", "time")}
-_SHORT = 40
+_SHOWN_LENGTH = 40
 
 
 class Use:
@@ -207,8 +207,8 @@ def _parts(value: object, class_name: str, is_bytes_attribute: IsBytesAttribute)
                 yield _Part(name, f" the name {name!r}", " a name", False)
                 yield _Part(item, f".{text}", f".{text}", is_bytes)
             else:
-                yield _Part(name, f" the key {repr(name)[:_SHORT]}", " a key", False)
-                yield _Part(item, f"[{repr(name)[:_SHORT]}]", "[*]", is_bytes)
+                yield _Part(name, f" the key {repr(name)[:_SHOWN_LENGTH]}", " a key", False)
+                yield _Part(item, f"[{repr(name)[:_SHOWN_LENGTH]}]", "[*]", is_bytes)
 
     if isinstance(value, dict):
         yield from named(value, False)

@@ -54,7 +54,7 @@ class Block(Generic[Root_co]):
         self.task: asyncio.Task[object] | None
         self.thread: int
         """The thread that has opened it, or is ending it."""
-        self.is_lost = False
+        self.has_lost_changes = False
         """True if an interrupt has discarded changes that were made in it."""
 
     def __enter__(self) -> Root_co:
@@ -121,7 +121,7 @@ class OpenBlocks:
         """Note that an interrupt has discarded the changes of all open blocks."""
         block = self.transaction
         if block is not None:
-            block.is_lost = True
+            block.has_lost_changes = True
         self.end_all()
 
     def is_one_gone(self) -> bool:

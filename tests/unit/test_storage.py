@@ -43,6 +43,21 @@ class FullDisk(OperatingSystem):
         return FailingFile(path, mode)
 
 
+def test_gen_pack_does_what_the_pack_of_a_storage_does() -> None:
+    class Packing(MemoryStorage):
+        count = 0
+
+        def pack(self) -> None:
+            self.count += 1
+
+    storage = Packing()
+    assert list(storage.gen_pack()) == []
+    assert storage.count == 1
+    with_steps = MemoryStorage()
+    Connection(with_steps)
+    assert [each.phase for each in with_steps.gen_pack()][:1] == ["mark"]
+
+
 @pytest.mark.spec("SHELF-20")
 def test_full_disk_leaves_the_transaction_open_and_nothing_in_the_file(tmp_path: Path) -> None:
     disk = FullDisk()
