@@ -24,7 +24,7 @@ from durus.persistent import implementation
 BASELINE = Path(__file__).with_name("baseline.json")
 TOLERANCE = 1.05
 """How many times the instructions of the baseline a workload may take."""
-WORKS = ("touch", "write", "insert", "traversal", "commit_os", "pack", "open_unpacked", "open_packed", "tree")
+WORKLOADS = ("touch", "write", "insert", "traversal", "commit_os", "pack", "open_unpacked", "open_packed", "tree")
 COUNT = 400
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -78,7 +78,7 @@ def count_all() -> dict[str, dict[str, float]]:
     counts = {}
     with tempfile.TemporaryDirectory(prefix="durus-guard-") as folder:
         workloads.make_packed(durus5, COUNT, Path(folder))
-        for name in WORKS:
+        for name in WORKLOADS:
             function: Callable[..., object] = getattr(workloads, name)
             function(durus5, COUNT, Path(folder))  # the first run does one-time work and creates files
             with counting() as counted:

@@ -169,7 +169,7 @@ def numbering_faults(found: Iterable[Statement]) -> list[str]:
         elif statement.prefix != own_prefix:
             faults.append(f"{statement.place}: {statement.id} has not this document's prefix, {own_prefix}")
         elif statement.number < highest.get(statement.prefix, 0):
-            faults.append(f"{statement.place}: {statement.id} stands behind a higher number")
+            faults.append(f"{statement.place}: {statement.id} comes after a higher number")
         seen.setdefault(statement.id, statement)
         highest[statement.prefix] = max(statement.number, highest.get(statement.prefix, 0))
     return faults

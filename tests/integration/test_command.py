@@ -206,7 +206,7 @@ def read_until(fd: int, wanted: bytes | None) -> bytes:
     """Return what a terminal shows up to `wanted`, or to its end."""
     shown = b""
     while wanted is None or wanted not in shown:
-        assert select.select([fd], [], [], 30)[0], f"nothing more is shown behind {shown!r}"
+        assert select.select([fd], [], [], 30)[0], f"nothing more is shown after {shown!r}"
         try:
             piece = os.read(fd, 4096)
         except OSError:  # what Linux says when the other side of a terminal is gone

@@ -40,8 +40,8 @@ def faults_of(kind: str) -> Iterator[tuple[str, Fault]]:
     for done in shares:
         yield f"interrupt with {done} of it done", Fault(interrupt, done)
     if kind == "append":
-        yield "EIO behind a short write", Fault(failure(errno.EIO), "half")
-        yield "ENOSPC behind a short write", Fault(failure(errno.ENOSPC), "half")
+        yield "EIO after a short write", Fault(failure(errno.EIO), "half")
+        yield "ENOSPC after a short write", Fault(failure(errno.ENOSPC), "half")
     if kind == "sync":
         yield FORGETS, Fault(failure(errno.EIO), "half")
 

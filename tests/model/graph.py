@@ -110,7 +110,7 @@ class Graph:
         self.removed -= nodes
         self.changed.clear()
         if self.packing is not None:
-            self._bring_back(self.packing, nodes)
+            self._revive(self.packing, nodes)
 
     def abort(self) -> None:
         for node in self.changed & self.stored.keys():
@@ -140,7 +140,7 @@ class Graph:
         if node in self.stored or node in self.removed:
             self.changed.add(node)
 
-    def _bring_back(self, pack: Pack, nodes: set[int]) -> None:
+    def _revive(self, pack: Pack, nodes: set[int]) -> None:
         pack.kept |= nodes & pack.garbage
         again = {ref for node in nodes for ref in refs(self.stored[node])} & pack.garbage
         states = {node: contents for node, contents in pack.states.items() if node not in pack.kept}

@@ -79,7 +79,7 @@ class _History:
 
     def anomalies(self) -> Iterator[Anomaly]:
         yield from self.forks
-        acknowledged = self._acknowledged_behind()
+        acknowledged = self._acknowledged_later()
         for each in self.by_id.values():
             yield from self._bad_reads(each)
             for key, version in [*each.reads, *each.writes.items()]:
@@ -108,7 +108,7 @@ class _History:
                 what = f"{_name(each.id)} saw {key} of {_name(version)}, which was aborted"
                 yield Anomaly("aborted read", [each.id, version], what)
 
-    def _acknowledged_behind(self) -> dict[tuple[Key, Id], float]:
+    def _acknowledged_later(self) -> dict[tuple[Key, Id], float]:
         """Return, for each version, when the first of the later versions was acknowledged."""
         found: dict[tuple[Key, Id], float] = {}
         for key, first in self.next:
@@ -177,17 +177,17 @@ class _History:
 
     def _why(self, one: Id, other: Id) -> str:
         """Tell why one transaction comes before another."""
-        ahead, behind = self.by_id[one], self.by_id[other]
-        for key, before in behind.writes.items():
+        earlier, later = self.by_id[one], self.by_id[other]
+        for key, before in later.writes.items():
             if before == one and other in self.stored:
                 return f"[{key}] was replaced by"
-        for key, version in behind.reads:
+        for key, version in later.reads:
             if version == one:
                 return f"[{key}] was read by"
-        for key, version in [*ahead.reads, *ahead.writes.items()]:
+        for key, version in [*earlier.reads, *earlier.writes.items()]:
             if self.next.get((key, version)) == other:
-                return f"read [{key}] ahead of"
-        return "was acknowledged ahead of"
+                return f"read [{key}] before"
+        return "was acknowledged before"
 
 
 _Node = Id | int

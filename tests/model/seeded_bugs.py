@@ -125,7 +125,7 @@ BUGS: dict[str, Bug] = {
         ),
         "tests/unit/test_block_table.py::test_each_read_returns_what_is_there_or_tells_of_the_first_unsound_block",
     ),
-    "a pack misses the commits that were made behind its last step": Bug(
+    "a pack misses the commits that were made after its last step": Bug(
         (
             Change(
                 "durus/files/packer.py",

@@ -518,7 +518,7 @@ class FileMachine(ConnectionMachine):
     @rule(
         stage=picks,
         cut=st.integers(0, 4000),
-        filling=st.sampled_from(["nothing", "zeros behind", "zeros ahead", "zeros within"]),
+        filling=st.sampled_from(["nothing", "zeros after", "zeros before", "zeros within"]),
         edits=edits,
     )
     def crash_and_reopen(self, stage: int, cut: int, filling: str, edits: list[Edit]) -> None:
@@ -561,11 +561,11 @@ def torn(old: bytes, new: bytes, durable: list[int], stage: int, cut: int, filli
     number = stage % len(ends)
     start, end = [len(old), *ends][number], ends[number]
     place = start + cut % (end - start + 1)
-    if filling == "zeros ahead":
+    if filling == "zeros before":
         return new[:start] + bytes(place - start) + new[place:end]
     if filling == "zeros within":
         return new[:place] + bytes(min(16, end - place)) + new[place + 16 : end]
-    if filling == "zeros behind":
+    if filling == "zeros after":
         return new[:place] + bytes(end - place)
     return new[:place]
 

@@ -266,7 +266,7 @@ class History:
         assert self.holder is None or self.line or self.whole, "a turn was passed on, and nobody waited for it"
         self.holder = None
         while self.whole:
-            self.conclude(self.whole[-1])
+            self.settle(self.whole[-1])
         while self.line and (self.holder is None or self.holder.session is not turn):
             self.holder = first = self.line.pop(0)
             first.turn = self.place
@@ -275,7 +275,7 @@ class History:
             self.check_sync(first, first.granted[-1])
         assert (self.holder and self.holder.session) is turn
 
-    def conclude(self, client: Client) -> None:
+    def settle(self, client: Client) -> None:
         """Accept or refuse the complete commit of a client."""
         told = client.told
         if client.has_lost_turn and client.has_given:
@@ -759,7 +759,7 @@ class SessionMachine(RuleBasedStateMachine):
         if must_wait:
             history.whole.append(client)
         else:
-            history.conclude(client)
+            history.settle(client)
         self.follow()
 
     def give_unsound(self, client: Client, records: dict[bytes, bytes], flaw: str) -> None:

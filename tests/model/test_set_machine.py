@@ -30,7 +30,7 @@ items = st.integers(0, 7) | st.none()
 no_items: st.SearchStrategy[list[int]] = st.just([])
 sets = st.sets(items, max_size=6)
 operands = others(sets, PersistentSet, frozenset)
-operands_behind = others(sets, PersistentSet, frozenset, as_keys)
+operands_after = others(sets, PersistentSet, frozenset, as_keys)
 no_operands = st.sampled_from([[1], 5, None])
 iterables = others(sets, PersistentSet, frozenset, list, iter)
 several = st.lists(iterables, max_size=3).map(tuple)
@@ -51,10 +51,10 @@ READS: Methods = {
     "issubset": st.tuples(iterables),
     "issuperset": st.tuples(iterables),
     "isdisjoint": st.tuples(iterables | no_operands),
-    "__or__": st.tuples(operands_behind | no_operands),
-    "__and__": st.tuples(operands_behind | no_operands),
-    "__sub__": st.tuples(operands_behind | no_operands),
-    "__xor__": st.tuples(operands_behind | no_operands),
+    "__or__": st.tuples(operands_after | no_operands),
+    "__and__": st.tuples(operands_after | no_operands),
+    "__sub__": st.tuples(operands_after | no_operands),
+    "__xor__": st.tuples(operands_after | no_operands),
     "__ror__": st.tuples(operands | no_operands),
     "__rand__": st.tuples(operands | no_operands),
     "__rsub__": st.tuples(operands | no_operands),
@@ -75,10 +75,10 @@ CHANGES: Methods = {
     "intersection_update": several,
     "difference_update": several,
     "symmetric_difference_update": st.tuples(iterables),
-    "__ior__": st.tuples(operands_behind | no_operands),
-    "__iand__": st.tuples(operands_behind | no_operands),
-    "__isub__": st.tuples(operands_behind | no_operands),
-    "__ixor__": st.tuples(operands_behind | no_operands),
+    "__ior__": st.tuples(operands_after | no_operands),
+    "__iand__": st.tuples(operands_after | no_operands),
+    "__isub__": st.tuples(operands_after | no_operands),
+    "__ixor__": st.tuples(operands_after | no_operands),
 }
 
 

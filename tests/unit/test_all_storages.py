@@ -112,7 +112,7 @@ def test_records_are_loaded_one_by_one_and_many_at_a_time(storage: Storage) -> N
         storage.load(b"\xff" * 8)
 
 
-def test_oids_are_given_out_once_before_and_behind_a_pack(storage: Storage) -> None:
+def test_oids_are_given_out_once_before_and_after_a_pack(storage: Storage) -> None:
     given = [storage.new_oid() for _ in range(5)]
     assert given == [oid_from_int(n) for n in range(5)]
     put(storage, dict.fromkeys(given[:4], b""))
@@ -136,7 +136,7 @@ def test_pack_removes_what_the_root_does_not_reach_and_tells_of_it(storage: Stor
         put(storage, {ROOT: TWO})
 
 
-def test_commit_behind_a_pack_is_told_what_it_removed(storage: Storage) -> None:
+def test_commit_after_a_pack_is_told_what_it_removed(storage: Storage) -> None:
     put(storage, {ROOT: b"", ONE: b""})
     storage.pack()
     told: list[list[bytes]] = []

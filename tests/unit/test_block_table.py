@@ -225,7 +225,7 @@ def test_opening_reads_as_much_of_a_file_that_is_a_hundred_times_larger() -> Non
 
 
 @pytest.mark.spec("SHELF-43")
-def test_opening_reads_what_was_committed_behind_the_pack(database: bytes) -> None:
+def test_opening_reads_what_was_committed_after_the_pack(database: bytes) -> None:
     system = MemoryFileSystem(f=database)
     storage = FileStorage("/f", file_system=system)
     storage.begin()
@@ -253,9 +253,9 @@ def test_opening_reads_what_was_committed_behind_the_pack(database: bytes) -> No
 @example(BLOCK + 9, 200, set(), [(0, 3 * BLOCK)])
 @example(3 * BLOCK, 200, {1}, [(BLOCK - 5, 5), (2 * BLOCK, 5), (2 * BLOCK + 5, 2 * BLOCK), (5, 3 * BLOCK)])
 def test_each_read_returns_what_is_there_or_tells_of_the_first_unsound_block(
-    end: int, behind: int, damaged: set[int], reads: list[tuple[int, int]]
+    end: int, after: int, damaged: set[int], reads: list[tuple[int, int]]
 ) -> None:
-    data = Random(end).randbytes(end + behind)
+    data = Random(end).randbytes(end + after)
     table = BlockTable(0, b"".join(each.to_bytes(4, "big") for each in block_checksums(data[:end])))
     for number in damaged:
         if number * BLOCK < end:
@@ -379,7 +379,7 @@ def test_flipped_bit_in_what_covers_the_packed_part_is_never_overlooked(database
 
 
 @pytest.mark.spec("SHELF-23", "SHELF-24", "SHELF-43")
-def test_file_cut_behind_its_packed_part_has_a_tail_or_is_whole(database: bytes) -> None:
+def test_file_cut_after_its_packed_part_has_a_tail_or_is_whole(database: bytes) -> None:
     end = end_of_base(database)
     for size in range(end, len(database) + 1):
         error = error_of(database[:size])
@@ -453,7 +453,7 @@ def table_of_more_blocks(base: bytes) -> bytes:
     return with_table(base, blocks=[*block_checksums(base), 0])
 
 
-def behind(base: bytes, *transactions: list[bytes]) -> bytes:
+def file_with(base: bytes, *transactions: list[bytes]) -> bytes:
     """Return a file of sealed transactions with these entries after a packed part."""
     data, checksum = base, crc32(base)
     for entries in transactions:
@@ -467,39 +467,39 @@ def right_table(base: bytes) -> bytes:
 
 
 def table_in_the_covering_transaction(base: bytes) -> bytes:
-    return behind(base, [right_table(base)])
+    return file_with(base, [right_table(base)])
 
 
 def table_with_an_object(base: bytes) -> bytes:
     oid = oid_from_int(1)
     record = pack_record(oid, b"a", b"")
-    return behind(base, [], [right_table(base), (8 + len(record)).to_bytes(8, "big") + oid + record])
+    return file_with(base, [], [right_table(base), (8 + len(record)).to_bytes(8, "big") + oid + record])
 
 
 def table_twice(base: bytes) -> bytes:
-    return behind(base, [], [right_table(base) * 2])
+    return file_with(base, [], [right_table(base) * 2])
 
 
 def table_without_a_seal(base: bytes) -> bytes:
     entry = right_table(base)
-    return behind(base, []) + len(entry).to_bytes(8, "big") + entry
+    return file_with(base, []) + len(entry).to_bytes(8, "big") + entry
 
 
 def table_with_another_entry_in_place_of_its_seal(base: bytes) -> bytes:
     body = right_table(base) + entry_of_another_reserved_oid(132)
-    return behind(base, []) + len(body).to_bytes(8, "big") + body
+    return file_with(base, []) + len(body).to_bytes(8, "big") + body
 
 
 def table_of_another_layout(base: bytes) -> bytes:
-    return behind(base, [], [right_table(base).replace(b"blocks", b"blocky")])
+    return file_with(base, [], [right_table(base).replace(b"blocks", b"blocky")])
 
 
 def table_of_another_oid(base: bytes) -> bytes:
-    return behind(base, [], [right_table(base).replace(TABLE_OID, b"\xff" * 7 + b"\xfd")])
+    return file_with(base, [], [right_table(base).replace(TABLE_OID, b"\xff" * 7 + b"\xfd")])
 
 
-def table_behind_another_transaction(base: bytes) -> bytes:
-    return behind(base, [], [], [right_table(base)])
+def table_after_another_transaction(base: bytes) -> bytes:
+    return file_with(base, [], [], [right_table(base)])
 
 
 def entry_of_another_reserved_oid(size: int) -> bytes:
@@ -507,14 +507,14 @@ def entry_of_another_reserved_oid(size: int) -> bytes:
     return (size - 8).to_bytes(8, "big") + oid + pack_record(oid, bytes(size - 28), b"")
 
 
-def table_behind_a_transaction_without_a_seal(base: bytes) -> bytes:
+def table_after_a_transaction_without_a_seal(base: bytes) -> bytes:
     entry = entry_of_another_reserved_oid(132)
     unsealed = base + len(entry).to_bytes(8, "big") + entry
-    return behind(unsealed, [right_table(base)])
+    return file_with(unsealed, [right_table(base)])
 
 
 def no_table(base: bytes) -> bytes:
-    return behind(base, [])
+    return file_with(base, [])
 
 
 def no_seal(base: bytes) -> bytes:
@@ -525,8 +525,8 @@ OTHER_FILES = [table_of_fewer_blocks, table_of_more_blocks, table_in_the_coverin
 OTHER_FILES += [table_twice, table_without_a_seal, table_of_another_layout, table_of_another_oid, no_table, no_seal]
 OTHER_FILES += [
     table_with_another_entry_in_place_of_its_seal,
-    table_behind_another_transaction,
-    table_behind_a_transaction_without_a_seal,
+    table_after_another_transaction,
+    table_after_a_transaction_without_a_seal,
 ]
 
 

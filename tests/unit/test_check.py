@@ -99,7 +99,7 @@ def test_every_flipped_bit_is_a_fault(tmp_path: Path) -> None:
             assert found, f"bit {bit}"
 
 
-def test_faults_behind_a_fault_are_found_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_faults_after_a_fault_are_found_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_file(tmp_path / "f")
     shelf = layout_of(tmp_path / "f")
     flip(tmp_path / "f", shelf.map.end + 150, shelf.end - 150)
@@ -185,7 +185,7 @@ def test_damage_in_each_region_is_placed_in_it(tmp_path: Path) -> None:
         assert expected in places or (expected is None and any(cover < offset <= place for offset in places)), place
 
 
-def test_objects_behind_a_damaged_packed_part_are_still_checked(tmp_path: Path) -> None:
+def test_objects_after_a_damaged_packed_part_are_still_checked(tmp_path: Path) -> None:
     make_file(tmp_path / "f")
     whole = (tmp_path / "f").read_bytes()
     for place in (8, 16):

@@ -115,22 +115,22 @@ def test_sound_file_has_no_finding_and_its_figures() -> None:
 
 
 @pytest.mark.spec("SHELF-16")
-def test_what_stands_behind_the_last_seal_is_counted_as_unsealed() -> None:
+def test_what_stands_after_the_last_seal_is_counted_as_unsealed() -> None:
     data, _ = sealed(SMALL, [entry_of(ROOT)])
-    behind = unsealed(entry_of(ROOT)) + unsealed()
-    assert checked(data + behind)[0].unsealed_size == len(behind)
-    assert checked(SMALL + behind)[0].unsealed_size == len(SMALL + behind)
+    tail = unsealed(entry_of(ROOT)) + unsealed()
+    assert checked(data + tail)[0].unsealed_size == len(tail)
+    assert checked(SMALL + tail)[0].unsealed_size == len(SMALL + tail)
     assert checked(data + b"torn")[0].unsealed_size == 4
 
 
 @pytest.mark.spec("SHELF-16")
 def test_figures_tell_how_far_seals_reach() -> None:
     data, _ = sealed(SMALL, [entry_of(ONE)])
-    behind = unsealed(entry_of(TWO))
-    remark = f"the last {len(behind)} bytes have no seal yet"
+    tail = unsealed(entry_of(TWO))
+    remark = f"the last {len(tail)} bytes have no seal yet"
     assert checked(data)[0].figures() == Figures(2, 2, "all", "sealed to its end")
-    assert checked(data + behind)[0].figures() == Figures(3, 3, "part", remark)
-    assert checked(SMALL + behind)[0].figures() == Figures(2, 1, "none", "no seals (as Durus 4.3 writes it)")
+    assert checked(data + tail)[0].figures() == Figures(3, 3, "part", remark)
+    assert checked(SMALL + tail)[0].figures() == Figures(2, 1, "none", "no seals (as Durus 4.3 writes it)")
     assert checked(EMPTY_FILE)[0].figures() == Figures(0, 0, "none", "no seals")
 
 
@@ -190,13 +190,13 @@ def test_packed_part_that_can_not_be_read_leaves_out_what_only_it_could_tell() -
     assert not any("--repair" in problem for *_, problem in told(beyond + b"torn"))
 
 
-def test_packed_part_without_any_seal_behind_is_the_end_of_what_can_be_read() -> None:
+def test_packed_part_without_any_seal_after_is_the_end_of_what_can_be_read() -> None:
     check, (finding,) = checked(b"SHELF-1\n\xff" + SMALL[9:] + unsealed(entry_of(ONE)))
     assert finding.offset == 8
     assert (check.transactions, check.objects, check.unsealed_size) == (0, 0, check.size)
 
 
-def test_entries_behind_an_unsound_one_of_the_packed_part_are_found_by_the_offset_map() -> None:
+def test_entries_after_an_unsound_one_of_the_packed_part_are_found_by_the_offset_map() -> None:
     words = [16, PLACE_OF_SECOND, HOLE + 2]
     base = packed(misfit(entry_of(ROOT)), hurt(entry_of(ONE, TWO)), words=words)
     expected = (16, None, "does not fit"), (16, ROOT, "no sound entry"), (PLACE_OF_SECOND, ONE, "can't be read")
@@ -243,7 +243,7 @@ def test_entries_of_reserved_oids_are_noted_where_they_stand() -> None:
 # Transactions
 
 
-def test_transactions_behind_one_that_is_damaged_are_checked_from_the_next_seal_on() -> None:
+def test_transactions_after_one_that_is_damaged_are_checked_from_the_next_seal_on() -> None:
     transactions = [misfit(entry_of(TWO))], [hurt(entry_of(THREE))], [entry_of(ROOT, TWO)]
     data, (first, second, _) = sealed(SMALL, *transactions)
     expected = (first + 8, None, "does not fit"), (second + 8, THREE, "can't be read")

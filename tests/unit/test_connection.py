@@ -791,7 +791,7 @@ def test_transaction_block_begins_with_the_current_state_and_holds_no_other() ->
     assert Connection(storage).get_root()["n"] == 4
 
 
-def test_pack_syncs_before_and_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pack_syncs_before_and_after(monkeypatch: pytest.MonkeyPatch) -> None:
     storage = InvalidatingStorage()
     connection = Connection(storage)
     root = connection.get_root()
@@ -805,7 +805,7 @@ def test_pack_syncs_before_and_behind(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.spec("TXN-14", "TXN-15")
-def test_state_that_others_changed_is_not_shown_behind_a_conflict() -> None:
+def test_state_that_others_changed_is_not_shown_after_a_conflict() -> None:
     storage = InvalidatingStorage()
     connection = Connection(storage)
     root = connection.get_root()

@@ -90,7 +90,7 @@ def test_short_reads_are_gone_on_with(path: str, monkeypatch: pytest.MonkeyPatch
     file.close()
 
 
-def test_write_without_room_behind_a_short_one_leaves_the_part(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_write_without_room_after_a_short_one_leaves_the_part(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.pwrite
 
     def full(fd: int, data: Any, offset: int) -> int:

@@ -35,8 +35,8 @@ def file_bytes(packed: bytes, index: bytes, *transactions: bytes) -> bytes:
     base = packed + bytes(4) if packed else b""
     stream = zlib.compress(index)
     start = struct.pack(">Q", 14 + len(base))
-    behind = b"".join(entries + bytes(4) for entries in transactions)
-    return b"DFS20\0" + start + base + struct.pack(">Q", len(stream)) + stream + behind
+    after = b"".join(entries + bytes(4) for entries in transactions)
+    return b"DFS20\0" + start + base + struct.pack(">Q", len(stream)) + stream + after
 
 
 NO_INDEX = pickle.dumps({})
@@ -277,7 +277,7 @@ def test_database_stored_inside_an_object_does_not_hide_a_cut_end(tmp_path: Path
 
 @pytest.mark.spec("DFS-12")
 @pytest.mark.parametrize("count", [1, 2, 300])
-def test_zeros_behind_the_last_transaction_change_nothing(tmp_path: Path, count: int) -> None:
+def test_zeros_after_the_last_transaction_change_nothing(tmp_path: Path, count: int) -> None:
     (tmp_path / "f").write_bytes(file_bytes(b"", NO_INDEX, entry(ROOT)) + bytes(4 * count))
     storage = FileStorage2(tmp_path / "f")
     put(storage, o1=DATA)
@@ -307,7 +307,7 @@ def test_pack_keeps_what_is_reached_and_what_is_committed_meanwhile(tmp_path: Pa
         expected = set(root)
         assert (tmp_path / "f.prepack").read_bytes()[: len(before)] == before
         connection.commit()
-        root["behind"] = 1
+        root["after"] = 1
         connection.commit()
     data = path.read_bytes()
     (start,) = struct.unpack(">Q", data[6:14])
@@ -317,7 +317,7 @@ def test_pack_keeps_what_is_reached_and_what_is_committed_meanwhile(tmp_path: Pa
         assert data[offset + 4 : offset + 12] == oid
     with Connection(FileStorage2(path)) as connection:
         root = connection.get_root()
-        assert set(root) == expected | {"behind"}
+        assert set(root) == expected | {"after"}
         assert root["garbage that comes back"] == [0]
         assert root[249] == [249]
 

@@ -118,7 +118,7 @@ KEY_STEPS = {
 }
 WIDE = {
     "duplicates": b"K\x01" + b"2\x86" * 40,
-    "duplicates behind steps without effect": b"K\x01" + b"2\x86Nb(e(u(\x90(1(0" * 40,
+    "duplicates after steps without effect": b"K\x01" + b"2\x86Nb(e(u(\x90(1(0" * 40,
     "memo entries": b"K\x01q\x00" + b"0h\x00h\x00\x86q\x00" * 40,
     "memo entries beside other values": b"K\x01q\x00" + b"0h\x00h\x00N\x87q\x00" * 40,
     "MEMOIZE": b"K\x01\x94" + b"".join(b"0h%ch%c\x86\x94" % (i, i) for i in range(40)),

@@ -82,7 +82,7 @@ def test_a_set_number_of_pages_is_kept() -> None:
     assert len(file.reads) == MOST_PAGES + 2
 
 
-def test_what_stands_behind_the_end_is_not_remembered() -> None:
+def test_what_stands_after_the_end_is_not_remembered() -> None:
     file = NotedFile(CONTENT[:1000])
     source = read_ahead_of(file)
     assert taken(source, 100, 50, 200) == CONTENT[100:150]

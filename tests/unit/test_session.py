@@ -702,7 +702,7 @@ def test_one_client_may_hold_all_that_may_be_held(core: SessionCore, monkeypatch
     assert first.hold(101)
     assert not second.hold(1)
     assert first.held_bytes == 101
-    first.let_go()
+    first.release_bytes()
     assert first.held_bytes == 0
     assert second.hold(60)
     assert first.hold(40)

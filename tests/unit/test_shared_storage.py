@@ -135,9 +135,9 @@ def test_a_write_does_not_begin_while_a_step_of_a_pack_waits(tmp_path: Path, mon
     monkeypatch.setattr(SessionCore, "gen_pack", noting_gen_pack)
     with packing(shared):
         add_up(shared, 3, 20)
-    behind = {(before, after) for before, after in pairwise(events) if before == "due"}
-    assert ("due", "step") in behind
-    assert ("due", "write") not in behind
+    due = {(before, after) for before, after in pairwise(events) if before == "due"}
+    assert ("due", "step") in due
+    assert ("due", "write") not in due
 
 
 @pytest.mark.spec("TXN-22", "TXN-23")

@@ -302,12 +302,12 @@ def test_writer_that_waited_for_a_pack_gets_the_new_file(tmp_path: Path) -> None
             file = super().open(path, mode)
             if path == str(tmp_path / "f") and storage._opened is not None:
                 storage.pack()
-                put(storage, o0=b"behind the pack")
+                put(storage, o0=b"after the pack")
                 storage.close()
             return file
 
     late = FileStorage(tmp_path / "f", file_system=Late())
-    assert late.load(ROOT) == pack_record(ROOT, b"behind the pack", b"")
+    assert late.load(ROOT) == pack_record(ROOT, b"after the pack", b"")
     late.close()
 
 

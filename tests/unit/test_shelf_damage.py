@@ -120,7 +120,7 @@ def test_last_transaction_whose_beginning_was_never_written_is_cut_off(tmp_path:
 
 
 @pytest.mark.spec("SHELF-24", "SHELF-27")
-def test_damaged_transaction_with_another_behind_it_is_not_cut_off(tmp_path: Path) -> None:
+def test_damaged_transaction_with_another_after_it_is_not_cut_off(tmp_path: Path) -> None:
     make_file(tmp_path / "f")
     data = bytearray((tmp_path / "f").read_bytes())
     unsealed = b"\0\0\0\0\0\0\0\x1d" + b"\0\0\0\0\0\0\0\x15" + 2 * (b"\0" * 7 + b"\5") + b"\0\0\0\1a"

@@ -98,7 +98,7 @@ def test_unpatched_transaction_with_lengths_beyond_all_files_is_cut_off(path: Pa
 
 
 @pytest.mark.spec("SHELF-24")
-def test_what_4_3_committed_behind_an_unpatched_transaction_is_kept_beside_the_file(path: Path) -> None:
+def test_what_4_3_committed_after_an_unpatched_transaction_is_kept_beside_the_file(path: Path) -> None:
     before = NEW_FILE + unsealed(1)
     path.write_bytes(before + unpatched(2) + unsealed(3))
     assert_tail_is_cut_at(path, len(before), 1)
@@ -127,7 +127,7 @@ def test_empty_transactions_in_the_middle_are_no_damage(path: Path) -> None:
 
 
 @pytest.mark.spec("SHELF-24")
-def test_empty_transaction_goes_with_a_cut_one_behind_it(path: Path) -> None:
+def test_empty_transaction_goes_with_a_cut_one_after_it(path: Path) -> None:
     before = NEW_FILE + unsealed(1) + EMPTY_TRANSACTION
     path.write_bytes(before + EMPTY_TRANSACTION + unsealed(2)[:-1])
     assert_tail_is_cut_at(path, len(before), 1)
@@ -172,7 +172,7 @@ def test_unpatched_transaction_ahead_of_sealed_ones_is_damage(path: Path) -> Non
 
 
 @pytest.mark.spec("SHELF-16", "SHELF-17", "SHELF-19")
-def test_unsealed_transactions_behind_sealed_ones_are_covered_by_the_next_commit(path: Path) -> None:
+def test_unsealed_transactions_after_sealed_ones_are_covered_by_the_next_commit(path: Path) -> None:
     before = sealed_file(path, 1)
     appended = unsealed(2) + EMPTY_TRANSACTION + unsealed(3)
     path.write_bytes(before + appended)
@@ -195,7 +195,7 @@ def test_unsealed_transactions_behind_sealed_ones_are_covered_by_the_next_commit
 
 
 @pytest.mark.spec("SHELF-17", "SHELF-24")
-def test_cut_between_the_covering_seal_and_the_commit_behind_it_loses_only_the_commit(path: Path) -> None:
+def test_cut_between_the_covering_seal_and_the_commit_after_it_loses_only_the_commit(path: Path) -> None:
     before = sealed_file(path, 1) + unsealed(2)
     path.write_bytes(before)
     with Connection(FileStorage(path)) as connection:

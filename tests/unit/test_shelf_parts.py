@@ -350,7 +350,7 @@ def test_each_seal_is_found_once_wherever_reads_divide_it(start: int) -> None:
 
 
 @pytest.mark.spec("SHELF-25")
-def test_seals_are_found_far_behind_the_start() -> None:
+def test_seals_are_found_far_after_the_start() -> None:
     data = b""
     ends = []
     while len(data) < 3 * CHUNK_SIZE:
@@ -391,8 +391,8 @@ def test_last_transaction_that_has_another_checksum_is_a_tail() -> None:
 @pytest.mark.spec("SHELF-24", "SHELF-27")
 def test_unsound_transaction_ahead_of_a_sound_one_is_damage() -> None:
     damaged = unsealed(changed(entry_of(ROOT), 15, b"\1"))
-    for behind in unsealed(entry_of(ONE)), unsealed() + unsealed(entry_of(ONE)):
-        error = explained(damaged + behind)
+    for rest in unsealed(entry_of(ONE)), unsealed() + unsealed(entry_of(ONE)):
+        error = explained(damaged + rest)
         assert not isinstance(error, UnsoundTailError)
         assert error.offset == len(EMPTY_FILE) + 8
     assert isinstance(explained(damaged + unsealed()), UnsoundTailError)
@@ -401,8 +401,8 @@ def test_unsound_transaction_ahead_of_a_sound_one_is_damage() -> None:
 @pytest.mark.spec("SHELF-24", "SHELF-27")
 def test_unsound_transaction_ahead_of_one_with_another_checksum_is_damage() -> None:
     damaged = unsealed(changed(entry_of(ROOT), 15, b"\1"))
-    behind, _ = pack_transaction(entry_of(ONE), len(EMPTY_FILE + damaged), TIME, 0)
-    for data in damaged + behind, damaged + behind[:-3] + b"0" + behind[-2:]:
+    rest, _ = pack_transaction(entry_of(ONE), len(EMPTY_FILE + damaged), TIME, 0)
+    for data in damaged + rest, damaged + rest[:-3] + b"0" + rest[-2:]:
         assert not isinstance(explained(data), UnsoundTailError)
 
 

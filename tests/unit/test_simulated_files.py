@@ -92,7 +92,7 @@ def test_writes_overtake_each_other_until_a_sync(disk: Disk) -> None:
     assert left(disk) == {b"a" * SECTOR + b"b" * 100 + b"c" * 412 + b"d"}
 
 
-def test_truncation_that_was_not_synced_may_be_undone_behind_a_later_append(disk: Disk) -> None:
+def test_truncation_that_was_not_synced_may_be_undone_after_a_later_append(disk: Disk) -> None:
     file = opened(disk)
     file.append(b"1" * 412 + b"2" * 10)
     file.truncate(SECTOR + 100)

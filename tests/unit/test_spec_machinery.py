@@ -71,7 +71,7 @@ class TestStatements:
 
     def test_out_of_order_are_found(self) -> None:
         assert numbering_faults(statements_of("record.md", "REC-10", "REC-9", "REC-11")) == [
-            "record.md:2: REC-9 stands behind a higher number"
+            "record.md:2: REC-9 comes after a higher number"
         ]
 
     def test_with_another_documents_prefix_are_found(self) -> None:

@@ -363,10 +363,10 @@ def test_pack_gives_the_room_back(path: Path, pack: Callable[[SqliteStorage], No
         size = path.stat().st_size
         pack(cast(SqliteStorage, connection.get_storage()))
         assert path.stat().st_size < max(size, 20_000)
-        root["behind"] = 1
+        root["after"] = 1
         connection.commit()
     with Connection(SqliteStorage(path)) as connection:
-        assert dict(connection.get_root()) == {"text": None, "many": 1, "behind": 1}
+        assert dict(connection.get_root()) == {"text": None, "many": 1, "after": 1}
 
 
 def test_storage_that_was_made_with_a_wrong_call_is_dropped_quietly(recwarn: pytest.WarningsRecorder) -> None:

@@ -72,7 +72,7 @@ def test_a_snapshot_that_begins_during_a_write_does_not_see_it(versions: Version
     early = versions.take_snapshot()
     staged.write()
     late = versions.take_snapshot()
-    is_seen_at_once = isinstance(versions._storage, MemoryStorage)  # which does not conclude in two steps
+    is_seen_at_once = isinstance(versions._storage, MemoryStorage)  # whose commits take no second step
     staged.accept()
     for snapshot in early, late:
         assert snapshot.load(X) == (record(X, b"x 2") if is_seen_at_once else record(X, b"x 1", Y))
