@@ -1004,7 +1004,7 @@ def _fill(tree: BTree[K, V], changes: list[_Change], root: BNode[K, V] | None) -
     """
     connection = tree._p_connection
     if connection is None:
-        raise StateError(f"{told_apart(tree)} was parted from its connection while it was changed")
+        raise StateError(f"{told_apart(tree)} was detached from its connection while it was being changed")
     is_first = connection.begin_steps(_getframe())
     for node, items, nodes in changes:
         node.items = items

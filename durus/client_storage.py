@@ -65,7 +65,7 @@ _MAX_PREFETCH = (1 << 32) - 1
 _BY_NEW_STORAGE = ConnectAgain(
     "open a new storage and a new Connection",
     "open a new storage and a new Connection, and run the transaction again",
-    "open a new storage and a new Connection, and look whether it is stored before you run it again",
+    "open a new storage and a new Connection, and check whether it is stored before you run it again",
     "open a new storage and a new Connection when the server runs",
 )
 _TIMEVAL = struct.Struct("@ll")

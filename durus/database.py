@@ -512,7 +512,7 @@ class Transaction(Uncopied, AbstractContextManager[R], Generic[R]):
     def __enter__(self) -> R:
         database = self._database
         if self._connection is not None:
-            raise TransactionError("this transaction was begun already; call db.transaction() for another one")
+            raise TransactionError("this transaction has begun already; call db.transaction() for another one")
         owner = self._owner = self._given_owner or _owner()
         is_inside = any(outer.is_open and outer._database is database for outer in surrounding.get())
         if self._kind == "transaction" and (is_inside or database._open.setdefault(owner, self) is not self):
@@ -539,7 +539,7 @@ class Transaction(Uncopied, AbstractContextManager[R], Generic[R]):
     ) -> None:
         connection, block = self._connection, self._block
         if connection is None or block is None:
-            raise TransactionError("this transaction was not begun")
+            raise TransactionError("this transaction has not begun")
         if self._tries is not None:
             self._tries.end_work()
         try:
@@ -595,7 +595,7 @@ class _Attempt(AbstractContextManager[R], Generic[R]):
         frame = sys._getframe(1)
         transaction, self._transaction = self._transaction, None
         if transaction is None:
-            raise TransactionError("this attempt was not begun")
+            raise TransactionError("this attempt has not begun")
         self.is_over = True
         try:
             transaction.__exit__(kind, error, traceback)
@@ -672,7 +672,7 @@ def _at_least_one(name: str, value: int) -> int:
 def _require_function(method: str, function: object) -> None:
     if not callable(function):
         raise ArgumentError(
-            f"{method}() was given {function!r}, and needs a function that takes the root: give it without calling it, "
+            f"{method}() was given {function!r}, and needs a function that takes the root: pass it without calling it, "
             "and the number of tries as tries=..."
         )
 

@@ -67,7 +67,7 @@ class FileStorage(AppendOnlyStorage[Shelf]):
         clock: Callable[[], str] = utc_now,
     ) -> None:
         if damaged and (not readonly or at is not None):
-            raise ArgumentError("damaged=True goes with readonly=True, and not with at")
+            raise ArgumentError("damaged=True requires readonly=True, and excludes at")
         self._at = _checked(at)
         self._is_damaged = damaged
         super().__init__(filename, readonly or at is not None, repair, durability, file_system, clock)

@@ -257,7 +257,7 @@ def _path_in(where: str, rest: str) -> str:
         return unquote(rest, errors="strict" if rest.isascii() else "surrogateescape")
     except UnicodeDecodeError as error:
         raise ArgumentError(
-            f"{where!r} is not the address of a local file: {error}; open a path that is no text as bytes"
+            f"{where!r} is not the address of a local file: {error}; pass a path that is not text as bytes"
         ) from None
 
 

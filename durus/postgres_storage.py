@@ -771,8 +771,8 @@ class PostgresStorage(GuardedStorage):
                 reason, deadline = failure, 0
             if time.monotonic() + pause >= deadline:
                 self._failure = OutcomeUnknownError(
-                    f"{error} while a commit was under way, so it is stored completely or not at all, and that could "
-                    f"not be found out: {reason}; {self.connect_again.and_look}"
+                    f"{error} during a commit, which is stored completely or not at all; it could "
+                    f"not be found out which: {reason}; {self.connect_again.and_look}"
                 )
                 raise self._failure from error
             _sleep(pause)
@@ -820,7 +820,9 @@ class PostgresStorage(GuardedStorage):
         if self._link is not None and not self._guard.is_foreign:
             self._link.close()
             if not self._is_closed:
-                self._lose(DisconnectedError(f"the connection to {self._name} was given up, without an end"))
+                self._lose(
+                    DisconnectedError(f"the connection to {self._name} was dropped before its transaction ended")
+                )
         if self._group is not None:
             self._group.abandon()
 

@@ -715,7 +715,7 @@ class ObjectWriter:
             current = obj if self._current is None else self._current
             raise ForeignReferenceError(
                 f"{told_apart(current)} refers to {told_apart(obj)}, which belongs to another connection; store "
-                " a copy of it, or its oid, instead"
+                "a copy of it, or its oid, instead"
             )
         else:
             oid = _oid_of(obj)

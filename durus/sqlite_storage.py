@@ -413,7 +413,7 @@ class SqliteStorage(SingleFileStorage[sqlite3.Connection]):
         writer = self._require_writer()
         self._check_names()
         self._size = 0
-        with self._sqlite_errors_as("give back space of the file"):
+        with self._sqlite_errors_as("return unused space of the file"):
             try:
                 writer.execute("commit")
                 writer.execute("vacuum")

@@ -353,7 +353,7 @@ class StorageServer(Uncopied):
             except TlsError as error:
                 _logger.warning("the certificates and roles stay as they were: %s", error)
             else:
-                _logger.info("the certificates and roles are read anew")
+                _logger.info("the certificates and roles were read again")
 
     def _note_complaint(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Log a complaint of the loop in one line, and the same one only from time to time. [WIRE-41]"""
@@ -562,7 +562,7 @@ class StorageServer(Uncopied):
             await asyncio.sleep(min(self.commit_timeout, self.stall_timeout, 4) / 4)
             now = time.monotonic()
             if self.core.end_old_snapshots():
-                _logger.warning("snapshots were ended that were too old, or for which too much was kept")
+                _logger.warning("snapshots that were too old or too large were ended")
             for client in list(self.clients):
                 client.drop_if_stalled(now)
                 client.keep_waiting(now)

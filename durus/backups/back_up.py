@@ -95,7 +95,7 @@ class BackUp(Work[BackedUp]):
                 finally:
                     file.close()
         raise BackupError(
-            f"{self._path}: {_TRIES} times, the bytes that were read were cut off meanwhile; {before or 'try again'}"
+            f"{self._path}: in each of {_TRIES} attempts, the bytes being read were cut off; {before or 'try again'}"
         )
 
     def _check_source(self) -> None:

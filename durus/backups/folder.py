@@ -71,7 +71,7 @@ class FolderTarget:
                 lock.lock()
             except LockedError as error:
                 locked = LockedError(errno.EWOULDBLOCK, "another backup to this folder is in progress", self.path)
-                locked.advice = "wait until it has ended"
+                locked.advice = "wait for it to end"
                 raise locked from error
             if not self._file_system.exists(manifest_path):
                 self._write_manifest(Manifest())
@@ -86,7 +86,7 @@ class FolderTarget:
     def _check_place(self) -> None:
         """Check that the folder that was locked still has its name. [BACKUP-17]"""
         if self._lock is not None and not self._lock.has_its_name():
-            raise FileError(errno.ESTALE, "another folder has taken the place of this one meanwhile", self.path)
+            raise FileError(errno.ESTALE, "this folder was replaced by another one in the meantime", self.path)
 
     def _check_empty(self, may_begin: bool) -> None:
         try:

@@ -131,7 +131,7 @@ class ObjectTarget:
             raise self._overtaken() from replaced
 
     def _overtaken(self) -> LockedError:
-        error = LockedError(errno.EWOULDBLOCK, "another backup to this place has been made meanwhile", self.path)
+        error = LockedError(errno.EWOULDBLOCK, "another backup was made here in the meantime", self.path)
         error.advice = "back up again"
         return error
 

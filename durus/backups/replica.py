@@ -37,7 +37,7 @@ from durus.progress import Progress, Work
 NOTE = ".replica"
 """What the name of the note has after that of the replica. [REPL-2]"""
 _TRIES = 5
-_REMOVE = "remove it and its .replica file, and follow again to make both anew"
+_REMOVE = "remove it and its .replica file, and follow again to recreate both"
 
 
 class Followed(NamedTuple):
@@ -119,7 +119,8 @@ class Replica(Work[Followed]):
             finally:
                 state.close()
         raise ReplicaError(
-            f"{self._source.name}: {_TRIES} times, it changed while it was read; {before or 'try again'}"
+            f"{self._source.name}: in each of {_TRIES} attempts, it changed while it was being read; "
+            f"{before or 'try again'}"
         )
 
     def rounds(
@@ -201,7 +202,7 @@ class Replica(Work[Followed]):
                 new.sync()
                 self._write_note(self._seal, state.last)
                 if old is not None and not old.has_its_name(self.path):
-                    raise FileError(errno.ESTALE, "another file has taken its name meanwhile; try again", self.path)
+                    raise FileError(errno.ESTALE, "another file took its name in the meantime; try again", self.path)
         new.path = self.path
         self._file, self._seal, self._is_known, self._has_been_there = new, state.last, True, True
         if old is not None:

@@ -50,7 +50,7 @@ def parse_note(data: bytes, path: str) -> Note:
     except ValueError as error:
         raise ReplicaError(
             f"{path}: this is not the note of a replica: {error}; if the file beside it is a replica, remove both, "
-            "and follow again to make them anew"
+            "and follow again to recreate them"
         ) from error
 
 

@@ -10,7 +10,7 @@ from durus.files.shelf.layout import Seal, parse_seal_text
 from durus.files.shelf.scan import scan_transactions
 from durus.sharing.address import AnyAddress, SocketAddress
 
-_ADVICE = "the replica has nothing of it; check the file of the server, on its machine"
+_ADVICE = "none of it was copied to the replica; check the server's file on the server's machine"
 
 
 class ServerSource:
@@ -136,7 +136,7 @@ class _Stream:
         while missing > 0 and not (at_once and len(pieces) > 1):
             piece = self._source.client().read_file()
             if not piece or offset + sum(map(len, pieces)) + len(piece) > self._end:
-                raise ProtocolError(f"{self.path}: it sent {len(piece)} bytes, which are none or too many")
+                raise ProtocolError(f"{self.path}: it sent a part of {len(piece)} bytes, which is empty or too long")
             pieces.append(piece)
             missing -= len(piece)
         data = b"".join(pieces)

@@ -80,7 +80,7 @@ def check_is_new(path: str, names: Iterable[str], may_begin: bool) -> None:
     if any(SEGMENT_NAME.fullmatch(name) for name in left):
         raise BackupError(f"{path}: the manifest of this backup is missing; back up to another folder or prefix")
     if left:
-        raise BackupError(f"{path}: this is not a backup and has files, such as {left[0]}; give a place without files")
+        raise BackupError(f"{path}: this is not a backup, but has files, such as {left[0]}; name an empty place")
     if not may_begin:
         raise gone(path)
 

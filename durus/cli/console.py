@@ -95,7 +95,7 @@ def run(options: argparse.Namespace) -> int:
             _run_startup(options.startup, startup, names)
         where = without_password(options.file) if server is None else server
         note = "changes can't be stored" if options.readonly else "connection.commit() stores changes"
-        banner = f"Durus on {where}{', a new file' if is_new else ''}: connection, root and durus are there; {note}"
+        banner = f"Durus on {where}{', a new file' if is_new else ''}: connection, root and durus are defined; {note}"
         _run_shell(names, banner, Leaving(connection, _is_terminal(), options.readonly), options.plain)
     finally:
         storage.close()

@@ -40,9 +40,11 @@ def add_storage_arguments(
 ) -> None:
     add_file_arguments(parser, file_help, checked)
     parser.add_argument("--readonly", action="store_true", help="change nothing; works while another process writes")
-    parser.add_argument("--repair", action="store_true", help="cut off an end that was not written whole, and keep it")
+    parser.add_argument("--repair", action="store_true", help="cut off an incomplete end, and keep it in another file")
     parser.add_argument(
-        "--storage-class", metavar="CLASS", help="the storage class to use, as package.module.Class (found by itself)"
+        "--storage-class",
+        metavar="CLASS",
+        help="the storage class to use, as package.module.Class (default: chosen by the content of the file)",
     )
 
 

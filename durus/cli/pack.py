@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--timeout",
         type=seconds(MAX_SECONDS),
         metavar="SECONDS",
-        help=f"with --wait: stop waiting after so many seconds, with an error ({_TIMEOUT:.0f})",
+        help=f"with --wait: stop waiting after this many seconds, with an error ({_TIMEOUT:.0f})",
     )
     add_keep_prepack_argument(parser)
 
@@ -82,7 +82,7 @@ def _ask_server(address: SocketAddress) -> int:
         storage.pack()
     finally:
         storage.close()
-    tell(f"durus: the server on {address} has begun to pack; its log tells when it is done, and --wait waits for it")
+    tell(f"durus: the server on {address} has begun to pack; its log says when it is done, and --wait waits for it")
     return 0
 
 
@@ -106,8 +106,8 @@ def _check_time(address: SocketAddress, began: float, timeout: float) -> float:
     elapsed = time.monotonic() - began
     if elapsed >= timeout:
         raise DurusError(
-            f"the server on {address} has not packed in {timeout:g} s: its log tells if the pack failed; "
-            "if it only takes long, give --timeout more seconds"
+            f"the server on {address} has not packed in {timeout:g} s: its log says if the pack failed; "
+            "if it just takes long, give a longer --timeout"
         )
     return elapsed
 

@@ -207,7 +207,7 @@ def run(options: argparse.Namespace) -> int:
     if options.stop:
         return _stop(address_of(options))
     if options.follow and not (options.readonly and options.file):
-        raise UsageError("--follow goes with --readonly and a file, which is made a copy of SOURCE")
+        raise UsageError("--follow goes with --readonly and a file, which becomes a copy of SOURCE")
     address = _address(options)
     tls = _tls(options)
     service_manager = ServiceManager(os.environ)
@@ -404,7 +404,7 @@ def log_to(path: str | None, level: int, form: LogFormat = "text") -> Iterator[C
         try:
             new = _log_handler(path, form)
         except FileError as error:
-            logger.error("the log goes on in the old file: %s", error)
+            logger.error("the log continues in the old file: %s", error)
             return
         old = handlers.pop()
         handlers.append(new)

@@ -86,7 +86,7 @@ def _lines(values: dict[str, object]) -> Iterator[str]:
     commits, writes, conflicts, clients = map(status.part, ("commits", "writes", "conflicts", "clients"))
     # Not as a table of keys and formats: half of the lines join several values.
     version, process = status.text("durus"), status.text("process")
-    yield f"server        durus {version}, process {process}, runs for {status.duration('uptime')}"
+    yield f"server        durus {version}, process {process}, running for {status.duration('uptime')}"
     yield f"listens on    {status.text('address')}"
     size = f", {status.count('size')} bytes" if status.has("size") else ""
     garbage = f", about {status.count('garbage')} of them garbage" if status.has("garbage") else ""

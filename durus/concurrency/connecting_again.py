@@ -19,12 +19,12 @@ class ConnectAgain(NamedTuple):
 BY_ABORT = ConnectAgain(
     "call abort() to connect again",
     "call abort() to connect again, and run the transaction again",
-    "call abort() to connect again, and look whether it is stored before you run it again",
+    "call abort() to connect again, and check whether it is stored before you run it again",
     "call abort() again when the server runs, then run the transaction again",
 )
 BY_NEXT_TRANSACTION = ConnectAgain(
     "the next transaction connects again",
     "run the transaction again, which connects again",
-    "begin another transaction, which connects again, and look whether it is stored before you run it again",
+    "begin another transaction, which connects again, and check whether it is stored before you run it again",
     "run the transaction again when the server runs",
 )

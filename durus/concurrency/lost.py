@@ -31,6 +31,6 @@ class LostHolders:
 
                 logger.warning(
                     "a commit has waited %.0f s for its turn: another transaction of this process keeps it; if that is "
-                    "an exclusive one that waits for this thread, neither goes on",
+                    "an exclusive one that waits for this thread, both wait forever",
                     now - waiting_since,
                 )

@@ -14,6 +14,6 @@ class Uncopied:
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
         raise TypeError(
-            f"a {type(self).__name__} can't be copied, pickled or stored, since it belongs to this process: hand on "
+            f"a {type(self).__name__} can't be copied, pickled or stored, since it belongs to this process: pass on "
             "its address or path, and open that"
         )

@@ -347,7 +347,7 @@ class AppendOnlyStorage(SingleFileStorage[_Opened[F]], Generic[F]):
             except FileError as error:
                 if error.errno != errno.ESTALE:
                     raise
-                warnings.warn(f"{error}: it is read anew", DurusWarning, stacklevel=1)
+                warnings.warn(f"{error}: it is read again", DurusWarning, stacklevel=1)
             else:
                 return StagedSync(appended.oids, appended.accept)
         path = os.path.realpath(self._name)

@@ -70,7 +70,7 @@ class Follower(Generic[F]):
     def _error(self, problem: str) -> FileError:
         return FileError(
             errno.ESTALE,
-            f"the file was cut, repaired or written anew since it was opened: {problem}; close the storage and open it "
-            "again",
+            f"the file has been cut, repaired or rewritten since it was opened: {problem}; close the storage and open "
+            "it again",
             self._file.path,
         )

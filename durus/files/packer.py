@@ -213,7 +213,7 @@ class Packer(Generic[F]):
             raise self._changed(0)
 
     def _changed(self, offset: int) -> DamageError:
-        problem = "the pack copies other bytes than it has read before"
+        problem = "the bytes to copy differ from those that the pack has read before"
         return DamageError(self._source.file.path, offset, problem, _if_damaged)
 
     def _follow(self) -> Iterator[Progress]:

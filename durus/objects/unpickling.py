@@ -309,5 +309,5 @@ def load_pickles(
         value = unpickler.load()
         end = file.tell()
     if not first_only and end < len(pickles):
-        raise RecordError(f"{len(pickles) - end} bytes follow its state that do not belong to it")
+        raise RecordError(f"{len(pickles) - end} bytes follow its state and do not belong to it")
     return value, end

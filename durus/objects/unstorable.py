@@ -38,7 +38,7 @@ def unstorable(
         )
     what = f"its part {part}, {reprlib.repr(value)}, can't be pickled" if part else "it can't be pickled"
     remedy = (
-        "its class was defined anew after it was made, as importlib.reload() does: open the connection again"
+        "its class was redefined after it was made, for example by importlib.reload(): open the connection again"
         if "not the same object" in str(error)
         else "take that part out or leave it out in __getstate__()"
     )

@@ -145,7 +145,7 @@ class PooledConnection(Connection[R], Generic[R]):
     def _refuse(self, obj: PersistentBase | None) -> NoReturn:
         self._guard.check_process()
         raise TransactionError(
-            f"{_name_of(obj)} belongs to a transaction that has ended: take what is needed out of it before, or begin "
+            f"{_name_of(obj)} belongs to a transaction that has ended: copy what is needed before it ends, or begin "
             "another one and find the object from its root"
         )
 

@@ -106,8 +106,9 @@ class EngineOfOneStorage(Engine):
     def _require_open(self) -> "SharedStorage":
         if self._process != os.getpid():
             raise WrongProcessError(
-                f"{self._name} was opened in process {self._process}, which has it alone, and is used in process "
-                f"{os.getpid()}: open it after the fork, in one process, or have a server share it{self._how_to_serve}"
+                f"{self._name} was opened in process {self._process}, which holds it exclusively, and is used in "
+                f"process {os.getpid()}: open it after the fork, in one process, or have a server share "
+                f"it{self._how_to_serve}"
             )
         if self._shared is None:
             raise ClosedError(f"{self._name} is closed: open it again")

@@ -20,10 +20,10 @@ def read_query(query: str) -> dict[str, str]:
     try:
         pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True, errors="strict")
     except ValueError as error:
-        raise ArgumentError(f"the options {query!r} are not as name=value&name=value: {error}") from None
+        raise ArgumentError(f"the options {query!r} are not of the form name=value&name=value: {error}") from None
     options = dict(pairs)
     if len(options) < len(pairs):
-        raise ArgumentError(f"an option stands twice in {query!r}")
+        raise ArgumentError(f"an option occurs twice in {query!r}")
     return options
 
 
@@ -33,7 +33,7 @@ def check_options(
     """Return all options with values of their types; ArgumentError for an option that `where` does not have."""
     for name in (*keywords, *query):
         if name not in known:
-            raise ArgumentError(f"{where} has no option {name!r}; those that it has are {', '.join(sorted(known))}")
+            raise ArgumentError(f"{where} has no option {name!r}; it has {', '.join(sorted(known))}")
     for name in query:
         if name in keywords:
             raise ArgumentError(f"the option {name!r} is given in the address and as a keyword")

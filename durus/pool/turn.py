@@ -100,7 +100,7 @@ class TurnTakingClient(ClientStorage):
 
     def abandon(self) -> None:
         self.turn.release(self)
-        self._give_up("the connection to the server was given up, since its transaction was lost without its end")
+        self._give_up("the connection to the server was dropped, because its transaction was discarded before it ended")
 
     def close(self) -> None:
         self.turn.release(self)

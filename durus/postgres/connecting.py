@@ -175,7 +175,7 @@ class Connector:
             begin = (sql.begin, ()), (sql.lock_timeout, ()), (sql.idle_timeout, ())
             *_, head, found = link.run(*begin, (sql.lock_head, ()), (sql.find_commit, (commit_id,)))
             if not head or head[0][1] != epoch:
-                raise ServerError(f"{self.name} is another one now")
+                raise ServerError(f"{self.name} is another database now")
             if not found:
                 link.run((sql.take_head, ()), (sql.add_txn, (commit_id,)), (sql.commit, ()))
             else:

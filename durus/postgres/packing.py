@@ -119,7 +119,7 @@ class _Pack:
                 return step()
             except Postponed as error:
                 if time.monotonic() > deadline:
-                    raise ServerError(f"{self._name} did not let a pack go on: {error}") from error
+                    raise ServerError(f"{self._name} did not let a pack continue: {error}") from error
             except (_Ended, _Outpaced):
                 self._roll_back()
                 raise

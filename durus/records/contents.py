@@ -67,10 +67,10 @@ def read_contents(data: bytes) -> Contents:
     with _as_record_error():
         cls = machine.load()
         if not isinstance(cls, Name):
-            raise RecordError("its data names something else where a class must stand")
+            raise RecordError("its data has something else where a class is expected")
         machine.load()
     if machine.position < len(machine.pickles):
-        raise RecordError("its data goes on after the state")
+        raise RecordError("its data continues after the state")
     return Contents(machine, len(class_pickle), f"{cls.module}.{cls.qualname}")
 
 

@@ -147,7 +147,9 @@ def memo_number(pickles: bytes, code: int, start: int, end: int) -> int:
     argument = pickles[start + 1 : end]
     number = int(argument) if code in (_TEXT_PUT, _TEXT_GET) else int.from_bytes(argument, "little")
     if not 0 <= number < max(MEMO_ANY_MAY_HAVE, len(pickles)):
-        raise RecordError(f"its step at byte {start} uses the memo entry {number}, and so few bytes can't have so many")
+        raise RecordError(
+            f"its step at byte {start} uses the memo entry {number}, which is too high for a pickle of this size"
+        )
     return number
 
 
@@ -214,7 +216,7 @@ class PickleMachine:
             if self._protocol > HIGHEST_PROTOCOL:
                 raise RecordError(f"it has a pickle of protocol {self._protocol}")
         elif code in _REFUSED:
-            raise RecordError(f"its data has a step that is of no use in a record: {_REFUSED[code]}")
+            raise RecordError(f"its data has a step that has no use in a record: {_REFUSED[code]}")
         elif code != STOP:
             self._replace(step)
 
@@ -279,7 +281,7 @@ class PickleMachine:
     def _name_text(self, known: Known) -> str:
         """Return the text that a step creates for a name."""
         if not (isinstance(known, Step) and KINDS[known.code].is_text):
-            raise RecordError("its data has a class whose name is no text")
+            raise RecordError("its data has a class whose name is not text")
         self._check_name(known)
         return self._text(known)
 

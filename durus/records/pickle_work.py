@@ -97,7 +97,7 @@ class _Work:
         deepest = max((key.depth for key in keys), default=0)
         if deepest > _DEEPEST:
             raise RecordError(
-                f"its step at byte {start} uses a key of {deepest} tuples inside each other, and {_DEEPEST} are allowed"
+                f"its step at byte {start} uses a key of {deepest} nested tuples, and {_DEEPEST} are allowed"
             )
 
 
@@ -129,7 +129,7 @@ def _follow(pickles: bytes, first_only: bool) -> None:
             continue
         if code == FRAME:
             if int.from_bytes(pickles[start + 1 : at], "little") > len(pickles) - at:
-                raise RecordError(f"its frame at byte {start} does not end in it")
+                raise RecordError(f"its frame at byte {start} ends after its pickle")
             continue
         items: list[_Weight] = []
         kind = KINDS[code]

@@ -59,11 +59,11 @@ def read_plain(data: bytes) -> PlainState:
             machine = _Machine(data[:end] + decompress_state(data[end:]))
             named = machine.load()
             if not (isinstance(named, Form) and "$class" in named):
-                raise RecordError("its data names something else where a class must stand")
+                raise RecordError("its data has something else where a class is expected")
             cls = named["$class"]  # type: ignore[assignment]  # as class_text() made it
         state = machine.load()
         if machine.position != len(machine.pickles):
-            raise RecordError("its data goes on after the state")
+            raise RecordError("its data continues after the state")
         return PlainState(cls, machine.named(state))
     except RecordError:  # which is a ValueError
         raise

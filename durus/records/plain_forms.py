@@ -96,7 +96,7 @@ def target_of(reference: Form) -> tuple[int, str]:
     match reference:
         case {"$ref": int() as number, "class": (str() | tuple()) as cls}:
             return number, dotted(cls)
-    raise RecordError("a reference has an oid and a class, and one does not")
+    raise RecordError("a reference in its data lacks an oid or a class")
 
 
 def _steps(path: str, part: dict[str, Plain], has_attributes: bool) -> Iterator[tuple[str, Plain, bool]]:

@@ -38,7 +38,7 @@ class Context:
     def name(self, module: Plain, qualname: Plain) -> Form:
         """Return the form of a class. RecordError if its name is no text, or too long. [EXP-4]"""
         if type(module) is not str or type(qualname) is not str:
-            raise RecordError("its data has a class whose name is no text")
+            raise RecordError("its data has a class whose name is not text")
         names = present_name(module, qualname) if self.protocol <= 2 else (module, qualname)
         named = Form({"$class": class_text(*names)})
         self.count_name(named)
@@ -88,7 +88,7 @@ def append(target: Plain, items: list[Plain]) -> None:
     elif type(target) is Form and next(iter(target)) in _GROWING:
         _grow(target, "items", items)
     else:
-        raise _no_growth(target, "its data appends to something else than a list")
+        raise _no_growth(target, "its data appends to something that is not a list")
 
 
 def _no_growth(target: Plain, problem: str) -> RecordError:
@@ -280,7 +280,7 @@ def _made(how: str, function: Plain, arguments: Plain) -> Form:
         raise RecordError("its data calls a plain value")
     made = Form({how: function.get("$class", function)})
     if not (type(arguments) is Form and "$tuple" in arguments):
-        raise RecordError("its data calls something with arguments that are no tuple")
+        raise RecordError("its data calls something with arguments that are not a tuple")
     if arguments["$tuple"]:
         made["args"] = arguments["$tuple"]
     return made
@@ -310,14 +310,14 @@ def _add_items(context: Context, stack: list[Plain], marks: list[int], position:
         case {"$set": list() as items}:
             items += stack[start:]
         case _:
-            raise RecordError("its data adds items to something else than a set")
+            raise RecordError("its data adds items to something that is not a set")
     del stack[start:]
     return position
 
 
 def _refuse(name: str) -> "_Step":
     def step(context: Context, stack: list[Plain], marks: list[int], position: int) -> int:
-        raise RecordError(f"its data has a step that is of no use in a record: {name}")
+        raise RecordError(f"its data has a step that has no use in a record: {name}")
 
     return step
 

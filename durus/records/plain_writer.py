@@ -62,7 +62,7 @@ if not TYPE_CHECKING and implementation == "C":
 def _class_pickle(cls: Json) -> bytes:
     module, qualname = _names(cls)
     if "\n" in module or "\n" in qualname or not module or not qualname:
-        raise RecordError(f'"class" must be module:name, and is {cls!r}')
+        raise RecordError(f'"class" must be module:name, not {cls!r}')
     return b"\x80\x04c" + _utf8(module) + b"\n" + _utf8(qualname) + b"\n."
 
 
@@ -77,7 +77,7 @@ def _names(cls: Json) -> tuple[str, str]:
         case [str() as module, str() as qualname]:
             pass
         case _:
-            raise RecordError(f"a class must be module:name, and is {_shown(cls)}")
+            raise RecordError(f"a class must be module:name, not {_shown(cls)}")
     if len(module) + len(qualname) > MAX_NAME:
         raise RecordError(f"a class has a name of {len(module) + len(qualname)} characters")
     return module, qualname
@@ -237,7 +237,7 @@ class _Writer:
             self.out += b"("
             for pair in pairs:
                 if not (isinstance(pair, list) and len(pair) == 2):
-                    raise RecordError(f"a list of key and value is expected, and there is {_shown(pair)}")
+                    raise RecordError(f"a list of a key and a value is expected, not {_shown(pair)}")
                 self.save(pair[0])
                 self.save(pair[1])
             self.out += b"u"
@@ -336,7 +336,7 @@ class _Writer:
     def _id(self, value: dict[str, Json]) -> None:
         number = value["$id"]
         if type(number) is not int or "$value" not in value or number in self._shared:
-            raise RecordError(f'{{"$id": number, "$value": value}} is expected once, and there is {_shown(value)}')
+            raise RecordError(f'{{"$id": number, "$value": value}} is expected once, not {_shown(value)}')
         self._shared[number] = value["$value"]
         self._shared_ids.add(id(value["$value"]))
         self.save(value["$value"])
@@ -350,7 +350,7 @@ class _Writer:
     def _reference(self, value: dict[str, Json]) -> None:
         number = value["$ref"]
         if type(number) is not int or not 0 <= number < _FIRST_RESERVED or "class" not in value:
-            raise RecordError(f'{{"$ref": oid, "class": name}} is expected, and there is {_shown(value)}')
+            raise RecordError(f'{{"$ref": oid, "class": name}} is expected, not {_shown(value)}')
         oid = oid_from_int(number)
         self.refs.add(oid)
         self._bytes(oid)
@@ -375,7 +375,7 @@ class _Writer:
         try:
             self._int(int(text, 16) if "x" in text else int(text))
         except ValueError as error:
-            raise RecordError(f'"$int" must be a number as text, and is {_shown(text)}') from error
+            raise RecordError(f'"$int" must be a number as text, not {_shown(text)}') from error
         self._note_shared(value)
 
     def _float(self, value: dict[str, Json]) -> None:
@@ -383,9 +383,9 @@ class _Writer:
         try:
             data = struct.pack(">d", float(text)) if text in ("nan", "inf", "-inf") else bytes.fromhex(text)
         except ValueError as error:
-            raise RecordError(f'"$float" must be nan, inf, -inf or 16 hex digits, and is {_shown(text)}') from error
+            raise RecordError(f'"$float" must be nan, inf, -inf or 16 hex digits, not {_shown(text)}') from error
         if len(data) != 8:
-            raise RecordError(f'"$float" must be nan, inf, -inf or 16 hex digits, and is {_shown(text)}')
+            raise RecordError(f'"$float" must be nan, inf, -inf or 16 hex digits, not {_shown(text)}')
         self.out += b"G" + data
 
     def _datetime(self, value: dict[str, Json]) -> None:
@@ -394,10 +394,10 @@ class _Writer:
         try:
             made = (datetime if key == "$datetime" else time).fromisoformat(text)
         except ValueError as error:
-            raise RecordError(f"{key} must be in ISO 8601, and is {_shown(text)}") from error
+            raise RecordError(f"{key} must be in ISO 8601, not {_shown(text)}") from error
         fold = value.get("fold", 0)
         if type(fold) is not int or fold not in (0, 1):
-            raise RecordError(f'"fold" must be 0 or 1, and is {_shown(fold)}')
+            raise RecordError(f'"fold" must be 0 or 1, not {_shown(fold)}')
         offset = made.utcoffset()
         plain = made.replace(tzinfo=None, fold=fold)
         self._name(f"datetime:{key[1:]}")
@@ -416,7 +416,7 @@ class _Writer:
         try:
             made = date.fromisoformat(text)
         except ValueError as error:
-            raise RecordError(f'"$date" must be in ISO 8601, and is {_shown(text)}') from error
+            raise RecordError(f'"$date" must be in ISO 8601, not {_shown(text)}') from error
         self._name("datetime:date")
         self._bytes(made.__reduce__()[1][0])  # type: ignore[arg-type]  # likewise
         self.out += b"\x85R"
@@ -430,7 +430,7 @@ class _Writer:
                     return
                 except OverflowError:
                     pass
-        raise RecordError(f'"$timedelta" must be days, seconds and microseconds, and is {_shown(parts)}')
+        raise RecordError(f'"$timedelta" must be days, seconds and microseconds, not {_shown(parts)}')
 
     def _delta(self, delta: timedelta) -> None:
         self._name("datetime:timedelta")
@@ -450,7 +450,7 @@ class _Writer:
         except ValueError:
             number = -1
         if number < 0 or len(digits) != 32:
-            raise RecordError(f'"$uuid" must be 32 hex digits, and is {_shown(value["$uuid"])}')
+            raise RecordError(f'"$uuid" must be 32 hex digits, not {_shown(value["$uuid"])}')
         self._name("uuid:UUID")
         self.out += b")\x81}"
         self._text("int")
@@ -464,14 +464,14 @@ _FIRST_RESERVED = int.from_bytes(FIRST_RESERVED_OID, "big")
 def _list_in(value: dict[str, Json], key: str) -> list[Json]:
     found = value[key]
     if not isinstance(found, list):
-        raise RecordError(f'"{key}" must be a list, and is {_shown(found)}')
+        raise RecordError(f'"{key}" must be a list, not {_shown(found)}')
     return found
 
 
 def _text_in(value: dict[str, Json], key: str) -> str:
     found = value[key]
     if not isinstance(found, str):
-        raise RecordError(f'"{key}" must be a text, and is {_shown(found)}')
+        raise RecordError(f'"{key}" must be a text, not {_shown(found)}')
     return found
 
 
@@ -479,7 +479,7 @@ def _decoded(value: dict[str, Json], key: str) -> bytes:
     try:
         return base64.b64decode(_text_in(value, key), validate=True)
     except binascii.Error as error:
-        raise RecordError(f'"{key}" must be base64, and is {_shown(value[key])}') from error
+        raise RecordError(f'"{key}" must be base64, not {_shown(value[key])}') from error
 
 
 class _Form(NamedTuple):

@@ -44,8 +44,8 @@ def dangling_reference_error(referrer: bytes, oid: bytes, path: str | None = Non
     """Return the error for a pack of the file at `path`, or of memory, in which `referrer` refers to nothing."""
     problem = f"the object {format_oid(referrer)} refers to oid {format_oid(oid)}, which does not exist"
     if path is None:
-        return FormatError(f"{problem}, so nothing is packed; take that reference out first")
+        return FormatError(f"{problem}, so nothing is packed; remove that reference first")
     return FormatError(
-        f"{path}: {problem}, so the file is not packed; take that reference out first "
+        f"{path}: {problem}, so the file is not packed; remove that reference first "
         f"({command('check', path)} lists all)"
     )

@@ -94,7 +94,7 @@ def _reference_edits(contents: Contents, renumber: Renumber) -> Iterator[_Edit]:
     for reference in machine.references:
         value = reference.oid_value
         if not reference.is_pair_made_here or value.start in machine.fetched_pairs:
-            raise RecordError("a reference in its data is made elsewhere than it is used, so it can't be changed")
+            raise RecordError("a reference in its data is not created where it is used, so it can't be changed")
         new = _SHORT_BINBYTES + renumber(reference.oid)
         if _is_step_of_its_own(value, machine):
             yield _Edit(value.start, value.start + len(new), new)

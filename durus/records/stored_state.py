@@ -56,11 +56,11 @@ def decompress_state(stored: bytes) -> bytes:
     except zlib.error:
         return stored
     if stream.unused_data:
-        raise RecordError(f"{len(stream.unused_data)} bytes follow its compressed state that do not belong to it")
+        raise RecordError(f"{len(stream.unused_data)} bytes follow its compressed state and do not belong to it")
     if len(state) > _most_state(stored):
         raise RecordError(
-            f"its {len(stored)} bytes decompress to a state of more than {_most_state(stored)}; if it is no attack, "
-            "set DURUS_MAX_STATE in the environment to as many bytes as a state may have"
+            f"its {len(stored)} bytes decompress to a state of more than {_most_state(stored)}; if this is not an "
+            "attack, set DURUS_MAX_STATE in the environment to as many bytes as a state may have"
         )
     return state if stream.eof else stored
 

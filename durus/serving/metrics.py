@@ -43,7 +43,7 @@ class ServerCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         measures = self._measure()
-        yield GaugeMetricFamily("durus_up", "1 if the loop of the server answers", measures is not None)
+        yield GaugeMetricFamily("durus_up", "1 if the server's event loop answers", measures is not None)
         if measures is not None:
             yield from _counters(measures)
             yield from _gauges(measures)
@@ -72,8 +72,8 @@ def _counters(measures: Measures) -> Iterator[Metric]:
 
 
 def _gauges(measures: Measures) -> Iterator[Metric]:
-    yield GaugeMetricFamily("durus_uptime_seconds", "Since when the server runs", measures.uptime)
-    yield GaugeMetricFamily("durus_clients", "Connections that there are", measures.clients)
+    yield GaugeMetricFamily("durus_uptime_seconds", "Time since the server started", measures.uptime)
+    yield GaugeMetricFamily("durus_clients", "Open connections", measures.clients)
     yield GaugeMetricFamily("durus_snapshots", "Clients that hold a snapshot", measures.snapshots)
     yield GaugeMetricFamily("durus_pack_running", "1 during a pack", measures.is_packing)
     yield GaugeMetricFamily("durus_bytes_since_pack", "Committed since the last pack", measures.bytes_since_pack)

@@ -188,5 +188,5 @@ def references(records: dict[bytes, bytes]) -> set[bytes]:
 def _outcome_unknown() -> InterruptedTransactionError:
     return InterruptedTransactionError(
         "the thread that wrote this commit was interrupted; the commit is stored completely or not at all: "
-        "abort this transaction, and look whether it is stored before you run it again"
+        "abort this transaction, and check whether it is stored before you run it again"
     )

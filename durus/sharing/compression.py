@@ -57,5 +57,5 @@ def decompress(method: int, data: bytes, size: int) -> bytes:
     except (zlib.error, ValueError, EOFError, getattr(zstd, "ZstdError", zlib.error)) as error:
         raise ProtocolError(f"a compressed message can't be decompressed: {error}") from error
     if len(result) != size or not decompressor.eof:
-        raise ProtocolError(f"a compressed message has not the {size} bytes that it says it has")
+        raise ProtocolError(f"a compressed message does not have the {size} bytes that it claims")
     return result

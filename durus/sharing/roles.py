@@ -126,7 +126,7 @@ def read_names(text: str, where: str) -> dict[str, Role]:
             try:
                 name, role = _name_and_role(words)
                 if name in roles:
-                    raise TlsError(f"{name!r} is there already")
+                    raise TlsError(f"{name!r} occurs twice")
             except TlsError as error:
                 raise TlsError(f"{where}, line {number}: {error}") from None
             roles[name] = role

@@ -718,7 +718,7 @@ class Session:
         ReadonlyError or ClosedError if the storage takes no commits; ProtocolError for a serial that is yet to come.
         """
         if serial > self._core._log.end:
-            raise ProtocolError(f"a commit from serial {serial}, which is yet to come")
+            raise ProtocolError(f"a commit from serial {serial}, which does not exist yet")
         has_started_anew = self.has_lost_track
         self.go_back_to(serial)
         if accessed is None and self.has_turn:

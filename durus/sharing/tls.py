@@ -270,7 +270,9 @@ def _load_ca(context: ssl.SSLContext, ca: str) -> None:
 
 
 def _refuse_password() -> str:
-    raise TlsError("the key has a password, which nobody can give here: store it without one, readable by one user")
+    raise TlsError(
+        "the key has a password, which can't be entered here: store it without one, readable by one user only"
+    )
 
 
 def _check_readable(path: str) -> None:

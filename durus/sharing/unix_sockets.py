@@ -56,7 +56,7 @@ def same_file(path: str, made: os.stat_result) -> Iterator[str]:
 
     AddressError if there is another one already.
     """
-    wrong = AddressError(f"cannot listen on {path}: another process has put something else in the place of the socket")
+    wrong = AddressError(f"cannot listen on {path}: another process has replaced the socket")
     if not hasattr(os, "O_PATH") or not os.path.isdir("/proc/self/fd"):
         if not os.path.samestat(os.lstat(path), made):
             raise wrong
@@ -78,7 +78,7 @@ def risk_of_folder(folder: str) -> str | None:
         return None
     what = "while no server runs here" if mode & stat.S_ISVTX else "at any time"
     return (
-        f"every user can write to the folder {folder}, and so can put a socket in the place of this one {what}; "
+        f"every user can write to the folder {folder}, and so can replace this socket {what}; "
         "use a folder that belongs to the user of the server"
     )
 

@@ -125,7 +125,7 @@ class _Copy:
         except DurusKeyError as error:
             missing = format_oid(error.args[0])
             raise FormatError(
-                f"a reference leads to oid {missing}, which does not exist, so nothing is copied; take it out first"
+                f"a reference leads to oid {missing}, which does not exist, so nothing is copied; remove it first"
             ) from error
 
     def _take(self, oid: bytes, record: bytes) -> None:

@@ -324,7 +324,7 @@ def _value(cells: Cells, value: Plain) -> tuple[Cell, int | None]:
 def _number(reference: Form) -> int:
     number = reference["$ref"]
     if not isinstance(number, int):
-        raise RecordError("a reference has an oid, and one does not")
+        raise RecordError("a reference in its data has no oid")
     if number >= 1 << 63:
         raise DurusError(f"oid {number} is too high for SQLite; export to .jsonl")
     return number

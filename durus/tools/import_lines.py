@@ -119,7 +119,7 @@ class Import:
     def _record(self, found: dict[str, Json]) -> bytes:
         number = found.get("oid")
         if type(number) is not int or not 0 <= number < MAX_PACKABLE_OIDS:
-            raise RecordError(f'"oid" must be a number from 0 to {MAX_PACKABLE_OIDS - 1}, and is {number!r:.60}')
+            raise RecordError(f'"oid" must be a number from 0 to {MAX_PACKABLE_OIDS - 1}, not {number!r:.60}')
         if self._note(number, 1) & 1:
             raise RecordError(f"oid {number} has a line already")
         oid = oid_from_int(number)
@@ -129,7 +129,7 @@ class Import:
             data, refs = _stored(found)
         else:
             names = ", ".join(sorted(found))
-            raise RecordError(f"the keys oid, class and state are expected, and there are {names:.100}")
+            raise RecordError(f"the keys oid, class and state are expected, not {names:.100}")
         for ref in refs:
             self._note(int.from_bytes(ref, "big"), 2)
         record = pack_record(oid, data, join_refs(oid, refs))
@@ -177,7 +177,7 @@ class Import:
 
 
 def _refuse_constant(name: str) -> Json:
-    raise ValueError(f'{name} is no JSON: {{"$float": ...}} has it')
+    raise ValueError(f'{name} is not JSON: {{"$float": ...}} has it')
 
 
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)

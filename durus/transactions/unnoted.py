@@ -42,7 +42,9 @@ def debug_mode(debug: Debug | None) -> Debug:
         told = os.environ.get("DURUS_DEBUG", "")
         known: dict[str, Debug] = {"": False, "0": False, "1": True, "warn": "warn"}
         if told not in known:
-            raise ArgumentError(f"DURUS_DEBUG is {told!r} in the environment: set it to 1, to warn, or not at all")
+            raise ArgumentError(
+                f"DURUS_DEBUG is {told!r} in the environment: set it to 1 or to warn, or leave it unset"
+            )
         return known[told]
     if debug not in (True, False, "warn"):
         raise ArgumentError(f"debug is True, False or 'warn', not {debug!r}")

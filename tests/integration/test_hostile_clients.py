@@ -248,7 +248,7 @@ VERSION_2 = b"V\0\0\0\2"
             "longer than the limit",
         ),
         (VERSION_2 + messages.encode_commit(0, [], [b"junk"]), "record"),
-        (VERSION_2 + messages.encode_commit(1 << 60, [], [pack_record(ROOT, b"x", b"")]), "yet to come"),
+        (VERSION_2 + messages.encode_commit(1 << 60, [], [pack_record(ROOT, b"x", b"")]), "does not exist yet"),
         (VERSION_2 + messages.encode_commit(0, None, [pack_record(ROOT, b"x", b"")]), "out of turn"),
     ],
     ids=["no kind", "4 GiB load", "4 GiB commit", "bomb", "no record", "serial to come", "no turn"],

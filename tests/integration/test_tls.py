@@ -923,7 +923,7 @@ def test_a_signal_has_the_files_read_anew(certificates: Certificates, tmp_path: 
         shutil.copy(certificates("reader"), own["cert"])
         Path(own["roles"]).write_text("DNS:unnamed.example write\n")
         server.process.send_signal(signal.SIGHUP)
-        server.log.expect("INFO the certificates and roles are read anew")
+        server.log.expect("INFO the certificates and roles were read again")
         with pytest.raises(TlsError, match="not valid for 'localhost'"):
             connect("unnamed")
         with pytest.raises(TlsError, match="perhaps its list of roles has no name"):

@@ -264,7 +264,7 @@ def test_file_that_is_cut_off_each_time_is_an_error() -> None:
         return None
 
     world.target.observer = observe
-    with pytest.raises(BackupError, match="were cut off meanwhile"):
+    with pytest.raises(BackupError, match="were cut off"):
         world.back_up()
     world.target.observer = no_fault
     assert world.restore() == 1

@@ -183,9 +183,7 @@ def test_backup_that_another_one_overtakes_says_so() -> None:
         world.commit()
         back_up(world, target_in(objects))
 
-    with pytest.raises(
-        LockedError, match="memory://backup: another backup to this place has been made meanwhile; back up"
-    ):
+    with pytest.raises(LockedError, match="memory://backup: another backup was made here in the meantime; back up"):
         back_up(world, target_in(objects, CountDown(3, other)))
     assert check(objects) == world.number
 

@@ -355,7 +355,7 @@ def test_an_attempt_has_to_be_used(db: durus.Database[Root]) -> None:
         for _ in db.attempts():
             pass
     attempt = next(iter(db.attempts()))
-    with pytest.raises(TransactionError, match="was not begun"):
+    with pytest.raises(TransactionError, match="has not begun"):
         attempt.__exit__(None, None, None)
 
 

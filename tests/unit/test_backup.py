@@ -475,9 +475,9 @@ def test_a_backup_leaves_a_folder_alone_that_takes_the_place_of_its_target(datab
     with target.locked(may_begin=True) as manifest:
         database.target.rename(database.folder / "away")
         database.target.mkdir()
-        with pytest.raises(FileError, match="has taken the place of this one"):
+        with pytest.raises(FileError, match="was replaced by another one"):
             target.create_part()
-        with pytest.raises(FileError, match="has taken the place of this one"):
+        with pytest.raises(FileError, match="was replaced by another one"):
             target.replace_manifest(manifest)
     assert list(database.target.iterdir()) == []
 

@@ -560,6 +560,4 @@ def test_pack_gives_a_block_table_to_a_file_that_has_none(database: bytes, make:
 @pytest.mark.parametrize("make", [table_of_fewer_blocks, table_of_more_blocks, table_of_another_layout])
 def test_check_tells_of_a_table_in_its_place_that_is_none(database: bytes, make: Callable[[bytes], bytes]) -> None:
     end = end_of_base(database)
-    assert faults_in(make(database[:end])) == [
-        (end + COVER + 8, "what stands here is no block table of the packed part")
-    ]
+    assert faults_in(make(database[:end])) == [(end + COVER + 8, "this is not the block table of the packed part")]

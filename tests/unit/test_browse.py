@@ -392,7 +392,7 @@ def test_long_values_are_on_pages_of_their_own(hostile: Path) -> None:
 def test_an_object_that_cannot_be_read_is_shown_with_what_is_wrong(hostile: Path) -> None:
     with browsing(hostile) as pages:
         assert "Its state has no readable form: its data can't be read" in pages.text("/object/3")
-        assert "goes on after the state" in pages.text("/object/4")
+        assert "continues after the state" in pages.text("/object/4")
         assert "nested more than 150 levels deep" in pages.text("/object/5")
         assert "(unreadable)" in pages.text("/object/9")
         assert "(missing) 4711" in pages.text("/object/4711/referrers")

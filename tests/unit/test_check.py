@@ -128,7 +128,7 @@ def test_faults_after_a_fault_are_found_too(tmp_path: Path, capsys: pytest.Captu
         ),
         ([(ROOT, PERSISTENT + b"\x80\x04garbage", b"")], ROOT, "can't be read"),
         ([(ROOT, PERSISTENT + EMPTY_STATE + b"more", b"")], ROOT, "goes on after"),
-        ([(ROOT, b"\x80\x04N." + EMPTY_STATE, b"")], ROOT, "where a class must stand"),
+        ([(ROOT, b"\x80\x04N." + EMPTY_STATE, b"")], ROOT, "where a class is expected"),
         ([(ROOT, PERSISTENT + b"\x80\x04}U\x01aNQs.", b"")], ROOT, "a reference must be a pair"),
         ([(ONE, PERSISTENT + EMPTY_STATE, b"")], ROOT, "there is no root"),
     ],

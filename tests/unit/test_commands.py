@@ -443,7 +443,7 @@ def test_waiting_has_a_limit() -> None:
     committed(server)
     address = SocketAddress.new(("127.0.0.1", 2972))
     steps = pack._gen_waiting(server.new_client(), address, time.monotonic() - 10, timeout=5)
-    with pytest.raises(DurusError, match=r"has not packed in 5 s: its log tells .* --timeout more seconds"):
+    with pytest.raises(DurusError, match=r"has not packed in 5 s: its log says .* a longer --timeout"):
         next(steps)
 
 

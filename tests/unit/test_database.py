@@ -635,9 +635,9 @@ def test_a_cache_is_bounded_in_bytes() -> None:
 
 def test_a_block_is_begun_once(db: durus.Database[Root]) -> None:
     transaction = db.transaction()
-    with pytest.raises(TransactionError, match="was not begun"):
+    with pytest.raises(TransactionError, match="has not begun"):
         transaction.__exit__(None, None, None)
-    with transaction, pytest.raises(TransactionError, match="was begun already"):
+    with transaction, pytest.raises(TransactionError, match="has begun already"):
         transaction.__enter__()
 
 

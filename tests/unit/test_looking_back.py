@@ -136,7 +136,7 @@ def test_commits_of_4_3_have_the_time_of_the_seal_that_covers_them(tmp_path: Pat
     storage = FileStorage(path, readonly=True)
     assert [(each.number, each.time) for each in storage.commits()] == [(1, None), (2, None)]
     storage.close()
-    with pytest.raises(ArgumentError, match="a time that is not known"):
+    with pytest.raises(ArgumentError, match="an unknown time"):
         FileStorage(path, at="2030-01-01")
     assert root_of(FileStorage(path, at=1))["text"] == b"a"
     database = Database(path)

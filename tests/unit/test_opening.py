@@ -175,7 +175,7 @@ def test_options_are_keywords_or_stand_in_the_query(tmp_path: Path) -> None:
         ("memory:?speed=9", {}, "has no option 'speed'"),
         ("durus://127.0.0.1:1", {"durability": "os"}, "has no option .durability.; .* protocol, readonly, timeout"),
         ("memory:?tries=3", {"tries": 3}, "'tries' is given in the address and as a keyword"),
-        ("memory:?tries=3&tries=4", {}, "an option stands twice"),
+        ("memory:?tries=3&tries=4", {}, "an option occurs twice"),
         ("memory:?tries", {}, "not as name=value"),
         ("memory:?tries=few", {}, "'tries' is 'few': it must be a whole number"),
         ("memory:", {"tries": "3"}, "'tries' is '3': it must be a whole number"),
@@ -190,7 +190,7 @@ def test_options_are_keywords_or_stand_in_the_query(tmp_path: Path) -> None:
         ("durus://127.0.0.1:1?timeout=nan", {}, "timeout=nan: it must be a number of seconds above 0"),
         ("durus://127.0.0.1:1", {"connect_timeout": float("inf")}, "connect_timeout=inf: it must be a number"),
         ("durus://127.0.0.1:1", {"prefetch": -1}, "prefetch=-1: it must be a number from 0"),
-        ("file:%ff", {}, "'file:%ff' is not the address of a local file: .*open a path that is no text as bytes"),
+        ("file:%ff", {}, "'file:%ff' is not the address of a local file: .*pass a path that is not text as bytes"),
         ("file:f?readonly=1&repair=1", {}, "readonly=True and repair=True exclude each other"),
     ],
 )

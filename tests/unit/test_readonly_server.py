@@ -210,7 +210,7 @@ def test_a_file_that_was_written_anew_is_read_anew_with_a_warning(tmp_path: Path
     session = core.connect()
     assert data_of(session.load(ONE)) == b"b"
     os.truncate(tmp_path / "f", size)
-    with pytest.warns(DurusWarning, match="it is read anew"):
+    with pytest.warns(DurusWarning, match="it is read again"):
         core.follow(core.look_ahead())
     assert session.load(ONE) is None
     assert session.sync() is None

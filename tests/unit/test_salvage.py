@@ -538,5 +538,5 @@ def test_a_sound_file_is_shown_whole_and_without_a_warning(originals: dict[str, 
 
 def test_damaged_goes_with_readonly_only(tmp_path: Path) -> None:
     for options in ({"readonly": False}, {"readonly": True, "at": 1}):
-        with pytest.raises(ArgumentError, match="damaged=True goes with readonly=True"):
+        with pytest.raises(ArgumentError, match="damaged=True requires readonly=True"):
             FileStorage(tmp_path / "f.durus", damaged=True, **options)

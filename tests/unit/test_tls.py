@@ -151,7 +151,7 @@ def test_a_list_of_roles_is_read() -> None:
         ("DNS:*.a read", "are not patterns"),
         ("DNS:\u00e4 read", "names are ASCII"),
         ("DNS:a\0 read", "not allowed"),
-        ("DNS:X read", "'DNS:x' is there already"),
+        ("DNS:X read", "'DNS:x' occurs twice"),
     ],
 )
 def test_a_wrong_line_is_told_by_its_number(line: str, words: str) -> None:

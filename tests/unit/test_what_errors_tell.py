@@ -129,7 +129,7 @@ def test_an_unknown_outcome_tells_to_look_first() -> None:
         "before the answer to a commit came, so the commit is stored completely or not at all; open a new storage"
         in text
     )
-    assert text.endswith("and look whether it is stored before you run it again")
+    assert text.endswith("and check whether it is stored before you run it again")
     assert text.count("open a new storage") == 1
 
 

@@ -26,7 +26,7 @@ MAX_RECORD = (1 << 32) - 1
 
 def if_damaged(path: str) -> str:
     """Return what helps if the file with this path is damaged."""
-    return f"restore the file from a backup; {command('check', path)} lists all damage that can be noticed"
+    return f"restore the file from a backup; {command('check', path)} lists all damage that can be detected"
 
 
 class Dfs20(RecordFile):

@@ -26,7 +26,7 @@ class Dfs20Inspection(FileInspection[Dfs20]):
         return read_entry(source, self.size, oid, offset)
 
     def figures(self) -> Figures:
-        remark = "no checksums, so no changed byte inside an object shows"
+        remark = "no checksums, so changed bytes inside an object are not detected"
         return Figures(self.objects, self.transactions, None, remark)
 
     def heading(self) -> Heading:

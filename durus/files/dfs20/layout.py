@@ -59,7 +59,7 @@ EMPTY_FILE = MAGIC + U64.pack(BASE_START) + IndexPickle().record()
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> object:
-        raise pickle.UnpicklingError(f"it names {module}.{name}, which has no business there")
+        raise pickle.UnpicklingError(f"it names {module}.{name}, which an index must not name")
 
 
 def parse_index(stream: bytes) -> dict[bytes, int]:

@@ -75,8 +75,9 @@ def explain(file: ReadableFile, unsound: Unsound) -> DamageError:
         file.path,
         unsound.fault_offset,
         unsound.problem,
-        f"but from byte {sound_from} on all is sound, so this is damage, and nothing is cut off: restore the file from "
-        f"a backup, or, if what stands after byte {unsound.start} can go, cut a copy of it there and open that",
+        f"but everything from byte {sound_from} on is sound, so this is damage, and nothing is cut off: restore the "
+        f"file from a backup, or, if you do not need what follows byte {unsound.start}, truncate a copy there and "
+        "open that",
     )
 
 

@@ -47,9 +47,9 @@ class SoundPart(Shelf):
         if not self.damage:
             return None
         start, end, _ = self.damage[0]
-        more = f", and in {len(self.damage) - 1} more places," if len(self.damage) > 1 else ""
+        more = f", and in {len(self.damage) - 1} more places" if len(self.damage) > 1 else ""
         raise self._error(
-            start, f"oid {format_oid(oid)} is not in what can be read; up to byte {end}{more} the file is damaged"
+            start, f"oid {format_oid(oid)} is not in what can be read; the file is damaged up to byte {end}{more}"
         )
 
     def _error(self, offset: int, problem: str) -> DamageError:

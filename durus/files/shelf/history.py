@@ -94,14 +94,14 @@ def view_at(file: ReadableFile, at: int | str) -> ReadableFile:
         return FileSnapshot(whole, found.end)
     if first is None or last is None:
         raise ArgumentError(f"{file.path}: the file has no commits yet")
-    older = "what is older is in the .prepack file of the last pack, or in a backup"
+    older = "older states are in the .prepack file of the last pack, or in a backup"
     if isinstance(at, int):
         raise ArgumentError(
             f"{file.path}: there is no commit {at}; the file has those from {first.number} to {last.number}; {older}"
         )
     raise ArgumentError(
-        f"{file.path}: no commit was made at {at} or before; commit {first.number}, the first one, is of "
-        f"{first.time or 'a time that is not known'}, and {older}"
+        f"{file.path}: no commit was made at {at} or before; commit {first.number}, the first one, was made at "
+        f"{first.time or 'an unknown time'}; {older}"
     )
 
 

@@ -138,9 +138,7 @@ class ShelfInspection(FileInspection[Shelf]):
         while offset < end and len(head := self._file.read_at(offset, ENTRY_HEAD.size)) == ENTRY_HEAD.size:
             length, oid, _, _ = ENTRY_HEAD.unpack(head)
             if offset not in objects and oid not in (SEAL_OID, BLOCK_TABLE_OID):
-                yield Finding(
-                    offset, oid, "an entry of a reserved oid that is not known is passed over", is_fault=False
-                )
+                yield Finding(offset, oid, "an entry with an unknown reserved oid, which is ignored", is_fault=False)
             offset += U64.size + length
 
     def _block_findings(self, end: int, checksum: int) -> Iterator[Finding]:
@@ -151,10 +149,12 @@ class ShelfInspection(FileInspection[Shelf]):
             return
         table = parse_block_table(entry, end)
         if table is None:
-            yield Finding(table_offset, BLOCK_TABLE_OID, "what stands here is no block table of the packed part")
+            yield Finding(table_offset, BLOCK_TABLE_OID, "this is not the block table of the packed part")
             return
         if table.checksum != checksum:
-            problem = f"the checksum of the packed part is {checksum:08x}, and not {table.checksum:08x} as it says"
+            problem = (
+                f"the checksum of the packed part is {checksum:08x}, but the block table says {table.checksum:08x}"
+            )
             yield Finding(table_offset, BLOCK_TABLE_OID, problem)
         for number, offset in enumerate(range(0, end, BLOCK_SIZE)):
             block = self._file.read_at(offset, min(BLOCK_SIZE, end - offset))

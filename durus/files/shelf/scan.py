@@ -171,7 +171,7 @@ def check_seal(reader: ForwardReader, start: int, end: int, is_seal_only: bool) 
     offset = reader.offset
     seal = parse_seal(reader.peek(SEAL_SIZE))
     if seal is None or seal.offset != offset or offset + SEAL_SIZE != end:
-        raise Unsound(start, end, "what stands in a seal's place is not the seal of this place", offset)
+        raise Unsound(start, end, "this has the form of a seal, but is not the seal for this offset", offset)
     reader.advance(SEAL_COVERED_SIZE)
     if reader.checksum != seal.checksum:
         problem = f"the checksum is {reader.checksum:08x}, but the seal of {seal.time} says {seal.checksum:08x}"

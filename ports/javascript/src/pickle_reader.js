@@ -113,7 +113,7 @@ export class PickleReader {
 
   put(index) {
     if (index >= Math.max(MEMO_ANY_MAY_HAVE, this.bytes.length)) {
-      throw new StateError(`the pickle has a memo entry ${index}, and so few bytes can't have so many`);
+      throw new StateError(`the pickle has a memo entry ${index}, which is too high for a pickle of this size`);
     }
     this.memo.set(index, this.top());
   }
