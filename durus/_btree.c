@@ -312,7 +312,7 @@ slot_of(PyObject *obj, Py_ssize_t offset) /* borrowed */
     return *(PyObject **)((char *)obj + offset);
 }
 
-/* Tells if nobody has intercepted the attributes of the nodes of a class. What was told of the last one is remembered,
+/* Whether nobody has intercepted the attributes of the nodes of a class. What was told of the last one is remembered,
    with the version of the class, which changes whenever it, or a base of it, is changed. */
 static inline int
 is_usual_node(BTreeState *state, PyTypeObject *type)
@@ -2024,7 +2024,7 @@ static PyMethodDef functions[] = {
     {"join_btree", join_btree, METH_O, PyDoc_STR("Take the classes and functions of btree.py, by its globals.")},
     {"keys_of", keys_of, METH_O, PyDoc_STR("Return an iterator over the keys of items.")},
     {"values_of", values_of, METH_O, PyDoc_STR("Return an iterator over the values of items.")},
-    {"ascends", ascends, METH_O, PyDoc_STR("Tell if items have keys of one simple type, which ascend.")},
+    {"ascends", ascends, METH_O, PyDoc_STR("Return whether items have keys of one simple type, which ascend.")},
     {NULL, NULL, 0, NULL},
 };
 

@@ -469,7 +469,7 @@ encode_known_class(Encoder *encoder, PyObject *type)
     return known->value == NULL ? encode_class(encoder, type) : write_get(encoder, known);
 }
 
-/* Tells if what a value says of itself is a call of its type, and nothing else. */
+/* Returns whether what a value says of itself is a call of its type, and nothing else. */
 static int
 is_plain_call(PyObject *call, PyObject *type)
 {

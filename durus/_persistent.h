@@ -163,20 +163,20 @@ SHARED int entry_index_exec(PyObject *module);
 /* Returns 'p' for _p_..., which belongs to Durus, 'v' for _v_..., which is volatile [OBJ-80], and 0 for others. */
 SHARED char kind_of(PyObject *name);
 SHARED PyObject *without_volatile(PyObject *module, PyObject *attributes);
-/* Tells if an object of the type keeps what a slot has in a place of its own. */
+/* Returns whether an object of the type keeps what a slot has in a place of its own. */
 SHARED int is_slot_of(PyTypeObject *type, PyObject *slot);
 SHARED PyObject **slot_place(PyObject *obj, PyObject *slot);
 /* Returns what a name stands for in a module that is loaded, a borrowed reference, or NULL. `sys_names` are the names of
    the module sys, `modules` is the name of the modules in it. */
 SHARED PyObject *find_loaded(PyObject *sys_names, PyObject *modules, PyObject *module_name, PyObject *name);
-/* Tells if a type is one whose values are made by a call that runs no code of an application: one of the set, or Decimal in
+/* Whether a type is one whose values are made by a call that runs no code of an application: one of the set, or Decimal in
    C, which nothing here imports. */
 SHARED int is_value_type(PyObject *type, PyObject *value_types, PyObject *sys_names, PyObject *modules);
 SHARED PyObject *is_record_of(PyObject *module, PyObject *args);
 SHARED PyObject *refs_outside(PyObject *module, PyObject *records);
 SHARED PyObject *record_in_page(PyObject *module, PyObject *const *args, Py_ssize_t count);
 SHARED PyObject *newest_record_in_page(PyObject *module, PyObject *const *args, Py_ssize_t count);
-/* Sets the file offset that an EntryIndex has for an oid; 0 if it has none, -1 if it is no EntryIndex. */
+/* Sets the file offset that an EntryIndex has for an oid; 0 if it has none, -1 if it is not an EntryIndex. */
 SHARED int find_in_index(PyObject *index, PyObject *oid, uint64_t *offset);
 SHARED PyObject *find_entries(PyObject *module, PyObject *args);
 SHARED PyObject *pack_entries(PyObject *module, PyObject *args);
@@ -184,7 +184,7 @@ SHARED PyObject *usual_state(PyObject *module, PyObject *args);
 SHARED PyObject *usual_steps(PyObject *module, PyObject *args);
 SHARED PyObject *pickles_fit(PyObject *module, PyObject *const *args, Py_ssize_t count);
 
-/* Tells if a class has a _p_note_change() of its own. */
+/* Returns whether a class has a _p_note_change() of its own. */
 SHARED int notes_by_itself(PyTypeObject *type);
 
 /* What btree.py gave to join_btree(), and names. */

@@ -1,4 +1,4 @@
-/* Tells whether the numbers in pickles are in their limits, and whether their steps change only what they make, as fits()
+/* Whether the numbers in pickles are in their limits, and whether their steps change only what they make, as fits()
    of records/pickle_work.py does. */
 
 #include "_persistent.h"
@@ -162,7 +162,7 @@ replace(Pickles *pickles, size_t count, unsigned char kind)
     return 1;
 }
 
-/* Drops everything from the last mark on, or everything; tells whether there was a value. */
+/* Drops everything from the last mark on, or everything; returns whether there was a value. */
 static int
 pop_mark(Pickles *pickles)
 {
@@ -173,7 +173,7 @@ pop_mark(Pickles *pickles)
     return mark < height;
 }
 
-/* Drops values; tells whether the one below them may be changed. */
+/* Drops values; returns whether the one below them may be changed. */
 static int
 may_change(Pickles *pickles, size_t values)
 {

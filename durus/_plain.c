@@ -122,7 +122,7 @@ push_tuple(Machine *machine, Py_ssize_t start)
         : add(&machine->stack, new_form(machine, machine->key_tuple, take_from(machine, start)));
 }
 
-/* Tells if a name may be repeated without being counted. [EXP-10] */
+/* Returns whether a name may be repeated without being counted. [EXP-10] */
 static int
 is_short_name(PyObject *name)
 {
@@ -213,7 +213,7 @@ is_plain_key(PyObject *key)
     return PyUnicode_GET_LENGTH(key) == 0 || PyUnicode_READ_CHAR(key, 0) != '$';
 }
 
-/* Stands for set_items: the values from `start` on are keys and values by turns. */
+/* Stands for set_items: the values from `start` on are keys and values in turn. */
 static int
 set_items(Machine *machine, PyObject *target, Py_ssize_t start)
 {
@@ -355,7 +355,7 @@ push_stack_global(Machine *machine)
     return result;
 }
 
-/* Tells if a value that is used again can be left as it is: no number is needed for it. [EXP-9] */
+/* Returns whether a value that is used again can be left as it is: no number is needed for it. [EXP-9] */
 static int
 is_never_shared(Machine *machine, PyObject *value)
 {

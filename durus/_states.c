@@ -138,7 +138,7 @@ fence(Decoder *decoder)
     return decoder->mark_count ? decoder->marks[decoder->mark_count - 1] : 0;
 }
 
-/* Tells if there are so many values after the last mark. */
+/* Returns whether there are so many values after the last mark. */
 static int
 has_values(Decoder *decoder, Py_ssize_t count)
 {
@@ -151,7 +151,7 @@ top(Decoder *decoder)
     return decoder->stack.items[decoder->stack.size - 1];
 }
 
-/* Puts a value in the place of the values from `start` on. */
+/* Puts a value in place of the values from `start` on. */
 static int
 replace(Decoder *decoder, Py_ssize_t start, PyObject *value)
 {
@@ -214,7 +214,7 @@ take(Decoder *decoder, int bytes, size_t *length)
     return start;
 }
 
-/* Tells if what comes next is likely to be the name of an attribute. */
+/* Returns whether what comes next is likely to be the name of an attribute. */
 static int
 is_at_name(const Decoder *decoder)
 {
@@ -347,7 +347,7 @@ has_plain_parts(PyObject *key, int depth, int *parts)
     return 1;
 }
 
-/* Tells if the hash and the comparison of a key run no code of an application, and take no long time. */
+/* Returns whether the hash and the comparison of a key run no code of an application, and take no long time. */
 static int
 is_plain_key(PyObject *key)
 {
@@ -418,7 +418,7 @@ find_loaded(PyObject *sys_names, PyObject *modules_name, PyObject *module_name, 
     return PyDict_GetItemWithError(PyModule_GetDict(module), name);
 }
 
-/* Puts a class in the place of the values from `start` on. */
+/* Puts a class in place of the values from `start` on. */
 static int
 make_class(StateReader *reader, Decoder *decoder, Py_ssize_t start, PyObject *module, PyObject *name)
 {
@@ -457,7 +457,7 @@ is_value_type(PyObject *type, PyObject *value_types, PyObject *sys_names, PyObje
     return result;
 }
 
-/* Tells if a call may get these arguments: values as in keys, and those that such a call has made. */
+/* Returns whether a call may get these arguments: values as in keys, and those that such a call has made. */
 static int
 are_plain_arguments(StateReader *reader, PyObject *arguments)
 {
@@ -835,7 +835,7 @@ fill_slots(PyObject *obj, PyObject *slots, PyObject *state)
     return 1;
 }
 
-/* Tells if a state can become the __dict__ as it is: nobody else has it, and its names are those that all objects share. */
+/* Whether a state can become the __dict__ as it is: nobody else has it, and its names are those that all objects share. */
 static int
 is_ready_as_dict(PyObject *state)
 {

@@ -137,7 +137,7 @@ _Path = list[tuple[BNode[Any, Any], int]]
 
 
 def _is_plain(key: object, ordered: set[type]) -> bool:
-    """Tell whether a key is of an ordered type, or a tuple of such keys."""
+    """Return whether a key is of an ordered type, or a tuple of such keys."""
     return type(key) in ordered or (type(key) is tuple and all(_is_plain(each, ordered) for each in key))
 
 
@@ -156,7 +156,7 @@ def _learn_types(key: object) -> bool:
 
 
 def _is_ordered(key: object) -> bool:
-    """Tell whether a key is of a type in ORDERED_TYPES, or of one that belongs there."""
+    """Return whether a key is of a type in ORDERED_TYPES, or of one that belongs there."""
     return _is_plain(key, ORDERED_TYPES) or (_learn_types(key) and _is_plain(key, ORDERED_TYPES))
 
 
@@ -328,7 +328,7 @@ class _Count:
         self._oids.discard(obj._p_oid or b"")
 
     def is_current(self, connection: ConnectionBase | None) -> bool:
-        """Tell whether the number is still right, as far as is known here."""
+        """Return whether the number is still right, as far as is known here."""
         if connection is not self._connection or self._watch is None:
             return connection is self._connection
         oids = {obj._p_oid for obj in self._new} if self._new else ()

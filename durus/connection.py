@@ -91,7 +91,7 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
     Raises:
         TransactionError: the storage already has an open connection. [TXN-35]
         ArgumentError: `storage` is neither a storage nor a path, `root_class` is not a class of persistent objects, or
-            `classes` has something that is no name, class or module. [TXN-38]
+            `classes` has something that is not a name, class or module. [TXN-38]
         StateError: the root is of another class.
         DurusError: the file can't be opened; see the storages.
     """

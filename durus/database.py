@@ -301,7 +301,7 @@ class Database(Uncopied, Generic[Root]):
         return Tries(limit, self._engine.has_turns, is_contended)
 
     def tries_again(self, tries: Tries, error: BaseException | None) -> bool:
-        """Count an error of a try, and tell whether to try again.
+        """Count an error of a try, and return whether to try again.
 
         Args:
             tries: what new_tries() returned.

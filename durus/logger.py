@@ -11,7 +11,7 @@ log = logger.log
 
 
 def is_logging(level: int) -> bool:
-    """Tell whether messages of this level are logged. Deprecated.
+    """Return whether messages of this level are logged. Deprecated.
 
     Args:
         level: a level of the module logging.

@@ -30,7 +30,7 @@ class OidSet(Protocol):
     def __contains__(self, oid: object, /) -> bool: ...
 
     def isdisjoint(self, oids: Collection[bytes], /) -> bool:
-        """Tell whether none of these oids is in the set."""
+        """Return whether none of these oids is in the set."""
         ...
 
 
@@ -73,7 +73,7 @@ class OidArray:
         return numbers.tobytes()
 
     def isdisjoint(self, oids: Collection[bytes], /) -> bool:
-        """Tell whether none of these oids is in the array. The shorter of both sides is gone through."""
+        """Return whether none of these oids is in the array. The shorter of both sides is gone through."""
         if isinstance(oids, OidArray):
             fewer, more = sorted((self, oids), key=len)
             if _SEARCHED_TIMES * len(fewer) < len(more):
@@ -99,7 +99,7 @@ class OidArray:
         return self.has_number(oid_to_int(oid))
 
     def has_number(self, number: int) -> bool:
-        """Tell whether the oid with this number is in the array."""
+        """Return whether the oid with this number is in the array."""
         index = bisect_left(self.numbers, number)
         return index < len(self.numbers) and self.numbers[index] == number
 

@@ -154,7 +154,7 @@ def open(
         The database.
 
     Raises:
-        ArgumentError: the address or an option is unknown, or `classes` has something that is no name.
+        ArgumentError: the address or an option is unknown, or `classes` has something that is not a name.
         StateError: the root is of another class.
         DurusError: the storage can't be opened; see the storages.
     """
@@ -216,7 +216,7 @@ def _open_file(path: str, keywords: Options, texts: Mapping[str, str]) -> tuple[
 
 
 def has_options(path: str) -> bool:
-    """Tell whether a path ends as an address with options does. [DB-8]
+    """Return whether a path ends as an address with options does. [DB-8]
 
     Args:
         path: the path.
@@ -353,7 +353,7 @@ def server_named(where: str) -> tuple[str, int] | str | None:
 
 
 def names_other_storage(where: str) -> bool:
-    """Tell whether a name is the address of a registered storage, and not that of a file or of a server of Durus.
+    """Return whether a name is the address of a registered storage, and not that of a file or of a server of Durus.
 
     Args:
         where: the name, as a command was given it.

@@ -508,15 +508,15 @@ class PersistentObject(PersistentBase):
         self._p_note_change()
 
     def _p_is_ghost(self) -> bool:
-        """Tell whether the state is not loaded."""
+        """Return whether the state is not loaded."""
         return self._p_status == GHOST
 
     def _p_is_unsaved(self) -> bool:
-        """Tell whether the object is new, or changed in this transaction."""
+        """Return whether the object is new, or changed in this transaction."""
         return self._p_status == UNSAVED
 
     def _p_is_saved(self) -> bool:
-        """Tell whether the state is loaded, and equal to the stored one."""
+        """Return whether the state is loaded, and equal to the stored one."""
         return self._p_status == SAVED
 
 
@@ -555,7 +555,7 @@ def _find_slots(cls: type) -> Iterator[_Slot]:
 
 
 def _is_slot(owner: type, name: str, value: object) -> bool:
-    """Tell whether an attribute of a class is a slot, or a decorator's replacement of one."""
+    """Return whether an attribute of a class is a slot, or a decorator's replacement of one."""
     if isinstance(value, MemberDescriptorType):
         return value.__objclass__ is owner and value.__name__ == name
     slots = owner.__dict__.get("__slots__", ())
@@ -584,7 +584,7 @@ def _slot_for(slots: tuple[_Slot, ...], name: str, values: Collection[str]) -> _
 
 
 def _needs_arguments(cls: type[PersistentObject]) -> bool:
-    """Tell whether __new__() of the class needs arguments that the class does not provide. [OBJ-14]"""
+    """Return whether __new__() of the class needs arguments that the class does not provide. [OBJ-14]"""
     if cls.__new__ is PersistentBase.__new__ or hasattr(cls, "__getnewargs_ex__") or hasattr(cls, "__getnewargs__"):
         return False
     try:
@@ -602,7 +602,7 @@ def _copied(cls: "type[_P]") -> "_P":
 
 
 def has_plain_state(cls: type[PersistentObject]) -> bool:
-    """Tell whether the state of an object of this class is its __dict__, and nothing else."""
+    """Return whether the state of an object of this class is its __dict__, and nothing else."""
     return cls.__setstate__ is PersistentObject.__setstate__ and cls.__dictoffset__ != 0 and not _data_slots(cls)
 
 

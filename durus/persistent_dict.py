@@ -65,7 +65,7 @@ class PersistentDict(PersistentObject, MutableMapping[K, V]):
         return key in self.data
 
     def __eq__(self, other: object) -> bool:
-        """Tell whether the other is a PersistentDict with equal items; a plain dict is never equal, as in Durus 4.3."""
+        """Whether the other is a PersistentDict with equal items; a plain dict is never equal, as in Durus 4.3."""
         return self.data == other.data if isinstance(other, PersistentDict) else NotImplemented
 
     def __reversed__(self) -> Iterator[K]:

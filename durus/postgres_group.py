@@ -133,7 +133,7 @@ class Engine(Protocol):
         """Return a record."""
 
     def has_record(self, oid: bytes) -> bool:
-        """Tell whether there is a record."""
+        """Return whether there is a record."""
 
     def expect_loads(self, oids: list[bytes]) -> None:
         """Tell what is loaded next."""

@@ -496,7 +496,7 @@ class PostgresStorage(GuardedStorage):
         raise DurusKeyError(oid)
 
     def _was_removed(self, oid: bytes) -> bool:
-        """Tell whether a pack has removed a record since the last sync, or may have."""
+        """Return whether a pack has removed a record since the last sync, or may have."""
         number, tid = oid_to_int(oid), self._seen.tid
         if number > MAX_OID:
             return False

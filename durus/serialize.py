@@ -222,7 +222,7 @@ class ObjectReader:
         self._loading = None
 
     def _load_with_care(self, obj: PersistentObject, state_pickle: bytes, start: int) -> bool:
-        """Load a state; tell whether care was needed. [OBJ-71]"""
+        """Load a state; returns whether care was needed. [OBJ-71]"""
         postponed: list[Postponed] = []
         helped = self._helped
         unpickler = CarefulUnpickler if self.trust is None else TrustingUnpickler
@@ -233,7 +233,7 @@ class ObjectReader:
         return self._helped > helped or bool(postponed) or bool(self._missing)
 
     def is_loading(self) -> bool:
-        """Tell whether a state is being loaded."""
+        """Return whether a state is being loaded."""
         return self._loading is not None
 
     def find_class(self, module: str, name: str, find: Callable[[str, str], Any]) -> Any:
@@ -322,7 +322,7 @@ class ObjectReader:
         return self._stand_in(module, name, error).object_class
 
     def has_broken_classes(self) -> bool:
-        """Tell whether any class was missing so far.
+        """Return whether any class was missing so far.
 
         This stays True after the class can be imported, because stand-ins for it may still be in memory. All further
         commits of the connection therefore use the slower pickler, which is written in Python.
@@ -400,16 +400,16 @@ class ObjectReader:
         return remembered
 
     def may_load(self, module: str, name: str) -> bool:
-        """Tell if a record with this name would be loaded as it is now: a stand-in remains one. [OBJ-105]"""
+        """Return whether a record with this name would be loaded as it is now: a stand-in remains one. [OBJ-105]"""
         is_trusted = f"{module}.{name}" in GUARDED or self._require_trust().allows(module, name)
         return is_trusted or (module, name) in self._missing
 
     def _must_not_be_looked_for(self, module: str, name: str) -> bool:
-        """Tell if a name is not what is trusted: a module may import others when it is asked for the name."""
+        """Return whether a name is not what is trusted: a module may import others when it is asked for the name."""
         return self.trust is not None and (module, name) in self._missing
 
     def _is_current(self, remembered: "_RememberedClass") -> bool:
-        """Tell whether the name still stands for the same class; applications replace classes to rename them."""
+        """Return whether the name still stands for the same class; applications replace classes to rename them."""
         if remembered.module is None:
             return False
         found = find_imported(remembered.module, remembered.name)
@@ -655,7 +655,7 @@ class ObjectWriter:
             _check_names(obj, state)
 
     def _fails_again(self, obj: PersistentObject, state: object) -> bool:
-        """Tell whether a state refuses to be pickled, or an exception came from outside. [OBJ-70]"""
+        """Return whether a state refuses to be pickled, or an exception came from outside. [OBJ-70]"""
         try:
             class_traits(type(obj))
             self.pickle(state)

@@ -144,7 +144,7 @@ class SqliteStorage(SingleFileStorage[sqlite3.Connection]):
         return sqlite3.connect(uri, uri=True, timeout=seconds_to_wait, isolation_level=None, check_same_thread=False)
 
     def _has_table(self, connection: sqlite3.Connection) -> bool:
-        """Tell whether the table of objects exists; False if the file has no table at all. [SQL-1]"""
+        """Return whether the table of objects exists; False if the file has no table at all. [SQL-1]"""
         tables = [name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")]
         columns = [(name, key) for _, name, _, _, _, key in connection.execute("pragma table_info(objects)")]
         if tables and columns != _COLUMNS:
@@ -240,7 +240,7 @@ class SqliteStorage(SingleFileStorage[sqlite3.Connection]):
         return StagedCommit(write, lambda: self._accept([number for number, _, _ in rows]))
 
     def _has_row(self, oid: bytes) -> bool:
-        """Tell whether there is a record, with the connection that writes, because others may load meanwhile."""
+        """Return whether there is a record, with the connection that writes, because others may load meanwhile."""
         number = oid_to_int(oid)
         if not self._may_have(number):
             return False
@@ -499,7 +499,7 @@ _open_inodes: Counter[tuple[int, int] | None] = Counter()
 
 
 def is_open_in_this_process(path: Path) -> bool:
-    """Tell whether a SqliteStorage has this file open: opening and closing the file would release SQLite's locks."""
+    """Return whether a SqliteStorage has this file open: opening and closing the file would release SQLite's locks."""
     return _open_inodes[_inode_of(path)] > 0
 
 

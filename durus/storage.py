@@ -117,7 +117,7 @@ class HeldState(Protocol):
         """Return a record; DurusKeyError if there is none, SnapshotEndedError if the state can't be shown any more."""
 
     def has_record(self, oid: bytes) -> bool:
-        """Tell whether there is a record; SnapshotEndedError as for load()."""
+        """Return whether there is a record; SnapshotEndedError as for load()."""
 
     def expect_loads(self, oids: list[bytes]) -> None:
         """Tell what is loaded next. [PG-70]"""
@@ -247,7 +247,7 @@ class Storage(Uncopied):
         raise NotImplementedError
 
     def has_record(self, oid: bytes) -> bool:
-        """Tell whether there is a record of `oid`."""
+        """Return whether there is a record of `oid`."""
         try:
             self.load(oid)
         except DurusKeyError:
@@ -331,7 +331,7 @@ class Storage(Uncopied):
     def stage_sync(self) -> StagedSync:
         """Do what sync() does in two steps, for a storage that `follows`. [CMD-63] [CMD-67]
 
-        Any thread may make this call, the first step, while others load. A file that was cut, repaired or written anew
+        Any thread may make this call, the first step, while others load. A file that was cut, repaired or rewritten
         is opened again, with a DurusWarning.
 
         Raises:
@@ -453,7 +453,7 @@ class Storage(Uncopied):
         """Tell a storage that loads objects ahead how to find out which objects are loaded. [TXN-26]
 
         Args:
-            is_loaded: takes an oid, and tells whether its object is loaded.
+            is_loaded: takes an oid, and returns whether its object is loaded.
         """
 
     def expect_loads(self, oids: list[bytes]) -> None:

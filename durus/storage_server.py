@@ -247,7 +247,7 @@ class StorageServer(Uncopied):
         Signals work in the main thread only.
 
         Args:
-            on_hangup: called for each SIGHUP, before certificates are read anew. [TLS-12]
+            on_hangup: called for each SIGHUP, before certificates are read again. [TLS-12]
             service_manager: is told when clients are served, that the server lives, and when it stops. [CMD-26]
             new_loop: makes the event loop, such as `uvloop.new_event_loop`; None makes one of asyncio. With another one
                 the program must not fork while it serves.

@@ -45,7 +45,7 @@ def command_line(name: str, words: Iterable[str]) -> str:
 
 
 def quoted_file(path: str) -> str:
-    """Return the path of a file as one word of a shell that is no option. [CMD-70]"""
+    """Return the path of a file as one word of a shell that is not an option. [CMD-70]"""
     if path.startswith("-"):
         path = f"./{path}"
     return _quoted(path)

@@ -65,7 +65,7 @@ def root() -> Any:
 
 
 def below_400(status: int) -> bool:
-    """Tell whether a response commits the changes of its request: if its status is below 400. [WEB-2]
+    """Return whether a response commits the changes of its request: if its status is below 400. [WEB-2]
 
     Args:
         status: the HTTP status of the response.
@@ -97,7 +97,7 @@ class _Attempts:
         return error is not None and self.go_on(error)
 
     def go_on(self, error: BaseException | None) -> bool:
-        """Tell whether another try follows, after an error or the possible reason of an error response."""
+        """Return whether another try follows, after an error or the possible reason of an error response."""
         if error is None or not self._db.tries_again(self.tries, error):
             return False
         self.pause = pause_seconds(error, self.tries.number)
@@ -142,7 +142,7 @@ class WSGIMiddleware(_Middleware[WSGIApp]):
         db: what durus.open() returns.
         tries: how often a request is tried, at most; None takes the option `tries` of the database.
         max_body: how many bytes of a body are kept for another try; a request with a longer one is tried once.
-        commits: takes the status of a response, and tells whether it commits; the default is below_400.
+        commits: takes the status of a response, and returns whether it commits; the default is below_400.
     """
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:

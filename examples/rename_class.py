@@ -27,7 +27,7 @@ def main(path: str, old: str, new: str) -> None:
         for obj in gen_every_instance(connection, new_class):
             obj._p_note_change()
         touch_every_reference(connection, old_name)
-        print(f"{len(connection.changed)} objects are stored anew")
+        print(f"{len(connection.changed)} objects are stored again")
         connection.commit()
         connection.pack()
 

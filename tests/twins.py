@@ -1,4 +1,4 @@
-"""What the C extension does in the place of Python: finds it when one of the two is changed, and the other one is not.
+"""What the C extension does in place of Python: finds it when one of the two is changed, and the other one is not.
 
     python -m tests.twins            which twins have changed since tests/twins.json was written
     python -m tests.twins --write    write it anew, which is refused where only one of two was changed

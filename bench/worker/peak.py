@@ -19,7 +19,7 @@ def peak_memory() -> Iterator[Peak]:
     """Measure the work of a with statement. What was allocated and freed before can hide a part of its memory."""
     peak = Peak()
     gc.collect()
-    (_PROCESS / "clear_refs").write_text("5")  # the peak begins anew. proc(5)
+    (_PROCESS / "clear_refs").write_text("5")  # the peak starts over. proc(5)
     before = _status("VmRSS")
     yield peak
     peak.added = max(0, _status("VmHWM") - before)

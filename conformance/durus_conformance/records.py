@@ -221,7 +221,7 @@ def _plain(value: Any, refs: list[int]) -> Json:
 
 
 def _is_unicode(text: str) -> bool:
-    """Tell whether each parser of JSON takes this text: it has no surrogate."""
+    """Return whether each parser of JSON takes this text: it has no surrogate."""
     return not any("\ud800" <= each <= "\udfff" for each in text)
 
 

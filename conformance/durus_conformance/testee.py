@@ -38,7 +38,7 @@ _PIECE = 2**16
 
 
 class TesteeError(Exception):
-    """The testee hung, ended, or answered something that is no answer."""
+    """The testee hung, ended, or answered something that is not an answer."""
 
 
 class TesteeRefusal(TesteeError):
@@ -135,7 +135,7 @@ class Testee:
         return result
 
     def is_first(self, other: socket.socket) -> bool:
-        """Wait until the testee or a socket has something to read; tell whether it is not the socket."""
+        """Wait until the testee or a socket has something to read; returns whether it is not the socket."""
         if b"\n" in self._buffer:
             return True
         ready = select.select([self._descriptors()[1], other.fileno()], [], [], self.deadline)[0]
@@ -183,7 +183,7 @@ class Testee:
         except (ValueError, RecursionError):
             answer = None
         if not isinstance(answer, dict):
-            self._fail(f"it wrote a line that is no JSON object: {line[:80]!r}")
+            self._fail(f"it wrote a line that is not a JSON object: {line[:80]!r}")
         return answer
 
     def _fail(self, problem: str) -> Never:

@@ -35,7 +35,7 @@ def connect(address: dict[str, Any], deadline: float) -> socket.socket:
 
 
 def depends_on_data(lines: list[list[str]]) -> bool:
-    """Tell if an exchange needs an empty storage, changes one, or stops the server."""
+    """Return whether an exchange needs an empty storage, changes one, or stops the server."""
     versions: dict[str, bytes] = {}
     for letter, event, hexadecimal in lines:
         data = bytes.fromhex(hexadecimal)

@@ -141,7 +141,7 @@ def plain(value: object) -> Json:
 
 
 def is_name(key: object) -> bool:
-    """Tell whether a key of a dict can be one in JSON."""
+    """Return whether a key of a dict can be one in JSON."""
     return isinstance(key, str) and key[:1] != "$" and is_unicode(key)
 
 
@@ -244,7 +244,7 @@ def check(request: Json) -> Json:
 
 
 def is_of_file(records: Records | None, finding: Finding) -> bool:
-    """Tell if a fault is not only that there is no root, or that a record that can be read holds no pickles."""
+    """Return whether a fault is not only that there is no root, or that a record that can be read holds no pickles."""
     if records is None or finding.oid is None or finding.oid >= FIRST_RESERVED_OID:
         return True
     try:

@@ -13,7 +13,7 @@ _SCHEME = re.compile(r"(s3|gs|az)://", re.IGNORECASE)
 
 
 def is_in_object_store(text: str) -> bool:
-    """Tell if the name of a target is an address in an object store."""
+    """Return whether the name of a target is an address in an object store."""
     return _SCHEME.match(text) is not None
 
 

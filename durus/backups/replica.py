@@ -44,7 +44,7 @@ class Followed(NamedTuple):
     """What one round has done."""
 
     is_new: bool
-    """True if the replica was written anew, because it is the first time, or the source was packed."""
+    """True if the replica was rewritten, because it is the first time, or the source was packed."""
     added: int
     """How many bytes were written."""
     size: int
@@ -138,7 +138,7 @@ class Replica(Work[Followed]):
 
         Args:
             interval: The seconds between the end of a round and the beginning of the next one.
-            wait: Takes the interval, waits for so long, and tells if that was the last round.
+            wait: Takes the interval, waits for so long, and returns whether that was the last round.
             on_trouble: Takes the error of a round that is tried again.
             run: Runs the steps of a round.
             has_run: True if there was a complete round before.

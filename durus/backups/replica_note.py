@@ -24,7 +24,7 @@ class Note(NamedTuple):
     """The seal in which it will end after the change that is in progress, or was."""
 
     def explains(self, seal: Seal) -> bool:
-        """Tell if a copy that was interrupted can have ended in this seal. [REPL-4]"""
+        """Return whether a copy that was interrupted can have ended in this seal. [REPL-4]"""
         if seal in (self.seal, self.next):
             return True
         start = 0 if self.seal is None else self.seal.end

@@ -30,7 +30,7 @@ class SourceState(Protocol):
     """How many bytes the source has after it."""
 
     def has(self, seal: Seal) -> bool:
-        """Tell if the seal is among these bytes, at its offset."""
+        """Return whether the seal is among these bytes, at its offset."""
 
     def copy(self, after: Seal | None, write: Write) -> Generator[int, None, None]:
         """Pass the bytes after a seal, or all of them, to write(); yield the offsets that it has reached.
@@ -49,7 +49,7 @@ class Source(Protocol):
     """What people call it."""
 
     def is_file(self, path: str) -> bool:
-        """Tell if this is the file with a path."""
+        """Return whether this is the file with a path."""
 
     def close(self) -> None:
         """Release what it holds between two rounds."""

@@ -20,7 +20,7 @@ _MOST_OBJECTS = 10_000
 _MOST_BYTES = 1 << 25
 """How much is looked at for one page."""
 _LOOKED_AT = 2000
-"""How many characters of a value that is no text are looked at."""
+"""How many characters of a value that is not text are looked at."""
 
 
 class Query(NamedTuple):

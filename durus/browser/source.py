@@ -35,7 +35,7 @@ class Source:
 
 
 class ServerRecords(StorageRecords):
-    """The records that a server has now. What others commit between two loads is loaded anew."""
+    """The records that a server has now. What others commit between two loads is loaded again."""
 
     def offsets(self) -> Iterator[tuple[bytes, int]]:
         """Yield a pair for each object that the root reaches, breadth first."""

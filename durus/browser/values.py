@@ -143,7 +143,7 @@ def _gen_enclosed(brackets: str, value: Plain) -> Iterator[Piece]:
 
 
 def _flattened(form: Form) -> Iterator[Part]:
-    """Yield the parts of a call or an instance, with its arguments and attributes in the place of the lists of them."""
+    """Yield the parts of a call or an instance, with its arguments and attributes in place of the lists of them."""
     for part in _gen_parts(form):
         if part.key == "args" and isinstance(part.value, list):
             yield from _gen_parts(part.value)

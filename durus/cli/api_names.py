@@ -18,7 +18,7 @@ _STORED: tuple[tuple[type, frozenset[str]], ...] = (
 
 
 def is_for_applications(obj: object, name: str) -> bool:
-    """Tell whether an attribute of an object is for applications; those of other objects than Durus's are."""
+    """Return whether an attribute of an object is for applications; those of other objects than Durus's are."""
     cls = type(obj)
     if issubclass(cls, ConnectionBase):
         return name not in _CONNECTION_STATE and (name.startswith("__") or not hasattr(ConnectionBase, name))

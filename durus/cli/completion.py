@@ -8,7 +8,7 @@ from durus.error import DurusError
 
 _SHELLS = ("bash", "zsh", "fish")
 _FILES = ("file", "old", "new", "target", "lines", "logfile", "startup", "address")
-_NOTHING = {"zsh": "()"}  # with no action at all, zsh completes no option in the place of such an argument either
+_NOTHING = {"zsh": "()"}  # with no action at all, zsh completes no option in place of such an argument either
 """The options and arguments that name a file; `rename` has two of the same names that do not."""
 
 

@@ -21,7 +21,7 @@ class Leaving:
         self._is_readonly = is_readonly
 
     def is_allowed(self) -> bool:
-        """Tell whether the shell may end; commit first if that is the answer."""
+        """Return whether the shell may end; commit first if that is the answer."""
         count = len(self._connection.changed)
         if not count or self._is_readonly:
             return True

@@ -132,7 +132,7 @@ def _commits(storage: Storage, since: str | None, until: str | None, class_name:
 
 
 def _is_between(commit: Commit, since: str | None, until: str | None) -> bool:
-    """Tell if a commit was made in the requested time; one without a time is later than every time. [HIST-4]"""
+    """Return whether a commit was made in the requested time; one without a time is later than every time. [HIST-4]"""
     if commit.time is None:
         return until is None
     return (since is None or since <= commit.time) and (until is None or commit.time <= until)

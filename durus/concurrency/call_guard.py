@@ -72,7 +72,7 @@ class CallGuard:
             )
 
     def begin(self, frame: FrameType, start_anew: Callable[[], object], may_nest: bool = False) -> bool:
-        """Leave `frame` as the mark of a call; tell whether it is the first one, and not nested in another.
+        """Leave `frame` as the mark of a call; returns whether it is the first one, and not nested in another.
 
         `start_anew` is called if an earlier call was interrupted. ConcurrentUseError or WrongProcessError if the call
         must not be made.
@@ -188,7 +188,7 @@ def _guard(call: Callable[Concatenate[G, P], T], may_nest: bool) -> Callable[Con
 
 
 def is_on_stack(holder: object, frame: FrameType) -> bool:
-    """Tell whether a frame has called another one, directly or not."""
+    """Return whether a frame has called another one, directly or not."""
     above = frame.f_back
     while above is not None:
         if above is holder:
@@ -198,7 +198,7 @@ def is_on_stack(holder: object, frame: FrameType) -> bool:
 
 
 def is_running(holder: object) -> bool:
-    """Tell whether a frame is running, in any thread or greenlet; if it is not, its local variables are cleared."""
+    """Return whether a frame is running, in any thread or greenlet; if it is not, its local variables are cleared."""
     if not isinstance(holder, FrameType):
         return False
     try:

@@ -393,7 +393,7 @@ class AppendOnlyStorage(SingleFileStorage[_Opened[F]], Generic[F]):
             raise
 
     def _settle_pack(self) -> bool:
-        """Switch to the new file of a pack if it has the name of the database; tell whether it has. [SHELF-36]
+        """Switch to the new file of a pack if it has the name of the database; returns whether it has. [SHELF-36]
 
         Each of these steps can be repeated, and is repeated after an interrupt.
         """

@@ -71,7 +71,7 @@ class File(ReadableFile, Protocol):
         """Take the exclusive lock without waiting; LockedError if another holds it."""
 
     def has_its_name(self, name: str | None = None) -> bool:
-        """Tell whether the path, or another name, still leads to this file and not to a replacement."""
+        """Return whether the path, or another name, still leads to this file and not to a replacement."""
 
     def copy_permissions(self, other: "File") -> None:
         """Take over group, mode and, if allowed, owner, ACLs and extended attributes of another file.

@@ -46,7 +46,7 @@ class FileReplacer:
         self._file_system.replace(self._new_path, self._path)
 
     def is_renamed(self, new: File) -> bool:
-        """Tell whether the new file has the name of the database."""
+        """Return whether the new file has the name of the database."""
         return new.has_its_name(self._path)
 
     def finish(self, keep_old: bool) -> None:

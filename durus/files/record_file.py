@@ -115,7 +115,7 @@ F = TypeVar("F", bound=RecordFile)
 
 
 def is_unfinished_creation(file: ReadableFile, empty_file: bytes) -> bool:
-    """Tell whether the file is empty, or comes from an interrupted creation. [SHELF-3]
+    """Return whether the file is empty, or comes from an interrupted creation. [SHELF-3]
 
     `empty_file` is what the creation of a file in this format writes.
     """

@@ -65,7 +65,7 @@ class BrokenObject(PersistentObject):
         return printable(f"broken {type(self).__module__}.{type(self).__qualname__} {self._p_format_oid()}")
 
     def _p_has_other_state(self) -> bool:
-        """Tell whether the loaded state is not a dict of attributes."""
+        """Return whether the loaded state is not a dict of attributes."""
         return "_p_other_state" in get_slot(self, "__dict__")
 
 

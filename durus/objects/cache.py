@@ -151,11 +151,11 @@ class Cache:
         return total
 
     def is_overfull(self) -> bool:
-        """Tell whether more objects are loaded than the size allows."""
+        """Return whether more objects are loaded than the size allows."""
         return self._loaded_count > self._size
 
     def is_loaded(self, oid: bytes) -> bool:
-        """Tell whether the object of this oid is in memory and has its state."""
+        """Return whether the object of this oid is in memory and has its state."""
         return isinstance(self._entries.get(oid), PersistentObject)
 
     def objects(self) -> dict[bytes, PersistentObject]:

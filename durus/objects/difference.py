@@ -226,7 +226,7 @@ def _attributes_in(cls: type, state: Any) -> dict[Any, Any] | None:
 
 
 def _is_computed(cls: type, name: object) -> bool:
-    """Tell whether an attribute was put into the __dict__ of an instance by a cached property of its class."""
+    """Return whether an attribute was put into the __dict__ of an instance by a cached property of its class."""
     if not isinstance(name, str):
         return False
     found = next((owner.__dict__[name] for owner in cls.__mro__ if name in owner.__dict__), None)

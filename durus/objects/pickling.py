@@ -107,7 +107,7 @@ _CUSTOM = (
 
 
 def _loads_surely(cls: type) -> bool:
-    """Tell whether loading instances of a class involves only Python itself. [OBJ-74]"""
+    """Return whether loading instances of a class involves only Python itself. [OBJ-74]"""
     if hasattr(cls, "__del__"):  # this program must not have it called
         return True
     custom = (*_CUSTOM, "__init__", "__hash__") if issubclass(cls, BaseException) else (*_CUSTOM, "__hash__")
@@ -115,7 +115,7 @@ def _loads_surely(cls: type) -> bool:
 
 
 def is_pythons_own(module: str) -> bool:
-    """Tell whether a module belongs to the standard library, or to this package."""
+    """Return whether a module belongs to the standard library, or to this package."""
     return module.partition(".")[0] in sys.stdlib_module_names or module.startswith("durus.")
 
 
@@ -192,7 +192,7 @@ def class_traits(cls: type) -> tuple[bytes, bool]:
 
 
 def _may_refuse(cls: type[PersistentObject]) -> bool:
-    """Tell whether a class creates its own states, and leaves them to a __setstate__() that takes dicts."""
+    """Return whether a class creates its own states, and leaves them to a __setstate__() that takes dicts."""
     return (
         cls.__getstate__ is not PersistentObject.__getstate__
         and cls.__setstate__ is PersistentObject.__setstate__

@@ -66,7 +66,7 @@ class Trust:
         self._pattern = re.compile("|".join(map(_as_regex, patterns)) or "(?!)", re.DOTALL)
 
     def allows(self, module: str, qualname: str) -> bool:
-        """Tell if a name is covered, by an entry of that name or by a pattern."""
+        """Return whether a name is covered, by an entry of that name or by a pattern."""
         name = f"{module}.{qualname}"
         return name in self._exact or self._pattern.fullmatch(name) is not None
 

@@ -42,7 +42,7 @@ also loads what is needed meanwhile, so that each object takes one try and not t
 
 
 def is_in(loading: "Loading | None", obj: PersistentObject) -> bool:
-    """Tell whether an object is being loaded."""
+    """Return whether an object is being loaded."""
     while loading is not None:
         if loading[0] is obj:
             return True
@@ -268,7 +268,7 @@ def _tuple(arguments: Any) -> tuple[Any, ...]:
 
 
 def _keeps_containers(cls: type[PersistentObject]) -> bool:
-    """Tell whether setting the state keeps its containers, so that they may be filled afterwards."""
+    """Return whether setting the state keeps its containers, so that they may be filled afterwards."""
     return cls.__setstate__.__module__.startswith("durus.")
 
 

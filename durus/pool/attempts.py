@@ -77,7 +77,7 @@ class Tries:
         self._slowest = max(self._slowest, _clock() - self._began)
 
     def goes_on(self, error: BaseException | None) -> bool:
-        """Tell whether there is another try after an error, and go on to it."""
+        """Return whether there is another try after an error, and go on to it."""
         if not may_try_again(error) or self.number >= self.limit:
             return False
         if not isinstance(error, ConflictError):
@@ -96,7 +96,7 @@ class Contention:
         """How many more calls, by the code of the function."""
 
     def expects(self, function: object) -> bool:
-        """Tell whether the call of a function that begins now is one of them."""
+        """Return whether the call of a function that begins now is one of them."""
         code = _code_of(function) if self._left else None
         left = 0 if code is None else self._left.get(code, 0)
         if code is None or left == 0:
@@ -132,7 +132,7 @@ def _code_of(function: object) -> CodeType | None:
 
 
 def may_try_again(error: BaseException | None) -> bool:
-    """Tell whether an error has left nothing of its transaction, and another try may succeed. [DB-20]"""
+    """Return whether an error has left nothing of its transaction, and another try may succeed. [DB-20]"""
     return isinstance(error, ConflictError | DisconnectedError | ServerUnreachableError) and not isinstance(
         error, OutcomeUnknownError
     )
@@ -152,7 +152,7 @@ def pause_seconds(error: BaseException, number: int) -> float:
 
 
 def goes_round(frame: FrameType) -> bool:
-    """Tell whether a frame that leaves a `with` block without an error goes on with the next round of its loop.
+    """Return whether a frame that leaves a `with` block without an error goes on with the next round of its loop.
 
     It may instead leave the loop by `break`, the function by `return`, or go on with the lines after the block. The
     result is False if this is unknown.

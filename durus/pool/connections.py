@@ -36,7 +36,7 @@ class PooledConnection(Connection[R], Generic[R]):
 
     is_snapshot = False
     has_lost_root = False
-    """True if there is no root any more, since the server was started again with another file. [DB-40]"""
+    """True if there is no longer a root, since the server was started again with another file. [DB-40]"""
     before_commit: Callable[[], None] | None = None
     """Raises an error if a commit with changes would wait for itself."""
 

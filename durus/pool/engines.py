@@ -35,7 +35,7 @@ class Engine:
         raise NotImplementedError
 
     def is_current(self, storage: Storage) -> bool:
-        """Tell whether an existing storage will show at its next sync what a new one would."""
+        """Return whether an existing storage will show at its next sync what a new one would."""
         return True
 
     def pack(self) -> Iterator[Progress]:

@@ -89,14 +89,14 @@ class Existing(NamedTuple):
 
 
 def lost_commits(seen: Seen, news: News) -> bool:
-    """Tell whether the engine no longer has a commit that was seen, or is another one. [PG-13]"""
+    """Return whether the engine no longer has a commit that was seen, or is another one. [PG-13]"""
     if news.epoch != seen.epoch or news.tid < seen.tid:
         return True
     return news.log_from <= seen.tid and news.known_id != seen.commit_id
 
 
 def is_behind(seen: Seen, news: News) -> bool:
-    """Tell whether a server lacks commits that were seen, which a standby still has to receive. [PG-15]"""
+    """Return whether a server lacks commits that were seen, which a standby still has to receive. [PG-15]"""
     return news.epoch == seen.epoch and news.tid < seen.tid
 
 

@@ -159,7 +159,7 @@ class Link(Uncopied):
     def run(self, *steps: Step, prepare: bool | None = None) -> list[Rows]:
         """Run statements in one round trip, and return the rows of each; after an error, roll the transaction back.
 
-        With prepare=False they are planned anew, for tables whose sizes change quickly.
+        With prepare=False they are planned again, for tables whose sizes change quickly.
         """
         self.warning = ""
         try:

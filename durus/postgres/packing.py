@@ -146,7 +146,7 @@ class _Pack:
         return bool(sweep_tid)
 
     def discard(self) -> None:
-        """Forget the pack, unless it has begun to remove, so that the next one begins anew."""
+        """Forget the pack, unless it has begun to remove, so that the next one starts over."""
         sql = self._sql
         *_, log = self._run((sql.begin, ()), (sql.lock_timeout, ()), (sql.lock_pack, ()), (sql.log_from, ()))
         if log[0][1]:
@@ -155,7 +155,7 @@ class _Pack:
             self._run((sql.end_pack, ()), (sql.commit, ()))
 
     def _mark(self, ends: bool = True) -> bool:
-        """Follow some of what is marked; tell whether there was anything."""
+        """Follow some of what is marked; returns whether there was anything."""
         sql = self._sql
         next_marks = sql.next_marks, (_BATCH,)
         (marks,) = self._begin_step(next_marks)[1] if ends else self._run(next_marks)

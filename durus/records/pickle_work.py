@@ -231,7 +231,7 @@ _ONE_FOUND = bytes([_IS_FOUND])
 
 
 def fits(pickles: bytes, first_only: bool) -> bool:
-    """Tell whether the numbers in pickles fit, and their steps change only what they make, beyond doubt. [REC-33]"""
+    """Return whether the numbers in pickles fit, and their steps change only what they make, beyond doubt. [REC-33]"""
     usual = _match_usual(pickles)
     if usual is not None and (first_only or usual.end() == len(pickles)):
         frame = usual[1]
@@ -268,7 +268,7 @@ def _numbers_fit(pickles: bytes, first_only: bool) -> bool:
 
 
 def _changes_its_own(pickles: bytes, first_only: bool) -> bool:
-    """Tell whether pickles whose numbers fit change only what they make. [PICKLE-9]
+    """Return whether pickles whose numbers fit change only what they make. [PICKLE-9]
 
     What is taken from an empty stack or memo counts as made: the unpickler refuses such a step before those after it.
     """

@@ -32,7 +32,7 @@ def _time(args: list[Plain]) -> Plain:
 
 def _with_zone(key: str, value: datetime | time, args: list[Plain]) -> Form:
     text = value.isoformat()
-    type(value).fromisoformat(text)  # ValueError for what is no time, which the class has taken as it was
+    type(value).fromisoformat(text)  # ValueError for what is not a time, which the class has taken as it was
     form = Form({key: text})
     if value.fold:
         form["fold"] = 1

@@ -39,7 +39,7 @@ def class_text(module: str, qualname: str) -> str | tuple[str, str]:
 
 
 def dotted(cls: str | tuple[str, str]) -> str:
-    """Return the name that class_text() made, with a dot in the place of the colon, as people write it."""
+    """Return the name that class_text() made, with a dot in place of the colon, as people write it."""
     return cls.replace(":", ".") if isinstance(cls, str) else ".".join(cls)
 
 

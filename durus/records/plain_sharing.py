@@ -6,7 +6,7 @@ _SHAREABLE = frozenset(("$tuple", "$set", "$frozenset", "$call", "$new"))
 
 
 def _is_shareable(value: Plain) -> bool:
-    """Tell if a value that occurs twice in a state is written once. [EXP-9]"""
+    """Return whether a value that occurs twice in a state is written once. [EXP-9]"""
     kind = type(value)
     if kind is Form:
         key = next(iter(value))  # type: ignore[call-overload]  # mypy does not know that it is a Form
@@ -33,7 +33,7 @@ class SharedValues:
                 self._argument_tuples[id(value["$tuple"])] = value
 
     def is_used_again(self, value: Plain) -> bool:
-        """Tell if a value is a list, text or bytes that were used again: a copy would repeat what is in it. [EXP-6]"""
+        """Whether a value is a list, text or bytes that were used again: a copy would repeat what is in it. [EXP-6]"""
         return id(value) in self._fetched and isinstance(value, str | bytes | list)
 
     def _part(self, key: str | int, part: Plain) -> Plain:

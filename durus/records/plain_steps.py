@@ -36,7 +36,7 @@ class Context:
         self.shared.note(value)
 
     def name(self, module: Plain, qualname: Plain) -> Form:
-        """Return the form of a class. RecordError if its name is no text, or too long. [EXP-4]"""
+        """Return the form of a class. RecordError if its name is not text, or too long. [EXP-4]"""
         if type(module) is not str or type(qualname) is not str:
             raise RecordError("its data has a class whose name is not text")
         names = present_name(module, qualname) if self.protocol <= 2 else (module, qualname)
@@ -108,7 +108,7 @@ def _grow(target: Form, key: str, parts: list[Plain]) -> None:
 
 
 def set_items(target: Plain, parts: list[Plain]) -> None:
-    """Set items of a dict or an instance: keys and values by turns. RecordError for anything else."""
+    """Set items of a dict or an instance: keys and values in turn. RecordError for anything else."""
     if type(target) is not dict:
         if not (type(target) is Form and next(iter(target)) in _GROWING):
             raise _no_growth(target, "its data sets an item where none can be set")

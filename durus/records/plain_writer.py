@@ -156,7 +156,7 @@ class _Writer:
             elif isinstance(value, dict):
                 self._dict(value)
             else:
-                raise RecordError(f"{_shown(value)} is no value of JSON")
+                raise RecordError(f"{_shown(value)} is not a value of JSON")
             self._depth -= 1
 
     # Shared values

@@ -58,7 +58,7 @@ def oid_of(record: bytes) -> bytes:
 
 
 def is_record_of(oid: bytes, record: bytes) -> bool:
-    """Tell whether a record is well-formed, and that of an oid, which is not a reserved one. [REC-5] [REC-6]"""
+    """Return whether a record is well-formed, and that of an oid, which is not a reserved one. [REC-5] [REC-6]"""
     try:
         return len(oid) == 8 and oid_of(record) == oid < FIRST_RESERVED_OID
     except RecordError:

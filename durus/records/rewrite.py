@@ -103,7 +103,7 @@ def _reference_edits(contents: Contents, renumber: Renumber) -> Iterator[_Edit]:
 
 
 def _is_step_of_its_own(value: Value, machine: PickleMachine) -> bool:
-    """Tell whether an oid is created by one step in its place, and used nowhere else."""
+    """Return whether an oid is created by one step in its place, and used nowhere else."""
     is_made_here = isinstance(value.known, Step) and value.known.start == value.start
     is_short = machine.pickles.startswith(_SHORT_BINBYTES, value.start)
     return is_made_here and is_short and value.start not in machine.fetched

@@ -8,7 +8,7 @@ from importlib.machinery import ModuleSpec
 
 
 def may_be_there(module: str, qualname: str) -> bool:
-    """Tell whether a module exists and, by its source, has a name; if the source can't tell, it may have it."""
+    """Return whether a module exists and, by its source, has a name; if the source can't tell, it may have it."""
     if module.partition(".")[0] in sys.stdlib_module_names:
         return True
     if module in sys.modules:

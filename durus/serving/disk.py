@@ -28,7 +28,7 @@ class Disk:
         """How many seconds the latest write took."""
 
     def is_fast_for(self, size: int) -> bool:
-        """Tell whether this many bytes can be written in the loop; the first writes, without measurements, are not."""
+        """Whether this many bytes can be written in the loop; the first writes, without measurements, are not."""
         if size > MAX_BYTES_IN_LOOP or len(self._seconds) < _REMEMBERED:
             return False
         times = sorted(self._seconds)

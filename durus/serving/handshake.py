@@ -1,6 +1,6 @@
 """The beginning of a TLS connection, on a server. Statements TLS-1 to TLS-10.
 
-Until it is complete, a connection takes a socket, a little memory and a timer, and is no client.
+Until it is complete, a connection takes a socket, a little memory and a timer, and is not a client.
 """
 
 import asyncio

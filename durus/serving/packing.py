@@ -49,7 +49,7 @@ class ServedFile:
         return None if usage is None else usage.garbage
 
     def is_mostly_garbage(self, least: int) -> bool:
-        """Tell whether more than half of it is garbage, and at least so many bytes. [CMD-60]"""
+        """Return whether more than half of it is garbage, and at least so many bytes. [CMD-60]"""
         usage = self._storage.usage
         return usage is not None and usage.garbage >= least and 2 * usage.garbage > usage.size
 

@@ -122,7 +122,7 @@ class SocketAddress:
         return connected
 
     def compresses(self, connected: socket.socket) -> bool:
-        """Tell whether a client compresses long messages on this connection if it is not told so. [WIRE2-7]"""
+        """Return whether a client compresses long messages on this connection if it is not told so. [WIRE2-7]"""
         return False
 
     @contextlib.contextmanager

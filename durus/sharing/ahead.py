@@ -44,7 +44,7 @@ class Ahead:
             self._add(oid)
 
     def _add(self, oid: bytes) -> bool:
-        """Note an oid, and tell whether it is new; if that would take too much memory, forget all others."""
+        """Note an oid, and return whether it is new; if that would take too much memory, forget all others."""
         if self._sent.block_count >= _MAX_BLOCKS:
             self._sent = OidGrants()
         return self._sent.add_new(oid)

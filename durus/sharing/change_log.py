@@ -164,7 +164,7 @@ class LogReader:
         return self.serial == self._log.end
 
     def is_invalid(self, oid: bytes) -> bool:
-        """Tell whether an oid has changed since, or may have."""
+        """Return whether an oid has changed since, or may have."""
         log = self._log
         if self.serial == log.end:
             return False

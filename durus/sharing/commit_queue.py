@@ -70,7 +70,7 @@ class CommitQueue:
         return self.writing + self._queued
 
     def has_record(self, oid: bytes) -> bool:
-        """Tell whether an oid has a record, durable or on its way to the disk."""
+        """Return whether an oid has a record, durable or on its way to the disk."""
         return oid in self.undurable or self._storage.has_record(oid)
 
     def durable_serial(self, end: int) -> int:

@@ -36,7 +36,7 @@ class OidGrants:
             self.add_new(oid)
 
     def add_new(self, oid: bytes) -> bool:
-        """Add an oid, and tell whether it is new."""
+        """Add an oid, and return whether it is new."""
         block, bit = _locate(oid)
         before = self._blocks.get(block, 0)
         if before & bit:
@@ -46,7 +46,7 @@ class OidGrants:
         return True
 
     def add_all_new(self, oids: Iterable[bytes]) -> bool:
-        """Add oids up to the first one that is in the set already, and tell whether there is none."""
+        """Add oids up to the first one that is in the set already, and return whether there is none."""
         blocks = self._blocks
         for number in array_of_oids(oids):
             block, bit = number >> _BLOCK_BITS, 1 << (number & _IN_BLOCK)

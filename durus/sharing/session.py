@@ -138,11 +138,11 @@ class SessionCore:
         return self._turns.seconds_left()
 
     def has_record(self, oid: bytes) -> bool:
-        """Tell whether an oid has a record, durable or on its way to the disk."""
+        """Return whether an oid has a record, durable or on its way to the disk."""
         return self._commits.has_record(oid)
 
     def is_undurable(self, oid: bytes) -> bool:
-        """Tell whether a commit that is not durable yet writes this oid. [TXN-23]"""
+        """Return whether a commit that is not durable yet writes this oid. [TXN-23]"""
         return oid in self._commits.undurable
 
     def when_written(self, proceed: Callable[[], None]) -> None:
@@ -473,7 +473,7 @@ class Session:
             return None
 
     def must_wait(self, oid: bytes) -> bool:
-        """Tell whether the record that this client should see is not durable yet. [TXN-23]"""
+        """Return whether the record that this client should see is not durable yet. [TXN-23]"""
         return self._core.is_undurable(oid) and not self._reader.is_invalid(oid)
 
     @property
@@ -547,7 +547,7 @@ class Session:
             self._snapshot.snapshot.expect_loads(oids)
 
     def has_in_snapshot(self, oid: bytes) -> bool:
-        """Tell whether there is a record of an oid in the snapshot that is held; SnapshotEndedError if none is."""
+        """Return whether there is a record of an oid in the snapshot that is held; SnapshotEndedError if none is."""
         return self._snapshot.require().has_record(oid)
 
     def drop_snapshot(self) -> None:

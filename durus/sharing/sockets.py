@@ -19,7 +19,7 @@ def set_tcp_options(connected: socket.socket) -> None:
 
 
 def is_local_socket(listening: socket.socket) -> bool:
-    """Tell whether only processes of this machine can connect to a socket."""
+    """Return whether only processes of this machine can connect to a socket."""
     if listening.family not in (socket.AF_INET, socket.AF_INET6):
         return True
     return ipaddress.ip_address(listening.getsockname()[0].partition("%")[0]).is_loopback

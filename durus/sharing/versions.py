@@ -39,7 +39,7 @@ class Snapshot:
         return version.record
 
     def has_record(self, oid: bytes) -> bool:
-        """Tell whether there is a record of `oid`."""
+        """Return whether there is a record of `oid`."""
         version = self._era.find(oid, self._serial)
         return self._era.storage.has_record(oid) if version is None else version.record is not None
 

@@ -67,7 +67,7 @@ class Rules:
             raise ArgumentError(f"{encoding!r} is not an encoding of text that Python knows") from error
 
     def is_bytes_attribute(self, class_name: str, name: str) -> bool:
-        """Tell whether the value of a name, or key, in an object of this class was declared as bytes."""
+        """Return whether the value of a name, or key, in an object of this class was declared as bytes."""
         return name in self._bytes_attributes or f"{class_name}.{name}" in self._bytes_attributes
 
     def text(self, value: bytes) -> str | None:

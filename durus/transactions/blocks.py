@@ -125,7 +125,7 @@ class OpenBlocks:
         self.end_all()
 
     def is_one_gone(self) -> bool:
-        """Tell whether an interrupt kept a block from being ended."""
+        """Return whether an interrupt kept a block from being ended."""
         return None in [each() for each in self.refs]
 
     def index_of(self, savepoint: Savepoint) -> int | None:

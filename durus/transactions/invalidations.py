@@ -49,11 +49,11 @@ class Invalidations:
             self.oids.update(oids)
 
     def has(self, oid: bytes) -> bool:
-        """Tell whether an oid is invalid, or may be."""
+        """Return whether an oid is invalid, or may be."""
         return self.is_all or oid in self.oids or any(oid in array for array in self._arrays)
 
     def has_conflict(self) -> bool:
-        """Tell whether the transaction has accessed what is invalid."""
+        """Return whether the transaction has accessed what is invalid."""
         accessed = self._connection.accessed
         if self.is_all:
             return bool(accessed)

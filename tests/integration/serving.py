@@ -14,7 +14,7 @@ from durus.client_storage import ClientStorage
 from durus.connection import Connection
 
 SECONDS = 60
-"""How long to wait at the most for anything."""
+"""How long to wait at most for anything."""
 
 
 class Log:

@@ -46,7 +46,7 @@ def test_scripts_rename_a_class_and_a_module(tmp_path: Path, script: str, names:
     )
     subprocess.run([sys.executable, "fill.py"], cwd=tmp_path, check=True, timeout=60)
     (tmp_path / "store.py").write_text(source)
-    assert "objects are stored anew" in run_example(script, "f", *names, cwd=tmp_path)
+    assert "objects are stored again" in run_example(script, "f", *names, cwd=tmp_path)
     stored = (tmp_path / "f").read_bytes()
     assert b"store\nOrder" in stored
     assert b"shop\nOrder" not in stored

@@ -47,7 +47,7 @@ def memory(server: Server) -> int:
 
 
 def is_served(server: Server) -> bool:
-    """Tell if another client can read and write."""
+    """Return whether another client can read and write."""
     with server.connect() as connection:
         connection.get_root()["x"] = 2
         connection.commit()

@@ -40,7 +40,7 @@ def durus(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
 
 
 def is_one_message(result: "subprocess.CompletedProcess[str]", *words: str) -> bool:
-    """Tell if a command has failed with one line that has these words in it."""
+    """Return whether a command has failed with one line that has these words in it."""
     lines = result.stderr.splitlines()
     return (
         result.returncode == 1
@@ -51,7 +51,7 @@ def is_one_message(result: "subprocess.CompletedProcess[str]", *words: str) -> b
 
 
 def is_a_wrong_call(result: "subprocess.CompletedProcess[str]", *words: str) -> bool:
-    """Tell if a command has refused its options, with the usage and one line that has these words in it."""
+    """Return whether a command has refused its options, with the usage and one line that has these words in it."""
     lines = result.stderr.splitlines()
     return (
         result.returncode == 2

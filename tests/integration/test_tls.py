@@ -83,7 +83,7 @@ class Served:
         return socket.create_connection(("127.0.0.1", self.port), timeout=SECONDS)
 
     def raw_client(self, *protocols: str) -> ssl.SSLContext:
-        """Return what a program needs that is no client of Durus, but has a certificate."""
+        """Return what a program needs that is not a client of Durus, but has a certificate."""
         context = ssl.create_default_context(cafile=self.certificates("ca"))
         context.load_cert_chain(self.certificates("admin"))
         if protocols:
@@ -134,7 +134,7 @@ def commit(client: ClientStorage, data: bytes = b"x") -> None:
 
 
 def is_served(served: Served) -> bool:
-    """Tell if another client can commit and load. All that was sent before is handled then."""
+    """Return whether another client can commit and load. All that was sent before is handled then."""
     client = served.connect()
     commit(client, b"y")
     stored = client.load(ROOT_OID)

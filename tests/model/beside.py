@@ -35,7 +35,7 @@ from durus.storage import Storage
 COMMITS = int(os.environ.get("DURUS_BESIDE_COMMITS", "200"))
 START = datetime(2026, 1, 1, tzinfo=UTC)
 SECONDS = 60
-"""How long to wait for anything at the most."""
+"""How long to wait for anything at most."""
 _KEYS = 20
 _PACK_EVERY = 40
 """So many commits lie between two packs, on the average."""

@@ -141,7 +141,7 @@ def state_for_readers(disk: Disk, must_exist: bool) -> State | None:
 
 
 def holds_noise(disk: Disk) -> bool:
-    """Tell if the file exists but contains nothing of a database, so that Durus does not touch it."""
+    """Return whether the file exists but contains nothing of a database, so that Durus does not touch it."""
     try:
         FileStorage(PATH, file_system=disk.after_kill().process(), repair=True).close()
     except DamageError:

@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None, runs: Mapping[str, Run] = RUNS)
 
 
 def _run(name: str, run: Run, first: int, seconds: float | None) -> bool:
-    """Run one seed after the other until the time is over; print figures, and tell if there was no violation."""
+    """Run one seed after the other until the time is over; print figures, and return whether there was no violation."""
     start = time.monotonic()
     figures: Counter[str] = Counter()
     seed = first

@@ -272,7 +272,7 @@ class Target:
             self.held.append(Held(**figures, memory=int(line) << 10, files=len(self._files())))
 
     def _is_alone(self) -> bool:
-        """Tell whether nobody else is connected, nor was let in by the kernel only."""
+        """Return whether nobody else is connected, nor was let in by the kernel only."""
         return self._clients()["count"] == 1 and (not self.held or len(self._files()) <= self.held[0].files)
 
     def _files(self) -> list[Path]:

@@ -221,7 +221,7 @@ def _is_none(node: ast.expr) -> bool:
 
 
 def _is_bare(node: ast.AST) -> bool:
-    """Tell if it is an annotation of a name without a value."""
+    """Return whether it is an annotation of a name without a value."""
     return isinstance(node, ast.AnnAssign) and node.value is None
 
 

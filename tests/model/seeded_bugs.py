@@ -318,7 +318,7 @@ BUGS: dict[str, Bug] = {
         (Change(REPLICA, "        self._write_note(seal, state.last)\n", ""),),
         f"{CRASH_OF_REPLICA}[adding-file]",
     ),
-    "a replica that is written anew gets its name before it is durable": Bug(
+    "a replica that is rewritten gets its name before it is durable": Bug(
         (Change(REPLICA, "                new.sync()\n", ""),),
         f"{CRASH_OF_REPLICA}[packs-file]",
     ),

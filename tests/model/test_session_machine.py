@@ -295,7 +295,7 @@ class History:
     # Commits
 
     def is_refused(self, client: Client, oid: bytes) -> bool:
-        """Tell if no honest client gives a record of this oid now."""
+        """Return whether no honest client gives a record of this oid now."""
         assert client.turn is not None
         known = self.records().keys() | client.given | self.removed(since=client.turn) | (self.undurable() & {ROOT})
         return not client.has_lost_turn and (oid not in known or oid in client.staged)

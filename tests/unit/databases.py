@@ -8,7 +8,7 @@ from durus.persistent_dict import PersistentDict
 
 Root = PersistentDict[str, Any]
 SECONDS = 60
-"""How long to wait at the most for anything."""
+"""How long to wait at most for anything."""
 
 
 def in_threads(count: int, work: Callable[[int], object]) -> None:

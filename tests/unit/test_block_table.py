@@ -96,7 +96,7 @@ def shelf_in(data: bytes) -> Shelf:
 
 
 def reads_all(data: bytes) -> bool:
-    """Tell if the opening of a file reads all of its packed part."""
+    """Return whether the opening of a file reads all of its packed part."""
     file = CountingFile("f", bytearray(data))
     Shelf(file)
     return file.bytes_read >= end_of_base(data)
@@ -429,7 +429,7 @@ def test_table_with_another_checksum_of_the_packed_part_is_not_used_and_the_chec
     assert objects_in(shelf_in(data), 13) == objects_in(shelf_in(database), 13)
     ((place, problem),) = faults_in(data)
     assert place == len(base) + COVER + 8
-    assert f"and not {crc32(base) ^ 1:08x} as it says" in problem
+    assert f"but the block table says {crc32(base) ^ 1:08x}" in problem
 
 
 @pytest.mark.spec("SHELF-45")

@@ -127,7 +127,7 @@ def test_faults_after_a_fault_are_found_too(tmp_path: Path, capsys: pytest.Captu
             "5 and 3 more in addition",
         ),
         ([(ROOT, PERSISTENT + b"\x80\x04garbage", b"")], ROOT, "can't be read"),
-        ([(ROOT, PERSISTENT + EMPTY_STATE + b"more", b"")], ROOT, "goes on after"),
+        ([(ROOT, PERSISTENT + EMPTY_STATE + b"more", b"")], ROOT, "continues after"),
         ([(ROOT, b"\x80\x04N." + EMPTY_STATE, b"")], ROOT, "where a class is expected"),
         ([(ROOT, PERSISTENT + b"\x80\x04}U\x01aNQs.", b"")], ROOT, "a reference must be a pair"),
         ([(ONE, PERSISTENT + EMPTY_STATE, b"")], ROOT, "there is no root"),

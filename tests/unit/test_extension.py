@@ -110,7 +110,7 @@ def use_trees() -> None:
                 tree[key] = Node()
         assert (len(tree), 7 in tree, tree.get(-1), tree.get(-1, 3)) == (61, True, None, 3)
         assert tree.get(-1, default=3) == 3  # type: ignore[call-overload]  # as a dict does not, and 4.3 does
-        root["tree"] = tree  # the second one in the place of the first
+        root["tree"] = tree  # the second one in place of the first
         connection.commit()
     connection.cache.make_ghost(tree.root._p_oid or b"")
     begun = [tree.iteritems(), reversed(tree), tree.items_range(50, 7), tree.items_from(6), tree.irange(3, 9)]

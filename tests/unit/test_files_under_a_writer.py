@@ -332,7 +332,7 @@ def test_file_of_sqlite_that_the_parent_had_open_is_not_opened_by_its_child(tmp_
 
 
 def most_calls_in_a_step(storage: Storage) -> int:
-    """Pack; return how many functions of Python a step has called at the most."""
+    """Pack; return how many functions of Python a step has called at most."""
     calls = most = 0
 
     def count_call(frame: FrameType, event: str, argument: object) -> None:

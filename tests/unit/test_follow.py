@@ -151,7 +151,7 @@ def test_a_file_that_was_cut_or_written_anew_is_an_error_at_each_sync(make: Make
         reader = make(path, readonly=True)
         change()
         for _ in range(2):
-            with pytest.raises(FileError, match=f"cut, repaired or written anew .*{problem}.*open it again"):
+            with pytest.raises(FileError, match=f"cut, repaired or rewritten .*{problem}.*open it again"):
                 reader.sync()
         assert not reader.follows
         reader.close()

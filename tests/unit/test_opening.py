@@ -170,13 +170,13 @@ def test_options_are_keywords_or_stand_in_the_query(tmp_path: Path) -> None:
         (
             "memory:",
             {"readonly": True},
-            "memory: has no option 'readonly'; those .* are cache_bytes, cache_size, tries",
+            "memory: has no option 'readonly'; it has cache_bytes, cache_size, tries",
         ),
         ("memory:?speed=9", {}, "has no option 'speed'"),
         ("durus://127.0.0.1:1", {"durability": "os"}, "has no option .durability.; .* protocol, readonly, timeout"),
         ("memory:?tries=3", {"tries": 3}, "'tries' is given in the address and as a keyword"),
         ("memory:?tries=3&tries=4", {}, "an option occurs twice"),
-        ("memory:?tries", {}, "not as name=value"),
+        ("memory:?tries", {}, "not of the form name=value"),
         ("memory:?tries=few", {}, "'tries' is 'few': it must be a whole number"),
         ("memory:", {"tries": "3"}, "'tries' is '3': it must be a whole number"),
         ("memory:", {"tries": True}, "'tries' is True: it must be a whole number"),
@@ -294,7 +294,7 @@ def test_another_package_can_provide_an_engine(monkeypatch: pytest.MonkeyPatch) 
     with db, db.transaction() as root:
         root["n"] = 1
     with pytest.raises(
-        ArgumentError, match=r"no option 'prefetch'; those .* are cache_bytes, cache_size, readonly, speed"
+        ArgumentError, match=r"no option 'prefetch'; it has cache_bytes, cache_size, readonly, speed"
     ):
         durus.open("there://somewhere", prefetch=1)
 

@@ -117,7 +117,7 @@ EACH_REQUEST: dict[type, tuple[Role, bytes]] = {
 
 
 def is_refused(data: bytes, role: Role) -> bool:
-    """Tell whether a client with this role is refused what it asks for."""
+    """Return whether a client with this role is refused what it asks for."""
     storage = MemoryStorage()
     Connection(storage)
     server = InMemoryServer(storage)

@@ -470,7 +470,7 @@ def test_no_wrong_state_is_loaded_whatever_happened(originals: dict[str, Origina
 @pytest.mark.spec("SALV-14")
 @pytest.mark.parametrize(
     ("bytes_before", "problem"),
-    [(0, "the state of oid 2 that is here is damaged"), (60, "oid 2 is not in what can be read; up to byte ")],
+    [(0, "the state of oid 2 that is here is damaged"), (60, "oid 2 is not in what can be read; the file is damaged up to byte ")],
 )
 def test_what_is_damaged_is_told_with_a_command_that_works(
     bytes_before: int, problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -330,7 +330,7 @@ def test_errors_of_the_operating_system_name_operation_and_file(tmp_path: Path, 
 def test_sound_looking_seal_of_another_place_is_refused(tmp_path: Path) -> None:
     moved, _ = pack_transaction(b"", 1000, TIME, crc32(EMPTY_FILE))
     (tmp_path / "f").write_bytes(EMPTY_FILE + moved)
-    with pytest.raises(UnsoundTailError, match="not the seal of this place"):
+    with pytest.raises(UnsoundTailError, match="should be the seal of its transaction"):
         FileStorage(tmp_path / "f")
 
 

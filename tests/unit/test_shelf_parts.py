@@ -334,7 +334,7 @@ def test_other_checksum_than_the_seals_is_told(entries: list[bytes], is_seal_onl
 )
 def test_what_stands_in_a_seals_place_must_be_its_seal(seal: bytes) -> None:
     unsound = unsound_of(unsealed(seal))
-    assert "what stands in a seal's place" in unsound.problem
+    assert "this should be the seal" in unsound.problem
     assert (unsound.start, unsound.fault_offset, unsound.end) == (0, 8, 8 + len(seal))
 
 

@@ -29,7 +29,7 @@ SMALLEST_RECORD = ENTRY_HEAD.size - U32.size
 
 
 def entry_fits(length: int, data_size: int) -> bool:
-    """Tell whether an entry of this length can hold a record with this much data. [REC-5]"""
+    """Return whether an entry of this length can hold a record with this much data. [REC-5]"""
     refs_size = length - SMALLEST_RECORD - data_size
     return data_size > 0 and refs_size >= 0 and refs_size % 8 == 0
 

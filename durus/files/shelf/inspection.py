@@ -195,7 +195,7 @@ class ShelfInspection(FileInspection[Shelf]):
             yield Finding(written_to, None, f"the last {self.size - written_to} bytes are {_ZEROS}", is_fault=False)
 
     def _is_zeros(self, start: int) -> bool:
-        """Tell if there is nothing but zeros from an offset on."""
+        """Return whether there is nothing but zeros from an offset on."""
         for offset in range(start, self.size, CHUNK_SIZE):
             if self._file.read_at(offset, min(CHUNK_SIZE, self.size - offset)).strip(b"\0"):
                 return False

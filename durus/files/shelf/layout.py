@@ -106,7 +106,7 @@ def pack_seal(offset: int, time: str, covered: int, *before: bytes) -> tuple[byt
 
 
 def is_like_seal(entry: bytes) -> bool:
-    """Tell whether an entry has the data of a seal, under whatever oid. [SHELF-14]
+    """Return whether an entry has the data of a seal, under whatever oid. [SHELF-14]
 
     A crash can leave zeros in place of the oids of a seal, which would otherwise turn it into an object.
     """
@@ -131,7 +131,7 @@ def _seal(match: re.Match[bytes]) -> Seal:
 
 
 def has_seal_layout(data: bytes) -> bool:
-    """Tell if something in `data` has the layout of a seal, at its own offset or not."""
+    """Return whether something in `data` has the layout of a seal, at its own offset or not."""
     return _SEAL.search(data) is not None
 
 

@@ -45,7 +45,7 @@ def explain(file: ReadableFile, unsound: Unsound, before: Transaction | None) ->
 
 
 def _is_followed(file: ReadableFile, unsound: Unsound, size: int) -> bool:
-    """Tell whether there is a transaction with objects where an unsound one claims to end. [SHELF-24]"""
+    """Return whether there is a transaction with objects where an unsound one claims to end. [SHELF-24]"""
     try:
         return any(each.end - each.start > U64.size for each in scan_transactions(file, unsound.end, size, 0))
     except Unsound as following:

@@ -106,7 +106,7 @@ class DamagedShelf:
         return sorted(self.file.bits)
 
     def is_hit(self, start: int, end: int) -> bool:
-        """Tell if a bit was corrected in one of these bytes."""
+        """Return whether a bit was corrected in one of these bytes."""
         return any(start <= offset < end for offset in self.file.bits)
 
     def judged(self, entry: Entry) -> Entry:
@@ -347,7 +347,7 @@ class DamagedShelf:
     # Flipped bits
 
     def _vouches(self, start: int, seal: Seal, checksum: int) -> bool:
-        """Tell if a seal has the checksum of the bytes from `start` on, perhaps after one flipped bit is corrected."""
+        """Whether a seal has the checksum of the bytes from `start` on, perhaps after one flipped bit is corrected."""
         stop = seal.offset + SEAL_COVERED_SIZE
         computed = _checksum(self.file, start, stop, checksum)
         if computed == seal.checksum:
@@ -398,7 +398,7 @@ class DamagedShelf:
 
 
 def is_plausible(record: bytes) -> bool:
-    """Tell if a record that no checksum vouches for can be read, and lists the references in its state. [SALV-8]"""
+    """Whether a record that no checksum vouches for can be read, and lists the references in its state. [SALV-8]"""
     try:
         _, data, refs = unpack_record(record)
         used = read_contents(data).refs

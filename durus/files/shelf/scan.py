@@ -101,7 +101,7 @@ def scan_entries(reader: ForwardReader, start: int, end: int) -> tuple[bytearray
 
 
 def is_sound_entry(offset: int, end: int, length: int, oid: bytes, record_oid: bytes, data_size: int) -> bool:
-    """Tell whether the head of an object entry fits its record, and the entry a transaction that ends at `end`."""
+    """Return whether the head of an object entry fits its record, and the entry a transaction that ends at `end`."""
     refs_size = length - SMALLEST_ENTRY - data_size
     return (
         oid == record_oid
@@ -171,7 +171,7 @@ def check_seal(reader: ForwardReader, start: int, end: int, is_seal_only: bool) 
     offset = reader.offset
     seal = parse_seal(reader.peek(SEAL_SIZE))
     if seal is None or seal.offset != offset or offset + SEAL_SIZE != end:
-        raise Unsound(start, end, "this has the form of a seal, but is not the seal for this offset", offset)
+        raise Unsound(start, end, "this should be the seal of its transaction, but is not", offset)
     reader.advance(SEAL_COVERED_SIZE)
     if reader.checksum != seal.checksum:
         problem = f"the checksum is {reader.checksum:08x}, but the seal of {seal.time} says {seal.checksum:08x}"

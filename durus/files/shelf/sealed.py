@@ -28,7 +28,7 @@ class SealedBytes(NamedTuple):
 
 
 def has_seal(file: ReadableFile, seal: Seal) -> bool:
-    """Tell if a seal is in the file, at its offset.
+    """Return whether a seal is in the file, at its offset.
 
     Its checksum covers everything before it, so two files that have it are the same up to its end.
     """

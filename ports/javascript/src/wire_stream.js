@@ -26,7 +26,7 @@ export class WireStream {
 
   /**
    * @param {{host, port}|{path}} address as of net.connect
-   * @param {number} [timeout] how many seconds a read waits for bytes at the most
+   * @param {number} [timeout] how many seconds a read waits for bytes at most
    */
   static open(address, timeout) {
     return new Promise((resolve, reject) => {

@@ -59,7 +59,7 @@ class Side:
         return answer[0]
 
     def has_answered(self) -> bool:
-        """Tell if an answer has arrived, or the process has ended."""
+        """Return whether an answer has arrived, or the process has ended."""
         assert self.process.stdout is not None
         return bool(select.select([self.process.stdout], [], [], 0)[0])
 
