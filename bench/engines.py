@@ -79,7 +79,7 @@ class Kind:
         self._command = [python, str(CLIENT), name, address]
 
     def run(self, work: str, clients: int, count: int) -> dict[str, float]:
-        """Have so many clients do the work at the same time; return the largest of each of their figures."""
+        """Have this many clients do the work at the same time; return the largest of each of their figures."""
         processes = []
         for client in range(clients):
             command = [*self._command, work, str(client), str(count)]

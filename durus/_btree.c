@@ -402,7 +402,7 @@ get_degree(BTreeState *state, PyObject *node, Py_ssize_t *degree)
     return FOUND;
 }
 
-/* A path: the nodes from the root to a key, each with the index in it to go on at. */
+/* A path: the nodes from the root to a key, each with the index in it to continue at. */
 typedef struct {
     int count;
     struct {
@@ -1361,7 +1361,7 @@ typedef struct {
     PyObject *run;    /* the items of a leaf, and the one after it; NULL before the first, and at the end */
     Py_ssize_t place; /* in the run, of the item to give next */
     Py_ssize_t stop;  /* that before which it ends; after which, if it goes backward */
-    PyObject *rest;   /* the generator that goes on from here, where something is odd */
+    PyObject *rest;   /* the generator that continues from here, where something is odd */
     char is_backward;
     char is_begun;
     char is_running;

@@ -120,7 +120,7 @@ encoder_free(Encoder *encoder)
     PyMem_Free(encoder->refs);
 }
 
-/* Returns the place for so many further bytes, NULL if there are too many. */
+/* Returns the place for this many further bytes, NULL if there are too many. */
 static unsigned char *
 reserve_bytes(Encoder *encoder, Py_ssize_t count)
 {
@@ -188,7 +188,7 @@ begin_value(Encoder *encoder)
         end_frame(encoder);
 }
 
-/* Writes an opcode, and a number in so many bytes. */
+/* Writes an opcode, and a number in this many bytes. */
 static int
 write_opcode(Encoder *encoder, unsigned char opcode, unsigned long long value, int count)
 {

@@ -2,7 +2,7 @@
 
    The places are one array, in the order in which their oids came. A table of numbers leads to them: 0 is an empty place of
    the table, n leads to the place n - 1. So an oid takes 16 to 18 bytes and the 8 to 16 of its part of the table, and only
-   the table is made anew, when it is half full. */
+   the table is rebuilt when it is half full. */
 
 #include "_persistent.h"
 

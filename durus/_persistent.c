@@ -16,7 +16,7 @@
 
    PersistentBase has no tp_setattro of its own. Its __setattr__ and __delattr__ are plain methods, which a
    subclass made in Python gets into its slots by Python's own dispatch: that costs some nanoseconds
-   for each write, but only so does object.__setattr__ go on working for subclasses. Frozen dataclasses call it. */
+   for each write, but only so does object.__setattr__ keep working for subclasses. Frozen dataclasses call it. */
 
 #include "_persistent.h"
 

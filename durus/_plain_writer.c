@@ -22,7 +22,7 @@ typedef struct {
 
 /* Functions that return an int return -1 where they give up, with an exception or without. */
 
-static unsigned char * /* the place for so many further bytes, which are counted already, or NULL */
+static unsigned char * /* the place for this many further bytes, which are counted already, or NULL */
 more(Writer *writer, Py_ssize_t count)
 {
     if (count > MOST_BYTES - writer->size)
@@ -59,7 +59,7 @@ put_step(Writer *writer, unsigned char step)
     return put(writer, &step, 1);
 }
 
-/* Writes a step and its argument, a number of so many bytes with the lowest first. */
+/* Writes a step and its argument, a number of this many bytes with the lowest first. */
 static int
 put_number(Writer *writer, unsigned char step, unsigned long long number, int count)
 {

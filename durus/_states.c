@@ -198,7 +198,7 @@ number(const unsigned char *at, int bytes)
     return value;
 }
 
-/* Reads a number of so many bytes, which say how long what follows is; returns where that begins, NULL if it is not
+/* Reads a number of this many bytes, which say how long what follows is; returns where that begins, NULL if it is not
    there. */
 static const unsigned char *
 take(Decoder *decoder, int bytes, size_t *length)
@@ -948,7 +948,7 @@ load_record(StateReader *reader, PyObject *object, PyObject *record)
     return result;
 }
 
-/* Stands for ObjectReader.load_record: False where that goes on in Python. */
+/* Stands for ObjectReader.load_record: False where that continues in Python. */
 static PyObject *
 reader_load(StateReader *self, PyObject *const *args, Py_ssize_t count)
 {

@@ -133,7 +133,7 @@ _EQUAL_TO_THEMSELVES = frozenset({int, str, bytes, bool})
 _Items = list[tuple[Any, Any]]
 _NodeClass = type[BNode[Any, Any]] | None
 _Path = list[tuple[BNode[Any, Any], int]]
-"""The nodes from the root to a key, each with the index at which the path goes on."""
+"""The nodes from the root to a key, each with the index at which the path continues."""
 
 
 def _is_plain(key: object, ordered: set[type]) -> bool:
@@ -714,7 +714,7 @@ class BTree(PersistentObject, MutableMapping[K, V]):
     def _gen(self, start: _Boundary, end: _Boundary, backward: bool = False) -> Iterator[tuple[K, V]]:
         """Yield the items from one boundary to another, one leaf at a time.
 
-        The iteration goes on at the item after a leaf; if that is gone, it searches for the next one.
+        The iteration continues at the item after a leaf; if that is gone, it searches for the next one.
         """
         try:
             path = self._path_of(start)
@@ -1096,7 +1096,7 @@ def _check_equal_to_itself(part: Any, key: Any) -> None:
 
 
 def _ascends(items: list[tuple[K, V]]) -> bool:
-    """Tell, where that is soon told, that items have keys of one simple type, and that these ascend.
+    """Return True if it is quickly known that items have keys of one simple type, and that these ascend.
 
     The C extension has one that goes through them: here the checks that all items need do the same.
     """

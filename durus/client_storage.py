@@ -73,7 +73,7 @@ _TIMEVAL = struct.Struct("@ll")
 
 _CLOSED = "the server has closed it"
 _TLS_ALERT = 0x1503
-"""How what a server with TLS answers to a client without it begins. [TLS-10]"""
+"""The first bytes of the answer of a server with TLS to a client without it. [TLS-10]"""
 
 _version_1_addresses: set[str] = set()
 """Addresses whose servers have answered that they speak version 1 of the protocol only. [WIRE2-1]"""
@@ -325,7 +325,7 @@ class ClientStorage(GuardedStorage):
 
     def release(self) -> None:
         if self._failure is None:
-            with contextlib.suppress(DisconnectedError):  # of which the next call tells
+            with contextlib.suppress(DisconnectedError):  # which the next call reports
                 self._release()
 
     @guarded

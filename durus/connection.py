@@ -2,7 +2,7 @@
 TXN-50 to TXN-54.
 
 A connection remembers which objects the transaction has accessed, and which it has changed. A commit pickles the
-changed ones and hands them to the storage, which tells what others have changed since the last sync. Where that meets
+changed ones and hands them to the storage, which says what others have changed since the last sync. Where that meets
 an accessed object, the transaction has a conflict; all other changed objects become ghosts, and load again.
 
 What has a rule of its own is in durus/transactions: `invalidations` has the conflicts, `pending_commit` the objects of
@@ -344,7 +344,7 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
         while True:
             try:
                 return read()
-            except ReadConflictError as conflict:  # possibly several times, while others go on changing it
+            except ReadConflictError as conflict:  # possibly several times, while others keep changing it
                 self._sync_for(conflict)
 
     def _sync_for(self, conflict: ReadConflictError) -> None:
@@ -520,7 +520,7 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
             raise
         finally:
             if error is not None:
-                # The first error tells what is wrong; a second one, for example of a lost connection, would hide it.
+                # The first error says what is wrong; a second one, for example of a lost connection, would hide it.
                 with contextlib.suppress(DurusError):
                     self.abort()
             if block.is_exclusive:
@@ -534,7 +534,7 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
         unnoted.check()
 
     def _forget_unnoted(self, unnoted: UnnotedChanges) -> list[UnnotedChange]:
-        """Forget the changes that were not noted, and return those that are not told yet."""
+        """Forget the changes that were not noted, and return those that are not reported yet."""
         found = unnoted.find()
         self._invalid.drop_states([change.oid for change in found])
         return unnoted.take_untold(found)
@@ -610,7 +610,7 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
             Each state as an object that belongs to no connection, with its commit.
 
         Raises:
-            DurusError: The storage keeps no history, as that of a server.
+            DurusError: The storage keeps no history, such as that of a server.
             ArgumentError: `oid` is neither an oid nor a persistent object.
             StateError: A state can't be loaded, or the object is not a stored one of this connection.
             DamageError: The file is damaged.
@@ -635,7 +635,7 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
                 as that of a .prepack file or of a restored backup.
 
         Raises:
-            DurusError: The storage keeps no history, as that of a server.
+            DurusError: The storage keeps no history, such as that of a server.
             ArgumentError: There is no such commit, or `obj` is not a persistent object.
             StateError: The object is not a stored one of this connection, had no state then, or was of another class;
                 or the state can't be loaded. Nothing is changed.
@@ -669,7 +669,7 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
         return oid
 
     def _part(self, oid: bytes, data: bytes) -> PersistentObject:
-        """Return an object whose state is to be given back. StateError if that can't be loaded, or it is gone."""
+        """Return an object whose state is to be restored. StateError if that can't be loaded, or it is gone."""
         copy_of(self, self._reader, oid, data)
         obj = self.get(oid)
         if obj is None or not self.storage.has_record(oid):  # it may be in memory still

@@ -217,9 +217,9 @@ class Database(Uncopied, Generic[Root]):
             self._contention.note(function, tries)
 
     async def run_async(self, function: Callable[[Root, *Ts], T], /, *args: *Ts, tries: int | None = None) -> T:
-        """Do what run() does, in a separate thread, so that other tasks of asyncio go on. [DB-23]
+        """Do what run() does, in a separate thread, so that other tasks of asyncio continue. [DB-23]
 
-        If the task is cancelled, the call goes on to its end, and may commit.
+        If the task is cancelled, the call continues to its end, and may commit.
 
         Args:
             function: a plain function, not a coroutine function.
@@ -340,9 +340,9 @@ class Database(Uncopied, Generic[Root]):
     @overload
     def pack(self, wait: bool, progress: None = None) -> None: ...
     def pack(self, wait: bool = True, progress: Callable[[Progress], object] | None = None) -> None:
-        """Remove the objects that the root does not reach, while transactions go on. [DB-42]
+        """Remove the objects that the root does not reach, while transactions continue. [DB-42]
 
-        A server packs by itself; one of an older version does not tell when it is done, so this returns when it has
+        A server packs on its own; one of an older version does not report when it is done, so this returns when it has
         started.
 
         Args:

@@ -38,7 +38,7 @@ class ConflictError(DurusError):
     """This transaction used data that others have changed; abort() and run it again. [TXN-13] to [TXN-15]
 
     `oids` is a list of the oids of these objects. `classes` maps oids to class names, for the objects that the message
-    names, as far as they are in memory. [TXN-80] `detail` tells which client made the change, and when, as far as that
+    names, as far as they are in memory. [TXN-80] `detail` says which client made the change, and when, as far as that
     is known. [TXN-82]
     """
 
@@ -111,7 +111,7 @@ class NotAllowedError(ServerError):
 
 
 class LimitError(ServerError):
-    """The server has a limit for its clients, and this one is at it. [WIRE2-42]"""
+    """The server has a limit for its clients, which this one has reached. [WIRE2-42]"""
 
 
 class TransactionError(DurusError):
@@ -121,7 +121,7 @@ class TransactionError(DurusError):
 class SnapshotEndedError(TransactionError):
     """A snapshot is no longer held, so its state can't be read any more. [TXN-64]
 
-    `reason` tells why.
+    `reason` says why.
     """
 
     def __init__(self, reason: str) -> None:

@@ -18,10 +18,10 @@ _TYPECODES = {4: "I" if array("I").itemsize == 4 else "L", 8: "Q"}
 _WIDTH_LIMIT = 1 << 32
 """Lower oids fit into 4 bytes."""
 _PART = 1 << 12
-"""So many oids at a time are made of an array that is gone through."""
+"""How many oids at a time are made when an array is gone through."""
 _PAGE_BITS = 16
 _SEARCHED_TIMES = 16
-"""How many times as long an array must be for a search in it to be faster than going through it."""
+"""How many times as long an array must be before searching it is faster than going through it."""
 
 
 class OidSet(Protocol):

@@ -107,7 +107,7 @@ class Engine(Protocol):
         """Open another storage of this database."""
 
     def take_news_of_group(self, is_late: Callable[[int], bool]) -> GroupNews:
-        """Take in what others have changed, unless `is_late` tells of the number of the last commit not to."""
+        """Take in what others have changed, unless `is_late` refuses the number of the last commit."""
 
     def try_group(self, write: "GroupWrite", deadline: float) -> None:
         """Store the group of `write`, by the `deadline` on the monotonic clock, in seconds.
@@ -249,7 +249,7 @@ class PostgresGroup:
         if write.news is not None:
             news = write.news.after(write.seen.tid)
             if invalid_oids(write.seen, news) is None:
-                changed = None  # the next take_news() tells the same, and takes it in
+                changed = None  # the next take_news() reports the same, and takes it in
             else:
                 changed = self._reader.take_group(write.news, write.turn, _oids(write.kept_rows()))
         return GroupOutcome(changed, errors)

@@ -84,8 +84,8 @@ class PostgresStorage(GuardedStorage):
         address: where the database is, as `postgresql://user@host:port/name`, or in another form that libpq knows.
         schema: the schema of the tables, which are made if they are not there.
         readonly: never make or change anything; the server may be a standby.
-        timeout: how many seconds a commit may wait for its turn, and for a server that is gone to come back; after
-            as many of silence, and 30 at least, the server is given up; None is for ever.
+        timeout: how many seconds a commit may wait for its turn, and for a server that is gone to come back; after the
+            same time of silence, and at least 30 seconds, the connection is dropped; None is for ever.
         prefetch: how many records are loaded ahead, at most, with each loaded one; 0 turns this off. [TXN-26]
         prepare: False if there is a pooler between that does not support prepared statements.
         durability: "fsync"; or "os", to accept a server with `synchronous_commit=off`, which may lose the last commits
@@ -149,7 +149,7 @@ class PostgresStorage(GuardedStorage):
         self._turn: Turn | None = None
         self._prefetch = Prefetch(prefetch)
         self._untold: list[bytes] | None = []
-        """What others have changed, as the next sync() must tell; None for any oid."""
+        """What others have changed, as the next sync() must report; None for any oid."""
         self._oids = ClientOids()
         self._accesses: Callable[[], Accesses | None] = lambda: None
         self._link = self._connector.open_link()
@@ -277,7 +277,7 @@ class PostgresStorage(GuardedStorage):
         return told
 
     def _tell_of_loss(self, news: News) -> None:
-        """Tell that commits are gone that were acknowledged, as after a failover to a standby that lacks them."""
+        """Report that acknowledged commits are gone, as after a failover to a standby that lacks them."""
         self._oids = ClientOids()
         what = "is another one" if news.epoch != self._seen.epoch else "has lost commits"
         warnings.warn(
@@ -386,7 +386,7 @@ class PostgresStorage(GuardedStorage):
 
     @guarded
     def take_news_of_group(self, is_late: Callable[[int], bool]) -> GroupNews:
-        """Take in what others have changed, unless `is_late` tells of the number of the last commit not to. [PG-61]"""
+        """Take in what others have changed, unless `is_late` refuses the number of the last commit. [PG-61]"""
         news = self._ask_again_if_lost(lambda link: self._ask_news(link, self._seen))
         if is_late(news.tid):
             return GroupNews(is_complete=False)
@@ -396,7 +396,7 @@ class PostgresStorage(GuardedStorage):
     def take_group(self, news: News, turn: Turn | None, oids: list[bytes]) -> list[bytes] | None:
         """Take in what others committed before a group; return the oids that they changed, None for any.
 
-        What an answer to take_news_of_group() has told is not told again. [PG-63]
+        What an answer to take_news_of_group() has reported is not reported again. [PG-63]
 
         Args:
             news: what the group met.
@@ -864,7 +864,7 @@ class PostgresStorage(GuardedStorage):
     # Packing, and taking in a whole database
 
     def get_packer(self) -> Iterator[Progress]:
-        """Return an iterator that packs in steps, or goes on with a pack that was interrupted. [PG-40]
+        """Return an iterator that packs in steps, or continues with a pack that was interrupted. [PG-40]
 
         All clients may work meanwhile.
         """
@@ -877,7 +877,7 @@ class PostgresStorage(GuardedStorage):
     @guarded
     def _pack_a_step(self, steps: Iterator[Progress]) -> Progress | None:
         if self._require_writable().is_in_transaction:
-            raise TransactionError("a pack can't go on in an exclusive transaction: end that first")
+            raise TransactionError("a pack can't continue in an exclusive transaction: end that first")
         return next(steps, None)
 
     def _run_of_pack(self, *steps: "Step") -> "list[Rows]":

@@ -42,7 +42,7 @@ class Work(Generic[T]):
 
     @property
     def result(self) -> T:
-        """What came of the steps."""
+        """The result of the steps."""
         if self._result is None:
             raise DurusError(f"{type(self).__name__}: there is no result before the last step; call finish()")
         return self._result

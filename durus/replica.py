@@ -1,6 +1,6 @@
 """Keep a copy of a file up to date while the file is in use. spec/replica.md.
 
-    follow      copies a file, a backup or the file of a server, and goes on with what is new in it
+    follow      copies a file, a backup or the file of a server, and continues with what is new in it
 
 The command `durus follow` calls this function.
 """

@@ -317,7 +317,7 @@ class SharedStorageClient(GuardedStorage):
     def _commit_whole(self, session: Session, records: dict[bytes, bytes], accesses: Accesses) -> None:
         """Commit with what the transaction has used, which is compared with what others change up to the end. [PG-62]
 
-        It is copied, since another thread compares it, and this one may be interrupted, and go on.
+        It is copied, since another thread compares it, and this one may be interrupted, and continue.
         """
         outcomes: list[tuple[Collection[bytes] | None, DurusError | None]] = []
         accessed = frozenset(accesses.accessed)

@@ -21,7 +21,7 @@ from durus.records.reachable import dangling_reference_error, mark_reachable
 from durus.records.record import extract_class_name, gen_refs, is_record_of, oid_of, refs_of, refs_outside
 
 InvalidationHandler = Callable[[Collection[bytes] | None], None]
-"""Takes the oids that others changed, None for any; raises a ConflictError if the commit must not go on."""
+"""Takes the oids that others changed, None for any; raises a ConflictError if the commit must not continue."""
 
 
 class Accesses(Protocol):
@@ -86,7 +86,7 @@ class GroupOutcome(NamedTuple):
     """What became of a group."""
 
     changed: list[bytes] | None
-    """What others have changed before the group, and take_news() has not told; None for any oid."""
+    """What others have changed before the group, and take_news() has not reported; None for any oid."""
     errors: dict[int, DurusError]
     """Why members are not stored, by their places in the group; the others are."""
 
@@ -105,7 +105,7 @@ class GroupNews(NamedTuple):
     """An answer to the question what others have changed."""
 
     is_complete: bool
-    """False if that can't be told before the group that is being written has ended; then nothing is told. [PG-63]"""
+    """False if that is unknown before the group that is being written has ended; then nothing is reported. [PG-63]"""
     changed: list[bytes] | None = None
     """The oids; None for any."""
 
@@ -128,13 +128,13 @@ class GroupSnapshot(NamedTuple):
 
     state: HeldState
     changed: list[bytes] | None
-    """What others have changed before it since take_news() or accept() told the last time; None for any oid."""
+    """What others have changed before it since take_news() or accept() last reported changes; None for any oid."""
 
 
 class GroupStorage(Protocol):
     """What a storage that has other clients does for the many clients of a session core. [PG-60]
 
-    The storage itself loads records: none that others have changed since take_news() or accept() told the last time.
+    The storage itself loads records: none that others have changed since take_news() or accept() last reported changes.
     """
 
     def take_news(self) -> GroupNews:
@@ -320,7 +320,7 @@ class Storage(Uncopied):
         """Return the oids that others changed, or a pack removed, since the last sync() or end().
 
         Returns:
-            The oids, in no list if a pack has removed very many. None means any oid, because the storage has started
+            The oids; not in a list if a pack has removed very many. None means any oid, because the storage has started
             anew. [TXN-30]
 
         Raises:
@@ -359,7 +359,7 @@ class Storage(Uncopied):
     def use_snapshots(self) -> bool:
         """Show one state from each sync() to the next or to release(), and take no commits, from the next sync() on.
 
-        Return False if the storage can't: then it goes on as ever, and a load may raise ReadConflictError. [TXN-65]
+        Return False if the storage can't: then it behaves as before, and a load may raise ReadConflictError. [TXN-65]
         """
         return False
 
@@ -683,7 +683,7 @@ class MemoryStorage(CollectingStorage):
         return oid_from_int(self._next_oid - 1)
 
     def get_packer(self) -> Iterator[Progress]:
-        """Return an iterator that packs in steps, while commits go on between them."""
+        """Return an iterator that packs in steps, while commits continue between them."""
         sweep = _Sweep(self._records)
         self._sweep = weakref.ref(sweep)
         while self._condemned:  # by the pack before
@@ -716,7 +716,7 @@ def check_references(records: dict[bytes, bytes], exists: Callable[[bytes], bool
 
     Args:
         records: the records of a commit, by oid.
-        exists: tells whether an oid that is not among them has a record.
+        exists: returns whether an oid that is not among them has a record.
     """
     missing = [ref for ref in refs_outside(records) if not exists(ref)]
     if missing:

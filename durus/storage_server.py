@@ -72,7 +72,7 @@ __all__ = [
 
 DEFAULT_GCBYTES = 0
 GARBAGE_BYTES = 1 << 26
-"""How much garbage a file has at least when a server packs it by itself. [CMD-60]"""
+"""The least garbage of a file that a server packs on its own. [CMD-60]"""
 DEFAULT_COMMIT_TIMEOUT = 10.0
 DEFAULT_STALL_TIMEOUT = 30.0
 MAX_SNAPSHOT_SECONDS = 3600
@@ -105,8 +105,8 @@ class StorageServer(Uncopied):
         address: the address on which it listens, instead of `host` and `port`: a (host, port) pair, the path of a Unix
             socket, `@name` for an abstract one, or a SocketAddress.
         gcbytes: pack after this many committed bytes; 0 is never.
-        gcinterval: pack every so many seconds, if anything was committed; 0 is never.
-        gcgarbage: pack when more than half of a SHELF-1 file is garbage, and at least so many bytes; 0 is never.
+        gcinterval: the seconds between two packs, if anything was committed; 0 is never.
+        gcgarbage: pack when more than half of a SHELF-1 file is garbage, and at least this many bytes; 0 is never.
             [CMD-60]
         commit_timeout: how many seconds a client may take from its turn to commit to the end of its data. [WIRE-21]
         stall_timeout: how many seconds a client may take for the rest of a request, or to read its answers. [WIRE-22]
@@ -114,7 +114,7 @@ class StorageServer(Uncopied):
             this user and root on a Unix socket, and clients on loopback, may stop the server and have it pack.
             [WIRE-52]
         tls: the certificates of the server, with which it speaks TLS on TCP; Unix sockets do not need it. SIGHUP reads
-            them anew. [TLS-1]
+            them again. [TLS-1]
         limits: how much clients may have. [CMD-28]
 
     Raises:
@@ -193,7 +193,7 @@ class StorageServer(Uncopied):
         self._are_news_due = False
         self._is_settling = False
         self._woken: deque[ServedClient] = deque()
-        """Clients that can go on."""
+        """Clients that can continue."""
         self._complaints = Complaints()
         self._door = Door(self, Access() if access is None else access, tls, self._complaints)
         when = WhenToPack(gcbytes, gcinterval, gcgarbage)
@@ -406,7 +406,7 @@ class StorageServer(Uncopied):
     def settle(self) -> None:
         """Do what the request of a client has made possible: pass the turn on, write, wake clients."""
         if self._is_settling:
-            return  # the call that is in progress goes on with it
+            return  # the call that is in progress continues with it
         if self.core.is_settled and not self._woken:
             return
         self._is_settling = True
@@ -419,7 +419,7 @@ class StorageServer(Uncopied):
             self._is_settling = False
 
     def wake(self, client: ServedClient) -> None:
-        """Let a `client` go on after the present work."""
+        """Let a `client` continue after the present work."""
         self._woken.append(client)
         if not self._is_settling and self._loop is not None:
             self._loop.call_soon(self.settle)

@@ -1,7 +1,7 @@
 """Many clients of a server in one process: they speak its protocol, without objects.
 
 A conversation is a generator without a socket. It yields bytes to send, or how many bytes it needs, or None when its
-transaction is done; it goes on from there when the next one is due.
+transaction is done; it continues from there when the next one is due.
 """
 
 import heapq
@@ -44,7 +44,7 @@ class Client:
         return wanted is None
 
     def receive(self) -> bool:
-        """Take what has come, and go on."""
+        """Take what has come, and continue."""
         received = self.socket.recv(_RECEIVE_SIZE)
         if not received:
             raise ConnectionError("the server has closed a connection")

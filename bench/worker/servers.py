@@ -224,7 +224,7 @@ def connections(driver: Any, count: int, folder: Path) -> Measured:
 
 
 def idle(driver: Driver, count: int, folder: Path) -> Measured:
-    """Measure the memory of the server for each of so many connections that do nothing."""
+    """Measure the memory of the server for each of this many connections that do nothing."""
     _allow_descriptors()
     with serving(driver, filled(driver, GROUP_SIZE, folder)) as address:
         server = _process_of(address)

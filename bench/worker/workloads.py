@@ -225,7 +225,7 @@ def _commits(driver: Any, count: int, folder: Path, durable: bool) -> Measured:
 
 
 def large_record(driver: Any, count: int, folder: Path) -> Measured:
-    """Commit one record of so many bytes, which can't be compressed."""
+    """Commit one record of this many bytes, which can't be compressed."""
     path = str(folder / f"{driver.__name__}-large")
     db = driver.open(path, durable=False)
     item = db.root["item"] = driver.Item(0)

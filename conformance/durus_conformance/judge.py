@@ -1,6 +1,6 @@
 """What a testee has written, read by a reader of the kit's own: SHELF-1 and DFS20 files.
 
-It is stricter than a reader has to be: it takes only sound files, and tells which transactions have no seal.
+It is stricter than a reader has to be: it takes only sound files, and says which transactions have no seal.
 """
 
 import io

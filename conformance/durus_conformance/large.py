@@ -75,7 +75,7 @@ def _made(name: str, recipe: dict[str, int]) -> Iterator[dict[str, Json]]:
 
 
 def compressed_record(seed: int, random: int, zeros: int) -> bytes:
-    """Return a record with a state of so many random numbers and zeros, which are dropped again."""
+    """Return a record with a state of this many random numbers and zeros, which are dropped again."""
     numbers = Numbers(seed)
     noise = b"".join(struct.pack(">L", numbers.next()) for _ in range(random))
     steps = (b"B" + struct.pack("<L", len(each)) + each + b"0" for each in (noise, bytes(zeros)))

@@ -13,7 +13,7 @@ Json = Any
 _SAFE = 2**53
 _ZLIB = b"\x78"
 _LONGEST = 2**24
-"""No example has a state of so many bytes."""
+"""No example has a state of this many bytes."""
 
 
 class Malformed(Exception):
@@ -140,7 +140,7 @@ def shared(record: bytes) -> list[list[str]]:
         unpickler = _Unpickler(io.BytesIO(data[: stream.tell()] + state))
         unpickler.load()  # the state may use its memo [REC-12]
         value = unpickler.load()
-    except Exception:  # contents() tells what is wrong
+    except Exception:  # contents() says what is wrong
         return []
     places: dict[int, list[str]] = {}
     _note_places(value, "", places)

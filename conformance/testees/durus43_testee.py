@@ -141,7 +141,7 @@ class Steps:
         client.abort()
 
     def _pack(self, client: Any, letter: str, obj: Object, step: Json) -> None:
-        """Pack, and wait until a record is gone to which nothing refers: nobody tells when a pack ends."""
+        """Pack, and wait until a record is gone to which nothing refers: nothing reports when a pack ends."""
         other = ClientStorage(address=self._address)
         removed = other.new_oid()
         other.begin()

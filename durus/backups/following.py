@@ -21,7 +21,7 @@ def back_up_rounds(
     Args:
         new_backup: Returns the next backup.
         interval: The seconds between the end of a backup and the beginning of the next one.
-        wait: Takes the interval, waits for so long, and returns whether that was the last backup.
+        wait: Takes the interval, waits that long, and returns whether that was the last backup.
         on_trouble: Takes the error of a backup that is tried again.
         run: Runs the steps of a backup.
     """

@@ -25,7 +25,7 @@ _READ_SIZE = 1 << 22
 
 
 class Version(NamedTuple):
-    """What tells one of the contents that an object has had from the others, as far as its store says it."""
+    """Tells the successive contents of an object apart, as far as its store can."""
 
     e_tag: str | None
     number: str | None
@@ -64,7 +64,7 @@ class ObjectStore(Protocol):
         """Return the names of the objects directly under the prefix."""
 
     def remove(self, names: list[str]) -> None:
-        """Remove objects, of which some may be gone already."""
+        """Remove objects, some of which may be gone already."""
 
 
 class ObjectTarget:
@@ -79,7 +79,7 @@ class ObjectTarget:
     def read_manifest(self) -> Manifest:
         found = self._find_manifest()
         if found is None:
-            self._store.names()  # tells if there is no such bucket
+            self._store.names()  # raises if there is no such bucket
             raise no_backup(self.path)
         return found[0]
 

@@ -1,8 +1,8 @@
 """A replica: a file that is at every moment a sound beginning of its source. spec/replica.md.
 
-What is new in the source is appended, and compared with its seals in the same read. If the source was packed, or goes
-on differently, all of it is written beside the replica, and takes its name. The note is always durable before what it
-tells of: so after a crash it is known whether somebody else has written to the file.
+What is new in the source is appended, and compared with its seals in the same read. If the source was packed, or
+differs from here on, all of it is written beside the replica, and then takes its name. The note is always durable
+before the change that it announces: so after a crash it is known whether somebody else has written to the file.
 """
 
 import contextlib
@@ -138,7 +138,7 @@ class Replica(Work[Followed]):
 
         Args:
             interval: The seconds between the end of a round and the beginning of the next one.
-            wait: Takes the interval, waits for so long, and returns whether that was the last round.
+            wait: Takes the interval, waits that long, and returns whether that was the last round.
             on_trouble: Takes the error of a round that is tried again.
             run: Runs the steps of a round.
             has_run: True if there was a complete round before.

@@ -1,4 +1,4 @@
-"""The note beside a replica, which tells what the replica may contain. Statements REPL-2 to REPL-4.
+"""The note beside a replica, which says what the replica may contain. Statements REPL-2 to REPL-4.
 
 Bytes go in, values come out; nothing here reads or writes a file.
 """

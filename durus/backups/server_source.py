@@ -73,7 +73,7 @@ class _ServerState:
             self._is_complete = True
             raise NothingToBackUpError(f"{self._source.name}: its file has no seal yet; a commit seals it")
         if head.is_continued and (after is None or last.end < after.end):
-            raise self._broken("it goes on after a seal that its file does not have")
+            raise self._broken("it continues after a seal that its file does not have")
         self._asked, self._last, self._is_continued = after, last, head.is_continued
         self._is_complete = head.is_continued and last == after
         return last

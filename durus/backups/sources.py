@@ -1,6 +1,6 @@
 """What a replica can follow: a file that may be in use, a backup, or a server. Statements REPL-11 to REPL-13.
 
-A source is opened anew for each round, and shows one state: the bytes up to one seal.
+A source is opened again for each round, and shows one state: the bytes up to one seal.
 """
 
 import os

@@ -73,7 +73,7 @@ class _Site:
         ]
 
     def handled(self, handler: _Handler) -> _Handler:
-        """Return a handler whose errors are pages that tell them."""
+        """Return a handler that shows errors as pages."""
 
         async def handle(request: Request) -> Response:
             try:

@@ -1,4 +1,4 @@
-"""An object and its neighbours as SVG: who refers to it on the left, and what it refers to on the right."""
+"""An object and its neighbours as SVG: what refers to it on the left, and what it refers to on the right."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -1,7 +1,8 @@
 """Who may ask, and what a browser may do with an answer. Statements CMD-51 and CMD-52.
 
 Other users of this machine can connect to a port on loopback, and so can a page from anywhere that runs in a browser
-here. Neither knows the token. A page that has given its own name the address 127.0.0.1 is told by the header Host.
+here. Neither knows the token. A page that has given its own name the address 127.0.0.1 is recognised by the header
+Host.
 """
 
 import hmac

@@ -1,4 +1,4 @@
-"""What is known of all objects of a database: their classes, and who refers to whom. Statement CMD-54.
+"""What is known of all objects of a database: their classes, and what refers to what. Statement CMD-54.
 
 It is built in one walk, in steps, and can be asked meanwhile. It takes about 150 bytes of memory for each object.
 """

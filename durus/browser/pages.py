@@ -300,7 +300,7 @@ def refs_page(view: View, number: int, start: int) -> References:
 
 
 def referrers_page(view: View, number: int, start: int) -> References:
-    """Return who refers to an object, which need not exist."""
+    """Return what refers to an object, which need not exist."""
     checked_oid(number)
     found = view.index.referrers(number)
     pager = _pager(start, len(found))

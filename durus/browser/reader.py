@@ -38,7 +38,7 @@ class Reader:
         return await asyncio.wrap_future(self._executor.submit(self._run, work))
 
     async def open_again(self) -> None:
-        """Begin anew with the present state of the database. If it can't be opened, the old one stays."""
+        """Start over with the present state of the database. If it can't be opened, the old one stays."""
         await asyncio.wrap_future(self._executor.submit(self._open_again))
 
     def close(self) -> None:
@@ -71,6 +71,6 @@ class Reader:
                 if time.monotonic() >= end:
                     self._executor.submit(self._advance, view, steps)
                     return
-        except Exception as error:  # the pages tell it, instead of a progress that never ends
+        except Exception as error:  # the pages show it, instead of a progress that never ends
             view.failure, view.progress = f"{type(error).__name__}: {error}", None
         self.complete.set()

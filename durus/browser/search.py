@@ -46,7 +46,7 @@ class SearchPage(NamedTuple):
     looked_at: int
     total: int
     next: int | None
-    """Where the search goes on."""
+    """Where the search continues."""
 
 
 def search_page(view: View, query: Query, start: int) -> SearchPage:

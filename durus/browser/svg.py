@@ -21,7 +21,7 @@ def text(content: str, x: Number, y: Number, **attributes: object) -> str:
 
 
 def picture(label: str, width: int, height: int, /, *parts: str, role: str = "img", **attributes: object) -> str:
-    """Return a picture; `label` is what it is read as."""
+    """Return a picture; `label` is the text for screen readers."""
     return tag(
         "svg",
         "".join(parts),

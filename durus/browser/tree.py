@@ -1,6 +1,6 @@
 """The items of a BTree, some at a time, without its classes. Statement CMD-53.
 
-A place is where an item stands: in each node on the way to it, 2 i for the child i, and 2 i + 1 for the item i. So
+A place is the position of an item: in each node on the way to it, 2 i for the child i, and 2 i + 1 for the item i. So
 places have the order of the items. A tree can be hostile: it may have no end, and lead back to itself.
 """
 

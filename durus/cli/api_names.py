@@ -14,7 +14,7 @@ _STORED: tuple[tuple[type, frozenset[str]], ...] = (
     (PersistentSet, frozenset({"s"})),
     (BTree, frozenset({"root", "note_change_of_bnode_containing_key", "set_bnode_minimum_degree"})),
 )
-"""The attributes in which the state of a collection is stored, and what looks after them."""
+"""The attributes in which the state of a collection is stored, and those that maintain them."""
 
 
 def is_for_applications(obj: object, name: str) -> bool:

@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _print_needs(path: str, records: Records, report: Report) -> None:
-    """Tell which names a list needs so that all objects are loaded whole. [CMD-14]"""
+    """Report which names a list needs so that all objects are loaded completely. [CMD-14]"""
     names: set[str] = set()
     methods: set[str] = set()
     for oid, offset in records.offsets():

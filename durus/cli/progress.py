@@ -27,7 +27,7 @@ def show_progress(steps: Iterable[Progress]) -> None:
 
 
 def sample(steps: Iterable[Progress], seconds: float, *, at_once: bool = True) -> Iterator[Progress]:
-    """Run all steps, and yield one of them whenever so many seconds have passed."""
+    """Run all steps, and yield one of them whenever this many seconds have passed."""
     next_time = time.monotonic() + (0 if at_once else seconds)
     for progress in steps:
         now = time.monotonic()

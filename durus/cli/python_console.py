@@ -33,7 +33,7 @@ def run_python(names: dict[str, Any], banner: str, leaving: Leaving) -> None:
                     raise ended
                 return
             banner = ""
-            console.resetbuffer()  # otherwise it would go on with the line that ended it
+            console.resetbuffer()  # otherwise it would continue with the line that ended it
 
 
 class _Exit:

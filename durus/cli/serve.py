@@ -344,7 +344,7 @@ def _tls(options: argparse.Namespace) -> "ServerTls | None":
         if getattr(options, name) and not options.tls_cert:
             raise UsageError(f"--{name.replace('_', '-')} goes with --tls-cert")
     if options.tls_roles and not options.tls_client_ca:
-        raise UsageError("--tls-roles goes with --tls-client-ca: only a certificate tells who a client is")
+        raise UsageError("--tls-roles goes with --tls-client-ca: only a certificate says who a client is")
     if not options.tls_cert:
         return None
     from durus.sharing.tls import ServerTls  # only if needed, because of its imports

@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 class _Part:
-    """An object in the JSON of a status. ProtocolError where the server tells something else than the key has."""
+    """An object in the JSON of a status. ProtocolError where the server sends something else."""
 
     def __init__(self, values: object) -> None:
         if not isinstance(values, dict):

@@ -1,4 +1,4 @@
-"""What a command that goes on and on says about errors that may pass."""
+"""What a command that runs until it is stopped says about errors that may pass."""
 
 import sys
 import time
@@ -9,21 +9,21 @@ from durus.text import printable
 
 
 class Troubles:
-    """Tells what is waited for, once for each reason."""
+    """Prints what is waited for, once for each reason."""
 
     def __init__(self, say: Callable[[str], object]) -> None:
         self._say = say
         self._told: str | None = None
 
     def note(self, error: DurusError) -> None:
-        """Tell an error, unless it was the last one, too."""
+        """Report an error, unless it is the same as the last one."""
         text = printable(str(error))
         if text != self._told:
             self._told = text
             self._say(text)
 
     def end(self) -> None:
-        """Tell the next error, whatever it is."""
+        """Report the next error, whatever it is."""
         self._told = None
 
 

@@ -345,7 +345,7 @@ def _try_lock(fd: int) -> bool:
 
 
 def _lock_holder(fd: int) -> int | None:
-    """Return the id of the process that has this file locked, if Linux tells it."""
+    """Return the id of the process that has this file locked, if Linux reveals it."""
     status = os.fstat(fd)
     wanted = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     try:

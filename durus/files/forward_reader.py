@@ -11,7 +11,7 @@ from durus.text import command
 
 CHUNK_SIZE = 1 << 20
 FIRST_CHUNK_SIZE = 1 << 12
-"""The size of the first read, which each further read doubles: a damaged file makes reading start anew very often."""
+"""The size of the first read, which each further read doubles: reading a damaged file starts over very often."""
 
 
 class Unsound(Exception):

@@ -1,4 +1,4 @@
-"""Writing the packed copy of a file, step by step, while commits go on. Statements SHELF-30 to SHELF-38, SHELF-50.
+"""Writing the packed copy of a file, step by step, while commits continue. Statements SHELF-30 to SHELF-38, SHELF-50.
 
 Three passes, each in small steps: mark what the root reaches; read the file from its first byte to its end at the
 beginning of the pack, and copy what is marked into the packed part of the new file; then follow with the transactions

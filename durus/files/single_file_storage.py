@@ -164,7 +164,7 @@ class SingleFileStorage(GuardedStorage, Generic[R]):
 
     @guarded
     def get_packer(self) -> Iterator[Progress]:
-        """Return an iterator that packs the file in steps, while commits go on between them. [SHELF-30] [SQL-8]"""
+        """Return an iterator that packs the file in steps, while commits continue between them. [SHELF-30] [SQL-8]"""
         return self._gen_steps(self._begin_pack())
 
     def gen_pack(self) -> Iterator[Progress]:

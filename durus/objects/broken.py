@@ -223,7 +223,7 @@ def _is_reserved(name: str) -> bool:
 
 
 def broken_class(module: str, name: str, error: BaseException) -> type[BrokenObject]:
-    """Return a class that stands for a missing one; `error` tells why it is missing."""
+    """Return a class that stands for a missing one; `error` says why it is missing."""
     attributes = {"__slots__": (), "__module__": module, "__qualname__": name, **_why(error)}
     return type(name.rpartition(".")[2], (BrokenObject,), attributes)
 
@@ -242,7 +242,7 @@ def broken_value_class(
 
 
 def _why(error: BaseException) -> dict[str, object]:
-    """Return the attributes that tell of an error: only its text, since it would keep the values on its stack."""
+    """Return the attributes that describe an error: only its text, since it would keep the values on its stack."""
     if isinstance(error, UntrustedClassError):
         return {"_p_reason": str(error), "_p_error": UntrustedClassError}
     return {"_p_reason": f"{type(error).__name__}: {error}"}

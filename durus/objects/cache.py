@@ -27,7 +27,7 @@ class Cache:
         self._oldest: list[tuple[int, bytes]] = []
         """Serials and oids of objects at the time this list was made, the least recently used last."""
         self._sizes: dict[bytes, int] = {}
-        """The lengths of the records of objects, as far as they were told; some have left memory since then."""
+        """The lengths of the records of objects, as far as they are known; some have left memory since then."""
         self.set_size(size)
 
     def get_size(self) -> int:
@@ -113,7 +113,7 @@ class Cache:
         """
         while self.is_overfull():
             if not self._oldest:
-                # What was used since then is in none of the places of this list, so it is made anew when it is
+                # What was used since then is in none of the places of this list, so it is rebuilt when it is
                 # used up, and not for each access.
                 self._oldest = [(obj._p_serial, oid) for oid, obj in self._loaded()]
                 self._oldest.sort(reverse=True)

@@ -23,7 +23,7 @@ DEFAULT_SERVER_TRIES = 100
 """For a server that other processes use too, whose clients a last try can't keep waiting. [DB-21]"""
 _CONFLICTS_BEFORE_TURN = 2
 _QUICK = 0.05
-"""In seconds. Tries that take no longer are exclusive after so many conflicts. [DB-24]"""
+"""In seconds. Tries that take no longer are exclusive after this many conflicts. [DB-24]"""
 _EXCLUSIVE_IN_A_ROW = 32
 """How many calls of a function that had such conflicts are exclusive from their first try. [DB-26]"""
 _MAX_REMEMBERED = 256
@@ -36,7 +36,7 @@ class Tries:
     """Counts the tries of a transaction, and decides whether it may be tried again. [DB-21] [DB-24]"""
 
     def __init__(self, limit: int, has_turns: bool = True, is_contended: bool = False) -> None:
-        """`has_turns` tells whether an exclusive transaction keeps all others from committing; `is_contended` that
+        """`has_turns` says whether an exclusive transaction keeps all others from committing; `is_contended` that
         there will be conflicts. [DB-26]
         """
         self.limit = limit
@@ -60,7 +60,7 @@ class Tries:
 
     @property
     def has_conflicts(self) -> bool:
-        """True if it had too many conflicts to go on without a turn."""
+        """True if it had too many conflicts to continue without a turn."""
         return self.number - 1 - self._lost >= _CONFLICTS_BEFORE_TURN
 
     @property
@@ -73,11 +73,11 @@ class Tries:
         self._began = _clock()
 
     def end_work(self) -> None:
-        """Note that a try goes on to its commit, or has failed."""
+        """Note that a try continues to its commit, or has failed."""
         self._slowest = max(self._slowest, _clock() - self._began)
 
     def goes_on(self, error: BaseException | None) -> bool:
-        """Return whether there is another try after an error, and go on to it."""
+        """Return whether there is another try after an error, and continue to it."""
         if not may_try_again(error) or self.number >= self.limit:
             return False
         if not isinstance(error, ConflictError):
@@ -152,9 +152,9 @@ def pause_seconds(error: BaseException, number: int) -> float:
 
 
 def goes_round(frame: FrameType) -> bool:
-    """Return whether a frame that leaves a `with` block without an error goes on with the next round of its loop.
+    """Return whether a frame that leaves a `with` block without an error continues with the next round of its loop.
 
-    It may instead leave the loop by `break`, the function by `return`, or go on with the lines after the block. The
+    It may instead leave the loop by `break`, the function by `return`, or continue with the lines after the block. The
     result is False if this is unknown.
     """
     code = {instruction.offset: instruction for instruction in dis.get_instructions(frame.f_code)}

@@ -52,7 +52,7 @@ class News(NamedTuple):
 
     @property
     def is_cut(self) -> bool:
-        """True if more may have changed than these news tell."""
+        """True if more may have changed than these news report."""
         return len(self.oids) >= MAX_CHANGES
 
     def after(self, tid: int) -> "News":
@@ -129,7 +129,7 @@ def conflicts(
         existing: the rows that there are for needed_oids().
         sweep_tid: rows up to this transaction that a pack has not marked are removed; 0 if no pack is removing.
         invalid: what others have changed and this client has not seen.
-        is_given: tells whether an oid was given to this client, and not used yet.
+        is_given: says whether an oid was given to this client, and not used yet.
     """
     there = {each.oid for each in existing if each.is_marked or each.tid > sweep_tid}
     condemned = {each.oid for each in existing if each.oid not in there}
@@ -156,7 +156,7 @@ def check_values(
         rows: what is committed.
         seen: the last commit that the client has seen.
         accessed: the oids that the transaction has used.
-        is_given: tells whether an oid was given to this client, and not used yet.
+        is_given: says whether an oid was given to this client, and not used yet.
     """
     stored = {row.oid for row in rows}
     new = {oid for oid in stored if is_given(oid_from_int(oid))}

@@ -174,7 +174,7 @@ class Link(Uncopied):
     def _error(self, error: psycopg.Error) -> Exception:
         state = error.sqlstate or ""
         with contextlib.suppress(psycopg.Error):
-            self._pipeline.sync()  # the engine passes over everything up to this
+            self._pipeline.sync()  # the engine skips everything up to this
         is_lost = not self.is_open or state in _LOST or state[:2] in _LOST_CLASSES
         if not is_lost:
             is_lost = not self._start_anew()
@@ -190,8 +190,8 @@ class Link(Uncopied):
     def _start_anew(self) -> bool:
         """Roll back, and have all statements prepared again; False if the connection is lost.
 
-        The engine has passed over what came after the statement that failed, and psycopg takes those as prepared that
-        were to be.
+        The engine has skipped what came after the statement that failed, and psycopg takes as prepared what was to be
+        prepared there.
         """
         try:
             if not self.is_in_transaction:

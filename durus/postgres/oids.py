@@ -28,7 +28,7 @@ class ClientOids:
         return ROOT_OID
 
     def give(self, take_block: Callable[[int], range]) -> bytes:
-        """Give the next oid; `take_block` takes a block of so many from the engine."""
+        """Give the next oid; `take_block` takes a block of this many from the engine."""
         number = next(self._block, None)
         if number is None:
             size, self._block_size = self._block_size, min(2 * self._block_size, _MAX_BLOCK)

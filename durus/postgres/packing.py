@@ -1,6 +1,6 @@
 """Removes what the root does not reach, in small transactions of the engine. Statements PG-40 to PG-44.
 
-All that a pack knows is in the tables `pack` and `mark`, so that any client can go on with one that was interrupted,
+All that a pack knows is in the tables `pack` and `mark`, so that any client can continue with one that was interrupted,
 and several clients can do its steps. Each step locks the row of the pack.
 
     mark     follow the references of what is marked, in the order in which it was marked, from the root on;
@@ -64,7 +64,7 @@ class _Outpaced(Exception):
 
 
 def gen_pack(run: Run, roll_back: Callable[[], object], sql: Statements, name: str) -> Iterator[Progress]:
-    """Pack, or go on with a pack that was interrupted. Each yield ends a step.
+    """Pack, or continue with a pack that was interrupted. Each yield ends a step.
 
     FormatError if a reference leads to no object: then nothing is removed.
     """

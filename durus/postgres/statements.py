@@ -170,7 +170,7 @@ class Statements:
             "SELECT max(w.oid) FROM (SELECT oid FROM {s}.object "
             "WHERE oid > (SELECT swept FROM {s}.pack WHERE id = 0) ORDER BY oid LIMIT %s) w"
         )
-        # The window stands there twice, so that the engine reads no more of the marks.
+        # The window is given twice, so that the engine reads no more of the marks.
         self.garbage = sql(
             "SELECT o.oid FROM {s}.object o WHERE o.oid > %s AND o.oid <= %s AND o.tid <= %s "
             "AND NOT EXISTS (SELECT 1 FROM {s}.mark m WHERE m.oid > %s AND m.oid <= %s AND m.oid = o.oid)"

@@ -1,12 +1,12 @@
-"""How much work a pickle makes for the one who loads it, told from its steps alone. Statements REC-33 to REC-36.
+"""How much work a pickle makes for its reader, judged by its steps alone. Statements REC-33 to REC-36.
 
-Python's unpicklers trust the numbers in a pickle: they take memory for memo entries and bytes before they look whether
+Python's unpicklers trust the numbers in a pickle: they take memory for memo entries and bytes before they check that
 there are any. And a few steps make a tuple that has millions of parts, if all of its occurrences count, and whose hash
 so takes as long. Here a pickle is followed without making anything.
 
 Numbers that are too large also come from damage: fits(), which has a twin in C, finds them fast. It also finds steps
 that would change what the pickle did not make: classes, and other objects of the database. [PICKLE-9] Keys that are too
-large do not come from damage, so only those who do not trust all writers look for them.
+large do not come from damage, so only readers that do not trust all writers look for them.
 """
 
 import re
@@ -41,7 +41,7 @@ _ALL_TUPLES = TUPLES | {0x87}
 _LONGS = frozenset((0x8A, _LONG4, ord("L"), ord("I")))
 _SETITEM, _FROZENSET = ord("s"), 0x91
 _KEYS = {_SETITEM: 1, ord("u"): 2, ord("d"): 2, 0x90: 1, _FROZENSET: 1}
-"""Steps that hash values: every so many of the values after the mark."""
+"""Steps that hash values: every n-th value after the mark, with this n."""
 _KEEPS_LOWEST = frozenset((*b"sueab", 0x90))
 """Steps that put something into the lowest value that they take. With nothing to put in, that may be any value."""
 _FINDS = frozenset((*b"cQ", 0x82, 0x83, 0x84, 0x93))
@@ -54,7 +54,7 @@ _ATOMS = {
 
 
 def most_work(size: int) -> int:
-    """Return how much work pickles of so many bytes may make. [REC-35]"""
+    """Return how much work pickles of this many bytes may make. [REC-35]"""
     return max(_ALWAYS_ALLOWED, _ALLOWED_PER_BYTE * size)
 
 

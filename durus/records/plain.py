@@ -25,7 +25,7 @@ _USUAL_START = b"\x80\x04\x95"
 """The steps PROTO and FRAME, as most pickles begin; the length of the frame follows."""
 _USUAL_START_SIZE = 11
 _FEW_CONTAINERS = 50
-"""So many can't be nested too deep."""
+"""This many can't be nested too deep."""
 
 
 class PlainState(NamedTuple):

@@ -15,7 +15,7 @@ _MAX_PLAIN = 1 << 53
 _MAX_DECIMAL = 1 << 1024
 _NAMES_PER_BYTE = 16
 _FREE_NAMES = 1 << 20
-"""So many characters of long names may come from a byte, and from none. [EXP-10]"""
+"""How many characters of long names may come from a byte, and from none. [EXP-10]"""
 _GROWING = ("$call", "$new")
 
 

@@ -23,7 +23,7 @@ Json: TypeAlias = object
 """What json.loads() returns."""
 
 _MAX_DEPTH = 320
-"""So deep may values contain one another; more than a form allows, because shared values can be inside others."""
+"""How deep values may contain one another; more than a form allows, because shared values can be inside others."""
 
 
 class Written(NamedTuple):
@@ -483,7 +483,7 @@ def _decoded(value: dict[str, Json], key: str) -> bytes:
 
 
 class _Form(NamedTuple):
-    """How a form is written, and what else than its first key it may have."""
+    """How a form is written, and what it may have besides its first key."""
 
     write: Callable[[_Writer, dict[str, Json]], None]
     others: tuple[str, ...] = ()

@@ -1,6 +1,6 @@
 """What names in pickles of Python 2 are called in Python 3."""
 
-from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING  # what pickle itself goes by
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING  # what pickle itself uses
 
 
 def present_name(module: str, qualname: str) -> tuple[str, str]:

@@ -4,7 +4,7 @@ Nothing that a pickle names is imported or run. Changes are made in place, or ri
 their numbers and their values.
 """
 
-from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING  # what pickle itself goes by
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING  # what pickle itself uses
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple
 
@@ -77,7 +77,7 @@ def _name_edits(contents: Contents, rename: Rename) -> Iterator[_Edit]:
 
 
 def _check_name(name: Name, protocol: int) -> None:
-    """Raise RecordError unless a pickle of this protocol can name a class so. [REC-23]"""
+    """Raise RecordError unless a pickle of this protocol can name a class in this way. [REC-23]"""
     if "." in name.qualname and protocol < _NESTED_NAMES_FROM:
         raise RecordError(
             f"its pickle of protocol {protocol} can't name {name.qualname!r}, a nested class of {name.module!r}"

@@ -51,10 +51,10 @@ class Server(Protocol):
         """Do what a request has made possible: pass the turn on, write, wake clients."""
 
     def wake(self, client: "ServedClient") -> None:
-        """Have a client go on when the current work is done."""
+        """Have a client continue when the current work is done."""
 
     def note_commit(self, size: int) -> None:
-        """Take note of a commit of so many bytes."""
+        """Take note of a commit of this many bytes."""
 
     def pack(self, on_end: Callable[[DurusError | None], None] | None = None) -> None:
         """Begin to pack."""
@@ -244,7 +244,7 @@ class ServedClient:
         try:
             self._conversation.receive(data)
             self._after_work()
-        except BaseException:  # the loop reports it, and the other clients go on
+        except BaseException:  # the loop reports it, and the other clients continue
             self.abort()
             raise
 
@@ -455,7 +455,7 @@ class ServedClient:
             return
         is_refused = self.refusal is not None and now - self.since >= _SECONDS_TO_BE_REFUSED
         if is_refused or self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-            self.abort()  # a loop of uvloop tells of an error once only, perhaps before there was more to read
+            self.abort()  # a loop of uvloop reports an error once only, perhaps before there was more to read
             return
         wait = self._what_is_waited_for()
         if wait != self._wait:

@@ -16,7 +16,7 @@ _logger = logging.getLogger("durus")
 
 
 class Complaints:
-    """Logs what went wrong in one line, and the same not all the time. [WIRE-41]"""
+    """Logs what went wrong in one line, and does not repeat it all the time. [WIRE-41]"""
 
     def __init__(self) -> None:
         self._logged: dict[str, float] = {}

@@ -17,7 +17,7 @@ MAX_CONFLICTING_OIDS = 64
 _NOTED_OIDS = 8
 """How many oids of one conflict are noted."""
 SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
-"""The percentiles that are told, by name."""
+"""The percentiles that are reported, by name."""
 
 
 class Histogram:

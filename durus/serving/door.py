@@ -35,7 +35,7 @@ class Door:
         server: what serves them.
         access: who may connect, and what they may do.
         tls: what connections over TCP begin with; None if they do not use TLS.
-        complaints: what is told of those that can't be let in.
+        complaints: is told of those that can't be let in.
     """
 
     def __init__(self, server: Server, access: Access, tls: "ServerTls | None", complaints: Complaints) -> None:

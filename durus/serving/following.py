@@ -38,7 +38,7 @@ class Following:
             self._settle()
 
     async def end(self) -> None:
-        """Wait, while the loop goes on, for a look that is in progress: after that the file can be closed."""
+        """Wait, while the loop continues, for a look that is in progress: after that the file can be closed."""
         await asyncio.to_thread(self.close)
 
     def close(self) -> None:

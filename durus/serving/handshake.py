@@ -70,7 +70,7 @@ class Handshake:
             self._unsent += self.channel.outgoing() or self.channel.end()
             self._write()
             self._end(str(error))
-        except BaseException:  # the loop reports it, and the other clients go on
+        except BaseException:  # the loop reports it, and the other clients continue
             self.abort()
             raise
         else:
@@ -85,7 +85,7 @@ class Handshake:
         except (BlockingIOError, InterruptedError):
             pass
         except OSError:
-            self._unsent = b""  # reading tells that it has gone
+            self._unsent = b""  # reading says that it has gone
         if self._unsent:
             self._loop.add_writer(self.descriptor, self._write)
         else:

@@ -12,12 +12,12 @@ from durus.sharing.protocol import MAX_COMMIT
 from durus.sharing.roles import Peer, Role
 
 MAX_MEMORY = 5 << 30
-"""How many bytes are held for one client if nothing else is said: the longest record of a file fits."""
+"""How many bytes are held for one client by default: the longest record of a file fits."""
 _OTHER_FILES = 32
 """How many descriptors are left for files, the log and connections that are refused."""
 _MAX_CLIENTS = 1 << 20
 _BURST_SECONDS = 1.0
-"""A client that was silent may use what it has saved in so many seconds at once."""
+"""A client that was silent may use what it has saved in this many seconds at once."""
 
 
 def clients_by_default() -> int:

@@ -49,13 +49,13 @@ class ServedFile:
         return None if usage is None else usage.garbage
 
     def is_mostly_garbage(self, least: int) -> bool:
-        """Return whether more than half of it is garbage, and at least so many bytes. [CMD-60]"""
+        """Return whether more than half of it is garbage, and at least this many bytes. [CMD-60]"""
         usage = self._storage.usage
         return usage is not None and usage.garbage >= least and 2 * usage.garbage > usage.size
 
 
 class WhenToPack(NamedTuple):
-    """When a server packs by itself; 0 in a field means never."""
+    """When a server packs on its own; 0 in a field means never."""
 
     committed: int
     """After so many committed bytes."""
@@ -202,7 +202,7 @@ class Packing:
                 self._end(before, error)
 
     def _end(self, before: int | None, error: DurusError | None) -> None:
-        """Note, log and tell how the pack has ended; `before` is the size of the file before its last step. [CMD-62]"""
+        """Note, log and report the end of the pack; `before` is the size of the file before its last step. [CMD-62]"""
         self._steps = None
         after = self._file.size()
         pack = self._counts.note_pack(time.monotonic(), self._began, before, after, error)

@@ -50,7 +50,7 @@ def peer_of_xucred(credentials: bytes) -> Peer:
 
 
 def _other_groups(connected: socket.socket) -> tuple[int, ...]:
-    """Return the supplementary groups of the process that has connected; none if the system does not tell them."""
+    """Return the supplementary groups of the process that has connected; none if the system does not reveal them."""
     if sys.platform != "linux" or platform.machine().startswith(("sparc", "parisc")):
         return ()
     try:

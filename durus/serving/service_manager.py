@@ -12,7 +12,7 @@ _logger = logging.getLogger("durus")
 
 
 class ServiceManager:
-    """The process that has started this one and wants to be told; or nobody, and then nothing is sent.
+    """The process that has started this one and wants to be told; or none, and then nothing is sent.
 
     Args:
         environment: the environment variables. NOTIFY_SOCKET is where to send to, WATCHDOG_USEC how many microseconds

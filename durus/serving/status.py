@@ -1,4 +1,4 @@
-"""What a server tells about itself, as numbers and as JSON. Statements WIRE2-34 to WIRE2-36."""
+"""What a server reports about itself, as numbers and as JSON. Statements WIRE2-34 to WIRE2-36."""
 
 from collections import Counter
 from collections.abc import Collection

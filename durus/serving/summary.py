@@ -1,4 +1,4 @@
-"""What the log tells of a server from time to time. Statement CMD-25.
+"""What the log says about a server from time to time. Statement CMD-25.
 
 No clocks here: callers pass the time in.
 """
@@ -23,7 +23,7 @@ class Summary(NamedTuple):
 
     @property
     def has_news(self) -> bool:
-        """True if anything has happened that the log tells of."""
+        """True if anything has happened that the log reports."""
         return bool(self.commits or self.conflicts or self.failed_writes or self.traffic.loads)
 
     def text(self, clients: int) -> str:

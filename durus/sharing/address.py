@@ -114,7 +114,7 @@ class SocketAddress:
 
         Args:
             connected: the socket.
-            deadline: when this must be done, as time.monotonic() tells the time; None for no limit.
+            deadline: when this must be done, by time.monotonic(); None for no limit.
 
         Raises:
             TlsError: one side does not accept the other.
@@ -122,7 +122,7 @@ class SocketAddress:
         return connected
 
     def compresses(self, connected: socket.socket) -> bool:
-        """Return whether a client compresses long messages on this connection if it is not told so. [WIRE2-7]"""
+        """Return whether a client compresses long messages on this connection by default. [WIRE2-7]"""
         return False
 
     @contextlib.contextmanager

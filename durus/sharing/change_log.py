@@ -155,7 +155,7 @@ class LogReader:
 
     @property
     def has_lost_track(self) -> bool:
-        """True if the log does not tell any more what the client does not know. [TXN-41]"""
+        """True if the log no longer says what the client does not know. [TXN-41]"""
         return self.serial < self._log.start
 
     @property

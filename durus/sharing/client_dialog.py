@@ -71,7 +71,7 @@ class ClientDialog:
     ) -> None:
         """Commit these records. WriteConflictError if that is a conflict.
 
-        `accesses` tells what the transaction has used; if it is None, handle_invalidations() finds a conflict.
+        `accesses` says what the transaction has used; if it is None, handle_invalidations() finds a conflict.
         """
         raise NotImplementedError
 
@@ -114,11 +114,11 @@ class ClientDialog:
         raise NotImplementedError
 
     def status(self) -> dict[str, object]:
-        """Return what the server does. ProtocolError if it can't tell, because it is older."""
+        """Return what the server does. ProtocolError if it can't say, because it is older."""
         raise ProtocolError(_TOO_OLD)
 
     def _checked(self, oids: list[bytes], answers: list[Loaded]) -> list[Loaded]:
-        """Return the answers. ProtocolError, and no connection any more, if they are not those for these oids."""
+        """Return the answers. If they are not those for these oids: ProtocolError, and the end of the connection."""
         try:
             if len(answers) < len(oids):
                 raise ProtocolError(f"the server answered a load of {len(oids)} oids with {len(answers)} entries")

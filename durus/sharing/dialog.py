@@ -53,7 +53,7 @@ class Host(Protocol):
         """The core has a commit to write."""
 
     def commit_ended(self, count: int, size: int, error: DurusError | None) -> None:
-        """A commit of so many records and bytes is durable, or was refused: a WriteConflictError is a conflict.
+        """A commit of this many records and bytes is durable, or was refused: a WriteConflictError is a conflict.
 
         0 records are a commit that was given up.
         """

@@ -94,7 +94,7 @@ class HeldSnapshots:
             self.end(next(iter(holders)), f"more than {limit} bytes were kept for snapshots")
 
     def start_anew(self, clients: Iterable[SnapshotHolder]) -> None:
-        """Find out anew, after an interrupt, which of all clients hold a snapshot."""
+        """Find out again, after an interrupt, which of all clients hold a snapshot."""
         held = [client for client in clients if client.snapshot is not None]
         self._holders = dict.fromkeys(sorted(held, key=lambda holder: holder.since))
         self._keep_held()

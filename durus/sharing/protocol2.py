@@ -309,14 +309,14 @@ def read_request(take: Callable[[bytes], None], max_commit: int = MAX_COMMIT) ->
 
 
 def _read_kind(size: int) -> Reader[bytes]:
-    """Read the kind of a message of this size; ProtocolError if it has no bytes, of which none would be the kind."""
+    """Read the kind of a message of this size; ProtocolError if it has no bytes, and so no kind."""
     if not size:
         raise ProtocolError("a message of no bytes")
     return (yield 1)
 
 
 def _skip(size: int) -> Reader[None]:
-    """Read bytes that nobody wants, a few at a time."""
+    """Read and drop bytes, a few at a time."""
     while size:
         size -= len((yield min(size, _SKIPPED_AT_A_TIME)))
 
@@ -605,7 +605,7 @@ def parse_failure(body: bytes) -> Failure:
 
 
 def parse_report(body: bytes) -> dict[str, object]:
-    """Return what a server tells of itself. [WIRE2-34]"""
+    """Return what a server says about itself. [WIRE2-34]"""
     try:
         report = json.loads(body, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:

@@ -31,7 +31,7 @@ NAME_TYPES = ("DNS", "URI", "email")
 
 
 class Peer(NamedTuple):
-    """The other end of a connection, as far as the kernel and its certificate tell."""
+    """The other end of a connection, as far as the kernel and its certificate show."""
 
     name: str
     """What the log calls it."""
@@ -40,7 +40,7 @@ class Peer(NamedTuple):
     is_loopback: bool = False
     """True on TCP if the peer is on this machine or connects through a tunnel that ends here."""
     user: int | None = None
-    """The number of its user; None if the kernel does not tell it."""
+    """The number of its user; None if the kernel does not reveal it."""
     groups: frozenset[int] = frozenset()
     """The numbers of its groups."""
     names: frozenset[str] = frozenset()

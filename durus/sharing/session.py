@@ -71,7 +71,7 @@ class SessionCore:
         max_unused_oids: int | None = None,
     ) -> None:
         """Share `storage`. `max_snapshot_seconds` limits how long a snapshot may be held, and `max_snapshot_bytes` how
-        many bytes are kept for all of them; None is no limit. [TXN-64] `commit_clock` tells how long ago a commit was;
+        many bytes are kept for all of them; None is no limit. [TXN-64] `commit_clock` says how long ago a commit was;
         None is `clock`. [TXN-82] `max_unused_oids` is how many oids one client may ask for and leave unused; None is
         MAX_UNUSED_OIDS.
         """
@@ -102,9 +102,9 @@ class SessionCore:
         self._about_to_hear: list[OnOutcome] = []
         """Those who have waited since before take_news() asked; true wherever an exception comes."""
         self._must_news_wait = False
-        """True if the news can't be told before the present write has ended. [PG-63]"""
+        """True if the news can't be reported before the present write has ended. [PG-63]"""
         self._to_tell: list[Callable[[], None]] = []
-        """What tells those whose wait start_anew() ends; here until they are told, since it may be interrupted, too."""
+        """The calls that tell those whose wait start_anew() ends; kept until then, since it may be interrupted, too."""
 
     def connect(self, name: str = "") -> "Session":
         """Return the session of a new client, whose name appears in the conflicts that it causes."""
@@ -336,7 +336,7 @@ class SessionCore:
     def look_ahead(self) -> News:
         """Read what another process has written to the file of the storage, which `follows` it. [CMD-67]
 
-        Any thread may do this, while clients go on with what they see. FileError or DamageError if it can't be read.
+        Any thread may do this, while clients continue with what they see. FileError or DamageError if it can't be read.
 
         Returns:
             What follow() shows. The caller calls it before the next look.
@@ -525,7 +525,7 @@ class Session:
         core._snapshots.end(self._snapshot)
         state, changed = core._take_state()
         invalid = self.sync()
-        # The changes of a commit that is not durable yet, or that the next news tell of, are reported again.
+        # The changes of a commit that is not durable yet, or that the next news report, are reported again.
         self._reader.serial = core._commits.durable_serial(core._log.end)
         core._snapshots.take(self._snapshot, state)
         return None if invalid is None or changed is None else sorted({*invalid, *changed})
@@ -670,7 +670,7 @@ class Session:
 
     def _check_oid(self, oid: bytes) -> None:
         if self._core.has_others:
-            return  # the engine tells, at the same time as what others have changed [PG-62]
+            return  # the engine reports it together with what others have changed [PG-62]
         is_granted = oid in self._grants
         if is_granted and oid != ROOT_OID:
             return
@@ -728,7 +728,7 @@ class Session:
         elif accessed is None:
             raise ProtocolError("a commit came out of turn")
         elif self._turn is not None and self._turn is self._core._turns.holder:
-            self._has_lost_turn = False  # others may have changed something, but this commit tells what it has used
+            self._has_lost_turn = False  # others may have changed something, but this commit says what it has used
             self._commit_checked(self._reader.take_changes(), accessed, records, done)
         elif self._turn is None and self._core._turns.is_free:  # a turn would begin and end at once
             self._core.storage.begin()

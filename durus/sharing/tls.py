@@ -223,7 +223,7 @@ class ServerTls:
         self, cert: str, key: str | None = None, client_ca: str | None = None, roles: str | None = None
     ) -> None:
         if roles is not None and client_ca is None:
-            raise TlsError("roles of clients need client_ca, since nothing else tells who a client is")
+            raise TlsError("roles of clients need client_ca, since nothing else says who a client is")
         self._paths = cert, key, client_ca, roles
         self.knows_clients = client_ca is not None
         """True if every client needs a certificate."""
@@ -232,10 +232,10 @@ class ServerTls:
         self.read()
 
     def read(self) -> None:
-        """Read the files anew, for the connections from now on; TlsError if one is wrong, and then nothing changes."""
+        """Read the files again, for the connections from now on; TlsError if one is wrong, and then nothing changes."""
         cert, key, client_ca, roles = self._paths
         context = _new_context(ssl.PROTOCOL_TLS_SERVER)
-        context.num_tickets = 0  # a session that goes on would outlive its certificate
+        context.num_tickets = 0  # a session that continues would outlive its certificate
         _load_certificate(context, cert, key)
         if client_ca is not None:
             context.verify_mode = ssl.CERT_REQUIRED

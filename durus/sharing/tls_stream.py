@@ -33,7 +33,7 @@ class TlsStream:
         """Make the handshake. [TLS-1]
 
         Args:
-            deadline: when it must be complete, as time.monotonic() tells the time; None for no limit.
+            deadline: when it must be complete, by time.monotonic(); None for no limit.
 
         Raises:
             TlsError: an end does not accept the other one.
@@ -107,7 +107,7 @@ class TlsStream:
         if self._channel.is_ended and not self._received and not self._is_answered:
             raise TlsError(
                 "the server closed it right after the handshake: perhaps its list of roles has no name of this "
-                "client's certificate; its log tells why"
+                "client's certificate; its log says why"
             )
         self._is_answered = True
         if self._channel.has_answer:

@@ -9,7 +9,7 @@ from durus.error import AddressError
 
 
 def umask_of_process() -> int:
-    """Return the umask, without changing it for other threads where the system tells it."""
+    """Return the umask, without changing it for other threads where the system reveals it."""
     with contextlib.suppress(OSError), open("/proc/self/status", encoding="ascii", errors="replace") as status:
         for line in status:
             if line.startswith("Umask:"):
@@ -72,7 +72,7 @@ def same_file(path: str, made: os.stat_result) -> Iterator[str]:
 
 
 def risk_of_folder(folder: str) -> str | None:
-    """Tell what others can do in the folder of a socket. [WIRE-54]"""
+    """Describe what others can do in the folder of a socket. [WIRE-54]"""
     mode = os.stat(folder).st_mode
     if not mode & stat.S_IWOTH:
         return None

@@ -20,7 +20,7 @@ from durus.tools.exported import Exported, Target, exported_of
 
 
 class Export:
-    """Writes a new file: steps() does the work, and the other attributes then tell the result."""
+    """Writes a new file: steps() does the work, and the other attributes then have the result."""
 
     def __init__(
         self,

@@ -286,7 +286,7 @@ class SqliteTarget:
             self._db.execute(f"create index {_quoted(index)} on {table} ({_quoted(column)})")
 
     def _referred_table(self, each: _Class, quoted: str, number: str) -> str | None:
-        """Return the table that a column refers to, None if an object that is meant is not there. [EXP-42]"""
+        """Return the table that a column refers to, None if a referenced object is missing. [EXP-42]"""
         found = self._db.execute(
             f"select distinct objects.class from {each.staged} left join objects on objects.oid = {number} "
             f"where {quoted} is not null limit 2"

@@ -49,7 +49,7 @@ class Import:
     def steps(self) -> Iterator[Progress]:
         """Import, one step at a time. The new file gets its name in the last step. [EXP-32]
 
-        FormatError for a line that is not as an export writes it, with its number. [EXP-31]
+        FormatError for a line that an export would not write, with its number. [EXP-31]
         """
         with (
             publishing(self._new_path, self._file_system) as part_path,

@@ -56,7 +56,7 @@ class Lost(NamedTuple):
 
 
 class Salvage:
-    """Makes a new file from a damaged one: steps() does the work, and the other attributes then tell the result."""
+    """Makes a new file from a damaged one: steps() does the work, and the other attributes then have the result."""
 
     format_name = NAME
     """The only format whose files can be salvaged."""

@@ -21,7 +21,7 @@ def gen_server_pack(storage: ClientStorage) -> Iterator[float]:
     """Ask the server to pack, and yield how many seconds to wait before the next step, until it has packed. [CMD-20]
 
     Give it a storage of its own, since it syncs, and one with reconnect=False: a server that was
-    started again has forgotten the pack. The protocol does not tell that a pack failed, so the caller sets a limit.
+    started again has forgotten the pack. The protocol does not report that a pack failed, so the caller sets a limit.
     DisconnectedError if the server ends, or does not take commits.
     """
     garbage = storage.new_oid()

@@ -91,7 +91,7 @@ class Savepoint:
         except DurusError as failure:
             if error is None:
                 raise
-            # The next call reports it, too; the first error tells what is wrong.
+            # The next call reports it, too; the first error says what is wrong.
             error.add_note(f"and going back to the savepoint failed: {failure}")
 
 

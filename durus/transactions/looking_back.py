@@ -36,7 +36,7 @@ def give_state(obj: PersistentObject, data: bytes, reader: ObjectReader) -> None
     reader.load_state(obj, data)
     set_slot(obj, "_p_status", UNSAVED)
     if isinstance(obj, BTree):
-        set_slot(obj, "_p_count", None)  # nothing else tells how many items an earlier state has
+        set_slot(obj, "_p_count", None)  # nothing else says how many items an earlier state has
 
 
 def states_at(

@@ -78,7 +78,7 @@ class KeptStates:
                 set_slot(obj, "_p_status", UNSAVED)
                 set_slot(obj, "_p_serial", 0)
                 if isinstance(obj, BTree):
-                    set_slot(obj, "_p_count", None)  # nothing else tells of a tree without a connection
+                    set_slot(obj, "_p_count", None)  # nothing else reports a tree without a connection
                 set_slot(obj, "_p_connection", None)
                 set_slot(obj, "_p_oid", None)  # last, because it says that the rest is done
             self._new.pop()

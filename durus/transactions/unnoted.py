@@ -75,7 +75,7 @@ class UnnotedChanges:
         self._known: dict[bytes, bytes] = {}
         """The data of the record of each loaded object, by oid, or equivalent data."""
         self._told: list[UnnotedChange] = []
-        """What an error has told since the transaction began."""
+        """What an error has reported since the transaction began."""
         self.reader: ObjectReader = _KeepingReader(connection, cache, get, self._known, trust)
         """Loads all states of the connection."""
 
@@ -100,7 +100,7 @@ class UnnotedChanges:
         self._told = []
 
     def take_untold(self, found: list[UnnotedChange]) -> list[UnnotedChange]:
-        """Return those of the changes that no error of this transaction has told, at its end. [OBJ-86]"""
+        """Return those of the changes that no error of this transaction has reported, at its end. [OBJ-86]"""
         told, self._told = self._told, []
         return [change for change in found if change not in told]
 

@@ -1,6 +1,6 @@
 """A database and its backup on simulated disks, for the crash tests and the state machine of backups.
 
-The root of the database holds the number of the commit, so that a restored file tells which state it has.
+The root of the database holds the number of the commit, so that a restored file says which state it has.
 """
 
 import random

@@ -1,4 +1,4 @@
-"""A server that tells what it holds: `python tests/model/counted.py FILE [durus' arguments]`.
+"""A server that says what it holds: `python tests/model/counted.py FILE [durus' arguments]`.
 
 For each SIGUSR1, it replaces FILE with figures in JSON: what it has in memory, and how many objects of each type.
 """

@@ -40,7 +40,9 @@ RUNS: Mapping[str, Run] = {
 
 def main(arguments: Sequence[str] | None = None, runs: Mapping[str, Run] = RUNS) -> int:
     """Run what the arguments say; return 1 if there was a violation, otherwise 0."""
-    parser = argparse.ArgumentParser(prog="python -m tests.model.deep", description="Runs that go on for a set time.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.model.deep", description="Runs that continue for a set time."
+    )
     parser.add_argument("run", choices=[*runs, "all"])
     parser.add_argument("--seconds", type=float, help="how long; DURUS_DEEP_SECONDS or 1800 if not given")
     parser.add_argument("--seed", type=int, help="the first seed, and with no --seconds the only one")

@@ -63,7 +63,7 @@ class Client:
         self.local_since = 0
 
     def sync(self) -> None:
-        """Begin a transaction, or go on with this one after a load met something newer."""
+        """Begin a transaction, or continue with this one after a load met something newer."""
         self.is_busy = True
         at_least = self.core.engine.tid
         self.core.core.when_fresh(lambda error: self._synced(error, at_least))

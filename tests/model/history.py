@@ -1,6 +1,6 @@
 """Is a history of transactions strictly serializable? Pure: logs of clients go in, anomalies come out.
 
-Every write makes a version that is named after its transaction, and tells which version it replaced. So the versions of
+Every write makes a version that is named after its transaction, and says which version it replaced. So the versions of
 a key form a chain. The chains and the reads determine which transaction depends on which: a writer comes after the
 writer whose version it replaced, and after the one whose version it read; a reader comes before the transaction that
 replaced what it read; and a transaction that began when another had been acknowledged comes after that one. A history

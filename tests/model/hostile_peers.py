@@ -338,7 +338,7 @@ class Target:
 
 
 def _within(seconds: float, is_so: Callable[[], bool]) -> bool:
-    """Wait until it is so; return False if it is not within so many seconds."""
+    """Wait until it is so; return False if it is not within this many seconds."""
     end = time.monotonic() + seconds
     while not is_so():
         if time.monotonic() > end:

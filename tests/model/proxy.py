@@ -103,7 +103,7 @@ class Proxy:
             self.passed_until_cut = self._chance.randrange(1, 2000)
 
     def lose_answer(self, having: bytes, delay: float = 0) -> None:
-        """Cut the client off that sends the next message with these bytes, and pass it on after so many seconds."""
+        """Cut the client off that sends the next message with these bytes, and pass it on after this many seconds."""
         with self._lock:
             self._to_lose = having, delay
 

@@ -206,7 +206,7 @@ BUGS: dict[str, Bug] = {
         (Change(CHANGE_LOG, "self._runs[0].last <= serial:", "self._runs[0].last <= serial + 3:"),),
         SESSIONS_OVER_MEMORY,
     ),
-    "a core that starts anew goes on with the turn that was": Bug(
+    "a core that starts anew continues with the turn that was": Bug(
         (Change(SESSION, "        self._turn = self._whole = None\n", "        self._whole = None\n"),),
         SESSIONS_OVER_MEMORY,
     ),

@@ -256,7 +256,7 @@ def meddling(countdown: int, what: str, number: float) -> Step:
                         del world.tree[key]
             case "clear":
                 world.tree.clear()
-            case "go on":
+            case "continue":
                 for iterator in world.iterators:
                     next(iterator, None)
 
@@ -371,7 +371,7 @@ def steps(keys: st.SearchStrategy[Any]) -> st.SearchStrategy[Step]:
         st.builds(
             meddling,
             st.integers(1, 9),
-            st.sampled_from(["raise", "raise TypeError", "evict", "insert", "delete", "clear", "go on"]),
+            st.sampled_from(["raise", "raise TypeError", "evict", "insert", "delete", "clear", "continue"]),
             numbers.map(float),
         ),
     )

@@ -59,7 +59,7 @@ edits = st.lists(
     ),
     max_size=8,
 )
-ends = st.sampled_from(["go on", "go on", "go on", "commit", "commit", "abort"])
+ends = st.sampled_from(["continue", "continue", "continue", "commit", "commit", "abort"])
 
 
 def refs(state: State) -> set[Label]:

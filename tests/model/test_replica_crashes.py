@@ -1,6 +1,6 @@
 """Crashes, kills and faults at every operation of following, and changes of the source between two operations.
 
-The root of the database holds the number of the commit, so that a replica tells which state it has.
+The root of the database holds the number of the commit, so that a replica says which state it has.
 """
 
 import contextlib

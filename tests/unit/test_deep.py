@@ -1,4 +1,4 @@
-"""The command that has runs go on for a set time."""
+"""The command that has runs continue for a set time."""
 
 from collections import Counter
 

@@ -181,7 +181,7 @@ def test_a_client_with_too_many_unused_oids_is_told_and_goes_on() -> None:
 
 
 def announced(server: InMemoryServer, max_commit: int) -> InMemoryConnection:
-    """Return a connection of version 2 to a server that takes commits of so many bytes."""
+    """Return a connection of version 2 to a server that takes commits of this many bytes."""
     connection = server.connect()
     connection.hello = Hello(max_commit=max_commit, compressions=1 << ZLIB)
     connection.sendall(encode_request(Version(2)))

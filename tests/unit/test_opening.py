@@ -293,9 +293,7 @@ def test_another_package_can_provide_an_engine(monkeypatch: pytest.MonkeyPatch) 
     assert opener.seen[-1] == ("there://somewhere/a", {"speed": 3})
     with db, db.transaction() as root:
         root["n"] = 1
-    with pytest.raises(
-        ArgumentError, match=r"no option 'prefetch'; it has cache_bytes, cache_size, readonly, speed"
-    ):
+    with pytest.raises(ArgumentError, match=r"no option 'prefetch'; it has cache_bytes, cache_size, readonly, speed"):
         durus.open("there://somewhere", prefetch=1)
 
 

@@ -365,7 +365,7 @@ def test_a_sync_reads_no_more_of_the_log_than_it_tells(world: World) -> None:
     world.sql("analyze d.change")
     sync = Statements(world.schema).sync.decode().replace("%s", "{}").format("$1", "$2", "$3")
     with psycopg.connect(world.server.conninfo) as connection:
-        connection.execute("set plan_cache_mode = force_generic_plan")  # the one for a session that goes on for long
+        connection.execute("set plan_cache_mode = force_generic_plan")  # the one for a session that continues for long
         connection.execute(f"prepare sync (bigint, bigint, bigint) as {sync}".encode())
         plan = "\n".join(line for (line,) in connection.execute("explain execute sync (1, 1, 1)"))
     assert re.search(r"Limit.*\n.*Index (Only )?Scan using change_pkey", plan), plan
@@ -1318,7 +1318,7 @@ def test_an_interrupt_at_any_line_of_a_pack_leaves_what_is_reached(world: World)
         other.sync()
         assert {ROOT, ONE} <= {oid for oid, _ in other.gen_oid_record()}, where
         client.sync()
-        client.pack()  # goes on with the other one, which may have begun before the last commit
+        client.pack()  # continues with the other one, which may have begun before the last commit
         client.pack()
         client.sync()
         assert [oid for oid, _ in client.gen_oid_record()] == [ROOT, ONE], where

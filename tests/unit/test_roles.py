@@ -69,7 +69,7 @@ def test_each_role_may_do_what_it_may_do(request_name: str, role: Role, version:
         with pytest.raises(NotAllowedError, match=f"has the role {role.name.lower()}, and that needs"):
             ask(client)
         assert len(connection.refusals) == 1
-        assert client.load(ROOT_OID), "the client can go on"
+        assert client.load(ROOT_OID), "the client can continue"
     elif request_name == "stop":
         ask(client)  # which can't tell why the connection was closed
     else:
@@ -78,7 +78,7 @@ def test_each_role_may_do_what_it_may_do(request_name: str, role: Role, version:
     if version == 1:
         assert isinstance(connection.error, NotAllowedError)
     assert server.packing is None
-    assert server.new_client(protocol=version).load(ROOT_OID) == before, "the server goes on"
+    assert server.new_client(protocol=version).load(ROOT_OID) == before, "the server continues"
 
 
 V2 = protocol.encode_request(protocol.Version(2))

@@ -160,7 +160,7 @@ def test_damaged_bytes_lose_only_the_objects_of_their_block_or_commit(
         if start < packed_end:
             hit |= original.hit(start // BLOCK_SIZE * BLOCK_SIZE, min(-(-end // BLOCK_SIZE) * BLOCK_SIZE, packed_end))
         if packed_end and start < packed_end + 2 * 8 + SEAL_SIZE and end > packed_end + 8 + SEAL_SIZE:
-            hit |= original.hit(0, packed_end)  # neither the first seal nor the block table tells what is sound
+            hit |= original.hit(0, packed_end)  # neither the first seal nor the block table says what is sound
         if end > packed_end:
             first = max([each for each in seals if each <= start] or [packed_end])
             last = min([each for each in seals if each - SEAL_SIZE >= end] or [len(data)])
@@ -281,7 +281,7 @@ def test_sound_file_is_copied_as_it_is(originals: dict[str, Original]) -> None:
 
 
 def damaged_file(path: Path, *, hides: str) -> None:
-    """Write a file in which the only record of an object is zeros; the text of the object tells which."""
+    """Write a file in which the only record of an object is zeros; the text of the object says which."""
     storage = FileStorage(path)
     connection = Connection(storage)
     root: Any = connection.get_root()
@@ -470,7 +470,10 @@ def test_no_wrong_state_is_loaded_whatever_happened(originals: dict[str, Origina
 @pytest.mark.spec("SALV-14")
 @pytest.mark.parametrize(
     ("bytes_before", "problem"),
-    [(0, "the state of oid 2 that is here is damaged"), (60, "oid 2 is not in what can be read; the file is damaged up to byte ")],
+    [
+        (0, "the state of oid 2 that is here is damaged"),
+        (60, "oid 2 is not in what can be read; the file is damaged up to byte "),
+    ],
 )
 def test_what_is_damaged_is_told_with_a_command_that_works(
     bytes_before: int, problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -1,4 +1,4 @@
-"""What a server counts, and how it tells that to clients."""
+"""What a server counts, and how it says that to clients."""
 
 import json
 import os

@@ -13,7 +13,7 @@ class SoundPart(Shelf):
     """The records of a damaged file that are the newest of their objects, and sound. It has no history."""
 
     def __init__(self, file: ReadableFile, advice: str) -> None:
-        """`advice` is what errors tell to do. FormatError if nothing in the file is part of a SHELF-1 file."""
+        """`advice` is what errors say to do. FormatError if nothing in the file is part of a SHELF-1 file."""
         self._advice = advice
         self._damaged = DamagedShelf(file)
         self.raw_file = self.file = self._damaged.file

@@ -78,7 +78,7 @@ class OffsetMap:
 
 
 def no_offsets(count: int, size: int) -> "array[int]":
-    """Return room for the offsets of so many oids in a file of `size` bytes, for build_offset_map()."""
+    """Return room for the offsets of this many oids in a file of `size` bytes, for build_offset_map()."""
     return array("I" if size <= 1 << 32 else "Q", [0]) * count
 
 

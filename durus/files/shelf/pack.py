@@ -81,7 +81,7 @@ class ShelfPacker(Packer[Shelf]):
 
     def _gen_late_commits(self) -> Iterator[LateCommit]:
         shelf = self._source
-        stop = shelf.end  # its present end: otherwise a pack would never end while others go on committing
+        stop = shelf.end  # its present end: otherwise a pack would never end while others keep committing
         while (start := self._followed_to) < stop:
             (length,) = U64.unpack(shelf.file.read_at(start, U64.size))
             end = start + U64.size + length

@@ -93,7 +93,7 @@ class _Mended:
 
 
 class DamagedShelf:
-    """A SHELF-1 file in any condition. Iterate over entries() once; the other attributes then tell what was found."""
+    """A SHELF-1 file in any condition. Iterate over entries() once; the other attributes then say what was found."""
 
     def __init__(self, file: ReadableFile) -> None:
         self.file = _Mended(FileSnapshot(file))
@@ -179,7 +179,7 @@ class DamagedShelf:
         return self._map_that_ends(end), end, _checksum(self.file, 0, end, 0), quality
 
     def _mend_first_seal(self) -> bool:
-        """Correct one flipped bit of the first seal; tell if everything before the seal is then sound."""
+        """Correct one flipped bit of the first seal; return whether everything before the seal is then sound."""
         end = self._end_of_packed_part()
         if end is None:
             return False
@@ -358,7 +358,7 @@ class DamagedShelf:
         return found is not None and self._try(start + found[0], 1 << found[1], start, seal.end, checksum)
 
     def _mend_seal(self, start: int, offset: int, checksum: int) -> bool:
-        """Correct one flipped bit of the seal that should be at `offset`; tell if all from `start` on is then sound."""
+        """Correct one flipped bit of the seal that should be at `offset`; True if all from `start` on is then sound."""
         data = self.file.read_at(offset, SEAL_SIZE) if offset > start else b""
         if len(data) < SEAL_SIZE:
             return False
@@ -377,7 +377,7 @@ class DamagedShelf:
         return False
 
     def _try(self, offset: int, bit: int, start: int, end: int, checksum: int) -> bool:
-        """Flip a bit; tell if the bytes from `start` to `end` are then sound. If not, flip it back."""
+        """Flip a bit; return whether the bytes from `start` to `end` are then sound. If not, flip it back."""
         self.file.bits[offset] = bit
         if self._is_sound(start, end, checksum):
             return True

@@ -2,7 +2,7 @@
  * Pickles of the protocols 0 to 5, read without Python.
  *
  * Nothing that a pickle names is called. What is not one of the values in values.js becomes a
- * PythonObject, which tells how Python would make it. One reader reads the pickles that follow one
+ * PythonObject, which says how Python would make it. One reader reads the pickles that follow one
  * another in a record, with one memo (REC-12).
  */
 
