@@ -149,8 +149,8 @@ is_plain(PyObject *key, PyObject *ordered)
     if (Py_EnterRecursiveCall(" in a key of a BTree"))
         return -1;
     int result = 1;
-    for (Py_ssize_t place = 0; result == 1 && place < PyTuple_GET_SIZE(key); place++)
-        result = is_plain(PyTuple_GET_ITEM(key, place), ordered);
+    for (Py_ssize_t index = 0; result == 1 && index < PyTuple_GET_SIZE(key); index++)
+        result = is_plain(PyTuple_GET_ITEM(key, index), ordered);
     Py_LeaveRecursiveCall();
     return result;
 }
@@ -189,8 +189,8 @@ is_orderable(PyObject *key, int depth)
         return PyFloat_AS_DOUBLE(key) == PyFloat_AS_DOUBLE(key);
     if (!PyTuple_CheckExact(key) || depth > 20)
         return 0;
-    for (Py_ssize_t place = 0; place < PyTuple_GET_SIZE(key); place++)
-        if (!is_orderable(PyTuple_GET_ITEM(key, place), depth + 1))
+    for (Py_ssize_t index = 0; index < PyTuple_GET_SIZE(key); index++)
+        if (!is_orderable(PyTuple_GET_ITEM(key, index), depth + 1))
             return 0;
     return 1;
 }
@@ -213,9 +213,9 @@ compare(const Probe *probe, PyObject *other, int *order)
 }
 
 static PyObject *
-key_at(PyObject *items, Py_ssize_t place)
+key_at(PyObject *items, Py_ssize_t index)
 {
-    PyObject *item = PySequence_GetItem(items, place);
+    PyObject *item = PySequence_GetItem(items, index);
     PyObject *key = item == NULL ? NULL : PySequence_GetItem(item, 0);
     Py_XDECREF(item);
     return key;
@@ -232,10 +232,10 @@ is_equal(PyObject *one, PyObject *other) /* PyObject_RichCompareBool takes an ob
 }
 
 static inline int
-is_pair(PyObject *items, Py_ssize_t place)
+is_pair(PyObject *items, Py_ssize_t index)
 {
-    return place < PyList_GET_SIZE(items) && PyTuple_CheckExact(PyList_GET_ITEM(items, place))
-        && PyTuple_GET_SIZE(PyList_GET_ITEM(items, place)) > 0;
+    return index < PyList_GET_SIZE(items) && PyTuple_CheckExact(PyList_GET_ITEM(items, index))
+        && PyTuple_GET_SIZE(PyList_GET_ITEM(items, index)) > 0;
 }
 
 /* Has the keys in a leaf on their way from memory, all at once: of those above most are at hand. */
@@ -244,9 +244,9 @@ fetch_keys(PyObject *items)
 {
 #if defined(__GNUC__)
     Py_ssize_t size = PyList_GET_SIZE(items);
-    for (Py_ssize_t place = 0; place < size && size <= 64; place++)
-        if (is_pair(items, place))
-            __builtin_prefetch(PyTuple_GET_ITEM(PyList_GET_ITEM(items, place), 0));
+    for (Py_ssize_t index = 0; index < size && size <= 64; index++)
+        if (is_pair(items, index))
+            __builtin_prefetch(PyTuple_GET_ITEM(PyList_GET_ITEM(items, index), 0));
 #endif
 }
 
@@ -1359,7 +1359,7 @@ typedef struct {
     Boundary start;
     Boundary end;
     PyObject *run;    /* the items of a leaf, and the one after it; NULL before the first, and at the end */
-    Py_ssize_t place; /* in the run, of the item to give next */
+    Py_ssize_t index; /* in the run, of the item to give next */
     Py_ssize_t stop;  /* that before which it ends; after which, if it goes backward */
     PyObject *rest;   /* the generator that continues from here, where something is odd */
     char is_backward;
@@ -1584,7 +1584,7 @@ next_run(BTreeState *state, Items *self)
         if (outcome == FOUND) {
             Py_XSETREF(self->run, run);
             self->stop = index_in(state, &self->end, run);
-            self->place = self->is_backward ? PyList_GET_SIZE(run) : 0;
+            self->index = self->is_backward ? PyList_GET_SIZE(run) : 0;
             if (self->stop < 0)
                 outcome = ERROR;
         } else if (outcome == ODD)
@@ -1592,7 +1592,7 @@ next_run(BTreeState *state, Items *self)
         if (outcome != ERROR && PyErr_CheckSignals() < 0)
             outcome = ERROR;
         Py_XDECREF(item);
-        if (outcome != FOUND || (self->is_backward ? self->place > self->stop : self->place < self->stop))
+        if (outcome != FOUND || (self->is_backward ? self->index > self->stop : self->index < self->stop))
             return outcome;
     }
 }
@@ -1619,7 +1619,7 @@ name_boundaries(Items *self)
 static inline int
 has_next(const Items *self) /* in the run */
 {
-    return self->run != NULL && (self->is_backward ? self->place > self->stop : self->place < self->stop);
+    return self->run != NULL && (self->is_backward ? self->index > self->stop : self->index < self->stop);
 }
 
 /* Stands for BTree._gen. */
@@ -1654,8 +1654,8 @@ items_next(Items *self)
             return result;
         }
     }
-    Py_ssize_t place = self->is_backward ? --self->place : self->place++;
-    return Py_NewRef(PyList_GET_ITEM(self->run, place));
+    Py_ssize_t index = self->is_backward ? --self->index : self->index++;
+    return Py_NewRef(PyList_GET_ITEM(self->run, index));
 }
 
 /* Ends an iteration, as the method of a generator does. */
@@ -1923,8 +1923,8 @@ ascends(PyObject *module, PyObject *items)
     Probe before = {NULL, 0, OTHER};
     if (!PyList_CheckExact(items))
         Py_RETURN_FALSE;
-    for (Py_ssize_t place = 0; place < PyList_GET_SIZE(items); place++) {
-        PyObject *item = PyList_GET_ITEM(items, place);
+    for (Py_ssize_t index = 0; index < PyList_GET_SIZE(items); index++) {
+        PyObject *item = PyList_GET_ITEM(items, index);
         int order;
         if (!PyTuple_CheckExact(item) || PyTuple_GET_SIZE(item) != 2)
             Py_RETURN_FALSE;

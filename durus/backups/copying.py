@@ -84,16 +84,16 @@ def _same_generation(target: Target, generation: Generation) -> Generation:
 class _Window:
     """Takes consecutive bytes of a file, and passes on those from `first` to `end`."""
 
-    def __init__(self, write: Write, position: int, first: int, end: int) -> None:
+    def __init__(self, write: Write, offset: int, first: int, end: int) -> None:
         self._write = write
-        self._position = position
+        self._offset = offset
         self._first = first
         self._end = end
 
     def write(self, data: bytes) -> None:
         """Take the next bytes."""
-        piece = data[max(self._first - self._position, 0) : max(self._end - self._position, 0)]
-        self._position += len(data)
+        piece = data[max(self._first - self._offset, 0) : max(self._end - self._offset, 0)]
+        self._offset += len(data)
         if piece:
             self._write(piece)
 

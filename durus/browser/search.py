@@ -50,7 +50,7 @@ class SearchPage(NamedTuple):
 
 
 def search_page(view: View, query: Query, start: int) -> SearchPage:
-    """Look at objects from a position on, until a page is full."""
+    """Look at objects from an index on, until a page is full."""
     chosen = view.index.by_number if query.class_number is None else [class_of_number(view, query.class_number)]
     choice = sorted({*ordered(view, "bytes")[:_MOST_CLASSES], *chosen[:1]}, key=lambda each: each.name)
     total = sum(len(each.oids) for each in chosen)
@@ -73,11 +73,11 @@ def search_page(view: View, query: Query, start: int) -> SearchPage:
 
 
 def _from(classes: list[Objects], start: int) -> Iterator[tuple[int, Objects]]:
-    """Yield the objects of classes from a position on."""
+    """Yield the objects of classes from an index on."""
     for objects in classes:
         count = len(objects.oids)
-        for position in range(min(start, count), count):
-            yield objects.oids[position], objects
+        for index in range(min(start, count), count):
+            yield objects.oids[index], objects
         start = max(0, start - count)
 
 

@@ -35,7 +35,7 @@ class _Node(NamedTuple):
 
     @property
     def size(self) -> int:
-        """How many positions there are in it."""
+        """How many indexes there are in it."""
         return 2 * len(self.items) + 1
 
 
@@ -70,23 +70,23 @@ class Tree:
     def _forward(self, oid: bytes, before: Place, start: Place) -> Iterator[Item]:
         node = self._node(oid, before)
         first = start[0] if start else 0
-        for position in range(first, node.size):
-            if position % 2:
-                yield Item((*before, position), *node.items[position // 2])
+        for index in range(first, node.size):
+            if index % 2:
+                yield Item((*before, index), *node.items[index // 2])
             elif node.children:
-                rest = start[1:] if position == first else ()
-                yield from self._forward(node.children[position // 2], (*before, position), rest)
+                rest = start[1:] if index == first else ()
+                yield from self._forward(node.children[index // 2], (*before, index), rest)
 
     def _backward(self, oid: bytes, before: Place, end: Place) -> Iterator[Item]:
         node = self._node(oid, before)
         last = min(end[0], node.size) if end else node.size
         if len(end) > 1 and node.children and last < node.size and not last % 2:
             yield from self._backward(node.children[last // 2], (*before, last), end[1:])
-        for position in range(last - 1, -1, -1):
-            if position % 2:
-                yield Item((*before, position), *node.items[position // 2])
+        for index in range(last - 1, -1, -1):
+            if index % 2:
+                yield Item((*before, index), *node.items[index // 2])
             elif node.children:
-                yield from self._backward(node.children[position // 2], (*before, position), ())
+                yield from self._backward(node.children[index // 2], (*before, index), ())
 
     def _node(self, oid: bytes, place: Place) -> _Node:
         self._left -= 1

@@ -41,7 +41,7 @@ class Part(NamedTuple):
     """A part of a value."""
 
     kind: Literal["item", "key", "name"]
-    """What `key` is: a position, a value, or a name that Durus gives to the part."""
+    """What `key` is: an index, a value, or a name that Durus gives to the part."""
     key: Plain
     value: Plain
 
@@ -182,15 +182,15 @@ def count_of(value: Plain) -> int:
 
 
 def parts_of(value: Plain, start: int, stop: int) -> list[Part]:
-    """Return some parts of a value, by their positions."""
+    """Return some parts of a value, by their indexes."""
     return list(_gen_parts(without_number(value), start, stop))
 
 
 def part_at(value: Plain, path: Sequence[int]) -> tuple[list[Part], Plain]:
-    """Return the parts on the way to a part, by a position in each, and its value; ArgumentError if it is not there."""
+    """Return the parts on the way to a part, by an index in each, and its value; ArgumentError if it is not there."""
     parts: list[Part] = []
-    for position in path:
-        found = parts_of(value, position, position + 1)
+    for index in path:
+        found = parts_of(value, index, index + 1)
         if not found:
             raise ArgumentError("the value has no such part; it may have changed")
         parts += found

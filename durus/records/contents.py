@@ -56,7 +56,7 @@ def split_data(data: bytes) -> tuple[bytes, bytes]:
         machine = PickleMachine(data)
         with _as_record_error():
             machine.load()
-        end = machine.position
+        end = machine.index
     return data[:end], decompress_state(data[end:])
 
 
@@ -69,7 +69,7 @@ def read_contents(data: bytes) -> Contents:
         if not isinstance(cls, Name):
             raise RecordError("its data has something else where a class is expected")
         machine.load()
-    if machine.position < len(machine.pickles):
+    if machine.index < len(machine.pickles):
         raise RecordError("its data continues after the state")
     return Contents(machine, len(class_pickle), f"{cls.module}.{cls.qualname}")
 

@@ -158,7 +158,7 @@ class PickleMachine:
 
     def __init__(self, pickles: bytes) -> None:
         self.pickles = pickles
-        self.position = 0
+        self.index = 0
         """Where the next pickle begins."""
         self.namings: list[Naming] = []
         self.references: list[Reference] = []
@@ -193,9 +193,9 @@ class PickleMachine:
         """Yield the steps of the next pickle, up to its end, without following them."""
         code = None
         while code != STOP:
-            start, code = self.position, self.pickles[self.position]
-            self.position = end_of_step(self.pickles, code, start)
-            yield Step(code, start, self.position)
+            start, code = self.index, self.pickles[self.index]
+            self.index = end_of_step(self.pickles, code, start)
+            yield Step(code, start, self.index)
 
     def _do(self, step: Step) -> None:
         code = step.code

@@ -62,7 +62,7 @@ def read_plain(data: bytes) -> PlainState:
                 raise RecordError("its data has something else where a class is expected")
             cls = named["$class"]  # type: ignore[assignment]  # as class_text() made it
         state = machine.load()
-        if machine.position != len(machine.pickles):
+        if machine.index != len(machine.pickles):
             raise RecordError("its data continues after the state")
         return PlainState(cls, machine.named(state))
     except RecordError:  # which is a ValueError
@@ -99,7 +99,7 @@ def check_plain(data: bytes) -> None:
 def _end_of_class(data: bytes) -> int:
     machine = PickleMachine(data)
     machine.load()
-    return machine.position
+    return machine.index
 
 
 class _Machine:
@@ -107,49 +107,49 @@ class _Machine:
 
     def __init__(self, pickles: bytes) -> None:
         self.pickles = pickles
-        self.position = 0
+        self.index = 0
         self._context = Context(pickles)
         self._containers = 0
 
     def load(self) -> Plain:
         """Run the next pickle, and return its value."""
-        pickles, context, position = self.pickles, self._context, self.position
+        pickles, context, index = self.pickles, self._context, self.index
         memo = context.memo
         stack: list[Plain] = []
         marks: list[int] = []
         containers = 0
         context.protocol = 0
-        if pickles.startswith(_USUAL_START, position):
+        if pickles.startswith(_USUAL_START, index):
             context.protocol = 4
-            position += _USUAL_START_SIZE
+            index += _USUAL_START_SIZE
         value: Plain
         push = stack.append
         while True:
-            code = pickles[position]
-            position += 1
+            code = pickles[index]
+            index += 1
             if code == 0x8C:  # SHORT_BINUNICODE
-                end = position + 1 + pickles[position]
-                text = pickles[position + 1 : end]
+                end = index + 1 + pickles[index]
+                text = pickles[index + 1 : end]
                 try:
                     value = text.decode()
                 except UnicodeDecodeError:
                     value = text.decode("utf-8", "surrogatepass")
                 push(value)
-                position = end
-                if pickles[position] == 0x94:  # MEMOIZE, as after every text that a pickler writes
+                index = end
+                if pickles[index] == 0x94:  # MEMOIZE, as after every text that a pickler writes
                     memo[len(memo)] = value
-                    position += 1
+                    index += 1
             elif code == 0x94:  # MEMOIZE
                 memo[len(memo)] = stack[-1]
             elif code == 0x4B:  # BININT1
-                push(pickles[position])
-                position += 1
+                push(pickles[index])
+                index += 1
             elif code == 0x68:  # BINGET
-                value = memo[pickles[position]]
+                value = memo[pickles[index]]
                 if not (isinstance(value, str) and len(value) <= MAX_KEY):
                     context.note_fetched(value)
                 push(value)
-                position += 1
+                index += 1
             elif code == 0x28:  # MARK
                 marks.append(len(stack))
             elif code == 0x4E:  # NONE
@@ -167,21 +167,21 @@ class _Machine:
             elif code == 0x51:  # BINPERSID
                 push(reference(stack.pop()))
             elif code == 0x43:  # SHORT_BINBYTES
-                end = position + 1 + pickles[position]
-                push(pickles[position + 1 : end])
-                position = end
+                end = index + 1 + pickles[index]
+                push(pickles[index + 1 : end])
+                index = end
             elif code == 0x93:  # STACK_GLOBAL
                 qualname, module = stack.pop(), stack.pop()
                 push(context.name(module, qualname))
             elif code == 0x4D:  # BININT2
-                push(pickles[position] + (pickles[position + 1] << 8))
-                position += 2
+                push(pickles[index] + (pickles[index + 1] << 8))
+                index += 2
             elif code == 0x4A:  # BININT
-                push(int.from_bytes(pickles[position : position + 4], "little", signed=True))
-                position += 4
+                push(int.from_bytes(pickles[index : index + 4], "little", signed=True))
+                index += 4
             elif code == 0x47:  # BINFLOAT
-                push(float_form(struct.unpack_from(">d", pickles, position)[0]))
-                position += 8
+                push(float_form(struct.unpack_from(">d", pickles, index)[0]))
+                index += 8
             elif code == 0x73:  # SETITEM
                 pair = stack[-2:]
                 del stack[-2:]
@@ -199,22 +199,22 @@ class _Machine:
             elif code == 0x88 or code == 0x89:  # NEWTRUE, NEWFALSE
                 push(code == 0x88)
             elif code == 0x58:  # BINUNICODE
-                end = position + 4 + int.from_bytes(pickles[position : position + 4], "little")
-                push(str(pickles[position + 4 : end], "utf-8", "surrogatepass"))
-                position = end
+                end = index + 4 + int.from_bytes(pickles[index : index + 4], "little")
+                push(str(pickles[index + 4 : end], "utf-8", "surrogatepass"))
+                index = end
             elif code == 0x95:  # FRAME
-                position += 8
+                index += 8
             elif code == 0x80:  # PROTO
-                context.protocol = pickles[position]
-                position += 1
+                context.protocol = pickles[index]
+                index += 1
             elif code == 0x2E:  # STOP
                 break
             else:
                 containers += 1
-                position = STEPS[code](context, stack, marks, position)
-        if len(stack) != 1 or marks or position > len(pickles):
+                index = STEPS[code](context, stack, marks, index)
+        if len(stack) != 1 or marks or index > len(pickles):
             raise RecordError("its pickle ends before it has made its value")
-        self.position = position
+        self.index = index
         self._containers += containers
         return stack[0]
 

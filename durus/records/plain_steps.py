@@ -134,11 +134,11 @@ def set_items(target: Plain, parts: list[Plain]) -> None:
 
 
 def _sized(size: int, make: Callable[[Context, bytes], Plain]) -> "_Step":
-    def step(context: Context, stack: list[Plain], marks: list[int], position: int) -> int:
-        start = position + size
-        end = start + int.from_bytes(context.pickles[position:start], "little")
+    def step(context: Context, stack: list[Plain], marks: list[int], index: int) -> int:
+        start = index + size
+        end = start + int.from_bytes(context.pickles[index:start], "little")
         if end > len(context.pickles):
-            raise RecordError(f"its pickle ends inside the step at byte {position - 1}")
+            raise RecordError(f"its pickle ends inside the step at byte {index - 1}")
         stack.append(make(context, context.pickles[start:end]))
         return end
 
@@ -146,38 +146,38 @@ def _sized(size: int, make: Callable[[Context, bytes], Plain]) -> "_Step":
 
 
 def _line(make: Callable[[bytes], Plain]) -> "_Step":
-    def step(context: Context, stack: list[Plain], marks: list[int], position: int) -> int:
-        end = context.pickles.index(b"\n", position)
-        stack.append(make(context.pickles[position:end]))
+    def step(context: Context, stack: list[Plain], marks: list[int], index: int) -> int:
+        end = context.pickles.index(b"\n", index)
+        stack.append(make(context.pickles[index:end]))
         return end + 1
 
     return step
 
 
 def _tuple(size: int) -> "_Step":
-    def step(context: Context, stack: list[Plain], marks: list[int], position: int) -> int:
+    def step(context: Context, stack: list[Plain], marks: list[int], index: int) -> int:
         parts = stack[-size:]
         if len(parts) < size:
             raise RecordError("its data takes more from the stack than is there")
         stack[-size:] = [Form({"$tuple": parts})]
-        return position
+        return index
 
     return step
 
 
 def _gathering(make: Callable[[Context, list[Plain]], Plain]) -> "_Step":
-    def step(context: Context, stack: list[Plain], marks: list[int], position: int) -> int:
+    def step(context: Context, stack: list[Plain], marks: list[int], index: int) -> int:
         start = marks.pop()
         stack[start:] = [make(context, stack[start:])]
-        return position
+        return index
 
     return step
 
 
 def _get(size: int) -> "_Step":
-    def step(context: Context, stack: list[Plain], marks: list[int], position: int) -> int:
-        end = position + size if size else context.pickles.index(b"\n", position)
-        argument = context.pickles[position:end]
+    def step(context: Context, stack: list[Plain], marks: list[int], index: int) -> int:
+        end = index + size if size else context.pickles.index(b"\n", index)
+        argument = context.pickles[index:end]
         value = context.memo[int.from_bytes(argument, "little") if size else int(argument)]
         context.note_fetched(value)
         stack.append(value)
@@ -187,53 +187,53 @@ def _get(size: int) -> "_Step":
 
 
 def _put(size: int) -> "_Step":
-    def step(context: Context, stack: list[Plain], marks: list[int], position: int) -> int:
-        end = position + size if size else context.pickles.index(b"\n", position)
-        argument = context.pickles[position:end]
+    def step(context: Context, stack: list[Plain], marks: list[int], index: int) -> int:
+        end = index + size if size else context.pickles.index(b"\n", index)
+        argument = context.pickles[index:end]
         context.memo[int.from_bytes(argument, "little") if size else int(argument)] = stack[-1]
         return end if size else end + 1
 
     return step
 
 
-def _pop(context: Context, stack: list[Plain], marks: list[int], position: int) -> int:
+def _pop(context: Context, stack: list[Plain], marks: list[int], index: int) -> int:
     if marks and marks[-1] == len(stack):
         marks.pop()
     else:
         stack.pop()
-    return position
+    return index
 
 
-def _pop_mark(context: Context, stack: list[Plain], marks: list[int], position: int) -> int:
+def _pop_mark(context: Context, stack: list[Plain], marks: list[int], index: int) -> int:
     del stack[marks.pop() :]
-    return position
+    return index
 
 
-def _dup(context: Context, stack: list[Plain], marks: list[int], position: int) -> int:
+def _dup(context: Context, stack: list[Plain], marks: list[int], index: int) -> int:
     context.note_fetched(stack[-1])
     stack.append(stack[-1])
-    return position
+    return index
 
 
 def _push(make: Callable[[], Plain]) -> "_Step":
-    def step(context: Context, stack: list[Plain], marks: list[int], position: int) -> int:
+    def step(context: Context, stack: list[Plain], marks: list[int], index: int) -> int:
         stack.append(make())
-        return position
+        return index
 
     return step
 
 
-def _global(context: Context, stack: list[Plain], marks: list[int], position: int) -> int:
-    middle = context.pickles.index(b"\n", position)
+def _global(context: Context, stack: list[Plain], marks: list[int], index: int) -> int:
+    middle = context.pickles.index(b"\n", index)
     end = context.pickles.index(b"\n", middle + 1)
     stack.append(
-        context.name(str(context.pickles[position:middle], "utf-8"), str(context.pickles[middle + 1 : end], "utf-8"))
+        context.name(str(context.pickles[index:middle], "utf-8"), str(context.pickles[middle + 1 : end], "utf-8"))
     )
     return end + 1
 
 
-def _inst(context: Context, stack: list[Plain], marks: list[int], position: int) -> int:
-    end = _global(context, stack, marks, position)
+def _inst(context: Context, stack: list[Plain], marks: list[int], index: int) -> int:
+    end = _global(context, stack, marks, index)
     cls = stack.pop()
     start = marks.pop()
     stack[start:] = [_instance(cls, stack[start:])]
@@ -255,24 +255,24 @@ def result(function: Plain, arguments: Plain, shared: SharedValues | None = None
     return made if found is None else found
 
 
-def _reduce(context: Context, stack: list[Plain], marks: list[int], position: int) -> int:
+def _reduce(context: Context, stack: list[Plain], marks: list[int], index: int) -> int:
     arguments = stack.pop()
     stack[-1] = result(stack[-1], arguments, context.shared)
     context.count_name(stack[-1])
-    return position
+    return index
 
 
-def _new(context: Context, stack: list[Plain], marks: list[int], position: int) -> int:
+def _new(context: Context, stack: list[Plain], marks: list[int], index: int) -> int:
     arguments = stack.pop()
     stack[-1] = _made("$new", stack[-1], arguments)
-    return position
+    return index
 
 
-def _new_ex(context: Context, stack: list[Plain], marks: list[int], position: int) -> int:
+def _new_ex(context: Context, stack: list[Plain], marks: list[int], index: int) -> int:
     kwargs, arguments = stack.pop(), stack.pop()
     made = stack[-1] = _made("$new", stack[-1], arguments)
     made["kwargs"] = kwargs
-    return position
+    return index
 
 
 def _made(how: str, function: Plain, arguments: Plain) -> Form:
@@ -286,7 +286,7 @@ def _made(how: str, function: Plain, arguments: Plain) -> Form:
     return made
 
 
-def _build(context: Context, stack: list[Plain], marks: list[int], position: int) -> int:
+def _build(context: Context, stack: list[Plain], marks: list[int], index: int) -> int:
     state = stack.pop()
     target = stack[-1]
     if not (type(target) is Form and next(iter(target)) in _GROWING):
@@ -299,12 +299,12 @@ def _build(context: Context, stack: list[Plain], marks: list[int], position: int
                 text = f"{number:032x}"
                 target.clear()
                 target["$uuid"] = "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
-                return position
+                return index
     _grow(target, "state", state)  # type: ignore[arg-type]  # a state is stored as it is
-    return position
+    return index
 
 
-def _add_items(context: Context, stack: list[Plain], marks: list[int], position: int) -> int:
+def _add_items(context: Context, stack: list[Plain], marks: list[int], index: int) -> int:
     start = marks.pop()
     match stack[start - 1 if start else start]:
         case {"$set": list() as items}:
@@ -312,11 +312,11 @@ def _add_items(context: Context, stack: list[Plain], marks: list[int], position:
         case _:
             raise RecordError("its data adds items to something that is not a set")
     del stack[start:]
-    return position
+    return index
 
 
 def _refuse(name: str) -> "_Step":
-    def step(context: Context, stack: list[Plain], marks: list[int], position: int) -> int:
+    def step(context: Context, stack: list[Plain], marks: list[int], index: int) -> int:
         raise RecordError(f"its data has a step that has no use in a record: {name}")
 
     return step
