@@ -58,8 +58,6 @@ create index objects_class on objects (class)
 """
 _INSERT_REF = "insert into refs values (?, ?, ?)"
 _INSERT_ITEM = "insert into staging.items values (?, ?, ?, ?, ?)"
-_REF_NUMBER = "cast(substr({0}, 10, instr({0}, ',') - 10) as integer)"
-"""The oid in the form of a reference, `{"$ref": 7, "class": ...}`, as to_json() writes it."""
 _OF_CONTAINERS = {"data", "s", "nodes"}
 """Attributes of which the containers of Durus have one."""
 _RESERVED = ("classes", "attributes", "objects", "refs", "items")
