@@ -27,7 +27,7 @@ from reprlib import Repr
 from sys import _getframe
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar, cast, overload
 
-from durus.error import StateError
+from durus.error import ArgumentError, StateError
 from durus.object_repr import GAP, MAX_SHOWN, Items
 from durus.pairs import HasItems, HasKeys, Pairs, pairs_of
 from durus.persistent import GHOST, ConnectionBase, PersistentObject, get_slot, implementation, set_slot, told_apart
@@ -36,7 +36,6 @@ K = TypeVar("K")
 V = TypeVar("V")
 D = TypeVar("D")
 
-_MISSING: Any = object()
 _MAX_STEPS = 1000
 """How many nodes a repr examines."""
 _STATE_OF_A_NODE = {"items", "nodes"}
@@ -419,7 +418,7 @@ class BTree(PersistentObject, MutableMapping[K, V]):
             node_constructor: the class of the nodes.
 
         Raises:
-            ValueError: a key is not greater than the one before it.
+            ArgumentError: a key is not greater than the one before it.
         """
         tree: BTree[K, V] = cls(node_constructor)
         tree.root = _build(_in_order(list(items)), node_constructor)
@@ -1104,7 +1103,7 @@ def _ascends(items: list[tuple[K, V]]) -> bool:
 
 
 def _in_order(items: list[tuple[K, V]]) -> list[tuple[K, V]]:
-    """Return items if their keys ascend; ValueError if not, TypeError if they have no order. [OBJ-50]"""
+    """Return items if their keys ascend; ArgumentError if not, TypeError if they have no order. [OBJ-50]"""
     for key, _ in items[:1]:
         _check_orderable(key)
     if _ascends(items):
@@ -1116,7 +1115,7 @@ def _in_order(items: list[tuple[K, V]]) -> list[tuple[K, V]]:
             _check_order(before, after)
             if not _is_less(before, after):
                 keys = f"the key {_short(after)} does not come after {_short(before)}"
-                raise ValueError(f"{keys}: the items are not sorted")
+                raise ArgumentError(f"{keys}: the items are not sorted")
     return items
 
 

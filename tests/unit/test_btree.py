@@ -11,7 +11,7 @@ import pytest
 from durus import btree, persistent
 from durus.btree import BNode, BNode4, BNode16, BTree
 from durus.connection import Connection
-from durus.error import StateError, WriteConflictError
+from durus.error import ArgumentError, StateError, WriteConflictError
 from durus.persistent import Persistent, PersistentObject
 from durus.serialize import RecordConnection
 from durus.shared_storage import SharedStorage
@@ -88,9 +88,9 @@ def test_a_tree_built_of_sorted_items_is_sound_for_every_number_of_them(cls: typ
         tree = BTree.from_sorted(((n, -n) for n in range(count)), cls)
         tree.check()
         assert tree.items() == [(n, -n) for n in range(count)]
-    with pytest.raises(ValueError, match="the key 2 does not come after 3"):
+    with pytest.raises(ArgumentError, match="the key 2 does not come after 3"):
         BTree.from_sorted([(1, 0), (3, 0), (2, 0)], cls)
-    with pytest.raises(ValueError, match="the key 1 does not come after 1"):
+    with pytest.raises(ArgumentError, match="the key 1 does not come after 1"):
         BTree.from_sorted([(1, 0), (1, 0)], cls)
 
 
