@@ -101,8 +101,8 @@ class ClientStorage(GuardedStorage):
         port: its port.
         address: the address of the server, instead of `host` and `port`: a (host, port) pair, the path of a Unix
             socket, `@name` for an abstract one, or `durus+tls://host:port`, with options for TLS as in durus.open().
-        connect_timeout: how many seconds connecting may take, with the TLS handshake; None is for ever.
-        timeout: how many seconds each answer may take; None is for ever.
+        connect_timeout: how many seconds connecting may take, with the TLS handshake; None means no limit.
+        timeout: how many seconds each answer may take; None means no limit.
         prefetch: how many records are loaded ahead, at most, with each loaded one; 0 turns this off. [TXN-26]
         reconnect: whether sync() connects again after the connection is lost.
         protocol: the version of the wire protocol, 1 or 2; None uses 2 if the server supports it.

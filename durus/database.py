@@ -154,7 +154,8 @@ class Database(Uncopied, Generic[Root]):
         Raises:
             TransactionError: this thread or task already has an open transaction, or an exclusive one is begun in a
                 task.
-            ConflictError: at the end of the block, if others have changed what it used; run() tries again by itself.
+            ConflictError: at the end of the block, if others have changed what it used; run() tries again
+                automatically.
         """
         if exclusive and current_task() is not None:
             raise TransactionError(

@@ -85,7 +85,7 @@ class PostgresStorage(GuardedStorage):
         schema: the schema of the tables, which are made if they are not there.
         readonly: never make or change anything; the server may be a standby.
         timeout: how many seconds a commit may wait for its turn, and for a server that is gone to come back; after the
-            same time of silence, and at least 30 seconds, the connection is dropped; None is for ever.
+            same time of silence, and at least 30 seconds, the connection is dropped; None means no limit.
         prefetch: how many records are loaded ahead, at most, with each loaded one; 0 turns this off. [TXN-26]
         prepare: False if there is a pooler between that does not support prepared statements.
         durability: "fsync"; or "os", to accept a server with `synchronous_commit=off`, which may lose the last commits

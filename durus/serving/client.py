@@ -338,7 +338,7 @@ class ServedClient:
         self._server.wake(self)
 
     def commit_is_ready(self) -> None:
-        """Note when a commit was complete; the server finds by itself what is ready."""
+        """Note when a commit was complete; the server itself finds what is ready."""
         self._commit_began = time.monotonic()
 
     def commit_ended(self, count: int, size: int, error: DurusError | None) -> None:

@@ -46,7 +46,7 @@ class CommitQueue:
 
     Args:
         storage: where the commits go.
-        knows_needs: True if the storage finds out by itself what a commit needs that is not there.
+        knows_needs: True if the storage itself finds out what a commit needs that is not there.
     """
 
     def __init__(self, storage: Storage, knows_needs: bool) -> None:
