@@ -104,9 +104,6 @@ class OidArray:
         return index < len(self.numbers) and self.numbers[index] == number
 
 
-NO_OIDS = OidArray(array("Q"))
-
-
 class OidCollector:
     """Different oids that come in any order: 2 bytes for each, as long as many are close to each other."""
 

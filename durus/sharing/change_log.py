@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from durus.oid import array_of_oids, oid_to_int
-from durus.oid_array import NO_OIDS, OidArray
+from durus.oid_array import OidArray
 
 MAX_CHANGES = 1 << 20
 """How many changes the log keeps at most, of 16 bytes each. [TXN-41]"""
@@ -179,12 +179,12 @@ class LogReader:
         found = self.take_changes()
         return None if found is None else list(found)
 
-    def take_changes(self) -> OidArray | None:
-        """Return the oids that have changed since, None for any: now the client knows all."""
+    def take_changes(self) -> Collection[bytes] | None:
+        """Return the oids that have changed since, in ascending order, None for any: now the client knows all."""
         log = self._log
         serial, own, self.serial, self.own_serial = self.serial, self.own_serial, log.end, 0
         if serial == log.end:
-            return NO_OIDS
+            return ()
         return None if serial < log.start else log.changes_after(serial, own)
 
     def go_back_to(self, serial: int) -> None:

@@ -4,10 +4,14 @@ No sockets and no clocks here. A Conversation receives bytes as they arrive, and
 do work. dialog1.py and dialog2.py have the requests and answers, one module for each version of the protocol.
 """
 
+import struct
+
 from durus.error import DurusError, LimitError
-from durus.sharing.dialog import EVENT, Dialog, Host
+from durus.sharing.dialog import EVENT, MAX_WHOLE, MESSAGE, Dialog, Host
 from durus.sharing.dialog1 import Dialog1
 from durus.sharing.session import SessionCore
+
+_U32 = struct.Struct(">I")
 
 
 class Conversation:
@@ -25,6 +29,8 @@ class Conversation:
         self._dialog: Dialog = Dialog1(core, host, self._session)
         self._steps = self._dialog.converse()
         self._wanted = next(self._steps)
+        self._needed = 0
+        """How many bytes the buffer must have before the dialog goes on, if it wants bytes."""
 
     @property
     def request_count(self) -> int:
@@ -77,7 +83,7 @@ class Conversation:
     @property
     def is_inside_request(self) -> bool:
         """True if the client has sent a part of a message, and the rest is missing."""
-        return self._wanted != EVENT and not self._dialog.is_between_requests
+        return self._wanted != EVENT and not (self._dialog.is_between_requests and not self._buffer)
 
     @property
     def has_unread_input(self) -> bool:
@@ -92,7 +98,7 @@ class Conversation:
         self._session.note_received(len(data))
         if buffer:
             buffer += data
-            if self._wanted == EVENT or len(buffer) < self._wanted:
+            if self._wanted == EVENT or len(buffer) < self._needed:
                 return
             data = bytes(buffer)
             buffer.clear()
@@ -142,20 +148,25 @@ class Conversation:
         try:
             while not self._is_closed:
                 wanted = self._wanted
-                if wanted == EVENT:
-                    if not self._event_happened:
+                if wanted == MESSAGE:
+                    if index == size:
                         break
-                    piece = b""
-                elif index + wanted <= size:
-                    piece = data[index : index + wanted]
-                    index += wanted
+                    start, end = _next_message(data, index)
+                elif wanted != EVENT:
+                    start, end = index, index + wanted
+                elif self._event_happened:
+                    start = end = index
                 else:
                     break
+                if end > size:
+                    self._needed = end - index
+                    break
+                index = end
                 dialog = self._dialog
                 self._event_happened = dialog.is_between_requests = False
                 dialog.has_unused_input = index < size
                 try:
-                    self._wanted = self._steps.send(piece)
+                    self._wanted = self._steps.send(data[start:end])
                 except StopIteration as stop:
                     self._go_on_with(stop.value)
         except DurusError as error:
@@ -180,3 +191,12 @@ class Conversation:
         if not self._is_closed:
             self.close()
             self._host.end(error)
+
+
+def _next_message(data: bytes, index: int) -> tuple[int, int]:
+    """Return where the next message begins and ends, or how far its size goes if that is not complete."""
+    start = index + _U32.size
+    if start > len(data):
+        return index, start
+    (size,) = _U32.unpack_from(data, index)
+    return (start, start + size) if 0 < size <= MAX_WHOLE else (index, index)

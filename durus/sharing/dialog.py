@@ -1,6 +1,6 @@
 """The common part of the server's dialogs of both versions of the wire protocol: the host, waiting, and turns.
 
-A dialog is a generator that yields how many bytes of the client it needs next, or EVENT to wait for the host.
+A dialog is a generator that yields how many bytes of the client it needs next, MESSAGE, or EVENT to wait for the host.
 It has no sockets, no threads and no clocks; conversation.py drives it.
 """
 
@@ -14,6 +14,13 @@ from durus.sharing.session import Session, SessionCore
 
 EVENT = -1
 """What a dialog yields when it waits for an event and not for bytes."""
+MESSAGE = -2
+"""What a dialog yields when it waits for a message: as many bytes as a u32 before them says.
+
+It is sent the message without the u32, or nothing if it is empty or longer than MAX_WHOLE: then it reads all of it.
+"""
+MAX_WHOLE = 1 << 16
+"""A longer message is read in parts, so that its bytes are not held twice."""
 
 WORK_AT_A_TIME = 64
 """How many requests, or new oids, are handled before other clients have their turn."""
@@ -180,9 +187,10 @@ class Dialog:
 
     def _until_answered(self, outcomes: Collection[object]) -> Generator[int, bytes, None]:
         """Wait for the outcome of a commit, which is answered even if the server stops meanwhile."""
-        self.is_held = True
-        yield from self._until(lambda: outcomes)
-        self.is_held = False
+        self.is_held = self.is_awaited = True
+        while not outcomes:
+            yield EVENT
+        self.is_held = self.is_awaited = False
 
     def _until_turn(self, lease: float | None = None) -> Generator[int, bytes, "list[bytes] | None"]:
         """Wait for this client's turn to commit; return the invalid oids, None for any. [TXN-21]"""

@@ -16,8 +16,8 @@ from durus.records.record import refs_outside
 from durus.sharing import protocol2 as messages
 from durus.sharing.ahead import Ahead
 from durus.sharing.compression import NONE
-from durus.sharing.dialog import COST_OF_A_LOAD, SENT_AT_A_TIME, WORK_AT_A_TIME, Dialog, Host, Steps
-from durus.sharing.protocol import INVALID, NOT_FOUND, OKAY
+from durus.sharing.dialog import COST_OF_A_LOAD, MESSAGE, SENT_AT_A_TIME, WORK_AT_A_TIME, Dialog, Host, Steps
+from durus.sharing.protocol import INVALID, NOT_FOUND
 from durus.sharing.roles import Role
 from durus.sharing.session import Session, SessionCore
 from durus.storage import check_record
@@ -54,7 +54,11 @@ class Dialog2(Dialog):
                 yield from self._let_others_go_first()
             self.is_between_requests = True
             try:
-                request = yield from messages.read_request(self._take, hello.max_commit)
+                message = yield MESSAGE
+                if message:
+                    request = messages.parse_request(message, self._take, hello.max_commit)
+                else:
+                    request = yield from messages.read_request(self._take, hello.max_commit)
                 self.request_count += 1
                 self._work += 1
                 if reserve is not None and not isinstance(request, messages.WITHOUT_DATABASE):
@@ -155,18 +159,23 @@ class Dialog2(Dialog):
         for oid in load.oids:
             if not self._has_snapshot and self._session.must_wait(oid):
                 yield from self._until_durable(oid)
-            status, record = self._load_one(oid)
-            answers.append(messages.encode_status(status, record))
-            size += len(record) + COST_OF_A_LOAD
-            if record:
-                records[oid] = record
+            try:
+                record = self._record(oid)
+            except DurusKeyError:
+                answer = NOT_FOUND
+            else:
+                answer = INVALID if record is None else messages.encode_found(record)
+                if record is not None:
+                    records[oid] = record
+            answers.append(answer)
+            size += len(answer) + COST_OF_A_LOAD
             if size >= SENT_AT_A_TIME:
                 self._send(b"r", b"".join(answers))
                 answers, size = [], 0
                 yield from self._let_others_in()
                 yield from self._until_read()
         others = self._what_comes_with(records, load.ahead, self._options.extra_bytes)
-        answers += [messages.encode_status(OKAY, record) for record in others]
+        answers += [messages.encode_found(record) for record in others]
         self._send(b"R", b"".join(answers))
 
     def _what_comes_with(self, records: dict[bytes, bytes], count: int, size: int) -> list[bytes]:
@@ -199,14 +208,6 @@ class Dialog2(Dialog):
         self._work += len(records)
         others = self._what_comes_with(records, count, left)
         self._send(b"A", messages.encode_records([*records.values(), *others]))
-
-    def _load_one(self, oid: bytes) -> tuple[bytes, bytes]:
-        """Return the status of an answer, and its record."""
-        try:
-            record = self._record(oid)
-        except DurusKeyError:
-            return NOT_FOUND, b""
-        return (INVALID, b"") if record is None else (OKAY, record)
 
     def _record(self, oid: bytes) -> bytes | None:
         """Return the record that the client sees, None if it is invalid; DurusKeyError if there is none."""

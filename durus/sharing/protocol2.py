@@ -37,8 +37,6 @@ MAX_REQUEST = 8 * MAX_REQUEST_OIDS + 64
 _BESIDE_RECORDS = 8 * MAX_ACCESSED + 64
 MAX_COMMIT_MESSAGE = MAX_COMMIT + _BESIDE_RECORDS
 _SKIPPED_AT_A_TIME = 1 << 16
-_STREAMED_FROM = 1 << 16
-"""A longer commit is read record by record, so that its bytes are not held twice."""
 
 ANY = 1
 AT_TURN = 1
@@ -74,8 +72,8 @@ def encode(kind: bytes, body: bytes = b"", method: int = NONE) -> bytes:
     return _HEAD.pack(1 + len(body), kind) + body
 
 
-def _decompressed(body: bytes, limit: int, max_commit: int = MAX_COMMIT) -> tuple[bytes, bytes]:
-    """Return the kind and the body of the message in a compressed one, which may be a commit of `max_commit` bytes."""
+def _decompressed(body: bytes, limit: int, max_commit: int = MAX_COMMIT) -> bytes:
+    """Return the message in a compressed one, which may be a commit of `max_commit` bytes."""
     if len(body) < _COMPRESSED.size:
         raise ProtocolError("a compressed message has no head")
     method, size = _COMPRESSED.unpack_from(body)
@@ -83,22 +81,14 @@ def _decompressed(body: bytes, limit: int, max_commit: int = MAX_COMMIT) -> tupl
         raise ProtocolError(f"a compressed message of {size} bytes is longer than the limit of {limit}")
     if size > max_commit + _BESIDE_RECORDS:
         raise _too_long(size, max_commit)
-    data = decompress(method, body[_COMPRESSED.size :], size)
-    return data[:1], data[1:]
+    return decompress(method, body[_COMPRESSED.size :], size)
 
 
-class _Body:
-    """Gives the bytes of a body to a reader, for receive()."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._index = 0
-
-    def take(self, size: int) -> bytes:
-        start, self._index = self._index, self._index + size
-        if self._index > len(self._data):
-            raise ProtocolError(f"a message ends inside of a part of {size} bytes")
-        return self._data[start : self._index]
+def _part(body: bytes, start: int, size: int) -> bytes:
+    end = start + size
+    if end > len(body):
+        raise ProtocolError(f"a message ends inside of a part of {size} bytes")
+    return body[start:end]
 
 
 # Requests
@@ -228,6 +218,8 @@ _WITHOUT_BODY: dict[bytes, Request] = {
     b".": Goodbye(),
 }
 _KIND_WITHOUT_BODY = {type(request): kind for kind, request in _WITHOUT_BODY.items()}
+_BODY_SIZES = {b"N": _U16.size, b"O": _OPTIONS.size, b"T": 1, b"P": 1, **dict.fromkeys(_WITHOUT_BODY, 0)}
+"""How many bytes the bodies of these requests have."""
 
 
 def encode_request(request: Request) -> bytes:
@@ -289,23 +281,16 @@ def read_request(take: Callable[[bytes], None], max_commit: int = MAX_COMMIT) ->
     ProtocolError if it is malformed; LimitError, after its end, for a commit with more than `max_commit` bytes.
     """
     (size,) = _U32.unpack((yield _U32.size))
-    if 0 < size <= _STREAMED_FROM:
-        rest = yield size
-        kind, body = rest[:1], rest[1:]
-    else:
-        kind = yield from _read_kind(size)
-        limit = MAX_COMMIT_MESSAGE if kind in (b"C", COMPRESSED) else MAX_REQUEST
-        if size > limit:
-            raise ProtocolError(f"a message {kind!r} of {size} bytes: at most {limit} are possible")
-        if size > max_commit + _BESIDE_RECORDS and kind in (b"C", COMPRESSED):
-            yield from _skip(size - 1)
-            raise _too_long(size, max_commit)
-        if kind == b"C":
-            return (yield from _read_commit(size - 1, take, max_commit))
-        body = yield size - 1
-    if kind == COMPRESSED:
-        kind, body = _decompressed(body, MAX_COMMIT_MESSAGE, max_commit)
-    return _parse_request(kind, body, take, max_commit)
+    kind = yield from _read_kind(size)
+    limit = MAX_COMMIT_MESSAGE if kind in (b"C", COMPRESSED) else MAX_REQUEST
+    if size > limit:
+        raise ProtocolError(f"a message {kind!r} of {size} bytes: at most {limit} are possible")
+    if size > max_commit + _BESIDE_RECORDS and kind in (b"C", COMPRESSED):
+        yield from _skip(size - 1)
+        raise _too_long(size, max_commit)
+    if kind == b"C":
+        return (yield from _read_commit(size - 1, take, max_commit))
+    return parse_request(kind + (yield size - 1), take, max_commit)
 
 
 def _read_kind(size: int) -> Reader[bytes]:
@@ -328,52 +313,57 @@ def _too_long(size: int, max_commit: int) -> LimitError:
     )
 
 
-def _parse_request(kind: bytes, body: bytes, take: Callable[[bytes], None], max_commit: int) -> Request:
-    if kind in (b"L", b"A"):
-        if len(body) < 10 or len(body) % 8 != 2 or len(body) > 8 * MAX_REQUEST_OIDS + 2:
-            raise ProtocolError(f"a load of {len(body)} bytes: it has 2 and 8 for each of 1 to {MAX_REQUEST_OIDS}")
-        oids = [body[start : start + 8] for start in range(2, len(body), 8)]
-        return (Load if kind == b"L" else LoadAhead)(oids, _U16.unpack_from(body)[0])
+def parse_request(message: bytes, take: Callable[[bytes], None], max_commit: int = MAX_COMMIT) -> Request:
+    """Return the request that a message is, without its size, after giving `take` the records of a commit one by one.
+
+    ProtocolError if it is malformed; LimitError for a commit with more than `max_commit` bytes.
+    """
+    kind = message[:1]
+    if kind == COMPRESSED:
+        message = _decompressed(message[1:], MAX_COMMIT_MESSAGE, max_commit)
+        kind = message[:1]
+    if kind == b"L":
+        return Load(_oids_of_load(message), _U16.unpack_from(message, 1)[0])
     if kind == b"C":
-        return _parse_commit(body, take, max_commit)
-    if kind in _WITHOUT_BODY:
-        _check_size(kind, body, 0)
-        return _WITHOUT_BODY[kind]
+        return _parse_commit(message, take, max_commit)
+    if kind in _BODY_SIZES and len(message) != 1 + _BODY_SIZES[kind]:
+        raise ProtocolError(f"a message {kind!r} has a body of {_BODY_SIZES[kind]} bytes, not {len(message) - 1}")
     match kind:
+        case b"A":
+            return LoadAhead(_oids_of_load(message), _U16.unpack_from(message, 1)[0])
         case b"N":
-            _check_size(kind, body, 2)
-            return NewOids(_U16.unpack(body)[0])
+            return NewOids(_U16.unpack_from(message, 1)[0])
         case b"O":
-            _check_size(kind, body, _OPTIONS.size)
-            return Options(*_OPTIONS.unpack(body))
+            return Options(*_OPTIONS.unpack_from(message, 1))
         case b"T":
-            _check_size(kind, body, 1)
-            return TakeTurn(bool(body[0]))
+            return TakeTurn(message[1] != 0)
         case b"F":
-            _check_size(kind, body, SEAL_TEXT if body else 0)
-            return Follow(body)
+            if len(message) not in (1, 1 + SEAL_TEXT):
+                raise ProtocolError(f"a message {kind!r} has a body of {SEAL_TEXT} bytes, not {len(message) - 1}")
+            return Follow(message[1:])
         case b"P":
-            _check_size(kind, body, 1)
-            return Pack(bool(body[0]))
+            return Pack(message[1] != 0)
         case b"G":
-            return Ping(body)
-    return Unknown(kind)
+            return Ping(message[1:])
+    return _WITHOUT_BODY[kind] if kind in _WITHOUT_BODY else Unknown(kind)
 
 
-def _check_size(kind: bytes, body: bytes, size: int) -> None:
-    if len(body) != size:
-        raise ProtocolError(f"a message {kind!r} has a body of {size} bytes, not {len(body)}")
+def _oids_of_load(message: bytes) -> list[bytes]:
+    size = len(message)
+    if size < 11 or size % 8 != 3 or size > 8 * MAX_REQUEST_OIDS + 3:
+        raise ProtocolError(f"a load of {size - 1} bytes: it has 2 and 8 for each of 1 to {MAX_REQUEST_OIDS}")
+    return [message[start : start + 8] for start in range(3, size, 8)]
 
 
-def _parse_commit(body: bytes, take: Callable[[bytes], None], max_commit: int) -> Commit:
-    """Return the commit in a body, as _read_commit() reads it."""
-    size = len(body)
-    flags, serial, width, count = _parse_commit_head(body[: _COMMIT.size], size)
-    end = _COMMIT.size + width * count
-    oids = OidArray.from_bytes(width, body[_COMMIT.size : end])
-    if size - end > max_commit:
-        raise _too_long(size - end, max_commit)
-    for record in _gen_records(body, end):
+def _parse_commit(message: bytes, take: Callable[[bytes], None], max_commit: int) -> Commit:
+    """Return the commit that a message is, as _read_commit() reads it."""
+    flags, serial, width, count = _parse_commit_head(message[1 : 1 + _COMMIT.size], len(message) - 1)
+    start = 1 + _COMMIT.size
+    end = start + width * count
+    oids = OidArray.from_bytes(width, message[start:end])
+    if len(message) - end > max_commit:
+        raise _too_long(len(message) - end, max_commit)
+    for record in _records_in(message, end):
         take(record)
     return Commit(serial, None if flags & AT_TURN else oids)
 
@@ -518,9 +508,9 @@ def encode_failure(failure: Failure) -> bytes:
     return bytes([failure.code]) + failure.text.encode("utf-8", "replace")[:4000]
 
 
-def encode_status(status: bytes, record: bytes) -> bytes:
-    """Return an entry of a load answer; it has the record if the status is OKAY."""
-    return status if status != OKAY else OKAY + _U32.pack(len(record)) + record
+def encode_found(record: bytes) -> bytes:
+    """Return the entry of a load answer that has a record."""
+    return OKAY + _U32.pack(len(record)) + record
 
 
 def encode_report(report: dict[str, object]) -> bytes:
@@ -542,7 +532,8 @@ def read_answer(on_wait: Callable[[], object] | None = None) -> Reader[Answer]:
         kind = yield from _read_kind(size)
         body = yield size - 1
         if kind == COMPRESSED:
-            kind, body = _decompressed(body, MAX_COMMIT_MESSAGE)
+            message = _decompressed(body, MAX_COMMIT_MESSAGE)
+            kind, body = message[:1], message[1:]
         if kind != WAIT and kind < _FIRST_IGNORED:
             return Answer(kind, body)
         if on_wait is not None:
@@ -580,21 +571,21 @@ def parse_hello(answer: Answer) -> Hello | Failure:
 
 def parse_point(body: bytes) -> SyncPoint:
     """Return the sync point in a body."""
-    parts = _Body(body)
-    flags, serial, count = _SYNC_POINT.unpack(parts.take(_SYNC_POINT.size))
-    oids = _split(parts.take(8 * count))
-    records = list(_gen_records(body, _SYNC_POINT.size + 8 * count))
-    return SyncPoint(serial, None if flags & ANY else oids, records)
+    start = _SYNC_POINT.size
+    flags, serial, count = _SYNC_POINT.unpack(_part(body, 0, start))
+    oids = _split(_part(body, start, 8 * count)) if count else []
+    return SyncPoint(serial, None if flags & ANY else oids, _records_in(body, start + 8 * count))
 
 
 def parse_conflict(body: bytes) -> Conflict:
     """Return the conflict in a body."""
-    parts = _Body(body)
-    (count,) = _U32.unpack(parts.take(_U32.size))
-    oids = _split(parts.take(8 * count))
-    (size,) = _U16.unpack(parts.take(_U16.size))
-    text = parts.take(size).decode("utf-8", "replace")
-    return Conflict(oids, text, parse_point(body[_U32.size + 8 * count + _U16.size + size :]))
+    (count,) = _U32.unpack(_part(body, 0, _U32.size))
+    oids = _split(_part(body, _U32.size, 8 * count))
+    start = _U32.size + 8 * count
+    (size,) = _U16.unpack(_part(body, start, _U16.size))
+    start += _U16.size
+    text = _part(body, start, size).decode("utf-8", "replace")
+    return Conflict(oids, text, parse_point(body[start + size :]))
 
 
 def parse_failure(body: bytes) -> Failure:
@@ -642,7 +633,7 @@ def parse_loaded(body: bytes) -> list[Loaded]:
 
 def parse_records(body: bytes) -> list[bytes]:
     """Return the records of the answer to A."""
-    return list(_gen_records(body, 0))
+    return _records_in(body, 0)
 
 
 def parse_oids(body: bytes, count: int) -> list[bytes]:
@@ -652,7 +643,9 @@ def parse_oids(body: bytes, count: int) -> list[bytes]:
     return _split(body)
 
 
-def _gen_records(body: bytes, index: int) -> Iterator[bytes]:
+def _records_in(body: bytes, index: int) -> list[bytes]:
+    """Return the records from an index to the end, each of which has its length before it."""
+    records = []
     size = len(body)
     while index < size:
         start = index + _U32.size
@@ -660,7 +653,8 @@ def _gen_records(body: bytes, index: int) -> Iterator[bytes]:
         index = start + length
         if index > size:
             raise _cut_off(start, length, size, "message")
-        yield body[start:index]
+        records.append(body[start:index])
+    return records
 
 
 def _cut_off(start: int, length: int, size: int, whole: str) -> ProtocolError:

@@ -241,7 +241,7 @@ def a_body(chance: random.Random) -> bytes:
             messages.encode_point(point),
             messages.encode_conflict(messages.Conflict(oids, "text", point)),
             messages.encode_failure(messages.Failure(chance.randrange(9), "text")),
-            b"".join(messages.encode_status(OKAY, record) for record in records),
+            b"".join(messages.encode_found(record) for record in records),
         ]
     )
 

@@ -1,5 +1,6 @@
 """Version 2 of the wire protocol: messages, and what a client and a server say with them."""
 
+import itertools
 import random
 import struct
 from collections.abc import Callable, Collection, Iterable
@@ -134,6 +135,32 @@ def source(data: bytes) -> Callable[[int], bytes]:
         return piece
 
     return take
+
+
+@pytest.mark.spec("WIRE2-3")
+@pytest.mark.parametrize("size", [1, 3, 4, 5, 64, 10_000])
+def test_requests_may_come_in_any_pieces(server: InMemoryServer, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    store_items(server, 3)
+    monkeypatch.setattr("durus.sharing.conversation.MAX_WHOLE", 100)
+    oids = [oid_from_int(n) for n in range(1, 4)]
+    records = [server.storage.load(oid) for oid in oids]
+    requests = [
+        messages.encode_load([ROOT], 0),
+        messages.encode_load(oids * 9, 0),
+        messages.encode_request(messages.Sync()),
+        messages.encode_commit(server.core.connect().serial, oids, records),
+        messages.encode_request(messages.Ping(b"")),
+    ]
+    connection = greeted(server)
+    data = b"".join(requests)
+    inside: set[int] = set()
+    for start in range(0, len(data), size):
+        connection.sendall(data[start : start + size])
+        if connection.conversation.is_inside_request:
+            inside.add(min(start + size, len(data)))
+    assert [answer.kind for answer in answers(connection)] == [b"R", b"R", b"Y", b"C", b"G"]
+    ends = set(itertools.accumulate(map(len, requests)))
+    assert inside == {*range(size, len(data), size)} - ends
 
 
 @pytest.mark.spec("WIRE2-20", "WIRE2-5")
@@ -480,12 +507,12 @@ def test_the_next_siblings_are_asked_for_before_the_last_ones_are_used(server: I
 def test_a_server_that_sends_nothing_ahead_is_asked_once(
     server: InMemoryServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parse = messages._parse_request
+    parse = messages.parse_request
 
-    def parse_others(kind: bytes, *rest: Any) -> messages.Request:
-        return messages.Unknown(kind) if kind == b"A" else parse(kind, *rest)
+    def parse_others(message: bytes, *rest: Any) -> messages.Request:
+        return messages.Unknown(b"A") if message[:1] == b"A" else parse(message, *rest)
 
-    monkeypatch.setattr(messages, "_parse_request", parse_others)
+    monkeypatch.setattr(messages, "parse_request", parse_others)
     store_items(server, 1000)
     connection, stream = connect(server)
     assert sum(item.n for item in items_of(connection)) == sum(range(1000))
@@ -624,7 +651,7 @@ def test_a_server_without_room_for_more_answers_with_a_conflict(
 ) -> None:
     store_items(server, 2)
     monkeypatch.setattr("durus.sharing.session.MAX_WAITING", 100_000)
-    monkeypatch.setattr("durus.sharing.protocol2._STREAMED_FROM", 1000)
+    monkeypatch.setattr("durus.sharing.conversation.MAX_WHOLE", 1000)
     greedy, late = greeted(server), greeted(server)
     serial = server.core.connect().serial
     record = pack_record(oid_from_int(2), bytes(90_000), b"")
