@@ -407,14 +407,15 @@ class StorageServer(Uncopied):
         """Do what the request of a client has made possible: pass the turn on, write, wake clients."""
         if self._is_settling:
             return  # the call that is in progress continues with it
-        if self.core.is_settled and not self._woken:
-            return
+        woken, core = self._woken, self.core
         self._is_settling = True
         try:
-            self._tend_turn()
-            while self._woken:
-                self._woken.popleft().proceed()
-                self._tend_turn()
+            while True:
+                if not core.is_settled:
+                    self._tend_turn()
+                if not woken:
+                    return
+                woken.popleft().proceed()
         finally:
             self._is_settling = False
 
@@ -426,8 +427,6 @@ class StorageServer(Uncopied):
 
     def _tend_turn(self) -> None:
         """Pass the turn on if its client has held up others for too long, now or at the right moment. [TXN-42]"""
-        if self.core.is_settled:
-            return
         seconds = self.core.pass_turn_on()
         if self.core.is_news_due and not self._are_news_due and self._loop is not None:
             self._are_news_due = True

@@ -281,11 +281,16 @@ class ServedClient:
                 self._end_for(error)
                 return
         self._send_or_keep(data)
+        if self._unsent or self.is_paused:
+            self._note_unsent()
+        if self._throttle is not None:
+            self._note_traffic(self._throttle, len(data))
+
+    def _note_unsent(self) -> None:
+        """Pause if the client must read first, and disconnect it if too much is held for it."""
         self.is_paused = self._is_throttled or len(self._unsent) > _UNREAD_LIMIT
         if len(self._unsent) > self._server.limits.memory:
             self._loop.call_soon(self._check_memory)  # not within the work of the conversation
-        if self._throttle is not None:
-            self._note_traffic(self._throttle, len(data))
 
     def _send_or_keep(self, data: bytes) -> None:
         if self._unsent:

@@ -147,6 +147,8 @@ class Packing:
 
     def go_on_for_a_moment(self) -> None:
         """Make some progress after a write, because there is none during a write."""
+        if self._steps is None:
+            return
         until = time.monotonic() + _SECONDS_OF_PACKING
         while self._steps is not None and time.monotonic() < until:
             self._do_a_step()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Container, Iterable
 from dataclasses import dataclass
 
 from durus.error import DurusError, InterruptedTransactionError, TransactionError, WriteConflictError
-from durus.records.record import split_oids, unpack_record
+from durus.records.record import refs_outside
 from durus.sharing.change_log import LogReader
 from durus.sharing.oid_grants import OidGrants
 from durus.storage import Storage
@@ -150,7 +150,7 @@ class CommitQueue:
             found: set[bytes] = set()
             waiting, self._queued = self._queued, []
             for commit in waiting:
-                conflicts = [oid for oid in commit.records.keys() | references(commit.records) if oid in lost]
+                conflicts = [oid for oid in commit.records.keys() | refs_outside(commit.records) if oid in lost]
                 if conflicts:
                     found |= self._notify(commit, WriteConflictError(sorted(conflicts)))
                 else:
@@ -178,11 +178,6 @@ class CommitQueue:
         self.undurable = {}
         for commit in writing:
             self._count_undurable(commit)
-
-
-def references(records: dict[bytes, bytes]) -> set[bytes]:
-    """Return all oids that these records refer to."""
-    return {ref for record in records.values() for ref in split_oids(unpack_record(record)[2])}
 
 
 def _outcome_unknown() -> InterruptedTransactionError:

@@ -28,9 +28,9 @@ from durus.error import (
 from durus.oid import ROOT_OID, format_oid
 from durus.oid_array import OidSet
 from durus.progress import Progress
-from durus.records.record import split_oids, unpack_record
+from durus.records.record import refs_outside, split_oids, unpack_record
 from durus.sharing.change_log import ChangeLog, LatestCommits, LogReader
-from durus.sharing.commit_queue import CommitQueue, OnOutcome, QueuedCommit, references
+from durus.sharing.commit_queue import CommitQueue, OnOutcome, QueuedCommit
 from durus.sharing.held_snapshots import HeldSnapshots, SnapshotHolder
 from durus.sharing.oid_grants import OidGrants
 from durus.sharing.turns import Standing, Turn, Turns
@@ -126,7 +126,7 @@ class SessionCore:
     @property
     def is_settled(self) -> bool:
         """True if there is nothing to write, to ask for or to pass on."""
-        return not (self._commits.has_ready or self._turns.is_awaited or self._waiting_for_news)
+        return not (self._commits.has_ready or self._turns.line or self._waiting_for_news)
 
     def pass_turn_on(self) -> float | None:
         """Pass the turn on if its client has held up others for too long. [TXN-42]
@@ -787,7 +787,7 @@ class Session:
         self._has_given = True
         if not self._has_lost_turn:
             self._staged = records
-            self._unresolved = references(records)
+            self._unresolved = refs_outside(records)
 
     def hold(self, size: int) -> bool:
         """Count bytes of a commit that is not complete; False if all clients together have too many. [TXN-47]"""
@@ -838,7 +838,6 @@ class Session:
         if self._core.has_others:
             return set()  # as in _check_oid()
         if not self._reader.knows_all:  # a pack has ended since the records were checked
-            self._unresolved = references(self._staged)
             self._conflicts.update(
                 oid for oid in self._staged if self._reader.is_invalid(oid) and not self._core.has_record(oid)
             )

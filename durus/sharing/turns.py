@@ -57,7 +57,8 @@ class Turns:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._line: deque[Turn] = deque()
+        self.line: deque[Turn] = deque()
+        """The turns that wait."""
         self.holder: Turn | None = None
         self._allowances = {False: EXCLUSIVE_SECONDS, True: EXCLUSIVE_SECONDS}
         """How many seconds others may wait in vain, for clients without an accepted commit and with one. [TXN-43]"""
@@ -67,17 +68,17 @@ class Turns:
 
     def ask(self, turn: Turn) -> None:
         """Put a turn at the end of the line."""
-        if not self._line:
+        if not self.line:
             self._waited_since = self._clock()
-        self._line.append(turn)
+        self.line.append(turn)
         self.pass_on()
 
     def ask_again_first(self, turn: Turn, finish: Callable[[], None]) -> None:
         """Put a turn that was passed on at the front of the line; `finish` is called when it comes, to end it."""
         turn.is_granted, turn.grant = False, finish
-        if not self._line:
+        if not self.line:
             self._waited_since = self._clock()
-        self._line.appendleft(turn)
+        self.line.appendleft(turn)
         self.pass_on()
 
     def end(self, turn: Turn, has_committed: bool) -> None:
@@ -89,7 +90,7 @@ class Turns:
             self.holder = None
             self.pass_on()
         elif not turn.is_granted:
-            self._line.remove(turn)
+            self.line.remove(turn)
 
     def note_commit(self, standing: Standing) -> None:
         """Note an accepted commit, which makes up for some waiting in vain. [TXN-43] [TXN-44]"""
@@ -101,27 +102,22 @@ class Turns:
     @property
     def is_free(self) -> bool:
         """True if nobody has the turn, or waits for it."""
-        return self.holder is None and not self._line
-
-    @property
-    def is_awaited(self) -> bool:
-        """True if somebody waits for the turn."""
-        return bool(self._line)
+        return self.holder is None and not self.line
 
     def seconds_left(self) -> float | None:
         """Return in how many seconds to call pass_on(), None if nobody waits."""
-        if self.holder is None or not self._line:
+        if self.holder is None or not self.line:
             return None
         turn = self.holder
         return turn.began + turn.seconds + turn.received / turn.rate - self._clock()
 
     def pass_on(self) -> None:
         """Give the turn to the next in the line, and so on, as long as the turn before has ended or lasted too long."""
-        while self._line and (self.holder is None or (self.seconds_left() or 0) <= 0):
+        while self.line and (self.holder is None or (self.seconds_left() or 0) <= 0):
             if self.holder is not None:
                 self.holder.standing.has_stalled = True
                 self._charge(self.holder, has_committed=False)
-            self.holder = self._line.popleft()
+            self.holder = self.line.popleft()
             self._begin(self.holder)
 
     def _begin(self, turn: Turn) -> None:
@@ -141,7 +137,7 @@ class Turns:
 
     def _charge(self, turn: Turn, has_committed: bool) -> None:
         """Count how long others have waited for a turn, if they waited in vain."""
-        waited = self._clock() - max(turn.began, self._waited_since) if self._line else 0
+        waited = self._clock() - max(turn.began, self._waited_since) if self.line else 0
         if turn.lease is not None:
             self._longer_allowance -= max(0.0, waited - EXCLUSIVE_SECONDS) if has_committed else waited
         elif turn.is_longer:
