@@ -32,11 +32,12 @@ extension = Extension(
         "durus/_files.c",
         "durus/_pickle_work.c",
         "durus/_plain.c",
+        "durus/_plain_forms.c",
         "durus/_plain_writer.c",
         "durus/_read_set.c",
         "durus/_states.c",
     ],
-    depends=["durus/_persistent.h"],
+    depends=["durus/_byte_buffer.h", "durus/_persistent.h"],
     optional=True,
 )
 setup(ext_modules=[] if is_pure else [extension], cmdclass={"build_ext": OptionalExtension})

@@ -616,6 +616,8 @@ static PyMethodDef module_methods[] = {
      PyDoc_STR("Return the persistent_id of a pickler: what an other function says of a persistent object.")},
     {"fits", (PyCFunction)(void (*)(void))pickles_fit, METH_FASTCALL,
      PyDoc_STR("Return whether the numbers in pickles are in their limits beyond doubt. [REC-33]")},
+    {"usual_json", usual_json, METH_O, PyDoc_STR("Return a plain value as JSON.")},
+    {"usual_references", usual_references, METH_VARARGS, PyDoc_STR("Return the references in a plain value, with paths.")},
     {"usual_state", usual_state, METH_VARARGS, PyDoc_STR("Return what exports make of a usual pickle of a state.")},
     {"usual_steps", usual_steps, METH_VARARGS, PyDoc_STR("Return the pickle that imports make of a usual state.")},
     {"is_record_of", is_record_of, METH_VARARGS,

@@ -180,6 +180,8 @@ SHARED PyObject *newest_record_in_page(PyObject *module, PyObject *const *args, 
 SHARED int find_in_index(PyObject *index, PyObject *oid, uint64_t *offset);
 SHARED PyObject *find_entries(PyObject *module, PyObject *args);
 SHARED PyObject *pack_entries(PyObject *module, PyObject *args);
+SHARED PyObject *usual_json(PyObject *module, PyObject *value);
+SHARED PyObject *usual_references(PyObject *module, PyObject *args);
 SHARED PyObject *usual_state(PyObject *module, PyObject *args);
 SHARED PyObject *usual_steps(PyObject *module, PyObject *args);
 SHARED PyObject *pickles_fit(PyObject *module, PyObject *const *args, Py_ssize_t count);

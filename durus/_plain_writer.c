@@ -3,15 +3,13 @@
    gives up, and the Python, which is the reference, does all of it and finds the words for what is wrong. The state is
    what the parser of JSON has just made: nobody else has it, and no container is in it twice. */
 
-#include "_persistent.h"
+#include "_byte_buffer.h"
 #include <math.h>
 
-enum { MOST_NAMES = 16, DEEPEST = 100, MOST_BYTES = 1 << 24, FEW_BYTES = 1024 };
+enum { MOST_NAMES = 16, DEEPEST = 100 };
 
 typedef struct {
-    unsigned char *bytes;
-    Py_ssize_t size, room;
-    unsigned char few_bytes[FEW_BYTES];
+    ByteBuffer steps;
     PyObject *refs;       /* a set of oids */
     PyObject *name_steps; /* a function of Python: the steps that name a class */
     PyObject *names[MOST_NAMES];
@@ -22,48 +20,17 @@ typedef struct {
 
 /* Functions that return an int return -1 where they give up, with an exception or without. */
 
-static unsigned char * /* the place for this many further bytes, which are counted already, or NULL */
-more(Writer *writer, Py_ssize_t count)
-{
-    if (count > MOST_BYTES - writer->size)
-        return NULL;
-    if (writer->size + count > writer->room) {
-        unsigned char *old = writer->bytes == writer->few_bytes ? NULL : writer->bytes;
-        Py_ssize_t room = 2 * (writer->size + count);
-        unsigned char *bytes = PyMem_Realloc(old, (size_t)room);
-        if (bytes == NULL)
-            return NULL;
-        if (old == NULL)
-            memcpy(bytes, writer->few_bytes, (size_t)writer->size);
-        writer->bytes = bytes;
-        writer->room = room;
-    }
-    unsigned char *place = writer->bytes + writer->size;
-    writer->size += count;
-    return place;
-}
-
-static int
-put(Writer *writer, const void *bytes, Py_ssize_t count)
-{
-    unsigned char *place = more(writer, count);
-    if (place == NULL)
-        return -1;
-    memcpy(place, bytes, (size_t)count);
-    return 0;
-}
-
 static int
 put_step(Writer *writer, unsigned char step)
 {
-    return put(writer, &step, 1);
+    return put(&writer->steps, &step, 1);
 }
 
 /* Writes a step and its argument, a number of this many bytes with the lowest first. */
 static int
 put_number(Writer *writer, unsigned char step, unsigned long long number, int count)
 {
-    unsigned char *place = more(writer, 1 + count);
+    unsigned char *place = more(&writer->steps, 1 + count);
     if (place == NULL)
         return -1;
     *place++ = step;
@@ -90,7 +57,7 @@ put_text(Writer *writer, PyObject *text)
         return -1;
     int done = size < 256 ? put_number(writer, 0x8C, (unsigned long long)size, 1)
                           : put_number(writer, 'X', (unsigned long long)size, 4);
-    return done < 0 ? -1 : put(writer, bytes, size);
+    return done < 0 ? -1 : put(&writer->steps, bytes, size);
 }
 
 /* Stands for _Writer._int. */
@@ -112,7 +79,7 @@ put_int(Writer *writer, PyObject *number)
     while (bits >> (8 * length - 1)) /* the highest bit is that of the sign */
         length++;
     unsigned char step[2] = {0x8A, (unsigned char)length};
-    if (put(writer, step, sizeof(step)) < 0)
+    if (put(&writer->steps, step, sizeof(step)) < 0)
         return -1;
     return put_number(writer, (unsigned char)value, (unsigned long long)(value >> 8), length - 1); /* the lowest, and more */
 }
@@ -127,7 +94,7 @@ put_float(Writer *writer, double number)
     memcpy(&bits, &number, sizeof(bits));
     for (int i = 0; i < 8; i++)
         swapped[1 + i] = (unsigned char)(bits >> (56 - 8 * i));
-    return put(writer, swapped, sizeof(swapped));
+    return put(&writer->steps, swapped, sizeof(swapped));
 }
 
 /* Stands for _Writer._name, _Writer._fetch. */
@@ -157,7 +124,7 @@ put_name(Writer *writer, PyObject *cls)
     }
     writer->name_numbers[writer->name_count] = writer->memo_count++;
     writer->names[writer->name_count++] = steps;
-    return put(writer, PyBytes_AS_STRING(steps), size);
+    return put(&writer->steps, PyBytes_AS_STRING(steps), size);
 }
 
 /* Stands for _Writer._reference. */
@@ -176,9 +143,9 @@ put_reference(Writer *writer, PyObject *number, PyObject *cls)
         return -1;
     int done = PySet_Add(writer->refs, oid);
     Py_DECREF(oid);
-    if (done < 0 || put(writer, step, sizeof(step)) < 0 || put_name(writer, cls) < 0)
+    if (done < 0 || put(&writer->steps, step, sizeof(step)) < 0 || put_name(writer, cls) < 0)
         return -1;
-    return put(writer, "\x86Q", 2);
+    return put(&writer->steps, "\x86Q", 2);
 }
 
 static int save(Writer *writer, PyObject *value);
@@ -300,19 +267,16 @@ usual_steps(PyObject *Py_UNUSED(module), PyObject *args)
 {
     PyObject *state, *steps = NULL;
     Writer writer;
-    writer.bytes = writer.few_bytes;
-    writer.room = FEW_BYTES;
-    writer.size = 0;
+    init_buffer(&writer.steps);
     writer.name_count = writer.depth = 0;
     writer.memo_count = 0;
     if (!PyArg_ParseTuple(args, "OO!O:usual_steps", &state, &PySet_Type, &writer.refs, &writer.name_steps))
         return NULL;
-    if (put(&writer, "\x80\x04", 2) == 0 && save(&writer, state) == 0 && put_step(&writer, '.') == 0)
-        steps = PyBytes_FromStringAndSize((char *)writer.bytes, writer.size);
+    if (put(&writer.steps, "\x80\x04", 2) == 0 && save(&writer, state) == 0 && put_step(&writer, '.') == 0)
+        steps = PyBytes_FromStringAndSize((char *)writer.steps.bytes, writer.steps.size);
     for (int i = 0; i < writer.name_count; i++)
         Py_DECREF(writer.names[i]);
-    if (writer.bytes != writer.few_bytes)
-        PyMem_Free(writer.bytes);
+    free_buffer(&writer.steps);
     if (steps != NULL)
         return steps;
     if (PyErr_Occurred()) {

@@ -34,6 +34,7 @@ PAIRS = {
         "durus/records/plain_sharing.py",
         "durus/records/plain_steps.py",
     ],
+    "durus/_plain_forms.c": ["durus/records/plain_forms.py"],
     "durus/_plain_writer.c": ["durus/records/plain_writer.py"],
 }
 """Where the Python is that a source of C stands for."""

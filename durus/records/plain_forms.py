@@ -4,9 +4,10 @@ import base64
 import json
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from durus.error import RecordError
+from durus.implementation import implementation
 from durus.records.pickle_machine import MAX_NAME
 
 Plain: TypeAlias = object
@@ -45,7 +46,13 @@ def dotted(cls: str | tuple[str, str]) -> str:
 
 def to_json(value: Plain) -> str:
     """Return a plain value as JSON, in ASCII."""
-    return _ENCODER.encode(value)
+    text = usual_json(value)
+    return _ENCODER.encode(value) if text is None else text
+
+
+def usual_json(value: Plain) -> str | None:
+    """Return a usual value as JSON; None if the encoder must do it. Without C, this is always so."""
+    return None
 
 
 @lru_cache(maxsize=1000)
@@ -71,24 +78,31 @@ def children(value: Plain) -> Iterator[tuple[str | int, Plain]]:
         yield from value.items()
 
 
-def references(state: Plain) -> Iterator[tuple[str, Form]]:
-    """Yield each reference in a state, with the path to it: `.lines[3]`, `.data['key']`. [EXP-43]"""
-    pending: list[tuple[str, Plain, bool]] = [("", state, True)]
-    while pending:
-        path, part, has_attributes = pending.pop()
-        if isinstance(part, list):
-            for number in range(len(part) - 1, -1, -1):
-                if isinstance(part[number], _WITH_PARTS):
-                    pending.append((f"{path}[{number}]", part[number], False))
-        elif isinstance(part, Form):
-            if "$ref" in part:
-                yield path, part
-            elif "$tuple" in part and len(part) == 1:
-                pending.append((path, part["$tuple"], False))
-            else:
-                pending += reversed(list(_steps(path, part, has_attributes)))
-        elif isinstance(part, dict):
-            pending += reversed(list(_steps(path, part, has_attributes)))
+def references(state: Plain) -> list[tuple[str, Form]]:
+    """Return each reference in a state, with the path to it: `.lines[3]`, `.data['key']`. [EXP-43]"""
+    usual = usual_references(state, _KIT)
+    if usual is not None:
+        return usual
+    found: list[tuple[str, Form]] = []
+    _find(found, "", state, True)
+    return found
+
+
+def usual_references(state: Plain, kit: tuple[object, ...]) -> list[tuple[str, Form]] | None:
+    """Return what references() does in the usual case; None if it must look itself. Without C, this is always so."""
+    return None
+
+
+def _find(found: list[tuple[str, Form]], path: str, part: Plain, has_attributes: bool) -> None:
+    if isinstance(part, list):
+        for number, each in enumerate(part):
+            if isinstance(each, _WITH_PARTS):
+                _find(found, f"{path}[{number}]", each, False)
+    elif isinstance(part, Form) and "$ref" in part:
+        found.append((path, part))
+    elif isinstance(part, dict):
+        for step in _steps(path, part, has_attributes):
+            _find(found, *step)
 
 
 def target_of(reference: Form) -> tuple[int, str]:
@@ -120,3 +134,13 @@ def _steps(path: str, part: dict[str, Plain], has_attributes: bool) -> Iterator[
 def _short(key: Plain) -> str:
     text = repr(key[:MAX_KEY]) if isinstance(key, str) else to_json(key)
     return text if len(text) <= MAX_KEY + 2 else f"{text[:MAX_KEY]}..."
+
+
+_KIT = (Form, _short, "$ref")
+"""What usual_references() takes."""
+
+if not TYPE_CHECKING and implementation == "C":
+    from durus import _persistent
+
+    usual_json = _persistent.usual_json
+    usual_references = _persistent.usual_references
