@@ -1,5 +1,6 @@
 """Values as the cells of a table have them, for exports to SQLite and CSV. Statements EXP-41 and EXP-50."""
 
+from collections.abc import Iterable
 from typing import TypeAlias
 
 from durus.records.plain import PlainState
@@ -9,6 +10,8 @@ Cell: TypeAlias = str | int | float | bytes | None
 
 _TEXTS = ("$date", "$datetime", "$time", "$decimal", "$uuid")
 _MAX_INT = 1 << 63
+_THEMSELVES = frozenset((type(None), int, float, bytes))
+"""The types of values that are cells as they are."""
 
 
 def attributes_of(state: PlainState) -> dict[str, Plain]:
@@ -32,15 +35,21 @@ class Cells:
     def __init__(self) -> None:
         self._shared: dict[Plain, Plain] = {}
 
+    def cells(self, values: Iterable[Plain]) -> list[Cell]:
+        """Return the cells of values."""
+        return [value if type(value) in _THEMSELVES else self.cell(value) for value in values]  # type: ignore[misc]
+
     def cell(self, value: Plain) -> Cell:
         """Return the cell of a value: itself, its text, or its form as JSON."""
+        if type(value) is str and value.isascii():
+            return value
         if isinstance(value, Form):
             if "$ref" in value:
                 return f'{{"$ref": {value["$ref"]}, "class": {json_of_name(value["class"])}}}'
             if "$id" in value or "$same" in value:
                 value = self._without_number(value)
         if isinstance(value, str):
-            return value if value.isascii() or _is_storable(value) else to_json(value)
+            return value if _is_storable(value) else to_json(value)
         if value is None or isinstance(value, float | bytes):
             return value
         if isinstance(value, int):

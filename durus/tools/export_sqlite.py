@@ -92,6 +92,8 @@ class SqliteTarget:
         self._path = path
         self._file_system = file_system
         self._classes: dict[str, _Class] = {}
+        self._by_name: dict[str | tuple[str, str] | None, _Class] = {}
+        """The same, by the name as an exported object has it."""
         self._rows: defaultdict[str, list[Sequence[Cell]]] = defaultdict(list)
         self._pending = 0
         self._staging = f"{path}-staging"
@@ -162,9 +164,10 @@ class SqliteTarget:
         number = oid_to_int(exported.oid)
         if number >= 1 << 63:
             raise DurusError(f"oid {format_oid(exported.oid)} is too high for SQLite; export to .jsonl")
-        each = self._class_of(exported.class_name)
+        name = exported.class_name
+        each = self._by_name.get(name) or self._class_of(name)
         each.objects += 1
-        self._insert("insert into objects values (?, ?, ?)", (number, each.name, exported.problem))
+        self._insert("insert into objects values (?, ?, ?)", ((number, each.name, exported.problem),))
         if exported.state is None:
             self._insert_attributes(each, number, {"(stored)": stored_form(exported)}, Cells())
             return
@@ -173,11 +176,11 @@ class SqliteTarget:
         self._insert_attributes(each, number, attributes, cells)
         if exported.refs:
             found = references(exported.state.state)
-            self._insert(_INSERT_REF, *[(number, _storable(path), _number(reference)) for path, reference in found])
+            self._insert(_INSERT_REF, [(number, _storable(path), _number(reference)) for path, reference in found])
         if not _OF_CONTAINERS.isdisjoint(attributes):
             self._insert_items(number, attributes, cells)
 
-    def _insert(self, sql: str, *rows: Sequence[Cell]) -> None:
+    def _insert(self, sql: str, rows: Sequence[Sequence[Cell]]) -> None:
         self._rows[sql] += rows
         self._pending += len(rows)
 
@@ -194,6 +197,7 @@ class SqliteTarget:
             title = cell if name is None else _storable(dotted(name))
             found = self._classes[cell] = _Class(cell, title, f"staging.class_{len(self._classes)}")
             self._db.execute(f"create table {found.staged} (oid integer primary key)")
+        self._by_name[name] = found
         return found
 
     def _insert_attributes(self, each: _Class, number: int, attributes: dict[str, Plain], cells: Cells) -> None:
@@ -201,9 +205,9 @@ class SqliteTarget:
         row: list[Cell]
         if sql is not None:
             for attribute, value in attributes.items():
-                if isinstance(value, Form) or attribute not in each.has_others:
+                if type(value) is Form or attribute not in each.has_others:
                     self._note_kind(each, attribute, value)
-            self._insert(sql, [number, *map(cells.cell, attributes.values())])
+            self._insert(sql, ([number, *cells.cells(attributes.values())],))
             return
         columns, more = ["oid"], {}
         row = [number]
@@ -223,7 +227,7 @@ class SqliteTarget:
         sql = f"insert into {each.staged} ({', '.join(map(_quoted, columns))}) values ({', '.join('?' * len(row))})"
         if not more and len(each.plans) < _MAX_PLANS:
             each.plans[tuple(attributes)] = sql
-        self._insert(sql, row)
+        self._insert(sql, (row,))
 
     def _note_kind(self, each: _Class, attribute: str, value: Plain) -> None:
         if isinstance(value, Form) and "$ref" in value:
@@ -241,15 +245,17 @@ class SqliteTarget:
 
     def _insert_items(self, number: int, attributes: dict[str, Plain], cells: Cells) -> None:
         """Insert the items of containers. [EXP-44]"""
+        rows: list[Sequence[Cell]] = []
         if "nodes" in attributes and isinstance(items := unwrapped(attributes.get("items")), list):
-            self._insert("insert into staging.nodes values (?)", (number,))
+            self._insert("insert into staging.nodes values (?)", ((number,),))
             for item in items:
                 match unwrapped(item):
                     case {"$tuple": [key, value]}:
-                        self._insert(_INSERT_ITEM, (number, None, cells.cell(key), *_value(cells, value)))
-            return
-        for position, (key, value) in enumerate(_items(attributes)):
-            self._insert(_INSERT_ITEM, (number, position, cells.cell(key), *_value(cells, value)))
+                        rows.append((number, None, cells.cell(key), *_value(cells, value)))
+        else:
+            for position, (key, value) in enumerate(_items(attributes)):
+                rows.append((number, position, cells.cell(key), *_value(cells, value)))
+        self._insert(_INSERT_ITEM, rows)
 
     # Tables
 
