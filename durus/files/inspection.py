@@ -9,6 +9,7 @@ from typing import Generic, Literal, Protocol, TypeVar
 
 from durus.error import DamageError, DurusError, FormatError, UnsoundTailError
 from durus.files.file import ReadableFile
+from durus.files.forward_reader import CHUNK_SIZE
 from durus.files.read_ahead import ReadAhead
 from durus.files.record_file import F, is_unfinished_creation
 from durus.files.snapshot import FileSnapshot
@@ -21,6 +22,10 @@ from durus.records.source_names import may_be_there
 from durus.text import command, printable
 
 _NAMED_REFS = 5
+_ZEROS = (
+    "zeros, which no commit writes: a crash or a disk has left them, and if commits were written here, they are lost; "
+    "compare with a backup; a pack removes the zeros"
+)
 _UNFINISHED = "the file was created, but nothing was stored yet; opening it for writing makes it a database"
 
 Sealed = Literal["all", "part", "none"]
@@ -51,7 +56,7 @@ class Figures:
 
     objects: int
     transactions: int | None
-    """How many transactions, None in a format that does not keep them."""
+    """How many transactions with objects there are after the packed part, None in a format that does not keep them."""
     sealed: Sealed | None
     """None in a format without checksums."""
     remark: str
@@ -72,8 +77,9 @@ class Heading:
     entries_size: int | None = None
     """The size of all object entries, including superseded ones."""
     transactions: int | None = None
-    """How many transactions there are after the packed part."""
+    """How many transactions with objects there are after the packed part."""
     unsealed_transactions: int | None = None
+    """How many of them have no seal of their own."""
     sealed: Sealed | None = None
     first_seal: str | None = None
     last_seal: str | None = None
@@ -197,6 +203,14 @@ class FileInspection(Inspection, Generic[F]):
             self._offsets.keys() if self._is_complete else None,
             self._file.path,
         )
+
+    def _zeros_findings(self, start: int) -> Iterator[Finding]:
+        """Note zeros from `start`, where the last transaction with contents ends, to the end of the file. [CMD-17]"""
+        for offset in range(start, self.size, CHUNK_SIZE):
+            if self._file.read_at(offset, min(CHUNK_SIZE, self.size - offset)).strip(b"\0"):
+                return
+        if start < self.size:
+            yield Finding(start, None, f"the last {self.size - start} bytes are {_ZEROS}", is_fault=False)
 
     def _unsound_finding(self, error: DamageError, may_be_repaired: bool = True) -> Finding:
         """Return the finding for an unsound transaction."""

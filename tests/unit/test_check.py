@@ -80,7 +80,7 @@ def file_of(path: Path, *records: tuple[bytes, bytes, bytes]) -> Path:
 def test_clean_file_has_no_fault_and_its_summary_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_file(tmp_path / "f")
     assert main(["check", str(tmp_path / "f")]) == 0
-    assert capsys.readouterr().out == f"{tmp_path / 'f'}: clean: 4 transactions, 5 objects, sealed to its end\n"
+    assert capsys.readouterr().out == f"{tmp_path / 'f'}: clean: 2 transactions, 5 objects, sealed to its end\n"
 
 
 def test_every_flipped_bit_is_a_fault(tmp_path: Path) -> None:

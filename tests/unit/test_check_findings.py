@@ -6,8 +6,8 @@ from zlib import crc32
 
 import pytest
 
+from durus.files import inspection
 from durus.files.inspection import Figures, Finding, Heading
-from durus.files.shelf import inspection
 from durus.files.shelf.inspection import ShelfInspection
 from durus.files.shelf.layout import SEAL_SIZE, pack_entry, pack_seal, pack_transaction
 from durus.files.shelf.shelf import EMPTY_FILE
@@ -111,7 +111,7 @@ def test_sound_file_has_no_finding_and_its_figures() -> None:
     data, _ = sealed(base, [entry_of(ONE), entry_of(TWO, ONE)], [entry_of(ROOT, TWO)])
     check, findings = checked(data)
     assert findings == []
-    assert (check.size, check.transactions, check.objects, check.unsealed_size) == (len(data), 3, 3, 0)
+    assert (check.size, check.transactions, check.objects, check.unsealed_size) == (len(data), 2, 3, 0)
 
 
 @pytest.mark.spec("SHELF-16")
@@ -128,8 +128,8 @@ def test_figures_tell_how_far_seals_reach() -> None:
     data, _ = sealed(SMALL, [entry_of(ONE)])
     tail = unsealed(entry_of(TWO))
     remark = f"the last {len(tail)} bytes have no seal yet"
-    assert checked(data)[0].figures() == Figures(2, 2, "all", "sealed to its end")
-    assert checked(data + tail)[0].figures() == Figures(3, 3, "part", remark)
+    assert checked(data)[0].figures() == Figures(2, 1, "all", "sealed to its end")
+    assert checked(data + tail)[0].figures() == Figures(3, 2, "part", remark)
     assert checked(SMALL + tail)[0].figures() == Figures(2, 1, "none", "no seals (as Durus 4.3 writes it)")
     assert checked(EMPTY_FILE)[0].figures() == Figures(0, 0, "none", "no seals")
 
@@ -145,7 +145,7 @@ def test_heading_tells_sizes_seals_and_what_is_torn() -> None:
     assert heading_of(data) == one_seal
     data += pack_transaction(b"", len(data), LATER, checksum)[0] + unsealed(entry_of(TWO))
     sizes = size + len(entry_of(ONE)) + len(entry_of(TWO))
-    both = Heading("SHELF-1", len(data), start, sizes, 3, 1, "part", TIME, LATER)
+    both = Heading("SHELF-1", len(data), start, sizes, 2, 1, "part", TIME, LATER)
     assert heading_of(data) == both
     torn = heading_of(data + b"torn")
     assert "sound transaction" in str(torn.tail)
@@ -166,6 +166,16 @@ def test_zeros_after_the_last_commit_are_noted(zeros: int, monkeypatch: pytest.M
     assert (torn.is_fault, note.offset, note.is_fault) == (True, len(data), False)
     assert [each.is_fault for each in checked(data + bytes(zeros) + b"torn")[1]] == [True]
     assert [each.is_fault for each in checked(data + bytes(zeros) + b"\0\0\1")[1]] == [True]
+
+
+@pytest.mark.spec("CMD-17")
+def test_only_transactions_with_objects_are_counted() -> None:
+    data, _ = sealed(SMALL, [entry_of(ROOT)], [], [entry_of(ROOT)], [])
+    data += bytes(4096) + unsealed(entry_of(ROOT)) + bytes(4096)
+    figures, _ = checked(data)
+    assert figures.transactions == 3
+    heading = heading_of(data)
+    assert (heading.transactions, heading.unsealed_transactions) == (3, 1)
 
 
 @pytest.mark.spec("SHELF-15")
@@ -249,7 +259,7 @@ def test_transactions_after_one_that_is_damaged_are_checked_from_the_next_seal_o
     expected = (first + 8, None, "does not fit"), (second + 8, THREE, "can't be read")
     is_told(data, *expected)  # but not that there is no oid 2: its entry may be the damaged one
     check, _ = checked(data)
-    assert (check.transactions, check.objects, check.unsealed_size) == (3, 2, 0)
+    assert (check.transactions, check.objects, check.unsealed_size) == (2, 2, 0)
     is_told(data + b"torn", *expected[:1], (len(data), None, "not a complete, sound transaction"), *expected[1:])
     assert not any("--repair" in problem for *_, problem in told(data + b"torn"))
     assert checked(data + b"torn")[0].unsealed_size == 4

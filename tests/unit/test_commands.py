@@ -338,7 +338,7 @@ def test_each_format_has_all_keys(
         "durus.persistent_list.PersistentList",
     ]
     if format_name == "SHELF-1":
-        assert (checked["transactions"], info["transactions"], info["unsealed_transactions"]) == (4, 4, 0)
+        assert (checked["transactions"], info["transactions"], info["unsealed_transactions"]) == (3, 3, 0)
         assert info["first_seal"] <= info["last_seal"]
         assert info["superseded_size"] > 0
 

@@ -6,6 +6,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from durus.error import DamageError, DurusWarning, FormatError, LockedError, Rec
 from durus.file_storage2 import FileStorage2
 from durus.files.file import File, Mode, OperatingSystem, OperatingSystemFile
 from durus.oid import oid_from_int
+from durus.open_file import inspect_file
 from durus.persistent import Persistent
 from durus.persistent_list import PersistentList
 from durus.records.record import pack_record
@@ -283,6 +285,26 @@ def test_zeros_after_the_last_transaction_change_nothing(tmp_path: Path, count: 
     put(storage, o1=DATA)
     storage.close()
     assert set(records_of(tmp_path / "f")) == {ROOT, ONE}
+
+
+@pytest.mark.spec("CMD-17")
+def test_zeros_after_the_last_transaction_are_noted_and_not_counted(tmp_path: Path) -> None:
+    before = file_bytes(b"", NO_INDEX, entry(ROOT), entry(ROOT))
+    size = len(before)
+
+    def checked(data: bytes) -> tuple[int | None, list[tuple[int | None, bool]]]:
+        (tmp_path / "f").write_bytes(data)
+        with closing(inspect_file(tmp_path / "f")) as inspection:
+            found = [(each.offset, each.is_fault) for each in inspection.findings()]
+            figures = inspection.figures()
+            if not any(is_fault for _, is_fault in found):
+                assert inspection.heading().transactions == figures.transactions
+        return figures.transactions, found
+
+    assert checked(before) == (2, [])
+    assert checked(before + bytes(4096)) == (2, [(size, False)])
+    assert checked(before + bytes(4096) + entry(ROOT) + bytes(4)) == (3, [])
+    assert checked(before + bytes(4095)) == (2, [(size + 4092, True), (size, False)])
 
 
 @pytest.mark.spec("DFS-13")

@@ -39,7 +39,7 @@ class Dfs20Inspection(FileInspection[Dfs20]):
             size=self.size,
             packed_size=dfs20.base_end,
             entries_size=entries_size,
-            transactions=len(transactions),
+            transactions=sum(bool(each.entries) for each in transactions),
             tail=None if dfs20.tail is None else dfs20.tail.problem,
         )
 
@@ -68,13 +68,18 @@ class Dfs20Inspection(FileInspection[Dfs20]):
 
     def _transaction_findings(self, offset: int) -> Iterator[Finding]:
         start: int | None = offset
+        written_to = offset
         while start is not None:
+            written_to = start
             try:
                 for transaction in scan_transactions(self._file, start, self.size):
-                    self.transactions += 1
-                    self._offsets.update(transaction.entries)
+                    if transaction.entries:
+                        self.transactions += 1
+                        self._offsets.update(transaction.entries)
+                        written_to = transaction.end
                 start = None
             except Unsound as unsound:
                 self._is_complete = False
                 yield self._unsound_finding(explain(self._file, unsound))
                 start = find_sound_suffix(self._file, unsound.fault_offset + 1, self.size)
+        yield from self._zeros_findings(written_to)

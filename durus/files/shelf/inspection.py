@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from durus.error import DamageError
 from durus.files.entry_index import PLACE
 from durus.files.file import ReadableFile, new_name
-from durus.files.forward_reader import CHUNK_SIZE, ForwardReader, Unsound
+from durus.files.forward_reader import ForwardReader, Unsound
 from durus.files.inspection import Figures, FileInspection, Finding, Heading, Sealed
 from durus.files.read_ahead import ReadAhead
 from durus.files.shelf import recover
@@ -20,10 +20,6 @@ from durus.files.shelf.shelf import EMPTY_FILE, Shelf, checksum_of, read_entry, 
 from durus.oid import BLOCK_TABLE_OID, SEAL_OID, oid_from_int, oid_to_int
 from durus.text import command
 
-_ZEROS = (
-    "zeros, which no commit writes: a crash or a disk has left them, and if commits were written here, they are lost; "
-    "compare with a backup; a pack removes the zeros"
-)
 _WORDS_START = 24
 """The offset of the words in an offset map."""
 
@@ -56,15 +52,15 @@ class ShelfInspection(FileInspection[Shelf]):
     def heading(self) -> Heading:
         shelf = self.records
         start = shelf.map.end
-        transactions = seals = 0
+        transactions = unsealed = 0
         first_seal = last_seal = None
         entries_size = shelf.map.start - BASE_START - U64.size
         for each in scan_transactions(shelf.file, start, shelf.end, shelf.base_checksum):
-            transactions += 1
             if each.places:
+                transactions += 1
+                unsealed += each.seal is None
                 entries_size += each.end - each.start - U64.size - (SEAL_SIZE if each.seal else 0)
             if each.seal is not None:
-                seals += 1
                 last_seal = each.seal.time
                 first_seal = first_seal or last_seal
         sealed: Sealed = "all" if shelf.is_sealed else "part"
@@ -74,8 +70,8 @@ class ShelfInspection(FileInspection[Shelf]):
             packed_size=start,
             entries_size=entries_size,
             transactions=transactions,
-            unsealed_transactions=transactions - seals,
-            sealed=sealed if seals else "none",
+            unsealed_transactions=unsealed,
+            sealed=sealed if last_seal else "none",
             first_seal=first_seal,
             last_seal=last_seal,
             tail=None if shelf.tail is None else shelf.tail.problem,
@@ -174,8 +170,8 @@ class ShelfInspection(FileInspection[Shelf]):
             last: Transaction | None = None
             try:
                 for last in scan_transactions(self._file, resume[0], self.size, resume[1]):
-                    self.transactions += 1
                     entries = last.entries
+                    self.transactions += bool(entries)
                     self._offsets.update(entries)
                     if last.seal is not None:
                         unsealed_from = last.end
@@ -191,15 +187,8 @@ class ShelfInspection(FileInspection[Shelf]):
                 if resume is not None:
                     unsealed_from = resume[0]
         self.unsealed_size = self.size - unsealed_from
-        if 0 < written_to < self.size and self._is_zeros(written_to):
-            yield Finding(written_to, None, f"the last {self.size - written_to} bytes are {_ZEROS}", is_fault=False)
-
-    def _is_zeros(self, start: int) -> bool:
-        """Return whether there is nothing but zeros from an offset on."""
-        for offset in range(start, self.size, CHUNK_SIZE):
-            if self._file.read_at(offset, min(CHUNK_SIZE, self.size - offset)).strip(b"\0"):
-                return False
-        return True
+        if written_to:
+            yield from self._zeros_findings(written_to)
 
     def _doubtful_entries(self, unsound: Unsound) -> list[tuple[bytes, int]]:
         """Return the entries of a transaction in which only the checksum is wrong: they may show what is damaged."""
