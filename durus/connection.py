@@ -334,8 +334,8 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
             return self._read(lambda: self.storage.load(oid))
 
     def _load_all(self, oids: list[bytes]) -> list[bytes]:
-        for oid in oids:
-            if self._invalid.has(oid):
+        if self._invalid.is_many or not self.invalid_oids.isdisjoint(oids):
+            for oid in filter(self._invalid.has, oids):
                 raise self._invalid.read_conflict(oid)
         return self._read(lambda: list(self.storage.bulk_load(oids)))
 

@@ -143,7 +143,7 @@ class ObjectReader:
     def ghost_of_record(self, oid: bytes, data: bytes) -> PersistentObject:
         """Return the object of `oid`: the one in memory, or a new ghost of the class that `data` names."""
         obj = self._cache.get(oid)
-        cls = self._read_class(oid, data)[0]
+        cls = self._class_at(oid, data).cls
         if obj is None:
             return self._new_ghost(oid, cls)
         if type(obj) is not cls and obj._p_is_ghost():
@@ -152,7 +152,7 @@ class ObjectReader:
 
     def class_of_record(self, oid: bytes, data: bytes) -> type[PersistentObject]:
         """Return the class that `data` names, a subclass of BrokenObject if it can't be imported."""
-        return self._read_class(oid, data)[0]
+        return self._class_at(oid, data).cls
 
     def load_record(self, obj: PersistentObject, record: bytes) -> None:
         """Load the state in a record into a ghost, and have the cache hold the object; see load_state()."""
@@ -365,14 +365,19 @@ class ObjectReader:
 
     def _read_class(self, oid: bytes, data: bytes) -> tuple[type[PersistentObject], bytes]:
         """Return the class that `data` names, and bytes whose last pickle is the state. [REC-12]"""
-        last = self._last
-        if last is None or not data.startswith(last.class_pickle) or not self._is_current(last):
-            last = self._last = self._class_of(oid, data)
+        last = self._class_at(oid, data)
         try:
             state = decompress_state(data[last.end :])
         except RecordError as error:
             raise RecordError(f"oid {format_oid(oid)} ({_name(last.cls)}): {error}") from error
         return last.cls, data[: last.end] + state if last.state_needs_class_pickle else state
+
+    def _class_at(self, oid: bytes, data: bytes) -> "_RememberedClass":
+        """Return the class that `data` names, without a look at the state."""
+        last = self._last
+        if last is None or not data.startswith(last.class_pickle) or not self._is_current(last):
+            last = self._last = self._class_of(oid, data)
+        return last
 
     def _class_of(self, oid: bytes, data: bytes) -> "_RememberedClass":
         class_pickle = class_pickle_of(data)
