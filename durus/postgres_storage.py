@@ -13,7 +13,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from uuid import UUID, uuid4
 
 from durus.concurrency.call_guard import CallGuard, guarded
@@ -54,7 +54,6 @@ from durus.postgres.statements import Statements
 from durus.postgres_group import FIRST_PAUSE, LONGEST_PAUSE, GroupWrite, PostgresGroup
 from durus.progress import Progress
 from durus.sharing.prefetch import Prefetch
-from durus.sharing.protocol import INVALID, NOT_FOUND, OKAY, Loaded
 from durus.storage import Accesses, GroupNews, GuardedStorage, InvalidationHandler
 
 if TYPE_CHECKING:
@@ -461,10 +460,11 @@ class PostgresStorage(GuardedStorage):
         record = self._prefetch.take(oid)
         if record is None:
             siblings = self._prefetch.siblings(oid)
-            answer, *others = self._fetch([oid, *siblings])
+            found = self._fetch([oid, *siblings])
+            record = found.get(oid) or self._refuse(oid, found)
             if siblings:
-                self._prefetch.add_answers(siblings, others)
-            record = self._record_of(oid, answer)
+                del found[oid]
+                self._prefetch.add_siblings(found.items())
         self._prefetch.note_loaded(record)
         return record
 
@@ -475,23 +475,26 @@ class PostgresStorage(GuardedStorage):
 
     @guarded
     def _load_batch(self, oids: list[bytes]) -> list[bytes]:
-        return [self._record_of(oid, answer) for oid, answer in zip(oids, self._fetch(oids), strict=True)]
+        found = self._fetch(oids)
+        return [found.get(oid) or self._refuse(oid, found) for oid in oids]
 
-    def _fetch(self, oids: list[bytes]) -> list[Loaded]:
-        """Return an answer for each oid, in one statement. A row that is newer than the last sync is invalid."""
+    def _fetch(self, oids: list[bytes]) -> dict[bytes, bytes | None]:
+        """Return the records of these oids as far as there are any, in one statement."""
         numbers = [number for oid in oids if (number := oid_to_int(oid)) <= MAX_OID]
-        rows = self._read((self._sql.load, (numbers,)))[0] if numbers else []
-        found = {oid_from_int(row[0]): self._answer(*row) for row in rows}
-        missing = Loaded(NOT_FOUND)
-        return [found.get(oid, missing) for oid in oids]
+        return self._records_in(self._read((self._sql.load, (numbers,)))[0] if numbers else [])
 
-    def _answer(self, number: int, tid: int, data: bytes, refs: list[int]) -> Loaded:
-        return Loaded(INVALID) if tid > self._seen.tid else Loaded(OKAY, record_of_row(number, data, refs))
+    def _records_in(self, rows: "Rows") -> dict[bytes, bytes | None]:
+        """Return the records in rows by their oids, None for one that is newer than the last sync: it is invalid."""
+        seen = self._seen.tid
+        found: dict[bytes, bytes | None] = {}
+        for number, tid, data, refs in rows:
+            record = record_of_row(number, data, refs)
+            found[record[:8]] = record if tid <= seen else None
+        return found
 
-    def _record_of(self, oid: bytes, answer: Loaded) -> bytes:
-        if answer.status == OKAY:
-            return answer.record
-        if answer.status == INVALID or self._was_removed(oid):
+    def _refuse(self, oid: bytes, found: Mapping[bytes, bytes | None]) -> NoReturn:
+        """Raise the error of a load without a record of this oid among what was found. [PG-12]"""
+        if oid in found or self._was_removed(oid):
             raise ReadConflictError([oid])
         raise DurusKeyError(oid)
 
@@ -527,12 +530,8 @@ class PostgresStorage(GuardedStorage):
 
     @guarded
     def _load_page(self, last: int, count: int) -> list[tuple[bytes, bytes]]:
-        rows = self._read((self._sql.scan, (last, count)))[0]
-        return [
-            (oid, self._record_of(oid, self._answer(number, tid, data, refs)))
-            for number, tid, data, refs in rows
-            for oid in [oid_from_int(number)]
-        ]
+        found = self._records_in(self._read((self._sql.scan, (last, count)))[0])
+        return [(oid, record or self._refuse(oid, found)) for oid, record in found.items()]
 
     # Committing
 

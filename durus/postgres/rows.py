@@ -47,7 +47,7 @@ def record_of_row(oid: object, data: object, refs: object) -> bytes:
     """Return the record in the columns of a row; FormatError if they are of other types."""
     if not (isinstance(oid, int) and isinstance(data, bytes) and isinstance(refs, list)):
         raise FormatError(f"the row of oid {oid!r} has columns whose types are not those that Durus uses")
-    return pack_record(oid_from_int(oid), data, struct.pack(f">{len(refs)}Q", *refs))
+    return pack_record(oid_from_int(oid), data, struct.pack(f">{len(refs)}Q", *refs) if refs else b"")
 
 
 def parameters(rows: Iterable[Row]) -> tuple[list[int], list[bytes], list[str]]:

@@ -49,7 +49,7 @@ class ClientDialog1(ClientDialog):
             siblings = self.prefetch.siblings(oid)
             if siblings:
                 answer, *others = self.load_all([oid, *siblings])
-                self.prefetch.add_answers(siblings, others)
+                self.prefetch.add_siblings(zip(siblings, (each.record for each in others), strict=True))
             else:
                 (answer,) = self._checked([oid], [self._ask(Load(oid), read_loaded())])
             record = record_of(oid, answer)

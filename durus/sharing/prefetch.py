@@ -10,7 +10,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 
 from durus.records.record import refs_part
-from durus.sharing.protocol import OKAY, Loaded
 
 _FAMILIES = 256
 _LOOKED_AT = 4
@@ -77,13 +76,13 @@ class Prefetch:
                 if found == limit:
                     return
 
-    def add_answers(self, oids: list[bytes], answers: Iterable[Loaded]) -> None:
-        """Keep the answers to the load of siblings(), which are in the same order."""
+    def add_siblings(self, found: Iterable[tuple[bytes, bytes | None]]) -> None:
+        """Keep the records of siblings(), pairs of oid and record; nothing for an oid without one."""
         family = next(reversed(self._families))
-        for oid, answer in zip(oids, answers, strict=True):
-            if answer.status == OKAY and self._size + len(answer.record) <= _MAX_SIZE:
-                self._records[oid] = answer.record, family
-                self._size += len(answer.record)
+        for oid, record in found:
+            if record and self._size + len(record) <= _MAX_SIZE:
+                self._records[oid] = record, family
+                self._size += len(record)
 
     def add_records(self, records: Iterable[bytes]) -> None:
         """Take in records that the server has sent along, as far as their objects are not loaded here already."""
