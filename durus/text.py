@@ -18,15 +18,22 @@ def printable_lines(text: str) -> str:
     return "\n".join(map(printable, text.split("\n")))
 
 
+_WHERE = {"dbname", "host", "hostaddr", "port", "schema", "service", "user"}
+"""The parameters in the query of an address that tell where a database is."""
 _PASSWORD = re.compile(r"(://[^/@:]*):[^/@]*@")
 
 
 def without_password(address: str) -> str:
-    """Return an address as messages may show it: without a password, and without a query, which may have one, too."""
+    """Return an address as messages may show it: without a password, and of a query only what tells where it is.
+
+    The rest of a query may have a password, too, and one in a parameter with a wrong name. [CMD-5]
+    """
     head, separator, _ = address.partition("://")
     if not separator or "/" in head:
         return address
-    return _PASSWORD.sub(r"\1@", address.partition("?")[0])
+    start, _, query = address.partition("?")
+    shown = "&".join(each for each in query.split("&") if each.partition("=")[0] in _WHERE)
+    return _PASSWORD.sub(r"\1@", start) + (f"?{shown}" if shown else "")
 
 
 def command(name: str, *files: str) -> str:

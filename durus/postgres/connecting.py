@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 from uuid import UUID, uuid4
 
 from durus.error import ArgumentError, DisconnectedError, ServerError
@@ -81,7 +81,8 @@ class Connector:
         self._durability = durability
         self._prepare = prepare
         self._timeout = timeout
-        self.shown = without_password(address) if "://" in address else "of the parameters given"
+        query = urlencode(parameters, safe="/,", quote_via=quote)
+        self.shown = without_password(f"{address}?{query}") if "://" in address else "of the parameters given"
         """Where the database is, for messages; the form without a scheme may have a password in any place."""
         self.name = f"the PostgreSQL database {self.shown} (schema {sql.schema})"
 
@@ -140,7 +141,8 @@ class Connector:
 
     def _how_to_init(self) -> str:
         schema = self._sql.schema
-        return command("init", self.shown + ("" if schema == "durus" else f"?schema={quote(schema)}"))
+        mark = "&" if "?" in self.shown else "?"
+        return command("init", self.shown + ("" if schema == "durus" else f"{mark}schema={quote(schema)}"))
 
     def _check_greeting(self, row: tuple[Any, ...] | None) -> None:
         if row is None:

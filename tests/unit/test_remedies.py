@@ -180,9 +180,10 @@ def test_command_that_was_meant_is_told_with_its_arguments(path: str, capsys: py
 
 @pytest.mark.spec("CMD-70", "CMD-5")
 def test_password_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["chekc", "postgresql://me:secret@host/shop?password=secret"]) == 2
+    query = "password=secret&host=/run/pg&sekret=host=secret&schema=a&user=me&port"
+    assert main(["chekc", f"postgresql://me:secret@host/shop?{query}"]) == 2
     shown = capsys.readouterr().err
-    assert "`durus check postgresql://me@host/shop`" in shown
+    assert "`durus check 'postgresql://me@host/shop?host=/run/pg&schema=a&user=me&port'`" in shown
     assert "secret" not in shown
 
 
