@@ -561,7 +561,7 @@ class StorageServer(Uncopied):
             await asyncio.sleep(min(self.commit_timeout, self.stall_timeout, 4) / 4)
             now = time.monotonic()
             if self.core.end_old_snapshots():
-                _logger.warning("snapshots that were too old or too large were ended")
+                _logger.warning("snapshots that were too old, or for which too much was kept, were ended")
             for client in list(self.clients):
                 client.drop_if_stalled(now)
                 client.keep_waiting(now)

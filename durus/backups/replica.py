@@ -1,7 +1,7 @@
 """A replica: a file that is at every moment a sound beginning of its source. spec/replica.md.
 
 What is new in the source is appended, and compared with its seals in the same read. If the source was packed, or
-differs from here on, all of it is written beside the replica, and then takes its name. The note is always durable
+continues differently, all of it is written beside the replica, and then takes its name. The note is always durable
 before the change that it announces: so after a crash it is known whether somebody else has written to the file.
 """
 

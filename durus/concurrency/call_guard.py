@@ -83,7 +83,7 @@ class CallGuard:
             if is_on_stack(holder, frame):
                 if not may_nest:
                     raise ConcurrentUseError(
-                        f"this {self._what} was called while another call to it is running, maybe by a signal "
+                        f"this {self._what} was called while another call to it was running, maybe by a signal "
                         "handler, a finalizer or a __getstate__: make that call after the other one has returned"
                     )
                 self.marks[_UNFINISHED] = self._unfinished() + 1

@@ -78,7 +78,7 @@ def risk_of_folder(folder: str) -> str | None:
         return None
     what = "while no server runs here" if mode & stat.S_ISVTX else "at any time"
     return (
-        f"every user can write to the folder {folder}, and so can replace this socket {what}; "
+        f"every user can write to the folder {folder}, and so can put a socket in place of this one {what}; "
         "use a folder that belongs to the user of the server"
     )
 

@@ -43,7 +43,7 @@ def debug_mode(debug: Debug | None) -> Debug:
         known: dict[str, Debug] = {"": False, "0": False, "1": True, "warn": "warn"}
         if told not in known:
             raise ArgumentError(
-                f"DURUS_DEBUG is {told!r} in the environment: set it to 1 or to warn, or leave it unset"
+                f"DURUS_DEBUG is {told!r} in the environment: set it to '1' or 'warn', or leave it unset"
             )
         return known[told]
     if debug not in (True, False, "warn"):

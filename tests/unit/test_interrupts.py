@@ -292,7 +292,7 @@ def test_a_guard_tells_interrupted_calls_from_those_that_ended_by_themselves() -
     counter.call(int)
     counter.call(int)
     assert counter.starts == 2
-    with pytest.raises(ConcurrentUseError, match="while another call to it is running"):
+    with pytest.raises(ConcurrentUseError, match="while another call to it was running"):
         counter.call(lambda: counter.call(int))
     counter.call(int)
     assert counter.starts == 2
