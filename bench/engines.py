@@ -135,12 +135,12 @@ def _serving(storage: str, address: str) -> Iterator[None]:
 
 
 def measure(kinds: Sequence[Kind], objects: int, commits: int, rounds: int) -> Results:
-    """Run all works in turn, so often."""
+    """Run all workloads in turn, this often."""
     results: Results = {}
     for number_of_round in range(rounds):
-        for row, work, clients, count, figures in _works(objects, commits):
+        for row, workload, clients, count, figures in _workloads(objects, commits):
             for kind in kinds:
-                found = kind.run(work, clients, count)
+                found = kind.run(workload, clients, count)
                 results.setdefault((row.title, kind.letter), []).append(clients * count / found["seconds"])
                 for other, figure, unit in figures:
                     if figure in found:
@@ -149,8 +149,8 @@ def measure(kinds: Sequence[Kind], objects: int, commits: int, rounds: int) -> R
     return results
 
 
-def _works(objects: int, commits: int) -> Iterator[tuple[Row, str, int, int, list[tuple[Row, str, float]]]]:
-    """Yield rows with their work, its clients, the count of each, and what else it measures in which unit."""
+def _workloads(objects: int, commits: int) -> Iterator[tuple[Row, str, int, int, list[tuple[Row, str, float]]]]:
+    """Yield rows with their workload, its clients, the count of each, and what else it measures in which unit."""
     yield _FILL, "fill", 1, objects, []
     for clients, row in _COMMITS.items():
         yield row, "commits", clients, max(commits // clients, 10), []

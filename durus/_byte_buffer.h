@@ -5,7 +5,7 @@
 
 #include "_persistent.h"
 
-enum { MOST_BYTES = 1 << 24, FEW_BYTES = 1024 };
+enum { MAX_BYTES = 1 << 24, FEW_BYTES = 1024 };
 
 typedef struct {
     unsigned char *bytes;
@@ -32,7 +32,7 @@ free_buffer(ByteBuffer *buffer)
 static inline unsigned char *
 more(ByteBuffer *buffer, Py_ssize_t count)
 {
-    if (count > MOST_BYTES - buffer->size)
+    if (count > MAX_BYTES - buffer->size)
         return NULL;
     if (buffer->size + count > buffer->room) {
         unsigned char *old = buffer->bytes == buffer->few_bytes ? NULL : buffer->bytes;

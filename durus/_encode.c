@@ -14,12 +14,12 @@
 #include <structmember.h>
 
 enum {
-    MOST_BYTES = 1 << 24,
+    MAX_BYTES = 1 << 24,
     FRAME_BYTES = 1 << 16, /* when there are so many, pickle begins another frame */
     FRAME_HEAD = 9,
     BATCH = 1000, /* items, which pickle adds at a time */
     TRIMS_BATCHES = PY_VERSION_HEX >= 0x030F0000, /* no last batch of nothing, and none of one item of a list or dict */
-    DEEPEST = 50,
+    MAX_DEPTH = 50,
     CLASSES = 32,
     FEW_BYTES = 1024,
     MANY_BYTES = 1 << 20, /* of which there is no second copy */
@@ -124,7 +124,7 @@ encoder_free(Encoder *encoder)
 static unsigned char *
 reserve_bytes(Encoder *encoder, Py_ssize_t count)
 {
-    if (count > MOST_BYTES - encoder->size)
+    if (count > MAX_BYTES - encoder->size)
         return NULL;
     Py_ssize_t size = encoder->size + count;
     if (size > encoder->room) {
@@ -203,7 +203,7 @@ write_opcode(Encoder *encoder, unsigned char opcode, unsigned long long value, i
 static int
 write_data(Encoder *encoder, unsigned char short_opcode, unsigned char long_opcode, const char *data, Py_ssize_t size)
 {
-    if (size > MOST_BYTES)
+    if (size > MAX_BYTES)
         return 0;
     if (size >= FRAME_BYTES) { /* this stands between the frames */
         end_frame(encoder);
@@ -313,7 +313,7 @@ static int
 encode_text(Encoder *encoder, PyObject *value)
 {
     Py_ssize_t size;
-    if (PyUnicode_GET_LENGTH(value) > MOST_BYTES)
+    if (PyUnicode_GET_LENGTH(value) > MAX_BYTES)
         return 0;
     const char *text = PyUnicode_AsUTF8AndSize(value, &size);
     return text != NULL && write_data(encoder, 0x8c, 'X', text, size) ? memoize(encoder, value) : 0;
@@ -325,7 +325,7 @@ encode_tuple(Encoder *encoder, PyObject *value)
     Py_ssize_t count = PyTuple_GET_SIZE(value);
     if (count == 0)
         return write_opcode(encoder, ')', 0, 0);
-    if (count > MOST_BYTES)
+    if (count > MAX_BYTES)
         return 0;
     int result = count <= 3 ? 1 : write_opcode(encoder, '(', 0, 0);
     for (Py_ssize_t i = 0; result == 1 && i < count; i++)
@@ -615,7 +615,7 @@ encode(Encoder *encoder, PyObject *value)
         int result = write_data(encoder, 'C', 'B', PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value));
         return result == 1 ? memoize(encoder, value) : 0;
     }
-    if (encoder->depth == DEEPEST)
+    if (encoder->depth == MAX_DEPTH)
         return 0;
     encoder->depth++;
     int result = encode_container(encoder, value);
@@ -804,7 +804,7 @@ static PyObject *
 pack_record(Encoder *encoder, PyObject *oid, PyObject *class_pickle, const char *state, Py_ssize_t size)
 {
     Py_ssize_t class_size = PyBytes_GET_SIZE(class_pickle), refs_size;
-    if (class_size > MOST_BYTES)
+    if (class_size > MAX_BYTES)
         return NULL;
     sort_refs(encoder, (const unsigned char *)PyBytes_AS_STRING(oid));
     refs_size = 8 * encoder->ref_count;

@@ -4,7 +4,7 @@
 #include "_byte_buffer.h"
 #include <math.h>
 
-enum { DEEPEST = 200 };
+enum { MAX_DEPTH = 200 };
 
 /* Functions that return an int return -1 where they give up, with an exception or without. */
 
@@ -79,7 +79,7 @@ put_text(ByteBuffer *json, PyObject *text)
     Py_ssize_t length = PyUnicode_GET_LENGTH(text), size = 2;
     int kind = PyUnicode_KIND(text);
     const void *data = PyUnicode_DATA(text);
-    if (length > MOST_BYTES)
+    if (length > MAX_BYTES)
         return -1;
     for (Py_ssize_t i = 0; i < length; i++)
         size += size_in_json(PyUnicode_READ(kind, data, i));
@@ -120,7 +120,7 @@ put_bytes(ByteBuffer *json, PyObject *value)
     static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     const unsigned char *bytes = (const unsigned char *)PyBytes_AS_STRING(value);
     Py_ssize_t size = PyBytes_GET_SIZE(value);
-    if (size > MOST_BYTES / 2 || put(json, "{\"$bytes\": \"", 12) < 0)
+    if (size > MAX_BYTES / 2 || put(json, "{\"$bytes\": \"", 12) < 0)
         return -1;
     unsigned char *place = more(json, (size + 2) / 3 * 4);
     if (place == NULL)
@@ -183,7 +183,7 @@ put_value(ByteBuffer *json, PyObject *value, int depth)
         return put_float(json, PyFloat_AS_DOUBLE(value));
     if (PyBytes_CheckExact(value))
         return put_bytes(json, value);
-    if (depth == DEEPEST)
+    if (depth == MAX_DEPTH)
         return -1;
     if (PyList_CheckExact(value))
         return put_list(json, value, depth + 1);
@@ -324,7 +324,7 @@ find_in_dict(Search *search, Step *before, PyObject *dict, int has_attributes, i
 static int
 find(Search *search, Step *step, PyObject *part, int has_attributes, int depth)
 {
-    if (depth == DEEPEST)
+    if (depth == MAX_DEPTH)
         return -1;
     if (PyList_CheckExact(part))
         return find_in_list(search, step, part, depth);

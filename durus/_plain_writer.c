@@ -6,14 +6,14 @@
 #include "_byte_buffer.h"
 #include <math.h>
 
-enum { MOST_NAMES = 16, DEEPEST = 100 };
+enum { MAX_NAMES = 16, MAX_DEPTH = 100 };
 
 typedef struct {
     ByteBuffer steps;
     PyObject *refs;       /* a set of oids */
     PyObject *name_steps; /* a function of Python: the steps that name a class */
-    PyObject *names[MOST_NAMES];
-    unsigned int name_numbers[MOST_NAMES];
+    PyObject *names[MAX_NAMES];
+    unsigned int name_numbers[MAX_NAMES];
     int name_count, depth;
     unsigned int memo_count;
 } Writer;
@@ -53,7 +53,7 @@ put_text(Writer *writer, PyObject *text)
 {
     Py_ssize_t size;
     const char *bytes = PyUnicode_AsUTF8AndSize(text, &size);
-    if (bytes == NULL || size > MOST_BYTES)
+    if (bytes == NULL || size > MAX_BYTES)
         return -1;
     int done = size < 256 ? put_number(writer, 0x8C, (unsigned long long)size, 1)
                           : put_number(writer, 'X', (unsigned long long)size, 4);
@@ -118,7 +118,7 @@ put_name(Writer *writer, PyObject *cls)
             return number < 256 ? put_number(writer, 'h', number, 1) : put_number(writer, 'j', number, 4);
         }
     }
-    if (writer->name_count == MOST_NAMES) {
+    if (writer->name_count == MAX_NAMES) {
         Py_DECREF(steps);
         return -1;
     }
@@ -249,7 +249,7 @@ save(Writer *writer, PyObject *value)
         return put_int(writer, value);
     if (PyFloat_CheckExact(value))
         return put_float(writer, PyFloat_AS_DOUBLE(value));
-    if (writer->depth == DEEPEST)
+    if (writer->depth == MAX_DEPTH)
         return -1;
     writer->depth++;
     int done = -1;

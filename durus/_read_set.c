@@ -8,7 +8,7 @@
 
 #include "_persistent.h"
 
-enum { FIRST_ROOM = 16, KEPT_ROOM = 1024, MOST_NOTED = 1 << 16 };
+enum { FIRST_ROOM = 16, KEPT_ROOM = 1024, MAX_NOTED = 1 << 16 };
 
 typedef struct ReadSet {
     PyObject_HEAD
@@ -80,7 +80,7 @@ settle(ReadSet *self)
 static int
 reserve(ReadSet *self)
 {
-    if (self->noted_room == MOST_NOTED)
+    if (self->noted_room == MAX_NOTED)
         return settle(self);
     size_t room = self->noted_room ? 2 * self->noted_room : FIRST_ROOM;
     uint64_t *noted = PyMem_Realloc(self->noted, room * sizeof(*noted));

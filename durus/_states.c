@@ -14,7 +14,7 @@
 
 #include <structmember.h>
 
-enum { MOST_MARKS = 64, DEEPEST_KEY = 8, MOST_PARTS = 100, FEW = 32, LONGEST_TEXT = 40, TEXT_BITS = 8 };
+enum { MAX_MARKS = 64, MAX_KEY_DEPTH = 8, MAX_PARTS = 100, FEW = 32, MAX_TEXT = 40, TEXT_BITS = 8 };
 
 /* What a class pickle means, and how its objects take their states. */
 typedef struct {
@@ -111,7 +111,7 @@ typedef struct {
     Vector stack;
     Vector memo; /* NULL where nothing was put */
     Py_ssize_t memo_count;
-    Py_ssize_t marks[MOST_MARKS];
+    Py_ssize_t marks[MAX_MARKS];
     int mark_count;
 } Decoder;
 
@@ -274,7 +274,7 @@ read_text(StateReader *reader, Decoder *decoder, int bytes)
     const unsigned char *start = take(decoder, bytes, &length);
     if (start == NULL)
         return 0;
-    int is_short = length > 1 && length <= LONGEST_TEXT; /* Python itself shares those of one character */
+    int is_short = length > 1 && length <= MAX_TEXT; /* Python itself shares those of one character */
     return push(decoder, is_short ? short_text(reader, decoder, start, length) : make_text(start, length));
 }
 
@@ -334,12 +334,12 @@ make_tuple(Decoder *decoder, Py_ssize_t start)
 static int
 has_plain_parts(PyObject *key, int depth, int *parts)
 {
-    if (++*parts > MOST_PARTS)
+    if (++*parts > MAX_PARTS)
         return 0;
     if (PyUnicode_CheckExact(key) || PyLong_CheckExact(key) || PyBytes_CheckExact(key) || PyFloat_CheckExact(key)
         || PyBool_Check(key) || key == Py_None)
         return 1;
-    if (!PyTuple_CheckExact(key) || depth == DEEPEST_KEY)
+    if (!PyTuple_CheckExact(key) || depth == MAX_KEY_DEPTH)
         return 0;
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(key); i++)
         if (!has_plain_parts(PyTuple_GET_ITEM(key, i), depth + 1, parts))
@@ -461,7 +461,7 @@ is_value_type(PyObject *type, PyObject *value_types, PyObject *sys_names, PyObje
 static int
 are_plain_arguments(StateReader *reader, PyObject *arguments)
 {
-    if (!PyTuple_CheckExact(arguments) || PyTuple_GET_SIZE(arguments) > MOST_PARTS)
+    if (!PyTuple_CheckExact(arguments) || PyTuple_GET_SIZE(arguments) > MAX_PARTS)
         return 0;
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(arguments); i++) {
         PyObject *argument = PyTuple_GET_ITEM(arguments, i);
@@ -584,7 +584,7 @@ step(StateReader *reader, Decoder *decoder, unsigned char opcode)
         decoder->at -= length;
         return 1;
     case '(': /* MARK */
-        if (decoder->mark_count == MOST_MARKS)
+        if (decoder->mark_count == MAX_MARKS)
             return 0;
         decoder->marks[decoder->mark_count++] = size;
         return 1;

@@ -32,7 +32,7 @@ T = TypeVar("T")
 _sleep = time.sleep
 
 FIRST_PAUSE = 0.05
-LONGEST_PAUSE = 1.0
+MAX_PAUSE = 1.0
 """In seconds: between two tries to commit, or to find out what became of a commit."""
 MAX_STATES = 16
 """How many different states are held, at most; each has a connection."""
@@ -234,7 +234,7 @@ class PostgresGroup:
                 if time.monotonic() + pause >= deadline:
                     raise
                 _sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE)
+                pause = min(2 * pause, MAX_PAUSE)
 
     def _open_writer(self) -> Engine:
         if self._writer is None:

@@ -51,7 +51,7 @@ from durus.postgres.decisions import (
 from durus.postgres.oids import ClientOids
 from durus.postgres.rows import MAX_OID, Row, chunks, parameters, record_of_row, row_of
 from durus.postgres.statements import Statements
-from durus.postgres_group import FIRST_PAUSE, LONGEST_PAUSE, GroupWrite, PostgresGroup
+from durus.postgres_group import FIRST_PAUSE, MAX_PAUSE, GroupWrite, PostgresGroup
 from durus.progress import Progress
 from durus.sharing.prefetch import Prefetch
 from durus.storage import Accesses, GroupNews, GuardedStorage, InvalidationHandler
@@ -65,7 +65,7 @@ _sleep = time.sleep
 _logger = logging.getLogger("durus")
 
 _LOADS_AT_A_TIME = 1000
-_MOST_ACCESSED = 10_000
+_MAX_ACCESSED = 10_000
 """Of how many oids at most the engine is asked whether they have changed."""
 _TRIM_EVERY = 256
 _TRIM_AT_MOST = 1024
@@ -591,7 +591,7 @@ class PostgresStorage(GuardedStorage):
         from durus.postgres.link import NO_COMMIT, SqlError
 
         accessed = accesses.accessed
-        if len(accessed) > _MOST_ACCESSED or not (link.is_open and link.is_quiet):
+        if len(accessed) > _MAX_ACCESSED or not (link.is_open and link.is_quiet):
             return False  # if the connection is lost, it is while nothing can be stored
         sql, seen, commit_id = self._sql, self._seen, uuid4()
         check = check_values(rows, seen, [oid_to_int(oid) for oid in accessed], self._oids.given.__contains__)
@@ -775,7 +775,7 @@ class PostgresStorage(GuardedStorage):
                 )
                 raise self._failure from error
             _sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
+            pause = min(2 * pause, MAX_PAUSE)
         if tid is None:
             link.close()
             raise self._lose(DisconnectedError(f"{error} before the commit was made, and nothing of it is stored"))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-_LONGEST_TMPDIR = 40
+_MAX_TMPDIR = 40
 """How many bytes TMPDIR may have, so that below it there is room for a folder and the names of a test."""
 
 
@@ -16,7 +16,7 @@ _LONGEST_TMPDIR = 40
 def short_folder(for_other_users: bool = False) -> Iterator[Path]:
     """Make a folder for the block; with `for_other_users` it is where they can come to, as perhaps not to TMPDIR."""
     usual = tempfile.gettempdir()
-    is_elsewhere = for_other_users or len(os.fsencode(usual)) > _LONGEST_TMPDIR
+    is_elsewhere = for_other_users or len(os.fsencode(usual)) > _MAX_TMPDIR
     with tempfile.TemporaryDirectory(prefix="durus-", dir="/var/tmp" if is_elsewhere else usual) as name:
         yield Path(name)
 

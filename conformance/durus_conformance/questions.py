@@ -13,7 +13,7 @@ from durus_conformance import judge
 from durus_conformance.wire import VERSION_2, Difference
 
 Json = Any
-_LONGEST = 2**24
+_MAX_SIZE = 2**24
 _SEAL = 53
 """The bytes of the text of a seal."""
 _KEYS = {
@@ -63,7 +63,7 @@ class Server:
         """Return the next message but those that a client ignores, without its kind if only one kind is right."""
         while True:
             size = int.from_bytes(self._read(4))
-            if not 1 <= size < _LONGEST:
+            if not 1 <= size < _MAX_SIZE:
                 raise Difference(f"the server sent a message of {size} bytes")
             message = self._read(size)
             if message[0] < 0x80 and message[:1] != b"W":

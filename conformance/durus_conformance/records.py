@@ -12,7 +12,7 @@ from typing import Any
 Json = Any
 _SAFE = 2**53
 _ZLIB = b"\x78"
-_LONGEST = 2**24
+_MAX_SIZE = 2**24
 """No example has a state of this many bytes."""
 
 
@@ -136,7 +136,7 @@ def shared(record: bytes) -> list[list[str]]:
         _Unpickler(stream).load()
         state = data[stream.tell() :]
         if state.startswith(_ZLIB):
-            state = zlib.decompressobj().decompress(state, _LONGEST)
+            state = zlib.decompressobj().decompress(state, _MAX_SIZE)
         unpickler = _Unpickler(io.BytesIO(data[: stream.tell()] + state))
         unpickler.load()  # the state may use its memo [REC-12]
         value = unpickler.load()
@@ -177,7 +177,7 @@ def _split(data: bytes) -> tuple[bytes, bytes]:
     if state.startswith(_ZLIB):
         stream = zlib.decompressobj()
         try:
-            state = stream.decompress(state, _LONGEST)
+            state = stream.decompress(state, _MAX_SIZE)
         except zlib.error as error:
             raise Malformed(f"its state can't be decompressed: {error}") from error
         if not stream.eof or stream.unused_data:

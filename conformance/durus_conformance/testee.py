@@ -33,7 +33,7 @@ OPERATIONS = (
     "serve",
 )
 _FORMATS = ("SHELF-1", "DFS20")
-LONGEST_LINE = 2**24
+MAX_LINE = 2**24
 _PIECE = 2**16
 
 
@@ -168,8 +168,8 @@ class Testee:
         end = time.monotonic() + self.deadline
         pieces, size = [self._buffer], len(self._buffer)
         while b"\n" not in pieces[-1]:
-            if size > LONGEST_LINE:
-                self._fail(f"a line of it has more than {LONGEST_LINE} bytes")
+            if size > MAX_LINE:
+                self._fail(f"a line of it has more than {MAX_LINE} bytes")
             left = end - time.monotonic()
             if left <= 0 or not select.select([descriptor], [], [], left)[0]:
                 self._fail(f"it did not answer in {self.deadline:g} s")

@@ -25,7 +25,7 @@ _WIDTH = 480
 _HEIGHT = 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 12, 34, 32
 _ROW = 38
-_MOST_CLASSES = 12
+_MAX_CLASSES = 12
 
 
 def size_text(size: float) -> str:
@@ -72,10 +72,10 @@ def over_time(points: Sequence[Point]) -> svg.Picture:
 def of_classes(sizes: Iterable[tuple[str, int]]) -> svg.Picture:
     """Return the plot of the largest of some classes; `sizes` has the bytes of each."""
     largest = sorted(sizes, key=lambda pair: (-pair[1], pair[0]))
-    rest = sum(size for _, size in largest[_MOST_CLASSES:])
-    rows = [(class_title(name), size) for name, size in largest[:_MOST_CLASSES]]
+    rest = sum(size for _, size in largest[_MAX_CLASSES:])
+    rows = [(class_title(name), size) for name, size in largest[:_MAX_CLASSES]]
     if rest:
-        rows.append((f"{len(largest) - _MOST_CLASSES} other classes", rest))
+        rows.append((f"{len(largest) - _MAX_CLASSES} other classes", rest))
     most = max((size for _, size in rows), default=1)
     parts = []
     for number, (name, size) in enumerate(rows):

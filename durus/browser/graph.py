@@ -12,7 +12,7 @@ STYLE = """
 .graph a:hover .box, .graph a:focus .box { stroke: var(--first); stroke-width: 2.5; }
 """
 
-_MOST = 10
+_MAX_NEIGHBOURS = 10
 """How many neighbours are drawn on each side."""
 _WIDTH, _HEIGHT, _GAP, _BETWEEN = 196, 30, 10, 60
 _MAX_LABEL = 25
@@ -27,7 +27,7 @@ class Neighbour(NamedTuple):
 
 def around(base: str, centre: Neighbour, referrers: Sequence[Neighbour], refs: Sequence[Neighbour]) -> str:
     """Return the graph; the links of it begin with `base`. Only the first neighbours are drawn."""
-    sides = [referrers[:_MOST], refs[:_MOST]]
+    sides = [referrers[:_MAX_NEIGHBOURS], refs[:_MAX_NEIGHBOURS]]
     rows = max(1, *map(len, sides))
     height = rows * (_HEIGHT + _GAP)
     middle = height / 2 - _HEIGHT / 2

@@ -14,10 +14,10 @@ from durus.records.record import unpack_record
 from durus.tools.export_cells import attributes_of
 from durus.tools.exported import exported_of
 
-_MOST_CLASSES = 100
-_MOST_FOUND = 50
-_MOST_OBJECTS = 10_000
-_MOST_BYTES = 1 << 25
+_MAX_CLASSES = 100
+_MAX_FOUND = 50
+_MAX_OBJECTS = 10_000
+_MAX_BYTES = 1 << 25
 """How much is looked at for one page."""
 _LOOKED_AT = 2000
 """How many characters of a value that is not text are looked at."""
@@ -52,7 +52,7 @@ class SearchPage(NamedTuple):
 def search_page(view: View, query: Query, start: int) -> SearchPage:
     """Look at objects from an index on, until a page is full."""
     chosen = view.index.by_number if query.class_number is None else [class_of_number(view, query.class_number)]
-    choice = sorted({*ordered(view, "bytes")[:_MOST_CLASSES], *chosen[:1]}, key=lambda each: each.name)
+    choice = sorted({*ordered(view, "bytes")[:_MAX_CLASSES], *chosen[:1]}, key=lambda each: each.name)
     total = sum(len(each.oids) for each in chosen)
     if start < 0:
         raise ArgumentError("a search starts at a number that is not negative")
@@ -66,7 +66,7 @@ def search_page(view: View, query: Query, start: int) -> SearchPage:
         size += record_size
         if is_found:
             rows.append((row_of(view, number), objects))
-        if len(rows) == _MOST_FOUND or looked_at == _MOST_OBJECTS or size > _MOST_BYTES:
+        if len(rows) == _MAX_FOUND or looked_at == _MAX_OBJECTS or size > _MAX_BYTES:
             break
     after = start + looked_at
     return SearchPage(query, choice, True, rows, after, total, after if after < total else None)

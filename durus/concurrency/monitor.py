@@ -17,7 +17,7 @@ from types import FrameType
 
 from durus.concurrency.call_guard import is_on_stack, is_running
 
-_LONGEST_SLEEP = 0.05
+_MAX_SLEEP = 0.05
 """Seconds after which a sleeping thread wakes up by itself."""
 _PATIENCE = 0.02
 """For how many seconds a waiting thread may be overtaken."""
@@ -85,7 +85,7 @@ class Monitor:
         self.leave()
         sleeper = _Sleeper(frame)
         self._waiting.append(sleeper)
-        sleeper.bed.acquire(timeout=_LONGEST_SLEEP)
+        sleeper.bed.acquire(timeout=_MAX_SLEEP)
         with contextlib.suppress(ValueError):  # somebody has woken this thread
             self._waiting.remove(sleeper)
         self.enter(frame)
@@ -128,7 +128,7 @@ class Monitor:
         """Wait in the line until this thread is woken, or is inside."""
         self._entering.append(sleeper)
         is_inside = self._try_to_enter(sleeper.frame)
-        while not is_inside and not sleeper.bed.acquire(timeout=_LONGEST_SLEEP):
+        while not is_inside and not sleeper.bed.acquire(timeout=_MAX_SLEEP):
             is_inside = self._try_to_enter(sleeper.frame)
         try:
             self._entering.remove(sleeper)

@@ -4,7 +4,7 @@ from durus.error import DamageError
 from durus.files.file import ReadableFile
 
 PAGE_SIZE = 1 << 13
-MOST_PAGES = 128
+MAX_PAGES = 128
 
 
 class ReadAhead:
@@ -36,7 +36,7 @@ class ReadAhead:
             except DamageError:  # it may be in bytes that nobody has asked for
                 pass
             else:
-                if len(self.pages) >= MOST_PAGES:
+                if len(self.pages) >= MAX_PAGES:
                     self.pages = {}
                 self.pages[number] = page
                 return page[index:], 0

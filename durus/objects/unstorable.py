@@ -20,7 +20,7 @@ _WHOLE = (PersistentBase, type, FunctionType, ModuleType, Enum, Uncopied)
 CONSOLE = "__console__"
 """The module of definitions in the shell, which nobody can import."""
 _MAX_LEVELS = 50
-_MOST_SEEN = 100_000
+_MAX_SEEN = 100_000
 """How many values the search for a path examines, so that an error does not take long."""
 
 
@@ -71,7 +71,7 @@ def path(root: PersistentObject, target: PersistentObject) -> str | None:
     """Return a shortest path from the root to `target`, as `root['a'].b[2]`, None if there is none in memory."""
     pending: deque[tuple[object, str]] = deque([(root, "root")])
     seen = {id(root)}
-    while pending and len(seen) < _MOST_SEEN:
+    while pending and len(seen) < _MAX_SEEN:
         value, way = pending.popleft()
         if value is target:
             return way

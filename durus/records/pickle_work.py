@@ -33,7 +33,7 @@ from durus.records.pickle_machine import (
 _ALWAYS_ALLOWED = 10**8
 """Parts of keys: hashing them takes some seconds."""
 _ALLOWED_PER_BYTE = 100
-_DEEPEST = 1000
+_MAX_DEPTH = 1000
 """Tuples inside each other. Python's hash() of deeper ones may exceed the stack of a thread."""
 
 _LONG_NUMBERS, _LONG4 = frozenset(b"jr"), 0x8B
@@ -95,9 +95,9 @@ class _Work:
                 "so that loading it would take too long"
             )
         deepest = max((key.depth for key in keys), default=0)
-        if deepest > _DEEPEST:
+        if deepest > _MAX_DEPTH:
             raise RecordError(
-                f"its step at byte {start} uses a key of {deepest} nested tuples, and {_DEEPEST} are allowed"
+                f"its step at byte {start} uses a key of {deepest} nested tuples, and {_MAX_DEPTH} are allowed"
             )
 
 

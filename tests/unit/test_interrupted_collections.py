@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings(  # an interrupt while a generator ends 
     "ignore::pytest.PytestUnraisableExceptionWarning"
 )
 
-MOST_VISITS = math.inf if os.environ.get("HYPOTHESIS_PROFILE") == "deep" else 2
+MAX_VISITS = math.inf if os.environ.get("HYPOTHESIS_PROFILE") == "deep" else 2
 Change = Callable[[Any], object]
 
 
@@ -178,7 +178,7 @@ def check_stored(make: Callable[[], Any], change: Change, is_loaded: bool, is_si
             if is_loaded:
                 contents(obj)
                 len(obj)
-            where = interrupted_at(number, change, obj, most_visits=MOST_VISITS)
+            where = interrupted_at(number, change, obj, most_visits=MAX_VISITS)
             if where is None:
                 return number
             if end == "abort":
@@ -212,7 +212,7 @@ def check_new(make: Callable[[], Any], change: Change, is_counted: bool, is_sing
         obj = make()
         if is_counted:
             len(obj)
-        where = interrupted_at(number, change, obj, most_visits=MOST_VISITS)
+        where = interrupted_at(number, change, obj, most_visits=MAX_VISITS)
         if where is None:
             return number
         if is_single:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from durus.error import DamageError
-from durus.files.read_ahead import MOST_PAGES, PAGE_SIZE, ReadAhead
+from durus.files.read_ahead import MAX_PAGES, PAGE_SIZE, ReadAhead
 from durus.files.shelf.layout import pack_entry, pack_transaction
 from durus.files.shelf.shelf import EMPTY_FILE, Shelf
 from durus.oid import oid_from_int
@@ -72,14 +72,14 @@ def test_what_goes_over_the_end_of_a_page_is_read_alone() -> None:
 
 
 def test_a_set_number_of_pages_is_kept() -> None:
-    file = NotedFile(bytes((MOST_PAGES + 2) * PAGE_SIZE))
+    file = NotedFile(bytes((MAX_PAGES + 2) * PAGE_SIZE))
     source = read_ahead_of(file)
-    for number in [*range(MOST_PAGES), *range(MOST_PAGES)]:
+    for number in [*range(MAX_PAGES), *range(MAX_PAGES)]:
         taken(source, number * PAGE_SIZE, 1, len(file.data))
-    assert len(file.reads) == MOST_PAGES
-    taken(source, MOST_PAGES * PAGE_SIZE, 1, len(file.data))
+    assert len(file.reads) == MAX_PAGES
+    taken(source, MAX_PAGES * PAGE_SIZE, 1, len(file.data))
     taken(source, 0, 1, len(file.data))
-    assert len(file.reads) == MOST_PAGES + 2
+    assert len(file.reads) == MAX_PAGES + 2
 
 
 def test_what_stands_after_the_end_is_not_remembered() -> None:
