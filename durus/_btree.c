@@ -155,7 +155,7 @@ is_plain(PyObject *key, PyObject *ordered)
     return result;
 }
 
-/* Returns if a key is plain, and makes it a probe; or -1. */
+/* Returns whether a key is plain, and makes it a probe; or -1. */
 static int
 make_probe(BTreeState *state, PyObject *key, Probe *probe)
 {
@@ -312,7 +312,7 @@ slot_of(PyObject *obj, Py_ssize_t offset) /* borrowed */
     return *(PyObject **)((char *)obj + offset);
 }
 
-/* Whether nobody has intercepted the attributes of the nodes of a class. What was told of the last one is remembered,
+/* Whether nobody has intercepted the attributes of the nodes of a class. The answer for the last one is remembered,
    with the version of the class, which changes whenever it, or a base of it, is changed. */
 static inline int
 is_usual_node(BTreeState *state, PyTypeObject *type)

@@ -1,7 +1,7 @@
 /* Stores states, in C: what ObjectWriter._pickled_record() of serialize.py makes of an object in the usual case.
 
    A StateWriter takes an object and makes its record; or it returns None and has done nothing but given oids to new
-   objects, where anything is unusual, and then the Python, which is the reference, does all of it and finds the words for
+   objects, where anything is unusual, and then the Python, which is the reference, does all of it and words the error for
    what is wrong. So nothing here reports an error of a state. What it makes is the same as what the Python makes, byte
    for byte: the opcodes, what is memoized, and what the memo finds by its identity are those of pickle's own C.
 
@@ -892,7 +892,7 @@ writer_record(StateWriter *self, PyObject *const *args, Py_ssize_t count)
     if (result == 0 && PyErr_Occurred()) {
         if (!PyErr_ExceptionMatches(PyExc_Exception))
             return NULL;
-        PyErr_Clear(); /* text with half of a character, no memory left: Python meets it again */
+        PyErr_Clear(); /* text with half of a character, or no memory left: Python meets it again */
     }
     return record == NULL ? Py_NewRef(Py_None) : record;
 }

@@ -1,8 +1,8 @@
 /* The hot paths of durus/persistent.py, in C.
 
    What is true here is what is true there: that module is the reference, the tests run on both, and
-   a behaviour that is changed in one is changed in the other.  There are no caches here, no policy, and, but for
-   names and types, no memory but the fields of two structs:
+   a behaviour that is changed in one is changed in the other. There are no caches and no policy here, and, apart
+   from names and types, nothing is kept but the fields of two structs:
 
        ConnectionBase   the number of the transaction under way, the set of what was accessed in it, and the dict
                         of what was changed in it
@@ -16,7 +16,7 @@
 
    PersistentBase has no tp_setattro of its own. Its __setattr__ and __delattr__ are plain methods, which a
    subclass made in Python gets into its slots by Python's own dispatch: that costs some nanoseconds
-   for each write, but only so does object.__setattr__ keep working for subclasses. Frozen dataclasses call it. */
+   for each write, but it keeps object.__setattr__ working for subclasses. Frozen dataclasses call it. */
 
 #include "_persistent.h"
 
@@ -281,8 +281,8 @@ persistent_traverse(Persistent *self, visitproc visit, void *arg)
     return 0;
 }
 
-/* Breaks no cycle through the connection, for that does it: until the object is freed a finalizer may get it from the
-   cache, and then it must have what it needs to be loaded again. What it has lost was its state. */
+/* Breaks no cycle through the connection, which breaks it itself: until the object is freed, a finalizer may get it
+   from the cache, and then it must have what it needs to be loaded again. All that it has lost is its state. */
 static int
 persistent_clear(Persistent *self)
 {

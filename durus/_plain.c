@@ -492,7 +492,7 @@ run_step(Machine *machine, unsigned char opcode)
     }
 }
 
-/* Stands for check_depth. Tells if a value, of which no part occurs twice, is nested in no more than `depth` levels. */
+/* Stands for check_depth. Whether a value, of which no part occurs twice, is nested in no more than `depth` levels. */
 static int
 is_flat(PyObject *value, int depth)
 {

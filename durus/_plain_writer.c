@@ -1,6 +1,6 @@
 /* Writes the usual states of an import, as _Writer of records/plain_writer.py does it, byte for byte. Usual are the
    values of JSON, references, tuples, sets, and dicts with any keys. Where a state has anything else, or is wrong, it
-   gives up, and the Python, which is the reference, does all of it and finds the words for what is wrong. The state is
+   gives up, and the Python, which is the reference, does all of it and words the error for what is wrong. The state is
    what the parser of JSON has just made: nobody else has it, and no container is in it twice. */
 
 #include "_byte_buffer.h"

@@ -138,7 +138,7 @@ fence(Decoder *decoder)
     return decoder->mark_count ? decoder->marks[decoder->mark_count - 1] : 0;
 }
 
-/* Returns whether there are so many values after the last mark. */
+/* Returns whether there are this many values after the last mark. */
 static int
 has_values(Decoder *decoder, Py_ssize_t count)
 {
@@ -967,7 +967,7 @@ reader_load(StateReader *self, PyObject *const *args, Py_ssize_t count)
     if (result == 0 && PyErr_Occurred()) {
         if (!PyErr_ExceptionMatches(PyExc_Exception))
             return NULL;
-        PyErr_Clear(); /* bytes that are no text, no memory left: Python meets it again */
+        PyErr_Clear(); /* bytes that are not text, or no memory left: Python meets it again */
     }
     return PyBool_FromLong(result);
 }
