@@ -6,7 +6,7 @@ from durus.persistent_list import PersistentList
 
 
 class Definition(Persistent):
-    """Something that a module defines; `outer` is what it stands in."""
+    """Something that a module defines; `outer` is what it is in."""
 
     def __init__(self, name: str, line: int, outer: "Module | Definition") -> None:
         self.name = name

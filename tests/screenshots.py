@@ -1,4 +1,4 @@
-"""The pictures of docs/howto/browsing.md, taken in a real browser. `python -m tests.screenshots` takes them anew."""
+"""The pictures of docs/howto/browsing.md, taken in a real browser. `python -m tests.screenshots` takes them again."""
 
 import os
 import random

@@ -163,9 +163,9 @@ def numbering_faults(found: Iterable[Statement]) -> list[str]:
     for statement in found:
         own_prefix = PREFIXES.get(statement.document)
         if statement.id in seen:
-            faults.append(f"{statement.place}: {statement.id} stands at {seen[statement.id].place} already")
+            faults.append(f"{statement.place}: {statement.id} is already at {seen[statement.id].place}")
         elif own_prefix is None:
-            faults.append(f"{statement.place}: {statement.id} stands in a document that has no prefix")
+            faults.append(f"{statement.place}: {statement.id} is in a document that has no prefix")
         elif statement.prefix != own_prefix:
             faults.append(f"{statement.place}: {statement.id} has not this document's prefix, {own_prefix}")
         elif statement.number < highest.get(statement.prefix, 0):
@@ -248,8 +248,7 @@ def duplicate_faults(found: Iterable[Example]) -> list[str]:
         first = seen.setdefault(example.name, example)
         if first is not example:
             faults.append(
-                f"{example.document}:{example.line}: example {example.name} "
-                f"stands at {first.document}:{first.line} already"
+                f"{example.document}:{example.line}: example {example.name} is already at {first.document}:{first.line}"
             )
     return faults
 

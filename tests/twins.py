@@ -1,7 +1,7 @@
 """What the C extension does in place of Python: finds it when one of the two is changed, and the other one is not.
 
     python -m tests.twins            which twins have changed since tests/twins.json was written
-    python -m tests.twins --write    write it anew, which is refused where only one of two was changed
+    python -m tests.twins --write    write it again, which is refused where only one of two was changed
     python -m tests.twins --write --same    the same, where a change of one leaves alone what it does
 
 A comment before a function of C says which Python it stands for: `Stands for BTree.get, _search: ...`, or a part of it.
@@ -77,7 +77,7 @@ def sources_by_name(python: str) -> dict[str, str]:
                 if ast.get_docstring(node) is not None:
                     first = node.body[0]
                     text[first.lineno - node.lineno : (first.end_lineno or 0) - node.lineno + 1] = []
-                found[prefix + node.name] = "".join(text)  # the last of those that have one name: it is no overload
+                found[prefix + node.name] = "".join(text)  # the last of those that have one name: it is not an overload
 
     visit(ast.parse(python).body, "")
     return found

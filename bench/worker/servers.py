@@ -192,7 +192,7 @@ def contended(driver: Any, count: int, folder: Path) -> Measured:
 
 
 def fairness(driver: Any, count: int, folder: Path) -> Measured:
-    """50 clients commit as fast as they can, until all have made so many commits together."""
+    """50 clients commit as fast as they can, until all have made this many commits together."""
     clients = 50
     made: Any = _fork.Value("q")
 

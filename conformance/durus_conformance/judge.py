@@ -45,7 +45,7 @@ def contents(data: bytes, new_from: int = 0) -> dict[str, Any]:
 
 
 def is_interrupted(data: bytes) -> bool:
-    """Return whether a file is one whose creation was interrupted, and that a writer writes anew: SHELF-3 and DFS-7."""
+    """Return whether a file is one whose creation was interrupted, and that a writer rewrites: SHELF-3 and DFS-7."""
     return data not in _NEW_FILES and any(data in (new[: len(data)], bytes(len(data))) for new in _NEW_FILES)
 
 

@@ -111,7 +111,7 @@ def serving(*arguments: str, folder: Path) -> Iterator[Server]:
 
 
 def receive(connected: socket.socket, size: int) -> bytes:
-    """Return so many bytes, fewer if the server has closed the connection."""
+    """Return this many bytes, fewer if the server has closed the connection."""
     data = b""
     while len(data) < size:
         try:

@@ -57,7 +57,7 @@ def is_served(server: Server) -> bool:
 def attack(server: Server, message: bytes, reason: str, answer: int = 0) -> None:
     """Send a message; the server must drop the client for this reason, and serve others.
 
-    Before that, the client is sent so many bytes.
+    Before that, the client is sent this many bytes.
     """
     attacker = server.open_socket()
     me = f"client {attacker.getsockname()[0]}:{attacker.getsockname()[1]}"

@@ -737,7 +737,7 @@ def test_a_child_of_a_server_holds_no_handshake_open(certificates: Certificates)
             os._exit(0 if stat.S_ISCHR(os.fstat(handshake.descriptor).st_mode) else 1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         stalled.sendall(first_flight(certificates)[50:])
-        assert receive(stalled, 1) == b"\x16", "the parent goes on"
+        assert receive(stalled, 1) == b"\x16", "the parent continues"
         stalled.close()
         assert is_served(served)
 

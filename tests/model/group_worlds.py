@@ -222,7 +222,7 @@ class Core:
         return min(self.undurable, default=len(self.accepted))
 
     def replace(self, client: Client) -> None:
-        """Connect anew, as a client does that was told that the connection is lost."""
+        """Connect again, as a client does that was told that the connection is lost."""
         client.session.close()
         client.session = self.core.connect()
         client.new = None

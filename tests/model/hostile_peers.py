@@ -519,7 +519,7 @@ STATES: dict[str, State] = dict(_states())
 
 
 def run(inputs: int, seed: int) -> Figures:
-    """Send so many inputs; return how many there were in each state, and what went wrong."""
+    """Send this many inputs; return how many there were in each state, and what went wrong."""
     figures = Figures()
     chance = random.Random(seed)
     weights = [state.weight for state in STATES.values()]

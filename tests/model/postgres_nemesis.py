@@ -239,7 +239,7 @@ def check(address: str) -> Iterator[str]:
 def run(server: PostgresServer, address: str, seconds: float, seed: int, servers: int = 0) -> Figures:
     """Have clients in processes work on a server that is tormented for so long; return what came of it.
 
-    They use so many `servers` of Durus, which are killed, too; 0 for the engine itself.
+    They use this many `servers` of Durus, which are killed, too; 0 for the engine itself.
     """
     figures = Figures()
     with contextlib.closing(storage_at(address)) as storage:
@@ -328,9 +328,9 @@ def bank(
     servers: int = 0,
     proxy: Proxy | None = None,
 ) -> Figures:
-    """Have processes make so many transfers together, while the server, and now and then one of them, is killed.
+    """Have processes make this many transfers together, while the server, and now and then one of them, is killed.
 
-    They use so many `servers` of Durus, which are killed, too; 0 for the engine itself. With a proxy to the engine,
+    They use this many `servers` of Durus, which are killed, too; 0 for the engine itself. With a proxy to the engine,
     they use that, and it is what is tormented.
     """
     figures = Figures()
@@ -399,10 +399,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--bank", type=int, help="make so many transfers")
+    parser.add_argument("--bank", type=int, help="make this many transfers")
     parser.add_argument("--processes", type=int, default=8)
     parser.add_argument("--failover", action="store_true", help="with a standby that takes over")
-    parser.add_argument("--servers", type=int, default=0, help="with so many servers of Durus between")
+    parser.add_argument("--servers", type=int, default=0, help="with this many servers of Durus between")
     parser.add_argument("--network", action="store_true", help="with a network that fails")
     parser.add_argument("--address", help=argparse.SUPPRESS)
     parser.add_argument("--work", type=int, help=argparse.SUPPRESS)

@@ -155,7 +155,7 @@ BUGS: dict[str, Bug] = {
         ),
         "tests/unit/test_crash_regressions.py::test_commit_that_was_interrupted_does_not_come_back_in_a_crash",
     ),
-    "a write without a read is no access": Bug(
+    "a write without a read is not an access": Bug(
         (
             Change(
                 "durus/persistent.py",
@@ -378,7 +378,7 @@ def apply(bug: Bug, folder: Path) -> None:
         path = folder / change.path
         source = path.read_text(encoding="utf-8")
         if source.count(change.old) != 1:
-            raise ValueError(f"{change.path}: this stands there {source.count(change.old)} times: {change.old!r}")
+            raise ValueError(f"{change.path}: this occurs {source.count(change.old)} times: {change.old!r}")
         path.write_text(source.replace(change.old, change.new), encoding="utf-8")
 
 

@@ -228,7 +228,7 @@ class ConnectionMachine(RuleBasedStateMachine):
         for edit in edits:
             self.apply(edit)
         if ending == "commit":
-            self.commit(mends=False)
+            self.commit(repairs=False)
         elif ending == "abort":
             self.abort()
 
@@ -246,7 +246,7 @@ class ConnectionMachine(RuleBasedStateMachine):
             for node in refs(self.graph.working[owner]):
                 self.held[node] = self.object_of(node)
             self.delete(owner, key)
-            self.commit(mends=False)
+            self.commit(repairs=False)
 
     @rule(pick=picks, place=places, garbage=picks)
     def attach_garbage(self, pick: int, place: int, garbage: int) -> None:
@@ -256,7 +256,7 @@ class ConnectionMachine(RuleBasedStateMachine):
         if lost:
             node = lost[garbage % len(lost)]
             self.write(live[pick % len(live)], place, Ref(node), self.object_of(node))
-            self.commit(mends=False)
+            self.commit(repairs=False)
 
     def apply(self, edit: Edit) -> None:
         action, pick, place, other = edit
@@ -289,10 +289,10 @@ class ConnectionMachine(RuleBasedStateMachine):
             delete_in(self.object_of(node), key)
             self.graph.delete(node, key)
 
-    @rule(mends=st.booleans())
-    def commit(self, mends: bool) -> None:
+    @rule(repairs=st.booleans())
+    def commit(self, repairs: bool) -> None:
         self.try_commit()
-        if self.graph.outcome() == "unstorable" and mends:
+        if self.graph.outcome() == "unstorable" and repairs:
             for node in self.graph.to_store().intersection(self.usable()):
                 for key in [key for key, value in self.graph.working[node].items() if value is UNSTORABLE]:
                     set_in(self.object_of(node), key, 0)
@@ -325,11 +325,11 @@ class ConnectionMachine(RuleBasedStateMachine):
         assert all(obj._p_oid is None for obj in new)
         self.walk()
 
-    @rule(pick=picks, place=places, edits=edits, mends=st.booleans())
-    def commit_what_is_unstorable(self, pick: int, place: int, edits: list[Edit], mends: bool) -> None:
+    @rule(pick=picks, place=places, edits=edits, repairs=st.booleans())
+    def commit_what_is_unstorable(self, pick: int, place: int, edits: list[Edit], repairs: bool) -> None:
         self.write(self.choose(pick), place, UNSTORABLE, LOCK)
         self.edit(edits, "stay")
-        self.commit(mends)
+        self.commit(repairs)
 
     @rule()
     def abort(self) -> None:
@@ -382,7 +382,7 @@ class ConnectionMachine(RuleBasedStateMachine):
             with pytest.raises(ReadConflictError):
                 contents_of(self.held[removed])
         self.write(self.choose(pick), place, Ref(removed), self.held[removed])
-        self.commit(mends=False)
+        self.commit(repairs=False)
 
     # What holds after every step
 

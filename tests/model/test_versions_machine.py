@@ -168,7 +168,7 @@ class SnapshotMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.staged is None)
     @invariant()
     def what_is_needed_is_kept(self) -> None:
-        """No more than that is checked by start_anew(), which would mend here what is wrong."""
+        """No more than that is checked by start_anew(), which would repair here what is wrong."""
         assert self.versions.kept_bytes >= self.needed_bytes()
 
     def needed_bytes(self) -> int:

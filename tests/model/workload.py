@@ -254,7 +254,7 @@ def _id(version: object) -> Id:
     match version:
         case (int() as client, int() as number):
             return client, number
-    raise Torn(f"{version!r} is no version")
+    raise Torn(f"{version!r} is not a version")
 
 
 # Logs

@@ -325,7 +325,7 @@ def test_threads_that_share_a_storage_lose_no_commit_while_it_is_packed(
 
 
 class _Noting:
-    """Notes what is stored, in a class that is no storage itself."""
+    """Notes what is stored, in a class that is not a storage itself."""
 
     stored: list[bytes]
 

@@ -527,7 +527,7 @@ def test_the_least_recently_used_go_until_the_others_have_few_bytes(form: Callab
     assert world.cache.get_loaded_count() == 10
     assert world.cache.shrink_bytes(400) == 106 + 107 + 108 + 9
     assert world.cache.loaded_objects() == objects[6:]
-    assert world.cache.note_size(oid_from_int(5), 105) == 105  # a ghost counts anew when it is loaded
+    assert world.cache.note_size(oid_from_int(5), 105) == 105  # a ghost counts again when it is loaded
     world.cache.note_size(oid_from_int(9), 1 << 40)
     assert world.cache.shrink_bytes(400) == 0
     assert world.cache.loaded_objects() == []

@@ -197,7 +197,7 @@ def answer(connection: InMemoryConnection) -> messages.Answer:
 
 
 def commit_of(size: int, method: int = 0) -> bytes:
-    """Return a commit of the root whose records have so many bytes, with 4 for their length."""
+    """Return a commit of the root whose records have this many bytes, with 4 for their length."""
     record = pack_record(ROOT_OID, bytes(size - 4 - 12), b"")
     assert len(record) == size - 4
     return encode_commit(0, (), [record], method)

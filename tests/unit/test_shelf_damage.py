@@ -77,7 +77,7 @@ def test_every_flipped_bit_is_noticed_and_no_wrong_state_is_shown(tmp_path: Path
 @pytest.mark.spec("SHELF-1", "SHELF-3", "SHELF-7")
 def test_what_is_not_a_usable_file_is_named(tmp_path: Path) -> None:
     text = tmp_path / "text"
-    text.write_text("hello, this is no database at all\n")
+    text.write_text("hello, this is not a database at all\n")
     with pytest.raises(FormatError, match=str(text)):
         FileStorage(text)
     with pytest.raises(FileError, match=str(tmp_path)):

@@ -66,7 +66,7 @@ class TestStatements:
 
     def test_with_the_same_id_are_found(self) -> None:
         assert numbering_faults(statements_of("record.md", "REC-1", "REC-1")) == [
-            "record.md:2: REC-1 stands at record.md:1 already"
+            "record.md:2: REC-1 is already at record.md:1"
         ]
 
     def test_out_of_order_are_found(self) -> None:
@@ -81,7 +81,7 @@ class TestStatements:
 
     def test_in_a_document_without_a_prefix_are_found(self) -> None:
         assert numbering_faults(statements_of("README.md", "REC-1")) == [
-            "README.md:1: REC-1 stands in a document that has no prefix"
+            "README.md:1: REC-1 is in a document that has no prefix"
         ]
 
 
@@ -152,7 +152,7 @@ class TestExamples:
     def test_with_the_same_name_are_found(self) -> None:
         first = Example("record", "it", "record.md", 1, "")
         second = Example("shelf", "it", "shelf.md", 5, "")
-        assert duplicate_faults([first, second]) == ["shelf.md:5: example it stands at record.md:1 already"]
+        assert duplicate_faults([first, second]) == ["shelf.md:5: example it is already at record.md:1"]
 
     def test_that_no_must_has_are_found(self) -> None:
         stated = statements_of("record.md", "REC-1", "REC-2", "REC-3", "REC-4")

@@ -29,7 +29,7 @@ def run(*command: str, cwd: Path) -> str:
 
 def mypy_reports(path: Path, folder: Path) -> set[int]:
     config = folder / "mypy.ini"
-    # Where it is not installed, but stands in the work tree, mypy does not find it by itself.
+    # Where it is not installed, but is in the work tree, mypy does not find it on its own.
     search = "" if INSTALLED.name == "site-packages" else f"mypy_path = {INSTALLED}\n"
     config.write_text(f"[mypy]\nstrict = true\nfollow_imports = silent\ncache_dir = {folder / 'cache'}\n{search}")
     said = run("mypy", "--config-file", str(config), "--no-error-summary", path.name, cwd=path.parent)

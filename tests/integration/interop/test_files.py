@@ -95,7 +95,7 @@ def test_a_graph_goes_there_and_back_without_a_difference(
         event(f"objects: {len(found).bit_length()} bits")
 
 
-# What stands in the bytes
+# What is in the bytes
 
 
 def base_of(data: bytes) -> tuple[int, list[tuple[bytes, bytes]], bytes]:

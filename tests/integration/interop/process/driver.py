@@ -90,7 +90,7 @@ class Graph:
         return len(obj) if isinstance(obj, PersistentSet) else None
 
     def _of(self, value: Any) -> Json:
-        """Describe a value; a container that stands in a state twice only the first time."""
+        """Describe a value; a container that occurs in a state twice only the first time."""
         if value is None or isinstance(value, bool | str):
             return value
         if isinstance(value, PersistentObject):
