@@ -38,6 +38,7 @@ def get_storage(file: str | None, storage_class: str | None = None, **kwargs: bo
         kwargs: `readonly` and `repair`.
 
     Raises:
+        ArgumentError: there is no such storage class.
         DurusError: as the storage class raises it.
     """
     make: Callable[..., Storage] = FileStorage

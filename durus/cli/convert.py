@@ -9,7 +9,7 @@ from durus.cli.options import UsageError, import_storage_class, is_address, open
 from durus.cli.output import tell
 from durus.cli.progress import show_progress
 from durus.cli.values import file_or_storage
-from durus.error import DurusError
+from durus.error import ArgumentError
 from durus.open_file import open_file_storage
 from durus.storage import Storage
 from durus.text import without_password
@@ -93,6 +93,6 @@ def _maker(dotted: str) -> Callable[[str], Storage]:
         try:
             return storage_class(path)
         except TypeError as error:
-            raise DurusError(f"{dotted} can't be made of a file: {error}") from error
+            raise ArgumentError(f"{dotted} can't be made of a file: {error}") from error
 
     return make

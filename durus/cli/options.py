@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from durus.cli.values import MAX_PORT, file_or_storage, whole_number
-from durus.error import AddressError, DurusError
+from durus.error import AddressError, ArgumentError, DurusError
 from durus.file_storage import FileStorage
 from durus.files.inspection import Inspection
 from durus.open_file import inspect_file, open_file_storage, storage_class_of
@@ -99,7 +99,7 @@ def open_storage(options: argparse.Namespace) -> Storage:
     try:
         return storage_class(options.file, readonly=options.readonly, repair=options.repair)
     except TypeError as error:
-        raise DurusError(f"{options.storage_class} can't be made of a file, readonly and repair: {error}") from error
+        raise ArgumentError(f"{options.storage_class} can't be made of a file, readonly and repair: {error}") from error
 
 
 def require_file(path: str) -> None:
@@ -193,7 +193,7 @@ def import_storage_class(dotted: str) -> type[FileStorage]:
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise DurusError(f"the storage class {dotted} can't be imported: {error}") from error
+        raise ArgumentError(f"the storage class {dotted} can't be imported: {error}") from error
     if not (isinstance(found, type) and issubclass(found, Storage)):
-        raise DurusError(f"{dotted} is not a storage class")
+        raise ArgumentError(f"{dotted} is not a storage class")
     return found  # type: ignore[return-value]  # whether it takes the arguments of FileStorage is seen when it is called

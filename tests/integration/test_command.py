@@ -167,6 +167,7 @@ def test_command_started_by_the_path_of_its_file(tmp_path: Path) -> None:
     assert (tmp_path / "f").exists()
 
 
+@pytest.mark.spec("CMD-2")
 def test_startup_file_and_storage_class(tmp_path: Path) -> None:
     (tmp_path / "start.py").write_text("root['y'] = 7\nconnection.commit()\n")
     options = ["--file", "f", "--startup", "start.py", "--storage-class", "durus.file_storage.FileStorage"]
@@ -174,15 +175,15 @@ def test_startup_file_and_storage_class(tmp_path: Path) -> None:
     with Connection(tmp_path / "f") as connection:
         assert connection.get_root()["y"] == 7
     (tmp_path / "wrong.py").write_text("1 +\n")
-    for wrong in (
-        ["--startup", "absent.py"],
-        ["--startup", "wrong.py"],
-        ["--storage-class", "os.path"],
-        ["--storage-class", "no.such.Thing"],
+    for option, value, status in (
+        ("--startup", "absent.py", 1),
+        ("--startup", "wrong.py", 1),
+        ("--storage-class", "os.path", 2),
+        ("--storage-class", "no.such.Thing", 2),
     ):
-        result = durus("-c", "--file", "new", *wrong, cwd=tmp_path)
-        assert result.returncode == 1
-        assert wrong[1] in result.stderr.splitlines()[-1]
+        result = durus("-c", "--file", "new", option, value, cwd=tmp_path)
+        assert result.returncode == status
+        assert value in result.stderr.splitlines()[-1]
         assert not (tmp_path / "new").exists()
 
 

@@ -19,7 +19,7 @@ from durus.__main__ import get_storage, get_storage_class, start_durus, stop_dur
 from durus.btree import BTree
 from durus.client_storage import ClientStorage
 from durus.connection import Connection
-from durus.error import DurusError, ServerUnreachableError
+from durus.error import ArgumentError, ServerUnreachableError
 from durus.file_storage import FileStorage
 from durus.file_storage2 import FileStorage2
 from durus.persistent_dict import PersistentDict
@@ -367,7 +367,7 @@ def test_storage_is_made_for_a_file_by_its_format_or_by_name(tmp_path: Path) -> 
     with closing(get_storage(None)) as storage:
         assert isinstance(storage, FileStorage)
         assert Path(storage.get_filename()).exists()
-    with pytest.raises(DurusError, match=r"no\.such\.Class"):
+    with pytest.raises(ArgumentError, match=r"no\.such\.Class"):
         get_storage(None, storage_class="no.such.Class")
 
 
