@@ -872,13 +872,13 @@ def touch_every_reference(connection: Connection[Any] | str, *words: str) -> Non
         words: parts of class names or of other text.
 
     Raises:
-        TransactionError: the connection was omitted, and there is not exactly one.
+        ArgumentError: the connection was omitted, and there is not exactly one.
     """
     if isinstance(connection, str):
         words = (connection, *words)
         found = _open_connections.reachable()
         if len(found) != 1:
-            raise TransactionError(
+            raise ArgumentError(
                 f"{len(found)} connections are open in this process; name the right one: "
                 "touch_every_reference(connection, ...)"
             )

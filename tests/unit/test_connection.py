@@ -15,6 +15,7 @@ import pytest
 from durus import connection as connection_module
 from durus.connection import Connection, gen_every_instance, touch_every_reference
 from durus.error import (
+    ArgumentError,
     ForeignReferenceError,
     ReadConflictError,
     StateError,
@@ -656,7 +657,7 @@ def test_references_are_touched_in_the_only_connection_or_in_the_one_that_is_nam
     assert connection.root in connection.changed.values()
     connection.abort()
     with Connection(MemoryStorage()):
-        with pytest.raises(TransactionError, match="2 connections are open"):
+        with pytest.raises(ArgumentError, match="2 connections are open"):
             touch_every_reference("Person")
         touch_every_reference(connection, "Person")
         assert connection.changed
@@ -664,7 +665,7 @@ def test_references_are_touched_in_the_only_connection_or_in_the_one_that_is_nam
     touch_every_reference("no class has this name", "Person")
     assert connection.changed
     connection.close()
-    with pytest.raises(TransactionError, match="0 connections are open"):
+    with pytest.raises(ArgumentError, match="0 connections are open"):
         touch_every_reference("Person")
 
 
