@@ -26,9 +26,13 @@ from tests.unit.test_database import Account, count, in_child, number, set_balan
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    with serving("--file", "f.durus", folder=tmp_path) as found:
+def server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
+    with serving("--file", "f.durus", *getattr(request, "param", ()), folder=tmp_path) as found:
         yield found
+
+
+ends_turns_soon = pytest.mark.parametrize("server", [("--commit-timeout", "2")], indirect=True, ids=[""])
+"""For a test in which others wait until the server ends the turn of an exclusive transaction."""
 
 
 @pytest.fixture
@@ -178,6 +182,7 @@ def fail_exclusively(db: durus.Database[Root]) -> None:
 
 
 @pytest.mark.spec("DB-14")
+@ends_turns_soon
 def test_a_commit_of_another_process_can_be_in_conflict_with_an_exclusive_transaction(
     db: durus.Database[Root], server: Server
 ) -> None:
@@ -241,6 +246,7 @@ def test_a_snapshot_over_a_network_reads_and_refuses_changes(db: durus.Database[
 
 
 @pytest.mark.spec("DB-41")
+@ends_turns_soon
 def test_a_child_has_sessions_of_its_own(db: durus.Database[Root]) -> None:
     db.run(count)
     held = db.transaction(exclusive=True)
