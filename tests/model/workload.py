@@ -41,6 +41,8 @@ _TIMEOUT = 1.0
 _LOADED = 8
 """The number of objects that may stay loaded; it is small, so that there is something to load."""
 _PAUSE = 0.01
+_REST = 0.002
+"""Seconds between two snapshots of a client, which would else take all the time from writers and packs beside it."""
 
 
 class Register(Persistent):
@@ -88,6 +90,8 @@ class Client:
                     self._began = time.monotonic()
                     self._connection = Connection(self._connect(), cache_size=_LOADED, snapshot=self._only_reads)
                 self._transaction(self._connection)
+                if self._only_reads:
+                    stop.wait(_REST)
             except (NetworkError, SnapshotEndedError):
                 if self._connection is not None:
                     self._connection.close()
