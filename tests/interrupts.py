@@ -33,15 +33,18 @@ def interrupted_at(
     """
     count, where = 0, None
     visits: Counter[tuple[CodeType, int, str]] = Counter()
+    is_limited = most_visits < math.inf
 
     def trace(frame: FrameType, event: str, argument: object) -> Any:
         nonlocal count, where
-        if not frame.f_code.co_filename.startswith(HOME):
-            return None
-        place = frame.f_code, frame.f_lineno, event
-        is_end = event == "return" and not frame.f_code.co_flags & _MAY_YIELD
-        if (event == "line" or is_end) and visits[place] < most_visits:
-            visits[place] += 1
+        if event == "call":
+            return trace if frame.f_code.co_filename.startswith(HOME) else None
+        if event == "line" or (event == "return" and not frame.f_code.co_flags & _MAY_YIELD):
+            if is_limited:
+                place = frame.f_code, frame.f_lineno, event
+                if visits[place] >= most_visits:
+                    return trace
+                visits[place] += 1
             count += 1
             if count > number:
                 sys.settrace(None)
