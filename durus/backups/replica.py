@@ -222,8 +222,8 @@ class Replica(Work[Followed]):
             if self._has_been_there and not self._file_system.exists(self.path + NOTE):
                 raise FileError(
                     errno.ENOENT,
-                    "the replica is gone, so its disk may not be mounted: mount it, or start again to make the replica "
-                    "anew",
+                    "the replica is gone, so its disk may not be mounted: mount it, or start again to recreate the "
+                    "replica",
                     self.path,
                 )
             return

@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser, "the file with the objects, created if it does not exist (without it: use a server)", file_or_address
     )
     parser.set_defaults(
-        option_if_in_use="--readonly", if_in_use="give the address of its server in place of the file, or --readonly"
+        option_if_in_use="--readonly", if_in_use="give the address of its server instead of the file, or --readonly"
     )
     add_address_arguments(parser, "find the server on")
     parser.add_argument(
@@ -55,9 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="extend",
         type=trusted_classes,
         metavar="NAMES",
-        help="import and call nothing else for the objects: names with commas between them, such as 'shop.*,standard', "
-        "where a * stands for any characters, and standard for durus.trust.standard (anything is imported); may be "
-        "repeated",
+        help="import and call only these names for the objects, separated by commas, such as 'shop.*,standard', where "
+        "a * stands for any characters, and standard for durus.trust.standard (default: anything); may be repeated",
     )
     parser.add_argument(
         "--startup",

@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="an attribute or key whose value is bytes; module.Class.NAME for that of one class; may be repeated",
     )
-    python2.add_argument("--encoding", metavar="E", help="the encoding of text that is not ASCII (there must be none)")
+    python2.add_argument("--encoding", metavar="E", help="the encoding of text that is not ASCII (default: an error)")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -31,7 +31,7 @@ def add_file_arguments(parser: argparse.ArgumentParser, file_help: str, checked:
         dest="file",
         type=checked,
         metavar="ADDRESS",
-        help="in place of a file: postgresql://user@host/name, for example",
+        help="instead of a file, an address such as postgresql://user@host/name",
     )
 
 
@@ -62,7 +62,7 @@ def add_address_arguments(parser: argparse.ArgumentParser, verb: str) -> None:
     parser.add_argument("--host", help=f"the host to {verb} ({DEFAULT_HOST})")
     parser.add_argument("--port", type=whole_number(0, MAX_PORT), help=f"the port to {verb} ({DEFAULT_PORT})")
     parser.add_argument(
-        "--address", help=f"the Unix socket to {verb}, in place of host and port: a path, or @name on Linux"
+        "--address", help=f"the Unix socket to {verb}, instead of host and port: a path, or @name on Linux"
     )
 
 
@@ -71,7 +71,7 @@ def add_at_argument(parser: argparse.ArgumentParser) -> None:
         "--at",
         metavar="TIME",
         help="the state of the last commit at this time or before, in ISO 8601 and in UTC unless it has an offset "
-        "(the newest)",
+        "(default: the newest)",
     )
 
 
@@ -81,7 +81,7 @@ def add_keep_prepack_argument(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         default=True,
         help="keep the file from before a pack, with .prepack after its name, or remove it when the new one is "
-        "durable (kept)",
+        "durable (default: keep)",
     )
 
 

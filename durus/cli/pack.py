@@ -34,7 +34,7 @@ _TIMEOUT = 3600.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_file_arguments(parser, "the file to pack (without it, a server packs what it holds)", file_or_address)
     add_address_arguments(parser, "find the server on")
-    parser.set_defaults(if_in_use="if a server has it, give the address of the server in place of the file")
+    parser.set_defaults(if_in_use="if a server has it, give the address of the server instead of the file")
     parser.add_argument(
         "--wait", action="store_true", help="return when the server has packed; packing a file always waits"
     )

@@ -181,9 +181,9 @@ def test_a_file_that_exists_may_have_any_name(tmp_path: Path, monkeypatch: pytes
         ),
         (
             ["shell", "FILE"],
-            "give the address of its server in place of the file, or --readonly: `durus shell FILE --readonly`",
+            "give the address of its server instead of the file, or --readonly: `durus shell FILE --readonly`",
         ),
-        (["pack", "FILE"], "give the address of the server in place of the file"),
+        (["pack", "FILE"], "give the address of the server instead of the file"),
         (["rename", "a.B", "a.C", "FILE"], "close it there, or give --dry-run: `durus rename a.B a.C FILE --dry-run`"),
     ],
 )
