@@ -1,7 +1,7 @@
 """The session core's rules, one at a time; tests/model has them in any order."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import pytest
 
@@ -82,6 +82,52 @@ def test_a_client_that_has_asked_for_its_turn_cannot_ask_again(core: SessionCore
             each.session.begin_commit(lambda invalid: None)
     first.give()
     assert second.invalid == []
+
+
+class WholeCommit:
+    """A commit that arrives as a whole, and what the core has reported about it."""
+
+    def __init__(self, session: Session, serial: int, accessed: set[bytes] | None, *records: bytes) -> None:
+        self.outcomes: list[tuple[list[bytes] | None, DurusError | None]] = []
+        session.commit_whole(serial, accessed, {each[:8]: each for each in records}, self._done)
+
+    def _done(self, invalid: Collection[bytes] | None, error: DurusError | None) -> None:
+        self.outcomes.append((None if invalid is None else list(invalid), error))
+
+    def is_conflict(self) -> bool:
+        return [type(error) for _, error in self.outcomes] == [WriteConflictError]
+
+
+@pytest.mark.spec("TXN-47")
+def test_a_whole_commit_is_compared_with_what_has_changed_since_its_serial(core: SessionCore) -> None:
+    first, second = core.connect(), core.connect()
+    store(core, first, record(*first.new_oids(1)))
+    second.sync()
+    before = second.serial
+    store(core, first, record(ROOT_OID, data=b"first"))
+    second.sync()
+    assert WholeCommit(second, before, {ROOT_OID}, record(ROOT_OID)).is_conflict()
+    accepted = WholeCommit(second, second.serial, {ROOT_OID}, record(ROOT_OID, data=b"second"))
+    write_all(core)
+    assert accepted.outcomes == [([], None)]
+    assert first.load(ROOT_OID) is None
+    with pytest.raises(ProtocolError, match="does not exist yet"):
+        WholeCommit(first, second.serial + 2, {ROOT_OID}, record(ROOT_OID))
+
+
+@pytest.mark.spec("TXN-21", "TXN-47")
+def test_a_whole_commit_that_does_not_say_what_it_has_accessed_needs_a_turn(core: SessionCore) -> None:
+    session = core.connect()
+    new = record(*session.new_oids(1))
+    with pytest.raises(ProtocolError, match="out of turn"):
+        WholeCommit(session, session.serial, None, new)
+    Attempt(session)
+    accepted = WholeCommit(session, session.serial, None, new)
+    write_all(core)
+    assert accepted.outcomes == [([], None)]
+    Attempt(session)
+    core.start_anew(is_write_lost=False)
+    assert WholeCommit(session, 0, None, new).is_conflict()
 
 
 @pytest.mark.spec("TXN-20", "TXN-22")
