@@ -10,6 +10,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 COLUMNS = 100
+_BROUGHT_ALONG = {".venvs", "node_modules", "corpus"}
+"""Folders with files of other projects, or of fuzzers."""
 
 _FENCE = re.compile(r"(`{3,}|~{3,})")
 _VERBATIM = re.compile(r"#|\||<!--|    ")
@@ -20,12 +22,9 @@ _STARTS_A_BLOCK = re.compile(r"(?:[-*+]|#+|[0-9]+[.)])$|[>|]|\*\*\[")
 
 def documents() -> list[Path]:
     """Return the Markdown files of the project."""
-    folders = (".", "docs", "spec", "bench", "conformance", "examples", "tests")
-    return [
-        path
-        for folder in folders
-        for path in sorted((ROOT / folder).rglob("*.md") if folder == "docs" else (ROOT / folder).glob("*.md"))
-    ]
+    folders = ("docs", "spec", "bench", "conformance", "examples", "ports", "tests")
+    found = [*ROOT.glob("*.md"), *(path for folder in folders for path in (ROOT / folder).rglob("*.md"))]
+    return sorted(path for path in found if not _BROUGHT_ALONG.intersection(path.parts))
 
 
 def wrapped(text: str) -> str:
