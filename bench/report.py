@@ -25,14 +25,14 @@ compares the medians of this Durus and the other one: more than 1 means that thi
 or smaller. *fsync* means that on every side a commit is on the disk before it returns (Durus 4.3 is
 made to sync); *none* means that no side waits for the disk. Figures of different runs cannot be
 compared. Where the unit says CPU, the figure is the CPU time of the process that counts, without
-the time that the disk or the rest of the machine takes. Memory is what the work adds to the process
-at its peak.
+the time that the disk or the rest of the machine takes. Memory is what the workload adds to the
+process at its peak.
 
 [RESULTS.svg](RESULTS.svg) shows the ratios, and [GROWTH.svg](GROWTH.svg) how the cost of an object
 grows with their number. RelStorage is on SQLite here; [ENGINES.md](ENGINES.md) has it on
 PostgreSQL. sqlite3 and LMDB are used by hand, with a pickle for each object. 1,000 clients are
 played by one process that speaks the protocols without objects; a commit's time begins when it was
-due. Servers of Durus are those of `durus serve`, with `durus[fast]` where nothing else is said.
+due. Servers of Durus are those of `durus serve`, with `durus[fast]` unless stated otherwise.
 
 {machine}
 
