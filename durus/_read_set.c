@@ -2,7 +2,7 @@
    reference.
 
    A list of what was noted, and a table of oids, as numbers. An object is noted once in a transaction, and most transactions
-   ask for nothing: so an oid stands in the list, maybe twice, until the set is asked, and then moves to the table. There 0
+   ask for nothing: so an oid is in the list, maybe twice, until the set is asked, and then moves to the table. There 0
    is an empty place; whether the oid 0 itself is in the set, that of the root, is told apart. No code of an application
    runs here, except in the iterators that update() and isdisjoint() are given. */
 

@@ -23,7 +23,7 @@ Json = Any
 _FILES = {"shelf": "SHELF-1", "dfs20": "DFS20"}
 _NEW_OIDS = 4
 _INTERRUPTED = 40
-"""A file of this many bytes at the most may be one whose creation was interrupted."""
+"""A file of at most this many bytes may be one whose creation was interrupted."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""An anchor for each numbered statement of spec/, and a link wherever its id stands in brackets.
+"""An anchor for each numbered statement of spec/, and a link wherever its id is in brackets.
 
 `**[TXN-5]**` at its place in spec/ becomes the anchor `#TXN-5`. `[TXN-5]` in a document or a docstring becomes a link
 to it. A link of this form to a statement that does not exist is a warning.

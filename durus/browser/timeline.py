@@ -29,7 +29,7 @@ class Timeline:
         """`storage` is one with a history; otherwise steps() raises a DurusError."""
         self._storage = storage
         self._every = 1
-        """Of so many commits one is kept, so that there are not too many points."""
+        """One of this many commits is kept, so that there are not too many points."""
         self._last: Point | None = None
         self._points: list[Point] = []
 

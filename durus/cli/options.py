@@ -111,7 +111,7 @@ def require_file(path: str) -> None:
 
 
 def is_address(name: str) -> bool:
-    """Return whether what stands in place of a file is the address of a storage that is not a file. [CMD-5]"""
+    """Return whether what is given in place of a file is the address of a storage that is not a file. [CMD-5]"""
     if "://" not in name:
         return False
     from durus.opening import names_other_storage  # only if needed, because of its imports

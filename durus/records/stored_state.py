@@ -14,7 +14,7 @@ _PIECE = 1 << 20
 
 _MAX_RATIO = 100
 _MAX_STATE = int(os.environ.get("DURUS_MAX_STATE") or 64 << 20)
-"""Any state may have this many bytes; a larger one at most so many times its stored form. [REC-30]"""
+"""Any state may have this many bytes; a larger one at most this many times its stored form. [REC-30]"""
 _NEVER_TOO_MUCH = _MAX_STATE // 1100
 """A shorter zlib stream can't reach the limit: a byte of it decompresses to at most 1,032."""
 

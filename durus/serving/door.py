@@ -58,7 +58,7 @@ class Door:
             self._accept_on(each)
 
     def close(self) -> None:
-        """Accept no more connections, and drop those that are no clients yet."""
+        """Accept no more connections, and drop those that are not clients yet."""
         for each in self._listening:
             asyncio.get_running_loop().remove_reader(each)
         self._listening = []
@@ -66,7 +66,7 @@ class Door:
             self._handshakes.pop().abort()
 
     def descriptors(self) -> list[int]:
-        """Return the descriptors of the connections that are no clients yet."""
+        """Return the descriptors of the connections that are not clients yet."""
         return [handshake.descriptor for handshake in self._handshakes]
 
     def _accept_on(self, listening: socket.socket) -> None:

@@ -58,7 +58,7 @@ class WhenToPack(NamedTuple):
     """When a server packs on its own; 0 in a field means never."""
 
     committed: int
-    """After so many committed bytes."""
+    """After this many committed bytes."""
     seconds: float
     """The seconds between two packs, if anything was committed."""
     garbage: int

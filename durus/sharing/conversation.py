@@ -30,7 +30,7 @@ class Conversation:
         self._steps = self._dialog.converse()
         self._wanted = next(self._steps)
         self._needed = 0
-        """How many bytes the buffer must have before the dialog goes on, if it wants bytes."""
+        """How many bytes the buffer must have before the dialog continues, if it wants bytes."""
 
     @property
     def request_count(self) -> int:

@@ -71,9 +71,9 @@ class SessionCore:
         max_unused_oids: int | None = None,
     ) -> None:
         """Share `storage`. `max_snapshot_seconds` limits how long a snapshot may be held, and `max_snapshot_bytes` how
-        many bytes are kept for all of them; None is no limit. [TXN-64] `commit_clock` says how long ago a commit was;
-        None is `clock`. [TXN-82] `max_unused_oids` is how many oids one client may ask for and leave unused; None is
-        MAX_UNUSED_OIDS.
+        many bytes are kept for all of them; None means no limit. [TXN-64] `commit_clock` says how long ago a commit
+        was; None is `clock`. [TXN-82] `max_unused_oids` is how many oids one client may ask for and leave unused; None
+        is MAX_UNUSED_OIDS.
         """
         self._group = require_storage(storage).group_storage()
         """What commits for all clients, if the storage has others, too. [PG-60]"""
@@ -560,7 +560,7 @@ class Session:
         return self._snapshot.snapshot is not None
 
     def require_unused(self, number: int) -> None:
-        """Raise LimitError if a client with so many more unused oids has too many. [TXN-24]"""
+        """Raise LimitError if a client with this many more unused oids has too many. [TXN-24]"""
         limit = self._core._max_unused_oids or MAX_UNUSED_OIDS
         if self._grants.count + number > limit:
             raise LimitError(

@@ -78,7 +78,7 @@ class _Class:
         self.taken = {"oid", "(more)"}
         self.has_refs: set[str] = set()
         self.has_others: set[str] = set()
-        """The attributes with values that are no references."""
+        """The attributes with values that are not references."""
         self.has_more = False
         self.plans: dict[tuple[str, ...], str] = {}
         """Statements that insert a row, by its attributes."""

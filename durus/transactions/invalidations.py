@@ -31,7 +31,7 @@ class Invalidations:
         self.oids: set[bytes] = set()
         """The invalid oids, always in the same set, without those in the arrays."""
         self._arrays: list[OidArray] = []
-        """Invalid oids that are so many that no set is made of them."""
+        """Invalid oids; there are so many that no set is made of them."""
         self.is_all = False
         """True if every oid may be invalid."""
         self.is_many = False

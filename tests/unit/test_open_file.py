@@ -186,7 +186,7 @@ def damaged(tmp_path: Path, place: str) -> Path:
     ("place", "told"),
     [
         ("packed", "byte 14: in the packed part: "),
-        ("index", "what stands here is not an index"),
+        ("index", "this is not an index"),
         ("commit", "an object entry would end at byte"),
         ("tail", "`durus shell --repair "),
     ],

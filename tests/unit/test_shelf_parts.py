@@ -477,7 +477,7 @@ def test_entry_that_was_damaged_after_opening_is_not_shown(entry: bytes) -> None
     file = MemoryFile("/f", bytearray(EMPTY_FILE + unsealed(ENTRY)))
     shelf = Shelf(file)
     file.data[len(EMPTY_FILE) + 8 :] = entry
-    with pytest.raises(DamageError, match="no sound entry of oid 0 stands here") as caught:
+    with pytest.raises(DamageError, match="there is no sound entry of oid 0 here") as caught:
         shelf.read(ROOT)
     assert caught.value.offset == len(EMPTY_FILE) + 8
 

@@ -135,7 +135,7 @@ def read_base(file: ReadableFile) -> tuple[dict[bytes, int], int, int]:
     try:
         index = parse_index(file.read_at(stream_start, length))
     except ValueError as error:
-        raise DamageError(file.path, stream_start, f"what stands here is not an index: {error}", if_damaged) from error
+        raise DamageError(file.path, stream_start, f"this is not an index: {error}", if_damaged) from error
     for oid, offset in index.items():
         if not BASE_START <= offset < start:
             problem = f"the index leads to byte {offset} for oid {format_oid(oid)}, which is not in the packed part"
@@ -153,4 +153,4 @@ def read_entry(source: ReadAhead, end: int, oid: bytes, offset: int) -> bytes:
             if index + size > len(buffer):
                 buffer, index = source.window(offset, size, end)
             return buffer[index + U32.size : index + size]
-    raise DamageError(source.file.path, offset, f"no sound entry of oid {format_oid(oid)} stands here", if_damaged)
+    raise DamageError(source.file.path, offset, f"there is no sound entry of oid {format_oid(oid)} here", if_damaged)

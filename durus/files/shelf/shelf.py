@@ -221,7 +221,7 @@ def read_entry(source: ReadAhead, end: int, oid: bytes, offset: int) -> bytes:
             if index + size > len(buffer):
                 buffer, index = source.window(offset, size, end)
             return buffer[index + 16 : index + size]
-    raise DamageError(source.file.path, offset, f"no sound entry of oid {format_oid(oid)} stands here", if_damaged)
+    raise DamageError(source.file.path, offset, f"there is no sound entry of oid {format_oid(oid)} here", if_damaged)
 
 
 def read_header(file: ReadableFile) -> OffsetMap:

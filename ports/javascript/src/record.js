@@ -35,7 +35,7 @@ export function splitRecord(record) {
 /**
  * Read a record: its oid, class (a Global), state (values.js) and refs.
  *
- * @param {(ref: Ref) => unknown} [toObject] what stands in the state for a reference; the Ref itself if not given
+ * @param {(ref: Ref) => unknown} [toObject] what represents a reference in the state; the Ref itself if not given
  */
 export function readRecord(record, toObject = (ref) => ref) {
   const { oid, data, refs } = splitRecord(record);

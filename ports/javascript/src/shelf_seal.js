@@ -8,7 +8,7 @@ import { u64 } from "./bytes.js";
 
 export const SEAL_OID = 2n ** 64n - 1n;
 export const SEAL_SIZE = 132;
-/** The checksum covers the seal up to this byte, and stands there. */
+/** The checksum covers the seal up to this byte, where it begins. */
 const CHECKSUM_AT = 122;
 
 const HEAD = Buffer.from("000000000000007c" + "ff".repeat(16), "hex");

@@ -35,7 +35,7 @@ function run(args) {
   return stdout;
 }
 
-/** The same, while other things go on. */
+/** The same, while other things continue. */
 export function pythonBeside(source, ...args) {
   return new Promise((resolve, reject) => {
     const child = spawn(PYTHON, ["-c", source, ...args], { stdio: ["ignore", "ignore", "inherit"] });

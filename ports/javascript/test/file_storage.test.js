@@ -89,7 +89,7 @@ for (const format of FORMATS) {
     await new FileStorage(path).close();
   });
 
-  test(`a file whose creation was interrupted is made anew: ${format}`, async (t) => {
+  test(`a file whose creation was interrupted is made again: ${format}`, async (t) => {
     const path = join(newFolder(t), "new.durus");
     await (await open(path, { format })).close();
     for (const bytes of [Buffer.alloc(0), Buffer.alloc(20), fs.readFileSync(path).subarray(0, 21)]) {

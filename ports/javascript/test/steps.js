@@ -36,7 +36,7 @@ export class Performance {
       const match = pattern.exec(step);
       if (match) return act(this, client, ...match.slice(1));
     }
-    throw new Error(`this is no step: ${step}`);
+    throw new Error(`this is not a step: ${step}`);
   }
 
   async close() {
