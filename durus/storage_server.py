@@ -425,6 +425,11 @@ class StorageServer(Uncopied):
         if not self._is_settling and self._loop is not None:
             self._loop.call_soon(self.settle)
 
+    def commit_is_ready(self) -> None:
+        """Write a commit now if no other client could join it: its answer then needs no further step."""
+        if len(self.clients) == 1:
+            self._write_ready()
+
     def _tend_turn(self) -> None:
         """Pass the turn on if its client has held up others for too long, now or at the right moment. [TXN-42]"""
         seconds = self.core.pass_turn_on()
@@ -458,23 +463,23 @@ class StorageServer(Uncopied):
 
     def _write_now(self) -> None:
         self._is_write_due = False
+        self._write_ready()
+        self.settle()
+
+    def _write_ready(self) -> None:
         try:
-            self._write_ready()
-            self.settle()
+            while self._writing is None and self.core.has_ready_commits:
+                write = self.core.begin_write()
+                if not self.core.has_others and self._disk.is_fast_for(write.size):  # others may have the turn for long
+                    self._finish_write(write, functools.partial(self._disk.write, write.write))
+                    if self.core.has_ready_commits:
+                        self._write_soon()  # after what clients have sent meanwhile
+                    return
+                self._writing = self._start(self._wait_for_write(write))
         except BaseException as error:  # nobody knows what is stored now
             self._failure = error
             self._stopping.set()
             raise
-
-    def _write_ready(self) -> None:
-        while self._writing is None and self.core.has_ready_commits:
-            write = self.core.begin_write()
-            if not self.core.has_others and self._disk.is_fast_for(write.size):  # others may have the turn for long
-                self._finish_write(write, functools.partial(self._disk.write, write.write))
-                if self.core.has_ready_commits:
-                    self._write_soon()  # after what clients have sent meanwhile
-                return
-            self._writing = self._start(self._wait_for_write(write))
 
     async def _wait_for_write(self, write: Write) -> None:
         written = asyncio.wrap_future(self._disk.submit(write.write))

@@ -53,6 +53,9 @@ class Server(Protocol):
     def wake(self, client: "ServedClient") -> None:
         """Have a client continue when the current work is done."""
 
+    def commit_is_ready(self) -> None:
+        """Write what is ready, now or soon."""
+
     def note_commit(self, size: int) -> None:
         """Take note of a commit of this many bytes."""
 
@@ -343,8 +346,9 @@ class ServedClient:
         self._server.wake(self)
 
     def commit_is_ready(self) -> None:
-        """Note when a commit was complete; the server itself finds what is ready."""
+        """Note when a commit was complete, and have it written."""
         self._commit_began = time.monotonic()
+        self._server.commit_is_ready()
 
     def commit_ended(self, count: int, size: int, error: DurusError | None) -> None:
         """Log the outcome of a commit."""

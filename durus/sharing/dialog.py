@@ -57,7 +57,7 @@ class Host(Protocol):
         """Call proceed() before the server waits for anything, but not within this call."""
 
     def commit_is_ready(self) -> None:
-        """The core has a commit to write."""
+        """The core has a commit to write; its outcome may come before this returns."""
 
     def commit_ended(self, count: int, size: int, error: DurusError | None) -> None:
         """A commit of this many records and bytes is durable, or was refused: a WriteConflictError is a conflict.

@@ -156,7 +156,8 @@ class Dialog1(Dialog):
         def done(error: DurusError | None) -> None:
             outcomes.append(error)
             self._host.commit_ended(count, size, error)
-            self._host.wake()
+            if self.is_held:
+                self._host.wake()
 
         self._host.send(self._invalid((yield from self._until_turn())))
         count = yield from read_commit(take, self._host.hello.max_commit)

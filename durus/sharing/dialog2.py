@@ -255,7 +255,8 @@ class Dialog2(Dialog):
         def done(invalid: Collection[bytes] | None, error: DurusError | None) -> None:
             outcomes.append((invalid, error))
             self._host.commit_ended(len(records), size, error)
-            self._host.wake()
+            if self.is_held:
+                self._host.wake()
 
         session.commit_whole(commit.serial, commit.accessed, records, done)
         self._host.commit_is_ready()

@@ -56,6 +56,27 @@ def test_requests_sent_ahead_are_answered_in_their_order(server: InMemoryServer)
     assert connection.received == b"K" + NOTHING_INVALID + ROOT
 
 
+@pytest.mark.spec("WIRE-9", "WIRE2-22")
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_host_may_write_a_commit_at_once(
+    server: InMemoryServer, monkeypatch: pytest.MonkeyPatch, version: int
+) -> None:
+    connection = server.connect()
+    monkeypatch.setattr(connection, "commit_is_ready", server.write)
+    connection.sendall(encode_request(Version(version)))
+    if version == 1:
+        connection.sendall(encode_request(NewOids(1)) + encode_request(Commit()))
+        commit = encode_commit([(ROOT, record(ROOT))])
+    else:
+        connection.sendall(protocol2.encode_request(protocol2.NewOids(1)))
+        commit = protocol2.encode_commit(0, [], [record(ROOT)])
+    connection.received.clear()
+    connection.conversation.receive(commit)
+    assert connection.received == (b"O" if version == 1 else protocol2.encode(b"C", bytes(7) + b"\0\1" + bytes(4)))
+    assert not server.work, "nobody is woken for an outcome that has come"
+    assert server.storage.load(ROOT) == record(ROOT)
+
+
 @pytest.mark.spec("WIRE-6", "TXN-20")
 def test_invalid_goes_before_not_found(server: InMemoryServer) -> None:
     writer, reader = server.connect(), server.connect()
