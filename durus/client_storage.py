@@ -507,20 +507,15 @@ class ClientStorage(GuardedStorage):
         if isinstance(error, OSError | EOFError):
             raise lost from error
 
-    @contextlib.contextmanager
-    def outcome_unknown_on_error(self) -> Iterator[None]:
-        try:
-            yield
-        except BaseException as error:
-            if self._failure is None:
-                self._give_up(f"the connection to the server at {self._address} was closed")
-            self._failure = OutcomeUnknownError(
-                f"{self._loss} before the answer to a commit came, so the commit is stored completely or not at all; "
-                f"{self._way_to_connect().and_look}"
-            )
-            if isinstance(error, DurusError):
-                raise self._failure from error
-            raise
+    def note_unknown_outcome(self, error: BaseException) -> None:
+        if self._failure is None:
+            self._give_up(f"the connection to the server at {self._address} was closed")
+        self._failure = OutcomeUnknownError(
+            f"{self._loss} before the answer to a commit came, so the commit is stored completely or not at all; "
+            f"{self._way_to_connect().and_look}"
+        )
+        if isinstance(error, DurusError):
+            raise self._failure from error
 
     def break_off(self, error: BaseException) -> None:
         self._lose(error)

@@ -1,7 +1,6 @@
 """The common part of the client's dialogs of both versions of the wire protocol."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar
 
 from durus.error import DurusKeyError, ProtocolError, ReadConflictError, ServerError
@@ -31,8 +30,11 @@ class Channel(Protocol):
     def receive_answer(self, on_wait: Callable[[], object] | None = None) -> Answer:
         """Return the next message of version 2; call `on_wait` for each one that announces it before. [WIRE2-33]"""
 
-    def outcome_unknown_on_error(self) -> AbstractContextManager[None]:
-        """Make an error in the block say that it is unknown whether the commit is stored. [WIRE-25]"""
+    def note_unknown_outcome(self, error: BaseException) -> None:
+        """Note that it is unknown whether a commit is stored; raise the error for that in place of a DurusError.
+
+        [WIRE-25]
+        """
 
     def break_off(self, error: BaseException) -> None:
         """End the connection, because an answer that was received is not what the protocol has. [WIRE-25]"""

@@ -89,9 +89,12 @@ class ClientDialog1(ClientDialog):
         if not records:
             self._channel.send(data)
             return True
-        with self._channel.outcome_unknown_on_error():
+        try:
             self._channel.send(data)
             status = self._channel.receive(read_status())
+        except BaseException as error:
+            self._channel.note_unknown_outcome(error)
+            raise
         if status == INVALID:
             self._check_conflict(records, handle_invalidations)
             return False

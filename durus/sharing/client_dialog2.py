@@ -187,9 +187,12 @@ class ClientDialog2(ClientDialog):
         if self._is_answer_due:
             self._take_due()
         self._channel.check_connected()  # while it is known that nothing is stored
-        with self._channel.outcome_unknown_on_error():
+        try:
             self._channel.send(data)
             answer = self._receive_parsed(_COMMIT_ANSWERS)
+        except BaseException as error:
+            self._channel.note_unknown_outcome(error)
+            raise
         self._is_held = self._is_snapshot
         if isinstance(answer, messages.Failure):
             raise messages.error_of(answer)
