@@ -1,7 +1,8 @@
 """Chooses the records that a server sends before a client asks for them. Statements WIRE2-11 and WIRE2-13.
 
 The server guesses which records a client has: those that it has sent and that have not changed since. A wrong guess
-only costs time.
+only costs time. What has come with a sync point counts only when the client has asked for it, stored it or had a
+conflict over it: otherwise each change of an object that it never uses would be sent to it.
 """
 
 from collections import deque
@@ -39,7 +40,7 @@ class Ahead:
                 self.note_stored(some)
 
     def note_stored(self, oids: Collection[bytes]) -> None:
-        """Note that the client has these records, because it has committed them."""
+        """Note that the client has these records, because it has committed them, or is to have them."""
         for oid in oids:
             self._add(oid)
 
@@ -54,20 +55,22 @@ class Ahead:
         if self._sent.count < len(oids):
             changed = oids if isinstance(oids, OidArray) else set(oids)
             return [oid for oid in self._sent if oid in changed]
-        return [oid for oid in oids if oid in self._sent]
+        return self._sent.among(oids)
 
     def take_changed(self, invalid: Collection[bytes] | None, count: int, size: int, load: Load) -> list[bytes]:
-        """Return the current records of some invalid oids that the client had, and forget the others."""
+        """Return the current records of some invalid oids that the client had; it does not count as having any then."""
         if invalid is None:
             self._sent = OidGrants()
         if not invalid:
             return []
+        had = self.having(invalid)
+        self._sent.discard(had)
         found: list[bytes] = []
-        for oid in self.having(invalid):
-            record = load(oid) if len(found) < count and size > 0 else None
-            if record is None:
-                self._sent.discard([oid])
-            else:
+        for oid in had:
+            if len(found) == count or size <= 0:
+                break
+            record = load(oid)
+            if record is not None:
                 size -= len(record)
                 found.append(record)
         return found

@@ -269,6 +269,7 @@ class Dialog2(Dialog):
             self._ahead.note_stored(records)
         elif isinstance(error, WriteConflictError):
             text = session.describe_changes(error.oids) if error.oids else ""
+            self._ahead.note_stored(error.oids)  # it will read them again
             self._send_conflict(error.oids, text, invalid)
         else:
             session.go_back_to(commit.serial)

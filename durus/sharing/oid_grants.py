@@ -3,9 +3,10 @@
 Oids are given out in sequence, so a set of them is stored as bitmaps: one int for each block of neighbouring oids.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from durus.oid import array_of_oids, oid_from_int, oid_to_int
+from durus.oid_array import OidArray
 
 _BLOCK_BITS = 10
 _IN_BLOCK = (1 << _BLOCK_BITS) - 1
@@ -24,6 +25,12 @@ class OidGrants:
             return False
         block, bit = _locate(oid)
         return bool(self._blocks.get(block, 0) & bit)
+
+    def among(self, oids: Collection[bytes]) -> list[bytes]:
+        """Return which of these oids are in the set."""
+        numbers = oids.numbers if isinstance(oids, OidArray) else array_of_oids(oids)
+        blocks = self._blocks
+        return [oid_from_int(n) for n in numbers if blocks.get(n >> _BLOCK_BITS, 0) >> (n & _IN_BLOCK) & 1]
 
     @property
     def block_count(self) -> int:

@@ -132,10 +132,9 @@ class Prefetch:
 
     def forget(self, oids: Iterable[bytes]) -> None:
         """Forget the records of oids that are invalid, or that were committed here."""
-        for oid in oids:
-            found = self._records.pop(oid, None)
-            if found is not None:
-                self._size -= len(found[0])
+        for oid in self._records.keys() & oids:
+            record, _ = self._records.pop(oid)
+            self._size -= len(record)
 
     def forget_all(self) -> None:
         """Forget all records, since any oid may be invalid."""

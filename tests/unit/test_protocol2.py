@@ -137,6 +137,47 @@ def source(data: bytes) -> Callable[[int], bytes]:
     return take
 
 
+@pytest.mark.spec("WIRE2-13")
+def test_what_came_unasked_is_sent_again_to_a_client_that_has_used_it(server: InMemoryServer) -> None:
+    store_items(server, 2)
+    one, other = oid_from_int(2), oid_from_int(3)
+    connection, writer = greeted(server), Connection(server.new_client())
+
+    def answer_to(request: bytes) -> messages.Answer:
+        connection.sendall(request)
+        (answer,) = answers(connection)
+        return answer
+
+    def change() -> None:
+        writer.abort()
+        for item in items_of(writer):
+            item.n += 1
+        writer.commit()
+
+    def sent_after_a_change() -> list[bytes]:
+        change()
+        point = messages.parse_point(answer_to(messages.encode_request(messages.Sync())).body)
+        assert point.invalid == [one, other]
+        return [record[:8] for record in point.records]
+
+    def commit_of(oid: bytes, serial: int) -> bytes:
+        return messages.encode_commit(serial, [oid], [server.storage.load(oid)])
+
+    connection.sendall(messages.encode_request(messages.Options(9, 1000, 0)))
+    answer_to(messages.encode_load([one, other], 0))
+    assert sent_after_a_change() == [one, other]
+    assert sent_after_a_change() == []
+    answer_to(messages.encode_load([one], 0))
+    assert sent_after_a_change() == [one]
+    assert answer_to(commit_of(other, server.core._log.end)).kind == b"C"
+    assert sent_after_a_change() == [other]
+    before = server.core._log.end
+    change()
+    refused = messages.parse_conflict(answer_to(commit_of(one, before)).body)
+    assert [record[:8] for record in refused.point.records] == [one], "it will be run again"
+    assert sent_after_a_change() == []
+
+
 @pytest.mark.spec("WIRE2-3")
 @pytest.mark.parametrize("size", [1, 3, 4, 5, 64, 10_000])
 def test_requests_may_come_in_any_pieces(server: InMemoryServer, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
