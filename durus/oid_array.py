@@ -24,10 +24,8 @@ _SEARCHED_TIMES = 16
 """How many times as long an array must be before searching it is faster than going through it."""
 
 
-class OidSet(Protocol):
+class OidSet(Collection[bytes], Protocol):
     """What a transaction has accessed: a set of oids, or an OidArray."""
-
-    def __contains__(self, oid: object, /) -> bool: ...
 
     def isdisjoint(self, oids: Collection[bytes], /) -> bool:
         """Return whether none of these oids is in the set."""

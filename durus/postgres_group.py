@@ -21,8 +21,19 @@ from durus.error import (
     SnapshotEndedError,
     WriteConflictError,
 )
-from durus.oid import oid_from_int
-from durus.postgres.decisions import Candidate, Existing, News, Seen, Turn, invalid_oids, needed_oids, refusals
+from durus.oid import oid_from_int, oid_to_int
+from durus.postgres.decisions import (
+    MAX_ACCESSED,
+    Candidate,
+    Existing,
+    News,
+    Seen,
+    Turn,
+    check_values,
+    invalid_oids,
+    needed_oids,
+    refusals,
+)
 from durus.postgres.rows import Row, row_of
 from durus.progress import Progress
 from durus.storage import GroupNews, GroupOutcome, GroupSnapshot, HeldState, Member
@@ -59,12 +70,28 @@ class GroupWrite:
             else:
                 self.candidates[number] = Candidate(rows, member.new, member.accessed)
         self.tid: int | None = None
-        """The number of the transaction that may be committed now; set before it can be, by the thread that writes."""
+        """The number of the transaction that may be committed now, or a lower one; set before it can be, by the thread
+        that writes.
+        """
         self.news: News | None = None
         self.turn: Turn | None = None
         """The turn in which something was stored."""
         self.refused: dict[int, list[bytes]] = {}
         """The members that are in conflict, and the oids because of which they are."""
+
+    def check_values(self) -> tuple[object, ...] | None:
+        """Return the values with which the engine finds out if no member is in conflict; None if it can't. [PG-62]"""
+        candidates = self.candidates.values()
+        used = [candidate.accessed for candidate in candidates if candidate.accessed is not None]
+        if len(used) < len(candidates) or sum(map(len, used)) > MAX_ACCESSED:
+            return None
+        rows = [row for candidate in candidates for row in candidate.rows]
+        new = {oid for candidate in candidates for oid in _oids(candidate.rows) if oid in candidate.new}
+        there = [Existing(oid, 0, True) for oid in needed_oids(rows) if oid_from_int(oid) not in new]
+        if refusals(self.candidates, there, 0, []):
+            return None  # because of the members before them
+        accessed = {oid_to_int(oid) for oids in used for oid in oids}
+        return check_values(rows, self.seen, accessed, new.__contains__)
 
     def compare(self, turn: Turn, news: News, existing: list[Existing]) -> list[Row]:
         """Find out which members are in conflict; return the rows of the others. [PG-62]"""

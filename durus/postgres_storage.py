@@ -35,6 +35,7 @@ from durus.error import (
 from durus.oid import ROOT_OID, oid_from_int, oid_to_int
 from durus.postgres.connecting import LIBPQ, Connector
 from durus.postgres.decisions import (
+    MAX_ACCESSED,
     MAX_CHANGES,
     News,
     Seen,
@@ -65,8 +66,6 @@ _sleep = time.sleep
 _logger = logging.getLogger("durus")
 
 _LOADS_AT_A_TIME = 1000
-_MAX_ACCESSED = 10_000
-"""Of how many oids at most the engine is asked whether they have changed."""
 _TRIM_EVERY = 256
 _TRIM_AT_MOST = 1024
 """After how many commits the log of changes is trimmed, and by how many."""
@@ -429,6 +428,14 @@ class PostgresStorage(GuardedStorage):
     def _try_group(self, write: GroupWrite) -> None:
         link = self._require_link() if self._failure is None else self._connect_again()
         self._seen = write.seen
+        check = write.check_values()
+        if check is not None:
+            write.tid = write.seen.tid + 1  # or a higher one
+            stored = self._store_at_once(link, write.kept_rows(), check)
+            if stored is not None:
+                write.turn, write.news = stored
+                return
+            write.tid = None
         try:
             turn, news, (existing,) = self._lock_head(link, (self._sql.existing, (write.needed_oids(),)))
         except DisconnectedError as error:
@@ -588,33 +595,52 @@ class PostgresStorage(GuardedStorage):
 
     def _commit_at_once(self, link: "Link", rows: list[Row], accesses: Accesses) -> bool:
         """Commit in one round trip, if the engine finds no conflict; False if nothing is stored. [PG-21]"""
+        accessed = accesses.accessed
+        if len(accessed) > MAX_ACCESSED:
+            return False
+        check = check_values(rows, self._seen, [oid_to_int(oid) for oid in accessed], self._oids.given.__contains__)
+        stored = self._store_at_once(link, rows, check)
+        if stored is None:
+            return False
+        turn, news = stored
+        changed = self._take(news)
+        self._accept([oid_from_int(row.oid) for row in rows], turn)
+        if changed is None or changed:
+            accesses.note_invalid(changed)
+        return True
+
+    def _store_at_once(self, link: "Link", rows: list[Row], check: tuple[object, ...]) -> tuple[Turn, News] | None:
+        """Commit in one round trip, if the engine finds no conflict. [PG-21]
+
+        Args:
+            link: the connection.
+            rows: what is committed.
+            check: what the engine is to find: check_values().
+
+        Returns:
+            The turn, and what others have committed before it; None if nothing is stored.
+        """
         from durus.postgres.link import NO_COMMIT, SqlError
 
-        accessed = accesses.accessed
-        if len(accessed) > _MAX_ACCESSED or not (link.is_open and link.is_quiet):
-            return False  # if the connection is lost, it is while nothing can be stored
-        sql, seen, commit_id = self._sql, self._seen, uuid4()
-        check = check_values(rows, seen, [oid_to_int(oid) for oid in accessed], self._oids.given.__contains__)
+        if not (link.is_open and link.is_quiet):
+            return None  # if the connection is lost, it is while nothing can be stored
+        sql, commit_id = self._sql, uuid4()
         steps = *self._steps_to_take_head(), (sql.check, check), *self._steps_to_write(rows, commit_id)
         try:
             _, _, _, taken, answer, *_ = link.run(*steps, (sql.commit, ()))
         except SqlError as error:
             if error.state != NO_COMMIT:
                 raise
-            return False
+            return None
         except DisconnectedError as error:
-            changed = self._take_around(self._settle(commit_id, error))
-            self._note_stored([oid_from_int(row.oid) for row in rows])
+            tid, news = self._settle(commit_id, error)
         else:
             ((tid,),) = taken
+            news = news_of(answer[0])
             if link.warning:
                 self._settle_after_warning(link, commit_id)
-            changed = self._take(news_of(answer[0]))
-            self._accept([oid_from_int(row.oid) for row in rows], Turn(tid, commit_id, 0))
             self._trim(self._require_link(), tid)
-        if changed is None or changed:
-            accesses.note_invalid(changed)
-        return True
+        return Turn(tid, commit_id, 0), news
 
     def _end_without_records(self, link: "Link", handle_invalidations: InvalidationHandler | None) -> None:
         try:
@@ -740,29 +766,18 @@ class PostgresStorage(GuardedStorage):
         link.close()
         self._settle(commit_id, DisconnectedError(f"{self._name} has warned: {link.warning}"))
 
-    def _take_around(self, tid: int) -> list[bytes] | None:
-        """Take in what others have committed before this commit, and after it; None for any oid."""
-        from durus.postgres.link import Postponed
+    def _settle(self, commit_id: UUID, error: DisconnectedError) -> tuple[int, News]:
+        """Find out, on a new connection, what became of a commit. [PG-26]
 
-        try:
-            news = self._ask_news(self._require_link(), self._seen)
-        except (DurusError, Postponed) as error:  # the commit is stored all the same
-            self._lose(DisconnectedError(f"{self._name}: {error}"))
-            self._untold = None
-            return None
-        others = [(at, oid) for at, oid in zip(news.tids, news.oids, strict=True) if at != tid]
-        if not news.is_cut:
-            news = news._replace(tids=[at for at, _ in others], oids=[oid for _, oid in others])
-        return self._take(news)
-
-    def _settle(self, commit_id: UUID, error: DisconnectedError) -> int:
-        """Find out, on a new connection, what became of a commit; return its number if it is stored. [PG-26]"""
+        Returns:
+            Its number, if it is stored, and what others have committed before it.
+        """
         self._lose(error)
         deadline = time.monotonic() + self._timeout
         pause = FIRST_PAUSE
         while True:
             try:
-                link, tid = self._connector.settle_commit(commit_id, self._seen.epoch)
+                link, tid, news = self._connector.settle_commit(commit_id, self._seen)
                 break
             except NetworkError as failure:
                 reason: Exception = failure
@@ -780,7 +795,7 @@ class PostgresStorage(GuardedStorage):
             link.close()
             raise self._lose(DisconnectedError(f"{error} before the commit was made, and nothing of it is stored"))
         self._link, self._failure = link, None
-        return tid
+        return tid, news.before(tid)
 
     # Turns and snapshots
 

@@ -5,7 +5,7 @@ A storage keeps records by oid and replaces or adds a set of them in one step.
 
 import weakref
 from collections import deque
-from collections.abc import Callable, Collection, Container, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from datetime import datetime
 from itertools import islice
 from typing import NamedTuple, Protocol
@@ -15,7 +15,7 @@ from durus.concurrency.connecting_again import BY_ABORT, ConnectAgain
 from durus.concurrency.uncopied import Uncopied
 from durus.error import ArgumentError, DurusError, DurusKeyError, RecordError, TransactionError, WriteConflictError
 from durus.oid import ROOT_OID, format_oid, oid_from_int
-from durus.oid_array import OidArray, joined
+from durus.oid_array import OidArray, OidSet, joined
 from durus.progress import STEP_REFS, Progress
 from durus.records.reachable import dangling_reference_error, mark_reachable
 from durus.records.record import extract_class_name, gen_refs, is_record_of, oid_of, refs_of, refs_outside
@@ -78,7 +78,7 @@ class Member(NamedTuple):
     """The records by oid; check_record() has accepted all of them."""
     new: frozenset[bytes]
     """Which of these oids were given to its client, and not used yet."""
-    accessed: Container[bytes] | None
+    accessed: OidSet | None
     """What its transaction has used; None for any oid."""
 
 

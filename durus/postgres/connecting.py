@@ -6,6 +6,7 @@ from urllib.parse import quote, urlencode
 from uuid import UUID, uuid4
 
 from durus.error import ArgumentError, DisconnectedError, ServerError
+from durus.postgres.decisions import MAX_CHANGES, News, Seen, news_of
 from durus.postgres.statements import VERSION, Statements
 from durus.text import command, without_password
 
@@ -162,12 +163,16 @@ class Connector:
                 "on for this role, or open the storage with durability='os'"
             )
 
-    def settle_commit(self, commit_id: UUID, epoch: UUID) -> "tuple[Link, int | None]":
-        """Connect, and return the number of a commit; None if it is not stored, which it never will be then. [PG-26]
+    def settle_commit(self, commit_id: UUID, seen: Seen) -> "tuple[Link, int | None, News]":
+        """Connect, and find out if a commit is stored. [PG-26]
 
         Args:
             commit_id: that of the commit. If it is not there, an empty commit gets this id, which no other has then.
-            epoch: that of the database in which it was to be.
+            seen: what its client has seen of the database in which it was to be.
+
+        Returns:
+            The connection, the number of the commit, and what was committed since `seen`. The number is None if the
+            commit is not stored, which it never will be then.
         """
         from durus.postgres.link import Postponed
 
@@ -175,8 +180,9 @@ class Connector:
         link = self.new_link()
         try:
             begin = (sql.begin, ()), (sql.lock_timeout, ()), (sql.idle_timeout, ())
-            *_, head, found = link.run(*begin, (sql.lock_head, ()), (sql.find_commit, (commit_id,)))
-            if not head or head[0][1] != epoch:
+            steps = (sql.lock_head, ()), (sql.find_commit, (commit_id,)), (sql.sync, (seen.tid, seen.tid, MAX_CHANGES))
+            *_, head, found, answer = link.run(*begin, *steps)
+            if not head or head[0][1] != seen.epoch:
                 raise ServerError(f"{self.name} is another database now")
             if not found:
                 link.run((sql.take_head, ()), (sql.add_txn, (commit_id,)), (sql.commit, ()))
@@ -190,7 +196,7 @@ class Connector:
         except BaseException:
             link.close()
             raise
-        return link, found[0][0] if found and found[0][1] else None
+        return link, found[0][0] if found and found[0][1] else None, news_of(answer[0])
 
 
 def _with_defaults(parameters: Mapping[str, str], readonly: bool) -> dict[str, str]:

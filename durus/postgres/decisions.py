@@ -8,10 +8,13 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from durus.oid import oid_from_int, oids_from_ints
+from durus.oid_array import OidSet
 from durus.postgres.rows import MAX_OID, Row
 
 MAX_CHANGES = 100_000
 """How many changes one sync reads; after more of them any oid is invalid."""
+MAX_ACCESSED = 10_000
+"""Of how many oids at most the engine is asked whether they have changed."""
 
 
 class Seen(NamedTuple):
@@ -57,10 +60,17 @@ class News(NamedTuple):
 
     def after(self, tid: int) -> "News":
         """Return the news for a client that has seen this commit, or later ones than were asked for."""
+        return self._only(lambda at: at > tid)
+
+    def before(self, tid: int) -> "News":
+        """Return what was committed before this commit."""
+        return self._only(lambda at: at < tid)._replace(tid=min(self.tid, tid - 1))
+
+    def _only(self, counts: Callable[[int], bool]) -> "News":
         if self.is_cut:
             return self
-        later = [index for index, at in enumerate(self.tids) if at > tid]
-        return self._replace(tids=[self.tids[index] for index in later], oids=[self.oids[index] for index in later])
+        kept = [index for index, at in enumerate(self.tids) if counts(at)]
+        return self._replace(tids=[self.tids[index] for index in kept], oids=[self.oids[index] for index in kept])
 
 
 def news_of(row: Sequence[Any]) -> News:
@@ -75,7 +85,7 @@ class Candidate(NamedTuple):
     rows: list[Row]
     new: Container[bytes]
     """The oids that were given to its client, and not used yet."""
-    accessed: Container[bytes] | None
+    accessed: OidSet | None
     """What its transaction has used; None for any oid."""
 
 

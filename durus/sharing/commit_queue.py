@@ -5,10 +5,11 @@ the outcome. A commit that does not get there is a conflict for those queued aft
 """
 
 import functools
-from collections.abc import Callable, Collection, Container, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from durus.error import DurusError, InterruptedTransactionError, TransactionError, WriteConflictError
+from durus.oid_array import OidSet
 from durus.records.record import refs_outside
 from durus.sharing.change_log import LogReader
 from durus.sharing.oid_grants import OidGrants
@@ -32,7 +33,7 @@ class QueuedCommit:
     done: OnOutcome
     new: frozenset[bytes] = frozenset()
     """Which of the oids were given to its client, and not used yet; known if others may commit, too."""
-    accessed: Container[bytes] | None = None
+    accessed: OidSet | None = None
     """What its transaction has used; None for any oid."""
     serial: int = 0
 

@@ -154,6 +154,33 @@ def test_commits_that_wait_are_one_transaction_of_the_engine(world: World) -> No
     assert front.core.storage.load(THREE) == record(THREE, b"c")
 
 
+@pytest.mark.spec("PG-21", "PG-60", "PG-62")
+def test_group_is_one_round_trip_unless_there_may_be_a_conflict(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill_four(world)
+    front, other = Front(world), Front(world)
+    sessions = [front.connect() for _ in range(3)]
+    (new,) = sessions[2].new_oids(1)
+    trips = trips_of(monkeypatch)
+    outcomes = [front.commit(session, record(oid, b"a")) for session, oid in zip(sessions, (ONE, TWO), strict=False)]
+    outcomes.append(front.commit(sessions[2], record(THREE, b"a", new), record(new)))
+    front.write()
+    assert [each[0][1] for each in outcomes] == [None] * 3
+    assert len(trips) == 1
+    other.commit(other.connect(), record(TWO, b"b"))
+    other.write()
+    del trips[:]
+    used = front.commit(sessions[0], record(ONE, b"c"), accessed=(TWO,))
+    unused = front.commit(sessions[1], record(THREE))
+    front.write()
+    assert conflict_of(used) == [TWO]
+    assert unused == [([ONE, TWO], None)]
+    assert len(trips) == 3
+    front.sync(sessions[2])
+    unknown = front.commit(sessions[2], record(THREE, b"d", oid_from_int(90)))
+    front.write()
+    assert conflict_of(unknown) == [oid_from_int(90)]
+
+
 @pytest.mark.spec("PG-61")
 def test_engine_is_asked_once_for_all_that_wait_and_a_newer_row_is_invalid(
     world: World, monkeypatch: pytest.MonkeyPatch
@@ -368,6 +395,20 @@ def test_answer_that_shows_a_group_in_flight_is_not_used(world: World) -> None:
 # Failures
 
 
+def trips_of(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Return a list to which each round trip that begins, goes on with or ends a commit adds its last statement."""
+    seen: list[bytes] = []
+    run = link.Link.run
+
+    def noting(self: link.Link, *steps: link.Step, prepare: bool | None = None) -> list[link.Rows]:
+        if len(steps) > 1:
+            seen.append(steps[-1][0])
+        return run(self, *steps, prepare=prepare)
+
+    monkeypatch.setattr(link.Link, "run", noting)
+    return seen
+
+
 def lose_at(storage: Any, statement: str, monkeypatch: pytest.MonkeyPatch, times: int, is_done: bool) -> list[str]:
     """Have connections lost at a statement, so often, before or after it has run; return when that was."""
     lost: list[str] = []
@@ -411,6 +452,25 @@ def test_group_whose_connection_is_lost_is_stored_once(
     assert world.sql("select count(distinct tid) from d.change") == [(before + 1,)]
     assert front.core.storage.load(TWO) == record(TWO, b"b")
     assert front.sync(a) in ([TWO], [])
+
+
+@pytest.mark.spec("PG-26", "PG-63", "PG-65")
+def test_group_whose_answer_is_lost_is_told_what_was_committed_before_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill_four(world)
+    front, other = Front(world), Front(world)
+    writer, reader = front.connect(), front.connect()
+    other.commit(other.connect(), record(THREE, b"c"))
+    other.write()
+    outcomes = front.commit(writer, record(ONE, b"a"))
+    lost = lose_at(front.storage, "INSERT", monkeypatch, 1, is_done=True)
+    front.write()
+    assert lost
+    assert outcomes == [([THREE], None)]
+    assert front.sync(reader) == [ONE, THREE]
+    assert front.core.storage.load(ONE) == record(ONE, b"a")
+    assert front.core.storage.load(THREE) == record(THREE, b"c")
 
 
 @pytest.mark.spec("PG-64", "WIRE-25", "WIRE2-40")
