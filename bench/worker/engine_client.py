@@ -55,15 +55,8 @@ class Item(Base):  # type: ignore[misc]  # one of two classes
 
 
 def fill() -> None:
-    """Make 20 counters and COUNT items in a tree, beside as many that are not reached any more."""
-    root["counters"] = Mapping({str(n): Item(0) for n in range(20)})
-    if "items" not in root:
-        _grow("items")  # what the next line leaves behind
-    _grow("items")
-
-
-def _grow(name: str) -> None:
-    root[name] = tree = BTree()
+    """Make COUNT items in a tree, in the place of as many, which are not reached any more."""
+    root["items"] = tree = BTree()
     for n in range(COUNT):
         tree[n] = Item(n)
         if n % 2000 == 1999:
@@ -107,7 +100,10 @@ def pack() -> None:
         connection.get_storage().pack(wait=True)
 
 
-if WORK == "commits":
+if WORK == "fill" and "items" not in root:
+    root["counters"] = Mapping({str(n): Item(0) for n in range(20)})
+    fill()
+elif WORK == "commits":
     root["counters"][str(NUMBER)].n  # noqa: B018  # it loads it
 print("ready", flush=True)
 sys.stdin.readline()
