@@ -241,4 +241,6 @@ _of_parent: list[object] = []
 
 
 def _text(error: psycopg.Error) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    """Return what the engine says, without the place in the statement: a user has not written that."""
+    told = ": ".join(filter(None, (error.diag.message_primary, error.diag.message_detail))) or str(error)
+    return " ".join(told.split()).rstrip(".") or type(error).__name__
