@@ -18,6 +18,7 @@ from typing import Literal, Protocol
 from durus.concurrency.forked import note_held
 from durus.concurrency.uncopied import Uncopied
 from durus.error import ArgumentError, FileError, LockedError
+from durus.text import command
 
 Mode = Literal["read", "write", "new", "private"]
 """How to open: read only; to append, created if it does not exist; to append to a file that must not exist yet; the
@@ -150,6 +151,11 @@ def _named(error: OSError, operation: str, path: str, kind: type[FileError] = Fi
     return named
 
 
+def _folder_error(path: str) -> OSError:
+    remedy = command("restore", path, new_name(path, "restored"))
+    return OSError(errno.EISDIR, f"it is a folder; if it holds a backup, {remedy} makes a file of that")
+
+
 class OperatingSystemFile(Uncopied):
     """A File of the operating system, by its descriptor."""
 
@@ -165,10 +171,15 @@ class OperatingSystemFile(Uncopied):
         self.path = path
         note_held(self)
         with os_errors_as("open the file", path):
-            self._fd = os.open(path, flags | os.O_CLOEXEC, 0o600 if mode == "private" else 0o666)
+            try:
+                self._fd = os.open(path, flags | os.O_CLOEXEC, 0o600 if mode == "private" else 0o666)
+            except IsADirectoryError as error:
+                raise _folder_error(path) from error
         try:
             with os_errors_as("open the file", path):
                 self._status = os.fstat(self._fd)
+                if stat.S_ISDIR(self._status.st_mode):
+                    raise _folder_error(path)
                 if not stat.S_ISREG(self._status.st_mode):
                     raise OSError(errno.EINVAL, "it is not a regular file")
         except FileError:

@@ -17,7 +17,8 @@ _PART = re.compile(r"\.(\d+)-\d+\.part(?:-journal|-wal|-shm|-staging)?")
 def publishing(path: str, file_system: FileSystem, replaces: bool = False) -> Iterator[str]:
     """Yield the name of a file to write, which is renamed to `path` when it is complete, and otherwise removed.
 
-    AlreadyExistsError if a file has that name: it is never replaced, unless `replaces` is true.
+    AlreadyExistsError if a file has that name: it is never replaced, unless `replaces` is true. Errors of the file to
+    write name `path`.
     """
     if file_system.exists(path) and not replaces:
         raise AlreadyExistsError(
@@ -34,7 +35,9 @@ def publishing(path: str, file_system: FileSystem, replaces: bool = False) -> It
         else:
             file_system.replace(part, path)
         file_system.sync_directory(path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, FileError) and error.filename == part:
+            error.filename = path
         with contextlib.suppress(FileError):  # otherwise it would hide the original error
             if file_system.exists(part):
                 file_system.remove(part)

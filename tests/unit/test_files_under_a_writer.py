@@ -399,6 +399,15 @@ def test_a_copy_removes_what_killed_processes_have_left_and_nothing_else(tmp_pat
     assert {each.name for each in tmp_path.iterdir()} == {"copy", *others}
 
 
+@pytest.mark.spec("OBJ-46")
+def test_a_copy_that_fails_names_the_file_that_was_asked_for(tmp_path: Path) -> None:
+    copy = tmp_path / "missing" / "copy"
+    with Connection(MemoryStorage()) as connection, pytest.raises(FileError, match="No such file") as caught:
+        for _ in copy_to_file(connection.get_storage(), copy):
+            pass
+    assert caught.value.filename == str(copy)
+
+
 def has_lost_its_log(path: Path) -> None:
     path.with_name(path.name + "-wal").unlink()
 

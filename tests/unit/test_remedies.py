@@ -17,7 +17,7 @@ from durus.backup import back_up
 from durus.cli.main import main
 from durus.client_storage import ClientStorage
 from durus.connection import Connection
-from durus.error import DurusError, DurusWarning, ServerUnreachableError, UnsoundTailError
+from durus.error import DurusError, DurusWarning, FileError, ServerUnreachableError, UnsoundTailError
 from durus.file_storage import FileStorage
 from durus.file_storage2 import FileStorage2
 from durus.persistent import Persistent
@@ -98,6 +98,19 @@ def test_check_tells_the_commands_that_cut_the_end_off_and_copy_what_is_sound(
     assert main(["check", f"{given}.salvaged"]) == 0
     assert paste(repair).returncode == 0
     assert main(["check", given]) == 0
+
+
+@pytest.mark.spec("CMD-70")
+@pytest.mark.parametrize("readonly", [False, True])
+def test_a_backup_in_the_place_of_a_file_becomes_one_by_the_command_that_is_told(path: str, readonly: bool) -> None:
+    make("source")
+    back_up("source", path)
+    told = told_by(lambda: FileStorage(path, readonly=readonly), FileError)
+    assert "it is a folder" in told
+    (remedy,) = remedies(told)
+    assert paste(remedy).returncode == 0
+    (new,) = [each for each in os.listdir() if each.endswith(".restored")]
+    FileStorage(new).close()
 
 
 @pytest.mark.spec("CMD-70")
