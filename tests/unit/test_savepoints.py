@@ -344,6 +344,10 @@ def test_an_abort_inside_ends_it(connection: Connection) -> None:
 
     failing(connection, work)
     assert root.keys() == ["old"]
+    root["before"] = 0  # is taken back by the abort, and stays so
+    failing(connection, work)
+    assert root.keys() == ["old"]
+    assert not connection.changed
     with connection.savepoint():
         connection.abort()
         root["y"] = 2
