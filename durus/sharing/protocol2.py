@@ -44,6 +44,7 @@ AT_TURN = 1
 
 _HEAD = struct.Struct(">Ic")
 _LOAD = struct.Struct(">IcH")
+_OID = struct.Struct("8s")
 _U16 = struct.Struct(">H")
 _U32 = struct.Struct(">I")
 _COMPRESSED = struct.Struct(">BI")
@@ -352,7 +353,7 @@ def _oids_of_load(message: bytes) -> list[bytes]:
     size = len(message)
     if size < 11 or size % 8 != 3 or size > 8 * MAX_REQUEST_OIDS + 3:
         raise ProtocolError(f"a load of {size - 1} bytes: it has 2 and 8 for each of 1 to {MAX_REQUEST_OIDS}")
-    return [message[start : start + 8] for start in range(3, size, 8)]
+    return _split(message[3:])
 
 
 def _parse_commit(message: bytes, take: Callable[[bytes], None], max_commit: int) -> Commit:
@@ -672,4 +673,4 @@ def _gen_sized(records: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _split(oids: bytes) -> list[bytes]:
-    return [oids[start : start + 8] for start in range(0, len(oids), 8)]
+    return [oid for (oid,) in _OID.iter_unpack(oids)]
