@@ -185,7 +185,7 @@ def test_the_outcome_of_a_commit_is_unknown_if_the_standby_stays_away(
     waiting: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("durus.postgres.connecting._LEAST_PATIENCE", 0.3)
-    told = pytest.raises(OutcomeUnknownError, match=r"silent for 0\.3 s while a commit was under way")
+    told = pytest.raises(OutcomeUnknownError, match=r"silent for 0\.3 s during a commit")
     with durus.open(waiting.address() + "&timeout=0.3") as db, told:
         db.run(add)
 
