@@ -69,6 +69,9 @@ class GroupWrite:
                 self.errors[number] = error
             else:
                 self.candidates[number] = Candidate(rows, member.new, member.accessed)
+        new = {oid for each in self.candidates.values() for oid in _oids(each.rows) if oid in each.new}
+        self.is_given: Callable[[bytes], bool] = new.__contains__
+        """Tells whether a member is the first to store this oid, which was given to its client."""
         self.tid: int | None = None
         """The number of the transaction that may be committed now, or a lower one; set before it can be, by the thread
         that writes.
@@ -86,12 +89,11 @@ class GroupWrite:
         if len(used) < len(candidates) or sum(map(len, used)) > MAX_ACCESSED:
             return None
         rows = [row for candidate in candidates for row in candidate.rows]
-        new = {oid for candidate in candidates for oid in _oids(candidate.rows) if oid in candidate.new}
-        there = [Existing(oid, 0, True) for oid in needed_oids(rows) if oid_from_int(oid) not in new]
+        there = [Existing(oid, 0, True) for oid in needed_oids(rows) if not self.is_given(oid_from_int(oid))]
         if refusals(self.candidates, there, 0, []):
             return None  # because of the members before them
         accessed = {oid_to_int(oid) for oids in used for oid in oids}
-        return check_values(rows, self.seen, accessed, new.__contains__)
+        return check_values(rows, self.seen, accessed, self.is_given)
 
     def compare(self, turn: Turn, news: News, existing: list[Existing]) -> list[Row]:
         """Find out which members are in conflict; return the rows of the others. [PG-62]"""

@@ -12,7 +12,8 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import islice
+from itertools import compress, islice
+from operator import not_
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from uuid import UUID, uuid4
 
@@ -431,7 +432,7 @@ class PostgresStorage(GuardedStorage):
         check = write.check_values()
         if check is not None:
             write.tid = write.seen.tid + 1  # or a higher one
-            stored = self._store_at_once(link, write.kept_rows(), check)
+            stored = self._store_at_once(link, write.kept_rows(), check, write.is_given)
             if stored is not None:
                 write.turn, write.news = stored
                 return
@@ -443,7 +444,7 @@ class PostgresStorage(GuardedStorage):
         rows = write.compare(turn, news, existing_of(existing))
         if rows:
             write.tid = turn.tid
-            self._write(link, rows, turn)
+            self._write(link, rows, turn, write.is_given)
             write.turn = turn
         elif not self._end_transaction(link):
             self._lose(DisconnectedError(f"the connection to {self._name} was lost"))
@@ -585,7 +586,7 @@ class PostgresStorage(GuardedStorage):
                     if not self._end_transaction(link):
                         self._lose(DisconnectedError(f"the connection to {self._name} was lost"))
                     raise
-                self._write(link, rows, turn)
+                self._write(link, rows, turn, self._oids.given.__contains__)
                 return
             except Postponed as error:
                 self._turn = None
@@ -598,8 +599,9 @@ class PostgresStorage(GuardedStorage):
         accessed = accesses.accessed
         if len(accessed) > MAX_ACCESSED:
             return False
-        check = check_values(rows, self._seen, [oid_to_int(oid) for oid in accessed], self._oids.given.__contains__)
-        stored = self._store_at_once(link, rows, check)
+        is_given = self._oids.given.__contains__
+        check = check_values(rows, self._seen, [oid_to_int(oid) for oid in accessed], is_given)
+        stored = self._store_at_once(link, rows, check, is_given)
         if stored is None:
             return False
         turn, news = stored
@@ -609,13 +611,16 @@ class PostgresStorage(GuardedStorage):
             accesses.note_invalid(changed)
         return True
 
-    def _store_at_once(self, link: "Link", rows: list[Row], check: tuple[object, ...]) -> tuple[Turn, News] | None:
+    def _store_at_once(
+        self, link: "Link", rows: list[Row], check: tuple[object, ...], is_given: Callable[[bytes], bool]
+    ) -> tuple[Turn, News] | None:
         """Commit in one round trip, if the engine finds no conflict. [PG-21]
 
         Args:
             link: the connection.
             rows: what is committed.
             check: what the engine is to find: check_values().
+            is_given: as for conflicts().
 
         Returns:
             The turn, and what others have committed before it; None if nothing is stored.
@@ -625,11 +630,11 @@ class PostgresStorage(GuardedStorage):
         if not (link.is_open and link.is_quiet):
             return None  # if the connection is lost, it is while nothing can be stored
         sql, commit_id = self._sql, uuid4()
-        steps = *self._steps_to_take_head(), (sql.check, check), *self._steps_to_write(rows, commit_id)
+        steps = *self._steps_to_take_head(), (sql.check, check), *self._steps_to_write(rows, commit_id, is_given)
         try:
             _, _, _, taken, answer, *_ = link.run(*steps, (sql.commit, ()))
         except SqlError as error:
-            if error.state != NO_COMMIT:
+            if error.state not in NO_COMMIT:
                 raise
             return None
         except DisconnectedError as error:
@@ -713,10 +718,10 @@ class PostgresStorage(GuardedStorage):
                 self._oids = ClientOids()
             raise WriteConflictError(found)
 
-    def _write(self, link: "Link", rows: list[Row], turn: Turn) -> None:
+    def _write(self, link: "Link", rows: list[Row], turn: Turn, is_given: Callable[[bytes], bool]) -> None:
         """Write the records, and commit. [PG-21]"""
         try:
-            steps = *self._steps_to_write(rows, turn.commit_id), *self._steps_to_trim(turn.tid)
+            steps = *self._steps_to_write(rows, turn.commit_id, is_given), *self._steps_to_trim(turn.tid)
             link.run(*steps, (self._sql.commit, ()))
         except DisconnectedError as error:
             self._settle(turn.commit_id, error)
@@ -726,9 +731,11 @@ class PostgresStorage(GuardedStorage):
         self._turn = None
         self._accept([oid_from_int(row.oid) for row in rows], turn)
 
-    def _steps_to_write(self, rows: list[Row], commit_id: UUID) -> "list[Step]":
+    def _steps_to_write(self, rows: list[Row], commit_id: UUID, is_given: Callable[[bytes], bool]) -> "list[Step]":
         sql = self._sql
-        steps: list[Step] = [(sql.put, parameters(chunk)) for chunk in chunks(rows)]
+        given = [is_given(oid_from_int(row.oid)) for row in rows]
+        steps: list[Step] = [(sql.add, parameters(chunk)) for chunk in chunks(compress(rows, given))]
+        steps += [(sql.put, parameters(chunk)) for chunk in chunks(compress(rows, map(not_, given)))]
         steps.append((sql.add_changes, ([row.oid for row in rows],)))
         steps.append((sql.add_txn, (commit_id,)))
         return steps

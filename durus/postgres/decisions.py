@@ -160,7 +160,8 @@ def check_values(
     accessed: Collection[int],
     is_given: Callable[[bytes], bool],
 ) -> tuple[object, ...]:
-    """Return the values for the statement `check`, with which the engine finds what conflicts() would find. [PG-22]
+    """Return the values for the statement `check`, with which the engine finds what conflicts() would find, except for
+    rows with oids that were given to the client: to add them fails. [PG-22]
 
     Args:
         rows: what is committed.
@@ -169,11 +170,10 @@ def check_values(
         is_given: says whether an oid was given to this client, and not used yet.
     """
     stored = {row.oid for row in rows}
-    new = {oid for oid in stored if is_given(oid_from_int(oid))}
-    there = [oid for oid in needed_oids(rows) if oid not in new]
+    there = [oid for oid in needed_oids(rows) if not (oid in stored and is_given(oid_from_int(oid)))]
     changed = [oid for oid in stored.union(accessed) if oid <= MAX_OID]
     tid = seen.tid
-    return seen.epoch, tid, tid, seen.commit_id, tid, changed, list(new), len(there), there
+    return seen.epoch, tid, tid, seen.commit_id, tid, changed, len(there), there
 
 
 def refusals(

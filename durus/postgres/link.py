@@ -33,8 +33,8 @@ _RIGHTS = (
     "packs, and only SELECT if it only reads; to make them, CREATE on the database, or USAGE and CREATE on a schema "
     "that is there: see GRANT, or have a role with these rights make them"
 )
-NO_COMMIT = "22012"
-"""A division by zero, with which the statement `check` fails."""
+NO_COMMIT = {"22012", "23505"}
+"""A division by zero, with which the statement `check` fails, and a row with the oid of one that is added."""
 MISSING_TABLE = {"42P01", "3F000", "3D000"}
 ALREADY_MADE = {"23505", "42P06", "42P07", "XX000"}
 """What making tables can meet if another client makes them at the same time."""

@@ -92,11 +92,14 @@ class Statements:
             "SELECT o.oid, o.tid, m.oid IS NOT NULL FROM {s}.object o LEFT JOIN {s}.mark m ON m.oid = o.oid "
             "WHERE o.oid = ANY(%s::bigint[])"
         )
-        self.put = sql(
+        add = (
             "INSERT INTO {s}.object (oid, tid, data, refs) "
             "SELECT n.oid, h.tid, n.data, n.refs::bigint[] "
-            "FROM {s}.head h, unnest(%s::bigint[], %s::bytea[], %s::text[]) AS n (oid, data, refs) WHERE h.id = 0 "
-            "ON CONFLICT (oid) DO UPDATE SET tid = excluded.tid, data = excluded.data, refs = excluded.refs"
+            "FROM {s}.head h, unnest(%s::bigint[], %s::bytea[], %s::text[]) AS n (oid, data, refs) WHERE h.id = 0"
+        )
+        self.add = sql(add)
+        self.put = sql(
+            f"{add} ON CONFLICT (oid) DO UPDATE SET tid = excluded.tid, data = excluded.data, refs = excluded.refs"
         )
         self.add_changes = sql(
             "INSERT INTO {s}.change (tid, oid) "
@@ -105,13 +108,12 @@ class Statements:
         self.add_txn = sql(
             "INSERT INTO {s}.txn (tid, commit_id, time) SELECT tid, %s, now() FROM {s}.head WHERE id = 0"
         )
-        # A division by zero, which ends the transaction, unless there is no conflict.
+        # A division by zero, which ends the transaction, unless there is no conflict; or `add` fails.
         self.check = sql(
             "SELECT 1 / count(*) FROM {s}.head h, {s}.txn t WHERE h.id = 0 AND t.tid = h.tid - 1 "
             "AND h.epoch = %s AND h.log_from <= %s "
             "AND EXISTS (SELECT 1 FROM {s}.txn n WHERE n.tid = %s AND n.commit_id = %s) "
             "AND NOT EXISTS (SELECT 1 FROM {s}.change c WHERE c.tid > %s AND c.oid = ANY(%s::bigint[])) "
-            "AND NOT EXISTS (SELECT 1 FROM {s}.object o WHERE o.oid = ANY(%s::bigint[])) "
             "AND %s = (SELECT count(*) FROM {s}.object o WHERE o.oid = ANY(%s::bigint[]) "
             "AND (o.tid > h.sweep_tid OR EXISTS (SELECT 1 FROM {s}.mark m WHERE m.oid = o.oid)))"
         )
