@@ -75,9 +75,9 @@ def run(testee: str, tmp_path: Path, only: str, *options: str) -> dict[str, dict
     [
         ("for request in requests(): time.sleep(600)", "did not answer"),
         ("sys.stdin.readline(); sys.exit('no more')", "it has ended (last error: no more)"),
-        ("for request in requests(): print('hello', flush=True)", "no JSON object"),
-        ("for request in requests(): say([1])", "no JSON object"),
-        ("for request in requests(): print('[' * 100_000, flush=True)", "no JSON object"),
+        ("for request in requests(): print('hello', flush=True)", "not a JSON object"),
+        ("for request in requests(): say([1])", "not a JSON object"),
+        ("for request in requests(): print('[' * 100_000, flush=True)", "not a JSON object"),
         ("for request in requests(): say({'id': 0, 'result': {}})", "another request"),
         ("for request in requests(): say({'id': request['id']})", "has no result"),
         ("for request in requests(): say({'id': request['id'], 'result': 1})", "has no result"),
