@@ -192,7 +192,7 @@ def test_packed_entry_of_another_oid_is_damage_when_it_is_loaded(tmp_path: Path)
     (tmp_path / "f").write_bytes(file_bytes(entry(ROOT), index))
     storage = FileStorage2(tmp_path / "f")
     assert storage.load(ROOT) == pack_record(ROOT, DATA, b"")
-    with pytest.raises(DamageError, match=r"at byte 14: no sound entry of oid 1 "):
+    with pytest.raises(DamageError, match=r"at byte 14: there is no sound entry of oid 1 "):
         storage.load(ONE)
     storage.close()
 

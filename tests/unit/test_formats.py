@@ -129,7 +129,7 @@ def test_damaged_file_has_findings_and_no_heading(made: Made) -> None:
 @pytest.mark.parametrize(
     ("make", "figures"),
     [
-        (FileStorage, Figures(22, 3, "all", "sealed to its end")),
+        (FileStorage, Figures(22, 1, "all", "sealed to its end")),
         (FileStorage2, Figures(22, 1, None, "no checksums, so changed bytes inside an object are not detected")),
         (SqliteStorage, Figures(22, None, None, "no checksums (SQLite)")),
     ],
