@@ -51,6 +51,11 @@ def test_tox_runs_the_suite_on_each_python() -> None:
     assert run == pythons()[1:], "the oldest has its run in the command of README.md"
 
 
+def test_all_tests_of_the_c_alone_are_run_with_its_checks() -> None:
+    tests = {path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("test_*_in_c.py")}
+    assert tests - set(text_of("tests/c_extension.txt").split()) == set()
+
+
 def test_the_check_runs_each_environment_once() -> None:
     (environments,) = re.findall(r"^env_list = (.*)$", text_of("tox.ini"), re.MULTILINE)
     labels = re.findall(r"^    (?:narrow|wide) = (.*)$", text_of("tox.ini"), re.MULTILINE)
