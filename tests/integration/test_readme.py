@@ -12,7 +12,7 @@ from tests.integration.serving import serving
 from tests.unit.test_type_checkers import mypy_reports
 
 README = Path(__file__).resolve().parent.parent.parent / "README.md"
-PROGRAM, MANY_USERS, LAYER_BELOW = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+PROGRAM, MANY_USERS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
 
 
 def run(program: str, folder: Path) -> str:
@@ -38,12 +38,8 @@ def test_the_program_for_many_users_counts_on(tmp_path: Path) -> None:
         assert run(program, tmp_path) == "2\n"
 
 
-def test_the_program_on_the_layer_below_prints_what_it_says(tmp_path: Path) -> None:
-    assert run(LAYER_BELOW, tmp_path) == "1\n"
-
-
 @pytest.mark.skipif(importlib.util.find_spec("mypy") is None, reason="mypy is not installed: the extra `dev` has it")
-@pytest.mark.parametrize("program", [PROGRAM, MANY_USERS, LAYER_BELOW], ids=["program", "many users", "layer below"])
+@pytest.mark.parametrize("program", [PROGRAM, MANY_USERS], ids=["program", "many users"])
 def test_programs_pass_strict_type_checks(program: str, tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(program, encoding="utf-8")
     assert mypy_reports(tmp_path / "program.py", tmp_path) == set()
