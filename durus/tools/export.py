@@ -4,6 +4,7 @@ Nothing that the records name is imported or run. Records are read one after ano
 written in batches, so memory does not grow with the database.
 """
 
+import difflib
 import os
 from collections.abc import Iterator
 
@@ -46,6 +47,7 @@ class Export:
         """How many of them have no form, and are exported as stored bytes."""
         self.problem: str | None = None
         """What is wrong with the first one of them."""
+        self._other_classes: set[str] = set()
         self._kind = os.path.splitext(self._path)[1]
         if self._kind not in _KINDS:
             raise ArgumentError(
@@ -53,7 +55,10 @@ class Export:
             )
 
     def steps(self) -> Iterator[Progress]:
-        """Export, one step at a time. The file gets its name in the last step. [EXP-22]"""
+        """Export, one step at a time. The file gets its name in the last step. [EXP-22]
+
+        ArgumentError if there is no object of the class; then no file is made.
+        """
         with publishing(self._path, self._file_system) as part:
             file = self._file_system.open(part, "private")
             try:
@@ -70,6 +75,7 @@ class Export:
                         self._count(exported)
                         if self.objects % STEP_RECORDS == 0:
                             yield Progress("export", self.objects, None)
+                    self._require_objects_of_class()
                     yield from target.finish()
                 finally:
                     target.close()
@@ -100,8 +106,20 @@ class Export:
         records = self._records
         for oid, offset in records.walk():
             _, data, refs = unpack_record(records.read_entry(oid, offset))
-            if self._class_name is None or class_name_of(data) == self._class_name:
+            name = None if self._class_name is None else class_name_of(data)
+            if name == self._class_name:
                 yield exported_of(oid, data, refs)
+            elif name is not None and not self.objects:
+                self._other_classes.add(name)
+
+    def _require_objects_of_class(self) -> None:
+        """Raise ArgumentError if the database has no object of the class. [EXP-23]"""
+        if self.objects or self._class_name is None:
+            return
+        meant = [name for name in self._other_classes if name.rpartition(".")[2] == self._class_name.rpartition(".")[2]]
+        meant = meant or difflib.get_close_matches(self._class_name, self._other_classes)
+        advice = f"did you mean {' or '.join(map(repr, sorted(meant)))}?" if meant else "`durus info` lists the classes"
+        raise ArgumentError(f"there is no object of the class {self._class_name!r}; {advice}")
 
 
 _KINDS = (".jsonl", ".sqlite", ".csv")

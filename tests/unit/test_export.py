@@ -7,7 +7,9 @@ import decimal
 import enum
 import json
 import math
+import os
 import pickle
+import re
 import struct
 import tempfile
 import tracemalloc
@@ -555,6 +557,25 @@ def test_objects_of_one_class_are_exported(tmp_path: Path) -> None:
         assert f'"class": "{__name__}:Order"' in (tmp_path / f"{number}.jsonl").read_text()
     with pytest.raises(FormatError, match="the root"):
         import_lines(tmp_path / "0.jsonl", tmp_path / "g.durus")
+
+
+@pytest.mark.spec("EXP-23")
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "sqlite"])
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("Order", f"did you mean '{__name__}.Order'?"),
+        (f"{__name__}:Ordre", f"did you mean '{__name__}.Order'?"),
+        ("x.Y", "`durus info` lists the classes"),
+    ],
+)
+def test_a_class_without_objects_is_an_error_that_names_the_one_that_was_meant(
+    name: str, advice: str, kind: str, tmp_path: Path
+) -> None:
+    make(tmp_path / "f.durus", one=Order())
+    with pytest.raises(ArgumentError, match=f"there is no object of the class .*; {re.escape(advice)}$"):
+        export(tmp_path / "f.durus", tmp_path / f"new.{kind}", class_name=name)
+    assert os.listdir(tmp_path) == ["f.durus"]
 
 
 # Import
