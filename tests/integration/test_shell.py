@@ -182,7 +182,7 @@ def test_ipython(folder: Path) -> None:
         shell.type(line + "\n")
         return shell.expect(pattern)
 
-    shell.expect("Durus on f: connection, root and durus are there")
+    shell.expect("Durus on f: connection, root and durus are defined")
     ask("get(0) is root", "True")
     ask("'=' + str(get_ipython().complete('connection.')[1])", r"=\[[^\n]*commit")
     ask("'=' + str('note_access' in str(get_ipython().complete('connection.')[1]))", "=False")

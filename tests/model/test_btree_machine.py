@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import invariant, precondition, rule
 
 from durus.btree import BNode, BNode4, BNode8, BNode16, BNode32, BNode64, BNode128, BNode256, BNode512, BTree
+from durus.error import ArgumentError
 from durus.persistent import PersistentObject
 from tests.model.collection_machine import (
     Call,
@@ -159,7 +160,7 @@ def irange(
 
 def from_sorted(model: Model, items: list[tuple[int, int]]) -> Model:
     if [key for key, _ in items] != sorted({key for key, _ in items}):
-        raise ValueError
+        raise ArgumentError
     return dict(items)
 
 

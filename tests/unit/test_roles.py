@@ -253,14 +253,14 @@ WHO: dict[str, Callable[[MayStop], list[Role | None]]] = {
     "a client on loopback": lambda may: [access(may).role_of(LOOPBACK)],
     "a client on another machine": lambda may: [access(may).role_of(ELSEWHERE)],
     **{
-        f"who is in a list as `{role.name.lower()}`": lambda may, role=role: [  # type: ignore[misc]  # a default
+        f"someone in a list as `{role.name.lower()}`": lambda may, role=role: [  # type: ignore[misc]  # a default
             access(may, role).role_of(unix(OTHER)),
             Access({}, {GROUP: role}, may).role_of(unix(OTHER, GROUP)),
             Access(may_stop=may).role_of(NAMED, {"DNS:a": role}),
         ]
         for role in Role
     },
-    "who is in none, and there is one": lambda may: [
+    "anyone else, if there is a list": lambda may: [
         *(access(may, ADMIN).role_of(peer) for peer in (unix(OTHER + 1), LOOPBACK, ELSEWHERE)),
         Access(may_stop=may).role_of(NAMED, {"DNS:b": ADMIN}),
     ],
