@@ -116,10 +116,16 @@ class Export:
         """Raise ArgumentError if the database has no object of the class. [EXP-23]"""
         if self.objects or self._class_name is None:
             return
-        meant = [name for name in self._other_classes if name.rpartition(".")[2] == self._class_name.rpartition(".")[2]]
+        last = self._class_name.rpartition(".")[2]
+        meant = [name for name in self._other_classes if name.rpartition(".")[2] == last]
         meant = meant or difflib.get_close_matches(self._class_name, self._other_classes)
-        advice = f"did you mean {' or '.join(map(repr, sorted(meant)))}?" if meant else "`durus info` lists the classes"
+        others = sorted(meant or self._other_classes)
+        more = f" and {len(others) - _MAX_SHOWN} more" if len(others) > _MAX_SHOWN else ""
+        names = ", ".join(map(repr, others[:_MAX_SHOWN])) + more
+        advice = f"did you mean {names}?" if meant else f"there are objects of {names or 'no class'}"
         raise ArgumentError(f"there is no object of the class {self._class_name!r}; {advice}")
 
 
 _KINDS = (".jsonl", ".sqlite", ".csv")
+_MAX_SHOWN = 5
+"""How many names of classes an error shows."""

@@ -566,7 +566,7 @@ def test_objects_of_one_class_are_exported(tmp_path: Path) -> None:
     [
         ("Order", f"did you mean '{__name__}.Order'?"),
         (f"{__name__}:Ordre", f"did you mean '{__name__}.Order'?"),
-        ("x.Y", "`durus info` lists the classes"),
+        ("x.Y", f"there are objects of 'durus.persistent_dict.PersistentDict', '{__name__}.Order'"),
     ],
 )
 def test_a_class_without_objects_is_an_error_that_names_the_one_that_was_meant(
