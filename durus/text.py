@@ -3,7 +3,10 @@
 import os
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 def printable(text: str) -> str:
@@ -16,6 +19,12 @@ def printable(text: str) -> str:
 def printable_lines(text: str) -> str:
     """Return printable text that keeps its lines, for callers that lay out several lines."""
     return "\n".join(map(printable, text.split("\n")))
+
+
+def listed(items: Sequence[T], most: int, text_of: Callable[[T], str] = str) -> str:
+    """Return the texts of the first items with commas between them, and how many more there are than `most`."""
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(map(text_of, items[:most])) + more
 
 
 _WHERE = {"dbname", "host", "hostaddr", "port", "schema", "service", "user"}

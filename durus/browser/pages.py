@@ -28,7 +28,7 @@ from durus.records.contents import class_name_of
 from durus.records.plain_forms import Form, Plain, references, target_of
 from durus.records.record import data_of, split_oids, unpack_record
 from durus.storage import Commit
-from durus.text import printable, printable_lines
+from durus.text import listed, printable, printable_lines
 from durus.tools.export_cells import attributes_of
 from durus.tools.exported import Exported, exported_of
 
@@ -506,5 +506,4 @@ def _changes(old: _Attributes | None, new: _Attributes) -> str:
     before, after = old.by_name, new.by_name
     names = [name for name in {**before, **after} if name not in before or name not in after]
     names += [name for name in after if name in before and before[name] != after[name]]
-    more = f" and {len(names) - _SECTION_ROWS} more" if len(names) > _SECTION_ROWS else ""
-    return ", ".join(map(short_name, names[:_SECTION_ROWS])) + more if names else "nothing that can be read"
+    return listed(names, _SECTION_ROWS, short_name) if names else "nothing that can be read"

@@ -19,7 +19,7 @@ from durus.persistent import PersistentObject, implementation
 from durus.records.contents import class_name_of, read_contents
 from durus.records.reachable import mark_reachable
 from durus.records.record import data_of
-from durus.text import without_password
+from durus.text import listed, without_password
 
 _MAX_OIDS = 100
 """How many broken objects of one class are listed."""
@@ -162,8 +162,7 @@ def _print_broken(records: Records, report: Report) -> None:
 
 def _print_oids(oids_by_name: dict[str, list[int]], report: Report) -> None:
     for name, oids in sorted(oids_by_name.items()):
-        more = f" and {len(oids) - _MAX_OIDS} more" if len(oids) > _MAX_OIDS else ""
-        report.note(f"  {name}: oid {', '.join(map(str, oids[:_MAX_OIDS]))}{more}")
+        report.note(f"  {name}: oid {listed(oids, _MAX_OIDS)}")
 
 
 def _is_persistent_class(name: str) -> bool:

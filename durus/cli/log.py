@@ -18,6 +18,7 @@ from durus.open_file import open_file_storage
 from durus.records.contents import class_name_of
 from durus.records.record import data_of
 from durus.storage import Commit, Storage
+from durus.text import listed
 
 _SHOWN_OIDS = 5
 
@@ -146,6 +147,5 @@ def _shown(commit: Commit, classes: Counter[str]) -> str:
     names = ", ".join(
         f"{count} {name}" for name, count in sorted(classes.items(), key=lambda pair: (-pair[1], pair[0]))
     )
-    shown = ", ".join(format_oid(oid) for oid in commit.oids[:_SHOWN_OIDS])
-    more = f" and {len(commit.oids) - _SHOWN_OIDS} more" if len(commit.oids) > _SHOWN_OIDS else ""
-    return f"{commit.size} bytes: {names}" + (f"; oid {shown}{more}" if shown else "; what the last pack has kept")
+    shown = listed(commit.oids, _SHOWN_OIDS, format_oid)
+    return f"{commit.size} bytes: {names}" + (f"; oid {shown}" if shown else "; what the last pack has kept")

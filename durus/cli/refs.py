@@ -13,7 +13,7 @@ from durus.cli.values import oid_of_number
 from durus.oid import format_oid, oid_to_int
 from durus.records.contents import class_name_of
 from durus.records.record import data_of
-from durus.text import without_password
+from durus.text import listed, without_password
 from durus.tools.referrers import Referrers
 
 _SHOWN_PATHS = 5
@@ -58,7 +58,4 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _shown(paths: list[str]) -> str:
-    if not paths:
-        return "its state can't be read"
-    more = f" and {len(paths) - _SHOWN_PATHS} more" if len(paths) > _SHOWN_PATHS else ""
-    return ", ".join(paths[:_SHOWN_PATHS]) + more
+    return listed(paths, _SHOWN_PATHS) if paths else "its state can't be read"

@@ -9,7 +9,7 @@ from durus.cli.progress import show_progress
 from durus.cli.values import file_name
 from durus.files.file import new_name
 from durus.oid import format_oid, oid_to_int
-from durus.text import command
+from durus.text import command, listed
 from durus.tools.salvage import Salvage
 
 _MAX_OIDS = 10
@@ -55,9 +55,8 @@ def _lines(salvage: Salvage) -> list[str]:
             f"{doubtful.offset}; look at it"
         )
     for lost in salvage.lost:
-        names = ", ".join(format_oid(oid) for oid in lost.referrers[:_MAX_OIDS])
-        more = f" and {len(lost.referrers) - _MAX_OIDS} more" if len(lost.referrers) > _MAX_OIDS else ""
-        referrers = f"oid {names}{more} refer to it" if names else "it is the root, and empty now"
+        names = listed(lost.referrers, _MAX_OIDS, format_oid)
+        referrers = f"oid {names} refer to it" if names else "it is the root, and empty now"
         lines.append(f"oid {format_oid(lost.oid)} ({lost.class_name or 'class not known'}) is lost; {referrers}")
     return lines
 

@@ -19,7 +19,7 @@ from durus.records.pickle_machine import Name
 from durus.records.plain import check_plain
 from durus.records.record import split_oids, unpack_record
 from durus.records.source_names import may_be_there
-from durus.text import command, printable
+from durus.text import command, listed, printable
 
 _NAMED_REFS = 5
 _ZEROS = (
@@ -292,5 +292,4 @@ def _difference(stored: set[bytes], used: set[bytes]) -> str:
 
 
 def _named(oids: set[bytes]) -> str:
-    shown = ", ".join(format_oid(oid) for oid in sorted(oids)[:_NAMED_REFS])
-    return f"oid {shown}" + (f" and {len(oids) - _NAMED_REFS} more" if len(oids) > _NAMED_REFS else "")
+    return f"oid {listed(sorted(oids), _NAMED_REFS, format_oid)}"

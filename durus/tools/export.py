@@ -16,6 +16,7 @@ from durus.oid import format_oid
 from durus.progress import STEP_RECORDS, Progress
 from durus.records.contents import class_name_of
 from durus.records.record import unpack_record
+from durus.text import listed
 from durus.tools.export_lines import LinesTarget
 from durus.tools.exported import Exported, Target, exported_of
 
@@ -119,9 +120,7 @@ class Export:
         last = self._class_name.rpartition(".")[2]
         meant = [name for name in self._other_classes if name.rpartition(".")[2] == last]
         meant = meant or difflib.get_close_matches(self._class_name, self._other_classes)
-        others = sorted(meant or self._other_classes)
-        more = f" and {len(others) - _MAX_SHOWN} more" if len(others) > _MAX_SHOWN else ""
-        names = ", ".join(map(repr, others[:_MAX_SHOWN])) + more
+        names = listed(sorted(meant or self._other_classes), _MAX_SHOWN, repr)
         advice = f"did you mean {names}?" if meant else f"there are objects of {names or 'no class'}"
         raise ArgumentError(f"there is no object of the class {self._class_name!r}; {advice}")
 
