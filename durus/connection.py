@@ -334,9 +334,9 @@ class Connection(ConnectionBase, Uncopied, Generic[Root_co]):
             return self._read(lambda: self.storage.load(oid))
 
     def _load_all(self, oids: list[bytes]) -> list[bytes]:
-        if self._invalid.is_many or not self.invalid_oids.isdisjoint(oids):
-            for oid in filter(self._invalid.has, oids):
-                raise self._invalid.read_conflict(oid)
+        invalid = self._invalid.first_of(oids)
+        if invalid is not None:
+            raise self._invalid.read_conflict(invalid)
         return self._read(lambda: list(self.storage.bulk_load(oids)))
 
     def _read(self, read: Callable[[], T]) -> T:

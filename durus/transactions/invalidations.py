@@ -52,6 +52,12 @@ class Invalidations:
         """Return whether an oid is invalid, or may be."""
         return self.is_all or oid in self.oids or any(oid in array for array in self._arrays)
 
+    def first_of(self, oids: Collection[bytes]) -> bytes | None:
+        """Return the first of these oids that has() finds, None if there is none."""
+        if not self.is_many and self.oids.isdisjoint(oids):
+            return None
+        return next(filter(self.has, oids), None)
+
     def has_conflict(self) -> bool:
         """Return whether the transaction has accessed what is invalid."""
         accessed = self._connection.accessed
