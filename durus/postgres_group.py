@@ -88,12 +88,11 @@ class GroupWrite:
         used = [candidate.accessed for candidate in candidates if candidate.accessed is not None]
         if len(used) < len(candidates) or sum(map(len, used)) > MAX_ACCESSED:
             return None
-        rows = [row for candidate in candidates for row in candidate.rows]
-        there = [Existing(oid, 0, True) for oid in needed_oids(rows) if not self.is_given(oid_from_int(oid))]
+        there = [Existing(oid, 0, True) for oid in self.needed_oids() if not self.is_given(oid_from_int(oid))]
         if refusals(self.candidates, there, 0, []):
             return None  # because of the members before them
         accessed = {oid_to_int(oid) for oids in used for oid in oids}
-        return check_values(rows, self.seen, accessed, self.is_given)
+        return check_values(self._rows(), self.seen, accessed, self.is_given)
 
     def compare(self, turn: Turn, news: News, existing: list[Existing]) -> list[Row]:
         """Find out which members are in conflict; return the rows of the others. [PG-62]"""
@@ -107,7 +106,10 @@ class GroupWrite:
 
     def needed_oids(self) -> list[int]:
         """Return the oids whose rows decide whether members are accepted."""
-        return needed_oids([row for candidate in self.candidates.values() for row in candidate.rows])
+        return needed_oids(self._rows())
+
+    def _rows(self) -> list[Row]:
+        return [row for candidate in self.candidates.values() for row in candidate.rows]
 
     def kept_rows(self) -> list[Row]:
         """Return what is stored: of each object, the row of the last member that has one."""

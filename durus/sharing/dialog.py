@@ -187,10 +187,9 @@ class Dialog:
 
     def _until_answered(self, outcomes: Collection[object]) -> Generator[int, bytes, None]:
         """Wait for the outcome of a commit, which is answered even if the server stops meanwhile."""
-        self.is_held = self.is_awaited = True
-        while not outcomes:
-            yield EVENT
-        self.is_held = self.is_awaited = False
+        self.is_held = True
+        yield from self._until(lambda: outcomes)
+        self.is_held = False
 
     def _until_turn(self, lease: float | None = None) -> Generator[int, bytes, "list[bytes] | None"]:
         """Wait for this client's turn to commit; return the invalid oids, None for any. [TXN-21]"""
