@@ -101,6 +101,11 @@ class Front:
         else:
             write.finish(None)
 
+    def store(self, *records: bytes) -> None:
+        """Have a further client commit, and the group stored."""
+        self.commit(self.connect(), *records)
+        self.write()
+
 
 def conflict_of(outcomes: Outcomes) -> list[bytes]:
     ((_, error),) = outcomes
@@ -166,8 +171,7 @@ def test_group_is_one_round_trip_unless_there_may_be_a_conflict(world: World, mo
     front.write()
     assert [each[0][1] for each in outcomes] == [None] * 3
     assert len(trips) == 1
-    other.commit(other.connect(), record(TWO, b"b"))
-    other.write()
+    other.store(record(TWO, b"b"))
     del trips[:]
     used = front.commit(sessions[0], record(ONE, b"c"), accessed=(TWO,))
     unused = front.commit(sessions[1], record(THREE))
@@ -188,8 +192,7 @@ def test_engine_is_asked_once_for_all_that_wait_and_a_newer_row_is_invalid(
     fill_four(world)
     front, other = Front(world), Front(world)
     a, b = front.connect(), front.connect()
-    other.commit(other.connect(), record(ONE, b"new"))
-    other.write()
+    other.store(record(ONE, b"new"))
     assert a.load(ONE) is None
     seen = statements_run(front.storage, monkeypatch)
     told: list[DurusError | None] = []
@@ -235,8 +238,7 @@ def test_only_the_members_fail_that_have_used_what_others_changed(world: World) 
         front.commit(b, record(THREE, b"b")),
         front.commit(c, record(TWO, b"c")),
     )
-    other.commit(other.connect(), record(TWO, b"new"))
-    other.write()
+    other.store(record(TWO, b"new"))
     front.write()
     assert conflict_of(with_two) == conflict_of(stores_two) == [TWO]
     assert without == [([ONE, TWO], None)]  # that one was accepted, too, before it failed [TXN-22]
@@ -254,8 +256,7 @@ def test_commit_that_waits_is_compared_with_each_answer(world: World) -> None:
     a, b, c = (front.connect() for _ in range(3))
     waits = front.commit(a, record(ONE, b"a"), accessed=(TWO,))
     goes_on = front.commit(b, record(THREE, b"b"))
-    other.commit(other.connect(), record(TWO, b"new"))
-    other.write()
+    other.store(record(TWO, b"new"))
     assert front.sync(c) == [ONE, TWO, THREE]
     assert conflict_of(waits) == [TWO]
     assert not goes_on
@@ -358,8 +359,7 @@ def test_nobody_sees_a_commit_without_what_came_before_it(world: World) -> None:
     outcomes = front.commit(writer, record(ONE, b"a"))
     assert front.sync(reader) == [ONE]
     assert reader.must_wait(ONE)
-    other.commit(other.connect(), record(TWO, b"before"))
-    other.write()
+    other.store(record(TWO, b"before"))
     front.write()
     assert reader.load(ONE) is None
     assert reader.sync() == [ONE, TWO]
@@ -376,8 +376,7 @@ def test_answer_that_shows_a_group_in_flight_is_not_used(world: World) -> None:
     outcomes = front.commit(writer, record(ONE, b"a"))
     write = front.core.begin_write()
     write.write()
-    other.commit(other.connect(), record(TWO, b"after"))
-    other.write()
+    other.store(record(TWO, b"after"))
     told: list[DurusError | None] = []
     front.core.when_fresh(told.append)
     front.core.take_news()
@@ -461,8 +460,7 @@ def test_group_whose_answer_is_lost_is_told_what_was_committed_before_it(
     fill_four(world)
     front, other = Front(world), Front(world)
     writer, reader = front.connect(), front.connect()
-    other.commit(other.connect(), record(THREE, b"c"))
-    other.write()
+    other.store(record(THREE, b"c"))
     outcomes = front.commit(writer, record(ONE, b"a"))
     lost = lose_at(front.storage, "INSERT", monkeypatch, 1, is_done=True)
     front.write()
